@@ -1,0 +1,164 @@
+"""The networks that a classifier can stand on: how to build them and what their pixels look like.
+
+An entry knows its network's input size, the scaling that its weights were trained with, the names
+of its stages, and where its weights come from. No preprocessing function of another library runs:
+scaling is part of the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from engine.specs import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """One network.
+
+    build(pixels, weights): KerasTensor [B, H, W, 3], scaled -> features [B, h, w, c]; `weights` is
+      `imagenet`, `none`, or the path of a Keras weight file.
+    image_size: the side in pixels that the weights were trained at.
+    scaling: a key of SCALINGS.
+    stages: a pattern of layer names. Without a group, each match is the output of a stage of that
+      name; with a group, layers that share the group's text form the stage of that name.
+    whole(pixels): the network with its own ImageNet classifier -> logits or probabilities of the
+      1,000 classes [B, 1000].
+    """
+
+    build: Callable[[Any, str], Any]
+    image_size: int
+    scaling: str
+    stages: str
+    whole: Callable[[Any], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """(pixel - mean) / deviation for each channel, red, green, blue; `bgr` turns the order round."""
+
+    mean: tuple[float, float, float]
+    deviation: tuple[float, float, float]
+    bgr: bool = False
+
+
+SCALINGS: dict[str, Scaling] = {
+    # To -1 … 1, as the networks that Google trained.
+    "symmetric": Scaling((127.5,) * 3, (127.5,) * 3),
+    # EfficientNetV2 S, M and L.
+    "half": Scaling((128.0,) * 3, (128.0,) * 3),
+    # EfficientNet-Lite, whose int8 ancestors wanted whole numbers.
+    "lite": Scaling((127.0,) * 3, (128.0,) * 3),
+    # Mean and deviation of ImageNet, as torchvision uses them.
+    "standard": Scaling((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    # Caffe: blue first, mean taken away, no division.
+    "caffe": Scaling((123.68, 116.779, 103.939), (1.0,) * 3, bgr=True),
+    # The network scales by layers of its own.
+    "built_in": Scaling((0.0,) * 3, (1.0,) * 3),
+}
+
+
+def _lite(variant: str, size: int) -> Backbone:
+    def build(pixels: Any, weights: str) -> Any:
+        from engine import efficientnet_lite
+
+        return efficientnet_lite.build(variant, pixels, weights)
+
+    def whole(pixels: Any) -> Any:
+        from engine import efficientnet_lite
+
+        return efficientnet_lite.whole(variant, pixels)
+
+    return Backbone(build, size, "lite", r"stem|block\d|top", whole)
+
+
+def _keras(name: str, size: int, scaling: str, stages: str, **arguments: Any) -> Backbone:
+    def build(pixels: Any, weights: str) -> Any:
+        return _application(name, pixels, weights, include_top=False, **arguments).output
+
+    def whole(pixels: Any) -> Any:
+        return _application(name, pixels, "imagenet", include_top=True, **arguments).output
+
+    return Backbone(build, size, scaling, stages, whole)
+
+
+def _application(name: str, pixels: Any, weights: str, **arguments: Any) -> Any:
+    """A model of keras.applications over these pixels.
+
+    Raises:
+      UserError: its weights could not be fetched, or the file does not fit.
+    """
+    import keras
+
+    source = None if weights == "none" else weights
+    try:
+        return getattr(keras.applications, name)(
+            weights=source, input_tensor=pixels, **arguments
+        )
+    except Exception as error:  # Keras raises bare Exception where a download fails
+        if source is None:
+            raise
+        reason = str(error).strip().split("\n")[0]
+        if weights == "imagenet":
+            raise UserError(
+                f"the ImageNet weights of {name} could not be fetched ({reason}); connect once, "
+                "give --weights=FILE or --weights=none, or take --backbone=efficientnet_lite0, "
+                "whose weights are installed"
+            ) from None
+        raise UserError(f"--weights={weights}: does not fit {name}: {reason}") from None
+
+
+_CONCAT, _RESNET = r"conv\d+_block\d+_concat", r"conv\d_block\d+_out"
+_MBCONV, _CONVNEXT = r"(block\d)[a-z]_.*", r".*(stage_\d_block_\d+)_.*"
+_NASNET, _V3 = r"(?:normal|reduction)_concat_\w+", r"(expanded_conv(?:_\d+)?)_.*"
+_SCALED = {"include_preprocessing": False}
+
+BACKBONES: dict[str, Backbone] = {
+    "efficientnet_lite0": _lite("lite0", 224),
+    "efficientnet_lite1": _lite("lite1", 240),
+    "efficientnet_lite2": _lite("lite2", 260),
+    "inception_v3": _keras("InceptionV3", 299, "symmetric", r"mixed\d+"),
+    "inception_resnet_v2": _keras(
+        "InceptionResNetV2", 299, "symmetric", r"mixed_\d[ab]|block\d+_\d+_ac|conv_7b_ac"
+    ),
+    "xception": _keras("Xception", 299, "symmetric", r"(block\d+)_.*"),
+    "vgg16": _keras("VGG16", 224, "caffe", r"block\d_pool"),
+    "vgg19": _keras("VGG19", 224, "caffe", r"block\d_pool"),
+    "resnet50": _keras("ResNet50", 224, "caffe", _RESNET),
+    "resnet101": _keras("ResNet101", 224, "caffe", _RESNET),
+    "resnet152": _keras("ResNet152", 224, "caffe", _RESNET),
+    "resnet50_v2": _keras("ResNet50V2", 224, "symmetric", _RESNET),
+    "resnet101_v2": _keras("ResNet101V2", 224, "symmetric", _RESNET),
+    "resnet152_v2": _keras("ResNet152V2", 224, "symmetric", _RESNET),
+    "densenet121": _keras("DenseNet121", 224, "standard", _CONCAT),
+    "densenet169": _keras("DenseNet169", 224, "standard", _CONCAT),
+    "densenet201": _keras("DenseNet201", 224, "standard", _CONCAT),
+    "mobilenet": _keras("MobileNet", 224, "symmetric", r"conv_pw_\d+_relu"),
+    "mobilenet_v2": _keras("MobileNetV2", 224, "symmetric", r"(block_\d+)_.*"),
+    "mobilenet_v3_small": _keras("MobileNetV3Small", 224, "symmetric", _V3, **_SCALED),
+    "mobilenet_v3_large": _keras("MobileNetV3Large", 224, "symmetric", _V3, **_SCALED),
+    "nasnet_mobile": _keras("NASNetMobile", 224, "symmetric", _NASNET),
+    "nasnet_large": _keras("NASNetLarge", 331, "symmetric", _NASNET),
+    "efficientnet_b0": _keras("EfficientNetB0", 224, "built_in", _MBCONV),
+    "efficientnet_b1": _keras("EfficientNetB1", 240, "built_in", _MBCONV),
+    "efficientnet_b2": _keras("EfficientNetB2", 260, "built_in", _MBCONV),
+    "efficientnet_b3": _keras("EfficientNetB3", 300, "built_in", _MBCONV),
+    "efficientnet_b4": _keras("EfficientNetB4", 380, "built_in", _MBCONV),
+    "efficientnet_b5": _keras("EfficientNetB5", 456, "built_in", _MBCONV),
+    "efficientnet_b6": _keras("EfficientNetB6", 528, "built_in", _MBCONV),
+    "efficientnet_b7": _keras("EfficientNetB7", 600, "built_in", _MBCONV),
+    "efficientnet_v2_b0": _keras("EfficientNetV2B0", 224, "standard", _MBCONV, **_SCALED),
+    "efficientnet_v2_b1": _keras("EfficientNetV2B1", 240, "standard", _MBCONV, **_SCALED),
+    "efficientnet_v2_b2": _keras("EfficientNetV2B2", 260, "standard", _MBCONV, **_SCALED),
+    "efficientnet_v2_b3": _keras("EfficientNetV2B3", 300, "standard", _MBCONV, **_SCALED),
+    "efficientnet_v2_s": _keras("EfficientNetV2S", 384, "half", _MBCONV, **_SCALED),
+    "efficientnet_v2_m": _keras("EfficientNetV2M", 480, "half", _MBCONV, **_SCALED),
+    "efficientnet_v2_l": _keras("EfficientNetV2L", 480, "half", _MBCONV, **_SCALED),
+    "convnext_tiny": _keras("ConvNeXtTiny", 224, "standard", _CONVNEXT, **_SCALED),
+    "convnext_small": _keras("ConvNeXtSmall", 224, "standard", _CONVNEXT, **_SCALED),
+    "convnext_base": _keras("ConvNeXtBase", 224, "standard", _CONVNEXT, **_SCALED),
+    "convnext_large": _keras("ConvNeXtLarge", 224, "standard", _CONVNEXT, **_SCALED),
+    "convnext_xlarge": _keras("ConvNeXtXLarge", 224, "standard", _CONVNEXT, **_SCALED),
+}

@@ -1,0 +1,121 @@
+"""Checkpoints: one file each, written whole, checked when read.
+
+A file is a NumPy `.npz`, a zip whose members carry a CRC and which holds no objects, so that
+reading one executes nothing. Variables stand in it by their place in the model, since Keras numbers
+names by the order of building; shape and type are compared when they are put back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.rundir import RunDir, write
+from engine.specs import UserError
+
+KEEP = 2  # where the newest file is broken, the one before it is used
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run has come: the only mutable state beside the variables.
+
+    phase: index of the phase that is being trained. epoch: whole epochs of it that are done.
+    step: steps of the run that are done. phase_start: the step that the phase began at.
+    best: phase, epoch, val_accuracy and val_loss of the best evaluation so far.
+    stale: epochs of this phase since it last improved; best_loss its best validation loss.
+    seconds, wait_seconds, eval_seconds: of the epoch that is going on: training, waiting for data
+    (a part of it), and evaluation. total_seconds: of the run, over all its processes.
+    history: one row for each epoch. phases: one entry for each phase that is done.
+    """
+
+    phase: int = 0
+    epoch: int = 0
+    step: int = 0
+    phase_start: int = 0
+    best: dict[str, Any] | None = None
+    stale: int = 0
+    best_loss: float | None = None
+    seconds: float = 0.0
+    wait_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    total_seconds: float = 0.0
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    phases: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+def save(run: RunDir, progress: Progress, variables: dict[str, Sequence[Any]]) -> Path:
+    """Writes a checkpoint and removes all but the newest two."""
+    path = run.checkpoints / f"step_{progress.step:09d}_phase_{progress.phase}.npz"
+    write(path, pack(variables, dataclasses.asdict(progress)))
+    for old in _newest_first(run)[KEEP:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load(run: RunDir) -> tuple[Progress, dict[str, list[np.ndarray]]]:
+    """The newest checkpoint that is whole, or a fresh Progress where there is none."""
+    for path in _newest_first(run):
+        try:
+            arrays, values = unpack(path)
+            return Progress(**values), arrays
+        except (UserError, TypeError):
+            continue
+    return Progress(), {}
+
+
+def _newest_first(run: RunDir) -> list[Path]:
+    return sorted(run.checkpoints.glob("step_*.npz"), reverse=True)
+
+
+def pack(variables: dict[str, Sequence[Any]], values: dict[str, Any]) -> bytes:
+    """Groups of variables and a JSON value -> the bytes of an `.npz`."""
+    arrays = {
+        f"{group}/{place:05d}": np.asarray(variable)
+        for group, members in variables.items()
+        for place, variable in enumerate(members)
+    }
+    text = np.frombuffer(json.dumps(values).encode(), np.uint8)
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, values=text, **arrays)
+    return buffer.getvalue()
+
+
+def unpack(path: Path) -> tuple[dict[str, list[np.ndarray]], dict[str, Any]]:
+    """The groups of arrays and the JSON value of a file that `pack` made.
+
+    Raises:
+      UserError: the file is not there, cut short or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            values = json.loads(file["values"].tobytes())
+            groups: dict[str, list[np.ndarray]] = {}
+            for name in sorted(set(file.files) - {"values"}):
+                groups.setdefault(name.split("/")[0], []).append(file[name])
+            return groups, values
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: no checkpoint that can be read ({error})") from None
+
+
+def restore(variables: Sequence[Any], arrays: Sequence[np.ndarray], what: str) -> None:
+    """Puts arrays back into variables.
+
+    Raises:
+      UserError: their number or a shape differs.
+    """
+    shapes = [tuple(v.shape) for v in variables], [a.shape for a in arrays]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"{what}: the checkpoint's {len(arrays)} arrays are of another model than this one's "
+            f"{len(variables)} variables; the package or the recipe has changed since"
+        )
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)

@@ -1,0 +1,107 @@
+"""Pictures for people: the curves of a run, a confusion matrix, a prediction, a sheet of images.
+
+Every function gives the bytes of a PNG.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+TRAIN, VALIDATION, GRID = "#4c72b0", "#dd8452", "#e4e4e4"
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()
+
+
+def history(rows: Sequence[dict[str, Any]], phases: Sequence[str]) -> bytes:
+    """Accuracy and loss of all epochs, one after the other, each phase marked."""
+    figure = Figure(figsize=(11, 4.2), dpi=110, layout="constrained")
+    epochs = np.arange(1, len(rows) + 1)
+    for place, what in enumerate(("accuracy", "loss")):
+        axes = figure.add_subplot(1, 2, place + 1)
+        for part, colour in (("train", TRAIN), ("val", VALIDATION)):
+            label = {"train": "training", "val": "validation"}[part]
+            values = [row[f"{part}_{what}"] for row in rows]
+            axes.plot(epochs, values, "o-", color=colour, label=label, markersize=4)
+        axes.set(title=what.capitalize(), xlabel="epoch", xlim=(0.5, len(rows) + 0.5))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(color=GRID)
+        axes.spines[["top", "right"]].set_visible(False)
+        _mark_phases(axes, [row["phase"] for row in rows], phases)
+        axes.legend(frameon=False, loc="lower right" if what == "accuracy" else "upper right")
+    return _png(figure)
+
+
+def _mark_phases(axes: Any, names: Sequence[str], phases: Sequence[str]) -> None:
+    for phase in phases:
+        places = [place for place, name in enumerate(names) if name == phase]
+        if not places:
+            continue
+        if places[0]:
+            axes.axvline(places[0] + 0.5, color="#888888", linestyle=":")
+        middle = (places[0] + places[-1]) / 2 + 1
+        axes.text(
+            middle, 1.0, phase, transform=axes.get_xaxis_transform(), ha="center", va="bottom",
+            color="#666666", fontsize=9,
+        )  # fmt: skip
+        axes.title.set_position((0.5, 1.05))
+
+
+def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
+    """Given labels down, predicted labels across; the colour is the share of the row.
+
+    matrix: int64 [classes, classes]. Numbers and names are written where they can be read.
+    """
+    count = len(classes)
+    side = float(np.clip(2.5 + 0.45 * count, 4, 14))
+    figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="predicted", ylabel="given")
+    if count <= 40:
+        axes.set_xticks(range(count), classes, rotation=45 if count > 3 else 0, ha="center")
+        axes.set_yticks(range(count), classes)
+    if count <= 20:
+        for (row, column), number in np.ndenumerate(matrix):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(number), ha="center", va="center", color=colour)
+    return _png(figure)
+
+
+def predictions(items: Sequence[tuple[str, np.ndarray, Sequence[tuple[str, float]]]]) -> bytes:
+    """Each picture beside the bars of its labels: (title, uint8 [H, W, 3], [(label, probability)])."""
+    figure = Figure(figsize=(9, 3.2 * len(items)), dpi=100, layout="constrained")
+    for place, (title, image, labels) in enumerate(items):
+        left = figure.add_subplot(len(items), 2, 2 * place + 1)
+        left.imshow(image)
+        left.set_title(title, fontsize=10)
+        left.axis("off")
+        right = figure.add_subplot(len(items), 2, 2 * place + 2)
+        names = [label for label, _ in labels][::-1]
+        bars = right.barh(names, [p for _, p in labels][::-1], color=TRAIN)
+        right.bar_label(bars, fmt="%.3f", padding=3)
+        right.set(xlim=(0, 1.15), xlabel="probability")
+        right.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def sheet(images: np.ndarray, titles: Sequence[str], columns: int = 8) -> bytes:
+    """Pictures in rows: uint8 [N, H, W, 3]."""
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(1.6 * columns, 1.8 * rows), dpi=100, layout="constrained")
+    for place, (image, title) in enumerate(zip(images, titles, strict=True)):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        axes.imshow(image)
+        axes.set_title(title, fontsize=7)
+        axes.axis("off")
+    return _png(figure)

@@ -1,0 +1,89 @@
+"""TensorBoard: scalars by step and epoch, pictures, the graph, hyperparameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams
+
+from engine import plots
+from engine.evaluation import Evaluation
+from engine.rundir import RunDir
+from engine.specs import Recipe
+from engine.watching import Moment
+
+TRAIN, VALIDATION = "train", "validation"
+
+
+class Board:
+    """A watch that writes event files."""
+
+    def __init__(self, run: RunDir, classes: tuple[str, ...]) -> None:
+        self.classes = classes
+        self.writers = {
+            part: tf.summary.create_file_writer(str(run.events / part))
+            for part in (TRAIN, VALIDATION)
+        }
+
+    def begin(self, recipe: Recipe, model: keras.Model, augmented: np.ndarray) -> None:
+        """What is known before the first step: augmented pictures uint8 [N, H, W, 3], the graph."""
+        size = recipe.image_size
+
+        @tf.function
+        def forward(pixels):
+            return model(pixels, training=False)
+
+        graph = forward.get_concrete_function(tf.TensorSpec([None, *size, 3], tf.float32)).graph
+        with self.writers[TRAIN].as_default():
+            tf.summary.image("augmented", augmented, step=0, max_outputs=len(augmented))
+            tf.summary.graph(graph)
+            hparams.hparams(_flat(recipe))
+
+    def note(self, line: str) -> None:
+        """TensorBoard shows no sentences."""
+
+    def step(self, moment: Moment) -> None:
+        scalars = {
+            "step/loss": moment.loss,
+            "step/accuracy": moment.accuracy,
+            "step/learning_rate": moment.learning_rate,
+            "step/images_per_second": moment.images_per_second,
+            "step/data_wait_fraction": moment.wait_fraction,
+        }
+        self._write(TRAIN, scalars, moment.step)
+
+    def epoch(self, row: dict[str, Any], evaluation: Evaluation, best: bool) -> None:
+        step = row["step"]
+        for part, prefix in ((TRAIN, "train"), (VALIDATION, "val")):
+            names = ("loss", "accuracy")
+            self._write(part, {f"epoch/{n}": row[f"{prefix}_{n}"] for n in names}, step)
+        extra = ("learning_rate", "images_per_second", "data_wait_fraction", "seconds")
+        self._write(TRAIN, {f"epoch/{name}": row[name] for name in extra}, step)
+        picture = tf.io.decode_png(plots.confusion(evaluation.confusion, self.classes), channels=3)
+        with self.writers[VALIDATION].as_default():
+            tf.summary.image("confusion", picture[None], step=step)
+        for writer in self.writers.values():
+            writer.flush()
+
+    def _write(self, part: str, scalars: dict[str, float], step: int) -> None:
+        with self.writers[part].as_default():
+            for name, value in scalars.items():
+                tf.summary.scalar(name, value, step=step)
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as one level of numbers and texts, as the hyperparameter page wants it."""
+    values: dict[str, Any] = {}
+    for key, value in dataclasses.asdict(recipe).items():
+        if isinstance(value, (bool, int, float, str)):
+            values[key] = value
+    values["augment"] = "|".join(str(call) for call in recipe.augment)
+    values["image_size"] = "x".join(str(side) for side in recipe.image_size)
+    for phase in recipe.phases:
+        for key in ("trainable", "epochs", "optimizer", "learning_rate", "schedule", "batch_norm"):
+            values[f"{phase.name}.{key}"] = getattr(phase, key)
+    return values

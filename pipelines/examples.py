@@ -1,0 +1,184 @@
+"""The index of a data set: for every example where its bytes are, its label and its split.
+
+Nothing is decoded and nothing is held but the index: an example is `length` bytes at `offset` in
+the file `path`, whatever the source was. That is what lets folders, manifests and record files
+share one order, one cache and one first look.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+from typing import Any
+
+import numpy as np
+
+SPLITS = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST = range(3)
+WHOLE_FILE = -1
+
+_TYPES = {
+    "paths": object,
+    "offsets": np.int64,
+    "lengths": np.int64,
+    "labels": np.int32,
+    "splits": np.int8,
+    "groups": object,
+    "keys": object,
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+    """N examples as columns; every column is an array of N.
+
+    paths: str, as the operating system names the file; bytes that are no UTF-8 stand as
+      surrogates (`os.fsencode` gives them back).
+    offsets: int64, first byte of the encoded picture in its file.
+    lengths: int64, number of bytes, or -1 for the whole file (its offset is then 0).
+    labels: int32, index into `classes`.
+    splits: int8, index into `SPLITS`.
+    groups: str; examples of one group never part. '' is no group: the example stands alone.
+    keys: str, a name that stays the same wherever the data set is put; splits depend on it.
+    classes: names of the labels.
+    """
+
+    paths: np.ndarray
+    offsets: np.ndarray
+    lengths: np.ndarray
+    labels: np.ndarray
+    splits: np.ndarray
+    groups: np.ndarray
+    keys: np.ndarray
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        count = len(self.paths)
+        for name, kind in _TYPES.items():
+            column = np.asarray(getattr(self, name), dtype=kind)
+            if column.shape != (count,):
+                raise ValueError(f"{name} has shape {column.shape}; allowed: ({count},)")
+            object.__setattr__(self, name, column)
+        if count and not 0 <= self.labels.min() <= self.labels.max() < len(self.classes):
+            raise ValueError(f"a label lies outside 0 to {len(self.classes) - 1}")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def part(self, split: str) -> Examples:
+        """The examples of `train`, `validation` or `test`, in their order."""
+        return self.take(self.splits == SPLITS.index(split))
+
+    def take(self, which: np.ndarray) -> Examples:
+        """The examples of a boolean mask, or of indices in their order."""
+        return self.replace(**{name: getattr(self, name)[which] for name in _TYPES})
+
+    def without(self, which: np.ndarray) -> Examples:
+        """All examples but those of a boolean mask or of indices."""
+        keep = np.ones(len(self), dtype=bool)
+        keep[np.asarray(which, dtype=None if len(which) else np.int64)] = False
+        return self.take(keep)
+
+    def replace(self, **columns: Any) -> Examples:
+        """The same examples with other columns."""
+        return dataclasses.replace(self, **columns)
+
+    def class_counts(self) -> tuple[int, ...]:
+        """Number of examples of each class, in the order of `classes`."""
+        return tuple(np.bincount(self.labels, minlength=len(self.classes)).tolist())
+
+    def encoded_paths(self) -> np.ndarray:
+        """Paths as bytes objects, which is how TensorFlow takes names of any encoding."""
+        known: dict[str, bytes] = {}
+        encoded = np.empty(len(self), dtype=object)
+        for index, path in enumerate(self.paths):
+            if path not in known:
+                known[path] = os.fsencode(path)
+            encoded[index] = known[path]
+        return encoded
+
+    def name(self, index: int) -> str:
+        """What to call an example in a message: its path, and `@offset` inside a record file."""
+        inside = "" if self.lengths[index] == WHOLE_FILE else f"@{self.offsets[index]}"
+        return printable(self.paths[index]) + inside
+
+
+def from_columns(
+    paths: Any,
+    labels: Any,
+    classes: tuple[str, ...],
+    *,
+    keys: Any,
+    offsets: Any = None,
+    lengths: Any = None,
+    splits: Any = None,
+    groups: Any = None,
+) -> Examples:
+    """Examples from any sequences; plain files, all of them train and no groups by default."""
+    count = len(paths)
+    return Examples(
+        paths=_strings(paths),
+        offsets=np.zeros(count, np.int64) if offsets is None else offsets,
+        lengths=np.full(count, WHOLE_FILE, np.int64) if lengths is None else lengths,
+        labels=np.asarray(labels, dtype=np.int32),
+        splits=np.full(count, TRAIN, np.int8) if splits is None else splits,
+        groups=_strings([""] * count if groups is None else groups),
+        keys=_strings(keys),
+        classes=tuple(classes),
+    )
+
+
+def join(parts: list[Examples]) -> Examples:
+    """Several indices with the same classes as one, in their order."""
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _TYPES}
+    return parts[0].replace(**columns)
+
+
+def read(examples: Examples, index: int) -> bytes:
+    """The encoded bytes of one example.
+
+    Raises:
+      OSError: the file can't be read, is no regular file, or ends before the example does.
+    """
+    path = examples.paths[index]
+    offset, length = int(examples.offsets[index]), int(examples.lengths[index])
+    # Without O_NONBLOCK a named pipe would wait for a writer that never comes.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(f"not a regular file: {printable(path)}")
+        wanted = status.st_size - offset if length == WHOLE_FILE else length
+        contents = _pread(descriptor, wanted, offset)
+    finally:
+        os.close(descriptor)
+    if length != WHOLE_FILE and len(contents) < length:
+        raise OSError(f"{printable(path)} ends before byte {offset + length}")
+    return contents
+
+
+def _pread(descriptor: int, wanted: int, offset: int) -> bytes:
+    """One read may return less than asked for, above 2 GiB always."""
+    pieces = []
+    while wanted > 0 and (piece := os.pread(descriptor, wanted, offset)):
+        pieces.append(piece)
+        wanted -= len(piece)
+        offset += len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def printable(path: str) -> str:
+    """A path that any terminal and any UTF-8 file takes: odd bytes are shown as `\\xff`.
+
+    A line break would let a file name forge lines of a report, so it is shown as `\\n` as well.
+    """
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _strings(values: Any) -> np.ndarray:
+    """An array of objects, which `np.array` would not make of equally long sequences."""
+    column = np.empty(len(values), dtype=object)
+    column[:] = list(values)
+    return column

@@ -1,0 +1,187 @@
+"""EXIF orientation in graph operations: found in JPEG, PNG and WebP, and undone.
+
+Formats: Exif 2.32 (JPEG APP1 and the orientation tag), TIFF 6.0 section 2 (byte order and
+directory), PNG third edition 11.3.4.5 (eXIf), WebP container specification (VP8X, EXIF). Damaged
+or absent metadata means orientation 1: a picture is never refused for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+ORIENTATION_TAG = 0x0112
+SHORT = 3  # TIFF's name for an unsigned number of two bytes
+EXIF_MARK = b"Exif\0\0"
+TIFF_LIMIT = 1 << 16  # bytes: what one JPEG segment can hold
+TEXT = tf.TensorSpec([], tf.string)
+NUMBER = tf.TensorSpec([], tf.int32)
+PIXELS = tf.TensorSpec([None, None, 3], tf.uint8)
+
+
+def apart(*signature: tf.TensorSpec) -> Callable:
+    """Decorates what seldom runs. Kept out of the caller's graph, it costs nothing when skipped.
+
+    Left to itself TensorFlow merges both sides of a `tf.cond` into the graph around it, and passes
+    by every operation of the side not taken: 5 µs each, which adds up to more than the decoding.
+    """
+    return tf.function(
+        autograph=False,
+        input_signature=signature,
+        experimental_attributes={"_noinline": True},
+    )
+
+
+def in_jpeg(contents: tf.Tensor) -> tf.Tensor:
+    """int32 scalar 1…8: the orientation that a JPEG file (string scalar) asks for.
+
+    The segments before the first table are searched. The usual file without EXIF, a JFIF segment
+    with the tables right behind it, is told apart by comparing two strings; it needs 22 bytes,
+    which every JPEG file with a whole header has.
+    """
+    start = tf.strings.substr(contents, [0, 20], [6, 2])
+    plain = tf.reduce_all(start == [b"\xff\xd8\xff\xe0\x00\x10", b"\xff\xdb"])
+    return tf.cond(plain, _upright_already, lambda: _search_jpeg(contents))
+
+
+@apart(TEXT)
+def _search_jpeg(contents: tf.Tensor) -> tf.Tensor:
+    def head(at: tf.Tensor) -> tf.Tensor:
+        return _numbers(_piece(contents, at, 10), 10)
+
+    def length(bytes_: tf.Tensor) -> tf.Tensor:
+        return bytes_[2] * 256 + bytes_[3]
+
+    mark = tf.constant(list(EXIF_MARK))
+
+    def is_exif(bytes_: tf.Tensor) -> tf.Tensor:
+        return (bytes_[1] == 0xE1) & tf.reduce_all(bytes_[4:] == mark)
+
+    def goes_on(at: tf.Tensor, bytes_: tf.Tensor) -> tf.Tensor:
+        application = (bytes_[1] >= 0xE0) & (bytes_[1] <= 0xEF) | (bytes_[1] == 0xFE)
+        return (bytes_[0] == 0xFF) & application & ~is_exif(bytes_)
+
+    def step(at: tf.Tensor, bytes_: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        at += 2 + length(bytes_)
+        return at, head(at)
+
+    at, bytes_ = tf.while_loop(goes_on, step, (tf.constant(2), head(tf.constant(2))))
+    tiff = _piece(contents, at + 10, length(bytes_) - 8)
+    return tf.cond(is_exif(bytes_), lambda: _in_tiff(tiff), _upright_already)
+
+
+def in_png(contents: tf.Tensor) -> tf.Tensor:
+    """int32 scalar 1…8: the orientation in a PNG file's eXIf chunk, where one precedes the pixels."""
+
+    def read(at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        size = _big_endian(_numbers(_piece(contents, at, 4), 4))
+        return _piece(contents, at + 4, 4), size, at + 12 + size
+
+    return _search_chunks(contents, 33, read, b"eXIf", b"IDAT")
+
+
+def in_webp(contents: tf.Tensor) -> tf.Tensor:
+    """int32 scalar 1…8: the orientation in a WebP file's EXIF chunk.
+
+    Only extended files have one, and they say so in bit 3 of byte 20.
+    """
+
+    def read(at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        size = _big_endian(_numbers(_piece(contents, at + 4, 4), 4)[::-1])
+        return _piece(contents, at, 4), size, at + 8 + size + size % 2
+
+    flags = _numbers(_piece(contents, 20, 1), 1)[0]
+    extended = (_piece(contents, 12, 4) == b"VP8X") & (flags // 8 % 2 == 1)
+    return tf.cond(
+        extended, lambda: _search_chunks(contents, 12, read, b"EXIF", b""), _upright_already
+    )
+
+
+def _search_chunks(
+    contents: tf.Tensor, start: int, read: Callable, wanted: bytes, last: bytes
+) -> tf.Tensor:
+    """The orientation in the chunk of that name; `read` gives a chunk's name, size and successor."""
+
+    def goes_on(at: tf.Tensor, name: tf.Tensor, size: tf.Tensor, after: tf.Tensor) -> tf.Tensor:
+        inside = (after > at) & (after <= tf.strings.length(contents))
+        return inside & (name != wanted) & (name != last)
+
+    def step(at: tf.Tensor, name: tf.Tensor, size: tf.Tensor, after: tf.Tensor) -> tuple:
+        return after, *read(after)
+
+    at, name, size, _ = tf.while_loop(goes_on, step, (start, *read(tf.constant(start))))
+    tiff = _piece(contents, at + 8, tf.minimum(size, TIFF_LIMIT))
+    marked = _piece(tiff, 0, len(EXIF_MARK)) == EXIF_MARK  # some writers keep JPEG's prefix
+    tiff = _piece(tiff, tf.where(marked, len(EXIF_MARK), 0), TIFF_LIMIT)
+    return tf.cond(name == wanted, lambda: _in_tiff(tiff), _upright_already)
+
+
+def _in_tiff(tiff: tf.Tensor) -> tf.Tensor:
+    """int32 scalar 1…8: the orientation in the first directory of a TIFF block (string scalar)."""
+    data = _numbers(tf.strings.join([tiff, b"\0" * 32]))
+    size = tf.size(data)
+    little = tf.reduce_all(data[:4] == [0x49, 0x49, 42, 0])
+    big = tf.reduce_all(data[:4] == [0x4D, 0x4D, 0, 42])
+
+    def number(bytes_: tf.Tensor) -> tf.Tensor:
+        return _big_endian(tf.where(little, tf.reverse(bytes_, [-1]), bytes_))
+
+    first = tf.clip_by_value(number(tf.reshape(data[4:8], [4])), 0, size - 14)
+    count = number(tf.reshape(data[first : first + 2], [2]))
+    count = tf.minimum(count, (size - first - 2) // 12)
+    entries = tf.reshape(data[first + 2 : first + 2 + 12 * count], [count, 12])
+    match = (number(entries[:, :2]) == ORIENTATION_TAG) & (number(entries[:, 2:4]) == SHORT)
+    value = tf.reduce_max(tf.where(match, number(entries[:, 8:10]), 0))
+    return tf.where((little | big) & (value >= 1) & (value <= 8), value, 1)
+
+
+def upright(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """The picture as its photographer saw it.
+
+    Args:
+      pixels: uint8 [h, w, 3], as stored.
+      orientation: int32 scalar, 1…8, as in Exif 2.32, tag 0x0112.
+
+    Returns:
+      uint8 [h, w, 3], or [w, h, 3] for orientations 5…8.
+    """
+
+    return tf.cond(orientation == 1, lambda: pixels, lambda: _turned(pixels, orientation))
+
+
+@apart(PIXELS, NUMBER)
+def _turned(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    swapped = tf.cond(orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
+    down = tf.reduce_any(orientation == [3, 4, 7, 8])
+    right = tf.reduce_any(orientation == [2, 3, 6, 7])
+    return tf.raw_ops.Reverse(tensor=swapped, dims=tf.stack([down, right, False]))
+
+
+def stored_size(target: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """int32 [2]: the height and width that, once upright, are `target` (int32 [2])."""
+    return tf.where(orientation >= 5, target[::-1], target)
+
+
+def _upright_already() -> tf.Tensor:
+    return tf.constant(1)
+
+
+def _piece(text: tf.Tensor, at: tf.Tensor | int, count: tf.Tensor | int) -> tf.Tensor:
+    """string scalar: up to `count` bytes from `at` on, none where that lies outside."""
+    size = tf.strings.length(text)
+    inside = (at >= 0) & (at <= size)
+    return tf.strings.substr(text, tf.where(inside, at, size), tf.maximum(count, 0))
+
+
+def _numbers(text: tf.Tensor, count: int | None = None) -> tf.Tensor:
+    """int32 [count]: the bytes of a string, filled up with zeros."""
+    if count is not None:
+        text = tf.strings.substr(tf.strings.join([text, b"\0" * count]), 0, count)
+    return tf.ensure_shape(tf.cast(tf.io.decode_raw(text, tf.uint8), tf.int32), [count])
+
+
+def _big_endian(bytes_: tf.Tensor) -> tf.Tensor:
+    """int32 [..., k] -> int32 [...]; numbers from 2^31 on come out negative."""
+    places = [256**power for power in reversed(range(bytes_.shape[-1]))]
+    return tf.reduce_sum(bytes_ * tf.constant(places, tf.int32), axis=-1)

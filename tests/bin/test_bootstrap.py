@@ -1,0 +1,269 @@
+"""The set-up of `.venv`, with real interpreters, a real pip and one small package; no network.
+
+Each test has a repository of its own, with copies of the two modules and a program that asks for
+a package that nobody else has.
+"""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import _bootstrap
+import pytest
+
+BIN = Path(_bootstrap.__file__).parent
+
+METADATA = "Metadata-Version: 2.1\nName: unfreeze-probe\nVersion: 1.0\n"
+
+PROGRAM = """#!/usr/bin/env python3
+import _bootstrap
+
+_bootstrap.ensure()
+
+import os, sys
+
+import engine
+import unfreeze_probe
+
+print(sys.prefix, os.environ.get("UNFREEZE_RESTARTED_IN"), *sys.argv[1:], sep="|")
+"""
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A small repository whose only requirement is the package unfreeze-probe."""
+    root = tmp_path / "repo with space"
+    for folder in ("bin", "engine", "wheels"):
+        (root / folder).mkdir(parents=True)
+    shutil.copy(BIN / "_bootstrap.py", root / "bin")
+    shutil.copy(BIN / "_venv.py", root / "bin")
+    (root / "engine" / "__init__.py").touch()
+    (root / "bin" / "hello").write_text(PROGRAM)
+    (root / "setup.cfg").write_text("[options]\ninstall_requires =\n    unfreeze-probe>=1.0\n")
+    write_locks(root, write_wheel(root / "wheels"))
+    return root
+
+
+def write_wheel(folder: Path) -> str:
+    """A wheel made by hand, since to build one would need the network; returns its SHA-256."""
+    info = "unfreeze_probe-1.0.dist-info"
+    wheel = folder / "unfreeze_probe-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("unfreeze_probe.py", "")
+        archive.writestr(f"{info}/METADATA", METADATA)
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        files = ("unfreeze_probe.py", f"{info}/METADATA", f"{info}/WHEEL", f"{info}/RECORD")
+        archive.writestr(f"{info}/RECORD", "".join(f"{file},,\n" for file in files))
+    return hashlib.sha256(wheel.read_bytes()).hexdigest()
+
+
+def write_locks(root: Path, digest: str):
+    machine = os.uname().machine
+    lock = f"# download: {machine} 7 MB\nunfreeze-probe==1.0 --hash=sha256:{digest}\n"
+    (root / "requirements-cpu.txt").write_text(lock)
+    (root / "requirements-cuda.txt").write_text(lock)
+
+
+def start(root: Path, *arguments, python=sys.executable, **environment) -> subprocess.Popen:
+    """Starts the program with pip cut off from every index, from a folder that is not the root."""
+    return subprocess.Popen(
+        [str(python), str(root / "bin" / "hello"), *arguments],
+        cwd=root.parent,
+        env={
+            **os.environ,
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": (root / "wheels").as_uri(),
+            "PIP_CONFIG_FILE": os.devnull,
+            **environment,
+        },
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def call(root: Path, *arguments, **options) -> tuple[int, str, str]:
+    return finish(start(root, *arguments, **options))
+
+
+def changed_python(folder: Path, change: str) -> Path:
+    """A real interpreter that runs `change` whenever it starts."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (site,) = folder.glob("lib/python3*/site-packages")
+    (site / "change.pth").write_text(f"import sys; {change}\n")
+    return folder / "bin" / "python"
+
+
+def one_line(err: str) -> str:
+    assert err.count("\n") == 1, err
+    assert err.startswith("Unfreeze: ")
+    return err
+
+
+def test_makes_the_environment_once_and_restarts_with_the_same_arguments(repository):
+    status, out, err = call(repository, "a b", "--c=d")
+    assert status == 0, err
+    # The guard is taken away again: programs that this one starts must not inherit it.
+    assert out == f"{repository / '.venv'}|None|a b|--c=d\n"
+    first, last = err.splitlines()
+    assert "unfreeze-probe>=1.0" in first
+    assert "7 MB" in first
+    assert "ready" in last
+
+    status, out, err = call(repository, "again")
+    assert (status, err) == (0, "")
+    assert out == f"{repository / '.venv'}|None|again\n"
+
+
+def test_an_interpreter_that_has_the_packages_is_left_alone(repository, tmp_path):
+    with zipfile.ZipFile(next((repository / "wheels").glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "site")
+    status, out, err = call(repository, PYTHONPATH=str(tmp_path / "site"))
+    assert (status, err) == (0, "")
+    assert out == f"{sys.prefix}|None\n"
+    assert not (repository / ".venv").exists()
+
+
+def test_a_change_of_the_lock_file_makes_the_environment_anew(repository):
+    assert call(repository)[0] == 0
+    for lock in repository.glob("requirements-*.txt"):
+        lock.write_text(lock.read_text() + "# changed\n")
+    left_over = repository / ".venv" / "left_over"
+    left_over.touch()
+    status, _, err = call(repository)
+    assert status == 0
+    assert "making .venv" in err
+    assert not left_over.exists()
+
+
+@pytest.mark.parametrize(
+    ("kill", "trace"),
+    [
+        (os.killpg, "bin/python"),
+        (os.killpg, "setup.log"),
+        (os.kill, "setup.log"),  # its pip lives on, and is waited for
+    ],
+)
+def test_a_killed_set_up_is_finished_by_the_next_call(repository, kill, trace):
+    venv = repository / ".venv"
+    process = start(repository)
+    until = time.monotonic() + 60
+    while not (venv / trace).exists() and time.monotonic() < until:
+        time.sleep(0.005)
+    kill(process.pid, signal.SIGKILL)
+    assert finish(process)[0] == -signal.SIGKILL
+    assert (venv / trace).exists()
+    assert not (venv / "setup.stamp").exists()
+
+    status, out, err = call(repository)
+    assert status == 0, err
+    assert out.startswith(f"{venv}|")
+    assert (venv / "setup.stamp").exists()
+
+
+def test_of_two_calls_at_once_one_waits_for_the_other(repository):
+    results = [finish(process) for process in [start(repository), start(repository)]]
+    assert [status for status, _, _ in results] == [0, 0], results
+    together = "".join(err for _, _, err in results)
+    assert together.count("making .venv with") == 1
+    assert together.count("waiting") == 1
+    assert [out for _, out, _ in results] == [f"{repository / '.venv'}|None\n"] * 2
+
+
+def test_without_ensurepip_the_outer_pip_installs(repository, tmp_path):
+    pip = pytest.importorskip("pip", "22.3", reason="needs a pip that can serve as the outer one")
+    site = Path(pip.__file__).parents[1]
+    change = f"sys.modules['ensurepip'] = None; sys.path.append({str(site)!r})"
+    python = changed_python(tmp_path / "host", change)
+    status, out, err = call(repository, python=python)
+    assert status == 0, err
+    assert out == f"{repository / '.venv'}|None\n"
+    assert not list((repository / ".venv").glob("lib/python3*/site-packages/pip"))
+
+
+def test_without_ensurepip_and_pip_one_line_names_the_apt_command(repository, tmp_path):
+    python = changed_python(tmp_path / "host", "sys.modules['ensurepip'] = None")
+    status, _, err = call(repository, python=python)
+    assert status == 1
+    assert "sudo apt-get install python3-venv" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+OLD = "sys.version_info = (3, 9, 18, 'final', 0)"
+
+
+def test_an_unsupported_interpreter_is_named_in_one_line(repository, tmp_path):
+    python = changed_python(tmp_path / "host", OLD)
+    status, _, err = call(repository, python=python, PATH=str(tmp_path))
+    assert status == 1
+    line = one_line(err)
+    assert "Python 3.9.18" in line
+    assert "3.10 to 3.13" in line
+    assert not (repository / ".venv").exists()
+
+
+def test_an_unsupported_interpreter_finds_a_supported_one_on_path(repository, tmp_path):
+    python = changed_python(tmp_path / "host", OLD)
+    (tmp_path / "python3.13").write_text("#!/bin/sh\nexit 127\n")  # as a shim with nothing behind
+    (tmp_path / "python3.10").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    for name in ("python3.13", "python3.10"):
+        (tmp_path / name).chmod(0o755)
+    status, out, err = call(repository, python=python, PATH=str(tmp_path))
+    assert status == 0, err
+    assert out == f"{repository / '.venv'}|None\n"
+
+
+def test_a_complete_environment_that_lacks_a_package_is_no_endless_loop(repository):
+    assert call(repository)[0] == 0
+    for path in (repository / ".venv").glob("lib/python3*/site-packages/unfreeze_probe*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    status, _, err = call(repository)
+    assert status == 1
+    assert "lacks unfreeze-probe>=1.0" in one_line(err)
+
+
+def test_an_environment_made_by_hand_is_used_and_not_changed(repository):
+    venv = repository / ".venv"
+    changed_python(venv, "pass")
+    before = sorted(venv.rglob("*"))
+    status, _, err = call(repository)
+    assert status == 1
+    assert "lacks unfreeze-probe>=1.0" in one_line(err)
+    assert sorted(venv.rglob("*")) == before
+
+    (site,) = venv.glob("lib/python3*/site-packages")
+    with zipfile.ZipFile(next((repository / "wheels").glob("*.whl"))) as wheel:
+        wheel.extractall(site)
+    assert call(repository) == (0, f"{venv}|None\n", "")
+
+
+def test_a_failed_installation_ends_with_the_reason_and_a_next_step(repository):
+    write_locks(repository, "0" * 64)
+    status, _, err = call(repository)
+    assert status == 1
+    _, reason, step = err.splitlines()
+    assert reason.startswith("Unfreeze: pip: ERROR: THESE PACKAGES DO NOT MATCH")
+    assert "Expected sha256 0000" in reason
+    assert "could not be installed" in step
+    assert "THESE PACKAGES DO NOT MATCH" in (repository / ".venv" / "setup.log").read_text()
+
+
+def test_a_place_that_cannot_be_written_is_named_in_one_line(repository):
+    # A file in the place of the folder stops root too, whom a read-only folder would not.
+    (repository / ".venv").touch()
+    status, _, err = call(repository)
+    assert status == 1
+    assert f"cannot make {repository / '.venv'} (File exists)" in one_line(err)

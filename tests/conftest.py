@@ -1,0 +1,32 @@
+"""What all tests share: the `--slow` option, a quiet TensorFlow and the photographs."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# TensorFlow reads this once, when it is first imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the tests that take minutes as well")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--slow"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="slow: runs with --slow"))
+
+
+@pytest.fixture(scope="session")
+def cats_dogs() -> Path:
+    """Folder of real photographs, `train/` and `validation/` inside; not part of the repository."""
+    folder = ROOT.parent / "shared" / "data" / "cats_dogs"
+    if not folder.is_dir():
+        pytest.skip(f"needs the photographs in {folder.name}, which are not part of the repository")
+    return folder
