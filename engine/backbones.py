@@ -24,6 +24,7 @@ class Backbone:
     scaling: a key of SCALINGS.
     stages: a pattern of layer names. Without a group, each match is the output of a stage of that
       name; with a group, layers that share the group's text form the stage of that name.
+    opened: the stage from which everything upward trains in the default fine-tune phase.
     whole(pixels): the network with its own ImageNet classifier -> logits or probabilities of the
       1,000 classes [B, 1000].
     """
@@ -32,6 +33,7 @@ class Backbone:
     image_size: int
     scaling: str
     stages: str
+    opened: str
     whole: Callable[[Any], Any]
 
 
@@ -71,17 +73,19 @@ def _lite(variant: str, size: int) -> Backbone:
 
         return efficientnet_lite.whole(variant, pixels)
 
-    return Backbone(build, size, "lite", r"stem|block\d|top", whole)
+    return Backbone(build, size, "lite", r"stem|block\d|top", "block6", whole)
 
 
-def _keras(name: str, size: int, scaling: str, stages: str, **arguments: Any) -> Backbone:
+def _keras(
+    name: str, size: int, scaling: str, stages: str, opened: str, **arguments: Any
+) -> Backbone:
     def build(pixels: Any, weights: str) -> Any:
         return _application(name, pixels, weights, include_top=False, **arguments).output
 
     def whole(pixels: Any) -> Any:
         return _application(name, pixels, "imagenet", include_top=True, **arguments).output
 
-    return Backbone(build, size, scaling, stages, whole)
+    return Backbone(build, size, scaling, stages, opened, whole)
 
 
 def _application(name: str, pixels: Any, weights: str, **arguments: Any) -> Any:
@@ -94,9 +98,7 @@ def _application(name: str, pixels: Any, weights: str, **arguments: Any) -> Any:
 
     source = None if weights == "none" else weights
     try:
-        return getattr(keras.applications, name)(
-            weights=source, input_tensor=pixels, **arguments
-        )
+        return getattr(keras.applications, name)(weights=source, input_tensor=pixels, **arguments)
     except Exception as error:  # Keras raises bare Exception where a download fails
         if source is None:
             raise
@@ -119,46 +121,64 @@ BACKBONES: dict[str, Backbone] = {
     "efficientnet_lite0": _lite("lite0", 224),
     "efficientnet_lite1": _lite("lite1", 240),
     "efficientnet_lite2": _lite("lite2", 260),
-    "inception_v3": _keras("InceptionV3", 299, "symmetric", r"mixed\d+"),
+    "inception_v3": _keras("InceptionV3", 299, "symmetric", r"mixed\d+", "mixed9"),
     "inception_resnet_v2": _keras(
-        "InceptionResNetV2", 299, "symmetric", r"mixed_\d[ab]|block\d+_\d+_ac|conv_7b_ac"
+        "InceptionResNetV2",
+        299,
+        "symmetric",
+        r"mixed_\d[ab]|block\d+_\d+_ac|conv_7b_ac",
+        "block8_9_ac",
     ),
-    "xception": _keras("Xception", 299, "symmetric", r"(block\d+)_.*"),
-    "vgg16": _keras("VGG16", 224, "caffe", r"block\d_pool"),
-    "vgg19": _keras("VGG19", 224, "caffe", r"block\d_pool"),
-    "resnet50": _keras("ResNet50", 224, "caffe", _RESNET),
-    "resnet101": _keras("ResNet101", 224, "caffe", _RESNET),
-    "resnet152": _keras("ResNet152", 224, "caffe", _RESNET),
-    "resnet50_v2": _keras("ResNet50V2", 224, "symmetric", _RESNET),
-    "resnet101_v2": _keras("ResNet101V2", 224, "symmetric", _RESNET),
-    "resnet152_v2": _keras("ResNet152V2", 224, "symmetric", _RESNET),
-    "densenet121": _keras("DenseNet121", 224, "standard", _CONCAT),
-    "densenet169": _keras("DenseNet169", 224, "standard", _CONCAT),
-    "densenet201": _keras("DenseNet201", 224, "standard", _CONCAT),
-    "mobilenet": _keras("MobileNet", 224, "symmetric", r"conv_pw_\d+_relu"),
-    "mobilenet_v2": _keras("MobileNetV2", 224, "symmetric", r"(block_\d+)_.*"),
-    "mobilenet_v3_small": _keras("MobileNetV3Small", 224, "symmetric", _V3, **_SCALED),
-    "mobilenet_v3_large": _keras("MobileNetV3Large", 224, "symmetric", _V3, **_SCALED),
-    "nasnet_mobile": _keras("NASNetMobile", 224, "symmetric", _NASNET),
-    "nasnet_large": _keras("NASNetLarge", 331, "symmetric", _NASNET),
-    "efficientnet_b0": _keras("EfficientNetB0", 224, "built_in", _MBCONV),
-    "efficientnet_b1": _keras("EfficientNetB1", 240, "built_in", _MBCONV),
-    "efficientnet_b2": _keras("EfficientNetB2", 260, "built_in", _MBCONV),
-    "efficientnet_b3": _keras("EfficientNetB3", 300, "built_in", _MBCONV),
-    "efficientnet_b4": _keras("EfficientNetB4", 380, "built_in", _MBCONV),
-    "efficientnet_b5": _keras("EfficientNetB5", 456, "built_in", _MBCONV),
-    "efficientnet_b6": _keras("EfficientNetB6", 528, "built_in", _MBCONV),
-    "efficientnet_b7": _keras("EfficientNetB7", 600, "built_in", _MBCONV),
-    "efficientnet_v2_b0": _keras("EfficientNetV2B0", 224, "standard", _MBCONV, **_SCALED),
-    "efficientnet_v2_b1": _keras("EfficientNetV2B1", 240, "standard", _MBCONV, **_SCALED),
-    "efficientnet_v2_b2": _keras("EfficientNetV2B2", 260, "standard", _MBCONV, **_SCALED),
-    "efficientnet_v2_b3": _keras("EfficientNetV2B3", 300, "standard", _MBCONV, **_SCALED),
-    "efficientnet_v2_s": _keras("EfficientNetV2S", 384, "half", _MBCONV, **_SCALED),
-    "efficientnet_v2_m": _keras("EfficientNetV2M", 480, "half", _MBCONV, **_SCALED),
-    "efficientnet_v2_l": _keras("EfficientNetV2L", 480, "half", _MBCONV, **_SCALED),
-    "convnext_tiny": _keras("ConvNeXtTiny", 224, "standard", _CONVNEXT, **_SCALED),
-    "convnext_small": _keras("ConvNeXtSmall", 224, "standard", _CONVNEXT, **_SCALED),
-    "convnext_base": _keras("ConvNeXtBase", 224, "standard", _CONVNEXT, **_SCALED),
-    "convnext_large": _keras("ConvNeXtLarge", 224, "standard", _CONVNEXT, **_SCALED),
-    "convnext_xlarge": _keras("ConvNeXtXLarge", 224, "standard", _CONVNEXT, **_SCALED),
+    "xception": _keras("Xception", 299, "symmetric", r"(block\d+)_.*", "block13"),
+    "vgg16": _keras("VGG16", 224, "caffe", r"block\d_pool", "block5_pool"),
+    "vgg19": _keras("VGG19", 224, "caffe", r"block\d_pool", "block5_pool"),
+    "resnet50": _keras("ResNet50", 224, "caffe", _RESNET, "conv5_block1_out"),
+    "resnet101": _keras("ResNet101", 224, "caffe", _RESNET, "conv5_block1_out"),
+    "resnet152": _keras("ResNet152", 224, "caffe", _RESNET, "conv5_block1_out"),
+    "resnet50_v2": _keras("ResNet50V2", 224, "symmetric", _RESNET, "conv5_block1_out"),
+    "resnet101_v2": _keras("ResNet101V2", 224, "symmetric", _RESNET, "conv5_block1_out"),
+    "resnet152_v2": _keras("ResNet152V2", 224, "symmetric", _RESNET, "conv5_block1_out"),
+    "densenet121": _keras("DenseNet121", 224, "standard", _CONCAT, "conv5_block1_concat"),
+    "densenet169": _keras("DenseNet169", 224, "standard", _CONCAT, "conv5_block1_concat"),
+    "densenet201": _keras("DenseNet201", 224, "standard", _CONCAT, "conv5_block1_concat"),
+    "mobilenet": _keras("MobileNet", 224, "symmetric", r"conv_pw_\d+_relu", "conv_pw_12_relu"),
+    "mobilenet_v2": _keras("MobileNetV2", 224, "symmetric", r"(block_\d+)_.*", "block_14"),
+    "mobilenet_v3_small": _keras(
+        "MobileNetV3Small", 224, "symmetric", _V3, "expanded_conv_8", **_SCALED
+    ),
+    "mobilenet_v3_large": _keras(
+        "MobileNetV3Large", 224, "symmetric", _V3, "expanded_conv_12", **_SCALED
+    ),
+    "nasnet_mobile": _keras("NASNetMobile", 224, "symmetric", _NASNET, "normal_concat_10"),
+    "nasnet_large": _keras("NASNetLarge", 331, "symmetric", _NASNET, "normal_concat_16"),
+    "efficientnet_b0": _keras("EfficientNetB0", 224, "built_in", _MBCONV, "block7"),
+    "efficientnet_b1": _keras("EfficientNetB1", 240, "built_in", _MBCONV, "block7"),
+    "efficientnet_b2": _keras("EfficientNetB2", 260, "built_in", _MBCONV, "block7"),
+    "efficientnet_b3": _keras("EfficientNetB3", 300, "built_in", _MBCONV, "block7"),
+    "efficientnet_b4": _keras("EfficientNetB4", 380, "built_in", _MBCONV, "block7"),
+    "efficientnet_b5": _keras("EfficientNetB5", 456, "built_in", _MBCONV, "block7"),
+    "efficientnet_b6": _keras("EfficientNetB6", 528, "built_in", _MBCONV, "block7"),
+    "efficientnet_b7": _keras("EfficientNetB7", 600, "built_in", _MBCONV, "block7"),
+    "efficientnet_v2_b0": _keras("EfficientNetV2B0", 224, "standard", _MBCONV, "block6", **_SCALED),
+    "efficientnet_v2_b1": _keras("EfficientNetV2B1", 240, "standard", _MBCONV, "block6", **_SCALED),
+    "efficientnet_v2_b2": _keras("EfficientNetV2B2", 260, "standard", _MBCONV, "block6", **_SCALED),
+    "efficientnet_v2_b3": _keras("EfficientNetV2B3", 300, "standard", _MBCONV, "block6", **_SCALED),
+    "efficientnet_v2_s": _keras("EfficientNetV2S", 384, "half", _MBCONV, "block6", **_SCALED),
+    "efficientnet_v2_m": _keras("EfficientNetV2M", 480, "half", _MBCONV, "block7", **_SCALED),
+    "efficientnet_v2_l": _keras("EfficientNetV2L", 480, "half", _MBCONV, "block7", **_SCALED),
+    "convnext_tiny": _keras(
+        "ConvNeXtTiny", 224, "standard", _CONVNEXT, "stage_3_block_0", **_SCALED
+    ),
+    "convnext_small": _keras(
+        "ConvNeXtSmall", 224, "standard", _CONVNEXT, "stage_3_block_0", **_SCALED
+    ),
+    "convnext_base": _keras(
+        "ConvNeXtBase", 224, "standard", _CONVNEXT, "stage_3_block_0", **_SCALED
+    ),
+    "convnext_large": _keras(
+        "ConvNeXtLarge", 224, "standard", _CONVNEXT, "stage_3_block_0", **_SCALED
+    ),
+    "convnext_xlarge": _keras(
+        "ConvNeXtXLarge", 224, "standard", _CONVNEXT, "stage_3_block_0", **_SCALED
+    ),
 }

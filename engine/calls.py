@@ -96,7 +96,9 @@ class _Parser:
         self.position = match.end()
 
     def error(self, expected: str) -> UserError:
-        place = f"at {self.text[self.start :].strip()!r}" if self.text[self.start :] else "at its end"
+        place = (
+            f"at {self.text[self.start :].strip()!r}" if self.text[self.start :] else "at its end"
+        )
         return UserError(
             f"{self.text!r} {place}: expected {expected}; write name(key=value, …), "
             "as in rotate(30) or fine_tune(trainable=all, epochs=2)"

@@ -39,7 +39,9 @@ class Terminal:
 
     def step(self, moment: Moment) -> None:
         if self.live:
-            self.live.update(Text(describe(moment), style="cyan", no_wrap=True, overflow="ellipsis"))
+            self.live.update(
+                Text(describe(moment), style="cyan", no_wrap=True, overflow="ellipsis")
+            )
         elif time.monotonic() - self.last_plain > PLAIN_SECONDS:
             self.last_plain = time.monotonic()
             self.note(describe(moment))

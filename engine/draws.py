@@ -16,7 +16,9 @@ _PARITY = 0x1BD11BDA
 _STREAM_BITS = 24  # the low bits of the second counter word are the position within the stream
 
 
-def uniform(seed: int, stream: int, epochs: tf.Tensor, examples: tf.Tensor, count: int) -> tf.Tensor:
+def uniform(
+    seed: int, stream: int, epochs: tf.Tensor, examples: tf.Tensor, count: int
+) -> tf.Tensor:
     """Numbers in [0, 1), evenly spread over the multiples of 2**-24.
 
     Args:

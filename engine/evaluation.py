@@ -59,4 +59,4 @@ def evaluate(
         predicted = np.asarray(probabilities).argmax(-1)[real]
         np.add.at(confusion, (labels, predicted), 1)
         loss += float(np.asarray(each, np.float64)[real].sum())
-    return Evaluation(loss / confusion.sum(), confusion)
+    return Evaluation(loss / int(confusion.sum()), confusion)

@@ -1,15 +1,15 @@
 """The story of a run, read from top to bottom.
 
-    train
-      take up the newest checkpoint, or begin
-      for each phase              split at its boundary, fresh optimizer, one compiled step
-        for each epoch
-          for each batch          bytes -> uint8 -> augment -> trunk -> tail -> update
-          evaluate                every validation example once
-          best?  stop early?      the best model is kept apart
-          checkpoint              a run that is killed goes on from here, bit for bit
-        check what moved
-      test                        once, with the best model
+train
+  take up the newest checkpoint, or begin
+  for each phase              split at its boundary, fresh optimizer, one compiled step
+    for each epoch
+      for each batch          bytes -> uint8 -> augment -> trunk -> tail -> update
+      evaluate                every validation example once
+      best?  stop early?      the best model is kept apart
+      checkpoint              a run that is killed goes on from here, bit for bit
+    check what moved
+  test                        once, with the best model
 """
 
 from __future__ import annotations
@@ -94,12 +94,16 @@ def begin(job: Job, phase: Phase, progress: Progress, saved: dict) -> Stage:
     recipe, feed = job.recipe, job.feed
     split = freezing.split(job.classifier, phase.trainable)
     scale_loss = recipe.precision == "mixed_float16"
-    optimizer = optimizers.build(phase, recipes.options(phase).optimizer, split.variables, scale_loss)
+    optimizer = optimizers.build(
+        phase, recipes.options(phase).optimizer, split.variables, scale_loss
+    )
     totals = Totals()
     weights = losses.class_weights(recipe.class_weights, feed.class_counts)
     step = steps.make_train_step(recipe, phase, split, optimizer, job.augment, weights, totals)
     if saved:
-        checkpoints.restore(optimizer.variables, saved.get("optimizer", []), str(job.run.checkpoints))
+        checkpoints.restore(
+            optimizer.variables, saved.get("optimizer", []), str(job.run.checkpoints)
+        )
         totals.sums.assign(saved["totals"][0])
     stop = progress.phase_start + phase.epochs * job.steps_per_epoch
     return Stage(

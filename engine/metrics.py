@@ -22,7 +22,9 @@ class Totals:
     def __init__(self) -> None:
         self.sums = tf.Variable(tf.zeros([4]), trainable=False, name="totals")
 
-    def add(self, losses: tf.Tensor, weights: tf.Tensor, correct: tf.Tensor, real: tf.Tensor) -> None:
+    def add(
+        self, losses: tf.Tensor, weights: tf.Tensor, correct: tf.Tensor, real: tf.Tensor
+    ) -> None:
         """Adds one batch, all float32 [B]; `real` is 1 for an example and 0 for filling."""
         parts = [losses * weights, weights, correct * real, real]
         self.sums.assign_add(tf.stack([tf.reduce_sum(part) for part in parts]))

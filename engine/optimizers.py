@@ -20,17 +20,13 @@ def rmsprop(common: dict, rho: float = 0.9, momentum: float = 0.0, epsilon: floa
     return keras.optimizers.RMSprop(rho=rho, momentum=momentum, epsilon=epsilon, **common)
 
 
-def adam(
-    common: dict, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7
-) -> Any:
+def adam(common: dict, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7) -> Any:
     import keras
 
     return keras.optimizers.Adam(beta_1=beta_1, beta_2=beta_2, epsilon=epsilon, **common)
 
 
-def adamw(
-    common: dict, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7
-) -> Any:
+def adamw(common: dict, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7) -> Any:
     """Adam with a weight decay of 0.01 where the phase names none, the default of PyTorch."""
     decay = 0.01 if common["weight_decay"] is None else common["weight_decay"]
     return adam({**common, "weight_decay": decay}, beta_1, beta_2, epsilon)

@@ -8,7 +8,8 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,7 +89,9 @@ def load_model(run: RunDir) -> tuple[list[np.ndarray], dict[str, Any]]:
       UserError: the run has no model yet.
     """
     if not run.best.is_file():
-        raise UserError(f"--run_dir={run.path}: holds no model yet; run bin/train until an epoch ends")
+        raise UserError(
+            f"--run_dir={run.path}: holds no model yet; run bin/train until an epoch ends"
+        )
     arrays, values = checkpoints.unpack(run.best)
     return arrays["model"], values
 
@@ -115,9 +118,7 @@ def phase_result(job: Job, stage: Stage, progress: Progress) -> dict[str, Any]:
     return result
 
 
-def conclude(
-    job: Job, progress: Progress, eval_step: Callable, clock: Clock
-) -> dict[str, Any]:
+def conclude(job: Job, progress: Progress, eval_step: Callable, clock: Clock) -> dict[str, Any]:
     """Puts the best weights into the model, reads the test part once, and writes `result.json`."""
     if not progress.history:
         raise UserError("no phase has an epoch to train; give a phase epochs=1 or more")
@@ -145,10 +146,17 @@ def conclude(
     return result
 
 
-def failed(run: RunDir, status: str, reason: str) -> None:
-    """Notes how a run ended that did not finish; it can be gone on with."""
-    if run.recipe.exists():
-        write_json(run.result, {"status": status, "reason": reason})
+@contextmanager
+def noting_failure(run: RunDir) -> Iterator[None]:
+    """Leaves a `result.json` that says how the block failed; the run can be gone on with."""
+    try:
+        yield
+    except BaseException as error:
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        reason = f"{type(error).__name__}: {error}".split("\n")[0]
+        with suppress(OSError):  # the failure itself matters more
+            write_json(run.result, {"status": status, "reason": reason})
+        raise
 
 
 def peak_memory() -> dict[str, int]:

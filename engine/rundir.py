@@ -116,7 +116,9 @@ def _clear(run: RunDir) -> None:
 
 
 def _free_name(path: Path) -> Path:
-    return next(p for n in range(2, 10_000) if not (p := path.with_name(f"{path.name}_{n}")).exists())
+    return next(
+        p for n in range(2, 10_000) if not (p := path.with_name(f"{path.name}_{n}")).exists()
+    )
 
 
 @contextmanager

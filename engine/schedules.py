@@ -34,9 +34,7 @@ def step(progress: float, drops: int = 3, factor: float = 0.1) -> float:
     return factor ** min(math.floor(progress * (drops + 1)), drops)
 
 
-def one_cycle(
-    progress: float, rise: float = 0.3, start: float = 0.04, end: float = 4e-6
-) -> float:
+def one_cycle(progress: float, rise: float = 0.3, start: float = 0.04, end: float = 4e-6) -> float:
     """From `start` up to 1 in the first `rise` of the phase, then down to `end`, both on cosines.
 
     Source: Smith and Topin, "Super-Convergence", 2018; the defaults are those that fastai made

@@ -52,7 +52,9 @@ def choose(name: str, table: Mapping[str, Entry], what: str) -> Entry:
     """
     if name in table:
         return table[name]
-    raise UserError(f"{what} {name!r} does not exist{nearest(name, table)}; allowed: {', '.join(table)}")
+    raise UserError(
+        f"{what} {name!r} does not exist{nearest(name, table)}; allowed: {', '.join(table)}"
+    )
 
 
 def _require(condition: bool, message: str) -> None:
@@ -166,7 +168,9 @@ class Recipe:
         _one_of(self.class_weights, CLASS_WEIGHTS, "class_weights")
         _require(self.batch_size > 0, f"batch_size={self.batch_size}; allowed: 1 or more")
         _require(self.head_units >= 0, f"head_units={self.head_units}; allowed: 0 or more")
-        _require(min(self.image_size) > 0, f"image_size={self.image_size}; allowed: H or HxW above 0")
+        _require(
+            min(self.image_size) > 0, f"image_size={self.image_size}; allowed: H or HxW above 0"
+        )
         for key in ("dropout", "label_smoothing"):
             value = getattr(self, key)
             _require(0 <= value < 1, f"{key}={value}; allowed: 0 or more, below 1")
@@ -174,7 +178,9 @@ class Recipe:
         names = [phase.name for phase in self.phases]
         _require(bool(names), "the recipe has no phase; give at least one --phase='name(…)'")
         twice = {name for name in names if names.count(name) > 1}
-        _require(not twice, f"phase {min(twice, default='')!r} stands twice; give each its own name")
+        _require(
+            not twice, f"phase {min(twice, default='')!r} stands twice; give each its own name"
+        )
 
 
 class Batch(NamedTuple):
@@ -293,4 +299,6 @@ def _convert_fields(values: Any, kind: Any, what: str) -> Any:
     for field in dataclasses.fields(kind):
         needed = field.default is field.default_factory is dataclasses.MISSING
         _require(not needed or field.name in values, f"{what}: key {field.name!r} is missing")
-    return kind(**{key: _convert(value, hints[key], f"{what}.{key}") for key, value in values.items()})
+    return kind(
+        **{key: _convert(value, hints[key], f"{what}.{key}") for key, value in values.items()}
+    )

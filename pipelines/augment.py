@@ -71,9 +71,7 @@ def shear(radians: float = 0.2) -> Change:
 
 def zoom(reach: float = 0.2) -> Change:
     """Each axis by a factor of its own, 1 - reach to 1 + reach; below 1 is nearer."""
-    return _geometry(
-        2, lambda m, u, _: m.scaling(_around(u[0], reach, 1), _around(u[1], reach, 1))
-    )
+    return _geometry(2, lambda m, u, _: m.scaling(_around(u[0], reach, 1), _around(u[1], reach, 1)))
 
 
 def flip(probability: float = 0.5) -> Change:

@@ -75,7 +75,10 @@ def _dataset(
 
     def planned(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         numbers, weights, epochs = tf.numpy_function(
-            lambda step: _columns(*plan(int(step))), [step], [tf.int32, tf.float32, tf.int32]
+            lambda step: _columns(*plan(int(step))),
+            [step],
+            [tf.int32, tf.float32, tf.int32],
+            stateful=False,
         )
         shape = [recipe.batch_size]
         return tuple(tf.ensure_shape(column, shape) for column in (numbers, weights, epochs))
@@ -107,7 +110,9 @@ def fetcher(examples: Examples) -> Callable[[tf.Tensor], tf.Tensor]:
         return lambda number: tf.io.read_file(tf.gather(paths, number))
 
     def fetch(number: tf.Tensor) -> tf.Tensor:
-        contents = tf.numpy_function(lambda n: read(examples, int(n)), [number], tf.string)
+        contents = tf.numpy_function(
+            lambda n: read(examples, int(n)), [number], tf.string, stateful=False
+        )
         return tf.ensure_shape(contents, [])
 
     return fetch

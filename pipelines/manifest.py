@@ -103,7 +103,8 @@ def _columns(file: str, header: list[str]) -> dict[str, int]:
         if name not in names and (near or name in NEEDED):
             hint = f" (is it {near[0]!r}?)" if near else ""
             raise UserError(
-                f"{file} has the columns {', '.join(names) or '(none)'} and no {name!r}{hint}; "
+                f"{file} has the columns {printable(', '.join(names)) or '(none)'} "
+                f"and no {name!r}{hint}; "
                 f"allowed: {', '.join(NEEDED)} and, if wished, {', '.join(OPTIONAL)}"
             )
     return {name: names.index(name) for name in (*NEEDED, *OPTIONAL) if name in names}

@@ -50,7 +50,9 @@ def _source(matrices: tf.Tensor, height: int, width: int) -> tuple[tf.Tensor, tf
 
     def coordinate(row, middle, size):
         a, b, c = (matrices[:, row, i, None, None] for i in range(3))
-        return tf.reshape(tf.clip_by_value(a * y + b * x + c + middle, 0, size - 1), [-1, height * width])
+        return tf.reshape(
+            tf.clip_by_value(a * y + b * x + c + middle, 0, size - 1), [-1, height * width]
+        )
 
     return coordinate(0, middle_y, height), coordinate(1, middle_x, width)
 

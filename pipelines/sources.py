@@ -40,19 +40,19 @@ def from_folders(spec: DataSpec) -> Examples:
       UserError: see `load`; both `val` and `validation`, or other folders beside `train` and `val`.
     """
     inside = _folders_in(spec.location)
-    names = {name for name in inside if name in _NAMES_OF_PARTS}
-    if "train" not in names or (names == {"train"} and len(inside) > 1):
+    names = sorted(name for name in inside if name in _NAMES_OF_PARTS)
+    others = [name for name in inside if name not in names]
+    has_validation = "val" in names or "validation" in names
+    # A class may be called train, as long as its neighbours are classes too.
+    if "train" not in names or (others and not has_validation):
         return splits.complete(_from_parts({TRAIN: spec.location}), spec)
-    others = sorted(set(inside) - names)
-    if {"val", "validation"} <= names:
+    if "val" in names and "validation" in names:
         raise UserError(f"{spec.location} holds both val/ and validation/; remove or rename one")
-    if others and names & {"val", "validation"}:
+    if others:
         raise UserError(
-            f"{spec.location} holds {printable(others[0])}/ beside {', '.join(sorted(names))}; "
+            f"{spec.location} holds {printable(others[0])}/ beside {', '.join(names)}; "
             "allowed: train, val or validation, and test; move it elsewhere"
         )
-    if others:
-        return splits.complete(_from_parts({TRAIN: spec.location}), spec)
     return splits.complete(_from_parts({_NAMES_OF_PARTS[n]: inside[n] for n in names}), spec)
 
 

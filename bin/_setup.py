@@ -1,0 +1,73 @@
+"""What a program does around its work: errors as one line, TensorFlow without noise, threads."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import _flags
+
+from engine.specs import UserError
+
+INTERRUPTED = 130  # what shells give for SIGINT
+
+
+def main(work: Callable[[list[str]], None]) -> None:
+    """Runs a program; a user's mistake is one line on the error stream and no traceback."""
+    program = Path(sys.argv[0]).name
+    try:
+        work(sys.argv)
+    except UserError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, _flags.FlagError) else 1) from None
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted; the same command goes on", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+def start_tensorflow(threads: int | None = None, deterministic: bool = False) -> int:
+    """Imports and configures TensorFlow; gives the number of threads.
+
+    On a CPU the operations of a step run one after the other, each on all threads: two branches of
+    a network adding up side by side would make gradients differ from run to run.
+    """
+    threads = threads or len(os.sched_getaffinity(0))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors stay
+    with _stderr_kept_back():
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        gpus = tf.config.list_physical_devices("GPU")
+        if not gpus:
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        if deterministic:
+            tf.config.experimental.enable_op_determinism()
+        tf.constant(0) + 1  # the devices start, and say so
+    return threads
+
+
+@contextmanager
+def _stderr_kept_back() -> Iterator[None]:
+    """Keeps what native code writes to the error stream, and shows it only if the block fails."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            kept.seek(0)
+            os.write(terminal, kept.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)

@@ -1,0 +1,109 @@
+"""A run put together: from a recipe and data to a job, and from a run directory to its model."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from engine import checkpoints, classifier, draws, freezing, plan, plots, results, summaries
+from engine.classifier import Classifier
+from engine.loop import Job
+from engine.rundir import RunDir, write
+from engine.specs import Batch, Feed, Recipe, UserError
+from engine.watching import Watch, Watches
+
+SHOWN = 16  # augmented pictures on the board
+
+
+def prepare(
+    recipe: Recipe, feed: Feed, augment: Any, run: RunDir, terminal: Watch, **settings: Any
+) -> Job:
+    """Builds the classifier, says what the run will do, and opens TensorBoard's files.
+
+    augment is a `pipelines.augment.Augmentation`; settings are further fields of `Job`.
+
+    Raises:
+      UserError: weights that can't be had or don't fit, or a `trainable` that does not exist.
+    """
+    taken_up = any(run.checkpoints.glob("step_*.npz"))
+    # A run that is taken up has its weights in the checkpoint: nothing is fetched for it.
+    source = dataclasses.replace(recipe, weights="none", init_from=None) if taken_up else recipe
+    made = classifier.build(source, len(feed.classes))
+    if source.init_from:
+        terminal.note(start_from(RunDir(Path(source.init_from)), made, feed.classes))
+    splits = [freezing.split(made, phase.trainable) for phase in recipe.phases]
+    for line in plan.describe(recipe, feed, made, splits):
+        terminal.note(line)
+    board = summaries.Board(run, feed.classes)
+    board.begin(recipe, made.model, np.stack(augmented(recipe, feed, augment)[1])[:SHOWN])
+    return Job(recipe, made, feed, augment, run, Watches((terminal, board)), **settings)
+
+
+def start_from(run: RunDir, made: Classifier, classes: tuple[str, ...]) -> str:
+    """Puts a finished run's best weights into the model; a head of other classes stays new.
+
+    Returns:
+      a sentence that says what was taken.
+
+    Raises:
+      UserError: there is no such run, or its network is another.
+    """
+    arrays, values = results.load_model(run)
+    variables = made.model.weights
+    if values["classes"] == list(classes):
+        checkpoints.restore(variables, arrays, f"--init_from={run.path}")
+        return f"starting from {run.path}, head included"
+    head = len(made.head.weights)
+    checkpoints.restore(variables[:-head], arrays[:-head], f"--init_from={run.path}")
+    return f"starting from {run.path}, with a new head for {len(classes)} other classes"
+
+
+def augmented(recipe: Recipe, feed: Feed, augment: Any) -> tuple[Batch, np.ndarray]:
+    """The run's first batch, and its pictures as the network sees them, uint8 [B, H, W, 3]."""
+    batch = next(iter(feed.train(0, 1)))
+    numbers = draws.uniform(
+        recipe.seed, draws.AUGMENT, batch.epochs, batch.examples, augment.draws
+    )
+    images = augment.apply(batch.images, numbers)
+    return batch, tf.cast(tf.round(images), tf.uint8).numpy()
+
+
+def show_augmented(job: Job, path: Path) -> None:
+    """Writes the run's first batch as the network sees it, a PNG sheet.
+
+    Raises:
+      UserError: the file can't be written.
+    """
+    batch, images = augmented(job.recipe, job.feed, job.augment)
+    titles = [job.feed.classes[label] for label in np.asarray(batch.labels)]
+    try:
+        write(path, plots.sheet(images, titles))
+    except OSError as error:
+        raise UserError(f"--show_augmented={path}: can't be written ({error.strerror})") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Reopened:
+    """A run's recipe, its best model, and the labels that the model knows."""
+
+    recipe: Recipe
+    model: Any
+    classes: tuple[str, ...]
+
+
+def reopen(run: RunDir) -> Reopened:
+    """The best model of a run, whether the run is finished or not.
+
+    Raises:
+      UserError: there is no run, it has no model yet, or its files don't belong together.
+    """
+    recipe = run.read_recipe()
+    arrays, values = results.load_model(run)
+    bare = dataclasses.replace(recipe, weights="none")
+    model = classifier.build(bare, len(values["classes"])).model
+    checkpoints.restore(model.weights, arrays, str(run.best))
+    return Reopened(recipe, model, tuple(values["classes"]))
