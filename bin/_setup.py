@@ -51,7 +51,8 @@ def start_tensorflow(threads: int | None = None, deterministic: bool = False) ->
             tf.config.experimental.set_memory_growth(gpu, True)
         if deterministic:
             tf.config.experimental.enable_op_determinism()
-        tf.constant(0) + 1  # the devices start, and say so
+        # What TensorFlow says once about the devices and about oneDNN, it says here.
+        tf.transpose(tf.zeros([2, 2], tf.uint8))
     return threads
 
 

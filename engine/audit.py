@@ -15,7 +15,7 @@ class Audit:
     def __init__(self, model: keras.Model, split: Split, phase: Phase) -> None:
         self.phase = phase
         self.variables = list(model.weights)
-        self.before = [np.array(variable) for variable in self.variables]
+        self.before = [variable.numpy() for variable in self.variables]
         self.opened = {id(variable) for variable in split.variables}
         self.free = _statistics(model, split) if phase.batch_norm == "train" else set()
 
@@ -26,7 +26,7 @@ class Audit:
           RuntimeError: a closed variable moved.
         """
         moved = [
-            not np.array_equal(old, np.array(new), equal_nan=True)
+            not np.array_equal(old, new.numpy(), equal_nan=True)
             for old, new in zip(self.before, self.variables, strict=True)
         ]
         pairs = list(zip(self.variables, moved, strict=True))

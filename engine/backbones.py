@@ -57,8 +57,6 @@ SCALINGS: dict[str, Scaling] = {
     "standard": Scaling((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     # Caffe: blue first, mean taken away, no division.
     "caffe": Scaling((123.68, 116.779, 103.939), (1.0,) * 3, bgr=True),
-    # The network scales by layers of its own.
-    "built_in": Scaling((0.0,) * 3, (1.0,) * 3),
 }
 
 
@@ -77,13 +75,21 @@ def _lite(variant: str, size: int) -> Backbone:
 
 
 def _keras(
-    name: str, size: int, scaling: str, stages: str, opened: str, **arguments: Any
+    name: str,
+    size: int,
+    scaling: str,
+    stages: str,
+    opened: str,
+    make: Callable[..., Any] | None = None,
+    **arguments: Any,
 ) -> Backbone:
+    make = make or _application
+
     def build(pixels: Any, weights: str) -> Any:
-        return _application(name, pixels, weights, include_top=False, **arguments).output
+        return make(name, pixels, weights, include_top=False, **arguments).output
 
     def whole(pixels: Any) -> Any:
-        return _application(name, pixels, "imagenet", include_top=True, **arguments).output
+        return make(name, pixels, "imagenet", include_top=True, **arguments).output
 
     return Backbone(build, size, scaling, stages, opened, whole)
 
@@ -110,6 +116,21 @@ def _application(name: str, pixels: Any, weights: str, **arguments: Any) -> Any:
                 "whose weights are installed"
             ) from None
         raise UserError(f"--weights={weights}: does not fit {name}: {reason}") from None
+
+
+def _from_stem(name: str, pixels: Any, weights: str, **arguments: Any) -> Any:
+    """EfficientNet without the layers that scale its pixels: those are the classifier's own.
+
+    Keras builds one of them for `imagenet` only, so a run that is opened again, with weights from
+    its own files, would be another network than the one that was trained.
+    """
+    import keras
+
+    model = _application(name, keras.Input(pixels.shape[1:]), weights, **arguments)
+    inner = keras.Model(model.get_layer("stem_conv_pad").input, model.output)
+    copy = keras.models.clone_model(inner, input_tensors=pixels)
+    copy.set_weights(inner.get_weights())
+    return copy.layers[-1]  # `copy.output` would begin at an input of its own, not at `pixels`
 
 
 _CONCAT, _RESNET = r"conv\d+_block\d+_concat", r"conv\d_block\d+_out"
@@ -151,14 +172,14 @@ BACKBONES: dict[str, Backbone] = {
     ),
     "nasnet_mobile": _keras("NASNetMobile", 224, "symmetric", _NASNET, "normal_concat_10"),
     "nasnet_large": _keras("NASNetLarge", 331, "symmetric", _NASNET, "normal_concat_16"),
-    "efficientnet_b0": _keras("EfficientNetB0", 224, "built_in", _MBCONV, "block7"),
-    "efficientnet_b1": _keras("EfficientNetB1", 240, "built_in", _MBCONV, "block7"),
-    "efficientnet_b2": _keras("EfficientNetB2", 260, "built_in", _MBCONV, "block7"),
-    "efficientnet_b3": _keras("EfficientNetB3", 300, "built_in", _MBCONV, "block7"),
-    "efficientnet_b4": _keras("EfficientNetB4", 380, "built_in", _MBCONV, "block7"),
-    "efficientnet_b5": _keras("EfficientNetB5", 456, "built_in", _MBCONV, "block7"),
-    "efficientnet_b6": _keras("EfficientNetB6", 528, "built_in", _MBCONV, "block7"),
-    "efficientnet_b7": _keras("EfficientNetB7", 600, "built_in", _MBCONV, "block7"),
+    "efficientnet_b0": _keras("EfficientNetB0", 224, "standard", _MBCONV, "block7", _from_stem),
+    "efficientnet_b1": _keras("EfficientNetB1", 240, "standard", _MBCONV, "block7", _from_stem),
+    "efficientnet_b2": _keras("EfficientNetB2", 260, "standard", _MBCONV, "block7", _from_stem),
+    "efficientnet_b3": _keras("EfficientNetB3", 300, "standard", _MBCONV, "block7", _from_stem),
+    "efficientnet_b4": _keras("EfficientNetB4", 380, "standard", _MBCONV, "block7", _from_stem),
+    "efficientnet_b5": _keras("EfficientNetB5", 456, "standard", _MBCONV, "block7", _from_stem),
+    "efficientnet_b6": _keras("EfficientNetB6", 528, "standard", _MBCONV, "block7", _from_stem),
+    "efficientnet_b7": _keras("EfficientNetB7", 600, "standard", _MBCONV, "block7", _from_stem),
     "efficientnet_v2_b0": _keras("EfficientNetV2B0", 224, "standard", _MBCONV, "block6", **_SCALED),
     "efficientnet_v2_b1": _keras("EfficientNetV2B1", 240, "standard", _MBCONV, "block6", **_SCALED),
     "efficientnet_v2_b2": _keras("EfficientNetV2B2", 260, "standard", _MBCONV, "block6", **_SCALED),

@@ -78,7 +78,7 @@ def _newest_first(run: RunDir) -> list[Path]:
 def pack(variables: dict[str, Sequence[Any]], values: dict[str, Any]) -> bytes:
     """Groups of variables and a JSON value -> the bytes of an `.npz`."""
     arrays = {
-        f"{group}/{place:05d}": np.asarray(variable)
+        f"{group}/{place:05d}": variable.numpy()
         for group, members in variables.items()
         for place, variable in enumerate(members)
     }

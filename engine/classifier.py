@@ -57,7 +57,7 @@ def build(recipe: Recipe, classes: int) -> Classifier:
         model = keras.Model(pixels, head(vector), name=recipe.backbone)
     finally:
         keras.config.set_dtype_policy(before)
-    _settle(model)
+    _silence(model)
     return Classifier(model, features, vector, head, _stages(model, backbone.stages, maps))
 
 
@@ -80,20 +80,16 @@ def scale(pixels: Any, scaling: Scaling) -> Any:
     mean, deviation = scaling.mean, scaling.deviation
     if scaling.bgr:
         mean, deviation = mean[::-1], deviation[::-1]
-    if set(mean) == {0.0} and set(deviation) == {1.0}:
-        return pixels
     factors = [1 / value for value in deviation]
     offsets = [-m / value for m, value in zip(mean, deviation, strict=True)]
     return keras.layers.Rescaling(factors, offsets, dtype="float32", name="scale")(pixels)
 
 
-def _settle(model: keras.Model) -> None:
-    """Turns the backbone's own dropout off, and keeps its own scaling in float32."""
+def _silence(model: keras.Model) -> None:
+    """Turns the backbone's own dropout off."""
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.Dropout):
             layer.rate = 0.0
-        if isinstance(layer, (keras.layers.Rescaling, keras.layers.Normalization)):
-            layer.dtype_policy = keras.DTypePolicy("float32")
 
 
 def _stages(model: keras.Model, pattern: str, end: Any) -> dict[str, Any]:

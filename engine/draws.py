@@ -39,7 +39,9 @@ def uniform(
         )
         key = tf.constant(seed, tf.uint32), tf.cast(epochs, tf.uint32)[:, None]
         words = threefry2x32(key, (tf.cast(examples, tf.uint32)[:, None] + zeros, position + zeros))
-        bits = tf.reshape(tf.stack(words, -1), [-1, 2 * pairs])[:, :count]
+        # -1 for the number of examples would be anybody's guess where count is 0
+        rows = [tf.shape(examples)[0], 2 * pairs]
+        bits = tf.reshape(tf.stack(words, -1), rows)[:, :count]
         return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2**-24
 
 

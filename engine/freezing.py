@@ -48,7 +48,7 @@ def split(classifier: Classifier, trainable: str) -> Split:
     crossing = graph.boundary(live, classifier.vector)
     whole = [tensor is classifier.vector for tensor in crossing] == [True]
     tail = _first if whole else keras.Model(crossing, classifier.vector)
-    trunk = keras.Model(classifier.model.inputs, crossing)
+    trunk = keras.Model(classifier.model.inputs[0], crossing)
     layers = [layer for layer in classifier.model.layers if layer in opened and layer.weights]
     return Split(
         trunk=lambda pixels: _as_list(trunk(pixels, training=False)),

@@ -12,8 +12,10 @@ import pickletools
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-# A network of a thousand layers needs a twentieth of these.
+# A network of a thousand layers needs a tenth of these. The limits also keep every operation cheap:
+# time then grows with the length of the pickle, and not with its square.
 _MAX_OPERATIONS = 1_000_000
+_MAX_TEXT = 4096
 _MAX_DIMENSIONS = 32
 
 _DICT = "collections OrderedDict"
@@ -62,9 +64,9 @@ class Tensor:
 def interpret(stream: BinaryIO) -> tuple[Any, dict[str, Storage]]:
     """The value of the pickle that starts here, and the storages that it refers to, by key.
 
-    The stream then stands behind the pickle. Values are None, bool, int, str, tuple, list, dict with
-    str keys, `Storage` and `Tensor`. Give a stream that lies in memory: a file object would take
-    memory for whatever length the pickle claims.
+    The stream then stands behind the pickle. Values are None, bool, int, str, tuple, list, dict
+    with str keys, `Storage` and `Tensor`. Give a stream that lies in memory: a file object would
+    take memory for whatever length the pickle claims.
 
     Raises:
       RefusedError: the pickle is broken, or asks for anything that a state dict does not need.
@@ -121,6 +123,11 @@ class _Machine:
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
+
+    def text(self, text: str) -> None:
+        if len(text) > _MAX_TEXT:
+            raise RefusedError(f"has a name of {len(text)} letters")
+        self.push(text)
 
     def pop(self) -> Any:
         if len(self.stack) <= (self.marks[-1] if self.marks else 0):
@@ -195,7 +202,8 @@ class _Machine:
     def attributes(self, _: None) -> None:
         # A state dict has one, `_metadata`: versions of layers, of no use here.
         state, target = self.pop(), self.pop()
-        if not (isinstance(target, dict) and isinstance(state, dict) and set(state) == {"_metadata"}):
+        known = isinstance(state, dict) and len(state) == 1 and "_metadata" in state
+        if not isinstance(target, dict) or not known:
             raise RefusedError("sets attributes that no state dict has")
         self.push(target)
 
@@ -213,8 +221,8 @@ def _tensor(arguments: Any) -> Tensor:
     """From the arguments of _rebuild_tensor_v2; the last two matter to training only."""
     match arguments:
         case (Storage() as storage, int(offset), tuple(sizes), tuple(strides), bool(), dict()):
-            whole = all(type(n) is int and n >= 0 for n in (offset, *sizes, *strides))
-            if whole and len(sizes) == len(strides) <= _MAX_DIMENSIONS:
+            fits = len(sizes) == len(strides) <= _MAX_DIMENSIONS
+            if fits and all(type(n) is int and n >= 0 for n in (offset, *sizes, *strides)):
                 return Tensor(storage, offset, sizes, strides)
     raise RefusedError("describes a tensor in an unknown form")
 
@@ -229,7 +237,7 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "BININT1": _Machine.push,
     "BININT2": _Machine.push,
     "LONG1": _Machine.push,
-    "BINUNICODE": _Machine.push,
+    "BINUNICODE": _Machine.text,
     "EMPTY_TUPLE": lambda machine, _: machine.push(()),
     "TUPLE": lambda machine, _: machine.push(tuple(machine.pop_to_mark())),
     "TUPLE1": lambda machine, _: machine.tuple_of(1),

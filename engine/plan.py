@@ -28,15 +28,22 @@ def describe(
     ]
     for phase, split in zip(recipe.phases, splits, strict=True):
         lines.append(
-            f"phase {phase.name}: {phase.trainable} and above, {_count(split.variables):,} parameters "
-            f"in {len(split.variables)} variables; {phase.epochs} x {steps} steps, {phase.optimizer}"
+            f"phase {phase.name}: trains {_reach(phase)}, {_count(split.variables):,} parameters in "
+            f"{len(split.variables)} variables; {phase.epochs} x {steps} steps, {phase.optimizer}"
         )
     memory = max(
         _memory(recipe, classifier, phase, split)
         for phase, split in zip(recipe.phases, splits, strict=True)
     )
-    lines.append(f"about {_size(memory)} of memory and {_size(_disk(recipe, classifier, splits))} of disk")
+    lines.append(
+        f"about {_size(memory)} of memory and {_size(_disk(recipe, classifier, splits))} of disk"
+    )
     return lines
+
+
+def _reach(phase: Phase) -> str:
+    whole = phase.trainable in ("head", "all")
+    return phase.trainable if whole else f"{phase.trainable} and above"
 
 
 def _short(names: Sequence[str], most: int = 8) -> str:

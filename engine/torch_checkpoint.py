@@ -29,13 +29,13 @@ _HELP = (
     "torch.save(model.state_dict(), FILE, _use_new_zipfile_serialization=False)"
 )
 
-# A network of a thousand layers needs a twentieth of these.
+# The pickles of a network of a thousand layers take less than one of these 32 MiB.
 _MAX_HEAD_BYTES = 1 << 25
 # Tensors may share a storage. Their sum is held to this multiple of the file, or a small file could
 # ask for any amount of memory.
 _MAX_GROWTH = 2
 
-# How the elements lie in the file, where that is not NumPy's own name for the type.
+# How numbers lie in the file, where that is not NumPy's own type of the same name.
 _STORED = {"bfloat16": "uint16", "bool": "uint8"}
 
 
@@ -64,88 +64,91 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 def _read(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
     head = io.BytesIO(file.read(_MAX_HEAD_BYTES))
-    if head.getvalue()[:4] == b"PK\x03\x04":
+    if head.getvalue().startswith(b"PK\x03\x04"):
         raise RefusedError("is a zip archive, PyTorch's newer format")
-    _preamble(head)
-    machine = _Machine()
-    tensors = _state(machine.run(head), size)
-    keys = _Machine().run(head)
-    if not _same_keys(keys, machine.storages):
-        raise RefusedError("lists other storages than its tensors use")
+    _check_preamble(head)
+    state, storages = interpret(head)
+    _check_state(state, size)
+    keys, _ = interpret(head)
+    _check_keys(keys, storages)
 
-    declared = sum(8 + storage.bytes for storage in machine.storages.values())
-    if declared != size - head.tell():
-        raise RefusedError(f"should end with {declared} bytes of numbers, has {size - head.tell()}")
+    declared = sum(8 + _bytes(storage) for storage in storages.values())
+    left = size - head.tell()
+    if declared != left:
+        raise RefusedError(f"should end with {shown(declared)} bytes of numbers, has {left}")
     file.seek(head.tell())
-    raw = {key: _numbers(file, machine.storages[key]) for key in keys}
-    return {name: _array(tensor, raw[tensor.storage.key]) for name, tensor in tensors.items()}
+    raw = {key: _numbers(file, storages[key]) for key in keys}
+    return {name: _array(tensor, raw[tensor.storage.key]) for name, tensor in state.items()}
 
 
-def _preamble(head: BinaryIO) -> None:
-    magic = _Machine().run(head)
+def _check_preamble(head: BinaryIO) -> None:
+    magic, _ = interpret(head)
     if magic != _MAGIC:
         raise RefusedError("does not start with PyTorch's magic number")
-    protocol = _Machine().run(head)
+    protocol, _ = interpret(head)
     if protocol != _PROTOCOL:
         raise RefusedError(f"has protocol number {shown(protocol)}, known is {_PROTOCOL}")
-    system = _Machine().run(head)
+    system, _ = interpret(head)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise RefusedError("was not written on a little-endian machine")
 
 
-def _same_keys(keys: Any, storages: dict[str, Storage]) -> bool:
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        return False
-    return len(keys) == len(storages) and set(keys) == set(storages)
+def _check_keys(keys: Any, storages: dict[str, Storage]) -> None:
+    strings = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not strings or len(keys) != len(storages) or set(keys) != set(storages):
+        raise RefusedError("lists other storages than its tensors use")
 
 
-def _state(state: Any, file_size: int) -> dict[str, Tensor]:
-    """The state dict, every tensor checked against its storage, and their sum against the file."""
+def _check_state(state: Any, file_size: int) -> None:
+    """Every tensor lies inside its storage, and their sum is in proportion to the file."""
     if not isinstance(state, dict):
         raise RefusedError(f"holds {kind(state)}, no dictionary")
     total = 0
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
             raise RefusedError(f"has {kind(tensor)} as {shown(name)}, no tensor")
-        last = tensor.offset + sum(
-            (n - 1) * step for n, step in zip(tensor.sizes, tensor.strides, strict=True)
-        )
+        axes = zip(tensor.sizes, tensor.strides, strict=True)
+        last = tensor.offset + sum((n - 1) * step for n, step in axes)
         if 0 not in tensor.sizes and last >= tensor.storage.count:
             raise RefusedError(f"has tensor {shown(name)} reach beyond its storage")
-        # Zeros count as ones: NumPy refuses a shape of 0 x 2^62 x 2^62.
-        total += math.prod(max(n, 1) for n in tensor.sizes) * tensor.storage.stored.itemsize
+        # A size of 0 counts as 1 here: NumPy refuses a shape of 0 × 2^62 × 2^62.
+        total += math.prod(max(n, 1) for n in tensor.sizes) * _stored(tensor.storage).itemsize
     if total > _MAX_GROWTH * file_size:
         raise RefusedError(f"holds tensors of {shown(total)} bytes in a file of {file_size}")
-    return state
+
+
+def _stored(storage: Storage) -> np.dtype:
+    """The type in the file, where all numbers are little-endian."""
+    return np.dtype(_STORED.get(storage.kind, storage.kind)).newbyteorder("<")
+
+
+def _bytes(storage: Storage) -> int:
+    return storage.count * _stored(storage).itemsize
 
 
 def _numbers(file: BinaryIO, storage: Storage) -> bytes:
     count = int.from_bytes(file.read(8), "little", signed=True)
     if count != storage.count:
         raise RefusedError(f"has {count} numbers in a storage that should have {storage.count}")
-    raw = file.read(storage.bytes)
-    if len(raw) != storage.bytes:
+    raw = file.read(_bytes(storage))
+    if len(raw) != _bytes(storage):
         raise RefusedError("became shorter while it was read")
     return raw
 
 
 def _array(tensor: Tensor, raw: bytes) -> np.ndarray:
-    stored = tensor.storage.stored
-    if stored == np.bool_:
-        stored = np.dtype("|u1")  # a bool of any other byte than 0 and 1 would confuse NumPy
+    stored = _stored(tensor.storage)
     if 0 in tensor.sizes:
         values = np.zeros(tensor.sizes, stored)
     else:
         # The step along an axis of one is never taken, and may be any number.
-        steps = [
-            step * stored.itemsize if n > 1 else 0
-            for n, step in zip(tensor.sizes, tensor.strides, strict=True)
-        ]
+        axes = zip(tensor.sizes, tensor.strides, strict=True)
+        steps = [step * stored.itemsize if n > 1 else 0 for n, step in axes]
         start = tensor.offset * stored.itemsize
         values = np.ndarray(tensor.sizes, stored, raw, start, steps).copy(order="C")
-    if tensor.storage.kind == "|b1":
-        return values != 0
-    if tensor.storage.kind == "bfloat16":
-        # bfloat16 is the upper half of a float32.
-        return (values.astype("<u4") << 16).view("<f4")
-    return values
+    match tensor.storage.kind:
+        case "bool":  # a bool of any other byte than 0 and 1 would confuse NumPy
+            return np.asarray(values != 0)
+        case "bfloat16":  # the upper half of a float32
+            return np.asarray(values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(stored.newbyteorder("="), copy=False)

@@ -16,6 +16,9 @@ from typing import Any, NamedTuple
 
 from engine.specs import Call, UserError, choose
 
+# The most that a value of each name may be: beyond it a picture says nothing, or says it twice.
+_MOST = {"degrees": 180, "share": 1, "radians": 1.5, "reach": 1, "probability": 1}
+
 
 class Change(NamedTuple):
     """`matrix(m, numbers, about)` -> [B, 3, 3] (geometry) or [B, 4, 4] (colour).
@@ -133,15 +136,17 @@ def changes(calls: Iterable[Call]) -> list[Change]:
 
 def _change(call: Call) -> Change:
     entry = choose(call.name, AUGMENTATIONS, "augmentation")
-    values = (*call.args, *call.kwargs.values())
-    allowed = f"{call.name}{inspect.signature(entry)}".split(" ->")[0].replace(": float", "")
+    signature = inspect.signature(entry)
+    values = ", ".join(f"{name} from 0 to {_MOST[name]:g}" for name in signature.parameters)
+    allowed = f"allowed: {call.name}({values})"
     try:
-        inspect.signature(entry).bind(*call.args, **call.kwargs)
+        given = signature.bind(*call.args, **call.kwargs).arguments
     except TypeError as error:
-        raise UserError(f"augmentation {call}: {error}; allowed: {allowed}") from None
-    if not all(type(value) in (int, float) and 0 <= value <= 360 for value in values):
-        raise UserError(f"augmentation {call}: allowed: {allowed} with numbers of 0 or more")
-    return entry(*call.args, **call.kwargs)
+        raise UserError(f"augmentation {call}: {error}; {allowed}") from None
+    for name, value in given.items():
+        if type(value) not in (int, float) or not 0 <= value <= _MOST[name]:
+            raise UserError(f"augmentation {call}: {name}={value!r}; {allowed}")
+    return entry(**given)
 
 
 def compose(calls: Iterable[Call]) -> Augmentation:

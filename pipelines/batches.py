@@ -25,23 +25,24 @@ def make_feed(examples: Examples, recipe: Recipe, threads: int) -> Feed:
     def shuffled(step: int) -> tuple[np.ndarray, np.ndarray, int]:
         return order.batch(step, len(train), recipe.batch_size, recipe.seed)
 
-    def once(part: Examples) -> Callable[[], Iterator[Batch]]:
-        steps = order.steps_per_epoch(len(part), recipe.batch_size)
-        plan = sequential(len(part), recipe.batch_size)
-        return lambda: batches(part, recipe, plan, 0, steps, threads)
-
     return Feed(
         classes=examples.classes,
         class_counts=train.class_counts(),
         validation_examples=len(validation),
         train=lambda first, stop: batches(train, recipe, shuffled, first, stop, threads),
-        validation=once(validation),
-        test=once(test) if len(test) else None,
+        validation=lambda: once(validation, recipe, threads),
+        test=(lambda: once(test, recipe, threads)) if len(test) else None,
         names=train.name,
     )
 
 
-def sequential(count: int, batch_size: int) -> Callable[[int], tuple[np.ndarray, np.ndarray, int]]:
+def once(examples: Examples, recipe: Recipe, threads: int) -> Iterator[Batch]:
+    """Every example once, in their order."""
+    steps = order.steps_per_epoch(len(examples), recipe.batch_size)
+    return batches(examples, recipe, _in_order(len(examples), recipe.batch_size), 0, steps, threads)
+
+
+def _in_order(count: int, batch_size: int) -> Callable[[int], tuple[np.ndarray, np.ndarray, int]]:
     """A plan that reads 0 to count - 1 once; the last batch is filled up at weight 0."""
 
     def plan(step: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -124,7 +125,8 @@ def _blame(examples: Examples, recipe: Recipe, numbers: np.ndarray, error: Excep
         try:
             decode.decode(read(examples, int(number)), *recipe.image_size, recipe.resize)
         except (OSError, tf.errors.OpError) as fault:
-            reason = fault.strerror if isinstance(fault, OSError) else decode.reason(fault)
+            wrong_file = isinstance(fault, OSError)
+            reason = (fault.strerror or fault) if wrong_file else decode.reason(fault)
             return (
                 f"{examples.name(int(number))}: {reason}, though it was sound when the run began; "
                 "put it back, then start the same command again"

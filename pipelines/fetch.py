@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
-import urllib.error
+import http.client
+import queue
+import threading
 import urllib.parse
 import urllib.request
 
@@ -12,7 +13,7 @@ from engine.specs import UserError
 SCHEMES = ("http", "https")
 MOST_BYTES = 64 * 2**20
 MOST_SECONDS = 20.0
-PIECE = 2**16
+_MEANT = "%:/?#[]@!$&'()*+,;=~"  # what has a meaning in an address (RFC 3986) stays as it is
 
 
 def is_url(text: str) -> bool:
@@ -34,8 +35,12 @@ def check(url: str) -> None:
     Raises:
       UserError: another scheme than http and https, or no host.
     """
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in SCHEMES or not parts.hostname:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        allowed = parts.scheme in SCHEMES and bool(parts.hostname)
+    except ValueError:  # brackets that don't close
+        allowed = False
+    if not allowed:
         raise UserError(f"{url}: allowed: http://… and https://…; download it first")
 
 
@@ -46,29 +51,43 @@ def fetch(url: str, most_bytes: int = MOST_BYTES, most_seconds: float = MOST_SEC
       UserError: not http or https, no answer in time, an error status, too large, or a page.
     """
     check(url)
-    opener = urllib.request.build_opener(_Redirects)
-    request = urllib.request.Request(url, headers={"User-Agent": "unfreeze"})
-    deadline = time.monotonic() + most_seconds
+    outcomes: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
+
+    def attempt() -> None:
+        try:
+            outcomes.put(_download(url, most_bytes, most_seconds))
+        except Exception as error:
+            outcomes.put(error)
+
+    # A socket's own limit is for each read, and none is for finding the host: a server that sends
+    # a byte now and then could hold us for ever. So a thread waits, and we wait for the thread.
+    threading.Thread(target=attempt, daemon=True).start()
     try:
-        with opener.open(request, timeout=most_seconds) as answer:
-            kind = answer.headers.get_content_type()
-            if kind.startswith("text/"):
-                raise UserError(f"{url}: gives {kind}; allowed: the address of a picture itself")
-            return _read(answer, url, most_bytes, deadline, most_seconds)
-    except (OSError, ValueError) as error:  # URLError and HTTPError are OSErrors
-        reason = getattr(error, "reason", None) or error
-        raise UserError(f"{url}: could not be fetched ({reason}); check the address") from None
+        outcome = outcomes.get(timeout=most_seconds)
+    except queue.Empty:
+        raise UserError(f"{url}: took longer than {most_seconds:g} s; download it first") from None
+    if isinstance(outcome, (OSError, ValueError, http.client.HTTPException)):
+        reason = getattr(outcome, "reason", None) or outcome
+        raise UserError(f"{url}: could not be fetched ({reason}); check the address")
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
-def _read(answer, url: str, most_bytes: int, deadline: float, most_seconds: float) -> bytes:
-    pieces: list[bytes] = []
-    size = 0
-    # read1 gives what has come, so that a slow sender can't stretch the deadline
-    while piece := answer.read1(PIECE):
-        pieces.append(piece)
-        size += len(piece)
-        if size > most_bytes:
-            raise UserError(f"{url}: more than {most_bytes >> 20} MiB; download it and shrink it")
-        if time.monotonic() > deadline:
-            raise UserError(f"{url}: took longer than {most_seconds:g} s; download it first")
-    return b"".join(pieces)
+def _download(url: str, most_bytes: int, most_seconds: float) -> bytes:
+    # Spaces and letters beyond ASCII, as people paste them, travel as %-escapes.
+    request = urllib.request.Request(urllib.parse.quote(url, safe=_MEANT))
+    request.add_header("User-Agent", "unfreeze")
+    opener = urllib.request.build_opener(_Redirects)
+    with opener.open(request, timeout=most_seconds) as answer:
+        kind = answer.headers.get_content_type()
+        if kind.startswith("text/"):
+            raise UserError(f"{url}: gives {kind}; allowed: the address of a picture itself")
+        contents = answer.read(most_bytes + 1)
+    if len(contents) > most_bytes:
+        raise UserError(f"{url}: more than {_size(most_bytes)}; download it and shrink it")
+    return contents
+
+
+def _size(count: int) -> str:
+    return f"{count >> 20} MiB" if count >= 2**20 else f"{count} bytes"

@@ -122,7 +122,7 @@ def _bmp(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     checks = [
         require((header_size >= 40) & (width > 0) & (offset > 0), "BMP of an old or broken kind"),
         require((bits == 24) | (bits == 32) | (bits == 8), "BMP of 1, 4 or 16 bits a pixel"),
-        require(plain, "compressed BMP, which TensorFlow can't decode"),
+        require(plain, "compressed BMP, which TensorFlow cannot decode"),
         require(grey | (bits != 8), "palette BMP, which TensorFlow decodes to wrong colours"),
         require_size(tf.abs(tf.cast(height, tf.int64)), width),
         require(end <= tf.cast(tf.strings.length(contents), tf.int64), "truncated BMP"),

@@ -127,19 +127,19 @@ def _folders_in(place: str) -> dict[str, str]:
 def _files_below(folder: str) -> list[str]:
     """Every file below a folder, however deep, but hidden ones and junk, sorted.
 
-    Links are followed. Each real folder is entered once, so that a link to a folder above it ends.
-    A link that leads nowhere counts as a file: it will be named as broken instead of being lost.
+    Links are followed, but each real folder is entered once, and the one above never: its other
+    folders are other classes. A link that leads nowhere counts as a file, so that it is named as
+    broken instead of being lost.
     """
     files: list[str] = []
-    entered: set[tuple[int, int]] = set()
+    entered = {_identity(os.path.dirname(folder))}
     waiting = [folder]
     while waiting:
         place = waiting.pop()
         try:
-            status = os.stat(place)
-            if (status.st_dev, status.st_ino) in entered:
+            if _identity(place) in entered:
                 continue
-            entered.add((status.st_dev, status.st_ino))
+            entered.add(_identity(place))
             with os.scandir(place) as entries:
                 found = sorted((e for e in entries if not _is_junk(e.name)), key=lambda e: e.name)
         except OSError as error:
@@ -150,6 +150,11 @@ def _files_below(folder: str) -> list[str]:
         files += [entry.path for entry in found if _is_file(entry)]
         waiting += [entry.path for entry in reversed(found) if _is_folder(entry)]
     return sorted(files)
+
+
+def _identity(place: str) -> tuple[int, int]:
+    status = os.stat(place)
+    return status.st_dev, status.st_ino
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -18,7 +18,7 @@ from engine.specs import DataSpec, UserError
 from pipelines import records, splits
 from pipelines.checks import check_count
 from pipelines.examples import SPLITS, TRAIN, VALIDATION, Examples, from_columns, join
-from pipelines.tfds_prepare import prepare
+from pipelines.tfds_prepare import one_line, prepare
 
 # How data sets call their parts, the usual name first.
 NAMES_OF_SPLITS = {
@@ -40,7 +40,9 @@ def load(spec: DataSpec) -> Examples:
     """
     builder = find_builder(spec.location)
     image, label = features(builder)
-    prepare(builder)
+    if not builder.is_prepared():
+        prepare(builder)
+        builder = find_builder(spec.location)  # another process may have made it meanwhile
     parts = [
         _part(builder, own, code, image, label)
         for code, split in enumerate(SPLITS)
@@ -64,12 +66,13 @@ def find_builder(name: str) -> Any:
     Raises:
       UserError: TFDS knows no such name, config or version.
     """
-    if name.split(":")[0].split("/")[0] == "solar_cells":
+    bare = name.split(":")[0].split("/")[0]
+    if bare == "solar_cells":
         from pipelines import solar_cells  # noqa: F401  (registers itself)
     # Asked for an unknown name, TFDS would look for it among the community's, on the network.
-    known = tfds.list_builders(with_community_datasets=False)
-    bare = name.split(":")[0].split("/")[0]
-    if bare not in known and not (Path(tfds.core.constants.DATA_DIR).expanduser() / bare).is_dir():
+    known = [*tfds.list_builders(with_community_datasets=False), "solar_cells"]
+    prepared = Path(tfds.core.constants.DATA_DIR).expanduser() / bare
+    if bare not in known and not prepared.is_dir():
         near = difflib.get_close_matches(bare, known, n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise UserError(
@@ -83,19 +86,13 @@ def find_builder(name: str) -> Any:
         raise UserError(f"TensorFlow Datasets can't open {name!r}: {one_line(error)}") from None
 
 
-def one_line(error: BaseException) -> str:
-    """The error's message as one line of at most 200 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:199] + "…"
-
-
 def features(builder: Any) -> tuple[str, str]:
     """Names of the features with the image and the label.
 
     Raises:
       UserError: the data set has none such.
     """
-    found = builder.info.features
+    found = dict(builder.info.features.items())
     keys = builder.info.supervised_keys
     pairs = [keys] if keys and len(keys) == 2 else []
     for image, label in [*pairs, ("image", "label")]:

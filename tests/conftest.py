@@ -30,3 +30,20 @@ def cats_dogs() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the photographs in {folder.name}, which are not part of the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def coloured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the classes blue and red: 26 noisy JPEG pictures of 40x36 pixels each."""
+    import numpy as np
+    from PIL import Image
+
+    place = tmp_path_factory.mktemp("coloured")
+    random = np.random.default_rng(0)
+    for channel, name in ((2, "blue"), (0, "red")):
+        (place / name).mkdir()
+        for number in range(26):
+            pixels = random.integers(0, 160, (36, 40, 3))
+            pixels[..., channel] += 60
+            Image.fromarray(pixels.astype(np.uint8)).save(place / name / f"{number:02}.jpg")
+    return place

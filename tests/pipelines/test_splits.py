@@ -1,0 +1,152 @@
+"""Splits: exact sizes, kept strata, whole groups, and nothing but seed and key decides."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.specs import UserError
+from pipelines.examples import VALIDATION, from_columns
+from pipelines.splits import divide, limit, quotas, ranks
+
+
+def make(counts, groups=None, order=None):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    keys = np.array([f"{label}/{index}.jpg" for index, label in enumerate(labels)], dtype=object)
+    order = np.arange(len(labels)) if order is None else order
+    groups = None if groups is None else np.array(groups, dtype=object)[order]
+    classes = tuple(f"c{label}" for label in range(len(counts)))
+    return from_columns(keys[order], labels[order], classes, keys=keys[order], groups=groups)
+
+
+def validation_keys(examples):
+    return set(examples.part("validation").keys)
+
+
+@given(
+    st.lists(st.integers(2, 60), min_size=2, max_size=8),
+    st.floats(0.01, 0.99),
+    st.integers(0, 2**31),
+)
+@settings(max_examples=150, deadline=None)
+def test_sizes_are_exact_and_strata_are_kept(counts, fraction, seed):
+    divided = divide(make(counts), fraction, seed)
+    taken = np.array(divided.part("validation").class_counts())
+    total = int(np.floor(sum(counts) * fraction + 0.5))
+    lowest, highest = len(counts), sum(counts) - len(counts)
+    assert taken.sum() == min(max(total, lowest), highest)
+    assert np.all(taken >= 1)
+    assert np.all(np.array(divided.part("train").class_counts()) >= 1)
+    if lowest <= total <= highest and min(counts) * fraction >= 1 <= min(counts) * (1 - fraction):
+        assert np.all(np.abs(taken - np.array(counts) * total / sum(counts)) < 1)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_groups_stay_whole(data):
+    counts = data.draw(st.lists(st.integers(6, 40), min_size=2, max_size=4))
+    names = st.sampled_from(["", *(f"g{index}" for index in range(12))])
+    groups = data.draw(st.lists(names, min_size=sum(counts), max_size=sum(counts)))
+    examples = divide(make(counts, groups), 0.3, data.draw(st.integers(0, 1000)))
+    parts = {}
+    for group, split in zip(examples.groups, examples.splits, strict=True):
+        assert not group or parts.setdefault(group, split) == split
+    assert min(examples.part("train").class_counts()) >= 1
+
+
+def test_small_groups_still_meet_the_size():
+    examples = make([300, 150], groups=[f"g{index // 3}" for index in range(450)])
+    taken = divide(examples, 0.2, 0).part("validation").class_counts()
+    assert taken == (60, 30)
+
+
+def test_a_group_of_two_classes_and_large_groups_give_every_class_a_validation_part():
+    groups = ["a"] * 10 + ["b"] * 10 + ["c"] * 10 + ["d"] * 10
+    examples = divide(make([20, 20], groups), 0.1, 3)
+    assert examples.part("validation").class_counts() == (10, 10)
+
+
+def test_a_group_that_holds_a_whole_class_stays_in_training():
+    examples = divide(make([4, 40], groups=["g"] * 4 + [""] * 40), 0.7, 0)
+    assert examples.part("train").class_counts()[0] == 4
+
+
+def test_only_seed_and_key_decide():
+    shuffled = np.random.default_rng(1).permutation(90)
+    one, other = divide(make([60, 30]), 0.2, 5), divide(make([60, 30], order=shuffled), 0.2, 5)
+    assert validation_keys(one) == validation_keys(other)
+    assert validation_keys(one) != validation_keys(divide(make([60, 30]), 0.2, 6))
+
+
+def test_a_removed_picture_moves_hardly_any_other():
+    examples = make([500, 500])
+    before = validation_keys(divide(examples, 0.2, 0))
+    after = validation_keys(divide(examples.without([7]), 0.2, 0))
+    assert len(before ^ after) <= 3
+
+
+def test_grouping_nothing_changes_nothing():
+    alone = make([40, 25], groups=[""] * 64 + ["only"])
+    assert len(validation_keys(divide(alone, 0.25, 2))) == 16
+    plain = validation_keys(divide(make([40, 25]), 0.25, 2))
+    assert len(plain ^ validation_keys(divide(alone, 0.25, 2))) <= 2
+
+
+def test_a_number_of_examples_is_exact_and_checked():
+    assert len(divide(make([700, 300]), 100, 0).part("validation")) == 100
+    for wrong in (1, 999):
+        with pytest.raises(UserError, match="allowed: 2 to 998"):
+            divide(make([700, 300]), wrong, 0)
+
+
+def test_a_class_of_one_stays_in_training():
+    examples = divide(make([1, 9]), 0.5, 0)
+    assert examples.part("train").class_counts()[0] == 1
+    with pytest.raises(UserError, match="two images"):
+        divide(make([1, 1]), 0.5, 0)
+
+
+def test_ranks_are_uniform_and_depend_on_the_seed():
+    keys = np.array([f"{index}.jpg" for index in range(20000)], dtype=object)
+    shares = np.histogram(ranks(keys, 0) / 2.0**64, bins=20, range=(0, 1))[0] / 1000
+    assert np.all(np.abs(shares - 1) < 0.15)
+    assert abs(np.corrcoef(ranks(keys, 0) / 2.0**64, ranks(keys, 1) / 2.0**64)[0, 1]) < 0.03
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 50), st.integers(0, 1)), min_size=1, max_size=9),
+    st.integers(0, 500),
+)
+def test_quotas_hold_their_bounds(sizes, total):
+    counts = np.array([size for size, _ in sizes])
+    least = np.array([low for _, low in sizes])
+    shares = quotas(counts, total, least, counts)
+    assert np.all((least <= shares) & (shares <= counts))
+    assert shares.sum() == np.clip(total, least.sum(), counts.sum())
+
+
+def test_quotas_are_those_of_hamilton():
+    # Balinski and Young, Fair Representation: the seats of six parties by largest remainders.
+    votes = np.array([47000, 16000, 15800, 12000, 6100, 3100])
+    nothing = np.zeros(6, np.int64)
+    assert quotas(votes, 10, nothing, votes).tolist() == [5, 2, 1, 1, 1, 0]
+
+
+def test_limit_is_even_and_stops_at_what_there_is():
+    examples = divide(make([400, 100]), 0.2, 0)
+    limited = limit(examples, 50, 0)
+    assert limited.part("train").class_counts() == (40, 10)
+    assert limited.part("validation").class_counts() == (40, 10)
+    assert set(limited.keys) <= set(examples.keys)
+    assert len(limit(examples, 10**6, 0)) == 500
+    assert limit(make([1000, 3]), 4, 0).class_counts() == (3, 1)
+    assert limit(examples, None, 0) is examples
+    with pytest.raises(UserError, match="2 or more"):
+        limit(examples, 1, 0)
+
+
+def test_given_splits_are_left_alone():
+    examples = make([30, 30]).replace(splits=np.array([2] * 10 + [0] * 50, dtype=np.int8))
+    divided = divide(examples, 0.2, 0)
+    assert np.all(divided.splits[:10] == 2)
+    assert np.sum(divided.splits == VALIDATION) == 10
