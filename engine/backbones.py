@@ -8,10 +8,11 @@ scaling is part of the model.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
-from engine.specs import UserError
+from engine.specs import SOURCES_OF_WEIGHTS, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Backbone:
     stages: a pattern of layer names. Without a group, each match is the output of a stage of that
       name; with a group, layers that share the group's text form the stage of that name.
     opened: the stage from which everything upward trains in the default fine-tune phase.
-    whole(pixels): the network with its own ImageNet classifier -> logits or probabilities of the
-      1,000 classes [B, 1000].
+    whole(pixels): the network with its own ImageNet classifier -> probabilities of the 1,000
+      classes [B, 1000].
     """
 
     build: Callable[[Any, str], Any]
@@ -39,7 +40,7 @@ class Backbone:
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
-    """(pixel - mean) / deviation for each channel, red, green, blue; `bgr` turns the order round."""
+    """(pixel - mean) / deviation for each channel, red, green, blue; `bgr` turns that round."""
 
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float]
@@ -102,6 +103,8 @@ def _application(name: str, pixels: Any, weights: str, **arguments: Any) -> Any:
     """
     import keras
 
+    if weights not in SOURCES_OF_WEIGHTS and not os.path.isfile(weights):
+        raise UserError(f"--weights={weights}: no such file; allowed: imagenet, none, or a file")
     source = None if weights == "none" else weights
     try:
         return getattr(keras.applications, name)(weights=source, input_tensor=pixels, **arguments)
@@ -136,7 +139,7 @@ def _from_stem(name: str, pixels: Any, weights: str, **arguments: Any) -> Any:
 _CONCAT, _RESNET = r"conv\d+_block\d+_concat", r"conv\d_block\d+_out"
 _MBCONV, _CONVNEXT = r"(block\d)[a-z]_.*", r".*(stage_\d_block_\d+)_.*"
 _NASNET, _V3 = r"(?:normal|reduction)_concat_\w+", r"(expanded_conv(?:_\d+)?)_.*"
-_SCALED = {"include_preprocessing": False}
+_SCALED: dict[str, Any] = {"include_preprocessing": False}
 
 BACKBONES: dict[str, Backbone] = {
     "efficientnet_lite0": _lite("lite0", 224),

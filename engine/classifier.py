@@ -62,7 +62,7 @@ def build(recipe: Recipe, classes: int) -> Classifier:
 
 
 def build_imagenet(name: str) -> keras.Model:
-    """The backbone with its own classifier: pixels, 0 to 255 -> the 1,000 ImageNet classes [B, 1000].
+    """The backbone with its own classifier: pixels, 0 to 255 -> probabilities [B, 1000].
 
     Raises:
       UserError: the weights could not be fetched.

@@ -226,7 +226,8 @@ def _bottleneck(x: keras.KerasTensor, unit: _Unit) -> keras.KerasTensor:
         x = _norm(_conv(x, part, unit.expanded), f"{part}_norm")
         x = layers.ReLU(6.0, name=f"{part}_relu")(x)
     part = f"{unit.name}_depthwise"
-    # TensorFlow's SAME, uneven where the stride is 2: so the weights were trained.
+    # TensorFlow's SAME, uneven where the stride is 2: with it the means behind these layers are
+    # those that the weight file records; padding both sides alike gives others.
     depthwise = layers.DepthwiseConv2D(
         unit.kernel, unit.stride, "same", use_bias=False, name=f"{part}_conv"
     )

@@ -15,6 +15,7 @@ from typing import Any
 import keras
 
 from engine.classifier import Classifier
+from engine.folding import as_list, fold
 from engine.specs import UserError, choose
 
 
@@ -22,11 +23,13 @@ from engine.specs import UserError, choose
 class Split:
     """A classifier cut in two: logits = head(tail(trunk(pixels))).
 
-    trunk: float32 [B, H, W, 3] -> list of boundary tensors.
-    tail: boundary tensors -> [B, features], what the last dense layer takes.
+    trunk: float32 [B, H, W, 3] -> list of boundary tensors; in inference mode.
+    tail: boundary tensors -> [B, features], what the last dense layer takes; with `training=True`
+      its BatchNormalization uses and moves the statistics of the batch.
     head: [B, features] -> float32 [B, classes].
     variables: the phase's trainable variables, in the model's order.
     open_layers: names of the layers that they belong to.
+    tail_layers: names of all layers of the tail and the head.
     """
 
     trunk: Callable[..., list]
@@ -34,6 +37,7 @@ class Split:
     head: keras.layers.Layer
     variables: list[keras.Variable]
     open_layers: frozenset[str]
+    tail_layers: frozenset[str]
 
 
 def split(classifier: Classifier, trainable: str) -> Split:
@@ -46,26 +50,31 @@ def split(classifier: Classifier, trainable: str) -> Split:
     opened = graph.operations - _frozen(classifier, graph, trainable)
     live = graph.dependents({op for op in opened if getattr(op, "weights", None)})
     crossing = graph.boundary(live, classifier.vector)
-    whole = [tensor is classifier.vector for tensor in crossing] == [True]
-    tail = _first if whole else keras.Model(crossing, classifier.vector)
-    trunk = keras.Model(classifier.model.inputs[0], crossing)
     layers = [layer for layer in classifier.model.layers if layer in opened and layer.weights]
     return Split(
-        trunk=lambda pixels: _as_list(trunk(pixels, training=False)),
-        tail=tail,
+        trunk=_trunk(keras.Model(classifier.model.inputs[0], crossing)),
+        tail=_tail(crossing, classifier.vector),
         head=classifier.head,
         variables=[v for layer in layers for v in layer.trainable_variables],
         open_layers=frozenset(layer.name for layer in layers),
+        tail_layers=frozenset(op.name for op in live),
     )
 
 
-def _first(tensors: list, training: bool = False) -> Any:
-    """The tail that does nothing: the trunk ends where the head begins."""
-    return tensors[0]
+def _trunk(model: keras.Model) -> Callable[..., list]:
+    folded = fold(model)
+    return lambda pixels: as_list(folded(pixels))
 
 
-def _as_list(value: Any) -> list:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+def _tail(crossing: list, vector: Any) -> Callable[..., Any]:
+    """Folded where the statistics of its normalisations are frozen, the model itself elsewhere."""
+    if [tensor is vector for tensor in crossing] == [True]:
+        return lambda tensors, training=False: tensors[0]  # the trunk ends where the head begins
+    model = keras.Model(crossing, vector)
+    folded = fold(model)
+    return lambda tensors, training=False: (
+        model(tensors, training=True) if training else folded(tensors)
+    )
 
 
 def _frozen(classifier: Classifier, graph: _Graph, trainable: str) -> set:

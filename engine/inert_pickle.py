@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickletools
+import warnings
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
@@ -72,12 +73,15 @@ def interpret(stream: BinaryIO) -> tuple[Any, dict[str, Storage]]:
       RefusedError: the pickle is broken, or asks for anything that a state dict does not need.
     """
     machine = _Machine()
-    return machine.run(stream), machine.storages
+    with warnings.catch_warnings():
+        # pickletools warns of odd escapes in names; such a name is refused anyway.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return machine.run(stream), machine.storages
 
 
 def kind(value: Any) -> str:
     """The type of a value for a message: `a value of type int`."""
-    return f"a value of type {type(value).__name__.lstrip('_').lower()}"
+    return f"a value of type {type(value).__name__.lstrip('_')}"
 
 
 def shown(value: Any) -> str:

@@ -21,15 +21,16 @@ def describe(
     """Pictures, classes, variables and steps by phase, estimated memory and disk."""
     steps = -(-feed.train_examples // recipe.batch_size)
     lines = [
-        f"{feed.train_examples:,} pictures to train on, {feed.validation_examples:,} to validate on; "
-        f"{len(feed.classes)} classes: {_short(feed.classes)}",
+        f"{feed.train_examples:,} pictures to train on, {feed.validation_examples:,} to validate "
+        f"on; {len(feed.classes)} classes: {_short(feed.classes)}",
         f"{recipe.backbone} at {recipe.image_size[0]}x{recipe.image_size[1]}, "
         f"{classifier.model.count_params():,} parameters, {recipe.precision}",
     ]
     for phase, split in zip(recipe.phases, splits, strict=True):
         lines.append(
-            f"phase {phase.name}: trains {_reach(phase)}, {_count(split.variables):,} parameters in "
-            f"{len(split.variables)} variables; {phase.epochs} x {steps} steps, {phase.optimizer}"
+            f"phase {phase.name}: trains {_reach(phase)}, {_count(split.variables):,} parameters "
+            f"in {len(split.variables)} variables; {phase.epochs} x {steps} steps, "
+            f"{phase.optimizer}"
         )
     memory = max(
         _memory(recipe, classifier, phase, split)
@@ -63,8 +64,7 @@ def _memory(recipe: Recipe, classifier: Classifier, phase: Phase, split: Split) 
     opened = _count(split.variables)
     held = classifier.model.count_params() + opened * (1 + SLOTS[phase.optimizer])
     sizes = {layer.name: _output(layer) for layer in classifier.model.layers}
-    tail = getattr(split.tail, "layers", [])
-    kept = sum(sizes.get(layer.name, 0) for layer in tail)
+    kept = sum(size for name, size in sizes.items() if name in split.tail_layers)
     passing = sum(sorted(sizes.values())[-2:])
     return FLOAT * (held + recipe.batch_size * (kept + passing))
 

@@ -107,4 +107,5 @@ def _answer(model: Predictor, pictures: list, batch_size: int, top: int) -> Iter
 
 def plot(answers: Iterable[Answer]) -> bytes:
     """Each picture beside its bars, as PNG."""
-    return plots.predictions([(a.path, a.image, a.labels) for a in answers if not a.problem])
+    seen = [(a.path, a.image, a.labels) for a in answers if a.image is not None]
+    return plots.predictions(seen)

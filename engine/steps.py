@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from engine import draws, losses
+from engine.folding import fold
 from engine.freezing import Split
 from engine.metrics import Totals
 from engine.specs import Batch, Phase, Recipe
@@ -81,9 +82,11 @@ def make_eval_step(model: keras.Model) -> Callable[[Any, Any], tuple[tf.Tensor, 
     images: uint8 [B, H, W, 3]. labels: int32 [B]. Returns float32 [B] and float32 [B, classes].
     """
 
+    forward = fold(model)
+
     @tf.function
     def step(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        logits = model(tf.cast(images, tf.float32), training=False)
+        logits = forward(tf.cast(images, tf.float32))
         return losses.cross_entropy(labels, logits), tf.nn.softmax(logits)
 
     return step

@@ -63,7 +63,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def _read(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
-    head = io.BytesIO(file.read(_MAX_HEAD_BYTES))
+    head = io.BytesIO(file.read(min(size, _MAX_HEAD_BYTES)))
     if head.getvalue().startswith(b"PK\x03\x04"):
         raise RefusedError("is a zip archive, PyTorch's newer format")
     _check_preamble(head)

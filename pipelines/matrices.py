@@ -110,8 +110,11 @@ def translation(y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
 
 
 def shearing(angle: tf.Tensor) -> tf.Tensor:
-    """A shear by `angle` radians, float32 [B], as Keras' `apply_affine_transform` defines it."""
-    return _matrix([[1, -tf.sin(angle), 0], [0, tf.cos(angle), 0], [0, 0, 1]])
+    """A slant of upright lines by `angle` radians, float32 [B].
+
+    As `apply_affine_transform` of Keras 3 defines it, whose coordinates are (x, y).
+    """
+    return _matrix([[tf.cos(angle), 0, 0], [-tf.sin(angle), 1, 0], [0, 0, 1]])
 
 
 def scaling(y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:

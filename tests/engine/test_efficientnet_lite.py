@@ -130,7 +130,7 @@ def test_cats_are_cats_and_dogs_are_dogs(whole, cats_dogs):
     side = efficientnet_lite.VARIANTS[variant].image_size
     # The 1,000 classes have five house cats in a row, and all dogs in a row.
     for animal, first, last, wanted in (("cats", 281, 285, 0.6), ("dogs", 151, 268, 0.9)):
-        paths = sorted(cats_dogs.glob(f"train/{animal}/*"))[:32]
+        paths = sorted(cats_dogs.glob(f"train/{animal}/*"))[:20]
         batch = np.stack([photograph(path, side) for path in paths])
         best = model(batch, training=False).numpy().argmax(axis=1)
         assert np.mean((best >= first) & (best <= last)) >= wanted
@@ -209,7 +209,7 @@ def spoil(arrays: dict, how: str) -> str:
             return f"no array '{name}'"
         case "left over":
             arrays["_blocks.99._bn0.bias"] = np.zeros(3, np.float32)
-            return "no place for 1 arrays.*_blocks.99._bn0.bias"
+            return r"no place for 1 arrays.*_blocks\.99\._bn0\.bias"
         case "shape":
             arrays[name] = arrays[name][:-1]
             return r"is float32 \(5, 5, 143, 1\) .* needed is float \(5, 5, 144, 1\)"
@@ -257,13 +257,14 @@ def test_a_damaged_file_is_noticed(tmp_path, monkeypatch):
     damaged[-1] ^= 1
     (tmp_path / package / "models").mkdir(parents=True)
     (tmp_path / package / "models" / name).write_bytes(damaged)
+    (tmp_path / package / "__init__.py").write_text("raise RuntimeError('was run')")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match="is damaged"):
         efficientnet_lite.read_weights("lite0")
 
 
 def test_an_unknown_variant_names_those_that_exist():
-    with pytest.raises(UserError, match="'lite3' does not exist.*lite0, lite1, lite2"):
+    with pytest.raises(UserError, match=r"'lite3' does not exist.*lite0, lite1, lite2"):
         efficientnet_lite.read_weights("lite3")
 
 

@@ -1,0 +1,80 @@
+"""The order of the examples: a permutation for every count, seed and epoch."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from pipelines import order
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(count=st.integers(1, 5000), seed=SEEDS, epoch=st.integers(0, 1000))
+def test_every_example_stands_in_it_once(count, seed, epoch):
+    assert np.array_equal(np.sort(order.permutation(count, seed, epoch)), np.arange(count))
+
+
+@pytest.mark.parametrize("count", [65_537, 262_145, 1_048_577])
+def test_counts_one_above_a_power_of_four_are_no_exception(count):
+    assert np.array_equal(np.sort(order.permutation(count, 7, 3)), np.arange(count))
+
+
+def test_each_seed_and_each_epoch_has_an_order_of_its_own():
+    orders = {
+        order.permutation(50, seed, epoch).tobytes() for seed in range(20) for epoch in range(20)
+    }
+    assert len(orders) == 400
+
+
+def test_the_order_is_a_function_of_its_arguments_alone():
+    before = order.permutation(1000, 5, 2).copy()
+    order.permutation.cache_clear()
+    assert np.array_equal(order.permutation(1000, 5, 2), before)
+
+
+def test_every_place_is_as_likely_for_an_example_over_the_seeds():
+    places = [int(np.argmax(order.permutation(10, seed, 1) == 3)) for seed in range(3000)]
+    assert stats.chisquare(np.bincount(places, minlength=10)).pvalue > 0.001
+
+
+def test_neighbours_of_the_index_are_no_neighbours_of_the_order():
+    mixed = order.permutation(20_000, 1, 0)
+    assert abs(stats.pearsonr(mixed[:-1], mixed[1:]).statistic) < 0.03
+    assert abs(stats.pearsonr(mixed, np.arange(20_000)).statistic) < 0.03
+
+
+@settings(deadline=None, max_examples=60)
+@given(count=st.integers(1, 200), size=st.integers(1, 64), seed=SEEDS, epoch=st.integers(0, 5))
+def test_the_steps_of_an_epoch_read_every_example_once(count, size, seed, epoch):
+    steps = order.steps_per_epoch(count, size)
+    read = [order.batch(epoch * steps + step, count, size, seed) for step in range(steps)]
+    examples, weights = (np.concatenate([part[i] for part in read]) for i in (0, 1))
+    assert {part[2] for part in read} == {epoch}
+    assert sorted(examples[weights == 1]) == list(range(count))
+    assert set(weights) <= {0.0, 1.0}
+    assert all(part[0].shape == part[1].shape == (size,) for part in read)
+    assert np.all((examples >= 0) & (examples < count))
+
+
+def test_only_the_last_batch_is_filled_up_and_at_its_end():
+    weights = [order.batch(step, 10, 4, 0)[1].tolist() for step in range(3)]
+    assert weights == [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0]]
+
+
+def test_a_step_is_the_same_however_one_came_to_it():
+    walked = [order.batch(step, 23, 4, 9) for step in range(30)]
+    order.permutation.cache_clear()
+    for step in (29, 3, 17):
+        examples, weights, epoch = order.batch(step, 23, 4, 9)
+        assert np.array_equal(examples, walked[step][0])
+        assert np.array_equal(weights, walked[step][1])
+        assert epoch == walked[step][2]
+
+
+def test_who_changes_a_batch_does_not_change_the_order():
+    before = order.batch(0, 8, 4, 0)[0].copy()
+    order.batch(0, 8, 4, 0)[0][:] = 0
+    assert np.array_equal(order.batch(0, 8, 4, 0)[0], before)
