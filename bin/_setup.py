@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import tempfile
@@ -19,13 +20,19 @@ INTERRUPTED = 130  # what shells give for SIGINT
 def main(work: Callable[[list[str]], None]) -> None:
     """Runs a program; a user's mistake is one line on the error stream and no traceback."""
     program = Path(sys.argv[0]).name
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not know every letter
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         work(sys.argv)
+        sys.stdout.flush()  # here, where a reader that has gone away is no surprise
     except UserError as error:
         print(f"{program}: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, _flags.FlagError) else 1) from None
     except KeyboardInterrupt:
-        print(f"{program}: interrupted; the same command goes on", file=sys.stderr)
+        print(
+            f"{program}: interrupted; a run goes on when started again without --overwrite",
+            file=sys.stderr,
+        )
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,6 +7,7 @@ in quotes.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from engine.errors import UserError
 
 _TOKEN = re.compile(
     r"""\s*(?:
-        (?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w./]))
+        (?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w./-]))
       | (?P<word>[\w./-]+)
       | '(?P<single>[^']*)' | "(?P<double>[^"]*)"
       | (?P<mark>[(),=|])
@@ -27,7 +28,10 @@ _CONSTANTS = {"true": True, "false": False, "none": None}
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """A name with values, as `rotate(30)` or `cutout(size=0.3)`."""
+    """A name with values, as `rotate(30)` or `cutout(size=0.3)`.
+
+    What was parsed is written by `str` so that it parses back to the same call.
+    """
 
     name: str
     args: tuple[Any, ...] = ()
@@ -113,6 +117,8 @@ class _Parser:
     def call(self) -> Call:
         if self.kind != "word" or not self.value.isidentifier():
             raise self.error("a name")
+        if self.value == "none":
+            raise self.error("a name, since none stands for no call at all")
         name = self.value
         self.advance()
         args: list[Any] = []
@@ -141,6 +147,8 @@ class _Parser:
         kind, value = self.kind, self.value
         if kind not in ("number", "word", "single", "double"):
             raise self.error("a value")
+        if kind == "number" and math.isinf(float(value)):
+            raise self.error("a number that is not beyond all bounds")
         self.advance()
         if kind == "number":
             return int(value) if re.fullmatch(r"[+-]?\d+", value) else float(value)

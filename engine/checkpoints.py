@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,22 +51,38 @@ class Progress:
 
 
 def save(run: RunDir, progress: Progress, variables: dict[str, Sequence[Any]]) -> Path:
-    """Writes a checkpoint and removes all but the newest two."""
-    path = run.checkpoints / f"step_{progress.step:09d}_phase_{progress.phase}.npz"
+    """Writes a checkpoint and keeps the one before it; all others go.
+
+    Those of later steps too: the run is not there yet, so they are ones that `load` passed over.
+    """
+    path = run.checkpoints / f"step_{progress.step:09d}_phase_{progress.phase:03d}.npz"
     write(path, pack(variables, dataclasses.asdict(progress)))
-    for old in _newest_first(run)[KEEP:]:
-        old.unlink(missing_ok=True)
+    older = [other for other in _newest_first(run) if other.name < path.name]
+    kept = {path, *older[: KEEP - 1]}
+    for other in run.checkpoints.glob("step_*"):  # those that a killed process left half-made too
+        if other not in kept:
+            other.unlink(missing_ok=True)
     return path
 
 
 def load(run: RunDir) -> tuple[Progress, dict[str, list[np.ndarray]]]:
-    """The newest checkpoint that is whole, or a fresh Progress where there is none."""
-    for path in _newest_first(run):
+    """The newest checkpoint that is whole, or a fresh Progress where there is none.
+
+    Raises:
+      UserError: there are checkpoints, and none can be read.
+    """
+    paths = _newest_first(run)
+    for path in paths:
         try:
             arrays, values = unpack(path)
             return Progress(**values), arrays
         except (UserError, TypeError):
             continue
+    if paths:
+        raise UserError(
+            f"{run.checkpoints}: none of the {len(paths)} checkpoints there can be read; "
+            "begin anew with --overwrite"
+        )
     return Progress(), {}
 
 
@@ -101,7 +116,7 @@ def unpack(path: Path) -> tuple[dict[str, list[np.ndarray]], dict[str, Any]]:
             for name in sorted(set(file.files) - {"values"}):
                 groups.setdefault(name.split("/")[0], []).append(file[name])
             return groups, values
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # there is little that a damaged zip can't make its readers raise
         raise UserError(f"{path}: no checkpoint that can be read ({error})") from None
 
 
@@ -109,13 +124,17 @@ def restore(variables: Sequence[Any], arrays: Sequence[np.ndarray], what: str) -
     """Puts arrays back into variables.
 
     Raises:
-      UserError: their number or a shape differs.
+      UserError: their number, a shape or a type differs.
     """
-    shapes = [tuple(v.shape) for v in variables], [a.shape for a in arrays]
-    if shapes[0] != shapes[1]:
+    if [_form(variable) for variable in variables] != [_form(array) for array in arrays]:
         raise UserError(
             f"{what}: the checkpoint's {len(arrays)} arrays are of another model than this one's "
             f"{len(variables)} variables; the package or the recipe has changed since"
         )
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
+
+
+def _form(array: Any) -> tuple[tuple[int, ...], str]:
+    """Shape and type; Keras names a type, NumPy and TensorFlow give an object that has a name."""
+    return tuple(array.shape), getattr(array.dtype, "name", array.dtype)

@@ -35,7 +35,8 @@ class Terminal:
             self.live.stop()
 
     def note(self, line: str) -> None:
-        self.console.print(line, markup=False)
+        # As Text, since in a plain string rich would see a picture of a cat in `:cat:`.
+        self.console.print(Text(line), soft_wrap=True)
 
     def step(self, moment: Moment) -> None:
         if self.live:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+Entry = TypeVar("Entry")
 
 
 class UserError(Exception):
@@ -14,3 +17,21 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     """` (did you mean 'adam'?)`, or nothing where no allowed word is near."""
     close = difflib.get_close_matches(word, list(allowed), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def choose(name: str, table: Mapping[str, Entry], what: str) -> Entry:
+    """The table's entry of that name.
+
+    Raises:
+      UserError: the table has no such entry; the message names the nearest and all that there are.
+    """
+    if name in table:
+        return table[name]
+    raise UserError(
+        f"{what} {name!r} does not exist{nearest(name, table)}; allowed: {', '.join(table)}"
+    )
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)

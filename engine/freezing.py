@@ -112,7 +112,7 @@ def numbered(layer: keras.layers.Layer) -> bool:
 
 def snake_case(name: str) -> str:
     """`Conv2D` -> `conv2d`, `BatchNormalization` -> `batch_normalization`, as Keras does it."""
-    spaced = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", re.sub(r"\W+", "", name))
+    spaced = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", spaced).lower()
 
 

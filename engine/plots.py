@@ -9,11 +9,16 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 TRAIN, VALIDATION, GRID = "#4c72b0", "#dd8452", "#e4e4e4"
+MOST = 160  # pictures in one plot; a PNG of matplotlib has fewer than 2**16 pixels on a side
+
+matplotlib.rcParams["text.parse_math"] = False  # classes and files may have `$` in their names
 
 
 def _png(figure: Figure) -> bytes:
@@ -33,7 +38,7 @@ def history(rows: Sequence[dict[str, Any]], phases: Sequence[str]) -> bytes:
             values = [row[f"{part}_{what}"] for row in rows]
             axes.plot(epochs, values, "o-", color=colour, label=label, markersize=4)
         axes.set(title=what.capitalize(), xlabel="epoch", xlim=(0.5, len(rows) + 0.5))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(color=GRID)
         axes.spines[["top", "right"]].set_visible(False)
         _mark_phases(axes, [row["phase"] for row in rows], phases)
@@ -79,16 +84,22 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
 
 
 def predictions(items: Sequence[tuple[str, np.ndarray, Sequence[tuple[str, float]]]]) -> bytes:
-    """Each picture beside the bars of its labels: (title, uint8 [H, W, 3], [(label, probability)])."""
-    figure = Figure(figsize=(9, 3.2 * len(items)), dpi=100, layout="constrained")
+    """Each picture beside the bars of its labels, for the first MOST pictures.
+
+    items: (title, uint8 [H, W, 3], [(label, probability)]).
+    """
+    items = items[:MOST]
+    figure = Figure(figsize=(9, 3.2 * max(len(items), 1)), dpi=100, layout="constrained")
     for place, (title, image, labels) in enumerate(items):
         left = figure.add_subplot(len(items), 2, 2 * place + 1)
         left.imshow(image)
         left.set_title(title, fontsize=10)
         left.axis("off")
         right = figure.add_subplot(len(items), 2, 2 * place + 2)
-        names = [label for label, _ in labels][::-1]
-        bars = right.barh(names, [p for _, p in labels][::-1], color=TRAIN)
+        # By place and not by name, since two classes of ImageNet are a `crane`.
+        bars = right.barh(range(len(labels)), [p for _, p in labels], color=TRAIN)
+        right.set_yticks(range(len(labels)), [label for label, _ in labels])
+        right.invert_yaxis()
         right.bar_label(bars, fmt="%.3f", padding=3)
         right.set(xlim=(0, 1.15), xlabel="probability")
         right.spines[["top", "right"]].set_visible(False)
@@ -96,7 +107,8 @@ def predictions(items: Sequence[tuple[str, np.ndarray, Sequence[tuple[str, float
 
 
 def sheet(images: np.ndarray, titles: Sequence[str], columns: int = 8) -> bytes:
-    """Pictures in rows: uint8 [N, H, W, 3]."""
+    """The first MOST pictures in rows: uint8 [N, H, W, 3]."""
+    images, titles = images[:MOST], titles[:MOST]
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(1.6 * columns, 1.8 * rows), dpi=100, layout="constrained")
     for place, (image, title) in enumerate(zip(images, titles, strict=True)):

@@ -65,7 +65,13 @@ class RunDir:
             raise UserError(
                 f"--run_dir={self.path}: holds no run; name a directory that bin/train wrote"
             )
-        return from_json(Recipe, self.recipe.read_text())
+        try:
+            return from_json(Recipe, self.recipe.read_text("utf-8"))
+        except (UserError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"{self.recipe}: no recipe of this version of Unfreeze ({error}); "
+                "name another --run_dir="
+            ) from None
 
     def read_result(self) -> dict[str, Any]:
         """What `result.json` says, or an empty dict where the run has not come so far."""
@@ -84,13 +90,9 @@ def claim(run: RunDir, recipe: Recipe, overwrite: bool) -> None:
     Raises:
       UserError: it holds a finished run, another recipe's, or something that is no run.
     """
-    if overwrite:
+    _refuse_foreign(run)
+    if overwrite or not run.recipe.exists():
         _clear(run)
-    if not run.recipe.exists():
-        if run.path.exists() and any(run.path.iterdir()) and not _only_own(run):
-            raise UserError(
-                f"--run_dir={run.path}: is not empty and holds no run; name another --run_dir="
-            )
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         write(run.recipe, to_json(recipe).encode())
         return
@@ -101,24 +103,52 @@ def claim(run: RunDir, recipe: Recipe, overwrite: bool) -> None:
         raise UserError(f"--run_dir={run.path}: holds this run, finished; {other}")
 
 
-def _only_own(run: RunDir) -> bool:
-    """Whether what lies there is only what a run killed at its very start leaves behind."""
-    own = {"checkpoints", "lock", f"{run.recipe.name}.part"}
-    return {entry.name for entry in run.path.iterdir()} <= own
+def _refuse_foreign(run: RunDir) -> None:
+    """A folder that somebody keeps other things in is not written to, whatever was asked.
+
+    Raises:
+      UserError: something lies there that is no run, nor what one killed at its start left behind.
+    """
+    own = {run.checkpoints.name, "lock", _part(run.recipe).name}
+    names = {entry.name for entry in run.path.iterdir()} if run.path.is_dir() else set()
+    if not names <= own and not _holds_run(run):
+        raise UserError(
+            f"--run_dir={run.path}: is not empty and holds no run; name another --run_dir="
+        )
+
+
+def _holds_run(run: RunDir) -> bool:
+    """Whether the recipe there is one of ours, be it of another version."""
+    try:
+        return {"backbone", "phases"} <= set(json.loads(run.recipe.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _clear(run: RunDir) -> None:
-    """Removes the files of a run, and nothing else that may lie there; the recipe goes last."""
-    for path in (run.checkpoints, run.events):
-        shutil.rmtree(path, ignore_errors=True)
-    for path in (run.history, run.plot, run.result, run.bad_images, run.best, run.recipe):
-        path.unlink(missing_ok=True)
+    """Removes the files of a run, and nothing else that may lie there.
+
+    The recipe stays until another takes its place: a run is known by it.
+
+    Raises:
+      UserError: something can't be removed; left there, it would become part of the next run.
+    """
+    try:
+        for folder in (run.checkpoints, run.events):
+            if folder.exists():
+                shutil.rmtree(folder)
+        for path in (run.history, run.plot, run.result, run.bad_images, run.best):
+            path.unlink(missing_ok=True)
+            _part(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--run_dir={run.path}: {error.filename or run.path} can't be removed "
+            f"({error.strerror or error}); name another --run_dir="
+        ) from None
 
 
 def _free_name(path: Path) -> Path:
-    return next(
-        p for n in range(2, 10_000) if not (p := path.with_name(f"{path.name}_{n}")).exists()
-    )
+    return next(p for n in range(2, 10_000) if not (p := Path(f"{path}_{n}")).exists())
 
 
 @contextmanager
@@ -126,9 +156,10 @@ def lock(run: RunDir) -> Iterator[None]:
     """Holds the run for this process; the lock of a process that died is free.
 
     Raises:
-      UserError: another process holds it, or the directory can't be written.
+      UserError: another process holds it, the directory can't be written, or it is no run's.
     """
     try:
+        _refuse_foreign(run)
         run.path.mkdir(parents=True, exist_ok=True)
         file = open(run.path / "lock", "a+")  # noqa: SIM115 (held until the block ends)
     except OSError as error:
@@ -138,7 +169,7 @@ def lock(run: RunDir) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             file.seek(0)
             raise UserError(
                 f"--run_dir={run.path}: process {file.read().strip() or 'unknown'} is at work "
@@ -152,12 +183,17 @@ def lock(run: RunDir) -> Iterator[None]:
 
 def write(path: Path, data: bytes) -> None:
     """Writes the whole file or leaves the old one: beside, to the disk, then renamed."""
-    part = path.with_name(f"{path.name}.part")
+    part = _part(path)
     with open(part, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
+
+
+def _part(path: Path) -> Path:
+    """Where a file grows until it is whole."""
+    return path.with_name(f"{path.name}.part")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -37,10 +37,10 @@ def step(progress: float, drops: int = 3, factor: float = 0.1) -> float:
 def one_cycle(progress: float, rise: float = 0.3, start: float = 0.04, end: float = 4e-6) -> float:
     """From `start` up to 1 in the first `rise` of the phase, then down to `end`, both on cosines.
 
-    Source: Smith and Topin, "Super-Convergence", 2018; the defaults are those that fastai made
-    known (divide by 25 at the start, by 25 * 1e4 at the end).
+    Source: Smith and Topin, "Super-Convergence", 2018; the defaults are those of PyTorch's
+    OneCycleLR (1/25 at the start, 1/25 of 1e-4 at the end).
     """
-    if progress < rise:
+    if progress < rise or rise == 1:
         return cosine(1 - progress / rise, start)
     return cosine((progress - rise) / (1 - rise), end)
 

@@ -2,20 +2,21 @@
 
 `Recipe` is a whole run in one value. It is made from flags once, written to the run directory as
 JSON, and read from there by everything that comes later, so that training and serving can't drift
-apart. This module is the ground of the project: it imports the standard library only.
+apart. This module is the ground of the project: it needs nothing but the standard library.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import types
+import math
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from engine.calls import Call, parse_call, parse_calls
-from engine.errors import UserError, nearest
+from engine.conversion import convert
+from engine.errors import UserError, choose, require
 
 __all__ = [
     "Batch",
@@ -40,26 +41,7 @@ BATCH_NORM = ("frozen", "train")
 CLASS_WEIGHTS = ("none", "balanced")
 ON_BAD_IMAGE = ("skip", "fail")
 
-Entry = TypeVar("Entry")
 Spec = TypeVar("Spec")
-
-
-def choose(name: str, table: Mapping[str, Entry], what: str) -> Entry:
-    """The table's entry of that name.
-
-    Raises:
-      UserError: the table has no such entry; the message names the nearest and all that there are.
-    """
-    if name in table:
-        return table[name]
-    raise UserError(
-        f"{what} {name!r} does not exist{nearest(name, table)}; allowed: {', '.join(table)}"
-    )
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)
 
 
 def _one_of(value: str, allowed: Iterable[str], what: str) -> None:
@@ -90,13 +72,14 @@ class Phase:
     def __post_init__(self) -> None:
         where = f"phase {self.name!r}"
         _one_of(self.batch_norm, BATCH_NORM, f"{where}: batch_norm")
-        _require(self.epochs >= 0, f"{where}: epochs={self.epochs}; allowed: 0 or more")
+        require(self.epochs >= 0, f"{where}: epochs={self.epochs}; allowed: 0 or more")
         for key in ("learning_rate", "clip_norm", "early_stop"):
             value = getattr(self, key)
-            _require(
-                value is None or value > 0, f"{where}: {key}={value}; allowed: a number above 0"
+            require(
+                value is None or 0 < value < math.inf,
+                f"{where}: {key}={value}; allowed: a number above 0",
             )
-        _require(
+        require(
             0 <= (self.weight_decay or 0) < 1,
             f"{where}: weight_decay={self.weight_decay}; allowed: 0 or more, below 1",
         )
@@ -126,13 +109,13 @@ class DataSpec:
     def __post_init__(self) -> None:
         _one_of(self.on_bad_image, ON_BAD_IMAGE, "on_bad_image")
         fraction = self.validation_fraction
-        _require(
-            0 < fraction < 1 or (fraction >= 1 and fraction == int(fraction)),
+        require(
+            0 < fraction < 1 or (fraction >= 1 and float(fraction).is_integer()),
             f"validation_fraction={fraction}; allowed: a share between 0 and 1, "
             "or a whole number of examples",
         )
         limit = self.limit_examples
-        _require(
+        require(
             limit is None or limit > 0, f"limit_examples={limit}; allowed: a whole number above 0"
         )
 
@@ -166,20 +149,26 @@ class Recipe:
         _one_of(self.precision, PRECISIONS, "precision")
         _one_of(self.resize, RESIZES, "resize")
         _one_of(self.class_weights, CLASS_WEIGHTS, "class_weights")
-        _require(self.batch_size > 0, f"batch_size={self.batch_size}; allowed: 1 or more")
-        _require(self.head_units >= 0, f"head_units={self.head_units}; allowed: 0 or more")
-        _require(
+        require(self.batch_size > 0, f"batch_size={self.batch_size}; allowed: 1 or more")
+        require(self.head_units >= 0, f"head_units={self.head_units}; allowed: 0 or more")
+        require(
             min(self.image_size) > 0, f"image_size={self.image_size}; allowed: H or HxW above 0"
         )
         for key in ("dropout", "label_smoothing"):
             value = getattr(self, key)
-            _require(0 <= value < 1, f"{key}={value}; allowed: 0 or more, below 1")
-        _require(0 <= self.seed < 2**32, f"seed={self.seed}; allowed: 0 to 2**32 - 1")
+            require(0 <= value < 1, f"{key}={value}; allowed: 0 or more, below 1")
+        require(0 <= self.seed < 2**32, f"seed={self.seed}; allowed: 0 to 2**32 - 1")
+        self._check_phases()
+
+    def _check_phases(self) -> None:
         names = [phase.name for phase in self.phases]
-        _require(bool(names), "the recipe has no phase; give at least one --phase='name(…)'")
+        require(bool(names), "the recipe has no phase; give at least one --phase='name(…)'")
         twice = {name for name in names if names.count(name) > 1}
-        _require(
-            not twice, f"phase {min(twice, default='')!r} stands twice; give each its own name"
+        require(not twice, f"phase {min(twice, default='')!r} stands twice; give each its own name")
+        require(
+            any(phase.epochs for phase in self.phases),
+            f"epochs=0 in every phase ({', '.join(names)}); allowed: one phase at least with "
+            "epochs=1 or more",
         )
 
 
@@ -230,13 +219,13 @@ def parse_phase(text: str) -> Phase:
       UserError: the text is no such call, or a value does not fit.
     """
     call = parse_call(text)
-    _require(not call.args, f"phase {text!r}: write every value as key=value")
+    require(not call.args, f"phase {text!r}: write every value as key=value")
     hints = typing.get_type_hints(Phase)
     fields = {field.name for field in dataclasses.fields(Phase)} - {"name", "options"}
     known = {key: value for key, value in call.kwargs.items() if key in fields}
     options = {key: value for key, value in call.kwargs.items() if key not in fields}
     for key, value in known.items():
-        known[key] = _convert(value, hints[key], f"phase {call.name!r}: {key}")
+        known[key] = convert(value, hints[key], f"phase {call.name!r}: {key}")
     return Phase(name=call.name, options=options, **known)
 
 
@@ -265,40 +254,4 @@ def from_json(kind: type[Spec], text: str) -> Spec:
         values = json.loads(text)
     except ValueError as error:
         raise UserError(f"not JSON: {error}") from None
-    return _convert(values, kind, kind.__name__)
-
-
-def _convert(value: Any, kind: Any, what: str) -> Any:
-    """The value as the type asks for it, or a UserError that says what was received."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        rest = next(argument for argument in arguments if argument is not type(None))
-        return None if value is None else _convert(value, rest, what)
-    if kind is Call:
-        return parse_call(value)
-    if dataclasses.is_dataclass(kind):
-        return _convert_fields(value, kind, what)
-    if origin is tuple and isinstance(value, list):
-        inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
-        _require(len(inner) == len(value), f"{what}={value!r}; allowed: {len(inner)} values")
-        return tuple(_convert(v, k, what) for v, k in zip(value, inner, strict=True))
-    if origin is not None and issubclass(origin, Mapping) and isinstance(value, dict):
-        return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind in (int, float, str, bool) and type(value) is kind:
-        return value
-    raise UserError(f"{what}={value!r}; allowed: {getattr(kind, '__name__', kind)}")
-
-
-def _convert_fields(values: Any, kind: Any, what: str) -> Any:
-    _require(isinstance(values, dict), f"{what} is {type(values).__name__}; allowed: an object")
-    hints = typing.get_type_hints(kind)
-    for key in values:
-        choose(key, hints, f"{what}: key")
-    for field in dataclasses.fields(kind):
-        needed = field.default is field.default_factory is dataclasses.MISSING
-        _require(not needed or field.name in values, f"{what}: key {field.name!r} is missing")
-    return kind(
-        **{key: _convert(value, hints[key], f"{what}.{key}") for key, value in values.items()}
-    )
+    return convert(values, kind, kind.__name__)

@@ -67,7 +67,7 @@ def fetch(url: str, most_bytes: int = MOST_BYTES, most_seconds: float = MOST_SEC
     except queue.Empty:
         raise UserError(f"{url}: took longer than {most_seconds:g} s; download it first") from None
     if isinstance(outcome, (OSError, ValueError, http.client.HTTPException)):
-        reason = getattr(outcome, "reason", None) or outcome
+        reason = str(getattr(outcome, "reason", None) or outcome).split("\n")[0].strip()
         raise UserError(f"{url}: could not be fetched ({reason}); check the address")
     if isinstance(outcome, Exception):
         raise outcome

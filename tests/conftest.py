@@ -44,6 +44,6 @@ def coloured(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / name).mkdir()
         for number in range(26):
             pixels = random.integers(0, 160, (36, 40, 3))
-            pixels[..., channel] += 60
+            pixels[..., channel] += 95
             Image.fromarray(pixels.astype(np.uint8)).save(place / name / f"{number:02}.jpg")
     return place

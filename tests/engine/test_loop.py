@@ -100,12 +100,15 @@ def test_history_has_one_row_for_each_epoch(undisturbed):
 def test_result_says_what_was_trained(undisturbed):
     made, _, result = undisturbed
     assert json.loads(made.run.result.read_text()) == result
-    assert result["status"] == "finished" and result["classes"] == ["blue", "red"]
+    assert result["status"] == "finished"
+    assert result["classes"] == ["blue", "red"]
     transfer, fine_tune = result["phases"]
     assert transfer["trainable_variables"] == 2
     assert transfer["trainable_parameters"] == 1280 * 2 + 2
     assert fine_tune["trainable_parameters"] > transfer["trainable_parameters"]
-    best = max(made.run.history.open().read().splitlines()[1:], key=lambda r: float(r.split(",")[6]))
+    best = max(
+        made.run.history.open().read().splitlines()[1:], key=lambda r: float(r.split(",")[6])
+    )
     assert result["best"]["val_accuracy"] == float(best.split(",")[6])
 
 

@@ -92,13 +92,13 @@ def test_epochs_and_seeds_have_different_orders(folder):
     assert not np.array_equal(first, other)
 
 
-@pytest.mark.parametrize(("first", "threads"), [(1, 2), (4, 2), (5, 1)])
-def test_taken_up_at_a_step_the_batches_are_those_of_an_undisturbed_run(folder, first, threads):
+def test_taken_up_at_a_step_the_batches_are_those_of_an_undisturbed_run(folder):
     whole = list(feed_of(folder).train(0, 7))
-    rest = list(feed_of(folder, threads=threads).train(first, 7))
-    assert len(rest) == 7 - first
-    for expected, got in zip(whole[first:], rest, strict=True):
-        assert all(np.array_equal(a, b) for a, b in zip(expected, got, strict=True))
+    for first, threads in ((1, 2), (5, 1)):
+        rest = list(feed_of(folder, threads=threads).train(first, 7))
+        assert len(rest) == 7 - first
+        for expected, got in zip(whole[first:], rest, strict=True):
+            assert all(np.array_equal(a, b) for a, b in zip(expected, got, strict=True))
 
 
 def test_validation_and_test_parts_are_read_in_their_order(folder):
@@ -143,13 +143,14 @@ def test_pictures_inside_a_bigger_file_are_read_at_their_place(tmp_path):
         assert np.array_equal(image, np.broadcast_to(colour(number), image.shape))
 
 
-@pytest.mark.parametrize("name", [b"with space.png", b"\xff\xfe.png", "Größe 大.png".encode()])
-def test_file_names_may_be_any_bytes(tmp_path, name):
-    path = os.path.join(os.fsencode(tmp_path), name)
-    with open(path, "wb") as file:
-        file.write(picture(4))
-    images = columns(feed_of(index([os.fsdecode(path)])).train(0, 1))[0]
-    check_pixels(images, np.full(SIZE, 4))
+def test_file_names_may_be_any_bytes(tmp_path):
+    names = [b"with space.png", b"\xff\xfe.png", "Größe 大.png".encode(), b"new\nline.png"]
+    paths = [os.path.join(os.fsencode(tmp_path), name) for name in names]
+    for number, path in enumerate(paths):
+        with open(path, "wb") as file:
+            file.write(picture(2 * number))
+    images, _, _, numbers, _ = columns(feed_of(index([*map(os.fsdecode, paths)])).train(0, 1))
+    check_pixels(images, 2 * numbers)
 
 
 def test_a_file_that_vanished_is_named(folder):
@@ -192,7 +193,7 @@ def test_no_file_stays_open(folder):
     feed = feed_of(folder)
     list(feed.train(0, 3))
     before = open_files()
-    for epoch in range(1, 4):
+    for epoch in (1, 2):
         list(feed.train(3 * epoch, 3 * epoch + 3))
         next(iter(feed.train(0, 30)))  # one that is given up half-way
     assert open_files() <= before

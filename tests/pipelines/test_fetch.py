@@ -66,12 +66,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def to_ftp(self):
         self.redirect("ftp://127.0.0.1/picture")
 
-    def slow(self):
+    def drip_body(self):
         self.send_response(200)
+        self.send_header("Content-Type", "image/png")
         self.end_headers()
         self.drip()
 
-    def slow_headers(self):
+    def drip_headers(self):
         self.send_response(200)
         self.flush_headers()
         self.wfile.write(b"X-Long: ")
@@ -128,9 +129,9 @@ def test_spaces_and_letters_beyond_ascii_are_escaped_and_escapes_are_kept(server
     [
         ("page", "gives text/html"),
         ("missing", "could not be fetched (Not Found)"),
-        ("circle", "could not be fetched"),
-        ("nonsense", "could not be fetched"),
-        ("to-file", "file:///etc/hostname: allowed: http://… and https://…"),
+        ("circle", "could not be fetched (The HTTP server returned a redirect error"),
+        ("nonsense", "could not be fetched (this is no HTTP)"),
+        ("to-file", "to url 'file:///etc/hostname' is not allowed"),
         ("to-ftp", "ftp://127.0.0.1/picture: allowed: http://… and https://…"),
     ],
 )
@@ -144,7 +145,7 @@ def test_a_picture_may_be_as_large_as_the_limit_and_no_larger(server):
     assert f"more than {len(PICTURE) - 1} bytes" in message
 
 
-@pytest.mark.parametrize("path", ["slow", "slow-headers"])
+@pytest.mark.parametrize("path", ["drip-body", "drip-headers"])
 def test_a_server_that_drips_does_not_hold_us(server, path):
     assert "took longer than 0.3 s" in refused(server.address(path), most_seconds=0.3)
 

@@ -1,0 +1,200 @@
+"""How a command line is read: flag files, allowed values, help, and what is said about a mistake.
+
+absl adds a repeated flag on the command line to those of the flag file; here those on the command
+line take the place of the file's. Flag files are read here too: always as UTF-8.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from engine.errors import UserError, nearest
+
+LISTS = ("phase",)  # flags that may stand several times
+
+
+class FlagError(UserError):
+    """A flag that is not as it should be: the program ends with 2."""
+
+
+class Choice(flags.ArgumentParser):
+    """Takes one of the allowed words, and names the nearest where it gets another."""
+
+    syntactic_help = ""
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        self.allowed = list(allowed)
+
+    def parse(self, argument: str) -> str:
+        if argument in self.allowed:
+            return argument
+        hint = nearest(argument, self.allowed)
+        raise ValueError(f"{argument!r} does not exist{hint}; allowed: {', '.join(self.allowed)}")
+
+
+class Size(flags.ArgumentParser):
+    """`224` or `HEIGHTxWIDTH`, in pixels."""
+
+    syntactic_help = ""
+
+    def parse(self, argument: str) -> tuple[int, int]:
+        sides = str(argument).lower().split("x")
+        if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+            raise ValueError(f"{argument!r}; allowed: H or HxW in pixels, such as 224 or 192x256")
+        return int(sides[0]), int(sides[-1])
+
+
+class Number(flags.ArgumentParser):
+    """A finite number of a kind (int or float), and no less than `least`."""
+
+    syntactic_help = ""
+
+    def __init__(self, kind: type, least: float = -math.inf) -> None:
+        self.kind, self.least = kind, least
+
+    def parse(self, argument: str | float) -> int | float:
+        try:
+            number = self.kind(argument)
+        except ValueError:
+            number = math.nan
+        if self.least <= number < math.inf:
+            return number
+        words = {int: "a whole number", float: "a number"}[self.kind]
+        more = "" if self.least == -math.inf else f", {self.least} or more"
+        raise ValueError(f"{str(argument)!r}; allowed: {words}{more}")
+
+
+class Parsed:
+    """A program's flags as attributes, and which of them the user gave, in order."""
+
+    def __init__(self, values: flags.FlagValues, given: list[str], words: list[str]) -> None:
+        self._values, self.given, self.words = values, given, words
+
+    def __getattr__(self, name: str) -> Any:
+        return self._values[name].value
+
+
+def choice(values: flags.FlagValues, name: str, default: str, allowed: Iterable, help: str) -> None:
+    parser = Choice(allowed)
+    text = f"{help}; allowed: {', '.join(parser.allowed)}"
+    flags.DEFINE(parser, name, default, text, flag_values=values)
+
+
+def whole(values: flags.FlagValues, name: str, default: Any, help: str, least: int = 0) -> None:
+    flags.DEFINE(Number(int, least), name, default, help, flag_values=values)
+
+
+def number(values: flags.FlagValues, name: str, default: Any, help: str, least: float = 0) -> None:
+    flags.DEFINE(Number(float, least), name, default, help, flag_values=values)
+
+
+def parse(
+    usage: str, define: Sequence[Callable[[flags.FlagValues], None]], argv: Sequence[str]
+) -> Parsed:
+    """Reads the flags of a program.
+
+    `--help` prints them all and exits with 0. Words that are no flags may follow where the usage
+    ends with `...`.
+
+    Raises:
+      FlagError: an unknown flag, a value that does not fit, a flag file that can't be read, or a
+        word where none is expected.
+    """
+    values = flags.FlagValues()
+    for group in define:
+        group(values)
+    program = Path(argv[0]).name
+    if {"--help", "-help", "-h", "-?"} & set(argv[1:]):
+        print(help_text(program, usage, values), flush=True)
+        raise SystemExit(0)
+    tokens = _expand(argv[1:])
+    try:
+        words = values([argv[0], *tokens])[1:]
+    except flags.UnrecognizedFlagError as error:
+        name = error.flagname.split("=")[0]
+        hint = nearest(name, [*values, "flagfile", "help"])
+        raise FlagError(f"--{name} is no flag{hint}; bin/{program} --help lists all") from None
+    except flags.IllegalFlagValueError as error:
+        raise FlagError(str(error).removeprefix("flag ")) from None
+    except (flags.Error, ValueError) as error:  # absl raises a bare one for `--noflag=value`
+        raise FlagError(str(error)) from None
+    if words and not usage.endswith("..."):
+        raise FlagError(_stray(program, words[0]))
+    given = [name for token in tokens if (name := _name(token)) in values]
+    return Parsed(values, given, words)
+
+
+def _stray(program: str, word: str) -> str:
+    meant = f"--flagfile={word}" if word.endswith(".flags") else f"bin/{program} --help"
+    return f"{word!r} is no flag, and {program} takes nothing else; write {meant}"
+
+
+def _name(token: str) -> str:
+    return token.lstrip("-").split("=")[0] if token.startswith("-") else ""
+
+
+def _expand(argv: Sequence[str]) -> list[str]:
+    """The arguments with flag files in their place, less what the command line overrides."""
+    tokens: list[tuple[str, bool]] = []
+    waiting = [(token, False) for token in argv]
+    seen: set[str] = set()
+    while waiting:
+        token, from_file = waiting.pop(0)
+        if token == "--":  # what follows are words
+            tokens += [(token, False), *waiting]
+            break
+        if _name(token) != "flagfile":
+            tokens.append((token, from_file))
+            continue
+        file = token.split("=", 1)[1] if "=" in token else waiting.pop(0)[0] if waiting else ""
+        if not (from_file and file in seen):  # a file that names itself would never end
+            seen.add(file)
+            waiting = [(line, True) for line in _read_flagfile(file)] + waiting
+    direct = {_name(token) for token, from_file in tokens if not from_file}
+    again = direct & set(LISTS)
+    return [token for token, from_file in tokens if not (from_file and _name(token) in again)]
+
+
+def _read_flagfile(file: str) -> list[str]:
+    """The lines of a flag file, less the empty ones and the comments (`#` or `//`)."""
+    try:
+        text = Path(os.path.expanduser(file)).read_text(
+            "utf-8-sig"
+        )  # editors on Windows add a mark
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        known = sorted(path.name for path in Path(__file__).parent.parent.glob("*.flags"))
+        hint = nearest(Path(file).name, known)
+        raise FlagError(
+            f"--flagfile={file}: can't be read ({reason}){hint}; Unfreeze brings {', '.join(known)}"
+        ) from None
+    lines = [line.strip() for line in text.split("\n")]
+    return [line for line in lines if line and not line.startswith(("#", "//"))]
+
+
+def help_text(program: str, usage: str, values: flags.FlagValues) -> str:
+    lines = [f"usage: bin/{program} [--flagfile=FILE] {usage}", ""]
+    for name in values:
+        flag = values[name]
+        none = flag.default is None or flag.default is False
+        default = "" if none else f" (default: {flag.default})"
+        title = f"  --[no]{name}" if flag.boolean else f"  --{name}=…"
+        lines.append(title + default)
+        text = " ".join(flag.help.split())
+        lines += textwrap.wrap(text, 92, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    lines += ["  --flagfile=FILE", "      a file with one flag a line; flags after it override it"]
+    return "\n".join(lines)
+
+
+def flagfile_name(argv: Sequence[str]) -> str | None:
+    """`cats_dogs` for `--flagfile=some/cats_dogs.flags`; the last one where there are several."""
+    names = [Path(b).stem for a, b in zip(argv, [*argv[1:], ""], strict=True) if a == "--flagfile"]
+    names += [Path(a.split("=", 1)[1]).stem for a in argv if a.startswith("--flagfile=")]
+    return names[-1] if names else None

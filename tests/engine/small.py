@@ -1,0 +1,92 @@
+"""Small things to test with: a recipe, a network of a few hundred numbers, a batch."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from engine.classifier import Classifier
+from engine.specs import Batch, DataSpec, Phase, Recipe
+from pipelines import augment
+
+SIDE, CLASSES = 8, 3
+PLAIN = augment.compose(())
+
+
+def recipe(**changes) -> Recipe:
+    values = {
+        "data": DataSpec("folders", "pictures"),
+        "phases": (Phase("transfer"),),
+        "backbone": "mobilenet_v2",
+        "image_size": (32, 32),
+        "weights": "none",
+    }
+    return Recipe(**{**values, **changes})
+
+
+def network(head_units: int = 0, precision: str = "float32", seed: int = 0) -> Classifier:
+    """Two stages, `low` and `top`, each of a convolution, a normalisation and a ReLU."""
+    keras.utils.set_random_seed(seed)
+    pixels = keras.Input((SIDE, SIDE, 3), name="pixels")
+    x = keras.layers.Rescaling(1 / 127.5, -1, name="scale")(pixels)
+    stages = {}
+    for place, name in enumerate(("low", "top"), 1):
+        x = keras.layers.Conv2D(4 * place, 3, dtype=precision, name=f"{name}_conv")(x)
+        x = keras.layers.BatchNormalization(dtype=precision, name=f"{name}_norm")(x)
+        stages[name] = x = keras.layers.ReLU(dtype=precision, name=name)(x)
+    features = vector = keras.layers.GlobalAveragePooling2D(dtype=precision, name="pool")(x)
+    if head_units:
+        hidden = keras.layers.Dense(head_units, "relu", dtype=precision, name="hidden")
+        vector = hidden(features)
+    head = keras.layers.Dense(CLASSES, dtype="float32", name="logits")
+    return Classifier(keras.Model(pixels, head(vector)), features, vector, head, stages)
+
+
+def batch(count: int = 6, seed: int = 0) -> Batch:
+    random = np.random.default_rng(seed)
+    return Batch(
+        tf.constant(random.integers(0, 256, (count, SIDE, SIDE, 3)), tf.uint8),
+        tf.constant(random.integers(0, CLASSES, count), tf.int32),
+        tf.ones([count]),
+        tf.constant(random.permutation(100)[:count], tf.int32),
+        tf.zeros([count], tf.int32),
+    )
+
+
+def taken(whole: Batch, which: list[int], **changes) -> Batch:
+    """Some examples of a batch, in the order named; `changes` are columns to put in."""
+    return Batch(*(tf.gather(column, which) for column in whole))._replace(**changes)
+
+
+def pictures(side: int) -> np.ndarray:
+    """Eight that differ: two colours that run into each other; float32 [8, side, side, 3]."""
+    random = np.random.default_rng(0)
+    ends = random.uniform(0, 255, (2, 8, 1, 1, 3))
+    slope = np.linspace(0, 1, side)[None, :, None, None] * np.linspace(0, 1, side)[:, None, None]
+    noise = random.uniform(-20, 20, (8, side, side, 3))
+    return np.clip(ends[0] + (ends[1] - ends[0]) * slope + noise, 0, 255).astype(np.float32)
+
+
+def enliven(model: keras.Model) -> None:
+    """Normalisations get statistics of `pictures`, and a scale and an offset that do something.
+
+    Without that the activations of a network with random weights die away, layer by layer. A layer
+    has one variance for all channels: with their own, of few pixels, rounding would be blown up.
+    """
+    random = np.random.default_rng(1)
+    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+        for variable in layer.trainable_variables:
+            variable.assign(variable.numpy() + random.uniform(-0.2, 0.2, variable.shape))
+    model(pictures(model.inputs[0].shape[1]), training=True)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+        variance = layer.moving_variance
+        variance.assign(np.full(variance.shape, variance.numpy().mean()))
+
+
+def values(variables) -> list[np.ndarray]:
+    return [variable.numpy() for variable in variables]

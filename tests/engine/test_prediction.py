@@ -1,0 +1,97 @@
+"""Answers for single pictures: order, batches of one shape, problems that stop nobody."""
+
+import io
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from engine import prediction
+from pipelines import pictures
+
+CLASSES = ("red", "green", "blue")
+ADMIRAL = Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")
+
+
+class Colours:
+    """Probabilities by the share of each channel; remembers the shapes that it saw."""
+
+    def __init__(self):
+        self.shapes = []
+        self.model = prediction.Predictor(self, CLASSES, (4, 5), "squash")
+
+    def __call__(self, images):
+        self.shapes.append(images.shape)
+        light = images.astype(np.float32).mean((1, 2))
+        return tf.constant(light / light.sum(-1, keepdims=True))
+
+
+def picture(*colour) -> np.ndarray:
+    return np.broadcast_to(np.array(colour, np.uint8), (4, 5, 3))
+
+
+SEEN = [
+    ("a", picture(60, 30, 10), None),
+    ("b", None, "truncated or damaged JPEG"),
+    ("c", picture(10, 20, 70), None),
+    ("d", picture(10, 70, 20), None),
+    ("e", None, "empty file"),
+]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+def test_answers_come_in_order_and_problems_stop_nobody(batch_size):
+    colours = Colours()
+    answers = list(prediction.predict(colours.model, iter(SEEN), batch_size, 3))
+    assert [answer.path for answer in answers] == list("abcde")
+    assert [answer.problem for answer in answers] == [problem for _, _, problem in SEEN]
+    first = [answer.labels[0][0] if answer.labels else None for answer in answers]
+    assert first == ["red", None, "blue", "green", None]
+    assert set(colours.shapes) == {(batch_size, 4, 5, 3)}
+
+
+def test_labels_stand_by_probability():
+    answer = next(prediction.predict(Colours().model, SEEN, 1, 2))
+    assert answer.labels == (("red", pytest.approx(0.6)), ("green", pytest.approx(0.3)))
+    assert np.array_equal(answer.image, SEEN[0][1])
+
+
+def test_there_are_no_more_labels_than_classes():
+    answer = next(prediction.predict(Colours().model, SEEN, 1, 10))
+    assert [name for name, _ in answer.labels] == ["red", "green", "blue"]
+
+
+def test_nothing_but_problems_needs_no_model():
+    colours = Colours()
+    answers = list(prediction.predict(colours.model, [SEEN[1], SEEN[4]], 4, 3))
+    assert [answer.problem for answer in answers] == ["truncated or damaged JPEG", "empty file"]
+    assert colours.shapes == []
+
+
+def test_no_pictures_give_no_answers():
+    assert list(prediction.predict(Colours().model, [], 4, 3)) == []
+
+
+def test_the_plot_is_a_picture_taller_for_more_answers():
+    answers = list(prediction.predict(Colours().model, SEEN, 2, 3))
+    one, three = (
+        Image.open(io.BytesIO(prediction.plot(chosen))) for chosen in (answers[:2], answers)
+    )
+    assert three.format == "PNG"
+    assert three.height > one.height
+
+
+def test_imagenets_own_classes_name_what_a_photograph_shows():
+    model = prediction.from_imagenet("efficientnet_lite0")
+    assert len(model.classes) == 1000
+    assert model.image_size == (224, 224)
+    read = pictures.read([str(ADMIRAL), "gone.jpg"], model.image_size, model.resize)
+    admiral, gone = prediction.predict(model, read, 3, 5)
+    assert "military uniform" in [name for name, _ in admiral.labels]
+    chances = [chance for _, chance in admiral.labels]
+    assert chances == sorted(chances, reverse=True)
+    assert 0 < sum(chances) <= 1 + 1e-6
+    assert gone.problem == "can't be read: No such file or directory"
