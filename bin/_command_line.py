@@ -81,7 +81,9 @@ class Parsed:
         return self._values[name].value
 
 
-def choice(values: flags.FlagValues, name: str, default: str, allowed: Iterable, help: str) -> None:
+def choice(
+    values: flags.FlagValues, name: str, default: str | None, allowed: Iterable, help: str
+) -> None:
     parser = Choice(allowed)
     text = f"{help}; allowed: {', '.join(parser.allowed)}"
     flags.DEFINE(parser, name, default, text, flag_values=values)

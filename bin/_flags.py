@@ -22,6 +22,7 @@ from engine.specs import DataSpec, Recipe, UserError
 from pipelines import augment
 
 __all__ = [
+    "RUN",
     "FlagError",
     "Parsed",
     "choice",
@@ -107,6 +108,9 @@ def define_training(values: flags.FlagValues) -> None:
 def define_run(values: flags.FlagValues) -> None:
     flags.DEFINE_string("run_dir", None, "the run; default: runs/ and the flag file's name", values)
     whole(values, "threads", None, "CPU threads; all cores if not given", least=1)
+
+
+RUN = (define_data, define_model, define_training, define_run)  # all that make a recipe
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def train(job: Job) -> dict[str, Any]:
 
 
 def begin(job: Job, phase: Phase, progress: Progress, saved: dict) -> Stage:
-    """Splits the model for a phase, builds its optimizer and its step, and restores what was saved."""
+    """Splits the model for a phase, builds optimizer and step, and restores what was saved."""
     recipe, feed = job.recipe, job.feed
     split = freezing.split(job.classifier, phase.trainable)
     scale_loss = recipe.precision == "mixed_float16"
@@ -222,7 +222,10 @@ def _finish(job: Job, stage: Stage, progress: Progress) -> None:
     """Checks what the phase moved, notes what it did, and makes way for the next."""
     for line in stage.audit.check(trained=progress.step > progress.phase_start):
         job.watch.note(line)
-    progress.phases.append(results.phase_result(job, stage, progress))
+    result = results.phase_result(job, stage, progress)
+    if result.get("skipped_steps"):
+        job.watch.note(f"{result['skipped_steps']} steps were skipped: float16 overflowed")
+    progress.phases.append(result)
     progress.phase += 1
     progress.epoch, progress.stale, progress.best_loss = 0, 0, None
     progress.phase_start = progress.step

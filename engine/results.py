@@ -124,7 +124,7 @@ def conclude(job: Job, progress: Progress, eval_step: Callable, clock: Clock) ->
         raise UserError("no phase has an epoch to train; give a phase epochs=1 or more")
     arrays, _ = load_model(job.run)
     checkpoints.restore(job.classifier.model.weights, arrays, str(job.run.best))
-    result = {
+    result: dict[str, Any] = {
         "status": "finished",
         "classes": list(job.feed.classes),
         "best": progress.best,

@@ -80,6 +80,10 @@ class RunDir:
         except (OSError, ValueError):
             return {}
 
+    def started(self) -> bool:
+        """Whether there is anything that was trained."""
+        return self.best.exists() or any(self.checkpoints.glob("step_*"))
+
     def finished(self) -> bool:
         return self.read_result().get("status") == "finished"
 
@@ -97,9 +101,11 @@ def claim(run: RunDir, recipe: Recipe, overwrite: bool) -> None:
         write(run.recipe, to_json(recipe).encode())
         return
     other = f"name another --run_dir= (such as {_free_name(run.path)}) or add --overwrite"
-    if run.read_recipe() != recipe:
+    if not run.started():
+        write(run.recipe, to_json(recipe).encode())  # it failed before its first step
+    elif run.read_recipe() != recipe:
         raise UserError(f"--run_dir={run.path}: holds a run with another recipe; {other}")
-    if run.finished():
+    elif run.finished():
         raise UserError(f"--run_dir={run.path}: holds this run, finished; {other}")
 
 

@@ -39,7 +39,7 @@ def prepare(
     for line in plan.describe(recipe, feed, made, splits):
         terminal.note(line)
     board = summaries.Board(run, feed.classes)
-    board.begin(recipe, made.model, np.stack(augmented(recipe, feed, augment)[1])[:SHOWN])
+    board.begin(recipe, made.model, augmented(recipe, feed, augment)[1][:SHOWN])
     return Job(recipe, made, feed, augment, run, Watches((terminal, board)), **settings)
 
 
@@ -65,9 +65,7 @@ def start_from(run: RunDir, made: Classifier, classes: tuple[str, ...]) -> str:
 def augmented(recipe: Recipe, feed: Feed, augment: Any) -> tuple[Batch, np.ndarray]:
     """The run's first batch, and its pictures as the network sees them, uint8 [B, H, W, 3]."""
     batch = next(iter(feed.train(0, 1)))
-    numbers = draws.uniform(
-        recipe.seed, draws.AUGMENT, batch.epochs, batch.examples, augment.draws
-    )
+    numbers = draws.uniform(recipe.seed, draws.AUGMENT, batch.epochs, batch.examples, augment.draws)
     images = augment.apply(batch.images, numbers)
     return batch, tf.cast(tf.round(images), tf.uint8).numpy()
 

@@ -71,8 +71,9 @@ def pictures(side: int) -> np.ndarray:
 def enliven(model: keras.Model) -> None:
     """Normalisations get statistics of `pictures`, and a scale and an offset that do something.
 
-    Without that the activations of a network with random weights die away, layer by layer. A layer
-    has one variance for all channels: with their own, of few pixels, rounding would be blown up.
+    Without that the activations of a network with random weights die away, layer by layer. No
+    channel's variance is below its layer's mean: so few pixels vary little by chance, and to divide
+    by that would blow rounding up.
     """
     random = np.random.default_rng(1)
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
@@ -84,8 +85,8 @@ def enliven(model: keras.Model) -> None:
     model(pictures(model.inputs[0].shape[1]), training=True)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
-        variance = layer.moving_variance
-        variance.assign(np.full(variance.shape, variance.numpy().mean()))
+        variance = layer.moving_variance.numpy()
+        layer.moving_variance.assign(np.maximum(variance, variance.mean()))
 
 
 def values(variables) -> list[np.ndarray]:

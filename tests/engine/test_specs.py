@@ -1,0 +1,179 @@
+"""Recipes: they check themselves, and go through JSON unchanged."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from small import recipe
+
+from engine.errors import UserError, choose, nearest
+from engine.specs import DataSpec, Phase, Recipe, from_json, parse_calls, parse_phase, to_json
+
+FULL = recipe(
+    data=DataSpec(
+        "split_folders", "/täglich/a b", "/v", "/t", 300, 7, limit_examples=20, on_bad_image="fail"
+    ),
+    phases=(
+        parse_phase("transfer(epochs=0)"),
+        parse_phase(
+            "tune(trainable=mixed9, epochs=3, optimizer=sgd, momentum=0.9, nesterov=true, "
+            "schedule=step, drops=2, warmup_epochs=0.5, weight_decay=1e-2, clip_norm=1, "
+            "batch_norm=train, early_stop=2)"
+        ),
+    ),
+    augment=parse_calls("rotate(30)|shift(share=0.2)|flip"),
+    init_from="/runs/before",
+    image_size=(192, 256),
+    deterministic=True,
+)
+
+
+@pytest.mark.parametrize("value", [recipe(), FULL], ids=["plain", "full"])
+def test_a_recipe_goes_through_json_unchanged(value):
+    again = from_json(Recipe, to_json(value))
+    assert again == value
+    assert to_json(again) == to_json(value)
+
+
+def test_json_reads_as_the_user_would_write():
+    values = json.loads(to_json(FULL))
+    assert values["augment"] == ["rotate(30)", "shift(share=0.2)", "flip"]
+    assert values["image_size"] == [192, 256]
+    assert values["phases"][1]["options"] == {
+        "momentum": 0.9,
+        "nesterov": True,
+        "drops": 2,
+        "warmup_epochs": 0.5,
+    }
+
+
+def test_a_phase_as_it_is_written():
+    phase = parse_phase("tune(epochs=3, learning_rate=1, momentum=0.9, clip_norm=none)")
+    assert phase == Phase("tune", epochs=3, learning_rate=1.0, options={"momentum": 0.9})
+    assert type(phase.learning_rate) is float
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tune(head)", "write every value as key=value"),
+        ("tune(epochs=two)", r"phase 'tune': epochs='two'; allowed: a whole number"),
+        ("tune(epochs=2.5)", r"epochs=2.5; allowed: a whole number"),
+        ("tune(epochs=true)", r"epochs=True; allowed: a whole number"),
+        ("tune(epochs=-1)", "epochs=-1; allowed: 0 or more"),
+        ("tune(early_stop=0)", "early_stop=0; allowed: a number above 0"),
+        ("tune(learning_rate=0)", "learning_rate=0.0; allowed: a number above 0"),
+        ("tune(learning_rate=fast)", "learning_rate='fast'; allowed: a number"),
+        ("tune(learning_rate=nan)", "learning_rate='nan'; allowed: a number"),
+        ("tune(learning_rate=inf)", "learning_rate='inf'; allowed: a number"),
+        ("tune(weight_decay=1)", "weight_decay=1.0; allowed: 0 or more, below 1"),
+        ("tune(trainable=9)", "trainable=9; allowed: a word"),
+        (
+            "tune(batch_norm=forzen)",
+            r"batch_norm 'forzen' does not exist \(did you mean 'frozen'\?\); "
+            "allowed: frozen, train",
+        ),
+    ],
+)
+def test_a_phase_says_what_it_got_and_what_it_takes(text, message):
+    with pytest.raises(UserError, match=message):
+        parse_phase(text)
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("key", ["learning_rate", "clip_norm", "weight_decay"])
+def test_no_phase_has_a_number_that_is_none(key, rate):
+    with pytest.raises(UserError, match=key):
+        Phase("tune", **{key: rate})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "batch_size=0; allowed: 1 or more"),
+        ({"head_units": -1}, "head_units=-1"),
+        ({"image_size": (0, 8)}, "image_size="),
+        ({"dropout": 1.0}, "dropout=1.0; allowed: 0 or more, below 1"),
+        ({"dropout": float("nan")}, "dropout=nan"),
+        ({"label_smoothing": -0.1}, "label_smoothing=-0.1"),
+        ({"seed": -1}, "seed=-1"),
+        ({"seed": 2**32}, "seed=4294967296"),
+        ({"precision": "bfloat16"}, r"did you mean 'mixed_bfloat16'\?"),
+        ({"resize": "crob"}, r"resize 'crob' .*did you mean 'crop'\?.*squash, crop, pad"),
+        ({"class_weights": "ballanced"}, r"did you mean 'balanced'\?"),
+        ({"phases": ()}, "no phase"),
+        ({"phases": (Phase("a"), Phase("a"))}, "phase 'a' stands twice"),
+        ({"phases": (Phase("a", epochs=0), Phase("b", epochs=0))}, r"epochs=0 in every.*a, b"),
+    ],
+)
+def test_a_recipe_says_what_it_got_and_what_it_takes(changes, message):
+    with pytest.raises(UserError, match=message):
+        recipe(**changes)
+
+
+@pytest.mark.parametrize("fraction", [0, -0.5, 1.5, float("nan"), float("inf")])
+def test_a_validation_fraction_is_a_share_or_a_count(fraction):
+    with pytest.raises(UserError, match=f"validation_fraction={fraction}; allowed: a share"):
+        DataSpec("folders", "x", validation_fraction=fraction)
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.99, 1, 1.0, 1000.0])
+def test_shares_and_counts_are_taken(fraction):
+    assert DataSpec("folders", "x", validation_fraction=fraction).validation_fraction == fraction
+
+
+def test_data_is_limited_to_something():
+    with pytest.raises(UserError, match="limit_examples=0"):
+        DataSpec("folders", "x", limit_examples=0)
+
+
+def edited(**changes) -> str:
+    return json.dumps({**json.loads(to_json(FULL)), **changes})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not JSON"),
+        ("{", "not JSON"),
+        ("[]", "Recipe is list; allowed: an object"),
+        (edited(batch_sise=3), r"key 'batch_sise' does not exist \(did you mean 'batch_size'\?\)"),
+        (edited(batch_size="3"), "Recipe.batch_size='3'; allowed: a whole number"),
+        (edited(batch_size=None), "Recipe.batch_size=None; allowed: a whole number"),
+        (edited(deterministic=1), "Recipe.deterministic=1; allowed: true or false"),
+        (edited(image_size=[1, 2, 3]), "allowed: 2 values"),
+        (edited(image_size=5), "Recipe.image_size=5; allowed: a list or an object"),
+        (edited(augment=[5]), r"Recipe.augment=5; allowed: text as in rotate\(30\)"),
+        (edited(augment=["rotate("]), "expected"),
+        (edited(data=None), "Recipe.data is NoneType; allowed: an object"),
+        (edited(data={"source": "folders"}), "Recipe.data: key 'location' is missing"),
+        (edited(phases=[]), "no phase"),
+        (edited(dropout=float("nan")), "dropout=nan"),
+    ],
+)
+def test_json_that_is_no_recipe_is_refused(text, message):
+    with pytest.raises(UserError, match=message):
+        from_json(Recipe, text)
+
+
+def test_what_json_leaves_out_has_its_default():
+    values = json.loads(to_json(recipe()))
+    needed = {key: values[key] for key in ("data", "phases", "backbone", "image_size")}
+    assert from_json(Recipe, json.dumps(needed)) == dataclasses.replace(
+        recipe(), weights="imagenet"
+    )
+
+
+def test_choose_names_the_nearest_and_all():
+    assert choose("adam", {"adam": 1}, "optimizer") == 1
+    with pytest.raises(UserError) as caught:
+        choose("adamm", {"sgd": 0, "adam": 1}, "optimizer")
+    assert str(caught.value) == (
+        "optimizer 'adamm' does not exist (did you mean 'adam'?); allowed: sgd, adam"
+    )
+
+
+def test_nothing_is_near_to_nonsense():
+    assert nearest("xyz", ["sgd", "adam"]) == ""
