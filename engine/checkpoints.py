@@ -97,7 +97,8 @@ def pack(variables: dict[str, Sequence[Any]], values: dict[str, Any]) -> bytes:
         for group, members in variables.items()
         for place, variable in enumerate(members)
     }
-    text = np.frombuffer(json.dumps(values).encode(), np.uint8)
+    # The names too, since a zip whose directory is damaged may have lost members unnoticed.
+    text = np.frombuffer(json.dumps([list(arrays), values]).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, values=text, **arrays)
     return buffer.getvalue()
@@ -111,9 +112,9 @@ def unpack(path: Path) -> tuple[dict[str, list[np.ndarray]], dict[str, Any]]:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            values = json.loads(file["values"].tobytes())
+            names, values = json.loads(file["values"].tobytes())
             groups: dict[str, list[np.ndarray]] = {}
-            for name in sorted(set(file.files) - {"values"}):
+            for name in names:
                 groups.setdefault(name.split("/")[0], []).append(file[name])
             return groups, values
     except Exception as error:  # there is little that a damaged zip can't make its readers raise

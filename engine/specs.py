@@ -195,8 +195,7 @@ class Feed:
 
     `train(first, stop)` gives the training batches of the steps first to stop - 1, counted over
     all phases; `validation()` and `test()` give every example of their part once, the last batch
-    filled up at weight 0. `test` is None where there is no test part. `names` gives the path of a
-    training example by its number, for messages.
+    filled up at weight 0. `test` is None where there is no test part.
     """
 
     classes: tuple[str, ...]
@@ -205,7 +204,6 @@ class Feed:
     train: Callable[[int, int], Iterable[Batch]]
     validation: Callable[[], Iterable[Batch]]
     test: Callable[[], Iterable[Batch]] | None
-    names: Callable[[int], str]
 
     @property
     def train_examples(self) -> int:

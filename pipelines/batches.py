@@ -32,7 +32,6 @@ def make_feed(examples: Examples, recipe: Recipe, threads: int) -> Feed:
         train=lambda first, stop: batches(train, recipe, shuffled, first, stop, threads),
         validation=lambda: once(validation, recipe, threads),
         test=(lambda: once(test, recipe, threads)) if len(test) else None,
-        names=train.name,
     )
 
 
@@ -91,13 +90,18 @@ def _dataset(
     dataset = tf.data.Dataset.range(first, stop).map(planned).unbatch()
     dataset = dataset.map(example, num_parallel_calls=threads, deterministic=True)
     dataset = dataset.batch(recipe.batch_size, drop_remainder=True)
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = threads  # the model's pool may be one thread
-    options.autotune.enabled = False
-    dataset = dataset.with_options(options)
+    dataset = dataset.with_options(options(threads))
     if tf.config.list_physical_devices("GPU"):
         return dataset.apply(tf.data.experimental.prefetch_to_device("/gpu:0", PREFETCH))
     return dataset.prefetch(PREFETCH)
+
+
+def options(threads: int) -> tf.data.Options:
+    """Threads of the pipeline's own, since the model's pool may be a single one."""
+    chosen = tf.data.Options()
+    chosen.threading.private_threadpool_size = threads
+    chosen.autotune.enabled = False
+    return chosen
 
 
 def _columns(numbers: np.ndarray, weights: np.ndarray, epoch: int) -> tuple:

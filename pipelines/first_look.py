@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from engine.specs import UserError
-from pipelines.batches import fetcher
+from pipelines.batches import fetcher, options
 from pipelines.decode import reason
 from pipelines.examples import SPLITS, WHOLE_FILE, Examples, read
 
@@ -79,10 +79,7 @@ def _sound(
     dataset = tf.data.Dataset.from_tensor_slices(numbers.astype(np.int32))
     dataset = dataset.map(example, num_parallel_calls=threads).ignore_errors()
     dataset = dataset.map(lambda number, _: number).batch(_BATCH)
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = threads
-    options.autotune.enabled = False
-    return dataset.with_options(options).as_numpy_iterator()
+    return dataset.with_options(options(threads)).as_numpy_iterator()
 
 
 def _no_files(examples: Examples) -> dict[int, str]:

@@ -92,10 +92,10 @@ def test_no_calls(text):
         ("f(a=1, 2)", "at ')'", "key=value"),
         ("f(a=1, a=2)", "at '2)'", "each key once"),
         ("f('a'=1)", "at '1)'", "a plain word"),
-        ("f('a)", "at \"'a)\"", "text in quotes"),
+        ("f('a)", 'at "\'a)"', "text in quotes"),
         ("f(a;b)", "at ';b)'", "a name"),
-        ("f(1e999)", "at ')'", "not beyond all bounds"),
-        (f"f({'9' * 5000})", "at ')'", "not beyond all bounds"),
+        ("f(1e999)", "at '1e999)'", "not beyond all bounds"),
+        (f"f({'9' * 5000})", "at '999", "not beyond all bounds"),
     ],
 )
 def test_a_mistake_is_shown_where_it_is(text, place, expected):

@@ -6,14 +6,14 @@ import dataclasses
 import json
 
 import pytest
-from small import recipe
 
 from engine.errors import UserError, choose, nearest
 from engine.specs import DataSpec, Phase, Recipe, from_json, parse_calls, parse_phase, to_json
+from tests.engine.small import recipe
 
 FULL = recipe(
     data=DataSpec(
-        "split_folders", "/täglich/a b", "/v", "/t", 300, 7, limit_examples=20, on_bad_image="fail"
+        "split_folders", "/täglich/a b", "/v", "/t", 300.0, 7, limit_examples=20, on_bad_image="fail"
     ),
     phases=(
         parse_phase("transfer(epochs=0)"),

@@ -112,7 +112,6 @@ def test_validation_and_test_parts_are_read_in_their_order(folder):
         assert len(weights) % SIZE == 0
     assert feed.validation_examples == 5
     assert feed.class_counts == (1, 1, 1)
-    assert feed.names(2) == folder.paths[2]
 
 
 def test_without_a_test_part_there_is_nothing_to_test_on(folder):

@@ -1,0 +1,250 @@
+"""Whose directory it is: claimed, locked, overwritten, and never a stranger's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine import rundir
+from engine.errors import UserError
+from engine.rundir import RunDir, claim, lock
+from tests.engine.small import recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+MINE, OTHER = recipe(seed=1), recipe(seed=2)
+
+
+@pytest.fixture
+def run(tmp_path) -> RunDir:
+    return RunDir(tmp_path / "runs" / "cats")
+
+
+def content(folder: Path) -> dict[str, bytes | None]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def finish(run: RunDir) -> None:
+    """What a finished run leaves behind."""
+    claim(run, MINE, overwrite=False)
+    rundir.write_json(run.result, {"status": "finished"})
+    (run.checkpoints / "step_000000001_phase_000.npz").write_bytes(b"old")
+    run.events.mkdir()
+    for path in (run.history, run.plot, run.bad_images, run.best):
+        path.write_bytes(b"old")
+
+
+def test_a_new_directory_is_taken(run):
+    claim(run, MINE, overwrite=False)
+    assert run.read_recipe() == MINE
+    assert content(run.path).keys() == {"recipe.json", "checkpoints"}
+    assert not run.finished()
+
+
+def test_an_unfinished_run_goes_on(run):
+    claim(run, MINE, overwrite=False)
+    (run.checkpoints / "step_000000001_phase_000.npz").write_bytes(b"mine")
+    rundir.write_json(run.result, {"status": "failed"})
+    before = content(run.path)
+    claim(run, MINE, overwrite=False)
+    assert content(run.path) == before
+
+
+def test_a_run_that_never_began_makes_way(run):
+    claim(run, MINE, overwrite=False)
+    rundir.write_json(run.result, {"status": "failed"})
+    claim(run, OTHER, overwrite=False)
+    assert run.read_recipe() == OTHER
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason"), [(MINE, "this run, finished"), (OTHER, "another recipe")]
+)
+def test_a_finished_or_another_run_is_left_alone(run, wanted, reason):
+    finish(run)
+    before = content(run.path)
+    with pytest.raises(UserError) as caught:
+        claim(run, wanted, overwrite=False)
+    assert reason in str(caught.value)
+    assert f"such as {run.path}_2" in str(caught.value)
+    assert "--overwrite" in str(caught.value)
+    assert content(run.path) == before
+
+
+def test_the_name_that_is_offered_is_free(run):
+    finish(run)
+    Path(f"{run.path}_2").mkdir()
+    with pytest.raises(UserError, match=f"{run.path}_3"):
+        claim(run, MINE, overwrite=False)
+
+
+def test_the_working_directory_may_be_a_run(run, monkeypatch):
+    finish(run)
+    monkeypatch.chdir(run.path)
+    with pytest.raises(UserError, match="holds this run, finished"):
+        claim(RunDir(Path(".")), MINE, overwrite=False)
+
+
+def test_overwrite_removes_a_run_and_nothing_else(run):
+    finish(run)
+    (run.path / "notes.txt").write_text("mine")
+    Path(f"{run.best}.part").write_bytes(b"half")
+    claim(run, OTHER, overwrite=True)
+    assert run.read_recipe() == OTHER
+    assert content(run.path).keys() == {"recipe.json", "checkpoints", "notes.txt"}
+
+
+def test_overwrite_of_nothing_is_a_new_run(run):
+    claim(run, MINE, overwrite=True)
+    assert run.read_recipe() == MINE
+
+
+def test_overwrite_of_a_run_of_another_version(run):
+    finish(run)
+    run.recipe.write_text('{"backbone": "x", "phases": [], "gone": 1}')
+    with pytest.raises(UserError, match=r"recipe.json: no recipe of this version .*'gone'"):
+        claim(run, MINE, overwrite=False)
+    claim(run, MINE, overwrite=True)
+    assert run.read_recipe() == MINE
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("file", ["thesis.txt", "history.csv", "lock.txt", "best.npz"])
+def test_a_strangers_folder_is_not_touched(run, file, overwrite):
+    """Not even by a lock, and not even where its files have the names of ours."""
+    (run.path / "checkpoints").mkdir(parents=True)
+    (run.path / "checkpoints" / "step_1.npz").write_bytes(b"theirs")
+    (run.path / "lock").write_text("theirs")
+    (run.path / file).write_text("theirs")
+    before = content(run.path)
+    with pytest.raises(UserError, match="is not empty and holds no run; name another"):
+        claim(run, MINE, overwrite)
+    with pytest.raises(UserError, match="is not empty and holds no run"), lock(run):
+        pass
+    assert content(run.path) == before
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", '{"ingredients": []}', "7", '"backbone phases"'])
+def test_another_kind_of_recipe_is_a_strangers(run, text):
+    run.path.mkdir(parents=True)
+    run.recipe.write_text(text)
+    with pytest.raises(UserError, match="holds no run"):
+        claim(run, MINE, overwrite=True)
+    assert run.recipe.read_text() == text
+
+
+def test_a_run_killed_at_its_very_start_is_begun_again(run):
+    run.checkpoints.mkdir(parents=True)
+    (run.path / "recipe.json.part").write_text("{")
+    with lock(run):
+        claim(run, MINE, overwrite=False)
+    assert run.read_recipe() == MINE
+
+
+def test_what_can_not_be_removed_is_no_part_of_the_next_run(run, tmp_path):
+    """Checkpoints elsewhere, by a link: left there in silence they would be taken up."""
+    finish(run)
+    elsewhere = tmp_path / "elsewhere"
+    run.checkpoints.rename(elsewhere)
+    run.checkpoints.symlink_to(elsewhere)
+    with pytest.raises(UserError, match="can't be removed"):
+        claim(run, OTHER, overwrite=True)
+    assert run.read_recipe() == MINE
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from engine.rundir import RunDir, lock
+with lock(RunDir(Path(sys.argv[1]))):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(run):
+    """Another process that holds the run."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(run.path)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_two_processes_do_not_share_a_run(run, holder):
+    expected = f"process {holder.pid} is at work there; wait for it or name another --run_dir="
+    with pytest.raises(UserError, match=expected), lock(run):
+        pass
+    assert (run.path / "lock").read_text() == str(holder.pid)
+
+
+def test_the_lock_of_a_killed_process_is_free(run, holder):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with lock(run):
+        assert (run.path / "lock").read_text() == str(os.getpid())
+
+
+def test_a_lock_ends_with_its_block(run):
+    with lock(run), pytest.raises(UserError, match=f"process {os.getpid()}"), lock(run):
+        pass
+    with lock(run):
+        pass
+
+
+def test_where_nothing_can_be_written(tmp_path):
+    """Below a file, since no folder is closed to the superuser, whom tests may run as."""
+    (tmp_path / "file").write_text("")
+    below = RunDir(tmp_path / "file" / "run")
+    message = r"can't be written \(Not a directory\); name another"
+    with pytest.raises(UserError, match=message), lock(below):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_a_read_only_directory(tmp_path):
+    tmp_path.chmod(0o500)
+    message = r"can't be written \(Permission denied\)"
+    with pytest.raises(UserError, match=message), lock(RunDir(tmp_path / "run")):
+        pass
+
+
+def test_no_run_here(run):
+    with pytest.raises(UserError, match="holds no run; name a directory that bin/train wrote"):
+        run.read_recipe()
+    assert run.read_result() == {}
+
+
+def test_a_result_cut_short_is_none(run):
+    run.path.mkdir(parents=True)
+    run.result.write_text('{"status": "fini')
+    assert run.read_result() == {}
+
+
+def test_a_file_that_can_not_be_written_whole_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    rundir.write(path, b"old")
+
+    def full(_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        rundir.write(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_csv_as_a_spreadsheet_reads_it(tmp_path):
+    rundir.write_csv(tmp_path / "a.csv", ("a", "b"), [{"a": 1, "b": 'x,"y'}, {"a": 0.5, "b": ""}])
+    assert (tmp_path / "a.csv").read_text() == 'a,b\n1,"x,""y"\n0.5,\n'
