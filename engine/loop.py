@@ -26,7 +26,7 @@ from engine import audit, checkpoints, freezing, losses, optimizers, recipes, re
 from engine.checkpoints import Progress
 from engine.classifier import Classifier
 from engine.evaluation import Evaluation, evaluate
-from engine.metrics import Totals
+from engine.metrics import Figures, Totals
 from engine.rundir import RunDir
 from engine.specs import Batch, Feed, Phase, Recipe, UserError
 from engine.watching import Moment, Watch
@@ -61,6 +61,7 @@ class Stage:
     step: Callable[[Batch, tf.Tensor], None]
     rate: Callable[[int], float]
     batches: Iterator[Batch]
+    first_step: int
     audit: audit.Audit
 
 
@@ -114,6 +115,7 @@ def begin(job: Job, phase: Phase, progress: Progress, saved: dict) -> Stage:
         step=step,
         rate=recipes.rate(phase, job.steps_per_epoch),
         batches=iter(feed.train(progress.step, stop)),
+        first_step=progress.step,
         audit=audit.Audit(job.classifier.model, split, phase),
     )
 
@@ -139,14 +141,8 @@ def train_epoch(job: Job, stage: Stage, progress: Progress, clock: results.Clock
 
 
 def _log(job: Job, stage: Stage, progress: Progress, rate: float) -> None:
-    """Fetches the epoch's figures so far from the device, and shows them."""
-    figures = stage.totals.read()
-    if not math.isfinite(figures.loss):
-        raise UserError(
-            f"phase {stage.phase.name!r}, epoch {progress.epoch + 1}, before step {progress.step}: "
-            f"the loss is {figures.loss}; lower its learning_rate ({stage.phase.learning_rate:g}) "
-            "or give it clip_norm=1, with --overwrite"
-        )
+    """Shows the epoch's figures so far."""
+    figures = _figures(stage, progress)
     done = progress.step - progress.phase_start
     job.watch.step(
         Moment(
@@ -166,6 +162,18 @@ def _log(job: Job, stage: Stage, progress: Progress, rate: float) -> None:
     )
 
 
+def _figures(stage: Stage, progress: Progress) -> Figures:
+    """The epoch's figures so far, fetched from the device."""
+    figures = stage.totals.read()
+    if math.isfinite(figures.loss):
+        return figures
+    place = f"phase {stage.phase.name!r}, epoch {progress.epoch + 1}, up to step {progress.step}"
+    raise UserError(
+        f"{place}: the loss is {figures.loss}; lower the phase's learning_rate "
+        f"({stage.phase.learning_rate:g}) or give it clip_norm=1, with --overwrite"
+    )
+
+
 def _validate(job: Job, eval_step: Callable, progress: Progress) -> Evaluation:
     started = time.perf_counter()
     evaluation = evaluate(eval_step, job.feed.validation(), len(job.feed.classes))
@@ -175,7 +183,7 @@ def _validate(job: Job, eval_step: Callable, progress: Progress) -> Evaluation:
 
 def _record(job: Job, stage: Stage, progress: Progress, evaluation: Evaluation) -> None:
     """Closes an epoch: its row of history, the best model, the patience."""
-    figures = stage.totals.read()
+    figures = _figures(stage, progress)
     progress.epoch += 1
     row = {
         "phase": stage.phase.name,
@@ -220,7 +228,7 @@ def _save(job: Job, stage: Stage, progress: Progress, clock: results.Clock) -> N
 
 def _finish(job: Job, stage: Stage, progress: Progress) -> None:
     """Checks what the phase moved, notes what it did, and makes way for the next."""
-    for line in stage.audit.check(trained=progress.step > progress.phase_start):
+    for line in stage.audit.check(trained=progress.step > stage.first_step):
         job.watch.note(line)
     result = results.phase_result(job, stage, progress)
     if result.get("skipped_steps"):

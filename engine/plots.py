@@ -37,7 +37,8 @@ def history(rows: Sequence[dict[str, Any]], phases: Sequence[str]) -> bytes:
             label = {"train": "training", "val": "validation"}[part]
             values = [row[f"{part}_{what}"] for row in rows]
             axes.plot(epochs, values, "o-", color=colour, label=label, markersize=4)
-        axes.set(title=what.capitalize(), xlabel="epoch", xlim=(0.5, len(rows) + 0.5))
+        axes.set_title(what.capitalize(), pad=22)  # the names of the phases stand below it
+        axes.set(xlabel="epoch", xlim=(0.5, len(rows) + 0.5))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(color=GRID)
         axes.spines[["top", "right"]].set_visible(False)
@@ -58,7 +59,6 @@ def _mark_phases(axes: Any, names: Sequence[str], phases: Sequence[str]) -> None
             middle, 1.0, phase, transform=axes.get_xaxis_transform(), ha="center", va="bottom",
             color="#666666", fontsize=9,
         )  # fmt: skip
-        axes.title.set_position((0.5, 1.05))
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:

@@ -107,6 +107,8 @@ def test_closed_weights_are_used_below_the_cut_only_and_open_ones_above(family):
     cut = freezing.split(net, BACKBONES[name].opened)
     pixels = pixels_for(net)
     boundary = small.values(cut.trunk(pixels))
+    # NASNet's cells read the two before them, so a cut between cells has several tensors.
+    assert (len(boundary) > 1) == name.startswith("nasnet")
     vector = np.array(cut.tail(boundary))
     opened = [layer for layer in net.model.layers if layer.name in cut.open_layers]
     closed = [layer for layer in net.model.layers if layer not in opened]
@@ -126,7 +128,6 @@ def test_closed_weights_are_used_below_the_cut_only_and_open_ones_above(family):
         ("resnet50", "conv5_block1_out", ("conv5_",)),
         ("mobilenet_v2", "block_14", ("block_14_", "block_15_", "block_16_", "Conv_1")),
         ("xception", "block14", ("block14_",)),
-        ("efficientnet_b0", "block7", ("block7a_", "top_")),
         ("efficientnet_lite0", "block7", ("block7", "top")),
     ],
 )
@@ -179,13 +180,6 @@ def test_a_layer_with_a_name_of_its_own_may_be_a_cut():
     agrees(net, cut)
     assert "block_15_depthwise" in cut.open_layers
     assert "block_15_expand" not in cut.open_layers
-
-
-def test_a_cut_through_nasnet_has_several_tensors():
-    net = build("nasnet_mobile")
-    cut = freezing.split(net, "normal_concat_10")
-    side = FAMILIES["nasnet_mobile"]
-    assert len(cut.trunk(np.zeros((1, side, side, 3), np.float32))) > 1
 
 
 def test_a_pooling_beside_the_convolutions_is_left_to_the_tail(inception):

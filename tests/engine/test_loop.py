@@ -153,9 +153,17 @@ def test_a_damaged_newest_checkpoint_is_passed_over(coloured, undisturbed, tmp_p
         np.testing.assert_array_equal(mine, other)
 
 
-def test_the_run_learns(undisturbed):
-    _, watcher, result = undisturbed
-    assert result["best"]["val_loss"] < watcher.rows[0]["val_loss"]
+def test_a_run_that_only_has_to_conclude_warns_of_nothing(coloured, undisturbed, tmp_path):
+    """Killed between its last checkpoint and its result, it makes no step when it is taken up."""
+    recipe = small_recipe(coloured)
+    made = job(recipe, tmp_path / "run", Watcher())
+    loop.train(made)
+    made.run.result.unlink()
+    watcher = Watcher()
+    again = loop.train(job(recipe, tmp_path / "run", watcher))
+    assert again["best"] == undisturbed[2]["best"]
+    assert not any("did not move" in note for note in watcher.notes)
+    assert watcher.rows == []
 
 
 def test_early_stop_ends_the_phase_and_the_next_one_begins(coloured, tmp_path):
@@ -171,7 +179,7 @@ def test_early_stop_ends_the_phase_and_the_next_one_begins(coloured, tmp_path):
 
 def test_a_loss_that_is_no_number_ends_the_run_with_its_phase(coloured, tmp_path):
     recipe = small_recipe(coloured, ("wild(epochs=2, optimizer=sgd, learning_rate=1e38)",))
-    with pytest.raises(UserError, match=r"phase 'wild'.*lower its learning_rate"):
+    with pytest.raises(UserError, match=r"phase 'wild'.*lower the phase's learning_rate"):
         loop.train(job(recipe, tmp_path / "run", Watcher()))
 
 

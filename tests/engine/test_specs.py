@@ -13,7 +13,14 @@ from tests.engine.small import recipe
 
 FULL = recipe(
     data=DataSpec(
-        "split_folders", "/täglich/a b", "/v", "/t", 300.0, 7, limit_examples=20, on_bad_image="fail"
+        "split_folders",
+        "/täglich/a b",
+        "/v",
+        "/t",
+        300.0,
+        7,
+        limit_examples=20,
+        on_bad_image="fail",
     ),
     phases=(
         parse_phase("transfer(epochs=0)"),

@@ -238,6 +238,15 @@ class TestDropout:
         shuffled = self.dropped(small.taken(batch, order))
         assert np.array_equal(shuffled, self.dropped(batch)[order])
 
+    def test_its_draws_are_not_those_of_augmentation(self):
+        batch = small.batch()
+        own, others = (
+            draws.uniform(2, stream, batch.epochs, batch.examples, 400).numpy() >= 0.3
+            for stream in (draws.DROPOUT, draws.AUGMENT)
+        )
+        assert np.array_equal(self.dropped(batch) > 0, own)
+        assert not np.array_equal(own, others)
+
     def test_every_example_epoch_and_seed_has_its_own(self):
         batch = small.batch()
         later = batch._replace(epochs=batch.epochs + 1)

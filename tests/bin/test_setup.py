@@ -1,0 +1,126 @@
+"""What is around a program: one line for a mistake, an exit status, a quiet TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import _flags
+import _setup
+import pytest
+
+from engine.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def end_of(work, monkeypatch, capsys) -> tuple[int, str, str]:
+    """Exit status, output and errors of a program that does this work."""
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/train", "--seed=3"])
+    status = 0
+    try:
+        _setup.main(work)
+    except SystemExit as end:
+        status = end.code
+    return (status, *capsys.readouterr())
+
+
+def raising(error):
+    def work(argv):
+        raise error
+
+    return work
+
+
+def test_a_program_gets_its_arguments(monkeypatch, capsys):
+    found = end_of(lambda argv: print(*argv), monkeypatch, capsys)
+    assert found == (0, "/somewhere/bin/train --seed=3\n", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (UserError("no such folder"), 1, "train: no such folder\n"),
+        (_flags.FlagError("no such flag"), 2, "train: no such flag\n"),
+        (KeyboardInterrupt(), 130, "train: interrupted; a run goes on when started again"),
+    ],
+)
+def test_a_users_mistake_is_one_line(error, status, line, monkeypatch, capsys):
+    code, out, err = end_of(raising(error), monkeypatch, capsys)
+    assert (code, out) == (status, "")
+    assert err.startswith(line)
+    assert err.count("\n") == 1
+
+
+def test_a_fault_of_ours_has_its_traceback(monkeypatch, capsys):
+    with pytest.raises(ZeroDivisionError):
+        end_of(raising(ZeroDivisionError()), monkeypatch, capsys)
+
+
+def python(code: str, **settings) -> subprocess.Popen:
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'bin'}", **settings}
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=environment, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("lines", [1, 100_000], ids=["at the end", "in the middle"])
+def test_a_reader_that_goes_away_is_no_fault(lines):
+    code = f"import _setup; input(); _setup.main(lambda argv: print('line\\n' * {lines}))"
+    with python(code) as process:
+        process.stdout.close()
+        process.stdin.write("\n")
+        process.stdin.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
+def test_a_terminal_that_does_not_know_a_letter_shows_its_number():
+    process = python(
+        "import _setup; _setup.main(lambda argv: print('B\\xe4ume\\u2026 \\udcff'))",
+        PYTHONIOENCODING="ascii",
+    )
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert out == "B\\xe4ume\\u2026 \\udcff\n"
+
+
+START = """
+import os, sys, _setup
+before = "tensorflow" in sys.modules
+threads = _setup.start_tensorflow({threads}, deterministic=True)
+import tensorflow as tf
+from tensorflow.python.framework.config import is_op_determinism_enabled
+print(before, threads, tf.config.threading.get_intra_op_parallelism_threads())
+gpus = tf.config.list_physical_devices("GPU")
+print(bool(gpus), tf.config.threading.get_inter_op_parallelism_threads())
+print(is_op_determinism_enabled())
+os.write(2, b"errors are heard again")
+"""
+
+
+def test_tensorflow_starts_quietly_with_the_threads_that_were_asked_for():
+    out, err = python(START.format(threads=3)).communicate()
+    threads, at_a_time, deterministic = out.splitlines()
+    assert threads == "False 3 3"
+    assert at_a_time in ("False 1", "True 0"), "one operation on a CPU, for the same bits each time"
+    assert deterministic == "True"
+    assert err == "errors are heard again"
+
+
+def test_what_native_code_said_is_shown_where_it_fails(capfd):
+    def fail():
+        os.write(2, b"the reason\n")
+        raise OSError("no device")
+
+    with pytest.raises(OSError, match="no device"), _setup._stderr_kept_back():
+        fail()
+    assert capfd.readouterr().err == "the reason\n"
+    with _setup._stderr_kept_back():
+        os.write(2, b"chatter\n")
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "after\n"

@@ -1,0 +1,123 @@
+"""Pictures for people: each is a PNG that Pillow reads and that shows what it was given."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine import plots
+
+ODD = ("a$b$c{", "$\\frac$", "täglich")  # what matplotlib would read as a formula
+RED = np.full((30, 40, 3), (250, 10, 20), np.uint8)
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list:
+    """The figures behind the pictures, as they are drawn."""
+    figures = []
+    png = plots._png
+
+    def keep(figure):
+        figures.append(figure)
+        return png(figure)
+
+    monkeypatch.setattr(plots, "_png", keep)
+    return figures
+
+
+def pixels(png: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(png)) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
+
+
+def rows(*phases: str) -> list[dict]:
+    return [
+        {"phase": phase, "train_accuracy": 0.1 * n, "val_accuracy": 0.2 * n,
+         "train_loss": 1 / (n + 1), "val_loss": 2 / (n + 1)}
+        for n, phase in enumerate(phases)
+    ]  # fmt: skip
+
+
+def test_curves_hold_the_figures_of_all_epochs(drawn):
+    history = rows("transfer", "transfer", "tune", "tune", "tune")
+    assert pixels(plots.history(history, ["transfer", "skipped", "tune"])).std() > 0
+    for axes, what in zip(drawn[0].axes, ("accuracy", "loss"), strict=True):
+        lines = {line.get_label(): line for line in axes.lines}
+        for label, part in (("training", "train"), ("validation", "val")):
+            assert list(lines[label].get_xdata()) == [1, 2, 3, 4, 5]
+            assert list(lines[label].get_ydata()) == [row[f"{part}_{what}"] for row in history]
+        assert {text.get_text(): text.get_position()[0] for text in axes.texts} == {
+            "transfer": 1.5,
+            "tune": 4.0,
+        }
+        borders = [line for name, line in lines.items() if name.startswith("_")]
+        assert [line.get_xdata()[0] for line in borders] == [2.5]
+
+
+def test_a_history_of_one_epoch_and_one_without_a_number(drawn):
+    one = rows("transfer")
+    one[0]["val_loss"] = float("nan")
+    assert pixels(plots.history(one, ["transfer"])).shape[2] == 3
+
+
+def test_a_confusion_matrix_has_its_counts_where_they_belong(drawn):
+    matrix = np.array([[5, 1], [0, 0]])
+    plots.confusion(matrix, ["cat", "dog"])
+    axes = drawn[0].axes[0]
+    found = {text.get_position(): text.get_text() for text in axes.texts}
+    assert found == {(0, 0): "5", (1, 0): "1", (0, 1): "0", (1, 1): "0"}
+    np.testing.assert_allclose(axes.images[0].get_array(), [[5 / 6, 1 / 6], [0, 0]])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "given")
+
+
+@pytest.mark.parametrize(("classes", "named", "counted"), [(21, True, False), (41, False, False)])
+def test_what_can_not_be_read_is_not_written(drawn, classes, named, counted):
+    plots.confusion(np.eye(classes, dtype=int), [f"class {n}" for n in range(classes)])
+    axes = drawn[0].axes[0]
+    assert any(t.get_text().startswith("class") for t in axes.get_xticklabels()) == named
+    assert bool(axes.texts) == counted
+
+
+def test_a_prediction_is_the_picture_beside_its_bars(drawn):
+    plots.predictions([("a.jpg", RED, [("crane", 0.6), ("crane", 0.3), ("other", 0.1)])])
+    left, right = drawn[0].axes
+    np.testing.assert_array_equal(left.images[0].get_array(), RED)
+    assert left.get_title() == "a.jpg"
+    assert [bar.get_width() for bar in right.patches] == [0.6, 0.3, 0.1], "two are called crane"
+    assert [label.get_text() for label in right.get_yticklabels()] == ["crane", "crane", "other"]
+    heights = [right.transData.transform((0, bar.get_y()))[1] for bar in right.patches]
+    assert heights == sorted(heights, reverse=True), "the first stands on top"
+
+
+def test_a_sheet_has_rows_of_eight(drawn):
+    shown = pixels(plots.sheet(np.stack([RED] * 10), [f"red {n}" for n in range(10)]))
+    assert [axes.get_title() for axes in drawn[0].axes] == [f"red {n}" for n in range(10)]
+    assert len({round(axes.get_position().y0, 3) for axes in drawn[0].axes}) == 2
+    share = np.all(shown == RED[0, 0], axis=-1).mean()
+    assert share > 0.2, "the pictures' own colour is on the sheet"
+
+
+def test_names_are_names_and_no_formulas():
+    labels = [(name, 0.25) for name in ODD]
+    pixels(plots.confusion(np.eye(3, dtype=int), ODD))
+    pixels(plots.predictions([(ODD[0], RED, labels)]))
+    pixels(plots.sheet(np.stack([RED] * 3), ODD))
+    pixels(plots.history(rows("tune"), ["tune"]))
+
+
+def test_there_are_never_more_pictures_than_a_png_holds(drawn, monkeypatch):
+    """The largest plot stays below 2**16 pixels on a side; smaller ones show that it is cut."""
+    assert 3.2 * 100 * plots.MOST < 2**16
+    monkeypatch.setattr(plots, "MOST", 3)
+    plots.predictions([("a.jpg", RED, [("red", 1.0)])] * 5)
+    plots.sheet(np.stack([RED] * 5), ["red"] * 5)
+    assert [len(figure.axes) for figure in drawn] == [6, 3]
+
+
+def test_a_plot_of_nothing_is_an_empty_picture():
+    assert pixels(plots.predictions([])).min() == 255
