@@ -22,6 +22,7 @@ from engine.specs import DataSpec, Recipe, UserError
 from pipelines import augment
 
 __all__ = [
+    "DATA",
     "RUN",
     "FlagError",
     "Parsed",
@@ -110,6 +111,7 @@ def define_run(values: flags.FlagValues) -> None:
     whole(values, "threads", None, "CPU threads; all cores if not given", least=1)
 
 
+DATA = ("validation_fraction", "split_seed", "limit_examples", "on_bad_image")
 RUN = (define_data, define_model, define_training, define_run)  # all that make a recipe
 
 
@@ -130,10 +132,15 @@ def data_spec(parsed: Parsed) -> DataSpec | None:
       FlagError: a value that does not fit.
     """
     named = [name for name in parsed.given if name in SOURCE_FLAGS]
+    for name in ("val_dir", "test_dir"):
+        if name in parsed.given and "train_dir" not in named:
+            raise UserError(f"--{name} stands alone; give --train_dir with it, or --data_dir alone")
     if not named:
         return None
     last = named[-1]
     location = getattr(parsed, last)
+    if not location:
+        raise UserError(f"--{last}= is empty; give the place of your pictures, or leave it away")
     source = SOURCE_FLAGS[last]
     folders = source == "split_folders"
     return DataSpec(

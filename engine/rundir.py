@@ -197,6 +197,20 @@ def write(path: Path, data: bytes) -> None:
     os.replace(part, path)
 
 
+def write_picture(path: Path, data: bytes, flag: str) -> None:
+    """Writes a picture where the user wants it, named by a flag.
+
+    Raises:
+      UserError: the place can't be written.
+    """
+    try:
+        write(path, data)
+    except OSError as error:
+        raise UserError(
+            f"--{flag}={path}: can't be written ({error.strerror}); name another file"
+        ) from None
+
+
 def _part(path: Path) -> Path:
     """Where a file grows until it is whole."""
     return path.with_name(f"{path.name}.part")

@@ -12,8 +12,8 @@ import tensorflow as tf
 from engine import checkpoints, classifier, draws, freezing, plan, plots, results, summaries
 from engine.classifier import Classifier
 from engine.loop import Job
-from engine.rundir import RunDir, write
-from engine.specs import Batch, Feed, Recipe, UserError
+from engine.rundir import RunDir, write_picture
+from engine.specs import Batch, Feed, Recipe
 from engine.watching import Watch, Watches
 
 SHOWN = 16  # augmented pictures on the board
@@ -78,10 +78,7 @@ def show_augmented(job: Job, path: Path) -> None:
     """
     batch, images = augmented(job.recipe, job.feed, job.augment)
     titles = [job.feed.classes[label] for label in np.asarray(batch.labels)]
-    try:
-        write(path, plots.sheet(images, titles))
-    except OSError as error:
-        raise UserError(f"--show_augmented={path}: can't be written ({error.strerror})") from None
+    write_picture(path, plots.sheet(images, titles), "show_augmented")
 
 
 @dataclasses.dataclass(frozen=True)
