@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import _flags
+from absl import logging
 
 from engine.specs import UserError
 
@@ -47,6 +48,7 @@ def start_tensorflow(threads: int | None = None, deterministic: bool = False) ->
     """
     threads = threads or len(os.sched_getaffinity(0))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors stay
+    logging.set_verbosity(logging.ERROR)  # TensorFlow Datasets thinks aloud
     with _stderr_kept_back():
         import tensorflow as tf
 

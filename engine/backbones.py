@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -106,12 +107,15 @@ def _application(name: str, pixels: Any, weights: str, **arguments: Any) -> Any:
     if weights not in SOURCES_OF_WEIGHTS and not os.path.isfile(weights):
         raise UserError(f"--weights={weights}: no such file; allowed: imagenet, none, or a file")
     source = None if weights == "none" else weights
+    make = getattr(keras.applications, name)
     try:
-        return getattr(keras.applications, name)(weights=source, input_tensor=pixels, **arguments)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one for each layer that a file does not fit
+            return make(weights=source, input_tensor=pixels, **arguments)
     except Exception as error:  # Keras raises bare Exception where a download fails
         if source is None:
             raise
-        reason = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0].split(". ")[0]
         if weights == "imagenet":
             raise UserError(
                 f"the ImageNet weights of {name} could not be fetched ({reason}); connect once, "

@@ -15,8 +15,8 @@ from typing import Any
 import keras
 
 from engine.classifier import Classifier
+from engine.errors import UserError, nearest
 from engine.folding import as_list, fold
-from engine.specs import UserError, choose
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,11 @@ def _layer(classifier: Classifier, name: str) -> keras.layers.Layer:
             f"another layer tomorrow; allowed: head, all, {', '.join(classifier.stages)}"
         )
     if name not in layers:
-        choose(name, dict.fromkeys(["head", "all", *classifier.stages]), "trainable:")
+        hint = nearest(name, ["head", "all", *classifier.stages, *layers])
+        raise UserError(
+            f"trainable={name}: no stage and no layer has that name{hint}; "
+            f"allowed: head, all, {', '.join(classifier.stages)}, or a layer"
+        )
     return layers[name]
 
 
