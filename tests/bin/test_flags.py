@@ -174,8 +174,20 @@ def test_paths_mean_what_they_mean_here(monkeypatch, tmp_path):
     assert recipe("--weights=none").weights == "none"
 
 
+@pytest.mark.parametrize("flag", ["--val_dir=/a", "--test_dir=/a"])
+@pytest.mark.parametrize("other", ["", "--data_dir=/b"])
+def test_a_folder_that_goes_with_train_dir_does_not_stand_alone(flag, other):
+    with pytest.raises(_flags.FlagError, match=r"stands alone; give --train_dir"):
+        _flags.data_spec(parse(*filter(None, (flag, other))))
+
+
+def test_an_empty_place_is_refused():
+    with pytest.raises(_flags.FlagError, match="--data_dir= is empty"):
+        _flags.data_spec(parse("--data_dir="))
+
+
 def test_no_pictures_are_named():
-    assert _flags.data_spec(parse("--val_dir=/a")) is None
+    assert _flags.data_spec(parse("--split_seed=1")) is None
     assert "--flagfile=solar_cells.flags" in refused(read=lambda: _flags.recipe(parse()))
 
 
