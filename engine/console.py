@@ -20,7 +20,7 @@ class Terminal:
     """A watch that prints. Use it as a context: the live line ends with the block."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True, file=sys.stdout)
+        self.console = console or Console(highlight=False, file=sys.stdout)
         self.live: Live | None = None
         self.last_plain = time.monotonic()
 
@@ -40,9 +40,7 @@ class Terminal:
 
     def step(self, moment: Moment) -> None:
         if self.live:
-            self.live.update(
-                Text(describe(moment), style="cyan", no_wrap=True, overflow="ellipsis")
-            )
+            self.live.update(Text(describe(moment), style="cyan"))
         elif time.monotonic() - self.last_plain > PLAIN_SECONDS:
             self.last_plain = time.monotonic()
             self.note(describe(moment))
