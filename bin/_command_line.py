@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -49,6 +50,23 @@ class Size(flags.ArgumentParser):
         if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
             raise ValueError(f"{argument!r}; allowed: H or HxW in pixels, such as 224 or 192x256")
         return int(sides[0]), int(sides[-1])
+
+
+class Bytes(flags.ArgumentParser):
+    """A number of bytes with a unit: kB, MB, GB or TB, of 1,000 each; KiB … TiB of 1,024."""
+
+    syntactic_help = ""
+    UNITS = ("k", "m", "g", "t")
+
+    def parse(self, argument: str) -> int:
+        match = re.fullmatch(
+            r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?", str(argument).strip().lower()
+        )
+        if not match:
+            raise ValueError(f"{argument!r}; allowed: bytes with a unit, such as 500MB or 4GiB")
+        number, unit, binary = match.groups()
+        power = self.UNITS.index(unit) + 1 if unit else 0
+        return int(float(number) * (1024 if binary else 1000) ** power)
 
 
 class Number(flags.ArgumentParser):

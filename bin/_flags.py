@@ -13,7 +13,17 @@ from pathlib import Path
 
 from absl import flags
 
-from _command_line import FlagError, Parsed, Size, choice, flagfile_name, number, parse, whole
+from _command_line import (
+    Bytes,
+    FlagError,
+    Parsed,
+    Size,
+    choice,
+    flagfile_name,
+    number,
+    parse,
+    whole,
+)
 from engine import recipes, specs
 from engine.backbones import BACKBONES
 from engine.optimizers import OPTIMIZERS
@@ -88,8 +98,8 @@ def define_training(values: flags.FlagValues) -> None:
         "name(key=value, ...), once for each phase; keys: trainable (head, all, a stage or layer), "
         f"epochs, optimizer ({', '.join(OPTIMIZERS)}), learning_rate, schedule "
         f"({', '.join(SCHEDULES)}), warmup_steps or warmup_epochs, batch_norm "
-        f"({', '.join(specs.BATCH_NORM)}), weight_decay, clip_norm, early_stop (epochs), and the "
-        "optimizer's and schedule's own",
+        f"({', '.join(specs.BATCH_NORM)}), weight_decay, clip_norm, early_stop (epochs), views, "
+        "refresh, and the optimizer's and schedule's own",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -99,7 +109,16 @@ def define_training(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     whole(values, "batch_size", 32, "examples per step", least=1)
-    choice(values, "precision", "float32", specs.PRECISIONS, "of the network's arithmetic")
+    whole(values, "accumulate", 1, "pieces that a batch passes in, to save memory", least=1)
+    choice(
+        values,
+        "precision",
+        "auto",
+        specs.PRECISIONS,
+        "of the network's arithmetic; auto measures what is fastest for the frozen part",
+    )
+    choice(values, "xla", "auto", specs.XLA, "whether XLA compiles the network; auto measures")
+    choice(values, "cache", "auto", specs.CACHES, "what is worked out once and kept")
     number(values, "label_smoothing", 0.0, "0 up to 1")
     choice(values, "class_weights", "none", specs.CLASS_WEIGHTS, "weight of each class in the loss")
     whole(values, "seed", 0, "of the order, the augmentation, dropout and the head")
@@ -109,6 +128,19 @@ def define_training(values: flags.FlagValues) -> None:
 def define_run(values: flags.FlagValues) -> None:
     flags.DEFINE_string("run_dir", None, "the run; default: runs/ and the flag file's name", values)
     whole(values, "threads", None, "CPU threads; all cores if not given", least=1)
+    flags.DEFINE(
+        Bytes(),
+        "cache_memory",
+        None,
+        "what may be kept in memory, as 4GB; a third of what is free if not given",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "cache_dir",
+        None,
+        "where pictures are kept for later runs, or none; default: ~/.cache/unfreeze",
+        flag_values=values,
+    )
 
 
 DATA = ("validation_fraction", "split_seed", "limit_examples", "on_bad_image")
@@ -189,7 +221,10 @@ def recipe(parsed: Parsed) -> Recipe:
         label_smoothing=parsed.label_smoothing,
         class_weights=parsed.class_weights,
         batch_size=parsed.batch_size,
+        accumulate=parsed.accumulate,
         precision=parsed.precision,
+        xla=parsed.xla,
+        cache=parsed.cache,
         seed=parsed.seed,
         deterministic=parsed.deterministic,
     )

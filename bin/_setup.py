@@ -14,6 +14,8 @@ import _flags
 from absl import logging
 
 from engine.specs import UserError
+from pipelines import pixels
+from pipelines.pixels import Place
 
 INTERRUPTED = 130  # what shells give for SIGINT
 
@@ -63,6 +65,20 @@ def start_tensorflow(threads: int | None = None, deterministic: bool = False) ->
         # What TensorFlow says once about the devices and about oneDNN, it says here.
         tf.transpose(tf.zeros([2, 2], tf.uint8))
     return threads
+
+
+def place(parsed: _flags.Parsed) -> Place:
+    """Where `--cache_dir` and `--cache_memory` let things be kept."""
+    folder = parsed.cache_dir or str(pixels.default_folder())
+    memory = pixels.default_memory() if parsed.cache_memory is None else parsed.cache_memory
+    return Place(None if folder == "none" else Path(folder).expanduser(), memory)
+
+
+def device() -> str | None:
+    """Where batches are copied ahead: the GPU, where there is one and only one."""
+    import tensorflow as tf
+
+    return "/gpu:0" if len(tf.config.list_physical_devices("GPU")) == 1 else None
 
 
 @contextmanager

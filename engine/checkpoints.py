@@ -30,8 +30,9 @@ class Progress:
     step: steps of the run that are done. phase_start: the step that the phase began at.
     best: phase, epoch, val_accuracy and val_loss of the best evaluation so far.
     stale: epochs of this phase since it last improved; best_loss its best validation loss.
-    seconds, wait_seconds, eval_seconds: of the epoch that is going on: training, waiting for data
-    (a part of it), and evaluation. total_seconds: of the run, over all its processes.
+    seconds, wait_seconds, fill_seconds, eval_seconds: of the epoch that is going on: training,
+    waiting for data (a part of it), working out what is kept of the trunk, and evaluation. spent:
+    the same over the epochs that are done. total_seconds: of the run, over all its processes.
     history: one row for each epoch. phases: one entry for each phase that is done.
     """
 
@@ -44,10 +45,18 @@ class Progress:
     best_loss: float | None = None
     seconds: float = 0.0
     wait_seconds: float = 0.0
+    fill_seconds: float = 0.0
     eval_seconds: float = 0.0
+    spent: dict[str, float] = dataclasses.field(default_factory=dict)
     total_seconds: float = 0.0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     phases: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def close_epoch(self) -> None:
+        """Adds the epoch's times to those of the run, and begins the next at nought."""
+        for name in ("seconds", "wait_seconds", "fill_seconds", "eval_seconds"):
+            self.spent[name] = self.spent.get(name, 0.0) + getattr(self, name)
+            setattr(self, name, 0.0)
 
 
 def save(run: RunDir, progress: Progress, variables: dict[str, Sequence[Any]]) -> Path:
@@ -93,7 +102,7 @@ def _newest_first(run: RunDir) -> list[Path]:
 def pack(variables: dict[str, Sequence[Any]], values: dict[str, Any]) -> bytes:
     """Groups of variables and a JSON value -> the bytes of an `.npz`."""
     arrays = {
-        f"{group}/{place:05d}": variable.numpy()
+        f"{group}/{place:05d}": np.asarray(variable)
         for group, members in variables.items()
         for place, variable in enumerate(members)
     }

@@ -33,7 +33,8 @@ class Classifier:
 def build(recipe: Recipe, classes: int) -> Classifier:
     """The recipe's classifier with its first weights: the backbone's own, and a random head.
 
-    The recipe's seed decides the random weights. Layer names are those of a fresh process, however
+    The recipe's seed decides the random weights. The model is float32, whatever the precision that
+    programs made of it compute in. Layer names are those of a fresh process, however
     many models were built before. The backbone's own dropout is off: the recipe's `dropout` is the
     only one, so that every draw is a function of (seed, epoch, example).
 
@@ -43,20 +44,15 @@ def build(recipe: Recipe, classes: int) -> Classifier:
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(recipe.seed)
     backbone = BACKBONES[recipe.backbone]
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(recipe.precision)
-    try:
-        pixels = keras.Input((*recipe.image_size, 3), dtype="float32", name="pixels")
-        maps = backbone.build(scale(pixels, SCALINGS[backbone.scaling]), recipe.weights)
-        features = keras.layers.GlobalAveragePooling2D(name="pool")(maps)
-        vector = features
-        if recipe.head_units:
-            hidden = keras.layers.Dense(recipe.head_units, activation="relu", name="hidden")
-            vector = hidden(features)
-        head = keras.layers.Dense(classes, dtype="float32", name="logits")
-        model = keras.Model(pixels, head(vector), name=recipe.backbone)
-    finally:
-        keras.config.set_dtype_policy(before)
+    pixels = keras.Input((*recipe.image_size, 3), dtype="float32", name="pixels")
+    maps = backbone.build(scale(pixels, SCALINGS[backbone.scaling]), recipe.weights)
+    features = keras.layers.GlobalAveragePooling2D(name="pool")(maps)
+    vector = features
+    if recipe.head_units:
+        hidden = keras.layers.Dense(recipe.head_units, activation="relu", name="hidden")
+        vector = hidden(features)
+    head = keras.layers.Dense(classes, name="logits")
+    model = keras.Model(pixels, head(vector), name=recipe.backbone)
     _silence(model)
     return Classifier(model, features, vector, head, _stages(model, backbone.stages, maps))
 
@@ -74,7 +70,7 @@ def build_imagenet(name: str) -> keras.Model:
 
 
 def scale(pixels: Any, scaling: Scaling) -> Any:
-    """(pixel - mean) / deviation by layers of the model, in float32 whatever the precision."""
+    """(pixel - mean) / deviation by layers of the model."""
     if scaling.bgr:
         pixels = pixels[..., ::-1]
     mean, deviation = scaling.mean, scaling.deviation
@@ -82,7 +78,7 @@ def scale(pixels: Any, scaling: Scaling) -> Any:
         mean, deviation = mean[::-1], deviation[::-1]
     factors = [1 / value for value in deviation]
     offsets = [-m / value for m, value in zip(mean, deviation, strict=True)]
-    return keras.layers.Rescaling(factors, offsets, dtype="float32", name="scale")(pixels)
+    return keras.layers.Rescaling(factors, offsets, name="scale")(pixels)
 
 
 def _silence(model: keras.Model) -> None:

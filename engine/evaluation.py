@@ -53,7 +53,7 @@ def evaluate(
     confusion = np.zeros([classes, classes], np.int64)
     loss = 0.0
     for batch in batches:
-        each, probabilities = step(batch.images, batch.labels)
+        each, probabilities = step(batch.inputs, batch.labels)
         real = np.asarray(batch.weights) > 0
         labels = np.asarray(batch.labels)[real]
         predicted = np.asarray(probabilities).argmax(-1)[real]

@@ -16,18 +16,21 @@ from typing import Any
 import keras
 from keras import ops
 
-FOLDABLE = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
-
 
 def fold(model: keras.Model) -> Callable[[Any], Any]:
     """The model in inference mode as a function of its inputs, with fewer operations.
 
     Relative to the model itself its results differ by float32 rounding only.
     """
+    return run(model, [Folded(conv, norm) for norm, conv in foldable(model)])
+
+
+def run(model: keras.Model, pairs: list[Folded]) -> Callable[[Any], Any]:
+    """The model's graph as a function, with each pair in the place of its two layers."""
     instead: dict[int, Callable] = {}
-    for norm, conv in foldable(model):
-        instead[id(conv)] = Folded(conv, norm)
-        instead[id(norm)] = lambda inputs, **_: inputs
+    for pair in pairs:
+        instead[id(pair.conv)] = pair
+        instead[id(pair.norm)] = lambda inputs, **_: inputs
     return lambda inputs: model._run_through_graph(
         as_list(inputs), operation_fn=lambda op: instead.get(id(op), op)
     )
@@ -51,7 +54,7 @@ def foldable(model: keras.Model) -> list[tuple[Any, Any]]:
         readers = {node.operation for node in conv._outbound_nodes} & inside
         linear = getattr(conv, "activation", None) is keras.activations.linear
         last_axis = norm.axis in (-1, norm.input.ndim - 1)
-        if type(conv) in FOLDABLE and conv in inside and linear and len(readers) == 1 and last_axis:
+        if type(conv) in KERNELS and conv in inside and linear and len(readers) == 1 and last_axis:
             found.append((norm, conv))
     return found
 
@@ -62,29 +65,46 @@ class Folded:
     def __init__(self, conv: keras.layers.Layer, norm: keras.layers.BatchNormalization) -> None:
         self.conv, self.norm = conv, norm
 
-    def __call__(self, inputs: Any) -> Any:
-        conv, norm, dtype = self.conv, self.norm, self.conv.compute_dtype
+    def values(self) -> tuple[Any, Any]:
+        """The kernel that takes the normalisation's scale, and the bias; float32."""
+        conv, norm = self.conv, self.norm
         scale = ops.rsqrt(norm.moving_variance + norm.epsilon)
         if norm.scale:
             scale = scale * norm.gamma
         bias = ((0 if conv.bias is None else conv.bias) - norm.moving_mean) * scale
         if norm.center:
             bias = bias + norm.beta
-        # The kernel is scaled in float32, whatever the convolution's own precision.
-        outputs = self._convolve(ops.cast(inputs, dtype), scale, dtype)
+        kernel = getattr(conv, KERNELS[type(conv)])
+        if isinstance(conv, keras.layers.DepthwiseConv2D):  # [h, w, channels, multiplier]
+            scale = ops.reshape(scale, kernel.shape[-2:])
+        return kernel * scale, bias
+
+    def __call__(self, inputs: Any) -> Any:
+        return self.convolve(inputs, *self.values())
+
+    def convolve(self, inputs: Any, kernel: Any, bias: Any) -> Any:
+        """In the convolution's own precision, whatever that of the kernel and the bias."""
+        conv, dtype = self.conv, self.conv.compute_dtype
+        kernel, inputs = ops.cast(kernel, dtype), ops.cast(inputs, dtype)
+        settings = {
+            "strides": conv.strides,
+            "padding": conv.padding,
+            "dilation_rate": conv.dilation_rate,
+            "data_format": conv.data_format,
+        }
+        if isinstance(conv, keras.layers.SeparableConv2D):
+            depthwise = ops.cast(conv.depthwise_kernel, dtype)
+            outputs = ops.separable_conv(inputs, depthwise, kernel, **settings)
+        elif isinstance(conv, keras.layers.DepthwiseConv2D):
+            outputs = ops.depthwise_conv(inputs, kernel, **settings)
+        else:
+            outputs = ops.conv(inputs, kernel, **settings)
         return outputs + ops.cast(bias, dtype)
 
-    def _convolve(self, inputs: Any, scale: Any, dtype: str) -> Any:
-        conv = self.conv
-        depthwise = isinstance(conv, keras.layers.DepthwiseConv2D)
-        if depthwise:  # the kernel is [h, w, channels, multiplier]
-            scale = ops.reshape(scale, conv.kernel.shape[-2:])
-        convolve = ops.depthwise_conv if depthwise else ops.conv
-        return convolve(
-            inputs,
-            ops.cast(conv.kernel * scale, dtype),
-            strides=conv.strides,
-            padding=conv.padding,
-            dilation_rate=conv.dilation_rate,
-            data_format=conv.data_format,
-        )
+
+# The convolutions that take a scale of their output channels, and in which of their kernels.
+KERNELS = {
+    keras.layers.Conv2D: "kernel",
+    keras.layers.DepthwiseConv2D: "kernel",
+    keras.layers.SeparableConv2D: "pointwise_kernel",
+}

@@ -9,35 +9,38 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 
 from engine.classifier import Classifier
 from engine.errors import UserError, nearest
-from engine.folding import as_list, fold
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
     """A classifier cut in two: logits = head(tail(trunk(pixels))).
 
-    trunk: float32 [B, H, W, 3] -> list of boundary tensors; in inference mode.
-    tail: boundary tensors -> [B, features], what the last dense layer takes; with `training=True`
-      its BatchNormalization uses and moves the statistics of the batch.
+    trunk: float32 [B, H, W, 3] -> list of the tensors that cross the cut. Nothing of it trains.
+    tail: these tensors -> [B, features], what the last dense layer takes; None where they are that.
     head: [B, features] -> float32 [B, classes].
     variables: the phase's trainable variables, in the model's order.
     open_layers: names of the layers that they belong to.
     tail_layers: names of all layers of the tail and the head.
     """
 
-    trunk: Callable[..., list]
-    tail: Callable[..., Any]
+    trunk: keras.Model
+    tail: keras.Model | None
     head: keras.layers.Layer
     variables: list[keras.Variable]
     open_layers: frozenset[str]
     tail_layers: frozenset[str]
+
+    @property
+    def frozen(self) -> bool:
+        """Whether there is anything in the trunk but the scaling of pixels."""
+        return bool(self.trunk.weights)
 
 
 def split(classifier: Classifier, trainable: str) -> Split:
@@ -51,29 +54,14 @@ def split(classifier: Classifier, trainable: str) -> Split:
     live = graph.dependents({op for op in opened if getattr(op, "weights", None)})
     crossing = graph.boundary(live, classifier.vector)
     layers = [layer for layer in classifier.model.layers if layer in opened and layer.weights]
+    whole = [tensor is classifier.vector for tensor in crossing] == [True]
     return Split(
-        trunk=_trunk(keras.Model(classifier.model.inputs[0], crossing)),
-        tail=_tail(crossing, classifier.vector),
+        trunk=keras.Model(classifier.model.inputs[0], crossing),
+        tail=None if whole else keras.Model(crossing, classifier.vector),
         head=classifier.head,
         variables=[v for layer in layers for v in layer.trainable_variables],
         open_layers=frozenset(layer.name for layer in layers),
         tail_layers=frozenset(op.name for op in live),
-    )
-
-
-def _trunk(model: keras.Model) -> Callable[..., list]:
-    folded = fold(model)
-    return lambda pixels: as_list(folded(pixels))
-
-
-def _tail(crossing: list, vector: Any) -> Callable[..., Any]:
-    """Folded where the statistics of its normalisations are frozen, the model itself elsewhere."""
-    if [tensor is vector for tensor in crossing] == [True]:
-        return lambda tensors, training=False: tensors[0]  # the trunk ends where the head begins
-    model = keras.Model(crossing, vector)
-    folded = fold(model)
-    return lambda tensors, training=False: (
-        model(tensors, training=True) if training else folded(tensors)
     )
 
 

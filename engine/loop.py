@@ -2,8 +2,9 @@
 
 train
   take up the newest checkpoint, or begin
-  for each phase              split at its boundary, fresh optimizer, one compiled step
+  for each phase              split at its boundary, precision, what is kept, optimizer, step
     for each epoch
+      fill                    the kept outputs of the frozen trunk that the epoch reads
       for each batch          bytes -> uint8 -> augment -> trunk -> tail -> update
       evaluate                every validation example once
       best?  stop early?      the best model is kept apart
@@ -14,55 +15,23 @@ train
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
-from engine import audit, checkpoints, freezing, losses, optimizers, recipes, results, steps
+from engine import checkpoints, results, steps
 from engine.checkpoints import Progress
-from engine.classifier import Classifier
 from engine.evaluation import Evaluation, evaluate
-from engine.metrics import Figures, Totals
-from engine.rundir import RunDir
-from engine.specs import Batch, Feed, Phase, Recipe, UserError
-from engine.watching import Moment, Watch
+from engine.metrics import Figures
+from engine.pace import Pace
+from engine.specs import Phase, UserError
+from engine.stages import Job, Stage, begin
+from engine.watching import Moment
 
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """All that a run needs. augment is a `pipelines.augment.Augmentation`."""
-
-    recipe: Recipe
-    classifier: Classifier
-    feed: Feed
-    augment: Any
-    run: RunDir
-    watch: Watch
-    checkpoint_minutes: float = 10.0
-    log_steps: int = 10
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-self.feed.train_examples // self.recipe.batch_size)
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """A phase made ready: what it trains, with what, and the batches that it has yet to see."""
-
-    phase: Phase
-    split: freezing.Split
-    optimizer: Any
-    totals: Totals
-    step: Callable[[Batch, tf.Tensor], None]
-    rate: Callable[[int], float]
-    batches: Iterator[Batch]
-    first_step: int
-    audit: audit.Audit
+SAVE_SECONDS = 10.0  # epochs that are over sooner share a checkpoint
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -77,67 +46,62 @@ def train(job: Job) -> dict[str, Any]:
     if saved:
         checkpoints.restore(model.weights, saved["model"], str(job.run.checkpoints))
         job.watch.note(f"going on from step {progress.step} of {job.run.path}")
-    eval_step = steps.make_eval_step(model)
     for phase in job.recipe.phases[progress.phase :]:
         stage = begin(job, phase, progress, saved)
         saved = {}
-        while progress.epoch < phase.epochs and not _tired(phase, progress):
-            train_epoch(job, stage, progress, clock)
-            evaluation = _validate(job, eval_step, progress)
-            _record(job, stage, progress, evaluation)
-            _save(job, stage, progress, clock)
+        pace = Pace(job.steps_per_call, stage.step_bytes)
+        while not _over(phase, progress):
+            _fill(job, stage, progress)
+            train_epoch(job, stage, progress, pace, clock)
+            evaluation = _validate(job, stage, progress)
+            _record(job, stage, progress, evaluation, clock)
+            soon = min(SAVE_SECONDS, 60 * job.checkpoint_minutes)
+            if _over(phase, progress) or clock.since_save() >= soon:
+                _save(job, stage, progress, clock)
         _finish(job, stage, progress)
-    return results.conclude(job, progress, eval_step, clock)
+    return results.conclude(job, progress, steps.make_eval_step(model), clock)
 
 
-def begin(job: Job, phase: Phase, progress: Progress, saved: dict) -> Stage:
-    """Splits the model for a phase, builds optimizer and step, and restores what was saved."""
-    recipe, feed = job.recipe, job.feed
-    split = freezing.split(job.classifier, phase.trainable)
-    scale_loss = recipe.precision == "mixed_float16"
-    optimizer = optimizers.build(
-        phase, recipes.options(phase).optimizer, split.variables, scale_loss
-    )
-    totals = Totals()
-    weights = losses.class_weights(recipe.class_weights, feed.class_counts)
-    step = steps.make_train_step(recipe, phase, split, optimizer, job.augment, weights, totals)
-    if saved:
-        checkpoints.restore(
-            optimizer.variables, saved.get("optimizer", []), str(job.run.checkpoints)
-        )
-        totals.sums.assign(saved["totals"][0])
-    stop = progress.phase_start + phase.epochs * job.steps_per_epoch
-    return Stage(
-        phase=phase,
-        split=split,
-        optimizer=optimizer,
-        totals=totals,
-        step=step,
-        rate=recipes.rate(phase, job.steps_per_epoch),
-        batches=iter(feed.train(progress.step, stop)),
-        first_step=progress.step,
-        audit=audit.Audit(job.classifier.model, split, phase),
-    )
+def _fill(job: Job, stage: Stage, progress: Progress) -> None:
+    if stage.features:
+        started = time.perf_counter()
+        stage.features.prepare(progress.step // job.steps_per_epoch)
+        progress.fill_seconds += time.perf_counter() - started
 
 
-def train_epoch(job: Job, stage: Stage, progress: Progress, clock: results.Clock) -> None:
+def train_epoch(
+    job: Job, stage: Stage, progress: Progress, pace: Pace, clock: results.Clock
+) -> None:
     """The steps that are left of the current epoch."""
     stop = progress.phase_start + (progress.epoch + 1) * job.steps_per_epoch
     while progress.step < stop:
-        asked = time.perf_counter()
-        batch = next(stage.batches)
-        got = time.perf_counter()
-        rate = stage.rate(progress.step - progress.phase_start)
-        stage.step(batch, tf.constant(rate, tf.float32))
-        tf.test.experimental.sync_devices()  # else the wait for the device would count as data's
-        progress.step += 1
-        progress.wait_seconds += got - asked
-        progress.seconds += time.perf_counter() - asked
-        clock.stepped()
-        if progress.step % job.log_steps == 0:
-            _log(job, stage, progress, rate)
-        if clock.since_save() > 60 * job.checkpoint_minutes:
-            _save(job, stage, progress, clock)
+        batches = stage.batches(job.feed, progress.step, stop, pace.steps)
+        with contextlib.closing(batches):  # with it goes what was made ready at another pace
+            while progress.step < stop and not _call(job, stage, progress, pace, batches, clock):
+                pass
+
+
+def _call(
+    job: Job, stage: Stage, progress: Progress, pace: Pace, batches: Any, clock: results.Clock
+) -> bool:
+    """One call of the step; whether the pace has changed by it."""
+    asked = time.perf_counter()
+    batch = next(batches)
+    got = time.perf_counter()
+    first = progress.step - progress.phase_start
+    rates = [stage.rate(first + place) for place in range(batch.labels.shape[0])]
+    stage.step(batch, tf.constant(rates, tf.float32))
+    tf.test.experimental.sync_devices()  # else the wait for the device would count as data's
+    done = time.perf_counter()
+    before, progress.step = progress.step, progress.step + len(rates)
+    progress.wait_seconds += got - asked
+    progress.seconds += done - asked
+    clock.stepped()
+    if progress.step // job.log_steps > before // job.log_steps:
+        _log(job, stage, progress, rates[-1])
+    if clock.since_save() > 60 * job.checkpoint_minutes:
+        _save(job, stage, progress, clock)
+    return pace.took(done - got)
 
 
 def _log(job: Job, stage: Stage, progress: Progress, rate: float) -> None:
@@ -174,14 +138,16 @@ def _figures(stage: Stage, progress: Progress) -> Figures:
     )
 
 
-def _validate(job: Job, eval_step: Callable, progress: Progress) -> Evaluation:
+def _validate(job: Job, stage: Stage, progress: Progress) -> Evaluation:
     started = time.perf_counter()
-    evaluation = evaluate(eval_step, job.feed.validation(), len(job.feed.classes))
+    evaluation = evaluate(stage.eval_step, stage.validation(), len(job.feed.classes))
     progress.eval_seconds = time.perf_counter() - started
     return evaluation
 
 
-def _record(job: Job, stage: Stage, progress: Progress, evaluation: Evaluation) -> None:
+def _record(
+    job: Job, stage: Stage, progress: Progress, evaluation: Evaluation, clock: results.Clock
+) -> None:
     """Closes an epoch: its row of history, the best model, the patience."""
     figures = _figures(stage, progress)
     progress.epoch += 1
@@ -196,28 +162,32 @@ def _record(job: Job, stage: Stage, progress: Progress, evaluation: Evaluation) 
         "learning_rate": stage.rate(progress.step - progress.phase_start - 1),
         "images_per_second": figures.examples / progress.seconds,
         "data_wait_fraction": progress.wait_seconds / progress.seconds,
-        "seconds": progress.seconds + progress.eval_seconds,
+        "seconds": progress.seconds + progress.fill_seconds + progress.eval_seconds,
     }
     progress.history.append(row)
     stage.totals.reset()
-    progress.seconds = progress.wait_seconds = progress.eval_seconds = 0.0
+    progress.close_epoch()
     if stage.phase.early_stop:
         better = progress.best_loss is None or evaluation.loss < progress.best_loss
         progress.stale = 0 if better else progress.stale + 1
         progress.best_loss = evaluation.loss if better else progress.best_loss
     if progress.best is None or results.rank(row) > results.rank(progress.best):
         progress.best = results.standing(row)
-        results.save_model(job, progress.best)
-    results.write_history(job.run, job.recipe, progress.history)
+        clock.best = [variable.numpy() for variable in job.classifier.model.weights]
+    results.write_history(job.run, progress.history)
     job.watch.epoch(row, evaluation, best=progress.best == results.standing(row))
 
 
-def _tired(phase: Phase, progress: Progress) -> bool:
-    return phase.early_stop is not None and progress.stale >= phase.early_stop
+def _over(phase: Phase, progress: Progress) -> bool:
+    tired = phase.early_stop is not None and progress.stale >= phase.early_stop
+    return progress.epoch >= phase.epochs or tired
 
 
 def _save(job: Job, stage: Stage, progress: Progress, clock: results.Clock) -> None:
+    """A checkpoint, and before it the best model, if there is one that is not written yet."""
     clock.saved(progress)
+    results.save_best(job, progress, clock)
+    results.draw_history(job, progress)
     variables = {
         "model": job.classifier.model.weights,
         "optimizer": stage.optimizer.variables,

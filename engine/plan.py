@@ -9,6 +9,7 @@ from typing import Any
 from engine.checkpoints import KEEP
 from engine.classifier import Classifier
 from engine.freezing import Split
+from engine.planning import size
 from engine.specs import Feed, Phase, Recipe
 
 SLOTS = {"sgd": 1, "rmsprop": 2, "adam": 2, "adamw": 2, "lion": 1}  # at most, per variable
@@ -37,7 +38,7 @@ def describe(
         for phase, split in zip(recipe.phases, splits, strict=True)
     )
     lines.append(
-        f"about {_size(memory)} of memory and {_size(_disk(recipe, classifier, splits))} of disk"
+        f"about {size(memory)} of memory and {size(_disk(recipe, classifier, splits))} of disk"
     )
     return lines
 
@@ -83,7 +84,3 @@ def _disk(recipe: Recipe, classifier: Classifier, splits: Sequence[Split]) -> in
     )
     weights = classifier.model.count_params()
     return FLOAT * ((KEEP + 1) * (weights + slots) + weights)
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import os
-import platform
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow as tf
 
 from engine import checkpoints, plots
 from engine.checkpoints import Progress
 from engine.evaluation import evaluate
+from engine.machine import machine, peak_memory, software
 from engine.rundir import RunDir, write, write_csv, write_json
-from engine.specs import Recipe, UserError
+from engine.specs import UserError
 
 if TYPE_CHECKING:
-    from engine.loop import Job, Stage
+    from engine.stages import Job, Stage
 
 COLUMNS = (
     "phase",
@@ -45,6 +42,7 @@ class Clock:
     def __init__(self) -> None:
         self.mark = self.last_save = time.perf_counter()
         self.first_step: float | None = None
+        self.best: list[np.ndarray] | None = None  # the best weights, as long as no file has them
 
     def stepped(self) -> None:
         if self.first_step is None:
@@ -76,10 +74,13 @@ def standing(row: dict[str, Any]) -> dict[str, Any]:
     return {key: row[key] for key in ("phase", "epoch", "val_accuracy", "val_loss")}
 
 
-def save_model(job: Job, best: dict[str, Any]) -> None:
-    """The model as it is now becomes the run's best; its labels travel with it."""
-    values = {"classes": list(job.feed.classes), **best}
-    write(job.run.best, checkpoints.pack({"model": job.classifier.model.weights}, values))
+def save_best(job: Job, progress: Progress, clock: Clock) -> None:
+    """Writes the best model, if there is one that no file holds; its labels travel with it."""
+    if clock.best is None:
+        return
+    values = {"classes": list(job.feed.classes), **(progress.best or {})}
+    write(job.run.best, checkpoints.pack({"model": clock.best}, values))
+    clock.best = None
 
 
 def load_model(run: RunDir) -> tuple[list[np.ndarray], dict[str, Any]]:
@@ -96,9 +97,14 @@ def load_model(run: RunDir) -> tuple[list[np.ndarray], dict[str, Any]]:
     return arrays["model"], values
 
 
-def write_history(run: RunDir, recipe: Recipe, history: list[dict[str, Any]]) -> None:
+def write_history(run: RunDir, history: list[dict[str, Any]]) -> None:
     write_csv(run.history, COLUMNS, history)
-    write(run.plot, plots.history(history, [phase.name for phase in recipe.phases]))
+
+
+def draw_history(job: Job, progress: Progress) -> None:
+    names = [phase.name for phase in job.recipe.phases]
+    if progress.history:
+        write(job.run.plot, plots.history(progress.history, names))
 
 
 def phase_result(job: Job, stage: Stage, progress: Progress) -> dict[str, Any]:
@@ -119,7 +125,11 @@ def phase_result(job: Job, stage: Stage, progress: Progress) -> dict[str, Any]:
 
 
 def conclude(job: Job, progress: Progress, eval_step: Callable, clock: Clock) -> dict[str, Any]:
-    """Puts the best weights into the model, reads the test part once, and writes `result.json`."""
+    """Puts the best weights into the model, measures it, and writes `result.json`.
+
+    The model is measured as it is saved, in float32: on the validation part once more, since the
+    epochs were measured with the frozen part in its fastest precision, and on the test part.
+    """
     if not progress.history:
         raise UserError("no phase has an epoch to train; give a phase epochs=1 or more")
     arrays, _ = load_model(job.run)
@@ -130,12 +140,21 @@ def conclude(job: Job, progress: Progress, eval_step: Callable, clock: Clock) ->
         "best": progress.best,
         "final": standing(progress.history[-1]),
     }
-    if job.feed.test:
-        test = evaluate(eval_step, job.feed.test(), len(job.feed.classes))
-        result["test"] = {"accuracy": test.accuracy, "loss": test.loss, "count": test.count}
+    for part, count in (
+        ("validation", job.feed.validation_examples),
+        ("test", job.feed.test_examples),
+    ):
+        if count:
+            figures = evaluate(eval_step, job.feed.once(part), len(job.feed.classes))
+            result[part] = {
+                "accuracy": figures.accuracy,
+                "loss": figures.loss,
+                "count": figures.count,
+            }
     clock.saved(progress)
     result |= {
         "phases": progress.phases,
+        "spent": progress.spent,
         "seconds_to_first_step": clock.first_step,
         "seconds_total": progress.total_seconds,
         "peak_memory_bytes": peak_memory(),
@@ -157,34 +176,3 @@ def noting_failure(run: RunDir) -> Iterator[None]:
         with suppress(OSError):  # the failure itself matters more
             write_json(run.result, {"status": status, "reason": reason})
         raise
-
-
-def peak_memory() -> dict[str, int]:
-    """Bytes: of this process on the host, and of each GPU."""
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-    for place, _ in enumerate(tf.config.list_physical_devices("GPU")):
-        peak[f"gpu_{place}"] = tf.config.experimental.get_memory_info(f"GPU:{place}")["peak"]
-    return peak
-
-
-def software() -> dict[str, str]:
-    packages = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
-    versions = {package: importlib.metadata.version(package) for package in packages}
-    return {"python": platform.python_version(), **versions}
-
-
-def machine() -> dict[str, Any]:
-    gpus = tf.config.list_physical_devices("GPU")
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-    return {
-        "system": f"{platform.system()} {platform.release()}",
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
-        "gpus": [detail.get("device_name", "unknown") for detail in details],
-    }
-
-
-def _cpu_model() -> str:
-    with open("/proc/cpuinfo") as file:
-        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -28,6 +28,10 @@ class RunDir:
         return self.path / "recipe.json"
 
     @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
     def history(self) -> Path:
         return self.path / "history.csv"
 
@@ -143,7 +147,7 @@ def _clear(run: RunDir) -> None:
         for folder in (run.checkpoints, run.events):
             if folder.exists():
                 shutil.rmtree(folder)
-        for path in (run.history, run.plot, run.result, run.bad_images, run.best):
+        for path in (run.plan, run.history, run.plot, run.result, run.bad_images, run.best):
             path.unlink(missing_ok=True)
             _part(path).unlink(missing_ok=True)
     except OSError as error:

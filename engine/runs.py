@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from engine import checkpoints, classifier, draws, freezing, plan, plots, results, summaries
 from engine.classifier import Classifier
-from engine.loop import Job
 from engine.rundir import RunDir, write_picture
 from engine.specs import Batch, Feed, Recipe
+from engine.stages import Job
 from engine.watching import Watch, Watches
 
 SHOWN = 16  # augmented pictures on the board
@@ -62,11 +62,17 @@ def start_from(run: RunDir, made: Classifier, classes: tuple[str, ...]) -> str:
     return f"starting from {run.path}, with a new head for {len(classes)} other classes"
 
 
+def first_batch(feed: Feed) -> Batch:
+    """The batch of the run's first step."""
+    stacked = next(iter(feed.train(0, 1)))
+    return tf.nest.map_structure(lambda column: column[0], stacked)
+
+
 def augmented(recipe: Recipe, feed: Feed, augment: Any) -> tuple[Batch, np.ndarray]:
     """The run's first batch, and its pictures as the network sees them, uint8 [B, H, W, 3]."""
-    batch = next(iter(feed.train(0, 1)))
-    numbers = draws.uniform(recipe.seed, draws.AUGMENT, batch.epochs, batch.examples, augment.draws)
-    images = augment.apply(batch.images, numbers)
+    batch = first_batch(feed)
+    numbers = draws.uniform(recipe.seed, draws.AUGMENT, batch.views, batch.examples, augment.draws)
+    images = augment.apply(batch.inputs, numbers)
     return batch, tf.cast(tf.round(images), tf.uint8).numpy()
 
 

@@ -34,7 +34,9 @@ __all__ = [
     "to_json",
 ]
 
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
+XLA = ("auto", "on", "off")
+CACHES = ("auto", "none", "pixels", "features")
 RESIZES = ("squash", "crop", "pad")
 SOURCES_OF_WEIGHTS = ("imagenet", "none")
 BATCH_NORM = ("frozen", "train")
@@ -53,7 +55,9 @@ class Phase:
     """One stretch of training with one set of trainable variables.
 
     `trainable` is `head`, `all`, or the stage or layer from which everything upward trains.
-    `epochs` may be 0: the phase is then skipped. `options` are those of the optimizer and of the
+    `epochs` may be 0: the phase is then skipped. `views` is how many draws of the augmentation each
+    picture has, to be used in turn; None leaves it to `engine.planning`. `refresh` is the share of
+    all views that is drawn anew each epoch. `options` are those of the optimizer and of the
     schedule (`momentum`, `warmup_steps`, …); `engine.recipes` checks that each has a taker.
     """
 
@@ -67,6 +71,8 @@ class Phase:
     weight_decay: float | None = None
     clip_norm: float | None = None
     early_stop: int | None = None
+    views: int | None = None
+    refresh: float = 0.0
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -79,6 +85,13 @@ class Phase:
                 value is None or 0 < value < math.inf,
                 f"{where}: {key}={value}; allowed: a number above 0",
             )
+        require(
+            self.views is None or self.views > 0,
+            f"{where}: views={self.views}; allowed: 1 or more, or none for as many as serve best",
+        )
+        require(
+            0 <= self.refresh <= 1, f"{where}: refresh={self.refresh}; allowed: a share from 0 to 1"
+        )
         require(
             0 <= (self.weight_decay or 0) < 1,
             f"{where}: weight_decay={self.weight_decay}; allowed: 0 or more, below 1",
@@ -125,7 +138,8 @@ class Recipe:
     """A run in one value.
 
     `image_size` is (height, width) in pixels. `weights` is `imagenet`, `none`, or the path of a
-    Keras weight file; `init_from` a finished run whose weights are the starting point.
+    Keras weight file; `init_from` a finished run whose weights are the starting point. A batch
+    passes in `accumulate` equal pieces whose gradients are added up.
     """
 
     data: DataSpec
@@ -141,15 +155,25 @@ class Recipe:
     label_smoothing: float = 0.0
     class_weights: str = "none"
     batch_size: int = 32
-    precision: str = "float32"
+    accumulate: int = 1
+    precision: str = "auto"
+    xla: str = "auto"
+    cache: str = "auto"
     seed: int = 0
     deterministic: bool = False
 
     def __post_init__(self) -> None:
         _one_of(self.precision, PRECISIONS, "precision")
+        _one_of(self.xla, XLA, "xla")
+        _one_of(self.cache, CACHES, "cache")
         _one_of(self.resize, RESIZES, "resize")
         _one_of(self.class_weights, CLASS_WEIGHTS, "class_weights")
         require(self.batch_size > 0, f"batch_size={self.batch_size}; allowed: 1 or more")
+        require(
+            self.accumulate > 0 and self.batch_size % self.accumulate == 0,
+            f"accumulate={self.accumulate}; allowed: a number that divides "
+            f"batch_size={self.batch_size}",
+        )
         require(self.head_units >= 0, f"head_units={self.head_units}; allowed: 0 or more")
         require(
             min(self.image_size) > 0, f"image_size={self.image_size}; allowed: H or HxW above 0"
@@ -173,37 +197,45 @@ class Recipe:
 
 
 class Batch(NamedTuple):
-    """B examples, of a fixed shape.
+    """B examples, of a fixed shape; where a leading N is said to stand before B, N such batches.
 
-    images: uint8 [B, height, width, 3], RGB, 0 to 255.
+    inputs: uint8 [B, height, width, 3], pictures in RGB, 0 to 255; or, where the outputs of a
+      frozen trunk are kept, a tuple of those.
     labels: int32 [B], index into the classes.
     weights: float32 [B], 1 for an example, 0 for one that only fills the batch up.
     examples: int32 [B], the example's number in its part; what random draws depend on.
-    epochs: int32 [B], the epoch that the draw belongs to, counted over all phases.
+    epochs: int32 [B], counted over all phases; what the draws of dropout depend on.
+    views: int32 [B], number of the augmentation's draw: the epoch's, or one that comes again.
     """
 
-    images: Any
+    inputs: Any
     labels: Any
     weights: Any
     examples: Any
     epochs: Any
+    views: Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
     """The data as the engine sees it: no files, no formats.
 
-    `train(first, stop)` gives the training batches of the steps first to stop - 1, counted over
-    all phases; `validation()` and `test()` give every example of their part once, the last batch
-    filled up at weight 0. `test` is None where there is no test part.
+    `train(first, stop, per_call=1, views=…, lookup=None)` gives the training batches of the steps
+    first to stop - 1, counted over all phases, stacked: every column begins with [N, B], N being
+    `per_call`, or what is left at the end. `views(examples, epoch)` is the view of each example,
+    int32 [n] and a number -> int32 [n]; the epoch's own number if not given. Without `lookup` the
+    inputs are pictures; `lookup(examples, views)`, int32 [n] each, gives what takes their place, a
+    tuple of arrays that begin with [n].
+    `once(part, which)` gives every example of `train`, `validation` or `test` once, in their order,
+    the last batch filled up at weight 0; `which` chooses among these batches by number.
     """
 
     classes: tuple[str, ...]
     class_counts: tuple[int, ...]
     validation_examples: int
-    train: Callable[[int, int], Iterable[Batch]]
-    validation: Callable[[], Iterable[Batch]]
-    test: Callable[[], Iterable[Batch]] | None
+    test_examples: int
+    train: Callable[..., Iterable[Batch]]
+    once: Callable[..., Iterable[Batch]]
 
     @property
     def train_examples(self) -> int:

@@ -14,6 +14,8 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from engine.specs import Call, UserError, choose
 
 # The most that a value of each name may be: beyond it a picture says nothing, or says it twice.
@@ -24,19 +26,47 @@ class Change(NamedTuple):
     """`matrix(m, numbers, about)` -> [B, 3, 3] (geometry) or [B, 4, 4] (colour).
 
     numbers: `draws` tensors, float32 [B], 0 to 1. about: for geometry the (height, width) in
-    pixels, for colour the picture's mean colour, float32 [B, 3].
+    pixels, for colour the picture's mean colour, float32 [B, 3]. edges: where the one number that
+    it draws makes a difference, if it has few outcomes: those from one edge to the next are alike.
     """
 
     kind: str
     draws: int
     matrix: Callable[..., Any]
+    edges: tuple[float, ...] | None = None
 
 
 class Augmentation(NamedTuple):
-    """`apply(images, numbers)`: uint8 [B, H, W, 3], float32 [B, draws] -> float32 [B, H, W, 3]."""
+    """`apply(images, numbers)`: uint8 [B, H, W, 3], float32 [B, draws] -> float32 [B, H, W, 3].
+
+    edges: those of each change, where every change has few outcomes; None where one has many.
+    """
 
     draws: int
     apply: Callable[[Any, Any], Any]
+    edges: tuple[tuple[float, ...], ...] | None = None
+
+    @property
+    def outcomes(self) -> int | None:
+        """How many different pictures it makes of one; None where they can't be counted."""
+        return None if self.edges is None else math.prod(len(edges) + 1 for edges in self.edges)
+
+    def outcome(self, numbers: np.ndarray) -> np.ndarray:
+        """Which of the outcomes the numbers lead to: float32 [B, draws] -> int [B]."""
+        place = np.zeros(len(numbers), int)
+        for column, edges in enumerate(self.edges or ()):
+            index = np.searchsorted(np.array(edges, np.float32), numbers[:, column], side="right")
+            place = place * (len(edges) + 1) + index
+        return place
+
+    def typical(self, outcome: int) -> np.ndarray:
+        """Numbers that lead to an outcome, float32 [draws]: the middle between its edges."""
+        numbers: list[float] = []
+        for edges in reversed(self.edges or ()):
+            outcome, index = divmod(outcome, len(edges) + 1)
+            ends = (0.0, *edges, 1.0)
+            numbers.insert(0, (ends[index] + ends[index + 1]) / 2)
+        return np.array(numbers, np.float32)
 
 
 def _around(number: Any, reach: float, middle: float = 0.0) -> Any:
@@ -44,8 +74,8 @@ def _around(number: Any, reach: float, middle: float = 0.0) -> Any:
     return middle + (2 * number - 1) * reach
 
 
-def _geometry(draws: int, matrix: Callable) -> Change:
-    return Change("geometry", draws, matrix)
+def _geometry(draws: int, matrix: Callable, *edges: float) -> Change:
+    return Change("geometry", draws, matrix, edges or None)
 
 
 def _colour(draws: int, matrix: Callable) -> Change:
@@ -79,12 +109,20 @@ def zoom(reach: float = 0.2) -> Change:
 
 def flip(probability: float = 0.5) -> Change:
     """Left and right exchanged."""
-    return _geometry(1, lambda m, u, _: m.scaling(1.0, _mirror(m, u[0], probability)))
+
+    def matrix(m, u, _):
+        return m.scaling(1.0, _mirror(m, u[0], probability))
+
+    return _geometry(1, matrix, probability)
 
 
 def vertical_flip(probability: float = 0.5) -> Change:
     """Top and bottom exchanged."""
-    return _geometry(1, lambda m, u, _: m.scaling(_mirror(m, u[0], probability), 1.0))
+
+    def matrix(m, u, _):
+        return m.scaling(_mirror(m, u[0], probability), 1.0)
+
+    return _geometry(1, matrix, probability)
 
 
 def _mirror(m: Any, number: Any, probability: float) -> Any:
@@ -102,7 +140,7 @@ def turn() -> Change:
             )
         return m.quarter_turn(u[0])
 
-    return _geometry(1, matrix)
+    return _geometry(1, matrix, 0.25, 0.5, 0.75)
 
 
 def brightness(share: float = 0.2) -> Change:
@@ -169,7 +207,8 @@ def compose(calls: Iterable[Call]) -> Augmentation:
         pixels = tf.cast(images, tf.float32) if geometry is None else m.resample(images, geometry)
         return pixels if colour is None else m.recolour(pixels, colour)
 
-    return Augmentation(draws, apply)
+    edges = tuple(step.edges for step in steps if step.edges is not None)
+    return Augmentation(draws, apply, edges if len(edges) == len(steps) else None)
 
 
 def _matrices(m: Any, steps: list[Change], images: Any, numbers: list) -> tuple[Any, Any]:

@@ -2,46 +2,103 @@
 
 Step N of a run is worked out from N alone: which examples it reads (`order`), their bytes, their
 pixels (`decode`). So a run that is taken up at step N reads what it would have read.
+
+Batches come by one of two ways. Files are read and decoded in parallel by tf.data. What is kept,
+decoded pictures or the outputs of a frozen trunk, is copied together on a thread that works ahead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from engine.specs import Batch, Feed, Recipe, UserError
 from pipelines import decode, order
+from pipelines.ahead import ahead
 from pipelines.examples import WHOLE_FILE, Examples, read
+from pipelines.pixels import Pixels
 
 PREFETCH = 4  # batches that wait ready: enough to ride out a slow file, little memory
+KEPT_AHEAD = 2  # of what is only copied
+
+# step -> example numbers int32 [B], weights float32 [B], epoch: see `order.batch`
+Plan = Callable[[int], tuple[np.ndarray, np.ndarray, int]]
+Views = Callable[[np.ndarray, int], np.ndarray]
+Lookup = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
 
 
-def make_feed(examples: Examples, recipe: Recipe, threads: int) -> Feed:
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One part of the data, and how its pictures are had.
+
+    pixels: the decoded pictures, or None where they are decoded from their files each time.
+    device: where the batches are to lie, or None for the host's memory.
+    """
+
+    examples: Examples
+    recipe: Recipe
+    threads: int
+    pixels: Pixels | None
+    device: str | None
+
+
+def make_feed(
+    examples: Examples,
+    recipe: Recipe,
+    threads: int,
+    pixels: Pixels | None = None,
+    device: str | None = None,
+) -> Feed:
     """The three parts of the data as the engine takes them."""
-    train, validation, test = (examples.part(part) for part in ("train", "validation", "test"))
+    parts = {
+        name: Part(examples.part(name), recipe, threads, pixels, device)
+        for name in ("train", "validation", "test")
+    }
+    training = parts["train"]
+    count = len(training.examples)
 
     def shuffled(step: int) -> tuple[np.ndarray, np.ndarray, int]:
-        return order.batch(step, len(train), recipe.batch_size, recipe.seed)
+        return order.batch(step, count, recipe.batch_size, recipe.seed)
+
+    def train(
+        first: int,
+        stop: int,
+        per_call: int = 1,
+        views: Views = each_epoch_anew,
+        lookup: Lookup | None = None,
+    ) -> Iterator[Batch]:
+        calls = [range(at, min(at + per_call, stop)) for at in range(first, stop, per_call)]
+        return batches(training, shuffled, calls, views, lookup)
 
     return Feed(
         classes=examples.classes,
-        class_counts=train.class_counts(),
-        validation_examples=len(validation),
-        train=lambda first, stop: batches(train, recipe, shuffled, first, stop, threads),
-        validation=lambda: once(validation, recipe, threads),
-        test=(lambda: once(test, recipe, threads)) if len(test) else None,
+        class_counts=training.examples.class_counts(),
+        validation_examples=len(parts["validation"].examples),
+        test_examples=len(parts["test"].examples),
+        train=train,
+        once=lambda part, which=None: once(parts[part], which),
     )
 
 
-def once(examples: Examples, recipe: Recipe, threads: int) -> Iterator[Batch]:
-    """Every example once, in their order."""
-    steps = order.steps_per_epoch(len(examples), recipe.batch_size)
-    return batches(examples, recipe, _in_order(len(examples), recipe.batch_size), 0, steps, threads)
+def each_epoch_anew(examples: np.ndarray, epoch: int) -> np.ndarray:
+    """Views where every epoch draws anew: the epoch's own number."""
+    return np.full(len(examples), epoch, np.int32)
 
 
-def _in_order(count: int, batch_size: int) -> Callable[[int], tuple[np.ndarray, np.ndarray, int]]:
+def once(part: Part, which: Sequence[int] | None = None) -> Iterator[Batch]:
+    """Every example once, in their order; or of these batches only those with the given numbers."""
+    size = part.recipe.batch_size
+    plan = _in_order(len(part.examples), size)
+    numbers = range(order.steps_per_epoch(len(part.examples), size)) if which is None else which
+    calls = [range(number, number + 1) for number in numbers]
+    for batch in batches(part, plan, calls, each_epoch_anew):
+        yield tf.nest.map_structure(lambda column: column[0], batch)
+
+
+def _in_order(count: int, batch_size: int) -> Plan:
     """A plan that reads 0 to count - 1 once; the last batch is filled up at weight 0."""
 
     def plan(step: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -52,47 +109,81 @@ def _in_order(count: int, batch_size: int) -> Callable[[int], tuple[np.ndarray, 
 
 
 def batches(
-    examples: Examples, recipe: Recipe, plan: Callable, first: int, stop: int, threads: int
+    part: Part, plan: Plan, calls: Sequence[range], views: Views, lookup: Lookup | None = None
 ) -> Iterator[Batch]:
-    """The batches of steps first to stop - 1 of a plan, decoded in parallel, prefetched.
+    """The batches of each call's steps, every column [steps, B, …], prefetched.
+
+    All calls but the last are of one length.
 
     Raises:
       UserError: a file can no longer be read or decoded; it is named.
     """
-    dataset = iter(_dataset(examples, recipe, plan, first, stop, threads))
-    for step in range(first, stop):
+    take = lookup or _pictures(part)
+    if take:
+        kept = (_kept(part, [_columns(plan, views, step) for step in call], take) for call in calls)
+        return ahead(kept, KEPT_AHEAD)
+    return _decoded(part, plan, calls, views)
+
+
+def _columns(plan: Plan, views: Views, step: int) -> tuple[np.ndarray, ...]:
+    """weights, examples, epochs, views of one step, [B] each."""
+    numbers, weights, epoch = plan(step)
+    return weights, numbers, np.full(len(numbers), epoch, np.int32), views(numbers, epoch)
+
+
+def _pictures(part: Part) -> Lookup | None:
+    if part.pixels is None:
+        return None
+    pixels, rows = part.pixels, part.examples.rows
+    return lambda numbers, _: (pixels.take(rows[numbers]),)
+
+
+def _kept(part: Part, steps: list[tuple[np.ndarray, ...]], take: Lookup) -> Batch:
+    weights, numbers, epochs, views = (np.stack(column) for column in zip(*steps, strict=True))
+    taken = take(numbers.reshape(-1), views.reshape(-1))
+    inputs = tuple(rows.reshape(*numbers.shape, *rows.shape[1:]) for rows in taken)
+    labels = part.examples.labels[numbers]
+    pictures = len(inputs) == 1 and inputs[0].dtype == np.uint8
+    batch = Batch(inputs[0] if pictures else inputs, labels, weights, numbers, epochs, views)
+    with tf.device(part.device or "CPU"):
+        return tf.nest.map_structure(tf.convert_to_tensor, batch)
+
+
+def _decoded(part: Part, plan: Plan, calls: Sequence[range], views: Views) -> Iterator[Batch]:
+    dataset = iter(_dataset(part, plan, calls, views))
+    for call in calls:
         try:
             yield next(dataset)
         except tf.errors.OpError as error:
-            raise UserError(_blame(examples, recipe, plan(step)[0], error)) from None
+            numbers = np.concatenate([plan(step)[0] for step in call])
+            raise UserError(_blame(part, numbers, error)) from None
 
 
-def _dataset(
-    examples: Examples, recipe: Recipe, plan: Callable, first: int, stop: int, threads: int
-) -> tf.data.Dataset:
-    fetch = fetcher(examples)
-    labels = tf.constant(examples.labels)
+def _dataset(part: Part, plan: Plan, calls: Sequence[range], views: Views) -> tf.data.Dataset:
+    recipe, fetch, labels = part.recipe, fetcher(part.examples), tf.constant(part.examples.labels)
+    types = (tf.float32, tf.int32, tf.int32, tf.int32)
 
-    def planned(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        numbers, weights, epochs = tf.numpy_function(
-            lambda step: _columns(*plan(int(step))),
-            [step],
-            [tf.int32, tf.float32, tf.int32],
-            stateful=False,
+    def planned(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        columns = tf.numpy_function(
+            lambda step: _columns(plan, views, int(step)), [step], types, stateful=False
         )
-        shape = [recipe.batch_size]
-        return tuple(tf.ensure_shape(column, shape) for column in (numbers, weights, epochs))
+        return tuple(tf.ensure_shape(column, [recipe.batch_size]) for column in columns)
 
-    def example(number: tf.Tensor, weight: tf.Tensor, epoch: tf.Tensor) -> Batch:
+    def example(weight: tf.Tensor, number: tf.Tensor, *rest: tf.Tensor) -> Batch:
         image = decode.decode(fetch(number), *recipe.image_size, recipe.resize)
-        return Batch(image, tf.gather(labels, number), weight, number, epoch)
+        return Batch(image, tf.gather(labels, number), weight, number, *rest)
 
-    dataset = tf.data.Dataset.range(first, stop).map(planned).unbatch()
-    dataset = dataset.map(example, num_parallel_calls=threads, deterministic=True)
-    dataset = dataset.batch(recipe.batch_size, drop_remainder=True)
-    dataset = dataset.with_options(options(threads))
-    if tf.config.list_physical_devices("GPU"):
-        return dataset.apply(tf.data.experimental.prefetch_to_device("/gpu:0", PREFETCH))
+    def stacked(*columns: tf.Tensor) -> Batch:
+        return Batch(*(tf.reshape(c, [-1, recipe.batch_size, *c.shape[1:]]) for c in columns))
+
+    steps = tf.constant([step for call in calls for step in call], tf.int64)
+    dataset = tf.data.Dataset.from_tensor_slices(steps).map(planned).unbatch()
+    dataset = dataset.map(example, num_parallel_calls=part.threads, deterministic=True)
+    # As one batch first: to stack batches would copy every picture once more.
+    dataset = dataset.batch(recipe.batch_size * len(calls[0])).map(stacked)
+    dataset = dataset.with_options(options(part.threads))
+    if part.device:
+        return dataset.apply(tf.data.experimental.prefetch_to_device(part.device, PREFETCH))
     return dataset.prefetch(PREFETCH)
 
 
@@ -102,10 +193,6 @@ def options(threads: int) -> tf.data.Options:
     chosen.threading.private_threadpool_size = threads
     chosen.autotune.enabled = False
     return chosen
-
-
-def _columns(numbers: np.ndarray, weights: np.ndarray, epoch: int) -> tuple:
-    return numbers, weights, np.full(len(numbers), epoch, np.int32)
 
 
 def fetcher(examples: Examples) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -123,8 +210,9 @@ def fetcher(examples: Examples) -> Callable[[tf.Tensor], tf.Tensor]:
     return fetch
 
 
-def _blame(examples: Examples, recipe: Recipe, numbers: np.ndarray, error: Exception) -> str:
+def _blame(part: Part, numbers: np.ndarray, error: Exception) -> str:
     """Which of a step's files failed, found by reading them once more, one by one."""
+    examples, recipe = part.examples, part.recipe
     for number in numbers:
         try:
             decode.decode(read(examples, int(number)), *recipe.image_size, recipe.resize)

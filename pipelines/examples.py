@@ -26,6 +26,7 @@ _TYPES = {
     "splits": np.int8,
     "groups": object,
     "keys": object,
+    "rows": np.int64,
 }
 
 
@@ -41,6 +42,7 @@ class Examples:
     splits: int8, index into `SPLITS`.
     groups: str; examples of one group never part. '' is no group: the example stands alone.
     keys: str, a name that stays the same wherever the data set is put; splits depend on it.
+    rows: int64, the place of its pixels in the cache of the run (`pixels.Pixels`); -1 for none.
     classes: names of the labels.
     """
 
@@ -51,6 +53,7 @@ class Examples:
     splits: np.ndarray
     groups: np.ndarray
     keys: np.ndarray
+    rows: np.ndarray
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -125,6 +128,7 @@ def from_columns(
         splits=np.full(count, TRAIN, np.int8) if splits is None else splits,
         groups=_strings([""] * count if groups is None else groups),
         keys=_strings(keys),
+        rows=np.arange(count),
         classes=tuple(classes),
     )
 

@@ -1,43 +1,71 @@
 """Looks at every picture before training: what can't be read or decoded is named and left out.
 
 It decodes as training will, with the same definition, so that nothing that passes here fails there.
+What it has decoded can be kept: `pixel_cache` does.
 """
 
 from __future__ import annotations
 
 import csv
 import os
-import stat
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from engine.specs import UserError
+from pipelines import exif, formats
 from pipelines.batches import fetcher, options
 from pipelines.decode import reason
-from pipelines.examples import SPLITS, WHOLE_FILE, Examples, read
+from pipelines.examples import SPLITS, Examples, read
+from pipelines.stamps import of_system, stamp
 
 COLUMNS = ("path", "reason")
-_BATCH = 256  # what is counted at a time
+_BATCH = 64  # pictures that are passed on at a time,
+_BATCH_BYTES = 1 << 24  # or fewer where they are large
+_FINGERPRINTS = 2**63 - 1  # as many as there are
+
+Decode = Callable[[tf.Tensor], tf.Tensor]
+Keep = Callable[[np.ndarray, "Facts"], None]
 
 
 @dataclass(frozen=True)
 class Broken:
-    """An example that can't be used: its index, where it is, and why in a few words."""
+    """An example that can't be used: its index, where it is, and why in a few words.
+
+    lasting: it lies in the file's contents, and not in the system's way to them.
+    """
 
     index: int
     path: str
     reason: str
+    lasting: bool = True
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the look at n sound pictures found.
+
+    pixels: uint8 [n, height, width, 3], 0…255.
+    orientations: int32 [n], 1…8, as EXIF has it; the pixels are upright already.
+    fingerprints: int64 [n], 0 or more, of the encoded bytes. FarmHash64: it tells changed files and
+      copies, by chance alone never two others, but is no shield against somebody who forges them.
+    """
+
+    pixels: np.ndarray
+    orientations: np.ndarray
+    fingerprints: np.ndarray
 
 
 def look(
     examples: Examples,
-    decode: Callable[[tf.Tensor], tf.Tensor],
+    decode: Decode,
     threads: int,
     progress: Callable[[int], None] | None = None,
+    keep: Keep | None = None,
 ) -> list[Broken]:
     """Reads and decodes every example once, in parallel.
 
@@ -46,70 +74,89 @@ def look(
       decode: string scalar -> uint8 [height, width, 3], in graph operations; raises where it can't.
       threads: how many pictures are decoded at a time.
       progress: called now and then with the number of sound pictures so far.
+      keep: called with the numbers of some sound examples, int32 [n], and what was found there,
+        until every sound one has been its turn, in any order.
 
     Returns:
       The broken ones in their order.
     """
-    broken = _no_files(examples)
-    rest = np.setdiff1d(np.arange(len(examples)), np.array(list(broken), dtype=np.int64))
+    faults = stamp(examples.paths, examples.offsets, examples.lengths)[1]
+    broken = [Broken(i, examples.name(i), why, lasting=False) for i, why in faults.items()]
+    rest = np.setdiff1d(np.arange(len(examples)), np.array(list(faults), dtype=np.int64))
     sound = np.zeros(len(examples), dtype=bool)
     count = 0
-    for numbers in _sound(examples, rest, decode, threads):
+    for numbers, *facts in _sound(examples, rest, decode, threads, keep is not None):
         sound[numbers] = True
         count += len(numbers)
+        if keep:
+            keep(numbers, Facts(*facts))
         if progress:
             progress(count)
     for index in rest[~sound[rest]]:
         # The pipeline says only which; these few are asked again for why.
-        if why := _why(examples, int(index), decode):
-            broken[int(index)] = why
-    return [Broken(index, examples.name(index), broken[index]) for index in sorted(broken)]
+        fault = _again(examples, int(index), decode, keep)
+        broken += [fault] if fault else []
+    return sorted(broken, key=lambda one: one.index)
 
 
 def _sound(
-    examples: Examples, numbers: np.ndarray, decode: Callable[[tf.Tensor], tf.Tensor], threads: int
-) -> tf.data.NumpyIterator:
-    """Batches of the numbers whose picture can be decoded; the others are missing."""
+    examples: Examples, numbers: np.ndarray, decode: Decode, threads: int, whole: bool
+) -> Any:
+    """Batches of the numbers whose picture can be decoded, with their facts where `whole`."""
+    if not len(numbers):
+        return []  # without half a second for a program that nothing goes through
     fetch = fetcher(examples)
 
-    def example(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def example(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        contents = fetch(number)
+        if whole:
+            return number, *_facts(contents, decode)
         # One pixel is passed on: what nobody asks for would be optimised away.
-        return number, decode(fetch(number))[0, 0, 0]
+        return number, decode(contents)[0, 0, 0]
 
     dataset = tf.data.Dataset.from_tensor_slices(numbers.astype(np.int32))
-    dataset = dataset.map(example, num_parallel_calls=threads).ignore_errors()
-    dataset = dataset.map(lambda number, _: number).batch(_BATCH)
-    return dataset.with_options(options(threads)).as_numpy_iterator()
+    dataset = dataset.map(example, num_parallel_calls=threads, deterministic=False).ignore_errors()
+    if not whole:
+        dataset = dataset.map(lambda number, _: (number,))
+    size = np.prod(dataset.element_spec[1].shape) if whole else 1
+    dataset = dataset.batch(int(max(1, min(_BATCH, _BATCH_BYTES // size))))
+    return dataset.prefetch(1).with_options(options(threads)).as_numpy_iterator()
 
 
-def _no_files(examples: Examples) -> dict[int, str]:
-    """Index -> reason, of paths that lead to no file.
-
-    They are told apart beforehand, since to read a named pipe would wait for ever.
-    """
-    broken: dict[int, str] = {}
-    for index in np.flatnonzero(examples.lengths == WHOLE_FILE):
-        try:
-            if not stat.S_ISREG(os.stat(examples.paths[index]).st_mode):
-                broken[int(index)] = "not a regular file"
-        except OSError as error:
-            broken[int(index)] = _of_system(error)
-    return broken
+def _facts(contents: tf.Tensor, decode: Decode) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    pixels = decode(contents)  # first, so that it is the one to complain
+    orientation = tf.cond(
+        formats.is_jpeg(contents), lambda: exif.in_jpeg(contents), lambda: _in_others(contents)
+    )
+    return pixels, orientation, tf.strings.to_hash_bucket_fast(contents, _FINGERPRINTS)
 
 
-def _why(examples: Examples, index: int, decode: Callable[[tf.Tensor], tf.Tensor]) -> str:
-    """Why an example can't be used; empty where it can after all."""
+@exif.apart(exif.TEXT)
+def _in_others(contents: tf.Tensor) -> tf.Tensor:
+    """int32 scalar 1…8: the orientation that a picture asks for which is no JPEG."""
+
+    def begins(form: formats.Format) -> tf.Tensor:
+        return tf.strings.substr(contents, form.magic_at, len(form.magic)) == form.magic
+
+    searches = [
+        (begins(formats.OTHERS["PNG"]), lambda: exif.in_png(contents)),
+        (begins(formats.OTHERS["WebP"]), lambda: exif.in_webp(contents)),
+    ]
+    return tf.case(searches, default=lambda: tf.constant(1))
+
+
+def _again(examples: Examples, index: int, decode: Decode, keep: Keep | None) -> Broken | None:
+    """Why an example can't be used; None, and it is kept, where it can after all."""
     try:
-        decode(tf.constant(read(examples, index)))
+        facts = _facts(tf.constant(read(examples, index)), decode)
     except OSError as error:
-        return _of_system(error)
+        # Without a number it is ours: the file is too short, and will stay so.
+        return Broken(index, examples.name(index), of_system(error), error.errno is None)
     except tf.errors.OpError as error:
-        return reason(error)
-    return ""
-
-
-def _of_system(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
+        return Broken(index, examples.name(index), reason(error))
+    if keep:
+        keep(np.array([index], np.int32), Facts(*(fact.numpy()[None] for fact in facts)))
+    return None
 
 
 def leave_out(

@@ -8,52 +8,86 @@ from pathlib import Path
 import numpy as np
 
 from engine.specs import Recipe, UserError
-from pipelines import first_look, sources
+from pipelines import first_look, pixel_cache, sources
 from pipelines.decode import decode
 from pipelines.examples import Examples
+from pipelines.pixel_plan import Job, Seen, plan
+from pipelines.pixels import Pixels, Place
 
 Say = Callable[[str], None]
 
 
-def to_train(recipe: Recipe, report: Path, threads: int, say: Say) -> Examples:
-    """The recipe's data; what is broken is listed in `report` and left out.
+def to_train(
+    recipe: Recipe, report: Path, threads: int, say: Say, place: Place | None = None
+) -> tuple[Examples, Pixels | None]:
+    """The recipe's data, and its pixels; what is broken is listed in `report` and left out.
+
+    Args:
+      place: where pixels may be kept; nowhere if not given.
+
+    Returns:
+      The examples, their `rows` those of the pixels, which are None where they are not kept.
 
     Raises:
       UserError: what `sources.load` and `first_look.leave_out` find.
     """
     examples = sources.load(recipe.data)
-    broken = _look(examples, recipe, threads, say)
-    if broken:
-        say(f"{len(broken)} broken pictures are left out; {report} lists them")
-    return first_look.leave_out(examples, broken, report, recipe.data.on_bad_image)
+    if place:
+        seen = pixel_cache.look(_plan(examples, recipe, threads, say, place))
+    else:
+        seen = _look(examples, recipe, threads, say)
+    if seen.broken:
+        say(f"{len(seen.broken)} broken pictures are left out; {report} lists them")
+    on_bad_image = recipe.data.on_bad_image
+    return first_look.leave_out(seen.examples, seen.broken, report, on_bad_image), seen.pixels
 
 
 def to_measure(
-    recipe: Recipe, classes: tuple[str, ...], part: str, threads: int, say: Say
-) -> Examples:
+    recipe: Recipe,
+    classes: tuple[str, ...],
+    part: str,
+    threads: int,
+    say: Say,
+    place: Place | None = None,
+) -> tuple[Examples, Pixels | None]:
     """One part of the recipe's data, or `all` of it, labelled as a model with these classes does.
+
+    Args:
+      place: where an earlier run may have kept the pixels; nothing is written there.
+
+    Returns:
+      As `to_train`.
 
     Raises:
       UserError: the data has a class that the model does not know, or nothing is left to measure.
     """
     examples = _relabelled(sources.load(recipe.data), classes)
     examples = examples if part == "all" else examples.part(part)
-    broken = _look(examples, recipe, threads, say)
-    for one in broken:
+    seen = pixel_cache.find(_plan(examples, recipe, threads, say, place)) if place else None
+    if seen is None:
+        seen = _look(examples, recipe, threads, say)
+    for one in seen.broken:
         say(f"left out: {one.path}: {one.reason}")
-    if broken and recipe.data.on_bad_image == "fail":
-        raise UserError(f"{len(broken)} pictures can't be used; mend or remove them")
-    rest = examples.without(np.array([one.index for one in broken], dtype=np.int64))
+    if seen.broken and recipe.data.on_bad_image == "fail":
+        raise UserError(f"{len(seen.broken)} pictures can't be used; mend or remove them")
+    broken = np.array([one.index for one in seen.broken], dtype=np.int64)
+    rest = seen.examples.without(broken)
     if not len(rest):
         raise UserError(f"--part={part}: the data has no such examples; give another --part")
-    return rest
+    return rest, seen.pixels
 
 
-def _look(examples: Examples, recipe: Recipe, threads: int, say: Say) -> list[first_look.Broken]:
+def _plan(examples: Examples, recipe: Recipe, threads: int, say: Say, place: Place) -> Job:
+    return plan(examples, recipe.image_size, recipe.resize, threads, say, place)
+
+
+def _look(examples: Examples, recipe: Recipe, threads: int, say: Say) -> Seen:
+    """Looks at every picture and keeps none."""
     if len(examples) > 50_000:
         say(f"looking at {len(examples):,} pictures first, so that no broken one ends the training")
     size, resize = recipe.image_size, recipe.resize
-    return first_look.look(examples, lambda contents: decode(contents, *size, resize), threads)
+    broken = first_look.look(examples, lambda contents: decode(contents, *size, resize), threads)
+    return Seen(examples.replace(rows=np.full(len(examples), -1)), broken, None)
 
 
 def _relabelled(examples: Examples, classes: tuple[str, ...]) -> Examples:

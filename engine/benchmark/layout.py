@@ -1,0 +1,57 @@
+"""Numbers and columns as the tables of `bin/benchmark` show them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.benchmark.rows import Rate
+
+WIDTH = 100  # letters in a line
+UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+def number(value: float) -> str:
+    """Three digits or more that count: 0.0123, 1.23, 12.3, 1,234, 123k, 1.23M."""
+    if value < 1:
+        return f"{value:.3g}"
+    if value < 100:
+        return f"{value:.2f}" if value < 10 else f"{value:.1f}"
+    if value < 1e5:
+        return f"{value:,.0f}"
+    return f"{value / 1e3:,.0f}k" if value < 1e6 else f"{value / 1e6:,.2f}M"
+
+
+def rate(value: Rate | None) -> str:
+    """Images a second with their spread, or a dash for what was not measured."""
+    return "-" if value is None else f"{number(value.median)} ±{value.spread:.0%}"
+
+
+def money(value: float | None) -> str:
+    """In whatever currency, or a dash where no price is known."""
+    if value is None:
+        return "-"
+    return f"{value:,.2f}" if value >= 1 or value == 0 else f"{value:#.3g}"
+
+
+def size(count: int) -> str:
+    for unit, name in UNITS:
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} B"
+
+
+def short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def columns(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 0) -> list[str]:
+    """Lines under a head: the first `texts` columns at the left, the others, numbers, right."""
+    table = [head, *rows]
+    widths = [max(len(row[place]) for row in table) for place in range(len(head))]
+    return [
+        "  ".join(
+            cell.ljust(width) if place < texts else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]

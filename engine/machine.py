@@ -1,0 +1,128 @@
+"""What the machine is, and how much of its memory this process has used at most."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+from pathlib import Path
+from typing import Any
+
+# Instructions that decide which arithmetic is fast, by the kernel's names for x86 and Arm.
+FEATURES = (
+    *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8"),
+    *("asimdhp", "bf16", "i8mm", "sve", "sve2", "svebf16", "sme"),
+)
+
+# Arm's kernel gives numbers where x86's gives a name; from Linux, arch/arm64/include/asm/cputype.h.
+ARM_PARTS = {
+    ("0x41", "0xd08"): "Arm Cortex-A72",
+    ("0x41", "0xd0c"): "Arm Neoverse N1",
+    ("0x41", "0xd40"): "Arm Neoverse V1",
+    ("0x41", "0xd49"): "Arm Neoverse N2",
+    ("0x41", "0xd4f"): "Arm Neoverse V2",
+    ("0x41", "0xd84"): "Arm Neoverse V3",
+    ("0x41", "0xd8e"): "Arm Neoverse N3",
+    ("0xc0", "0xac3"): "Ampere-1",
+}
+
+QUERY = ("--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits")
+PATIENCE_SECONDS = 20  # nvidia-smi wakes the driver up where nothing else has
+MIB = 2**20
+
+
+def machine() -> dict[str, Any]:
+    """Processor, memory, GPUs and driver; None for what can't be known.
+
+    `gpus` are those that TensorFlow uses, and `cuda` and `cudnn` what it was built for.
+    """
+    import tensorflow as tf
+
+    cpu, features = describe_cpu(Path("/proc/cpuinfo").read_text("utf-8", "replace"))
+    driver, memory = read_nvidia_smi(_run_nvidia_smi())
+    gpus = tf.config.list_physical_devices("GPU")
+    build = tf.sysconfig.get_build_info() if gpus else {}
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    return {
+        "system": f"{platform.system()} {platform.release()}",
+        "cpu": cpu,
+        "cpu_features": features,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "gpus": [_gpu(detail, memory) for detail in details],
+        "driver": driver,
+        "cuda": build.get("cuda_version"),
+        "cudnn": build.get("cudnn_version"),
+    }
+
+
+def _gpu(detail: dict[str, Any], memory: dict[str, int]) -> dict[str, Any]:
+    name = detail.get("device_name", "unknown")
+    capability = detail.get("compute_capability")
+    return {
+        "name": name,
+        "compute_capability": ".".join(map(str, capability)) if capability else None,
+        "memory_bytes": memory.get(name),
+    }
+
+
+def describe_cpu(cpuinfo: str) -> tuple[str, list[str]]:
+    """Name and notable instructions of the first processor that /proc/cpuinfo lists."""
+    values: dict[str, str] = {}
+    for line in cpuinfo.splitlines():
+        key, _, value = line.partition(":")
+        values.setdefault(key.strip(), value.strip())
+    part = (values.get("CPU implementer", ""), values.get("CPU part", ""))
+    name = values.get("model name") or ARM_PARTS.get(part) or platform.machine()
+    known = (values.get("flags") or values.get("Features") or "").split()
+    return name, [feature for feature in FEATURES if feature in known]
+
+
+def read_nvidia_smi(output: str) -> tuple[str | None, dict[str, int]]:
+    """The driver's version, and the memory in bytes by the GPU's name, as far as they are told.
+
+    By name, not by number: CUDA_VISIBLE_DEVICES changes the numbers for TensorFlow only.
+    """
+    driver, memory = None, {}
+    for row in csv.reader(output.splitlines(), skipinitialspace=True):
+        if len(row) != 3:
+            continue
+        name, mebibytes, version = (cell.strip() for cell in row)
+        driver = version if version[:1].isdigit() else driver
+        if mebibytes.isdecimal():  # else "[N/A]", where memory is shared with the processor
+            memory[name] = int(mebibytes) * MIB
+    return driver, memory
+
+
+def _run_nvidia_smi() -> str:
+    """What nvidia-smi answers; nothing where there is no such program, or it fails or hangs."""
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", *QUERY],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PATIENCE_SECONDS,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.decode("utf-8", "replace")
+
+
+def peak_memory() -> dict[str, int]:
+    """Bytes: of this process on the host, and of each GPU."""
+    import tensorflow as tf
+
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    for place, _ in enumerate(tf.config.list_physical_devices("GPU")):
+        peak[f"gpu_{place}"] = tf.config.experimental.get_memory_info(f"GPU:{place}")["peak"]
+    return peak
+
+
+def software() -> dict[str, str]:
+    packages = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
+    versions = {package: importlib.metadata.version(package) for package in packages}
+    return {"python": platform.python_version(), **versions}

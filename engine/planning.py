@@ -1,0 +1,125 @@
+"""What of a phase is worked out once and kept: bytes, time and number of epochs weighed.
+
+A picture passes the frozen trunk once for each view that is kept of it, and once an epoch where
+none is. Keeping pays where there are fewer views than epochs. Views of an augmentation with few
+outcomes (mirror images, quarter turns) are complete: every epoch draws among them as it would
+anyway. Of any other augmentation a number of draws stands for all, which for the head alone makes
+no difference that we could measure (see docs/caching.md); deeper phases keep such views only where
+the recipe asks for them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from engine.specs import Feed, Phase, Recipe, UserError
+from engine.storage import Room, width
+
+HEAD_VIEWS = 4  # draws that stand for all of a continuous augmentation, for a head
+MOST_OUTCOMES = 16  # more are no better than draws
+
+Output = tuple[tuple[int, ...], str]  # shape without the batch, and type
+
+
+@dataclasses.dataclass(frozen=True)
+class Keep:
+    """What is kept of a phase's trunk.
+
+    views: how many draws each picture is seen through in turn; None for a new one each epoch.
+    slots: rows for each training picture; 0 where each step runs the trunk.
+    validation: whether the validation pictures' outputs are kept.
+    reason: why, in a sentence.
+    """
+
+    views: int | None
+    slots: int
+    validation: bool
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What `decide` weighs.
+
+    outcomes: of the augmentation; None where they can't be counted.
+    outputs: of the trunk, for one picture. images_per_second: of the trunk.
+    head_only: whether the phase trains nothing below the head.
+    """
+
+    recipe: Recipe
+    phase: Phase
+    feed: Feed
+    outcomes: int | None
+    outputs: list[Output]
+    frozen: bool
+    head_only: bool
+    images_per_second: float
+
+    @property
+    def row_bytes(self) -> int:
+        return sum(math.prod(shape) * width(dtype) for shape, dtype in self.outputs)
+
+
+def decide(asked: Question, room: Room) -> Keep:
+    """The plan for one phase.
+
+    Raises:
+      UserError: `cache=features`, and there is nothing to keep or no room for it.
+    """
+    recipe, phase, feed = asked.recipe, asked.phase, asked.feed
+    forced = recipe.cache == "features"
+    if not asked.frozen:
+        return Keep(phase.views, 0, False, "nothing is frozen, so nothing can be kept")
+    if recipe.cache not in ("auto", "features"):
+        return Keep(phase.views, 0, False, f"cache={recipe.cache}")
+    views, slots = _rows(asked)
+    row, epochs = asked.row_bytes, phase.epochs
+    where = room.fits((slots * feed.train_examples + feed.validation_examples) * row)
+    if where is None and forced:
+        need = slots * feed.train_examples * row
+        raise UserError(
+            f"--cache=features: phase {phase.name!r} needs {size(need)}, and there is no such "
+            "room; raise --cache_memory, name a --cache_dir on a larger disk, or lower views"
+        )
+    validation = room.fits(feed.validation_examples * row) is not None and epochs > 1
+    passes = _passes(slots, phase, epochs)
+    if where is None:
+        return Keep(phase.views, 0, validation, "no room for the trunk's outputs")
+    if slots == 0 or (passes >= epochs and not forced):
+        return Keep(phase.views, 0, validation, "each epoch has views of its own")
+    return Keep(views, slots, validation, _saving(asked, slots, passes, where))
+
+
+def _rows(asked: Question) -> tuple[int | None, int]:
+    """Views in turn (None for all outcomes), and the rows that this makes for each picture."""
+    phase = asked.phase
+    if phase.views:
+        return phase.views, phase.views
+    if asked.outcomes is not None and asked.outcomes <= MOST_OUTCOMES:
+        return None, asked.outcomes
+    if asked.head_only or asked.recipe.cache == "features":
+        return HEAD_VIEWS, HEAD_VIEWS
+    return None, 0
+
+
+def _passes(slots: int, phase: Phase, epochs: int) -> float:
+    """How often each picture passes the trunk in the whole phase."""
+    refreshed = phase.refresh * slots * max(0, epochs - 1)
+    return min(slots + refreshed, epochs) if phase.views else slots
+
+
+def _saving(asked: Question, slots: int, passes: float, where: str) -> str:
+    feed, epochs = asked.feed, asked.phase.epochs
+    kept = slots * feed.train_examples * asked.row_bytes
+    saved = max(0, epochs - passes) * feed.train_examples / asked.images_per_second
+    views = "all " * (asked.phase.views is None and asked.outcomes == slots)
+    return (
+        f"the trunk's outputs for {views}{slots} view{'s' * (slots > 1)} of each picture, "
+        f"{size(kept)} {'in memory' if where == 'memory' else 'on disk'}; it runs {passes:g} times "
+        f"instead of {epochs}, which saves about {saved:.0f} s"
+    )
+
+
+def size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

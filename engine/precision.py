@@ -1,0 +1,150 @@
+"""In which precision a program computes, chosen by measurement and not by belief.
+
+The model itself is float32, and so are its variables: a precision is a property of a program that
+is traced from it. The fastest is taken among those whose results stay near those of float32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from engine import machine
+from engine.specs import Recipe
+
+# Relative L2 distance of the features from those of float32. bfloat16 has 8 bits of mantissa:
+# rounding by up to 2**-9 in each of some hundred operations gave 0.01 to 0.04.
+TOLERANCE = 0.05
+# A program has to be faster than the one before it by this factor, so that noise does not decide.
+MARGIN = 1.1
+REPEATS = 3
+
+# What stays float32 in every program: scaled pixels need more than 8 bits, means of many as well.
+PINNED = (keras.layers.Rescaling, keras.layers.Normalization, keras.layers.GlobalAveragePooling2D)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """How a network is computed: a Keras dtype policy, and whether XLA compiles it."""
+
+    policy: str = "float32"
+    xla: bool = False
+
+    @property
+    def dtype(self) -> str:
+        return self.policy.removeprefix("mixed_")
+
+    def __str__(self) -> str:
+        return f"{self.dtype}, XLA" if self.xla else self.dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What a program did on a real batch. distance: relative L2, of its results from float32's."""
+
+    program: Program
+    images_per_second: float
+    distance: float
+
+    @property
+    def sound(self) -> bool:
+        return self.distance <= TOLERANCE
+
+
+@contextmanager
+def running_in(model: keras.Model, policy: str) -> Iterator[None]:
+    """Within the block the model's layers compute in this policy; their variables stay float32."""
+    layers = [layer for layer in model.layers if not isinstance(layer, PINNED)]
+    before = [layer.dtype_policy for layer in layers]
+    try:
+        for layer in layers:
+            layer.dtype_policy = policy
+        yield
+    finally:
+        for layer, old in zip(layers, before, strict=True):
+            layer.dtype_policy = old
+
+
+def candidates(recipe: Recipe) -> list[Program]:
+    """The programs that the recipe allows on this machine, float32 first where it is one of them.
+
+    Half precision only where the hardware computes in it. XLA by itself only on a GPU: on a CPU it
+    was slower for every network measured, for depthwise convolutions twenty times.
+    """
+    policies = [recipe.precision]
+    if recipe.precision == "auto":
+        policies = ["float32", *(f"mixed_{name}" for name in half_precisions())]
+    compiled = {"on": [True], "off": [False], "auto": [False, True]}[recipe.xla]
+    if recipe.xla == "auto" and not tf.config.list_physical_devices("GPU"):
+        compiled = [False]
+    return [Program(policy, xla) for xla in compiled for policy in policies]
+
+
+def half_precisions() -> list[str]:
+    """Those that the first GPU computes in, or the processor where there is none."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability")
+        major = capability[0] if capability else 0
+        return ["bfloat16", "float16"] if major >= 8 else ["float16"] if major == 7 else []
+    features = machine.describe_cpu(Path("/proc/cpuinfo").read_text("utf-8", "replace"))[1]
+    return ["bfloat16"] if {"avx512_bf16", "amx_bf16", "bf16", "svebf16"} & set(features) else []
+
+
+def trials(
+    programs: Sequence[Program], make: Callable[[Program], Callable], inputs: Any
+) -> list[Trial]:
+    """Runs `make(program)(inputs)`, a list of tensors, for each; the first is what others match."""
+    done: list[Trial] = []
+    expected: list[np.ndarray] = []
+    for program in programs:
+        function = make(program)
+        outputs = [np.asarray(tf.cast(tensor, tf.float32)) for tensor in function(inputs)]
+        expected = expected or outputs
+        seconds = statistics.median(_seconds(function, inputs) for _ in range(REPEATS))
+        done.append(Trial(program, len(outputs[0]) / seconds, distance(outputs, expected)))
+    return done
+
+
+def _seconds(function: Callable, inputs: Any) -> float:
+    started = time.perf_counter()
+    for tensor in function(inputs):
+        tensor.numpy()
+    return time.perf_counter() - started
+
+
+def distance(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
+    """Relative L2 distance, over several arrays as if they were one."""
+    apart = sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in zip(one, other))  # noqa: B905
+    size = sum(float(np.square(b, dtype=np.float64).sum()) for b in other)
+    return float(np.sqrt(apart / size)) if size else float(apart > 0)
+
+
+def best(done: Sequence[Trial]) -> Trial:
+    """The fastest of the sound ones; an earlier one unless a later is clearly faster."""
+    chosen = done[0]
+    for trial in done[1:]:
+        if trial.sound and trial.images_per_second > MARGIN * chosen.images_per_second:
+            chosen = trial
+    return chosen
+
+
+def table(done: Sequence[Trial]) -> list[str]:
+    """One line for each trial, in columns."""
+    chosen, lines = best(done), []
+    for trial in done:
+        mark = "chosen" if trial is chosen else "" if trial.sound else "too far from float32"
+        lines.append(
+            f"  {trial.program!s:14} {trial.images_per_second:7.0f} images/s  "
+            f"distance {trial.distance:.1e}  {mark}".rstrip()
+        )
+    return lines

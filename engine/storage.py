@@ -1,0 +1,89 @@
+"""Large tables: in memory where they fit, else in a file that is mapped into memory.
+
+A mapped file has no name, so it is gone with the process, however that ends. Its space is reserved
+before it is used: to write into a hole of a full disk would end the process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import mmap
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclasses.dataclass
+class Room:
+    """Where tables may be put: so many bytes of memory, which grow less, then files in a folder."""
+
+    memory: int
+    folder: Path | None = None
+
+    def fits(self, count: int) -> str | None:
+        """`memory`, `disk` (half of what is free there), or None where there is no room."""
+        if count <= self.memory:
+            return "memory"
+        try:
+            free = shutil.disk_usage(self.folder).free if self.folder else 0
+        except OSError:
+            return None
+        return "disk" if count <= free // 2 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows [slots, count, …] of numbers."""
+
+    rows: np.ndarray
+    mapping: mmap.mmap | None = None
+
+    def put(self, slot: int, place: int, values: np.ndarray) -> None:
+        self.rows[slot, place : place + len(values)] = values.view(self.rows.dtype)
+        self._give_back()
+
+    def take(self, slots: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Rows at (slot, place), int [n] each -> [n, …]."""
+        flat = self.rows.reshape(-1, *self.rows.shape[2:])
+        taken = flat.take(slots * self.rows.shape[1] + places, axis=0)
+        self._give_back()
+        return taken
+
+    def _give_back(self) -> None:
+        """Pages that were touched need not stay: the system keeps those it has room for."""
+        if self.mapping is not None:
+            self.mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def plain(dtype: str) -> np.dtype:
+    """A type of NumPy's own of the same width: its loops for others are slow."""
+    return np.dtype(f"uint{8 * width(dtype)}")
+
+
+def width(dtype: str) -> int:
+    """Bytes of one number."""
+    return {"float32": 4, "bfloat16": 2, "float16": 2}[dtype]
+
+
+def table(shape: tuple[int, ...], dtype: np.dtype, room: Room) -> Table:
+    """A table of that shape, its contents anything; its memory is taken from the room.
+
+    Raises:
+      OSError: it fits neither in memory nor on the disk.
+    """
+    count = math.prod(shape) * dtype.itemsize
+    if count <= room.memory:
+        room.memory -= count
+        return Table(np.empty(shape, dtype))
+    if room.folder is None:
+        raise OSError(f"{count} bytes do not fit in the {room.memory} that are left in memory")
+    room.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=room.folder) as file:
+        os.posix_fallocate(file.fileno(), 0, count)
+        mapping = mmap.mmap(file.fileno(), count)
+    mapping.madvise(mmap.MADV_RANDOM)
+    return Table(np.frombuffer(mapping, dtype).reshape(shape), mapping)

@@ -1,0 +1,104 @@
+"""The rows of a job while they are filled: copied from earlier runs, or decoded."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipelines import first_look, pixel_index
+from pipelines.first_look import Facts
+from pipelines.pixel_files import Kept, Part
+from pipelines.pixel_plan import Job
+from pipelines.pixels import Pixels
+
+_BATCH = 32  # pictures that are copied at a time
+
+
+class Filling:
+    """M rows in memory, in a part on the disk, or in neither where only the look is wanted.
+
+    index: what is known of each row so far.
+    missing: bool [M], the rows that are still to be filled.
+    error: what kept a picture from being written; nothing is written any more then.
+    """
+
+    def __init__(self, job: Job, part: Part | None) -> None:
+        self.job, self.part = job, part
+        self.memory: np.ndarray | None = None
+        if job.fits:
+            # NumPy asks for large pages here, and not for zeros: filled in a fraction of the time.
+            self.memory = np.empty((len(job.firsts), *job.shape), np.uint8)
+        self.index = pixel_index.blank(job.definition, len(job.firsts))
+        self.index.stamps[:] = job.stamps
+        self.missing = np.ones(len(self.index), dtype=bool)
+        self.error: OSError | None = None
+
+    @property
+    def keeps(self) -> bool:
+        """Whether pixels go anywhere."""
+        return self.memory is not None or self.part is not None
+
+    def copy(self, kept: Kept) -> None:
+        """Takes over what a folder knows of the missing rows."""
+        theirs = kept.index.find(self.job.stamps)
+        ours = np.flatnonzero(self.missing & (theirs >= 0))
+        ours = ours[np.argsort(theirs[ours])]  # as they lie on the disk
+        for name in ("fingerprints", "orientations", "reasons"):
+            getattr(self.index, name)[ours] = getattr(kept.index, name)[theirs[ours]]
+        broken = self.index.reasons[ours] != ""
+        if not self.keeps:
+            self.missing[ours] = False
+            return
+        self.missing[ours[broken]] = False
+        pixels = of_kept(self.job, kept)
+        ours = ours[~broken]
+        for rows in np.split(ours, np.arange(_BATCH, len(ours), _BATCH)):
+            try:
+                self._put(rows, pixels.take(theirs[rows]))
+            except OSError:  # a bad spot on the disk: the rest is decoded
+                return
+
+    def decode(self) -> None:
+        """Looks at the pictures that are still missing."""
+        job, index = self.job, self.index
+        rows = np.flatnonzero(self.missing)
+
+        def keep(numbers: np.ndarray, facts: Facts) -> None:
+            places = rows[numbers]
+            index.orientations[places] = facts.orientations
+            index.fingerprints[places] = facts.fingerprints
+            self._put(places, facts.pixels)
+
+        examples = job.examples.take(job.firsts[rows])
+        wanted = keep if self.keeps else None
+        for one in first_look.look(examples, job.decode, job.threads, keep=wanted):
+            row = rows[one.index]
+            self.missing[row] = False
+            index.reasons[row] = one.reason
+            if not one.lasting:  # the next run is to look for itself
+                index.stamps[row] = b""
+
+    def pixels(self) -> Pixels | None:
+        """What has been filled; None where it is nowhere."""
+        facts = (self.index.fingerprints, self.index.orientations)
+        if self.memory is not None:
+            self.memory[self.index.reasons != ""] = 0
+            return Pixels(self.job.shape, *facts, memory=self.memory)
+        if self.part is None or self.error:
+            return None
+        return Pixels(self.job.shape, *facts, file=self.part.pixels, lock=self.part.lock)
+
+    def _put(self, rows: np.ndarray, pictures: np.ndarray) -> None:
+        self.missing[rows] = False
+        if self.memory is not None:
+            self.memory[rows] = pictures
+        elif self.part and not self.error:
+            try:
+                self.part.write(rows, pictures)
+            except OSError as error:
+                self.error = error
+
+
+def of_kept(job: Job, kept: Kept) -> Pixels:
+    """The pixels of a complete folder, in its file."""
+    index, file = kept.index, kept.pixels
+    return Pixels(job.shape, index.fingerprints, index.orientations, file=file, lock=kept.lock)

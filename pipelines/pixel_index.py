@@ -1,0 +1,103 @@
+"""What is known of the pictures in a pixel file, row by row, and how that is kept on the disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import BinaryIO
+
+import numpy as np
+
+from pipelines.examples import Examples
+from pipelines.stamps import BYTES
+
+FORMAT = 1  # of the file; to be raised when its meaning changes
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Index:
+    """N pictures, a row each.
+
+    definition: what made pixels of the bytes, as JSON text; rows of another one are of no use.
+    stamps: S16 [N], as from `stamps.stamp`; all zero where nothing lasting is known.
+    fingerprints: int64 [N], of the encoded bytes, as from `first_look.look`.
+    orientations: uint8 [N], 1…8 as in EXIF; 0 where the picture is broken.
+    reasons: str [N], why the picture is broken; '' where it is sound.
+    """
+
+    definition: str
+    stamps: np.ndarray
+    fingerprints: np.ndarray
+    orientations: np.ndarray
+    reasons: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.stamps)
+
+    def find(self, stamps: np.ndarray) -> np.ndarray:
+        """int64 [n]: the row of each stamp (S16 [n]), -1 where there is none."""
+        if not len(self):
+            return np.full(len(stamps), -1)
+        order = np.argsort(self.stamps)
+        place = np.searchsorted(self.stamps, stamps, sorter=order)
+        rows = order[np.minimum(place, len(order) - 1)]
+        return np.where((self.stamps[rows] == stamps) & (stamps != b""), rows, -1)
+
+
+def blank(definition: str, count: int) -> Index:
+    """An index of `count` rows of which nothing is known yet."""
+    return Index(
+        definition,
+        stamps=np.zeros(count, f"S{BYTES}"),
+        fingerprints=np.zeros(count, np.int64),
+        orientations=np.zeros(count, np.uint8),
+        reasons=np.full(count, "", dtype=object),
+    )
+
+
+def save(file: BinaryIO, index: Index, examples: Examples) -> None:
+    """Writes the index, and where each row's picture lies (`examples`, N of them)."""
+    broken = np.flatnonzero(index.reasons != "")
+    np.savez_compressed(
+        file,
+        format=np.array(FORMAT),
+        definition=np.array(index.definition),
+        stamps=index.stamps,
+        fingerprints=index.fingerprints,
+        orientations=index.orientations,
+        broken=broken,
+        reasons=index.reasons[broken].astype(np.str_),
+        paths=np.frombuffer(b"\0".join(examples.encoded_paths()), np.uint8),
+        offsets=examples.offsets,
+        lengths=examples.lengths,
+    )
+
+
+def load(path: str | os.PathLike[str], definition: str) -> Index | None:
+    """The index in a file; None where it is damaged, or of another definition or format."""
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            if kept["format"] != FORMAT or str(kept["definition"]) != definition:
+                return None
+            index = blank(definition, len(kept["stamps"]))
+            for name in ("stamps", "fingerprints", "orientations"):
+                getattr(index, name)[:] = kept[name]
+            index.reasons[kept["broken"]] = kept["reasons"].astype(object)
+    # A damaged archive fails in as many ways as there are bytes in it.
+    except Exception:
+        return None
+    return index
+
+
+def load_places(path: str | os.PathLike[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Paths, offsets and lengths of the pictures, in the order of the rows.
+
+    Raises:
+      OSError: the file is gone or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            paths = kept["paths"].tobytes().split(b"\0")
+            return [os.fsdecode(path) for path in paths], kept["offsets"], kept["lengths"]
+    except Exception as error:
+        raise OSError(f"{os.fspath(path)} can't be read: {error}") from None

@@ -1,0 +1,228 @@
+"""The metadata services of three clouds, played by a small server on this machine."""
+
+from __future__ import annotations
+
+import http.server
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from engine.benchmark import cloud
+
+PATIENT = 20.0  # never waited for where somebody answers
+Answer = tuple[int, str, dict[str, str]]
+Service = Callable[[http.server.BaseHTTPRequestHandler], Answer]
+
+NOTHING: Answer = (404, "not here", {})
+TOKEN = "AQAEAKdF_x3pGsK7-A=="
+
+
+def aws(request) -> Answer:
+    """As in the EC2 user guide, "Access instance metadata": no token, no answer."""
+    if (request.command, request.path) == ("PUT", "/latest/api/token"):
+        lifetime = request.headers.get("X-aws-ec2-metadata-token-ttl-seconds", "0")
+        return (200, TOKEN, {}) if 1 <= int(lifetime) <= 21600 else (400, "", {})
+    if (request.command, request.path) == ("GET", "/latest/meta-data/instance-type"):
+        right = request.headers.get("X-aws-ec2-metadata-token") == TOKEN
+        return (200, "g6.xlarge", {}) if right else (401, "Unauthorized", {})
+    return NOTHING
+
+
+def google(request) -> Answer:
+    if request.headers.get("Metadata-Flavor") != "Google":
+        return 403, "Missing Metadata-Flavor:Google header.", {}
+    if request.path == "/computeMetadata/v1/instance/machine-type":
+        return 200, "projects/123456/machineTypes/n1-standard-4", {"Metadata-Flavor": "Google"}
+    return NOTHING
+
+
+def azure(request) -> Answer:
+    if request.headers.get("Metadata") != "true":
+        return 400, '{"error": "Bad request. Required metadata header not specified"}', {}
+    wanted = "/metadata/instance/compute/vmSize?api-version=2021-02-01&format=text"
+    return (200, "Standard_NC6s_v3", {}) if request.path == wanted else NOTHING
+
+
+@contextmanager
+def serving(service: Service) -> Iterator[tuple[str, list[str]]]:
+    """The address of a server that answers as the service does, and the paths it was asked for."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            asked.append(self.path)
+            status, text, headers = service(self)
+            body = text.encode()
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_PUT = answer  # noqa: N815 (http.server looks for these names)
+
+        def log_message(self, *arguments) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("service", "expected"),
+    [(aws, "g6.xlarge"), (google, "n1-standard-4"), (azure, "Standard_NC6s_v3")],
+)
+def test_each_cloud_tells_its_name(service, expected):
+    with serving(service) as (address, _):
+        assert cloud.instance_type(PATIENT, address) == expected
+
+
+def test_all_clouds_are_asked():
+    with serving(lambda request: NOTHING) as (address, asked):
+        assert cloud.instance_type(PATIENT, address) is None
+    assert sorted(path.split("?")[0] for path in asked) == [
+        "/computeMetadata/v1/instance/machine-type",
+        "/latest/api/token",
+        "/metadata/instance/compute/vmSize",
+    ]
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        "",
+        "<html><body>Welcome to the hotel's network</body></html>",
+        "g6.xlarge\nX-Injected: yes",
+        "g6 xlarge",
+        "g6.xlarge\x1b[31m",
+        "größe",
+        "-rf",
+        "x" * 201,
+    ],
+)
+def test_rubbish_is_no_name(rubbish):
+    with serving(lambda request: (200, rubbish, {})) as (address, _):
+        assert cloud.instance_type(PATIENT, address) is None
+
+
+def test_a_name_may_be_as_long_as_the_limit():
+    """Else the test above would pass where every answer is refused."""
+    with serving(lambda request: (200, "x" * 200, {})) as (address, _):
+        assert cloud.instance_type(PATIENT, address) == "x" * 200
+
+
+@pytest.mark.parametrize("status", [201, 204, 304, 400, 401, 404, 500])
+def test_only_an_answer_that_succeeded_counts(status):
+    with serving(lambda request: (status, "g6.xlarge", {})) as (address, _):
+        assert cloud.instance_type(PATIENT, address) is None
+
+
+@pytest.mark.parametrize("token", ["token\r\nHost: elsewhere", "<html>", "two words", ""])
+def test_an_odd_token_is_not_sent_on(token):
+    def service(request) -> Answer:
+        return (200, token, {}) if request.command == "PUT" else aws(request)
+
+    with serving(service) as (address, asked):
+        assert cloud.instance_type(PATIENT, address) is None
+    assert "/latest/meta-data/instance-type" not in asked
+
+
+def test_redirects_are_not_followed():
+    with serving(aws) as (elsewhere, asked_elsewhere):
+
+        def service(request) -> Answer:
+            return 302, "", {"Location": f"http://{elsewhere}{request.path}"}
+
+        with serving(service) as (address, asked):
+            assert cloud.instance_type(PATIENT, address) is None
+    assert len(asked) == 3
+    assert not asked_elsewhere
+
+
+def test_proxies_are_ignored(monkeypatch):
+    with (
+        serving(lambda request: (200, "proxy", {})) as (proxy, asked),
+        serving(aws) as (address, _),
+    ):
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://{proxy}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        assert cloud.instance_type(PATIENT, address) == "g6.xlarge"
+    assert not asked
+
+
+def test_what_speaks_no_http_is_no_cloud():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(PATIENT)
+
+        def greet() -> None:
+            for _ in range(3):
+                connection, _ = server.accept()
+                connection.sendall(b"220 mail.example.org ESMTP\r\n")
+                connection.close()
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        assert cloud.instance_type(PATIENT, f"127.0.0.1:{server.getsockname()[1]}") is None
+        thread.join()
+
+
+def test_a_service_that_hangs_is_given_up():
+    released = threading.Event()
+
+    def hang(request) -> Answer:
+        released.wait(PATIENT)
+        return 200, "g6.xlarge", {}
+
+    with serving(hang) as (address, _):
+        try:
+            assert cloud.instance_type(0.05, address) is None
+        finally:
+            released.set()
+
+
+def test_an_answer_that_comes_in_drops_is_given_up():
+    """Each byte would come within the time-out; all of them would not."""
+    released = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            connections = [server.accept()[0] for _ in range(3)]
+            for connection in connections:
+                connection.recv(2**16)  # else closing would reset the connection
+            drops = iter(b"HTTP/1.1 200 OK\r\n\r\ng6.xlarge")
+            while not released.wait(0.1) and (drop := next(drops, None)):
+                for connection in connections:
+                    connection.sendall(bytes([drop]))
+            for connection in connections:
+                connection.close()
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            assert cloud.instance_type(0.2, f"127.0.0.1:{server.getsockname()[1]}") is None
+        finally:
+            released.set()
+            thread.join()
+
+
+def test_nobody_listens():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    assert cloud.instance_type(PATIENT, f"127.0.0.1:{port}") is None
+
+
+def test_the_address_of_the_clouds_is_link_local():
+    import ipaddress
+
+    assert ipaddress.ip_address(cloud.ADDRESS).is_link_local
