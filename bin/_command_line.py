@@ -52,6 +52,18 @@ class Size(flags.ArgumentParser):
         return int(sides[0]), int(sides[-1])
 
 
+class Span(flags.ArgumentParser):
+    """`A-B`: two whole numbers from 1 upward, the second no less than the first."""
+
+    syntactic_help = ""
+
+    def parse(self, argument: str | tuple[int, int]) -> tuple[int, int]:
+        match = re.fullmatch(r"(\d+)-(\d+)", str(argument).strip())
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise ValueError(f"{argument!r}; allowed: FIRST-LAST, such as 20-30")
+        return int(match[1]), int(match[2])
+
+
 class Bytes(flags.ArgumentParser):
     """A number of bytes with a unit: kB, MB, GB or TB, of 1,000 each; KiB … TiB of 1,024."""
 
@@ -97,6 +109,12 @@ class Parsed:
 
     def __getattr__(self, name: str) -> Any:
         return self._values[name].value
+
+    def as_flags(self, wanted: Callable[[str], bool]) -> list[str]:
+        """The flags that were given, as another program's command line takes them."""
+        texts = [self._values[name].serialize() for name in dict.fromkeys(self.given)]
+        lines = [line for text in texts for line in text.split("\n")]
+        return [line for line in lines if wanted(line.lstrip("-").partition("=")[0])]
 
 
 def choice(

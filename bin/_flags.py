@@ -18,6 +18,7 @@ from _command_line import (
     FlagError,
     Parsed,
     Size,
+    Span,
     choice,
     flagfile_name,
     number,
@@ -36,6 +37,7 @@ __all__ = [
     "RUN",
     "FlagError",
     "Parsed",
+    "Span",
     "choice",
     "data_spec",
     "define_data",
@@ -44,6 +46,7 @@ __all__ = [
     "define_training",
     "flagfile_name",
     "number",
+    "of_a_run",
     "parse",
     "recipe",
     "whole",
@@ -145,6 +148,14 @@ def define_run(values: flags.FlagValues) -> None:
 
 DATA = ("validation_fraction", "split_seed", "limit_examples", "on_bad_image")
 RUN = (define_data, define_model, define_training, define_run)  # all that make a recipe
+
+
+def of_a_run(name: str) -> bool:
+    """Whether every program that makes or measures a run has this flag."""
+    values = flags.FlagValues()
+    for define in RUN:
+        define(values)
+    return name.removeprefix("no") in values or name in values
 
 
 @contextmanager

@@ -54,6 +54,7 @@ def start_tensorflow(threads: int | None = None, deterministic: bool = False) ->
     with _stderr_kept_back():
         import tensorflow as tf
 
+        tf.get_logger().setLevel("ERROR")
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         gpus = tf.config.list_physical_devices("GPU")
         if not gpus:
@@ -74,11 +75,16 @@ def place(parsed: _flags.Parsed) -> Place:
     return Place(None if folder == "none" else Path(folder).expanduser(), memory)
 
 
-def device() -> str | None:
-    """Where batches are copied ahead: the GPU, where there is one and only one."""
+def gpus() -> list[str]:
+    """Those that TensorFlow sees, as it names them."""
     import tensorflow as tf
 
-    return "/gpu:0" if len(tf.config.list_physical_devices("GPU")) == 1 else None
+    return [f"/gpu:{place}" for place, _ in enumerate(tf.config.list_logical_devices("GPU"))]
+
+
+def device() -> str | None:
+    """Where batches are copied ahead: the GPU, where there is one and only one."""
+    return gpus()[0] if len(gpus()) == 1 else None
 
 
 @contextmanager

@@ -16,8 +16,10 @@ train
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -26,12 +28,22 @@ from engine import checkpoints, results, steps
 from engine.checkpoints import Progress
 from engine.evaluation import Evaluation, evaluate
 from engine.metrics import Figures
-from engine.pace import Pace
-from engine.specs import Phase, UserError
+from engine.profiling import Profiler
+from engine.specs import Batch, Phase, UserError
 from engine.stages import Job, Stage, begin
 from engine.watching import Moment
 
 SAVE_SECONDS = 10.0  # epochs that are over sooner share a checkpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run at work: the job, how far it has come, and what keeps its times."""
+
+    job: Job
+    progress: Progress
+    clock: results.Clock
+    profiler: Profiler
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -40,8 +52,8 @@ def train(job: Job) -> dict[str, Any]:
     Raises:
       UserError: the loss is no longer a number, or a checkpoint is of another model.
     """
-    clock = results.Clock()
     progress, saved = checkpoints.load(job.run)
+    run = Run(job, progress, results.Clock(), Profiler(job.profile_steps, job.run.events))
     model = job.classifier.model
     if saved:
         checkpoints.restore(model.weights, saved["model"], str(job.run.checkpoints))
@@ -49,63 +61,63 @@ def train(job: Job) -> dict[str, Any]:
     for phase in job.recipe.phases[progress.phase :]:
         stage = begin(job, phase, progress, saved)
         saved = {}
-        pace = Pace(job.steps_per_call, stage.step_bytes)
         while not _over(phase, progress):
-            _fill(job, stage, progress)
-            train_epoch(job, stage, progress, pace, clock)
-            evaluation = _validate(job, stage, progress)
-            _record(job, stage, progress, evaluation, clock)
+            _fill(run, stage)
+            train_epoch(run, stage)
+            _record(run, stage, _validate(run, stage))
             soon = min(SAVE_SECONDS, 60 * job.checkpoint_minutes)
-            if _over(phase, progress) or clock.since_save() >= soon:
-                _save(job, stage, progress, clock)
-        _finish(job, stage, progress)
-    return results.conclude(job, progress, steps.make_eval_step(model), clock)
+            if _over(phase, progress) or run.clock.since_save() >= soon:
+                _save(run, stage)
+        _finish(run, stage)
+    run.profiler.stop()
+    return results.conclude(job, progress, steps.make_eval_step(model), run.clock)
 
 
-def _fill(job: Job, stage: Stage, progress: Progress) -> None:
+def _fill(run: Run, stage: Stage) -> None:
     if stage.features:
         started = time.perf_counter()
-        stage.features.prepare(progress.step // job.steps_per_epoch)
-        progress.fill_seconds += time.perf_counter() - started
+        stage.features.prepare(run.progress.step // run.job.steps_per_epoch)
+        run.progress.fill_seconds += time.perf_counter() - started
 
 
-def train_epoch(
-    job: Job, stage: Stage, progress: Progress, pace: Pace, clock: results.Clock
-) -> None:
+def train_epoch(run: Run, stage: Stage) -> None:
     """The steps that are left of the current epoch."""
-    stop = progress.phase_start + (progress.epoch + 1) * job.steps_per_epoch
+    progress, length = run.progress, run.job.steps_per_epoch
+    stop = progress.phase_start + (progress.epoch + 1) * length
     while progress.step < stop:
-        batches = stage.batches(job.feed, progress.step, stop, pace.steps)
+        batches = stage.batches(run.job.feed, progress.step, stop, stage.pace.steps)
         with contextlib.closing(batches):  # with it goes what was made ready at another pace
-            while progress.step < stop and not _call(job, stage, progress, pace, batches, clock):
+            while progress.step < stop and not _call(run, stage, batches):
                 pass
 
 
-def _call(
-    job: Job, stage: Stage, progress: Progress, pace: Pace, batches: Any, clock: results.Clock
-) -> bool:
-    """One call of the step; whether the pace has changed by it."""
+def _call(run: Run, stage: Stage, batches: Iterator[Batch]) -> bool:
+    """One call of the step, which may make several; whether the pace has changed by it."""
+    progress, before = run.progress, run.progress.step
+    run.profiler.before(before)
     asked = time.perf_counter()
     batch = next(batches)
     got = time.perf_counter()
-    first = progress.step - progress.phase_start
+    first = before - progress.phase_start
     rates = [stage.rate(first + place) for place in range(batch.labels.shape[0])]
     stage.step(batch, tf.constant(rates, tf.float32))
     tf.test.experimental.sync_devices()  # else the wait for the device would count as data's
     done = time.perf_counter()
-    before, progress.step = progress.step, progress.step + len(rates)
+    progress.step += len(rates)
     progress.wait_seconds += got - asked
     progress.seconds += done - asked
-    clock.stepped()
-    if progress.step // job.log_steps > before // job.log_steps:
-        _log(job, stage, progress, rates[-1])
-    if clock.since_save() > 60 * job.checkpoint_minutes:
-        _save(job, stage, progress, clock)
-    return pace.took(done - got)
+    run.clock.stepped()
+    run.profiler.after(progress.step)
+    if progress.step // run.job.log_steps > before // run.job.log_steps:
+        _log(run, stage, rates[-1])
+    if run.clock.since_save() > 60 * run.job.checkpoint_minutes:
+        _save(run, stage)
+    return stage.pace.took(done - got)
 
 
-def _log(job: Job, stage: Stage, progress: Progress, rate: float) -> None:
+def _log(run: Run, stage: Stage, rate: float) -> None:
     """Shows the epoch's figures so far."""
+    job, progress = run.job, run.progress
     figures = _figures(stage, progress)
     done = progress.step - progress.phase_start
     job.watch.step(
@@ -138,17 +150,17 @@ def _figures(stage: Stage, progress: Progress) -> Figures:
     )
 
 
-def _validate(job: Job, stage: Stage, progress: Progress) -> Evaluation:
+def _validate(run: Run, stage: Stage) -> Evaluation:
     started = time.perf_counter()
-    evaluation = evaluate(stage.eval_step, stage.validation(), len(job.feed.classes))
-    progress.eval_seconds = time.perf_counter() - started
+    classes = len(run.job.feed.classes)
+    evaluation = evaluate(stage.eval_step, stage.validation(), classes)
+    run.progress.eval_seconds = time.perf_counter() - started
     return evaluation
 
 
-def _record(
-    job: Job, stage: Stage, progress: Progress, evaluation: Evaluation, clock: results.Clock
-) -> None:
+def _record(run: Run, stage: Stage, evaluation: Evaluation) -> None:
     """Closes an epoch: its row of history, the best model, the patience."""
+    job, progress = run.job, run.progress
     figures = _figures(stage, progress)
     progress.epoch += 1
     row = {
@@ -173,7 +185,7 @@ def _record(
         progress.best_loss = evaluation.loss if better else progress.best_loss
     if progress.best is None or results.rank(row) > results.rank(progress.best):
         progress.best = results.standing(row)
-        clock.best = [variable.numpy() for variable in job.classifier.model.weights]
+        run.clock.best = [variable.numpy() for variable in job.classifier.model.weights]
     results.write_history(job.run, progress.history)
     job.watch.epoch(row, evaluation, best=progress.best == results.standing(row))
 
@@ -183,10 +195,11 @@ def _over(phase: Phase, progress: Progress) -> bool:
     return progress.epoch >= phase.epochs or tired
 
 
-def _save(job: Job, stage: Stage, progress: Progress, clock: results.Clock) -> None:
+def _save(run: Run, stage: Stage) -> None:
     """A checkpoint, and before it the best model, if there is one that is not written yet."""
-    clock.saved(progress)
-    results.save_best(job, progress, clock)
+    job, progress = run.job, run.progress
+    run.clock.saved(progress)
+    results.save_best(job, progress, run.clock)
     results.draw_history(job, progress)
     variables = {
         "model": job.classifier.model.weights,
@@ -196,8 +209,9 @@ def _save(job: Job, stage: Stage, progress: Progress, clock: results.Clock) -> N
     checkpoints.save(job.run, progress, variables)
 
 
-def _finish(job: Job, stage: Stage, progress: Progress) -> None:
+def _finish(run: Run, stage: Stage) -> None:
     """Checks what the phase moved, notes what it did, and makes way for the next."""
+    job, progress = run.job, run.progress
     for line in stage.audit.check(trained=progress.step > stage.first_step):
         job.watch.note(line)
     result = results.phase_result(job, stage, progress)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.metadata
 import os
 import platform
-import resource
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -112,11 +112,22 @@ def _run_nvidia_smi() -> str:
     return done.stdout.decode("utf-8", "replace")
 
 
-def peak_memory() -> dict[str, int]:
-    """Bytes: of this process on the host, and of each GPU."""
+def reset_peaks() -> None:
+    """From here on `peak_memory` counts anew, where the system lets it."""
     import tensorflow as tf
 
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM; see proc(5)
+    for place, _ in enumerate(tf.config.list_physical_devices("GPU")):
+        tf.config.experimental.reset_memory_stats(f"GPU:{place}")
+
+
+def peak_memory() -> dict[str, int]:
+    """Bytes: of this process on the host, and of each GPU; the most since the last reset."""
+    import tensorflow as tf
+
+    status = Path("/proc/self/status").read_text()
+    peak = {"host": int(status.partition("VmHWM:")[2].split()[0]) * 1024}
     for place, _ in enumerate(tf.config.list_physical_devices("GPU")):
         peak[f"gpu_{place}"] = tf.config.experimental.get_memory_info(f"GPU:{place}")["peak"]
     return peak

@@ -17,6 +17,7 @@ from engine.classifier import Classifier
 from engine.decisions import Decisions
 from engine.features import Features, Source
 from engine.metrics import Totals
+from engine.pace import Pace
 from engine.precision import Program
 from engine.rundir import RunDir
 from engine.specs import Batch, Feed, Phase, Recipe
@@ -30,6 +31,7 @@ class Job:
     """All that a run needs. augment is a `pipelines.augment.Augmentation`.
 
     room: where a trunk's outputs may be kept. steps_per_call: None to have it measured.
+    profile_steps: the first and the last step that TensorFlow's profiler records, or None.
     """
 
     recipe: Recipe
@@ -42,6 +44,7 @@ class Job:
     checkpoint_minutes: float = 10.0
     log_steps: int = 10
     steps_per_call: int | None = None
+    profile_steps: tuple[int, int] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -52,24 +55,38 @@ class Job:
 class Stage:
     """What a phase trains, with what, on what, and how it is measured.
 
+    lower: the frozen part with what comes before it.
     features: the kept outputs of the trunk, or None where each step runs it.
     validation: the validation batches, with the trunk's outputs for inputs of `eval_step`.
-    step_bytes: of one step's inputs.
     """
 
-    phase: Phase
-    split: freezing.Split
-    optimizer: Any
-    totals: Totals
+    training: steps.Training
+    lower: Lower
     step: Callable[[Batch, tf.Tensor], None]
     eval_step: Callable[[Any, Any], tuple]
     rate: Callable[[int], float]
     views: Views
     features: Features | None
     validation: Callable[[], Iterable[Batch]]
-    step_bytes: int
+    pace: Pace
     first_step: int
     audit: audit.Audit
+
+    @property
+    def phase(self) -> Phase:
+        return self.training.phase
+
+    @property
+    def split(self) -> freezing.Split:
+        return self.training.split
+
+    @property
+    def optimizer(self) -> Any:
+        return self.training.optimizer
+
+    @property
+    def totals(self) -> Totals:
+        return self.training.totals
 
     def batches(
         self, feed: Feed, first: int, stop: int, per_call: int
@@ -89,7 +106,7 @@ def begin(job: Job, phase: Phase, progress: Progress, saved: dict) -> Stage:
     first_epoch = progress.phase_start // job.steps_per_epoch
     views = of_phase(phase, keep.views, first_epoch, recipe.batch_size)
     features = _features(job, lower, keep, views)
-    row_bytes = sum(math.prod(shape) * width(dtype) for shape, dtype in lower.outputs)
+    row_bytes = lower.row_bytes if features else 3 * math.prod(recipe.image_size)
     optimizer = optimizers.build(
         phase,
         recipes.options(phase).optimizer,
@@ -114,18 +131,15 @@ def begin(job: Job, phase: Phase, progress: Progress, saved: dict) -> Stage:
         totals=totals,
     )
     return Stage(
-        phase=phase,
-        split=split,
-        optimizer=optimizer,
-        totals=totals,
+        training=training,
+        lower=lower,
         step=steps.make_train_step(training),
         eval_step=steps.make_upper_step(split, upper),
         rate=recipes.rate(phase, job.steps_per_epoch),
         views=views,
         features=features,
         validation=_validation(feed, lower, keep),
-        step_bytes=recipe.batch_size
-        * (row_bytes if features else 3 * math.prod(recipe.image_size)),
+        pace=Pace(job.steps_per_call, recipe.batch_size * row_bytes),
         first_step=progress.step,
         audit=audit.Audit(job.classifier.model, split, phase),
     )
@@ -152,6 +166,11 @@ class Lower:
     augmented: Callable[[Any, Any], list]
     drawn: Callable[[Batch], list]
     outputs: list[planning.Output]
+
+    @property
+    def row_bytes(self) -> int:
+        """Of the outputs for one picture."""
+        return sum(math.prod(shape) * width(dtype) for shape, dtype in self.outputs)
 
 
 def make_lower(recipe: Recipe, augment: Any, trunk: Any) -> Lower:

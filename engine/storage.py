@@ -28,9 +28,12 @@ class Room:
         """`memory`, `disk` (half of what is free there), or None where there is no room."""
         if count <= self.memory:
             return "memory"
-        try:
-            free = shutil.disk_usage(self.folder).free if self.folder else 0
-        except OSError:
+        if self.folder is None:
+            return None
+        try:  # the folder itself may be yet to be made
+            place = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+            free = shutil.disk_usage(place).free
+        except (OSError, StopIteration):
             return None
         return "disk" if count <= free // 2 else None
 

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras.src.backend.common.stateless_scope import StatelessScope
 
 from engine.folding import Folded, as_list, foldable, run
 from engine.precision import Program, running_in
+from engine.rounding import rounded
 
 # A program with its constants has to stay below the 2 GiB of a protocol buffer.
 MOST_BYTES = 2**30
@@ -50,7 +52,9 @@ class _Constant(Folded):
 
     def __init__(self, pair: Folded, dtype: str) -> None:
         super().__init__(pair.conv, pair.norm)
-        self.kernel, self.bias = (tf.cast(value, dtype).numpy() for value in pair.values())
+        kernel, bias = pair.values()
+        self.kernel = rounded(np.asarray(kernel), dtype)
+        self.bias = tf.cast(bias, dtype).numpy()
 
     def __call__(self, inputs: Any) -> Any:
         return self.convolve(inputs, tf.constant(self.kernel), tf.constant(self.bias))

@@ -74,8 +74,14 @@ def _around(number: Any, reach: float, middle: float = 0.0) -> Any:
     return middle + (2 * number - 1) * reach
 
 
-def _geometry(draws: int, matrix: Callable, *edges: float) -> Change:
-    return Change("geometry", draws, matrix, edges or None)
+def _geometry(draws: int, matrix: Callable) -> Change:
+    return Change("geometry", draws, matrix)
+
+
+def _either(matrix: Callable, *edges: float) -> Change:
+    """A geometry of few outcomes. No number lies beyond an edge at 0 or 1: it parts nothing."""
+    inside = tuple(edge for edge in edges if 0 < np.float32(edge) < 1)
+    return Change("geometry", 1, matrix, inside)
 
 
 def _colour(draws: int, matrix: Callable) -> Change:
@@ -113,7 +119,7 @@ def flip(probability: float = 0.5) -> Change:
     def matrix(m, u, _):
         return m.scaling(1.0, _mirror(m, u[0], probability))
 
-    return _geometry(1, matrix, probability)
+    return _either(matrix, probability)
 
 
 def vertical_flip(probability: float = 0.5) -> Change:
@@ -122,7 +128,7 @@ def vertical_flip(probability: float = 0.5) -> Change:
     def matrix(m, u, _):
         return m.scaling(_mirror(m, u[0], probability), 1.0)
 
-    return _geometry(1, matrix, probability)
+    return _either(matrix, probability)
 
 
 def _mirror(m: Any, number: Any, probability: float) -> Any:
@@ -140,7 +146,7 @@ def turn() -> Change:
             )
         return m.quarter_turn(u[0])
 
-    return _geometry(1, matrix, 0.25, 0.5, 0.75)
+    return _either(matrix, 0.25, 0.5, 0.75)
 
 
 def brightness(share: float = 0.2) -> Change:

@@ -94,7 +94,7 @@ def once(part: Part, which: Sequence[int] | None = None) -> Iterator[Batch]:
     plan = _in_order(len(part.examples), size)
     numbers = range(order.steps_per_epoch(len(part.examples), size)) if which is None else which
     calls = [range(number, number + 1) for number in numbers]
-    for batch in batches(part, plan, calls, each_epoch_anew):
+    for batch in batches(part, plan, calls, each_epoch_anew) if calls else ():
         yield tf.nest.map_structure(lambda column: column[0], batch)
 
 
@@ -173,8 +173,10 @@ def _dataset(part: Part, plan: Plan, calls: Sequence[range], views: Views) -> tf
         image = decode.decode(fetch(number), *recipe.image_size, recipe.resize)
         return Batch(image, tf.gather(labels, number), weight, number, *rest)
 
-    def stacked(*columns: tf.Tensor) -> Batch:
-        return Batch(*(tf.reshape(c, [-1, recipe.batch_size, *c.shape[1:]]) for c in columns))
+    def stacked(batch: Batch) -> Batch:
+        return tf.nest.map_structure(
+            lambda column: tf.reshape(column, [-1, recipe.batch_size, *column.shape[1:]]), batch
+        )
 
     steps = tf.constant([step for call in calls for step in call], tf.int64)
     dataset = tf.data.Dataset.from_tensor_slices(steps).map(planned).unbatch()

@@ -124,7 +124,11 @@ def _sound(
 
 
 def _facts(contents: tf.Tensor, decode: Decode) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    pixels = decode(contents)  # first, so that it is the one to complain
+    pixels = decode(contents)
+    # One after the other: what fails ends all beside it, and tf.data would take the cancellation of
+    # the one for the end of the pipeline instead of the other's error for that of a picture.
+    with tf.control_dependencies([pixels]):
+        contents = tf.identity(contents)
     orientation = tf.cond(
         formats.is_jpeg(contents), lambda: exif.in_jpeg(contents), lambda: _in_others(contents)
     )

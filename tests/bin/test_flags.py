@@ -204,6 +204,28 @@ def test_the_default_is_the_blogs_pair():
     ]  # fmt: skip
 
 
+def test_what_is_kept_and_how_it_is_computed():
+    found = recipe()
+    assert (found.precision, found.xla, found.cache, found.accumulate) == ("auto",) * 3 + (1,)
+    flags = ("--precision=mixed_float16", "--xla=on", "--cache=features", "--accumulate=8")
+    found = recipe(*flags, "--phase=a(views=4, refresh=0.25)")
+    assert (found.precision, found.xla, found.cache) == ("mixed_float16", "on", "features")
+    assert found.accumulate == 8
+    assert (found.phases[0].views, found.phases[0].refresh) == (4, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("0", 0), ("123", 123), ("123B", 123), ("4GB", 4_000_000_000), ("4gb", 4_000_000_000),
+        ("4G", 4_000_000_000), ("4GiB", 2**32), ("1.5 MiB", 3 * 2**19), ("2kB", 2000),
+        ("2KiB", 2048), ("1TB", 10**12),
+    ],
+)  # fmt: skip
+def test_bytes(text, count):
+    assert parse(f"--cache_memory={text}").cache_memory == count
+
+
 @pytest.mark.parametrize(("text", "size"), [("96", (96, 96)), ("192x256", (192, 256))])
 def test_image_sizes(text, size):
     assert recipe(f"--image_size={text}").image_size == size
@@ -221,7 +243,16 @@ def test_a_phase_without_epochs_is_left_out_by_the_run():
         ("--bacth_size=3", "--bacth_size is no flag (did you mean 'batch_size'?)"),
         ("--flag_file=x", "--flag_file is no flag (did you mean 'flagfile'?)"),
         ("--xyz", "--xyz is no flag; bin/train --help lists all"),
-        ("--precision=float61", "exist (did you mean 'float32'?); allowed: float32, mixed"),
+        ("--precision=float61", "exist (did you mean 'float32'?); allowed: auto, float32, mixed"),
+        ("--xla=yes", "'yes' does not exist; allowed: auto, on, off"),
+        ("--cache=feature", "(did you mean 'features'?); allowed: auto, none, pixels, features"),
+        ("--cache_memory=lots", "'lots'; allowed: bytes with a unit, such as 500MB or 4GiB"),
+        ("--cache_memory=-1GB", "'-1GB'; allowed: bytes with a unit"),
+        ("--cache_memory=4EB", "'4EB'; allowed: bytes with a unit"),
+        ("--accumulate=0", "--accumulate=0: '0'; allowed: a whole number, 1 or more"),
+        ("--accumulate=5", "accumulate=5; allowed: a number that divides batch_size=32"),
+        ("--phase=a(views=0)", "views=0; allowed: 1 or more"),
+        ("--phase=a(refresh=2)", "refresh=2.0; allowed: a share from 0 to 1"),
         ("--backbone=inceptionv3", "(did you mean 'inception_v3'?)"),
         ("--seed=a", "--seed=a: 'a'; allowed: a whole number, 0 or more"),
         ("--seed=1.5", "'1.5'; allowed: a whole number"),
@@ -308,7 +339,8 @@ def test_help_lists_all_flags_and_needs_no_tensorflow(name):
     for group in _flags.RUN:
         group(values)
     listed = [line.strip() for line in done.stdout.splitlines() if line.startswith("  --")]
-    for flag in [*values, "overwrite", "checkpoint_minutes", "log_steps", "show_augmented"]:
+    own = ("overwrite", "checkpoint_minutes", "log_steps", "steps_per_call", "show_augmented")
+    for flag in [*values, *own]:
         assert any(line.startswith((f"--{flag}=", f"--[no]{flag}")) for line in listed), flag
     for allowed in (*OPTIMIZERS, *SCHEDULES, *AUGMENTATIONS, "inception_v3", "mixed_float16"):
         assert allowed in done.stdout

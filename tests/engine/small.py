@@ -25,21 +25,20 @@ def recipe(**changes) -> Recipe:
     return Recipe(**{**values, **changes})
 
 
-def network(head_units: int = 0, precision: str = "float32", seed: int = 0) -> Classifier:
+def network(head_units: int = 0, seed: int = 0) -> Classifier:
     """Two stages, `low` and `top`, each of a convolution, a normalisation and a ReLU."""
     keras.utils.set_random_seed(seed)
     pixels = keras.Input((SIDE, SIDE, 3), name="pixels")
     x = keras.layers.Rescaling(1 / 127.5, -1, name="scale")(pixels)
     stages = {}
     for place, name in enumerate(("low", "top"), 1):
-        x = keras.layers.Conv2D(4 * place, 3, dtype=precision, name=f"{name}_conv")(x)
-        x = keras.layers.BatchNormalization(dtype=precision, name=f"{name}_norm")(x)
-        stages[name] = x = keras.layers.ReLU(dtype=precision, name=name)(x)
-    features = vector = keras.layers.GlobalAveragePooling2D(dtype=precision, name="pool")(x)
+        x = keras.layers.Conv2D(4 * place, 3, name=f"{name}_conv")(x)
+        x = keras.layers.BatchNormalization(name=f"{name}_norm")(x)
+        stages[name] = x = keras.layers.ReLU(name=name)(x)
+    features = vector = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     if head_units:
-        hidden = keras.layers.Dense(head_units, "relu", dtype=precision, name="hidden")
-        vector = hidden(features)
-    head = keras.layers.Dense(CLASSES, dtype="float32", name="logits")
+        vector = keras.layers.Dense(head_units, "relu", name="hidden")(features)
+    head = keras.layers.Dense(CLASSES, name="logits")
     return Classifier(keras.Model(pixels, head(vector)), features, vector, head, stages)
 
 
@@ -51,7 +50,13 @@ def batch(count: int = 6, seed: int = 0) -> Batch:
         tf.ones([count]),
         tf.constant(random.permutation(100)[:count], tf.int32),
         tf.zeros([count], tf.int32),
+        tf.zeros([count], tf.int32),
     )
+
+
+def stacked(*batches: Batch) -> Batch:
+    """Batches as the columns [N, B, …] that a step takes."""
+    return tf.nest.map_structure(lambda *columns: tf.stack(columns), *batches)
 
 
 def taken(whole: Batch, which: list[int], **changes) -> Batch:

@@ -42,8 +42,10 @@ def names(run: RunDir) -> list[str]:
 
 def test_what_was_saved_comes_back(run):
     progress = Progress(
-        1, 2, 300, 100, {"phase": "a", "val_loss": 0.1}, 1, 0.1, 1.5, 0.5, 0.25, 9.0,
-        [{"epoch": 1, "val_loss": float("nan")}], [{"name": "a"}],
+        phase=1, epoch=2, step=300, phase_start=100, best={"phase": "a", "val_loss": 0.1}, stale=1,
+        best_loss=0.1, seconds=1.5, wait_seconds=0.5, fill_seconds=0.75, eval_seconds=0.25,
+        spent={"seconds": 7.0}, total_seconds=9.0,
+        history=[{"epoch": 1, "val_loss": float("nan")}], phases=[{"name": "a"}],
     )  # fmt: skip
     groups = {"model": tensors(WEIGHTS), "optimizer": tensors([np.arange(11)]), "totals": []}
     checkpoints.save(run, progress, groups)
@@ -58,6 +60,16 @@ def test_what_was_saved_comes_back(run):
 def test_more_than_ten_arrays_keep_their_order(run):
     checkpoints.save(run, Progress(step=1), {"model": tensors(range(120))})
     assert [int(array) for array in checkpoints.load(run)[1]["model"]] == list(range(120))
+
+
+def test_the_times_of_epochs_add_up_to_those_of_the_run():
+    progress = Progress()
+    for seconds in (1.0, 2.0):
+        progress.seconds, progress.wait_seconds = seconds, seconds / 4
+        progress.fill_seconds, progress.eval_seconds = 3 * seconds, 5 * seconds
+        progress.close_epoch()
+    total = {"seconds": 3.0, "wait_seconds": 0.75, "fill_seconds": 9.0, "eval_seconds": 15.0}
+    assert progress == Progress(spent=total)
 
 
 def test_no_checkpoint_is_a_beginning(run):

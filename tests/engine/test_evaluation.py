@@ -35,7 +35,7 @@ def batches():
     labels = np.array([[0, 2, 1], [2, 2, 0]])
     weights = np.array([[1, 1, 1], [1, 1, 0]], np.float32)
     for place in range(2):
-        yield Batch(images[place], labels[place], weights[place], None, None)
+        yield Batch(images[place], labels[place], weights[place], None, None, None)
 
 
 PROBABILITIES = np.array(

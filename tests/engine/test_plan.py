@@ -17,8 +17,8 @@ PHASES = (
 
 def feed(classes: int = 3) -> Feed:
     names = tuple(f"class{number}" for number in range(classes))
-    counts = {"class_counts": (50,) * classes, "validation_examples": 40}
-    return Feed(classes=names, train=None, validation=None, test=None, **counts)
+    counts = {"class_counts": (50,) * classes, "validation_examples": 40, "test_examples": 0}
+    return Feed(classes=names, train=None, once=None, **counts)
 
 
 def described(phases=PHASES, classes=3, **changes) -> str:

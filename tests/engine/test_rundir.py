@@ -37,7 +37,7 @@ def finish(run: RunDir) -> None:
     rundir.write_json(run.result, {"status": "finished"})
     (run.checkpoints / "step_000000001_phase_000.npz").write_bytes(b"old")
     run.events.mkdir()
-    for path in (run.history, run.plot, run.bad_images, run.best):
+    for path in (run.plan, run.history, run.plot, run.bad_images, run.best):
         path.write_bytes(b"old")
 
 

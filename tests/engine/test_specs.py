@@ -27,12 +27,16 @@ FULL = recipe(
         parse_phase(
             "tune(trainable=mixed9, epochs=3, optimizer=sgd, momentum=0.9, nesterov=true, "
             "schedule=step, drops=2, warmup_epochs=0.5, weight_decay=1e-2, clip_norm=1, "
-            "batch_norm=train, early_stop=2)"
+            "batch_norm=train, early_stop=2, views=4, refresh=0.25)"
         ),
     ),
     augment=parse_calls("rotate(30)|shift(share=0.2)|flip"),
     init_from="/runs/before",
     image_size=(192, 256),
+    accumulate=4,
+    precision="mixed_bfloat16",
+    xla="on",
+    cache="features",
     deterministic=True,
 )
 
@@ -57,9 +61,14 @@ def test_json_reads_as_the_user_would_write():
 
 
 def test_a_phase_as_it_is_written():
-    phase = parse_phase("tune(epochs=3, learning_rate=1, momentum=0.9, clip_norm=none)")
-    assert phase == Phase("tune", epochs=3, learning_rate=1.0, options={"momentum": 0.9})
+    phase = parse_phase(
+        "tune(epochs=3, learning_rate=1, momentum=0.9, clip_norm=none, views=2, refresh=1)"
+    )
+    assert phase == Phase(
+        "tune", epochs=3, learning_rate=1.0, views=2, refresh=1.0, options={"momentum": 0.9}
+    )
     assert type(phase.learning_rate) is float
+    assert type(phase.refresh) is float
 
 
 @pytest.mark.parametrize(
@@ -77,6 +86,10 @@ def test_a_phase_as_it_is_written():
         ("tune(learning_rate=inf)", "learning_rate='inf'; allowed: a number"),
         ("tune(weight_decay=1)", "weight_decay=1.0; allowed: 0 or more, below 1"),
         ("tune(trainable=9)", "trainable=9; allowed: a word"),
+        ("tune(views=0)", "views=0; allowed: 1 or more, or none for as many as serve best"),
+        ("tune(views=1.5)", "views=1.5; allowed: a whole number"),
+        ("tune(refresh=1.5)", "refresh=1.5; allowed: a share from 0 to 1"),
+        ("tune(refresh=-1)", "refresh=-1.0; allowed: a share from 0 to 1"),
         (
             "tune(batch_norm=forzen)",
             r"batch_norm 'forzen' does not exist \(did you mean 'frozen'\?\); "
@@ -90,7 +103,7 @@ def test_a_phase_says_what_it_got_and_what_it_takes(text, message):
 
 
 @pytest.mark.parametrize("rate", [float("nan"), float("inf"), -1.0])
-@pytest.mark.parametrize("key", ["learning_rate", "clip_norm", "weight_decay"])
+@pytest.mark.parametrize("key", ["learning_rate", "clip_norm", "weight_decay", "refresh"])
 def test_no_phase_has_a_number_that_is_none(key, rate):
     with pytest.raises(UserError, match=key):
         Phase("tune", **{key: rate})
@@ -108,6 +121,11 @@ def test_no_phase_has_a_number_that_is_none(key, rate):
         ({"seed": -1}, "seed=-1"),
         ({"seed": 2**32}, "seed=4294967296"),
         ({"precision": "bfloat16"}, r"did you mean 'mixed_bfloat16'\?"),
+        ({"precision": "atuo"}, r"did you mean 'auto'\?"),
+        ({"xla": "yes"}, r"xla 'yes' .*allowed: auto, on, off"),
+        ({"cache": "feature"}, r"cache .*did you mean 'features'\?.*auto, none, pixels, features"),
+        ({"accumulate": 0}, "accumulate=0; allowed: a number that divides batch_size=32"),
+        ({"accumulate": 5}, "accumulate=5; allowed: a number that divides batch_size=32"),
         ({"resize": "crob"}, r"resize 'crob' .*did you mean 'crop'\?.*squash, crop, pad"),
         ({"class_weights": "ballanced"}, r"did you mean 'balanced'\?"),
         ({"phases": ()}, "no phase"),

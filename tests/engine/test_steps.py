@@ -1,6 +1,7 @@
 """One step of training: against plain Keras and NumPy, and what it must not touch."""
 
 import dataclasses
+import types
 
 import keras
 import numpy as np
@@ -8,19 +9,21 @@ import pytest
 import tensorflow as tf
 from scipy import special
 
-from engine import draws, freezing, optimizers, steps
+from engine import draws, freezing, optimizers, stages, steps, trunk
 from engine.metrics import Totals
 from engine.optimizers import OPTIMIZERS
+from engine.precision import Program
 from engine.specs import Phase
 from pipelines.augment import Augmentation
 from tests.engine import small
 
 RATE = tf.constant(0.1)
+FLOAT32 = Program()
 
 
 @dataclasses.dataclass
 class Trainer:
-    """A small network made ready for one phase."""
+    """A small network made ready for one phase. lower: what stands for the trunk, if anything."""
 
     net: object
     phase: Phase
@@ -28,6 +31,8 @@ class Trainer:
     class_weights: tuple = (1.0, 1.0, 1.0)
     augment: object = small.PLAIN
     scale_loss: bool = False
+    program: Program = FLOAT32
+    lower: object = None
     extra: tuple = ()
 
     def __post_init__(self):
@@ -38,15 +43,22 @@ class Trainer:
         self.optimizer = optimizers.build(
             self.phase, options, self.split.variables, self.scale_loss
         )
-        self.step = steps.make_train_step(
-            self.recipe,
-            self.phase,
-            self.split,
-            self.optimizer,
-            self.augment,
-            list(self.class_weights),
-            self.totals,
+        fixed = trunk.specialise(self.split.trunk, FLOAT32)
+        given = steps.Training(
+            recipe=self.recipe,
+            phase=self.phase,
+            split=self.split,
+            program=self.program,
+            lower=self.lower or stages.make_lower(self.recipe, self.augment, fixed).drawn,
+            optimizer=self.optimizer,
+            class_weights=list(self.class_weights),
+            totals=self.totals,
         )
+        self.steps = steps.make_train_step(given)
+
+    def step(self, batch, rate):
+        """One step alone."""
+        self.steps(small.stacked(batch), tf.stack([rate]))
 
 
 def trainer(trainable="head", optimizer="sgd", net=None, recipe=None, **changes) -> Trainer:
@@ -99,7 +111,7 @@ def test_three_steps_are_those_of_plain_keras():
     for seed in range(3):
         batch = small.batch(seed=seed)
         made.step(batch, RATE)
-        plain.train_on_batch(np.array(batch.images, np.float32), np.array(batch.labels))
+        plain.train_on_batch(np.array(batch.inputs, np.float32), np.array(batch.labels))
     agree(net.model, plain)
 
 
@@ -112,7 +124,7 @@ def test_frozen_statistics_train_as_where_keras_froze_the_layer():
     compile_as_ours(plain)
     batch = small.batch()
     trainer("top", net=net).step(batch, RATE)
-    plain.train_on_batch(np.array(batch.images, np.float32), np.array(batch.labels))
+    plain.train_on_batch(np.array(batch.inputs, np.float32), np.array(batch.labels))
     for name in ("top_conv", "logits"):  # in the first step scale and offset stand still for both
         agree(net.model.get_layer(name), plain.get_layer(name))
 
@@ -131,7 +143,7 @@ def agree(ours, theirs) -> None:
 
 def head_update(net, batch, weights, smoothing=0.0) -> tuple[np.ndarray, np.ndarray]:
     """The gradient of the weighted mean loss for the last layer's kernel and bias, in NumPy."""
-    pixels = np.array(batch.images, np.float32)
+    pixels = np.array(batch.inputs, np.float32)
     x = np.array(keras.Model(net.model.inputs, net.vector)(pixels), float)
     kernel, bias = small.values(net.head.weights)
     targets = np.eye(3)[np.array(batch.labels)] * (1 - smoothing) + smoothing / 3
@@ -166,7 +178,7 @@ def test_examples_at_weight_0_do_not_matter():
 
 def test_totals_are_those_of_the_network_before_the_update():
     made, batch = trainer(), small.batch()
-    logits = np.array(made.net.model(np.array(batch.images, np.float32)), float)
+    logits = np.array(made.net.model(np.array(batch.inputs, np.float32)), float)
     labels = np.array(batch.labels)
     losses = -special.log_softmax(logits, -1)[np.arange(6), labels]
     made.step(batch, RATE)
@@ -178,9 +190,10 @@ def test_totals_are_those_of_the_network_before_the_update():
 
 def test_a_phase_is_traced_once():
     made = trainer("top", "adam")
-    for seed in range(3):
-        made.step(small.batch(seed=seed), tf.constant(0.1 / (seed + 1)))
-    assert made.step.experimental_get_tracing_count() == 1
+    for count in (1, 4, 2, 1):
+        batches = [small.batch(seed=seed) for seed in range(count)]
+        made.steps(small.stacked(*batches), tf.linspace(0.1, 0.05, count))
+    assert made.steps.compiled.experimental_get_tracing_count() == 1
 
 
 def test_the_learning_rate_is_that_of_the_call():
@@ -197,10 +210,10 @@ def test_augmentation_gets_the_draws_of_its_examples():
         tf.py_function(lambda n: seen.append(n.numpy()), [numbers], [])
         return tf.cast(images, tf.float32)
 
-    batch = small.batch()._replace(epochs=tf.fill([6], 4))
+    batch = small.batch()._replace(epochs=tf.fill([6], 4), views=tf.range(6) + 7)
     made = trainer(recipe=small.recipe(seed=9), augment=Augmentation(5, apply))
     made.step(batch, RATE)
-    expected = draws.uniform(9, draws.AUGMENT, batch.epochs, batch.examples, 5)
+    expected = draws.uniform(9, draws.AUGMENT, tf.range(6) + 7, batch.examples, 5)
     assert np.array_equal(seen[0], expected)
 
 
@@ -211,7 +224,7 @@ def test_the_network_sees_what_augmentation_gave():
     theirs = trainer("all")
     ours.step(batch, RATE)
     theirs.step(
-        batch._replace(images=tf.fill(batch.images.shape, tf.constant(100, tf.uint8))), RATE
+        batch._replace(inputs=tf.fill(batch.inputs.shape, tf.constant(100, tf.uint8))), RATE
     )
     agree(ours.net.model, theirs.net.model)
 
@@ -228,15 +241,13 @@ def test_a_variable_that_no_gradient_reaches_is_an_error_and_nothing_moves():
 class TestDropout:
     recipe = small.recipe(dropout=0.3, seed=2)
 
-    def dropped(self, batch, vector=None, recipe=None):
-        width = 400
-        vector = tf.ones([len(batch.labels), width]) if vector is None else vector
-        return steps.dropout(vector, recipe or self.recipe, batch).numpy()
+    def mask(self, batch, recipe=None):
+        return steps.dropout_mask(recipe or self.recipe, batch, 400).numpy()
 
     def test_a_mask_belongs_to_its_example(self):
         batch, order = small.batch(), [3, 0, 5, 1, 4, 2]
-        shuffled = self.dropped(small.taken(batch, order))
-        assert np.array_equal(shuffled, self.dropped(batch)[order])
+        shuffled = self.mask(small.taken(batch, order))
+        assert np.array_equal(shuffled, self.mask(batch)[order])
 
     def test_its_draws_are_not_those_of_augmentation(self):
         batch = small.batch()
@@ -244,7 +255,7 @@ class TestDropout:
             draws.uniform(2, stream, batch.epochs, batch.examples, 400).numpy() >= 0.3
             for stream in (draws.DROPOUT, draws.AUGMENT)
         )
-        assert np.array_equal(self.dropped(batch) > 0, own)
+        assert np.array_equal(self.mask(batch) > 0, own)
         assert not np.array_equal(own, others)
 
     def test_every_example_epoch_and_seed_has_its_own(self):
@@ -252,36 +263,45 @@ class TestDropout:
         later = batch._replace(epochs=batch.epochs + 1)
         other = dataclasses.replace(self.recipe, seed=3)
         masks = np.concatenate(
-            [self.dropped(batch), self.dropped(later), self.dropped(batch, recipe=other)]
+            [self.mask(batch), self.mask(later), self.mask(batch, recipe=other)]
         )
         assert len(np.unique(masks, axis=0)) == 18
 
     def test_kept_numbers_grow_so_that_the_mean_stays(self):
-        kept = self.dropped(small.batch())
+        kept = self.mask(small.batch())
         assert set(np.unique(kept)) == {np.float32(0), np.float32(1) / np.float32(0.7)}
         # 2,400 draws: the share is within four standard deviations
         assert abs((kept == 0).mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / kept.size)
 
-    def test_without_dropout_nothing_is_touched(self):
-        vector = tf.random.stateless_normal([6, 400], [1, 2])
-        assert np.array_equal(self.dropped(small.batch(), vector, small.recipe()), vector)
+    def test_without_dropout_there_is_no_mask(self):
+        assert steps.dropout_mask(small.recipe(), small.batch(), 400) is None
 
-    def test_half_precision_stays(self):
-        vector = tf.ones([6, 400], tf.float16)
-        assert self.dropped(small.batch(), vector).dtype == np.float16
+    def test_a_view_that_comes_again_drops_anew(self):
+        """Else each kept view would always lose the same features."""
+        batch = small.batch()
+        assert np.array_equal(self.mask(batch._replace(views=batch.views + 1)), self.mask(batch))
 
-    def test_a_step_learns_through_the_mask(self):
+    @pytest.mark.parametrize(
+        ("program", "tolerance"),
+        [(FLOAT32, 1e-6), (Program("mixed_bfloat16"), 1e-3), (Program("mixed_float16"), 1e-4)],
+        ids=str,
+    )
+    def test_a_step_learns_through_the_mask(self, program, tolerance):
+        """Half precision rounds the features, of 0 to 1, by up to a 512th and a 4096th."""
         net, batch = small.network(head_units=40), small.batch()
         before = small.values(net.head.weights)
-        x = np.array(keras.Model(net.model.inputs, net.vector)(np.array(batch.images, np.float32)))
-        x = steps.dropout(tf.constant(x), self.recipe, batch).numpy()
+        x = np.array(keras.Model(net.model.inputs, net.vector)(np.array(batch.inputs, np.float32)))
+        x = x * steps.dropout_mask(self.recipe, batch, 40).numpy()
         difference = special.softmax(x @ before[0] + before[1], -1) - np.eye(3)[batch.labels]
-        trainer(net=net, recipe=self.recipe).step(batch, RATE)
+        made = trainer(net=net, recipe=self.recipe, program=program)
+        made.step(batch, RATE)
         expected = before[1] - 0.1 * difference.mean(0)
-        np.testing.assert_allclose(net.head.weights[1], expected, atol=1e-6)
+        np.testing.assert_allclose(net.head.weights[1], expected, atol=tolerance)
 
 
 class TestLossScaling:
+    half = types.MappingProxyType({"program": Program("mixed_float16"), "scale_loss": True})
+
     def test_it_changes_nothing_where_nothing_overflows(self):
         ours, theirs = trainer("top", scale_loss=True), trainer("top")
         ours.step(small.batch(), RATE)
@@ -289,7 +309,7 @@ class TestLossScaling:
         agree(ours.net.model, theirs.net.model)
 
     def test_float16_trains_close_to_float32(self):
-        ours = trainer("top", net=small.network(precision="mixed_float16"), scale_loss=True)
+        ours = trainer("top", **self.half)
         theirs = trainer("top")
         before = small.values(ours.net.model.weights)
         ours.step(small.batch(), RATE)
@@ -301,7 +321,7 @@ class TestLossScaling:
         assert len(moved(ours.net.model, before)) == 6
 
     def test_a_step_that_overflows_is_skipped_and_the_scale_halved(self):
-        made = trainer("top", net=small.network(precision="mixed_float16"), scale_loss=True)
+        made = trainer("top", **self.half)
         made.optimizer.dynamic_scale.assign(2.0**100)
         before = small.values(made.net.model.weights)
         made.step(small.batch(), RATE)
@@ -317,8 +337,8 @@ def test_evaluation_gives_each_examples_loss_and_probabilities():
     for variable in net.model.weights:
         if "moving" in variable.path:
             variable.assign(variable + 0.5)  # so that the batch's own statistics would be wrong
-    losses, probabilities = steps.make_eval_step(net.model)(batch.images, batch.labels)
-    logits = np.array(net.model(np.array(batch.images, np.float32), training=False), float)
+    losses, probabilities = steps.make_eval_step(net.model)(batch.inputs, batch.labels)
+    logits = np.array(net.model(np.array(batch.inputs, np.float32), training=False), float)
     np.testing.assert_allclose(probabilities, special.softmax(logits, -1), atol=1e-6)
     expected = -special.log_softmax(logits, -1)[np.arange(6), np.array(batch.labels)]
     np.testing.assert_allclose(losses, expected, atol=1e-5)

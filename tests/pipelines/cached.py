@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from pipelines import decode, pixel_cache, pixel_files, pixel_fill
@@ -25,6 +26,7 @@ SIZE = (24, 20)
 ROW = 24 * 20 * 3
 PLENTY = 10**9
 MEMORY = {"memory": PLENTY, "disk": 0}
+KINDS = pytest.mark.parametrize("memory", MEMORY.values(), ids=MEMORY)
 
 
 def picture(seed: int) -> bytes:
@@ -65,6 +67,11 @@ def decoded(path, size=SIZE, resize="squash") -> np.ndarray:
     return decode.decode(Path(path).read_bytes(), *size, resize).numpy()
 
 
+def expected(paths, **how) -> np.ndarray:
+    """uint8 [N, height, width, 3]."""
+    return np.stack([decoded(path, **how) for path in paths])
+
+
 def taken(seen: Seen) -> np.ndarray:
     """uint8 [N, height, width, 3] of the sound examples."""
     assert seen.pixels
@@ -97,7 +104,7 @@ def main(pictures: str, cache: str, kind: str) -> None:
     pixel_files.Part.publish = wait_and_publish
     paths = sorted(Path(pictures).iterdir())
     seen = look(paths, Path(cache), MEMORY[kind])
-    right = np.array_equal(taken(seen), [decoded(path) for path in paths])
+    right = np.array_equal(taken(seen), expected(paths))
     print("right" if right and not seen.broken else "wrong", flush=True)
 
 

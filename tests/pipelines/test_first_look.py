@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from engine.specs import UserError
-from pipelines import decode
+from pipelines import decode, first_look
 from pipelines.examples import TRAIN, VALIDATION, from_columns
 from pipelines.first_look import Broken, leave_out, look, write_report
 
@@ -89,6 +89,26 @@ def test_all_sound_and_all_broken(files):
     assert counted == sorted(counted)
     assert len(look(make([files["bad-text.jpg"]] * 5), small, 2)) == 5
     assert look(sound.take(np.array([], dtype=np.int64)), small, 2) == []
+
+
+@pytest.mark.parametrize("at_first", [True, False], ids=["at first", "when asked again"])
+def test_every_sound_picture_is_handed_on_once(files, monkeypatch, at_first):
+    if not at_first:
+        monkeypatch.setattr(first_look, "_sound", lambda *_: [])
+    kept = {}
+
+    def keep(numbers, facts):
+        assert not set(numbers.tolist()) & set(kept)
+        columns = (facts.pixels, facts.orientations, facts.fingerprints)
+        kept.update(zip(numbers.tolist(), zip(*columns, strict=True), strict=True))
+
+    paths = list(files.values()) * 3
+    broken = look(make(paths), small, 2, keep=keep)
+    assert sorted([*kept, *(one.index for one in broken)]) == list(range(len(paths)))
+    for number, (pixels, orientation, fingerprint) in kept.items():
+        np.testing.assert_array_equal(pixels, small(paths[number].read_bytes()))
+        assert orientation == 1
+        assert (fingerprint == kept[0][2]) == (paths[number] == paths[0])
 
 
 def test_the_report(tmp_path):

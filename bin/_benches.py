@@ -1,0 +1,172 @@
+"""What bin/benchmark measures: jobs made ready, duels of parts, races of whole programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import _bootstrap
+import _flags
+import _setup
+import tensorflow as tf
+
+from engine import classifier
+from engine.benchmark import duels as pairs
+from engine.benchmark import measuring, races as courses
+from engine.benchmark.rows import Rate
+from engine.benchmark.timing import Work, alternate, ratio
+from engine.rundir import RunDir, claim
+from engine.specs import Recipe, to_json
+from engine.stages import Job
+from engine.storage import Room
+from pipelines import augment, batches, decode, layout, ready, sources
+from pipelines.examples import Examples
+
+
+class Quiet:
+    """A watch that says nothing but the notes, on the error stream."""
+
+    def note(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    def step(self, moment: Any) -> None:
+        pass
+
+    def epoch(self, row: Any, evaluation: Any, best: bool) -> None:
+        pass
+
+
+def job(parsed: _flags.Parsed, recipe: Recipe, threads: int, folder: Path) -> Job:
+    """The recipe's job in a run directory of its own."""
+    run = RunDir(folder / "run")
+    claim(run, recipe, overwrite=True)
+    watch, place = Quiet(), _setup.place(parsed)
+    keeping = place if recipe.cache in ("auto", "pixels") else None
+    examples, kept = ready.to_train(recipe, run.bad_images, threads, watch.note, keeping)
+    feed = batches.make_feed(examples, recipe, threads, kept, _setup.device())
+    made = classifier.build(recipe, len(feed.classes))
+    room = Room(place.memory - (kept.nbytes if kept and kept.in_memory else 0), place.folder)
+    return Job(recipe, made, feed, augment.compose(recipe.augment), run, watch, room)
+
+
+def duels(parsed: _flags.Parsed, recipe: Recipe, threads: int, folder: Path) -> Iterator[str]:
+    """A line for each part that is measured against plain Keras or a bare pipeline."""
+    made = job(parsed, recipe, threads, folder)
+    yield f"{pairs.same_job(recipe)}; ratios: median of {parsed.repeats} rounds (quartiles)"
+    augmented = False
+    for phase in (phase for phase in recipe.phases if phase.epochs):
+        bench = measuring.prepare(made, phase)
+        batch = next(iter(made.feed.once("train", [0])))
+        if not augmented:
+            augmented = True
+            if pair := pairs.augmentation(bench, batch):
+                yield line("augmentation / Keras layers", pair, parsed.repeats)
+            yield from _inputs(made, threads, parsed.repeats)
+        if bench.stage.split.frozen:
+            what = f"{phase.name}: frozen part / Keras"
+            yield line(what, pairs.forward(bench, batch), parsed.repeats)
+        yield line(f"{phase.name}: update / Keras", pairs.update(bench, batch), parsed.repeats)
+        yield line(f"{phase.name}: loop / bare step", pairs.loop(bench), 2 * parsed.repeats)
+
+
+def line(what: str, pair: tuple[Work, Work], repeats: int) -> str:
+    samples = alternate(dict(zip(("ours", "theirs"), pair, strict=True)), repeats)
+    ours, theirs = (Rate.of(samples[name]) for name in ("ours", "theirs"))
+    times = ratio(samples["ours"], samples["theirs"])
+    return (
+        f"{what:36} {ours.median:9,.0f} / {theirs.median:9,.0f} images/s = {times.median:7.3g} x "
+        f"({times.low:.3g} to {times.high:.3g})"
+    )
+
+
+def _inputs(made: Job, threads: int, repeats: int) -> Iterator[str]:
+    """Batches from files and from the pixel cache, against decoding with nothing else attached."""
+    examples, recipe = sources.load(made.recipe.data).part("train"), made.recipe
+    feed = batches.make_feed(examples, recipe, threads)
+    steps = min(made.steps_per_epoch, max(1, 2000 // recipe.batch_size))
+    images = steps * recipe.batch_size
+    bare = Work(lambda: _drain(_bare(examples, recipe, threads).take(steps)), images)
+    files = Work(lambda: _drain(feed.train(0, steps)), images)
+    yield line("input from files / bare decoding", (files, bare), repeats)
+    kept = Work(lambda: _drain(made.feed.train(0, steps)), images)
+    yield line("input in use / bare decoding", (kept, bare), repeats)
+
+
+def _bare(examples: Examples, recipe: Recipe, threads: int) -> tf.data.Dataset:
+    fetch = batches.fetcher(examples)
+    dataset = tf.data.Dataset.range(len(examples)).repeat()
+    dataset = dataset.map(
+        lambda number: decode.decode(fetch(number), *recipe.image_size, recipe.resize),
+        num_parallel_calls=threads,
+    )
+    dataset = dataset.batch(recipe.batch_size).prefetch(batches.PREFETCH)
+    return dataset.with_options(batches.options(threads))
+
+
+def _drain(items: Any) -> None:
+    for _ in items:
+        pass
+
+
+def races(parsed: _flags.Parsed, recipe: Recipe, folder: Path) -> Iterator[str]:
+    """Whole runs from process start, taking turns, until an evaluation reaches the target."""
+    target = parsed.target_accuracy
+    examples = sources.load(recipe.data)
+    for part in ("train", "validation"):
+        layout.lay_out(examples.part(part), folder / "pictures" / part)
+    found: dict[str, list[courses.Course]] = {"bin/train": [], "fit": [], "blog": []}
+    for seed, name in itertools.product(range(parsed.seeds), found):
+        seeded = dataclasses.replace(recipe, seed=recipe.seed + seed)
+        command = _command(parsed, seeded, name, folder / f"{len(found[name])}")
+        course = courses.run(command, target, {"PYTHONPATH": _bootstrap.ROOT})
+        found[name].append(course)
+        yield f"seed {seeded.seed}, {name}: {_in_words(course, target)}"
+    yield from _compared(found, target)
+
+
+def _command(parsed: _flags.Parsed, recipe: Recipe, name: str, folder: Path) -> list[str]:
+    if name != "bin/train":
+        pictures = folder.parent / "pictures"
+        task = {
+            "way": name,
+            "train_dir": str(pictures / "train"),
+            "validation_dir": str(pictures / "validation"),
+            "recipe": to_json(recipe),
+        }
+        return [sys.executable, "-m", "engine.benchmark.peers", json.dumps(task)]
+    own = ("run_dir", "cache_dir", "seed")
+    flags = parsed.as_flags(lambda name: name not in own and _flags.of_a_run(name))
+    places = [f"--run_dir={folder / 'run'}", f"--cache_dir={folder / 'cache'}"]
+    program = f"{_bootstrap.ROOT}/bin/train"
+    return [sys.executable, program, *flags, *places, f"--seed={recipe.seed}"]
+
+
+def _in_words(course: courses.Course, target: float) -> str:
+    reached = course.reached(target)
+    best = max(accuracy for _, accuracy in course.epochs)
+    if reached is None:
+        return f"did not reach {target:.1%} in {len(course.epochs)} epochs (best {best:.2%})"
+    return (
+        f"{target:.1%} in epoch {len(course.epochs)}, {reached - course.reading:.1f} s after the "
+        f"first read, {reached:.1f} s after process start"
+    )
+
+
+def _compared(found: dict[str, list[courses.Course]], target: float) -> Iterator[str]:
+    """Medians of all seeds against those of bin/train."""
+    for what, value in (
+        ("first read to target", lambda c: (c.reached(target) or float("inf")) - c.reading),
+        ("process start to target", lambda c: c.reached(target) or float("inf")),
+    ):
+        seconds = {name: sorted(map(value, each)) for name, each in found.items()}
+        ours = statistics.median(seconds["bin/train"])
+        for name, each in seconds.items():
+            times = statistics.median(each)
+            spread = f"{each[0]:.1f} to {each[-1]:.1f}"
+            yield f"{what:24} {name:10} {times:8.1f} s ({spread}), {times / ours:5.1f} x bin/train"

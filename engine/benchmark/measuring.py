@@ -1,0 +1,134 @@
+"""The stages of a phase, each alone, and the whole as the loop runs it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from engine import draws, machine, steps
+from engine.benchmark.rows import Rate, Row
+from engine.benchmark.timing import Work, alternate
+from engine.checkpoints import Progress
+from engine.specs import Batch, Phase
+from engine.stages import Job, Stage, begin
+
+SAMPLE_STEPS = 6  # of the loop in one sample, at least
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """A phase made ready to be measured. steps: how many one call makes, as in a run."""
+
+    job: Job
+    stage: Stage
+    steps: int
+
+    @property
+    def sample(self) -> int:
+        """Steps of the loop that make a sample: whole calls, and no more than an epoch."""
+        calls = -(-SAMPLE_STEPS // self.steps)
+        return min(calls * self.steps, self.job.steps_per_epoch)
+
+    @property
+    def images(self) -> int:
+        return self.sample * self.job.recipe.batch_size
+
+    def batches(self) -> list[Batch]:
+        """The stacked batches of a sample, in memory."""
+        return list(self.stage.batches(self.job.feed, 0, self.sample, self.steps))
+
+    def rates(self, count: int) -> tf.Tensor:
+        return tf.constant([self.stage.rate(place) for place in range(count)], tf.float32)
+
+
+def prepare(job: Job, phase: Phase) -> Bench:
+    """Begins the phase and finds its pace, as a run does."""
+    stage = begin(job, phase, Progress(), {})
+    if stage.features:
+        stage.features.prepare(0)
+    pace = stage.pace
+    bench = Bench(job, stage, 1)
+    batch = next(iter(stage.batches(job.feed, 0, 1, 1)))
+    while not pace.settled:
+        seconds = 1 / alternate({"step": Work(lambda: _step(bench, batch), 1)}, 1)["step"][0]
+        pace.took(seconds)
+    return Bench(job, stage, min(pace.steps, job.steps_per_epoch))
+
+
+def _step(bench: Bench, batch: Batch) -> None:
+    bench.stage.step(batch, bench.rates(batch.labels.shape[0]))
+    tf.test.experimental.sync_devices()
+
+
+def works(bench: Bench) -> dict[str, Work]:
+    """`input`, `whole`, and the stages between them that a step of this phase has."""
+    job, stage, size = bench.job, bench.stage, bench.job.recipe.batch_size
+    batch = tf.nest.map_structure(lambda column: column[0], bench.batches()[0])
+
+    def whole() -> None:
+        for stacked in stage.batches(job.feed, 0, bench.sample, bench.steps):
+            _step(bench, stacked)
+
+    found = {"input": Work(bench.batches, bench.images)}
+    if stage.features:
+        boundary = stage.features.restore(batch)
+    else:
+        numbers = draws.uniform(0, draws.AUGMENT, batch.views, batch.examples, job.augment.draws)
+        found["augment"] = Work(lambda: _wait(job.augment.apply(batch.inputs, numbers)), size)
+        boundary = stage.lower.plain(batch.inputs)
+        if stage.split.frozen:
+            found["trunk"] = Work(lambda: _wait(stage.lower.plain(batch.inputs)), size)
+    found["tail"] = _tail(bench, batch._replace(inputs=tuple(boundary)))
+    found["whole"] = Work(whole, bench.images)
+    return found
+
+
+def _tail(bench: Bench, batch: Batch) -> Work:
+    """The step without anything below the tail, on a batch that lies ready."""
+    training = dataclasses.replace(bench.stage.training, lower=lambda batch: list(batch.inputs))
+    step = steps.make_train_step(training)
+    stacked = tf.nest.map_structure(lambda column: tf.stack([column] * bench.steps), batch)
+
+    def run() -> None:
+        step(stacked, bench.rates(bench.steps))
+        tf.test.experimental.sync_devices()
+
+    return Work(run, bench.steps * bench.job.recipe.batch_size)
+
+
+def bare_step(bench: Bench) -> Work:
+    """The whole compiled step on batches that lie ready: what the loop can reach at best."""
+    ready = bench.batches()
+
+    def run() -> None:
+        for batch in ready:
+            _step(bench, batch)
+
+    return Work(run, bench.images)
+
+
+def _wait(result: Any) -> None:
+    for tensor in tf.nest.flatten(result):
+        tf.reshape(tensor, [-1])[:1].numpy()
+
+
+def row(job: Job, phase: Phase, repeats: int) -> Row:
+    """All of it for one phase of one recipe."""
+    machine.reset_peaks()
+    bench = prepare(job, phase)
+    samples = alternate(works(bench), repeats)
+    rates: Mapping[str, Rate] = {name: Rate.of(each) for name, each in samples.items()}
+    return Row(
+        backbone=job.recipe.backbone,
+        image_size=job.recipe.image_size,
+        batch_size=job.recipe.batch_size,
+        precision=job.recipe.precision,
+        phase=phase.name,
+        stages={name: rate for name, rate in rates.items() if name != "whole"},
+        whole=rates["whole"],
+        shares_cores=not tf.config.list_physical_devices("GPU"),
+        peak_memory=machine.peak_memory(),
+    )
