@@ -41,6 +41,9 @@ class Quiet:
     def epoch(self, row: Any, evaluation: Any, best: bool) -> None:
         pass
 
+    def end(self) -> None:
+        pass
+
 
 def job(parsed: _flags.Parsed, recipe: Recipe, threads: int, folder: Path) -> Job:
     """The recipe's job in a run directory of its own."""

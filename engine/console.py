@@ -55,6 +55,9 @@ class Terminal:
             f"{row['seconds']:.0f} s{'  (best)' if best else ''}"
         )
 
+    def end(self) -> None:
+        """Nothing: what there is to say at the end, the program says."""
+
 
 def describe(moment: Moment) -> str:
     left = moment.steps_left * moment.batch_size / moment.images_per_second

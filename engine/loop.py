@@ -70,6 +70,7 @@ def train(job: Job) -> dict[str, Any]:
                 _save(run, stage)
         _finish(run, stage)
     run.profiler.stop()
+    job.watch.end()
     return results.conclude(job, progress, steps.make_eval_step(model), run.clock)
 
 

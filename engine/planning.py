@@ -65,7 +65,7 @@ def decide(asked: Question, room: Room) -> Keep:
     """The plan for one phase.
 
     Raises:
-      UserError: `cache=features`, and there is nothing to keep or no room for it.
+      UserError: `cache=features`, and there is no room for it.
     """
     recipe, phase, feed = asked.recipe, asked.phase, asked.feed
     forced = recipe.cache == "features"
@@ -82,8 +82,8 @@ def decide(asked: Question, room: Room) -> Keep:
             f"--cache=features: phase {phase.name!r} needs {size(need)}, and there is no such "
             "room; raise --cache_memory, name a --cache_dir on a larger disk, or lower views"
         )
-    validation = room.fits(feed.validation_examples * row) is not None and epochs > 1
-    passes = _passes(slots, phase, epochs)
+    validation = room.fits(feed.validation_examples * row) == "memory" and epochs > 1
+    passes = _passes(views, slots, phase)
     if where is None:
         return Keep(phase.views, 0, validation, "no room for the trunk's outputs")
     if slots == 0 or (passes >= epochs and not forced):
@@ -103,10 +103,15 @@ def _rows(asked: Question) -> tuple[int | None, int]:
     return None, 0
 
 
-def _passes(slots: int, phase: Phase, epochs: int) -> float:
-    """How often each picture passes the trunk in the whole phase."""
-    refreshed = phase.refresh * slots * max(0, epochs - 1)
-    return min(slots + refreshed, epochs) if phase.views else slots
+def _passes(views: int | None, slots: int, phase: Phase) -> float:
+    """How often each picture passes the trunk in the whole phase.
+
+    Views in turn are worked out in their first round, and after it as far as they were drawn anew
+    since the round before.
+    """
+    if views is None:
+        return slots
+    return min(slots, phase.epochs) + max(0, phase.epochs - slots) * min(1, phase.refresh * slots)
 
 
 def _saving(asked: Question, slots: int, passes: float, where: str) -> str:

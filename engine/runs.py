@@ -38,8 +38,8 @@ def prepare(
     splits = [freezing.split(made, phase.trainable) for phase in recipe.phases]
     for line in plan.describe(recipe, feed, made, splits):
         terminal.note(line)
-    board = summaries.Board(run, feed.classes)
-    board.begin(recipe, made.model, augmented(recipe, feed, augment)[1][:SHOWN])
+    board = summaries.Board(run, feed.classes, made.model)
+    board.begin(recipe, augmented(recipe, feed, augment)[1][:SHOWN])
     return Job(recipe, made, feed, augment, run, Watches((terminal, board)), **settings)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
@@ -10,18 +11,30 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from engine import audit, checkpoints, draws, freezing, losses, optimizers, planning, recipes, steps
+from engine import (
+    audit,
+    checkpoints,
+    freezing,
+    losses,
+    optimizers,
+    planning,
+    precision,
+    recipes,
+    steps,
+)
 from engine import trunk as trunks
 from engine.checkpoints import Progress
 from engine.classifier import Classifier
 from engine.decisions import Decisions
 from engine.features import Features, Source
+from engine.lower import Lower, make_lower
 from engine.metrics import Totals
 from engine.pace import Pace
+from engine.planning import Keep
 from engine.precision import Program
 from engine.rundir import RunDir
 from engine.specs import Batch, Feed, Phase, Recipe
-from engine.storage import Room, width
+from engine.storage import Room
 from engine.views import Views, of_phase
 from engine.watching import Watch
 
@@ -102,16 +115,19 @@ def begin(job: Job, phase: Phase, progress: Progress, saved: dict) -> Stage:
     """
     recipe, feed = job.recipe, job.feed
     split = freezing.split(job.classifier, phase.trainable)
-    lower, keep = _lower_part(job, phase, split)
+    made = Decisions(job.run)
+    lower = _lower_part(job, phase, split, made)
+    keep = _keep(job, phase, split, lower, made)
     first_epoch = progress.phase_start // job.steps_per_epoch
     views = of_phase(phase, keep.views, first_epoch, recipe.batch_size)
     features = _features(job, lower, keep, views)
     row_bytes = lower.row_bytes if features else 3 * math.prod(recipe.image_size)
+    upper = _upper_program(job, phase, split, lower, made)
     optimizer = optimizers.build(
         phase,
         recipes.options(phase).optimizer,
         split.variables,
-        scale_loss=recipe.precision == "mixed_float16",
+        scale_loss=upper.dtype == "float16",
     )
     totals = Totals()
     if saved:
@@ -119,7 +135,6 @@ def begin(job: Job, phase: Phase, progress: Progress, saved: dict) -> Stage:
             optimizer.variables, saved.get("optimizer", []), str(job.run.checkpoints)
         )
         totals.sums.assign(saved["totals"][0])
-    upper = upper_program(recipe)
     training = steps.Training(
         recipe=recipe,
         phase=phase,
@@ -145,83 +160,67 @@ def begin(job: Job, phase: Phase, progress: Progress, saved: dict) -> Stage:
     )
 
 
-def upper_program(recipe: Recipe) -> Program:
-    """How the tail is computed: as the recipe says, and in float32 where it leaves that open."""
-    return Program(
-        "float32" if recipe.precision == "auto" else recipe.precision, recipe.xla == "on"
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Lower:
-    """The frozen part with what comes before it, compiled.
-
-    plain(images): uint8 [B, H, W, 3] -> the trunk's outputs, a list.
-    augmented(images, numbers): the same after the augmentation with these draws.
-    drawn(batch): the same with the draws that belong to the batch's examples and views.
-    outputs: shape without the batch and type of each output.
-    """
-
-    plain: Callable[[Any], list]
-    augmented: Callable[[Any, Any], list]
-    drawn: Callable[[Batch], list]
-    outputs: list[planning.Output]
-
-    @property
-    def row_bytes(self) -> int:
-        """Of the outputs for one picture."""
-        return sum(math.prod(shape) * width(dtype) for shape, dtype in self.outputs)
-
-
-def make_lower(recipe: Recipe, augment: Any, trunk: Any) -> Lower:
-    """trunk: see `trunk.specialise`. augment: anything with `draws` and `apply`."""
-
-    @tf.function(autograph=False)
-    def plain(images: tf.Tensor) -> list:
-        return trunk(tf.cast(images, tf.float32))
-
-    @tf.function(autograph=False)
-    def augmented(images: tf.Tensor, numbers: tf.Tensor) -> list:
-        return trunk(augment.apply(images, numbers))
-
-    def drawn(batch: Batch) -> list:
-        numbers = draws.uniform(
-            recipe.seed, draws.AUGMENT, batch.views, batch.examples, augment.draws
-        )
-        return augmented(batch.inputs, numbers)
-
-    tensors = trunk.get_concrete_function().structured_outputs
-    outputs = [(tuple(tensor.shape[1:]), tensor.dtype.name) for tensor in tensors]
-    return Lower(plain, augmented, drawn, outputs)
-
-
-def _lower_part(job: Job, phase: Phase, split: freezing.Split) -> tuple[Lower, planning.Keep]:
-    """The frozen part in its fastest precision, and what of it is kept; as decided before."""
-    recipe, decisions = job.recipe, Decisions(job.run)
-    program, rate = upper_program(recipe), 1.0
+def _lower_part(job: Job, phase: Phase, split: freezing.Split, made: Decisions) -> Lower:
+    """The frozen part in the precision that is fastest here."""
+    make = functools.cache(functools.partial(trunks.specialise, split.trunk))
+    program = precision.candidates(job.recipe)[0]
     if split.frozen:
-        trial = decisions.trunk(recipe, phase, split, job.feed, job.watch)
-        program, rate = trial.program, trial.images_per_second
-    lower = make_lower(recipe, job.augment, trunks.specialise(split.trunk, program))
-    if phase.name not in decisions.keeps:
+        programs = precision.candidates(job.recipe)
+        program = made.program(_trunk_of(phase), programs, make, _pixels(job), job.watch).program
+    return make_lower(job.recipe, job.augment, make(program))
+
+
+def _trunk_of(phase: Phase) -> str:
+    return f"frozen part below {phase.trainable}"
+
+
+def _pixels(job: Job) -> Callable[[], tf.Tensor]:
+    return lambda: tf.cast(_first(job).inputs, tf.float32)
+
+
+def _first(job: Job) -> Batch:
+    return next(iter(job.feed.once("train", [0])))
+
+
+def _upper_program(
+    job: Job, phase: Phase, split: freezing.Split, lower: Lower, made: Decisions
+) -> Program:
+    """How the tail is computed: what is fastest here for its way forth and back."""
+    programs = precision.for_training(precision.candidates(job.recipe), split.tail)
+    if len(programs) == 1:
+        return programs[0]
+
+    def make(program: Program) -> Callable[[list], list]:
+        return steps.make_trial(job.recipe, phase, split, program)
+
+    def boundary() -> list:
+        return lower.plain(_first(job).inputs)
+
+    what = f"trained part of {phase.name}"
+    return made.program(what, programs, make, boundary, job.watch).program
+
+
+def _keep(job: Job, phase: Phase, split: freezing.Split, lower: Lower, made: Decisions) -> Keep:
+    """What is kept of the frozen part's outputs; as decided before, where that is written."""
+    if phase.name not in made.keeps:
+        tried = made.trials.get(_trunk_of(phase))
         asked = planning.Question(
-            recipe=recipe,
+            recipe=job.recipe,
             phase=phase,
             feed=job.feed,
             outcomes=job.augment.outcomes,
             outputs=lower.outputs,
             frozen=split.frozen,
             head_only=phase.trainable == "head",
-            images_per_second=rate,
+            images_per_second=precision.best(tried).images_per_second if tried else 1.0,
         )
-        keep = planning.decide(asked, job.room)
-        decisions.keep(phase.name, keep)
-        if keep.slots:
-            job.watch.note(f"phase {phase.name}: keeps {keep.reason}")
-    return lower, decisions.keeps[phase.name]
+        made.keep(phase.name, planning.decide(asked, job.room))
+        if made.keeps[phase.name].slots:
+            job.watch.note(f"phase {phase.name}: keeps {made.keeps[phase.name].reason}")
+    return made.keeps[phase.name]
 
 
-def _features(job: Job, lower: Lower, keep: planning.Keep, views: Views) -> Features | None:
+def _features(job: Job, lower: Lower, keep: Keep, views: Views) -> Features | None:
     if not keep.slots:
         return None
     source = Source(job.feed, lower.augmented, job.augment, job.recipe.seed)
@@ -232,7 +231,7 @@ def _features(job: Job, lower: Lower, keep: planning.Keep, views: Views) -> Feat
         return None
 
 
-def _validation(feed: Feed, lower: Lower, keep: planning.Keep) -> Callable[[], Iterable[Batch]]:
+def _validation(feed: Feed, lower: Lower, keep: Keep) -> Callable[[], Iterable[Batch]]:
     def worked_out() -> Iterator[Batch]:
         for batch in feed.once("validation"):
             yield batch._replace(inputs=lower.plain(batch.inputs))

@@ -145,6 +145,35 @@ def _make_gradients(given: Training) -> Callable[..., tuple]:
     return gradients_of
 
 
+def make_trial(
+    recipe: Recipe, phase: Phase, split: Split, program: Program
+) -> Callable[[list], list]:
+    """The way forth and back through the tail: boundary tensors -> logits and a gradient.
+
+    The gradient is that of the lowest variable, which takes all the others'.
+    """
+    nothing = Training(
+        recipe=recipe,
+        phase=dataclasses.replace(phase, batch_norm="frozen"),
+        split=split,
+        program=program,
+        lower=list,
+        optimizer=keras.optimizers.SGD(),
+        class_weights=[],
+        totals=Totals(),
+    )
+    gradients_of = _make_gradients(nothing)
+
+    @tf.function(autograph=False)
+    def trial(boundary: list) -> list:
+        size = tf.shape(boundary[0])[0]
+        labels, shares = tf.zeros([size], tf.int32), tf.fill([size], 1 / tf.cast(size, tf.float32))
+        _, logits, gradients = gradients_of(boundary, labels, shares, None)
+        return [logits, gradients[0]]
+
+    return trial
+
+
 def _in_pieces(gradients_of: Callable[[Batch], list], batch: Batch, pieces: int) -> list:
     """The gradients of the whole batch, worked out in equal pieces one after the other."""
     if pieces == 1:

@@ -22,26 +22,30 @@ TRAIN, VALIDATION = "train", "validation"
 class Board:
     """A watch that writes event files."""
 
-    def __init__(self, run: RunDir, classes: tuple[str, ...]) -> None:
-        self.classes = classes
+    def __init__(self, run: RunDir, classes: tuple[str, ...], model: keras.Model) -> None:
+        self.classes, self.model = classes, model
         self.writers = {
             part: tf.summary.create_file_writer(str(run.events / part))
             for part in (TRAIN, VALIDATION)
         }
 
-    def begin(self, recipe: Recipe, model: keras.Model, augmented: np.ndarray) -> None:
-        """What is known before the first step: augmented pictures uint8 [N, H, W, 3], the graph."""
-        size = recipe.image_size
-
-        @tf.function
-        def forward(pixels):
-            return model(pixels, training=False)
-
-        graph = forward.get_concrete_function(tf.TensorSpec([None, *size, 3], tf.float32)).graph
+    def begin(self, recipe: Recipe, augmented: np.ndarray) -> None:
+        """What is known before the first step: augmented pictures, uint8 [N, H, W, 3]."""
         with self.writers[TRAIN].as_default():
             tf.summary.image("augmented", augmented, step=0, max_outputs=len(augmented))
-            tf.summary.graph(graph)
             hparams.hparams(_flat(recipe))
+
+    def end(self) -> None:
+        """The graph, which takes seconds for a deep network, when nobody waits for it."""
+
+        @tf.function(autograph=False)
+        def forward(pixels):
+            return self.model(pixels, training=False)
+
+        pixels = tf.TensorSpec(self.model.inputs[0].shape, tf.float32)
+        with self.writers[TRAIN].as_default():
+            tf.summary.graph(forward.get_concrete_function(pixels).graph)
+        self.writers[TRAIN].flush()
 
     def note(self, line: str) -> None:
         """TensorBoard shows no sentences."""

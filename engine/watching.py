@@ -42,6 +42,9 @@ class Watch(Protocol):
     def epoch(self, row: dict[str, Any], evaluation: Evaluation, best: bool) -> None:
         """A row of history, when the epoch has been evaluated."""
 
+    def end(self) -> None:
+        """When all phases are over."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Watches:
@@ -60,3 +63,7 @@ class Watches:
     def epoch(self, row: dict[str, Any], evaluation: Evaluation, best: bool) -> None:
         for member in self.members:
             member.epoch(row, evaluation, best)
+
+    def end(self) -> None:
+        for member in self.members:
+            member.end()

@@ -24,8 +24,8 @@ from pipelines.pixels import Pixels
 PREFETCH = 4  # batches that wait ready: enough to ride out a slow file, little memory
 KEPT_AHEAD = 2  # of what is only copied
 
-# step -> example numbers int32 [B], weights float32 [B], epoch: see `order.batch`
-Plan = Callable[[int], tuple[np.ndarray, np.ndarray, int]]
+# Steps -> example numbers int32, weights float32, epochs int32, [n] each: see `order.batches`
+Plan = Callable[[range], tuple[np.ndarray, np.ndarray, np.ndarray]]
 Views = Callable[[np.ndarray, int], np.ndarray]
 Lookup = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
 
@@ -60,8 +60,8 @@ def make_feed(
     training = parts["train"]
     count = len(training.examples)
 
-    def shuffled(step: int) -> tuple[np.ndarray, np.ndarray, int]:
-        return order.batch(step, count, recipe.batch_size, recipe.seed)
+    def shuffled(steps: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return order.batches(steps, count, recipe.batch_size, recipe.seed)
 
     def train(
         first: int,
@@ -101,9 +101,10 @@ def once(part: Part, which: Sequence[int] | None = None) -> Iterator[Batch]:
 def _in_order(count: int, batch_size: int) -> Plan:
     """A plan that reads 0 to count - 1 once; the last batch is filled up at weight 0."""
 
-    def plan(step: int) -> tuple[np.ndarray, np.ndarray, int]:
-        places = np.arange(step * batch_size, (step + 1) * batch_size)
-        return (places % count).astype(np.int32), (places < count).astype(np.float32), 0
+    def plan(steps: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        places = np.arange(steps.start * batch_size, steps.stop * batch_size)
+        numbers, weights = (places % count).astype(np.int32), (places < count).astype(np.float32)
+        return numbers, weights, np.zeros_like(numbers)
 
     return plan
 
@@ -120,15 +121,18 @@ def batches(
     """
     take = lookup or _pictures(part)
     if take:
-        kept = (_kept(part, [_columns(plan, views, step) for step in call], take) for call in calls)
+        kept = (_kept(part, _columns(plan, views, call), take) for call in calls)
         return ahead(kept, KEPT_AHEAD)
     return _decoded(part, plan, calls, views)
 
 
-def _columns(plan: Plan, views: Views, step: int) -> tuple[np.ndarray, ...]:
-    """weights, examples, epochs, views of one step, [B] each."""
-    numbers, weights, epoch = plan(step)
-    return weights, numbers, np.full(len(numbers), epoch, np.int32), views(numbers, epoch)
+def _columns(plan: Plan, views: Views, steps: range) -> tuple[np.ndarray, ...]:
+    """weights, examples, epochs, views of some steps, [n] each."""
+    numbers, weights, epochs = plan(steps)
+    seen = np.empty_like(numbers)
+    for epoch in np.unique(epochs):
+        seen[epochs == epoch] = views(numbers[epochs == epoch], int(epoch))
+    return weights, numbers, epochs, seen
 
 
 def _pictures(part: Part) -> Lookup | None:
@@ -138,15 +142,19 @@ def _pictures(part: Part) -> Lookup | None:
     return lambda numbers, _: (pixels.take(rows[numbers]),)
 
 
-def _kept(part: Part, steps: list[tuple[np.ndarray, ...]], take: Lookup) -> Batch:
-    weights, numbers, epochs, views = (np.stack(column) for column in zip(*steps, strict=True))
-    taken = take(numbers.reshape(-1), views.reshape(-1))
-    inputs = tuple(rows.reshape(*numbers.shape, *rows.shape[1:]) for rows in taken)
+def _kept(part: Part, columns: tuple[np.ndarray, ...], take: Lookup) -> Batch:
+    weights, numbers, epochs, views = columns
+    taken = take(numbers, views)
+    pictures = len(taken) == 1 and taken[0].dtype == np.uint8
     labels = part.examples.labels[numbers]
-    pictures = len(inputs) == 1 and inputs[0].dtype == np.uint8
-    batch = Batch(inputs[0] if pictures else inputs, labels, weights, numbers, epochs, views)
+    batch = Batch(taken[0] if pictures else taken, labels, weights, numbers, epochs, views)
     with tf.device(part.device or "CPU"):
-        return tf.nest.map_structure(tf.convert_to_tensor, batch)
+        return tf.nest.map_structure(
+            lambda column: tf.convert_to_tensor(
+                column.reshape(-1, part.recipe.batch_size, *column.shape[1:])
+            ),
+            batch,
+        )
 
 
 def _decoded(part: Part, plan: Plan, calls: Sequence[range], views: Views) -> Iterator[Batch]:
@@ -155,8 +163,7 @@ def _decoded(part: Part, plan: Plan, calls: Sequence[range], views: Views) -> It
         try:
             yield next(dataset)
         except tf.errors.OpError as error:
-            numbers = np.concatenate([plan(step)[0] for step in call])
-            raise UserError(_blame(part, numbers, error)) from None
+            raise UserError(_blame(part, plan(call)[0], error)) from None
 
 
 def _dataset(part: Part, plan: Plan, calls: Sequence[range], views: Views) -> tf.data.Dataset:
@@ -165,7 +172,10 @@ def _dataset(part: Part, plan: Plan, calls: Sequence[range], views: Views) -> tf
 
     def planned(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
         columns = tf.numpy_function(
-            lambda step: _columns(plan, views, int(step)), [step], types, stateful=False
+            lambda step: _columns(plan, views, range(step, step + 1)),
+            [step],
+            types,
+            stateful=False,
         )
         return tuple(tf.ensure_shape(column, [recipe.batch_size]) for column in columns)
 

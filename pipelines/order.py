@@ -35,18 +35,26 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return -(-count // batch_size)
 
 
-def batch(step: int, count: int, batch_size: int, seed: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """What step `step` reads, counted from the first step of the run.
+def batches(
+    steps: range, count: int, batch_size: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What some steps read, counted from the first step of the run, one behind the other.
 
-    Every example comes exactly once an epoch. The epoch's last batch is filled up with examples
+    Every example comes exactly once an epoch. An epoch's last batch is filled up with examples
     from the epoch's beginning, at weight 0.
 
     Returns:
-      examples: int32 [batch_size].
-      weights: float32 [batch_size], 1 or 0.
-      epoch: counted from 0.
+      examples: int32 [n], n = steps x batch_size.
+      weights: float32 [n], 1 or 0.
+      epochs: int32 [n], counted from 0.
     """
-    epoch, place = divmod(step, steps_per_epoch(count, batch_size))
-    places = np.arange(place * batch_size, (place + 1) * batch_size)
-    examples = permutation(count, seed, epoch)[places % count]
-    return examples.astype(np.int32), (places < count).astype(np.float32), epoch
+    length = steps_per_epoch(count, batch_size)
+    parts = []
+    for epoch in range(steps.start // length, -(-steps.stop // length)):
+        first = max(steps.start, epoch * length) - epoch * length
+        last = min(steps.stop, (epoch + 1) * length) - epoch * length
+        places = np.arange(first * batch_size, last * batch_size)
+        examples = permutation(count, seed, epoch)[places % count]
+        parts.append((examples, places < count, np.full(len(places), epoch)))
+    examples, real, epochs = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return examples.astype(np.int32), real.astype(np.float32), epochs.astype(np.int32)

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from engine.classifier import Classifier
-from engine.specs import Batch, DataSpec, Phase, Recipe
+from engine.specs import Batch, DataSpec, Feed, Phase, Recipe
 from pipelines import augment
 
 SIDE, CLASSES = 8, 3
@@ -59,6 +59,47 @@ def stacked(*batches: Batch) -> Batch:
     return tf.nest.map_structure(lambda *columns: tf.stack(columns), *batches)
 
 
+def feed(count: int = 10, size: int = 4, seed: int = 0) -> Feed:
+    """`count` random pictures in memory, in batches of `size`; the first four are to validate on.
+
+    Every epoch has an order of its own, as `engine.specs.Feed` wants it.
+    """
+    random = np.random.default_rng(seed)
+    pictures = random.integers(0, 256, (count, SIDE, SIDE, 3)).astype(np.uint8)
+    labels = (random.permutation(count) % CLASSES).astype(np.int32)
+    per_epoch = -(-count // size)
+
+    def row(numbers, weights, epoch, views, lookup=None) -> Batch:
+        seen = np.asarray(views, np.int32)
+        inputs = lookup(numbers, seen) if lookup else pictures[numbers]
+        epochs = np.full(size, epoch, np.int32)
+        columns = Batch(inputs, labels[numbers], weights, numbers, epochs, seen)
+        return tf.nest.map_structure(tf.constant, columns)
+
+    def places(step: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+        found = np.arange(step * size, (step + 1) * size)
+        return (found % number).astype(np.int32), (found < number).astype(np.float32)
+
+    def train(first, stop, per_call=1, views=lambda _, epoch: [epoch] * size, lookup=None):
+        for start in range(first, stop, per_call):
+            steps = []
+            for step in range(start, min(start + per_call, stop)):
+                epoch, place = divmod(step, per_epoch)
+                where, weights = places(place, count)
+                numbers = np.random.default_rng([seed, epoch]).permutation(count)[where]
+                numbers = numbers.astype(np.int32)
+                steps.append(row(numbers, weights, epoch, views(numbers, epoch), lookup))
+            yield stacked(*steps)
+
+    def once(part, which=None):
+        number = {"train": count, "validation": 4, "test": 0}[part]
+        for step in range(-(-number // size)) if which is None else which:
+            yield row(*places(step, number), 0, [0] * size)
+
+    counts = tuple(np.bincount(labels, minlength=CLASSES).tolist())
+    return Feed(tuple("abc"), counts, 4, 0, train, once)
+
+
 def taken(whole: Batch, which: list[int], **changes) -> Batch:
     """Some examples of a batch, in the order named; `changes` are columns to put in."""
     return Batch(*(tf.gather(column, which) for column in whole))._replace(**changes)
@@ -78,9 +119,13 @@ def enliven(model: keras.Model) -> None:
 
     Without that the activations of a network with random weights die away, layer by layer. No
     channel's variance is below its layer's mean: so few pixels vary little by chance, and to divide
-    by that would blow rounding up.
+    by that would blow rounding up. ConvNeXt's blocks begin at a scale of a millionth; they get one
+    that counts.
     """
     random = np.random.default_rng(1)
+    for layer in model.layers:
+        if type(layer).__name__ == "LayerScale":
+            layer.gamma.assign(random.uniform(0.2, 0.4, layer.gamma.shape))
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:

@@ -36,6 +36,9 @@ class Watcher:
         if moment.step == self.stop_at:
             raise InterruptedError
 
+    def end(self):
+        pass
+
     def epoch(self, row, evaluation, best):
         self.rows.append(row)
         gc.collect()

@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 from scipy import special
 
-from engine import draws, freezing, optimizers, stages, steps, trunk
+from engine import draws, freezing, optimizers, steps, trunk
+from engine.lower import make_lower
 from engine.metrics import Totals
 from engine.optimizers import OPTIMIZERS
 from engine.precision import Program
@@ -49,7 +50,7 @@ class Trainer:
             phase=self.phase,
             split=self.split,
             program=self.program,
-            lower=self.lower or stages.make_lower(self.recipe, self.augment, fixed).drawn,
+            lower=self.lower or make_lower(self.recipe, self.augment, fixed).drawn,
             optimizer=self.optimizer,
             class_weights=list(self.class_weights),
             totals=self.totals,
@@ -262,9 +263,7 @@ class TestDropout:
         batch = small.batch()
         later = batch._replace(epochs=batch.epochs + 1)
         other = dataclasses.replace(self.recipe, seed=3)
-        masks = np.concatenate(
-            [self.mask(batch), self.mask(later), self.mask(batch, recipe=other)]
-        )
+        masks = np.concatenate([self.mask(batch), self.mask(later), self.mask(batch, recipe=other)])
         assert len(np.unique(masks, axis=0)) == 18
 
     def test_kept_numbers_grow_so_that_the_mean_stays(self):

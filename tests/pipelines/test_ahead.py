@@ -51,11 +51,11 @@ def test_they_are_made_on_another_thread():
     assert threading.get_ident() not in makers
 
 
-class OutOfPaper(Exception):
+class PaperError(Exception):
     pass
 
 
-@pytest.mark.parametrize("error", [OutOfPaper, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [PaperError, KeyboardInterrupt])
 def test_an_error_is_raised_behind_the_items_before_it(error):
     class Items:
         def __init__(self):
@@ -93,9 +93,9 @@ def test_so_does_who_forgets_it_or_fails():
 
     def failing():
         for _ in ahead(iter(int, 1), 2):
-            raise OutOfPaper
+            raise PaperError
 
-    with pytest.raises(OutOfPaper):
+    with pytest.raises(PaperError):
         failing()
     assert threads() == 0
 

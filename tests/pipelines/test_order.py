@@ -8,6 +8,14 @@ from scipy import stats
 
 from pipelines import order
 
+
+def batch(step, count, size, seed):
+    """What one step reads: examples, weights and the epoch."""
+    examples, weights, epochs = order.batches(range(step, step + 1), count, size, seed)
+    assert len(set(epochs.tolist())) == 1
+    return examples, weights, int(epochs[0])
+
+
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -50,7 +58,7 @@ def test_neighbours_of_the_index_are_no_neighbours_of_the_order():
 @given(count=st.integers(1, 200), size=st.integers(1, 64), seed=SEEDS, epoch=st.integers(0, 5))
 def test_the_steps_of_an_epoch_read_every_example_once(count, size, seed, epoch):
     steps = order.steps_per_epoch(count, size)
-    read = [order.batch(epoch * steps + step, count, size, seed) for step in range(steps)]
+    read = [batch(epoch * steps + step, count, size, seed) for step in range(steps)]
     examples, weights = (np.concatenate([part[i] for part in read]) for i in (0, 1))
     assert {part[2] for part in read} == {epoch}
     assert sorted(examples[weights == 1]) == list(range(count))
@@ -60,21 +68,29 @@ def test_the_steps_of_an_epoch_read_every_example_once(count, size, seed, epoch)
 
 
 def test_only_the_last_batch_is_filled_up_and_at_its_end():
-    weights = [order.batch(step, 10, 4, 0)[1].tolist() for step in range(3)]
+    weights = [batch(step, 10, 4, 0)[1].tolist() for step in range(3)]
     assert weights == [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0]]
 
 
 def test_a_step_is_the_same_however_one_came_to_it():
-    walked = [order.batch(step, 23, 4, 9) for step in range(30)]
+    walked = [batch(step, 23, 4, 9) for step in range(30)]
     order.permutation.cache_clear()
     for step in (29, 3, 17):
-        examples, weights, epoch = order.batch(step, 23, 4, 9)
+        examples, weights, epoch = batch(step, 23, 4, 9)
         assert np.array_equal(examples, walked[step][0])
         assert np.array_equal(weights, walked[step][1])
         assert epoch == walked[step][2]
 
 
 def test_who_changes_a_batch_does_not_change_the_order():
-    before = order.batch(0, 8, 4, 0)[0].copy()
-    order.batch(0, 8, 4, 0)[0][:] = 0
-    assert np.array_equal(order.batch(0, 8, 4, 0)[0], before)
+    before = batch(0, 8, 4, 0)[0].copy()
+    batch(0, 8, 4, 0)[0][:] = 0
+    assert np.array_equal(batch(0, 8, 4, 0)[0], before)
+
+
+def test_steps_together_read_what_they_read_one_by_one():
+    together = order.batches(range(4, 19), 23, 4, 9)
+    parts = [order.batches(range(step, step + 1), 23, 4, 9) for step in range(4, 19)]
+    for whole, pieces in zip(together, zip(*parts, strict=True), strict=True):
+        assert np.array_equal(whole, np.concatenate(pieces))
+        assert whole.dtype == pieces[0].dtype

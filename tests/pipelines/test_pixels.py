@@ -73,6 +73,13 @@ def test_tensorflow_takes_them_without_a_copy(kept):
     assert np.asarray(memoryview(batch)).ctypes.data == addresses[0]
 
 
+def test_a_system_that_reads_less_than_asked(file, monkeypatch):
+    read = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda handle, rooms, at: read(handle, [rooms[0][:100]], at))
+    taken = Pixels(SHAPE, *FACTS, file=file).take([3, 1])
+    np.testing.assert_array_equal(taken, PICTURES[[3, 1]])
+
+
 def test_a_file_that_was_cut_is_an_error(file):
     kept = Pixels(SHAPE, *FACTS, file=file)
     os.truncate(file.name, PICTURES.nbytes - 1)

@@ -1,0 +1,146 @@
+"""A trunk made into a program of its own: the same network, fixed, in any precision."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from engine import freezing, trunk
+from engine.backbones import BACKBONES
+from engine.precision import Program
+from tests.engine import small
+from tests.engine.test_folding import apart
+from tests.engine.test_freezing import FAMILIES, OTHERS, above, below, build
+
+FLOAT32 = Program()
+# Relative distance from float32. A number is rounded by up to 2**-8 in bfloat16 and by 2**-11 in
+# float16. A hundred roundings, each its own way, make up to ten times that, 0.04 and 0.005; random
+# weights, which average less out than trained ones, may double it.
+BOUNDS = {"mixed_bfloat16": 0.1, "mixed_float16": 0.02}
+
+
+@pytest.fixture(scope="module", params=[*FAMILIES, *OTHERS])
+def family(request):
+    """The trunk below the network's default stage, pixels, and what the model makes of them."""
+    net = build(request.param)
+    small.enliven(net.model)
+    cut = freezing.split(net, BACKBONES[request.param].opened)
+    pixels = small.pictures(net.model.input.shape[1])
+    yield cut.trunk, pixels, below(cut.trunk, pixels)
+    keras.backend.clear_session()
+
+
+def distances(outputs: list, expected: list) -> list[float]:
+    floats = [tf.cast(output, tf.float32) for output in outputs]
+    return [apart(one, other) for one, other in zip(floats, expected, strict=True)]
+
+
+def test_a_specialised_trunk_is_the_model(family):
+    model, pixels, expected = family
+    outputs = trunk.specialise(model, FLOAT32)(pixels)
+    assert [output.dtype for output in outputs] == [tf.float32] * len(expected)
+    assert max(distances(outputs, expected)) < 1e-4
+
+
+@pytest.mark.parametrize("policy", BOUNDS)
+def test_in_half_precision_it_is_close(family, policy):
+    model, pixels, expected = family
+    outputs = trunk.specialise(model, Program(policy))(pixels)
+    found = distances(outputs, expected)
+    assert max(found) < BOUNDS[policy]
+    assert min(found) > BOUNDS[policy] / 100, "else it was not computed in half precision"
+    # All networks end a stage in layers that are not held in float32.
+    assert {output.dtype.name for output in outputs} == {policy.removeprefix("mixed_")}
+
+
+@pytest.mark.parametrize(
+    ("name", "trainable", "count"),
+    [("nasnet_mobile", "reduction_concat_stem_2", 5), ("inception_v3", "mixed9_1", 2)],
+)
+def test_several_tensors_come_in_the_order_that_the_tail_takes_them_in(name, trainable, count):
+    net = build(name)
+    small.enliven(net.model)
+    cut = freezing.split(net, trainable)
+    pixels = small.pictures(net.model.input.shape[1])
+    outputs = trunk.specialise(cut.trunk, FLOAT32)(pixels)
+    assert len(outputs) == count
+    expected = keras.Model(net.model.input, net.vector)(pixels, training=False)
+    assert apart(above(cut.tail, outputs), expected) < 1e-4
+
+
+def trunk_of_top(**changes):
+    net = small.network(**changes)
+    small.enliven(net.model)
+    return net, freezing.split(net, "top").trunk
+
+
+def low_variables(net) -> list:
+    return [variable for variable in net.model.weights if variable.path.startswith("low")]
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("traced", [True, False])
+def test_later_changes_of_the_variables_are_not_seen(policy, traced):
+    """Neither by a program that has run nor by one that is yet to be traced."""
+    net, model = trunk_of_top()
+    pixels = small.pictures(small.SIDE)
+    expected = trunk.specialise(model, Program(policy))(pixels)[0].numpy()
+    program = trunk.specialise(model, Program(policy))
+    if traced:
+        program(pixels)
+    assert len(low_variables(net)) == 6
+    for variable in low_variables(net):
+        variable.assign(variable + 0.5)
+    assert np.array_equal(program(pixels)[0], expected)
+    assert not np.allclose(trunk.specialise(model, Program(policy))(pixels)[0], expected, atol=0.1)
+
+
+def test_no_variable_of_the_trunk_is_read():
+    _, model = trunk_of_top()
+    program = trunk.specialise(model, FLOAT32)
+    assert program.get_concrete_function().variables == ()
+    assert program.get_concrete_function().captured_inputs == []
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_a_trunk_too_large_for_constants_reads_its_variables(policy, monkeypatch):
+    net, model = trunk_of_top()
+    pixels = small.pictures(small.SIDE)
+    constant = trunk.specialise(model, Program(policy))(pixels)[0]
+    monkeypatch.setattr(trunk, "MOST_BYTES", 4 * sum(v.numpy().size for v in model.weights))
+    program = trunk.specialise(model, Program(policy))
+    outputs = program(pixels)[0]
+    assert outputs.dtype == constant.dtype
+    assert apart(tf.cast(outputs, tf.float32), below(model, pixels)[0]) < (
+        1e-5 if policy == "float32" else BOUNDS[policy]
+    )
+    net.model.get_layer("low_norm").beta.assign_add(tf.ones([4]))
+    after = tf.cast(program(pixels)[0], tf.float32)
+    assert apart(after, below(model, pixels)[0]) < BOUNDS["mixed_bfloat16"]
+    assert apart(after, tf.cast(outputs, tf.float32)) > 0.2
+
+
+def test_it_takes_batches_of_any_size_with_one_trace():
+    _, model = trunk_of_top()
+    program = trunk.specialise(model, FLOAT32)
+    pixels = small.pictures(small.SIDE)
+    for count in (8, 3, 1):
+        assert program(pixels[:count])[0].shape[0] == count
+    assert program.experimental_get_tracing_count() == 1
+
+
+def test_xla_gives_the_same():
+    _, model = trunk_of_top()
+    pixels = small.pictures(small.SIDE)
+    assert (
+        apart(trunk.specialise(model, Program(xla=True))(pixels)[0], below(model, pixels)[0]) < 1e-5
+    )
+
+
+def test_the_model_computes_in_float32_as_before():
+    net, model = trunk_of_top()
+    pixels = small.pictures(small.SIDE)
+    before = below(model, pixels)[0]
+    trunk.specialise(model, Program("mixed_bfloat16"))(pixels)
+    assert np.array_equal(below(model, pixels)[0], before)
+    assert {layer.compute_dtype for layer in net.model.layers} == {"float32"}
