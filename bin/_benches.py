@@ -13,10 +13,9 @@ from typing import Any
 
 import _bootstrap
 import _flags
-import _setup
+import _jobs
 import tensorflow as tf
 
-from engine import classifier
 from engine.benchmark import duels as pairs
 from engine.benchmark import measuring, races as courses
 from engine.benchmark.rows import Rate
@@ -24,9 +23,11 @@ from engine.benchmark.timing import Work, alternate, ratio
 from engine.rundir import RunDir, claim
 from engine.specs import Recipe, to_json
 from engine.stages import Job
-from engine.storage import Room
-from pipelines import augment, batches, decode, layout, ready, sources
+from pipelines import augment, batches, decode, layout, sources
 from pipelines.examples import Examples
+
+
+OURS = "bin/train"
 
 
 class Quiet:
@@ -49,13 +50,8 @@ def job(parsed: _flags.Parsed, recipe: Recipe, threads: int, folder: Path) -> Jo
     """The recipe's job in a run directory of its own."""
     run = RunDir(folder / "run")
     claim(run, recipe, overwrite=True)
-    watch, place = Quiet(), _setup.place(parsed)
-    keeping = place if recipe.cache in ("auto", "pixels") else None
-    examples, kept = ready.to_train(recipe, run.bad_images, threads, watch.note, keeping)
-    feed = batches.make_feed(examples, recipe, threads, kept, _setup.device())
-    made = classifier.build(recipe, len(feed.classes))
-    room = Room(place.memory - (kept.nbytes if kept and kept.in_memory else 0), place.folder)
-    return Job(recipe, made, feed, augment.compose(recipe.augment), run, watch, room)
+    made, feed, room = _jobs.ingredients(parsed, recipe, run, threads, Quiet())
+    return Job(recipe, made, feed, augment.compose(recipe.augment), run, Quiet(), room)
 
 
 def duels(parsed: _flags.Parsed, recipe: Recipe, threads: int, folder: Path) -> Iterator[str]:
@@ -123,10 +119,10 @@ def races(parsed: _flags.Parsed, recipe: Recipe, folder: Path) -> Iterator[str]:
     examples = sources.load(recipe.data)
     for part in ("train", "validation"):
         layout.lay_out(examples.part(part), folder / "pictures" / part)
-    found: dict[str, list[courses.Course]] = {"bin/train": [], "fit": [], "blog": []}
+    found: dict[str, list[courses.Course]] = {n: [] for n in (OURS, *_flags.words(parsed.ways))}
     for seed, name in itertools.product(range(parsed.seeds), found):
         seeded = dataclasses.replace(recipe, seed=recipe.seed + seed)
-        command = _command(parsed, seeded, name, folder / f"{len(found[name])}")
+        command = _command(parsed, seeded, name, folder / f"{name.replace('/', '_')}_{seed}")
         course = courses.run(command, target, {"PYTHONPATH": _bootstrap.ROOT})
         found[name].append(course)
         yield f"seed {seeded.seed}, {name}: {_in_words(course, target)}"
@@ -134,7 +130,7 @@ def races(parsed: _flags.Parsed, recipe: Recipe, folder: Path) -> Iterator[str]:
 
 
 def _command(parsed: _flags.Parsed, recipe: Recipe, name: str, folder: Path) -> list[str]:
-    if name != "bin/train":
+    if name != OURS:
         pictures = folder.parent / "pictures"
         task = {
             "way": name,
@@ -144,7 +140,7 @@ def _command(parsed: _flags.Parsed, recipe: Recipe, name: str, folder: Path) -> 
         }
         return [sys.executable, "-m", "engine.benchmark.peers", json.dumps(task)]
     own = ("run_dir", "cache_dir", "seed")
-    flags = parsed.as_flags(lambda name: name not in own and _flags.of_a_run(name))
+    flags = parsed.as_flags(name for name in _flags.of_a_run() if name not in own)
     places = [f"--run_dir={folder / 'run'}", f"--cache_dir={folder / 'cache'}"]
     program = f"{_bootstrap.ROOT}/bin/train"
     return [sys.executable, program, *flags, *places, f"--seed={recipe.seed}"]
@@ -168,8 +164,8 @@ def _compared(found: dict[str, list[courses.Course]], target: float) -> Iterator
         ("process start to target", lambda c: c.reached(target) or float("inf")),
     ):
         seconds = {name: sorted(map(value, each)) for name, each in found.items()}
-        ours = statistics.median(seconds["bin/train"])
+        ours = statistics.median(seconds[OURS])
         for name, each in seconds.items():
             times = statistics.median(each)
             spread = f"{each[0]:.1f} to {each[-1]:.1f}"
-            yield f"{what:24} {name:10} {times:8.1f} s ({spread}), {times / ours:5.1f} x bin/train"
+            yield f"{what:24} {name:10} {times:8.1f} s ({spread}), {times / ours:5.1f} x {OURS}"

@@ -110,11 +110,23 @@ class Parsed:
     def __getattr__(self, name: str) -> Any:
         return self._values[name].value
 
-    def as_flags(self, wanted: Callable[[str], bool]) -> list[str]:
-        """The flags that were given, as another program's command line takes them."""
-        texts = [self._values[name].serialize() for name in dict.fromkeys(self.given)]
-        lines = [line for text in texts for line in text.split("\n")]
-        return [line for line in lines if wanted(line.lstrip("-").partition("=")[0])]
+    def as_flags(self, names: Iterable[str]) -> list[str]:
+        """Those of the flags that were given, as another program's command line takes them.
+
+        In the order in which they were given last, since of some the last one counts.
+        """
+        wanted, found = set(names), []
+        for name in reversed(dict.fromkeys(reversed(self.given))):
+            if name in wanted:
+                value = self._values[name].value
+                values = value if isinstance(value, list) else [value]
+                found += [f"--{name}={_as_text(one)}" for one in values]
+        return found
+
+
+def _as_text(value: Any) -> str:
+    """A size is (height, width) in flags, and `HEIGHTxWIDTH` in words."""
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def choice(

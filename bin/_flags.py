@@ -38,6 +38,7 @@ __all__ = [
     "FlagError",
     "Parsed",
     "Span",
+    "cache_dir",
     "choice",
     "data_spec",
     "define_data",
@@ -50,6 +51,7 @@ __all__ = [
     "parse",
     "recipe",
     "whole",
+    "words",
 ]
 
 BLOG_AUGMENTATION = "rotate(30)|shift(0.2)|shear(0.2)|zoom(0.2)|flip"
@@ -138,6 +140,10 @@ def define_run(values: flags.FlagValues) -> None:
         "what may be kept in memory, as 4GB; a third of what is free if not given",
         flag_values=values,
     )
+    cache_dir(values)
+
+
+def cache_dir(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "cache_dir",
         None,
@@ -150,12 +156,17 @@ DATA = ("validation_fraction", "split_seed", "limit_examples", "on_bad_image")
 RUN = (define_data, define_model, define_training, define_run)  # all that make a recipe
 
 
-def of_a_run(name: str) -> bool:
-    """Whether every program that makes or measures a run has this flag."""
+def words(text: str | None) -> list[str]:
+    """`a, b` -> [a, b]; nothing -> []."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def of_a_run() -> list[str]:
+    """The names of the flags that every program has that makes or measures a run."""
     values = flags.FlagValues()
     for define in RUN:
         define(values)
-    return name.removeprefix("no") in values or name in values
+    return list(values)
 
 
 @contextmanager

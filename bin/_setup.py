@@ -68,11 +68,16 @@ def start_tensorflow(threads: int | None = None, deterministic: bool = False) ->
     return threads
 
 
+def cache_dir(parsed: _flags.Parsed) -> Path | None:
+    """What `--cache_dir` names; None for nowhere on the disk."""
+    folder = parsed.cache_dir or str(pixels.default_folder())
+    return None if folder == "none" else Path(folder).expanduser()
+
+
 def place(parsed: _flags.Parsed) -> Place:
     """Where `--cache_dir` and `--cache_memory` let things be kept."""
-    folder = parsed.cache_dir or str(pixels.default_folder())
     memory = pixels.default_memory() if parsed.cache_memory is None else parsed.cache_memory
-    return Place(None if folder == "none" else Path(folder).expanduser(), memory)
+    return Place(cache_dir(parsed), memory)
 
 
 def gpus() -> list[str]:

@@ -19,22 +19,37 @@ from engine.watching import Watch, Watches
 SHOWN = 16  # augmented pictures on the board
 
 
-def prepare(
-    recipe: Recipe, feed: Feed, augment: Any, run: RunDir, terminal: Watch, **settings: Any
-) -> Job:
-    """Builds the classifier, says what the run will do, and opens TensorBoard's files.
-
-    augment is a `pipelines.augment.Augmentation`; settings are further fields of `Job`.
+def build(recipe: Recipe, classes: tuple[str, ...], run: RunDir, terminal: Watch) -> Classifier:
+    """The classifier with the weights that the run begins with.
 
     Raises:
-      UserError: weights that can't be had or don't fit, or a `trainable` that does not exist.
+      UserError: weights that can't be had or don't fit.
     """
     taken_up = any(run.checkpoints.glob("step_*.npz"))
     # A run that is taken up has its weights in the checkpoint: nothing is fetched for it.
     source = dataclasses.replace(recipe, weights="none", init_from=None) if taken_up else recipe
-    made = classifier.build(source, len(feed.classes))
+    made = classifier.build(source, len(classes))
     if source.init_from:
-        terminal.note(start_from(RunDir(Path(source.init_from)), made, feed.classes))
+        terminal.note(start_from(RunDir(Path(source.init_from)), made, classes))
+    return made
+
+
+def prepare(
+    recipe: Recipe,
+    made: Classifier,
+    feed: Feed,
+    augment: Any,
+    run: RunDir,
+    terminal: Watch,
+    **settings: Any,
+) -> Job:
+    """Says what the run will do, and opens TensorBoard's files.
+
+    augment is a `pipelines.augment.Augmentation`; settings are further fields of `Job`.
+
+    Raises:
+      UserError: a `trainable` that does not exist.
+    """
     splits = [freezing.split(made, phase.trainable) for phase in recipe.phases]
     for line in plan.describe(recipe, feed, made, splits):
         terminal.note(line)

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+ALIGNMENT = 64  # bytes
+
 
 @dataclasses.dataclass
 class Room:
@@ -52,7 +54,9 @@ class Table:
     def take(self, slots: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Rows at (slot, place), int [n] each -> [n, …]."""
         flat = self.rows.reshape(-1, *self.rows.shape[2:])
-        taken = flat.take(slots * self.rows.shape[1] + places, axis=0)
+        taken = _aligned((len(slots), *flat.shape[1:]), flat.dtype)
+        # With mode="raise" NumPy would fill a buffer of its own first.
+        np.take(flat, slots * self.rows.shape[1] + places, axis=0, out=taken, mode="clip")
         self._give_back()
         return taken
 
@@ -60,6 +64,14 @@ class Table:
         """Pages that were touched need not stay: the system keeps those it has room for."""
         if self.mapping is not None:
             self.mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An empty array at an address that TensorFlow needs no copy of."""
+    size = math.prod(shape) * dtype.itemsize
+    room = np.empty(size + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    return room[start : start + size].view(dtype).reshape(shape)
 
 
 def plain(dtype: str) -> np.dtype:

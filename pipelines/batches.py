@@ -19,7 +19,7 @@ from engine.specs import Batch, Feed, Recipe, UserError
 from pipelines import decode, order
 from pipelines.ahead import ahead
 from pipelines.examples import WHOLE_FILE, Examples, read
-from pipelines.pixels import Pixels
+from pipelines.pixels import ALIGNMENT, Pixels
 
 PREFETCH = 4  # batches that wait ready: enough to ride out a slow file, little memory
 KEPT_AHEAD = 2  # of what is only copied
@@ -41,8 +41,8 @@ class Part:
     examples: Examples
     recipe: Recipe
     threads: int
-    pixels: Pixels | None
-    device: str | None
+    pixels: Pixels | None = None
+    device: str | None = None
 
 
 def make_feed(
@@ -150,11 +150,18 @@ def _kept(part: Part, columns: tuple[np.ndarray, ...], take: Lookup) -> Batch:
     batch = Batch(taken[0] if pictures else taken, labels, weights, numbers, epochs, views)
     with tf.device(part.device or "CPU"):
         return tf.nest.map_structure(
-            lambda column: tf.convert_to_tensor(
-                column.reshape(-1, part.recipe.batch_size, *column.shape[1:])
+            lambda column: tf.identity(
+                _tensor(column.reshape(-1, part.recipe.batch_size, *column.shape[1:]))
             ),
             batch,
         )
+
+
+def _tensor(array: np.ndarray) -> tf.Tensor:
+    """The array's own memory as a tensor where it is aligned, which alone spares a copy."""
+    if array.ctypes.data % ALIGNMENT:
+        return tf.convert_to_tensor(array)
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
 def _decoded(part: Part, plan: Plan, calls: Sequence[range], views: Views) -> Iterator[Batch]:

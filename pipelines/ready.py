@@ -18,20 +18,25 @@ Say = Callable[[str], None]
 
 
 def to_train(
-    recipe: Recipe, report: Path, threads: int, say: Say, place: Place | None = None
+    examples: Examples,
+    recipe: Recipe,
+    report: Path,
+    threads: int,
+    say: Say,
+    place: Place | None = None,
 ) -> tuple[Examples, Pixels | None]:
-    """The recipe's data, and its pixels; what is broken is listed in `report` and left out.
+    """The sound ones, and their pixels; what is broken is listed in `report` and left out.
 
     Args:
+      examples: the recipe's data, as `sources.load` lists it.
       place: where pixels may be kept; nowhere if not given.
 
     Returns:
       The examples, their `rows` those of the pixels, which are None where they are not kept.
 
     Raises:
-      UserError: what `sources.load` and `first_look.leave_out` find.
+      UserError: what `first_look.leave_out` finds.
     """
-    examples = sources.load(recipe.data)
     if place:
         seen = pixel_cache.look(_plan(examples, recipe, threads, say, place))
     else:

@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from engine.specs import DataSpec, Phase, Recipe
-from pipelines import decode, pixel_cache, ready
+from pipelines import decode, pixel_cache, ready, sources
 from pipelines.examples import from_columns
 from pipelines.pixel_plan import plan
 from pipelines.pixels import Place
@@ -271,8 +271,8 @@ def recipe(folder):
 def test_from_a_recipe(coloured, cache, tmp_path):
     report = tmp_path / "bad.csv"
     lines = []
-    place = Place(cache, PLENTY)
-    examples, pixels = ready.to_train(recipe(coloured), report, 2, lines.append, place)
+    place, given = Place(cache, PLENTY), sources.load(recipe(coloured).data)
+    examples, pixels = ready.to_train(given, recipe(coloured), report, 2, lines.append, place)
     pixels.wait()
     for part in ("train", "validation"):
         some = examples.part(part)
@@ -291,7 +291,9 @@ def test_from_a_recipe(coloured, cache, tmp_path):
         assert pixels is None
         assert len(found) == 52
         assert (found.rows == -1).all()
-    examples, pixels = ready.to_train(recipe(coloured), report, 2, lines.append)
+    examples, pixels = ready.to_train(
+        sources.load(recipe(coloured).data), recipe(coloured), report, 2, lines.append
+    )
     assert pixels is None
     assert len(examples) == 52
 
