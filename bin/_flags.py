@@ -38,6 +38,7 @@ __all__ = [
     "FlagError",
     "Parsed",
     "Span",
+    "as_flag_errors",
     "cache_dir",
     "choice",
     "data_spec",
@@ -170,7 +171,7 @@ def of_a_run() -> list[str]:
 
 
 @contextmanager
-def _as_flag_errors() -> Iterator[None]:
+def as_flag_errors() -> Iterator[None]:
     """What does not fit in a recipe came from a flag, so the program ends as for any such flag."""
     try:
         yield
@@ -178,7 +179,7 @@ def _as_flag_errors() -> Iterator[None]:
         raise FlagError(str(error)) from None
 
 
-@_as_flag_errors()
+@as_flag_errors()
 def data_spec(parsed: Parsed) -> DataSpec | None:
     """The data that the flags name, or None where they name none.
 
@@ -214,7 +215,7 @@ def _absolute(path: str) -> str:
     return path if "://" in path else str(Path(os.path.expanduser(path)).absolute())
 
 
-@_as_flag_errors()
+@as_flag_errors()
 def recipe(parsed: Parsed) -> Recipe:
     """The run that the flags describe.
 
