@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import _flags
 import _setup
 
@@ -15,7 +17,12 @@ from pipelines import batches, ready, sources
 
 
 def ingredients(
-    parsed: _flags.Parsed, recipe: Recipe, run: RunDir, threads: int, watch: Watch
+    parsed: _flags.Parsed,
+    recipe: Recipe,
+    run: RunDir,
+    threads: int,
+    watch: Watch,
+    devices: Any = None,
 ) -> tuple[Classifier, Feed, Room]:
     """The network, the data, and where the outputs of its frozen part may be kept.
 
@@ -25,7 +32,7 @@ def ingredients(
       UserError: what the flags name is not there, or can't be used.
     """
     examples = sources.load(recipe.data)
-    made = runs.build(recipe, examples.classes, run, watch)
+    made = runs.build(recipe, examples.classes, run, watch, devices)
     place = _setup.place(parsed)
     keeping = place if recipe.cache in ("auto", "pixels") else None
     examples, pixels = ready.to_train(

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from engine.backbones import BACKBONES, SCALINGS, Scaling
 from engine.specs import Recipe
@@ -30,7 +31,9 @@ class Classifier:
     stages: dict[str, Any]
 
 
-def build(recipe: Recipe, classes: int) -> Classifier:
+def build(
+    recipe: Recipe, classes: int, devices: tf.distribute.Strategy | None = None
+) -> Classifier:
     """The recipe's classifier with its first weights: the backbone's own, and a random head.
 
     The recipe's seed decides the random weights. The model is float32, whatever the precision that
@@ -38,11 +41,20 @@ def build(recipe: Recipe, classes: int) -> Classifier:
     many models were built before. The backbone's own dropout is off: the recipe's `dropout` is the
     only one, so that every draw is a function of (seed, epoch, example).
 
+    Args:
+      devices: on which copies of the variables are kept; see `replicas.strategy`. Its scope is
+        entered here, since a new session would end one that was entered before.
+
     Raises:
       UserError: the weights could not be fetched or don't fit.
     """
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(recipe.seed)
+    with (devices or tf.distribute.get_strategy()).scope():
+        return _build(recipe, classes)
+
+
+def _build(recipe: Recipe, classes: int) -> Classifier:
     backbone = BACKBONES[recipe.backbone]
     pixels = keras.Input((*recipe.image_size, 3), dtype="float32", name="pixels")
     maps = backbone.build(scale(pixels, SCALINGS[backbone.scaling]), recipe.weights)

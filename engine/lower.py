@@ -19,12 +19,14 @@ from engine.storage import width
 class Lower:
     """The frozen part with what comes before it, compiled.
 
+    augment(images, numbers): uint8 [B, H, W, 3], draws [B, n] -> float32 [B, H, W, 3].
     plain(images): uint8 [B, H, W, 3] -> the trunk's outputs, a list.
     augmented(images, numbers): the same after the augmentation with these draws.
     drawn(batch): the same with the draws that belong to the batch's examples and views.
     outputs: shape without the batch and type of each output.
     """
 
+    augment: Callable[[Any, Any], tf.Tensor]
     plain: Callable[[Any], list]
     augmented: Callable[[Any, Any], list]
     drawn: Callable[[Batch], list]
@@ -55,4 +57,4 @@ def make_lower(recipe: Recipe, augment: Any, trunk: Any) -> Lower:
 
     tensors = trunk.get_concrete_function().structured_outputs
     outputs = [(tuple(tensor.shape[1:]), tensor.dtype.name) for tensor in tensors]
-    return Lower(plain, augmented, drawn, outputs)
+    return Lower(apply, plain, augmented, drawn, outputs)

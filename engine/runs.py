@@ -19,8 +19,14 @@ from engine.watching import Watch, Watches
 SHOWN = 16  # augmented pictures on the board
 
 
-def build(recipe: Recipe, classes: tuple[str, ...], run: RunDir, terminal: Watch) -> Classifier:
-    """The classifier with the weights that the run begins with.
+def build(
+    recipe: Recipe,
+    classes: tuple[str, ...],
+    run: RunDir,
+    terminal: Watch,
+    devices: tf.distribute.Strategy | None = None,
+) -> Classifier:
+    """The classifier with the weights that the run begins with, on these devices.
 
     Raises:
       UserError: weights that can't be had or don't fit.
@@ -28,7 +34,7 @@ def build(recipe: Recipe, classes: tuple[str, ...], run: RunDir, terminal: Watch
     taken_up = any(run.checkpoints.glob("step_*.npz"))
     # A run that is taken up has its weights in the checkpoint: nothing is fetched for it.
     source = dataclasses.replace(recipe, weights="none", init_from=None) if taken_up else recipe
-    made = classifier.build(source, len(classes))
+    made = classifier.build(source, len(classes), devices)
     if source.init_from:
         terminal.note(start_from(RunDir(Path(source.init_from)), made, classes))
     return made

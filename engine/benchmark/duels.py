@@ -32,15 +32,15 @@ def augmentation(bench: Bench, batch: Batch) -> tuple[Work, Work] | None:
     layers = keras_layers(bench.job.recipe.augment)
     if not layers:
         return None
-    augment, size = bench.job.augment, batch.labels.shape[0]
+    size = batch.labels.shape[0]
     row = keras.Sequential(layers)
 
     @tf.function
     def plain(images: tf.Tensor) -> tf.Tensor:
         return row(tf.cast(images, tf.float32), training=True)
 
-    numbers = draws.uniform(0, draws.AUGMENT, batch.views, batch.examples, augment.draws)
-    ours = Work(lambda: _wait(augment.apply(batch.inputs, numbers)), size)
+    numbers = draws.uniform(0, draws.AUGMENT, batch.views, batch.examples, bench.job.augment.draws)
+    ours = Work(lambda: _wait(bench.stage.lower.augment(batch.inputs, numbers)), size)
     return ours, Work(lambda: _wait(plain(batch.inputs)), size)
 
 

@@ -77,7 +77,7 @@ def works(bench: Bench) -> dict[str, Work]:
         boundary = stage.features.restore(batch)
     else:
         numbers = draws.uniform(0, draws.AUGMENT, batch.views, batch.examples, job.augment.draws)
-        found["augment"] = Work(lambda: _wait(job.augment.apply(batch.inputs, numbers)), size)
+        found["augment"] = Work(lambda: _wait(stage.lower.augment(batch.inputs, numbers)), size)
         boundary = stage.lower.plain(batch.inputs)
         if stage.split.frozen:
             found["trunk"] = Work(lambda: _wait(stage.lower.plain(batch.inputs)), size)
