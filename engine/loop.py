@@ -205,7 +205,7 @@ def _save(run: Run, stage: Stage) -> None:
     variables = {
         "model": job.classifier.model.weights,
         "optimizer": stage.optimizer.variables,
-        "totals": [stage.totals.sums],
+        "totals": [stage.totals.sums.read_value()],
     }
     checkpoints.save(job.run, progress, variables)
 

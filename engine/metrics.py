@@ -20,7 +20,14 @@ class Totals:
     """Sums of loss x weight, weight, correct answers and examples, in one variable."""
 
     def __init__(self) -> None:
-        self.sums = tf.Variable(tf.zeros([4]), trainable=False, name="totals")
+        # On several devices each adds up its own; whoever reads gets the sum over all.
+        self.sums = tf.Variable(
+            tf.zeros([4]),
+            trainable=False,
+            name="totals",
+            synchronization=tf.VariableSynchronization.ON_READ,
+            aggregation=tf.VariableAggregation.SUM,
+        )
 
     def add(
         self, losses: tf.Tensor, weights: tf.Tensor, correct: tf.Tensor, real: tf.Tensor
@@ -31,7 +38,7 @@ class Totals:
 
     def read(self) -> Figures:
         """Waits for the device."""
-        loss, weight, correct, count = (float(value) for value in self.sums.numpy())
+        loss, weight, correct, count = (float(value) for value in self.sums.read_value().numpy())
         if not count:
             return Figures(float("nan"), float("nan"), 0)
         return Figures(loss / weight, correct / count, round(count))

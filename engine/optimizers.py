@@ -57,6 +57,9 @@ def build(phase: Phase, options: dict, variables: Sequence[Any], scale_loss: boo
     if optimizer.weight_decay:
         spared = [variable for variable in variables if len(variable.shape) < 2]
         optimizer.exclude_from_weight_decay(var_list=spared)
+    # The steps add gradients up over the devices before they come here, as clipping by the norm and
+    # the search for overflows need it; Keras would do it once more, after these.
+    optimizer._all_reduce_sum_gradients = list
     if scale_loss:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(variables)

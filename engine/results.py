@@ -120,7 +120,9 @@ def phase_result(job: Job, stage: Stage, progress: Progress) -> dict[str, Any]:
         "images_per_second": float(np.median([row["images_per_second"] for row in rows] or [0])),
     }
     if hasattr(stage.optimizer, "inner_optimizer"):
-        result["skipped_steps"] = trained - int(stage.optimizer.inner_optimizer.iterations)
+        result["skipped_steps"] = trained - int(
+            np.asarray(stage.optimizer.inner_optimizer.iterations)
+        )
     return result
 
 
