@@ -64,6 +64,7 @@ class Folded:
 
     def __init__(self, conv: keras.layers.Layer, norm: keras.layers.BatchNormalization) -> None:
         self.conv, self.norm = conv, norm
+        self.depthwise = isinstance(conv, keras.layers.DepthwiseConv2D)
 
     def values(self) -> tuple[Any, Any]:
         """The kernel that takes the normalisation's scale, and the bias; float32."""
@@ -75,15 +76,16 @@ class Folded:
         if norm.center:
             bias = bias + norm.beta
         kernel = getattr(conv, KERNELS[type(conv)])
-        if isinstance(conv, keras.layers.DepthwiseConv2D):  # [h, w, channels, multiplier]
+        if self.depthwise:  # the kernel is [h, w, channels, multiplier]
             scale = ops.reshape(scale, kernel.shape[-2:])
         return kernel * scale, bias
 
     def __call__(self, inputs: Any) -> Any:
-        return self.convolve(inputs, *self.values())
+        kernel, bias = self.values()
+        return self.convolve(inputs, kernel) + ops.cast(bias, self.conv.compute_dtype)
 
-    def convolve(self, inputs: Any, kernel: Any, bias: Any) -> Any:
-        """In the convolution's own precision, whatever that of the kernel and the bias."""
+    def convolve(self, inputs: Any, kernel: Any) -> Any:
+        """Without the bias; in the convolution's own precision, whatever that of the kernel."""
         conv, dtype = self.conv, self.conv.compute_dtype
         kernel, inputs = ops.cast(kernel, dtype), ops.cast(inputs, dtype)
         settings = {
@@ -94,12 +96,9 @@ class Folded:
         }
         if isinstance(conv, keras.layers.SeparableConv2D):
             depthwise = ops.cast(conv.depthwise_kernel, dtype)
-            outputs = ops.separable_conv(inputs, depthwise, kernel, **settings)
-        elif isinstance(conv, keras.layers.DepthwiseConv2D):
-            outputs = ops.depthwise_conv(inputs, kernel, **settings)
-        else:
-            outputs = ops.conv(inputs, kernel, **settings)
-        return outputs + ops.cast(bias, dtype)
+            return ops.separable_conv(inputs, depthwise, kernel, **settings)
+        convolve = ops.depthwise_conv if self.depthwise else ops.conv
+        return convolve(inputs, kernel, **settings)
 
 
 # The convolutions that take a scale of their output channels, and in which of their kernels.

@@ -69,6 +69,7 @@ def train(job: Job) -> dict[str, Any]:
             if _over(phase, progress) or run.clock.since_save() >= soon:
                 _save(run, stage)
         _finish(run, stage)
+        del stage  # what it kept makes room for what the next one keeps
     run.profiler.stop()
     job.watch.end()
     return results.conclude(job, progress, steps.make_eval_step(model), run.clock)

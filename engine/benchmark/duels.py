@@ -66,16 +66,19 @@ KERAS: dict[str, Callable[..., Any]] = {
 def update(bench: Bench, batch: Batch) -> tuple[Work, Work]:
     """The step of the phase from what crosses the cut: ours, and a plain one on Keras layers.
 
-    Both train the same variables with frozen statistics, on a batch that lies ready.
+    Both train the same variables with frozen statistics, on a batch that lies ready. Ours makes as
+    many steps in a call as it does in a run; a plain one makes one.
     """
     training = bench.stage.training
     boundary = tuple(bench.stage.lower.plain(batch.inputs))
     mine = dataclasses.replace(training, lower=lambda batch: list(batch.inputs))
     step = steps.make_train_step(mine)
-    stacked = tf.nest.map_structure(lambda c: c[None], batch._replace(inputs=boundary))
+    kept = batch._replace(inputs=boundary)
+    stacked = tf.nest.map_structure(lambda column: tf.stack([column] * bench.steps), kept)
     theirs = _plain_step(bench, [tf.cast(t, tf.float32) for t in boundary], batch)
     size = batch.labels.shape[0]
-    return Work(lambda: _done(step(stacked, bench.rates(1))), size), Work(theirs, size)
+    ours = Work(lambda: _done(step(stacked, bench.rates(bench.steps))), bench.steps * size)
+    return ours, Work(theirs, size)
 
 
 def _plain_step(bench: Bench, boundary: list, batch: Batch) -> Callable[[], None]:
