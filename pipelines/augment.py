@@ -198,7 +198,7 @@ def compose(calls: Iterable[Call]) -> Augmentation:
 
     They act in the order given, geometry and colour each among themselves: the first call's matrix
     stands leftmost, as in Keras' ImageDataGenerator (rotate, shift, shear, zoom). The matrices are
-    made outside the compiled resampling, which would work them out anew for every pixel.
+    a compiled program of their own: the resampling would work them out anew for every pixel.
     """
     import tensorflow as tf
 
@@ -207,9 +207,12 @@ def compose(calls: Iterable[Call]) -> Augmentation:
     steps = changes(calls)
     draws = sum(step.draws for step in steps)
 
+    @tf.function(jit_compile=True)
+    def matrices(images, numbers):
+        return _matrices(m, steps, images, tf.unstack(numbers, draws, axis=1))
+
     def apply(images, numbers):
-        parts = tf.unstack(numbers, draws, axis=1)
-        geometry, colour = _matrices(m, steps, images, parts)
+        geometry, colour = matrices(images, numbers) if steps else (None, None)
         pixels = tf.cast(images, tf.float32) if geometry is None else m.resample(images, geometry)
         return pixels if colour is None else m.recolour(pixels, colour)
 
