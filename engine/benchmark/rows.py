@@ -26,13 +26,13 @@ FEWER_OPEN = "fewer open stages (a later trainable=)"
 ON_CORES = {
     "input": ("--cache=pixels", "smaller files", "more cores"),
     "augment": ("fewer or cheaper steps in --augment", "more cores", "a GPU"),
-    "trunk": ("--cache=features", "--precision=auto", SMALLER, "a GPU"),
+    "trunk": ("--cache=features with views=K", "--precision=auto", SMALLER, "a GPU"),
     "tail": (FEWER_OPEN, SMALLER, "more cores", "a GPU"),
 }
 ON_GPU = {
     "input": ("--cache=pixels", "smaller files", "more cores"),
     "augment": ("fewer or cheaper steps in --augment",),
-    "trunk": ("--cache=features", "--precision=auto", SMALLER),
+    "trunk": ("--cache=features with views=K", "--precision=auto", SMALLER),
     "tail": ("a larger --batch_size", "--precision=mixed_bfloat16", FEWER_OPEN, SMALLER),
 }
 
