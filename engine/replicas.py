@@ -13,18 +13,21 @@ import tensorflow as tf
 from engine.specs import UserError
 
 
-def strategy(devices: list[str], batch_size: int) -> tf.distribute.Strategy:
+def strategy(devices: list[str], batch_size: int, pieces: int = 1) -> tf.distribute.Strategy:
     """One that keeps a copy of the model on each of the devices.
+
+    pieces: that each device's share of a batch passes in.
 
     Raises:
       UserError: the batch can't be divided among them.
     """
     if len(devices) < 2:
         return tf.distribute.get_strategy()
-    if batch_size % len(devices):
+    least = len(devices) * pieces
+    if batch_size % least:
         raise UserError(
-            f"batch_size={batch_size} with {len(devices)} GPUs; allowed: a multiple of "
-            f"{len(devices)}; give --batch_size or hide GPUs with CUDA_VISIBLE_DEVICES"
+            f"batch_size={batch_size} with {len(devices)} GPUs and accumulate={pieces}; allowed: a "
+            f"multiple of {least}; give --batch_size or hide GPUs with CUDA_VISIBLE_DEVICES"
         )
     return tf.distribute.MirroredStrategy(devices)
 
