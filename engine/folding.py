@@ -10,7 +10,7 @@ at once. Where a normalisation can't be folded exactly, it is left as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -22,18 +22,20 @@ def fold(model: keras.Model) -> Callable[[Any], Any]:
 
     Relative to the model itself its results differ by float32 rounding only.
     """
-    return run(model, [Folded(conv, norm) for norm, conv in foldable(model)])
+    return run(model, together([Folded(conv, norm) for norm, conv in foldable(model)]))
 
 
-def run(model: keras.Model, pairs: list[Folded]) -> Callable[[Any], Any]:
-    """The model's graph as a function, with each pair in the place of its two layers."""
-    instead: dict[int, Callable] = {}
-    for pair in pairs:
-        instead[id(pair.conv)] = pair
-        instead[id(pair.norm)] = lambda inputs, **_: inputs
+def run(model: keras.Model, instead: dict[Any, Callable]) -> Callable[[Any], Any]:
+    """The model's graph as a function, with something else in the place of some layers."""
     return lambda inputs: model._run_through_graph(
-        as_list(inputs), operation_fn=lambda op: instead.get(id(op), op)
+        as_list(inputs), operation_fn=lambda op: instead.get(op, op)
     )
+
+
+def together(pairs: Sequence[Folded]) -> dict[Any, Callable]:
+    """Each pair in the place of its convolution, and nothing in that of the normalisation."""
+    convolutions = {pair.conv: pair for pair in pairs}
+    return convolutions | {pair.norm: lambda inputs, **_: inputs for pair in pairs}
 
 
 def as_list(inputs: Any) -> list:
@@ -50,13 +52,23 @@ def foldable(model: keras.Model) -> list[tuple[Any, Any]]:
     for norm in model.layers:
         if not isinstance(norm, keras.layers.BatchNormalization):
             continue
-        conv = norm._inbound_nodes[0].input_tensors[0]._keras_history.operation
-        readers = {node.operation for node in conv._outbound_nodes} & inside
+        conv = before(norm)
         linear = getattr(conv, "activation", None) is keras.activations.linear
         last_axis = norm.axis in (-1, norm.input.ndim - 1)
-        if type(conv) in KERNELS and conv in inside and linear and len(readers) == 1 and last_axis:
+        alone = conv in inside and len(readers(model, conv)) == 1
+        if type(conv) in KERNELS and linear and alone and last_axis:
             found.append((norm, conv))
     return found
+
+
+def before(layer: keras.layers.Layer) -> Any:
+    """The operation whose output the layer reads first."""
+    return layer._inbound_nodes[0].input_tensors[0]._keras_history.operation
+
+
+def readers(model: keras.Model, operation: Any) -> set:
+    """The model's operations that read an operation's output."""
+    return {node.operation for node in operation._outbound_nodes} & set(model.operations)
 
 
 class Folded:
@@ -65,6 +77,13 @@ class Folded:
     def __init__(self, conv: keras.layers.Layer, norm: keras.layers.BatchNormalization) -> None:
         self.conv, self.norm = conv, norm
         self.depthwise = isinstance(conv, keras.layers.DepthwiseConv2D)
+
+    @property
+    def variables(self) -> list[Any]:
+        """Those of the two layers that `values` is computed from."""
+        conv = self.conv
+        kernel = getattr(conv, KERNELS[type(conv)])
+        return [kernel, *self.norm.weights, *([] if conv.bias is None else [conv.bias])]
 
     def values(self) -> tuple[Any, Any]:
         """The kernel that takes the normalisation's scale, and the bias; float32."""
