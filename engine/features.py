@@ -64,13 +64,20 @@ class Features:
         """Fills the rows that the epoch reads and that are not there; gives how many it filled."""
         wanted = self._wanted(epoch)
         filled = 0
-        for slot in range(self.slots):
-            missing = np.flatnonzero((wanted[slot] != NOTHING) & (wanted[slot] != self.held[slot]))
+        for slot, lacking in enumerate(self._lacking(wanted)):
+            missing = np.flatnonzero(lacking)
             batches = self.source.feed.once("train", missing.tolist())
             for group, batch in zip(missing, batches, strict=True):
                 filled += self._fill(slot, int(group), int(wanted[slot, group]), batch)
                 self.held[slot, group] = wanted[slot, group]
         return filled
+
+    def ready(self, epoch: int) -> bool:
+        """Whether all rows that the epoch reads are there."""
+        return not self._lacking(self._wanted(epoch)).any()
+
+    def _lacking(self, wanted: np.ndarray) -> np.ndarray:
+        return (wanted != NOTHING) & (wanted != self.held)
 
     def _wanted(self, epoch: int) -> np.ndarray:
         """The view that each group of rows has to hold, or NOTHING where none is read."""

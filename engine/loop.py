@@ -19,7 +19,6 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -29,8 +28,9 @@ from engine.checkpoints import Progress
 from engine.evaluation import Evaluation, evaluate
 from engine.metrics import Figures
 from engine.profiling import Profiler
-from engine.specs import Batch, Phase, UserError
+from engine.specs import Phase, UserError
 from engine.stages import Job, Stage, begin
+from engine.supply import Supply
 from engine.watching import Moment
 
 SAVE_SECONDS = 10.0  # epochs that are over sooner share a checkpoint
@@ -61,15 +61,16 @@ def train(job: Job) -> dict[str, Any]:
     for phase in job.recipe.phases[progress.phase :]:
         stage = begin(job, phase, progress, saved)
         saved = {}
-        while not _over(phase, progress):
-            _fill(run, stage)
-            train_epoch(run, stage)
-            _record(run, stage, _validate(run, stage))
-            soon = min(SAVE_SECONDS, 60 * job.checkpoint_minutes)
-            if _over(phase, progress) or run.clock.since_save() >= soon:
-                _save(run, stage)
+        with contextlib.closing(_supply(run, stage)) as supply:
+            while not _over(phase, progress):
+                _fill(run, stage)
+                train_epoch(run, stage, supply)
+                _record(run, stage, _validate(run, stage))
+                soon = min(SAVE_SECONDS, 60 * job.checkpoint_minutes)
+                if _over(phase, progress) or run.clock.since_save() >= soon:
+                    _save(run, stage)
         _finish(run, stage)
-        del stage  # what it kept makes room for what the next one keeps
+        del stage, supply  # what they kept makes room for what the next ones keep
     run.profiler.stop()
     job.watch.end()
     return results.conclude(job, progress, steps.make_eval_step(model), run.clock)
@@ -82,23 +83,25 @@ def _fill(run: Run, stage: Stage) -> None:
         run.progress.fill_seconds += time.perf_counter() - started
 
 
-def train_epoch(run: Run, stage: Stage) -> None:
+def _supply(run: Run, stage: Stage) -> Supply:
+    length, start = run.job.steps_per_epoch, run.progress.phase_start
+    return Supply(run.job.feed, stage, length, start + stage.phase.epochs * length)
+
+
+def train_epoch(run: Run, stage: Stage, supply: Supply) -> None:
     """The steps that are left of the current epoch."""
-    progress, length = run.progress, run.job.steps_per_epoch
-    stop = progress.phase_start + (progress.epoch + 1) * length
+    progress = run.progress
+    stop = progress.phase_start + (progress.epoch + 1) * run.job.steps_per_epoch
     while progress.step < stop:
-        batches = stage.batches(run.job.feed, progress.step, stop, stage.pace.steps)
-        with contextlib.closing(batches):  # with it goes what was made ready at another pace
-            while progress.step < stop and not _call(run, stage, batches):
-                pass
+        _call(run, stage, supply)
 
 
-def _call(run: Run, stage: Stage, batches: Iterator[Batch]) -> bool:
-    """One call of the step, which may make several; whether the pace has changed by it."""
+def _call(run: Run, stage: Stage, supply: Supply) -> None:
+    """One call of the step, which may make several."""
     progress, before = run.progress, run.progress.step
     run.profiler.before(before)
     asked = time.perf_counter()
-    batch = next(batches)
+    batch = supply.next(before)
     got = time.perf_counter()
     first = before - progress.phase_start
     rates = [stage.rate(first + place) for place in range(batch.labels.shape[0])]
@@ -114,7 +117,7 @@ def _call(run: Run, stage: Stage, batches: Iterator[Batch]) -> bool:
         _log(run, stage, rates[-1])
     if run.clock.since_save() > 60 * run.job.checkpoint_minutes:
         _save(run, stage)
-    return stage.pace.took(done - got)
+    stage.pace.took(done - got)
 
 
 def _log(run: Run, stage: Stage, rate: float) -> None:

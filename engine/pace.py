@@ -24,14 +24,13 @@ class Pace:
         self.settled = given is not None
         self.seconds: list[float] = []
 
-    def took(self, seconds: float) -> bool:
-        """Notes a call; whether the number of steps has changed by it."""
+    def took(self, seconds: float) -> None:
+        """Notes a call; the first few set the number of steps."""
         if self.settled:
-            return False
+            return
         self.seconds.append(seconds)
         if len(self.seconds) <= MEASURED:
-            return False
+            return
         self.settled = True
         each = statistics.median(self.seconds[1:])
-        before, self.steps = self.steps, max(1, min(round(CALL_SECONDS / each), self.most))
-        return self.steps != before
+        self.steps = max(1, min(round(CALL_SECONDS / each), self.most))

@@ -222,10 +222,10 @@ class Feed:
 
     `train(first, stop, per_call=1, views=…, lookup=None)` gives the training batches of the steps
     first to stop - 1, counted over all phases, stacked: every column begins with [N, B], N being
-    `per_call`, or what is left at the end. `views(examples, epoch)` is the view of each example,
-    int32 [n] and a number -> int32 [n]; the epoch's own number if not given. Without `lookup` the
-    inputs are pictures; `lookup(examples, views)`, int32 [n] each, gives what takes their place, a
-    tuple of arrays that begin with [n].
+    `per_call`, or what is left of an epoch or of the steps. `views(examples, epoch)` is the view of
+    each example, int32 [n] and a number -> int32 [n]; the epoch's own number if not given. Without
+    `lookup` the inputs are pictures; `lookup(examples, views)`, int32 [n] each, gives what takes
+    their place, a tuple of arrays that begin with [n].
     `once(part, which)` gives every example of `train`, `validation` or `test` once, in their order,
     the last batch filled up at weight 0; `which` chooses among these batches by number.
     """

@@ -70,7 +70,7 @@ def make_feed(
         views: Views = each_epoch_anew,
         lookup: Lookup | None = None,
     ) -> Iterator[Batch]:
-        calls = [range(at, min(at + per_call, stop)) for at in range(first, stop, per_call)]
+        calls = order.calls(range(first, stop), per_call, count, recipe.batch_size)
         return batches(training, shuffled, calls, views, lookup)
 
     return Feed(
@@ -113,8 +113,6 @@ def batches(
     part: Part, plan: Plan, calls: Sequence[range], views: Views, lookup: Lookup | None = None
 ) -> Iterator[Batch]:
     """The batches of each call's steps, every column [steps, B, …], prefetched.
-
-    All calls but the last are of one length.
 
     Raises:
       UserError: a file can no longer be read or decoded; it is named.
@@ -165,15 +163,29 @@ def _tensor(array: np.ndarray) -> tf.Tensor:
 
 
 def _decoded(part: Part, plan: Plan, calls: Sequence[range], views: Views) -> Iterator[Batch]:
-    dataset = iter(_dataset(part, plan, calls, views))
+    for alike in _alike(calls):
+        dataset = iter(_dataset(part, plan, alike, views))
+        for call in alike:
+            try:
+                yield next(dataset)
+            except tf.errors.OpError as error:
+                raise UserError(_blame(part, plan(call)[0], error)) from None
+
+
+def _alike(calls: Sequence[range]) -> Iterator[list[range]]:
+    """The calls in groups, of which all but the last are of one length."""
+    group: list[range] = []
     for call in calls:
-        try:
-            yield next(dataset)
-        except tf.errors.OpError as error:
-            raise UserError(_blame(part, plan(call)[0], error)) from None
+        if group and len(call) > len(group[-1]):
+            yield group
+            group = []
+        group.append(call)
+    if group:
+        yield group
 
 
 def _dataset(part: Part, plan: Plan, calls: Sequence[range], views: Views) -> tf.data.Dataset:
+    """All calls but the last are of one length."""
     recipe, fetch, labels = part.recipe, fetcher(part.examples), tf.constant(part.examples.labels)
     types = (tf.float32, tf.int32, tf.int32, tf.int32)
 

@@ -35,6 +35,17 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return -(-count // batch_size)
 
 
+def calls(steps: range, per_call: int, count: int, batch_size: int) -> list[range]:
+    """The steps in pieces of `per_call`, each within an epoch: its last may be shorter."""
+    length = steps_per_epoch(count, batch_size)
+    pieces, at = [], steps.start
+    while at < steps.stop:
+        end = min(at + per_call, (at // length + 1) * length, steps.stop)
+        pieces.append(range(at, end))
+        at = end
+    return pieces
+
+
 def batches(
     steps: range, count: int, batch_size: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -14,31 +15,44 @@ from engine.benchmark.timing import Work, alternate
 from engine.checkpoints import Progress
 from engine.specs import Batch, Phase
 from engine.stages import Job, Stage, begin
+from engine.supply import Supply
 
-SAMPLE_STEPS = 6  # of the loop in one sample, at least
+SAMPLE_CALLS = 10  # of the loop in one sample, if its batches are there for so many
 
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """A phase made ready to be measured. steps: how many one call makes, as in a run."""
+    """A phase made ready to be measured, at the pace of a run."""
 
     job: Job
     stage: Stage
-    steps: int
+
+    @property
+    def steps(self) -> int:
+        """Of a call that is not cut short by the end of an epoch."""
+        return min(self.stage.pace.steps, self.job.steps_per_epoch)
 
     @property
     def sample(self) -> int:
-        """Steps of the loop that make a sample: whole calls, and no more than an epoch."""
-        calls = -(-SAMPLE_STEPS // self.steps)
-        return min(calls * self.steps, self.job.steps_per_epoch)
+        """Steps of the loop that make a sample: as a run has them, over the ends of epochs."""
+        return min(SAMPLE_CALLS * self.steps, self.supply().reach(0))
 
     @property
     def images(self) -> int:
         return self.sample * self.job.recipe.batch_size
 
-    def batches(self) -> list[Batch]:
-        """The stacked batches of a sample, in memory."""
-        return list(self.stage.batches(self.job.feed, 0, self.sample, self.steps))
+    def supply(self) -> Supply:
+        length = self.job.steps_per_epoch
+        return Supply(self.job.feed, self.stage, length, self.stage.phase.epochs * length)
+
+    def batches(self) -> Iterator[Batch]:
+        """The stacked batches of a sample, one after the other, as the loop gets them."""
+        step = 0
+        with contextlib.closing(self.supply()) as supply:
+            while step < self.sample:
+                batch = supply.next(step)
+                step += batch.labels.shape[0]
+                yield batch
 
     def rates(self, count: int) -> tf.Tensor:
         return tf.constant([self.stage.rate(place) for place in range(count)], tf.float32)
@@ -49,13 +63,12 @@ def prepare(job: Job, phase: Phase) -> Bench:
     stage = begin(job, phase, Progress(), {})
     if stage.features:
         stage.features.prepare(0)
-    pace = stage.pace
-    bench = Bench(job, stage, 1)
+    bench = Bench(job, stage)
     batch = next(iter(stage.batches(job.feed, 0, 1, 1)))
-    while not pace.settled:
+    while not stage.pace.settled:
         seconds = 1 / alternate({"step": Work(lambda: _step(bench, batch), 1)}, 1)["step"][0]
-        pace.took(seconds)
-    return Bench(job, stage, min(pace.steps, job.steps_per_epoch))
+        stage.pace.took(seconds)
+    return bench
 
 
 def _step(bench: Bench, batch: Batch) -> None:
@@ -66,13 +79,13 @@ def _step(bench: Bench, batch: Batch) -> None:
 def works(bench: Bench) -> dict[str, Work]:
     """`input`, `whole`, and the stages between them that a step of this phase has."""
     job, stage, size = bench.job, bench.stage, bench.job.recipe.batch_size
-    batch = tf.nest.map_structure(lambda column: column[0], bench.batches()[0])
+    batch = tf.nest.map_structure(lambda column: column[0], next(bench.batches()))
 
     def whole() -> None:
-        for stacked in stage.batches(job.feed, 0, bench.sample, bench.steps):
+        for stacked in bench.batches():
             _step(bench, stacked)
 
-    found = {"input": Work(bench.batches, bench.images)}
+    found = {"input": Work(lambda: _drain(bench.batches()), bench.images)}
     if stage.features:
         boundary = stage.features.restore(batch)
     else:
@@ -101,7 +114,7 @@ def _tail(bench: Bench, batch: Batch) -> Work:
 
 def bare_step(bench: Bench) -> Work:
     """The whole compiled step on batches that lie ready: what the loop can reach at best."""
-    ready = bench.batches()
+    ready = list(bench.batches())
 
     def run() -> None:
         for batch in ready:
@@ -113,6 +126,11 @@ def bare_step(bench: Bench) -> Work:
 def _wait(result: Any) -> None:
     for tensor in tf.nest.flatten(result):
         tf.reshape(tensor, [-1])[:1].numpy()
+
+
+def _drain(batches: Iterator[Batch]) -> None:
+    for _ in batches:
+        pass
 
 
 def row(job: Job, phase: Phase, repeats: int) -> Row:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from engine.classifier import Classifier
 from engine.specs import Batch, DataSpec, Feed, Phase, Recipe
-from pipelines import augment
+from pipelines import augment, order
 
 SIDE, CLASSES = 8, 3
 PLAIN = augment.compose(())
@@ -81,9 +81,9 @@ def feed(count: int = 10, size: int = 4, seed: int = 0) -> Feed:
         return (found % number).astype(np.int32), (found < number).astype(np.float32)
 
     def train(first, stop, per_call=1, views=lambda _, epoch: [epoch] * size, lookup=None):
-        for start in range(first, stop, per_call):
+        for call in order.calls(range(first, stop), per_call, count, size):
             steps = []
-            for step in range(start, min(start + per_call, stop)):
+            for step in call:
                 epoch, place = divmod(step, per_epoch)
                 where, weights = places(place, count)
                 numbers = np.random.default_rng([seed, epoch]).permutation(count)[where]

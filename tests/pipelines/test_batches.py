@@ -122,8 +122,8 @@ def test_taken_up_at_a_step_the_batches_are_those_of_an_undisturbed_run(folder):
         assert all(map(same, whole[first:], rest))
 
 
-@pytest.mark.parametrize(("per_call", "lengths"), [(1, [1] * 5), (2, [2, 2, 1]), (9, [5])])
-def test_a_call_holds_as_many_steps_as_asked_for_and_the_last_what_is_left(
+@pytest.mark.parametrize(("per_call", "lengths"), [(1, [1] * 5), (2, [2, 2, 1]), (9, [2, 3])])
+def test_a_call_holds_as_many_steps_as_asked_for_or_what_is_left_of_the_epoch(
     folder, per_call, lengths
 ):
     for lookup in (None, table):

@@ -94,3 +94,24 @@ def test_steps_together_read_what_they_read_one_by_one():
     for whole, pieces in zip(together, zip(*parts, strict=True), strict=True):
         assert np.array_equal(whole, np.concatenate(pieces))
         assert whole.dtype == pieces[0].dtype
+
+
+@settings(deadline=None)
+@given(
+    first=st.integers(0, 50),
+    number=st.integers(0, 50),
+    per_call=st.integers(1, 20),
+    count=st.integers(1, 30),
+)
+def test_calls_are_all_steps_in_their_order_and_none_goes_over_the_end_of_an_epoch(
+    first, number, per_call, count
+):
+    steps = range(first, first + number)
+    made = order.calls(steps, per_call, count, 4)
+    assert [step for call in made for step in call] == list(steps)
+    length = order.steps_per_epoch(count, 4)
+    for call in made:
+        assert 1 <= len(call) <= per_call
+        assert call[0] // length == call[-1] // length
+        cut = len(call) == per_call or call.stop % length == 0 or call.stop == steps.stop
+        assert cut, "shorter than it had to be"

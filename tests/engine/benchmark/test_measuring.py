@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import keras
 import numpy as np
 import pytest
@@ -58,7 +56,8 @@ def test_the_plain_step_and_ours_make_the_same_update(coloured, tmp_path):
     updates = []
     for which in (0, 1):
         made = job(coloured, tmp_path / str(which), phase)
-        bench = dataclasses.replace(measuring.prepare(made, made.recipe.phases[0]), steps=1)
+        bench = measuring.prepare(made, made.recipe.phases[0])
+        bench.stage.pace.steps = 1
         model = made.classifier.model
         start = [weight.numpy() for weight in model.weights]
         batch = next(iter(made.feed.once("train", [0])))
@@ -100,5 +99,13 @@ def test_without_augmentation_there_is_no_duel_of_it(coloured, tmp_path):
     bench = measuring.prepare(made, made.recipe.phases[0])
     batch = next(iter(made.feed.once("train", [0])))
     assert duels.augmentation(bench, batch) is None
-    bench = dataclasses.replace(bench, steps=2)
-    assert bench.sample % 2 == 0 or bench.sample == made.steps_per_epoch
+
+
+def test_a_sample_goes_over_the_ends_of_epochs_where_all_that_it_reads_is_there(coloured, tmp_path):
+    made = job(coloured, tmp_path / "run", "head(epochs=3)", augment="none")
+    bench = measuring.prepare(made, made.recipe.phases[0])
+    bench.stage.pace.steps = 2
+    assert bench.sample == min(20, 3 * made.steps_per_epoch) > made.steps_per_epoch
+    calls = [batch.labels.shape[0] for batch in bench.batches()]
+    assert sum(calls) == bench.sample
+    assert max(calls) == 2
