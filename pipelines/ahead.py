@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Iterable, Iterator
@@ -48,4 +49,7 @@ def ahead(items: Iterable[Any], depth: int) -> Iterator[Any]:
             yield item
     finally:
         stopped.set()
+        with contextlib.suppress(queue.Empty):
+            while True:  # room for what the thread waits to put down
+                ready.get_nowait()
         thread.join()

@@ -146,13 +146,14 @@ def _kept(part: Part, columns: tuple[np.ndarray, ...], take: Lookup) -> Batch:
     pictures = len(taken) == 1 and taken[0].dtype == np.uint8
     labels = part.examples.labels[numbers]
     batch = Batch(taken[0] if pictures else taken, labels, weights, numbers, epochs, views)
-    with tf.device(part.device or "CPU"):
-        return tf.nest.map_structure(
-            lambda column: tf.identity(
-                _tensor(column.reshape(-1, part.recipe.batch_size, *column.shape[1:]))
-            ),
-            batch,
-        )
+    size = part.recipe.batch_size
+    tensors = [
+        _tensor(column.reshape(-1, size, *column.shape[1:])) for column in tf.nest.flatten(batch)
+    ]
+    if part.device:
+        with tf.device(part.device):
+            tensors = [tf.identity(tensor) for tensor in tensors]
+    return tf.nest.pack_sequence_as(batch, tensors)
 
 
 def _tensor(array: np.ndarray) -> tf.Tensor:

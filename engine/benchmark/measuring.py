@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,21 +12,23 @@ import tensorflow as tf
 
 from engine import draws, machine, steps
 from engine.benchmark.rows import Rate, Row
-from engine.benchmark.timing import Work, alternate
+from engine.benchmark.timing import SAMPLE_SECONDS, Work, alternate
 from engine.checkpoints import Progress
 from engine.specs import Batch, Phase
 from engine.stages import Job, Stage, begin
 from engine.supply import Supply
 
-SAMPLE_CALLS = 10  # of the loop in one sample, if its batches are there for so many
+# Calls of the loop in one sample. A run begins once to make batches ready, and then goes on.
+LEAST_CALLS, MOST_CALLS = 6, 100
 
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """A phase made ready to be measured, at the pace of a run."""
+    """A phase made ready to be measured, at the pace of a run, so many calls in one sample."""
 
     job: Job
     stage: Stage
+    calls: int = LEAST_CALLS
 
     @property
     def steps(self) -> int:
@@ -35,7 +38,7 @@ class Bench:
     @property
     def sample(self) -> int:
         """Steps of the loop that make a sample: as a run has them, over the ends of epochs."""
-        return min(SAMPLE_CALLS * self.steps, self.supply().reach(0))
+        return min(self.calls * self.steps, self.supply().reach(0))
 
     @property
     def images(self) -> int:
@@ -43,13 +46,13 @@ class Bench:
 
     def supply(self) -> Supply:
         length = self.job.steps_per_epoch
-        return Supply(self.job.feed, self.stage, length, self.stage.phase.epochs * length)
+        return Supply(self.job.feed, self.stage, length, self.calls * length)
 
     def batches(self) -> Iterator[Batch]:
         """The stacked batches of a sample, one after the other, as the loop gets them."""
-        step = 0
+        step, stop = 0, self.sample
         with contextlib.closing(self.supply()) as supply:
-            while step < self.sample:
+            while step < stop:
                 batch = supply.next(step)
                 step += batch.labels.shape[0]
                 yield batch
@@ -59,16 +62,21 @@ class Bench:
 
 
 def prepare(job: Job, phase: Phase) -> Bench:
-    """Begins the phase and finds its pace, as a run does."""
+    """Begins the phase and finds its pace, as a run does, and how many calls a sample takes."""
     stage = begin(job, phase, Progress(), {})
     if stage.features:
         stage.features.prepare(0)
     bench = Bench(job, stage)
     batch = next(iter(stage.batches(job.feed, 0, 1, 1)))
     while not stage.pace.settled:
-        seconds = 1 / alternate({"step": Work(lambda: _step(bench, batch), 1)}, 1)["step"][0]
-        stage.pace.took(seconds)
-    return bench
+        stage.pace.took(_seconds(bench, batch))
+    wanted = round(SAMPLE_SECONDS / _seconds(bench, next(bench.batches())))
+    return Bench(job, stage, min(max(wanted, LEAST_CALLS), MOST_CALLS))
+
+
+def _seconds(bench: Bench, batch: Batch) -> float:
+    """What a call takes."""
+    return 1 / alternate({"call": Work(lambda: _step(bench, batch), 1)}, 1)["call"][0]
 
 
 def _step(bench: Bench, batch: Batch) -> None:
@@ -114,13 +122,14 @@ def _tail(bench: Bench, batch: Batch) -> Work:
 
 def bare_step(bench: Bench) -> Work:
     """The whole compiled step on batches that lie ready: what the loop can reach at best."""
-    ready = list(bench.batches())
+    ready = list(itertools.islice(bench.batches(), LEAST_CALLS))
+    count = sum(batch.labels.shape[0] for batch in ready)
 
     def run() -> None:
         for batch in ready:
             _step(bench, batch)
 
-    return Work(run, bench.images)
+    return Work(run, count * bench.job.recipe.batch_size)
 
 
 def _wait(result: Any) -> None:
