@@ -59,6 +59,9 @@ def train(job: Job) -> dict[str, Any]:
         checkpoints.restore(model.weights, saved["model"], str(job.run.checkpoints))
         job.watch.note(f"going on from step {progress.step} of {job.run.path}")
     for phase in job.recipe.phases[progress.phase :]:
+        if not phase.epochs:
+            progress.phase += 1
+            continue
         stage = begin(job, phase, progress, saved)
         saved = {}
         with contextlib.closing(_supply(run, stage)) as supply:

@@ -93,6 +93,11 @@ class Phase:
             0 <= self.refresh <= 1, f"{where}: refresh={self.refresh}; allowed: a share from 0 to 1"
         )
         require(
+            not self.refresh or self.views is not None,
+            f"{where}: refresh={self.refresh}, and no number of views to draw anew; "
+            "give views=K as well, or leave it out",
+        )
+        require(
             0 <= (self.weight_decay or 0) < 1,
             f"{where}: weight_decay={self.weight_decay}; allowed: 0 or more, below 1",
         )

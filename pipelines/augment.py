@@ -9,8 +9,10 @@ its own. What a change does to the numbers it gets is plain arithmetic; the matr
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -50,6 +52,19 @@ class Augmentation(NamedTuple):
     def outcomes(self) -> int | None:
         """How many different pictures it makes of one; None where they can't be counted."""
         return None if self.edges is None else math.prod(len(edges) + 1 for edges in self.edges)
+
+    def warm(self, count: int, height: int, width: int) -> threading.Thread:
+        """Compiles the programs for batches of this shape on a thread, while other things go on."""
+        import tensorflow as tf
+
+        def work() -> None:
+            with contextlib.suppress(Exception):  # whoever asks for the pictures will see it again
+                images = tf.zeros((count, height, width, 3), tf.uint8)
+                self.apply(images, tf.zeros((count, self.draws)))
+
+        thread = threading.Thread(target=work, name="warm")
+        thread.start()
+        return thread
 
     def outcome(self, numbers: np.ndarray) -> np.ndarray:
         """Which of the outcomes the numbers lead to: float32 [B, draws] -> int [B]."""

@@ -284,6 +284,14 @@ def test_where_features_can_not_be_kept_after_all_the_trunk_runs_each_time(
     assert all(map(np.array_equal, ours["model"], theirs["model"]))
 
 
+def test_a_phase_without_epochs_is_passed_over(coloured, tmp_path):
+    phases = ("transfer(epochs=0)", "fine_tune(trainable=block_16, epochs=1)")
+    made = job(small_recipe(coloured, phases), tmp_path / "run", Watcher())
+    result = loop.train(made)
+    assert [phase["name"] for phase in result["phases"]] == ["fine_tune"]
+    assert set(json.loads(made.run.plan.read_text())["keeps"]) == {"fine_tune"}
+
+
 def test_a_run_that_is_taken_up_measures_and_decides_nothing_anew(coloured, tmp_path, monkeypatch):
     recipe = small_recipe(coloured, [text.format(", views=2") for text in LONGER], precision="auto")
     settings = {"room": Room(10**9), "checkpoint_minutes": 0}

@@ -89,6 +89,7 @@ def test_a_phase_as_it_is_written():
         ("tune(views=0)", "views=0; allowed: 1 or more, or none for as many as serve best"),
         ("tune(views=1.5)", "views=1.5; allowed: a whole number"),
         ("tune(refresh=1.5)", "refresh=1.5; allowed: a share from 0 to 1"),
+        ("tune(refresh=0.5)", "refresh=0.5, and no number of views to draw anew; give views=K"),
         ("tune(refresh=-1)", "refresh=-1.0; allowed: a share from 0 to 1"),
         (
             "tune(batch_norm=forzen)",

@@ -11,7 +11,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from engine.specs import Call, UserError, parse_calls
-from pipelines import augment
+from pipelines import augment, matrices
 from pipelines.augment import AUGMENTATIONS
 from tests.pipelines.geometry import noise, resampled
 
@@ -277,3 +277,12 @@ def test_turns_need_square_pictures():
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_help_can_show_every_entry(name):
     assert AUGMENTATIONS[name].__doc__.strip().endswith(".")
+
+
+def test_warmed_up_for_a_shape_nothing_is_traced_for_it_any_more():
+    made = augment.compose(parse_calls("rotate(30)|brightness"))
+    made.warm(2, 8, 6).join()
+    before = matrices.resample.experimental_get_tracing_count()
+    images = tf.zeros((2, 8, 6, 3), tf.uint8)
+    made.apply(images, tf.zeros((2, made.draws)))
+    assert matrices.resample.experimental_get_tracing_count() == before > 0

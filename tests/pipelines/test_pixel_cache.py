@@ -31,16 +31,6 @@ from tests.pipelines.cached import (
 from tests.pipelines.pictures import saved, tiff
 
 
-@pytest.fixture
-def paths(tmp_path):
-    return write(tmp_path / "pictures", 10)
-
-
-@pytest.fixture
-def cache(tmp_path):
-    return tmp_path / "cache"
-
-
 @KINDS
 def test_the_pixels_are_those_of_decode_and_a_second_run_decodes_nothing(paths, cache, memory):
     right = expected(paths)

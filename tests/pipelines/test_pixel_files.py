@@ -27,16 +27,6 @@ from tests.pipelines.cached import (
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def paths(tmp_path):
-    return write(tmp_path / "pictures", 10)
-
-
-@pytest.fixture
-def cache(tmp_path):
-    return tmp_path / "cache"
-
-
 @KINDS
 def test_folders_that_still_serve_stay(tmp_path, paths, cache, memory):
     others = write(tmp_path / "others", 4)

@@ -105,7 +105,11 @@ def test_a_sample_goes_over_the_ends_of_epochs_where_all_that_it_reads_is_there(
     made = job(coloured, tmp_path / "run", "head(epochs=3)", augment="none")
     bench = measuring.prepare(made, made.recipe.phases[0])
     bench.stage.pace.steps = 2
-    assert bench.sample == min(2 * bench.calls, bench.calls * made.steps_per_epoch) > made.steps_per_epoch
+    assert (
+        bench.sample
+        == min(2 * bench.calls, bench.calls * made.steps_per_epoch)
+        > made.steps_per_epoch
+    )
     calls = [batch.labels.shape[0] for batch in bench.batches()]
     assert sum(calls) == bench.sample
     assert max(calls) == 2
