@@ -56,10 +56,10 @@ def test_the_plain_step_and_ours_make_the_same_update(coloured, tmp_path):
     updates = []
     for which in (0, 1):
         made = job(coloured, tmp_path / str(which), phase)
-        bench = measuring.prepare(made, made.recipe.phases[0])
-        bench.stage.pace.steps = 1
         model = made.classifier.model
         start = [weight.numpy() for weight in model.weights]
+        bench = measuring.prepare(made, made.recipe.phases[0])  # which trains for a while
+        bench.stage.pace.steps = 1
         batch = next(iter(made.feed.once("train", [0])))
         pair = duels.update(bench, batch)
         for weight, old in zip(model.weights, start, strict=True):
