@@ -23,7 +23,7 @@ from engine.specs import parse_calls  # noqa: E402
 from engine.storage import Room  # noqa: E402
 from pipelines import augment  # noqa: E402
 from tests.engine import small  # noqa: E402
-from tests.engine.test_loop import Watcher, job, same_end, small_recipe  # noqa: E402
+from tests.engine.small_runs import Watcher, job, same_end, small_recipe  # noqa: E402
 from tests.engine.test_steps import moved, trainer  # noqa: E402
 
 ONE = tf.distribute.get_strategy()

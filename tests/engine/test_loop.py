@@ -1,137 +1,26 @@
-"""The loop, whole: small real pictures, a small real network, phases, interruptions."""
+"""The loop, whole: small real pictures, a small real network, phases, what it keeps and frees."""
 
 from __future__ import annotations
 
 import csv
-import dataclasses
-import functools
-import gc
 import json
-import resource
 import weakref
 
 import numpy as np
 import pytest
 
-from engine import checkpoints, classifier, loop, pace, planning, precision, results, storage
-from engine.rundir import RunDir, claim
-from engine.specs import DataSpec, Recipe, UserError, parse_calls, parse_phase
+from engine import loop, results, storage
+from engine.specs import UserError
 from engine.storage import Room
-from pipelines import augment, batches, examples, sources
-
-PHASES = (
-    "transfer(epochs=2, learning_rate=1e-2)",
-    "fine_tune(trainable=block_16, epochs=2, optimizer=sgd, momentum=0.9, learning_rate=1e-2)",
+from tests.engine.small_runs import (
+    LONGER,
+    PHASES,
+    Watcher,
+    final,
+    job,
+    small_recipe,
+    timeless,
 )
-
-
-class Watcher:
-    """Remembers what it was told; may interrupt at a step, and measure memory now and then."""
-
-    measures = False
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.stop_at, self.notes, self.moments, self.rows, self.memory = stop_at, [], [], [], []
-
-    def note(self, line):
-        self.notes.append(line)
-
-    def step(self, moment):
-        self.moments.append(moment)
-        if moment.step == self.stop_at:
-            raise InterruptedError
-
-    def end(self):
-        pass
-
-    def epoch(self, row, evaluation, best):
-        self.rows.append(row)
-        if self.measures and row["epoch"] % 4 == 0:
-            gc.collect()
-            self.memory.append(resident_bytes())
-
-
-def resident_bytes() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
-
-
-def small_recipe(
-    place, phases=PHASES, augment="rotate(10)|flip|brightness(0.1)", **changes
-) -> Recipe:
-    recipe = Recipe(
-        data=DataSpec("folders", str(place), validation_fraction=0.25),
-        phases=tuple(parse_phase(text) for text in phases),
-        backbone="mobilenet_v2",
-        image_size=(32, 32),
-        weights="none",
-        augment=parse_calls(augment),
-        dropout=0.2,
-        batch_size=8,
-        precision="float32",  # what is measured to be fastest may differ from run to run
-    )
-    return dataclasses.replace(recipe, **changes)
-
-
-class Decoded:
-    """All pictures of a data set, as `pipelines.pixels.Pixels` gives them."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        data = sources.load(recipe.data)
-        data = data.replace(splits=np.full(len(data), examples.TRAIN, np.int8))
-        read = batches.make_feed(data, recipe, 2).once("train")
-        self.pictures = np.concatenate([np.array(batch.inputs) for batch in read])
-
-    def take(self, rows) -> np.ndarray:
-        return self.pictures[rows]
-
-
-@functools.cache
-def decoded(location: str) -> Decoded:
-    return Decoded(small_recipe(location))
-
-
-def job(recipe, place, watcher, from_files=False, devices=None, **settings) -> loop.Job:
-    """Pictures are taken from memory where not said otherwise: it saves a second each epoch."""
-    run = RunDir(place)
-    claim(run, recipe, overwrite=False)
-    pixels = None if from_files else decoded(recipe.data.location)
-    feed = batches.make_feed(sources.load(recipe.data), recipe, 2, pixels)
-    made = classifier.build(recipe, len(feed.classes), devices)
-    changes = augment.compose(recipe.augment)
-    settings = {"log_steps": 1, "steps_per_call": 1, **settings}
-    return loop.Job(recipe, made, feed, changes, run, watcher, **settings)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(coloured, tmp_path_factory):
-    watcher = Watcher()
-    place = tmp_path_factory.mktemp("run") / "run"
-    made = job(small_recipe(coloured), place, watcher, from_files=True)
-    return made, watcher, loop.train(made)
-
-
-def final(run: RunDir) -> dict[str, list[np.ndarray]]:
-    """Variables of the model and the optimizer at the end, and those of the best model."""
-    arrays = checkpoints.load(run)[1]
-    return {**arrays, "best": checkpoints.unpack(run.best)[0]["model"]}
-
-
-def timeless(run: RunDir) -> list[list]:
-    """History, less the columns that tell times."""
-    return [[row[c] for c in results.COLUMNS[:8]] for row in checkpoints.load(run)[0].history]
-
-
-def same_end(one: RunDir, other: RunDir) -> bool:
-    """Bit for bit."""
-    assert timeless(one) == timeless(other)
-    mine, others = final(one), final(other)
-    assert {"model", "optimizer", "best"} <= mine.keys() == others.keys()
-    return all(
-        a.tobytes() == b.tobytes()
-        for group, arrays in mine.items()
-        for a, b in zip(arrays, others[group], strict=True)
-    )
 
 
 def test_history_has_one_row_for_each_epoch(undisturbed):
@@ -175,75 +64,6 @@ def test_the_saved_best_model_scores_what_the_result_says(undisturbed):
     assert again.accuracy == result["best"]["val_accuracy"]
     assert again.loss == pytest.approx(result["best"]["val_loss"], rel=1e-4)
     assert "test" not in result
-
-
-@pytest.mark.parametrize("step", [3, 5, 10, 13])
-def test_a_run_that_was_stopped_ends_with_the_same_bits(coloured, undisturbed, tmp_path, step):
-    recipe = small_recipe(coloured)
-    with pytest.raises(InterruptedError):
-        loop.train(job(recipe, tmp_path / "run", Watcher(stop_at=step), checkpoint_minutes=0))
-    again = job(recipe, tmp_path / "run", Watcher())
-    resumed = loop.train(again)
-    assert same_end(again.run, undisturbed[0].run)
-    assert resumed["best"] == undisturbed[2]["best"]
-
-
-@pytest.fixture
-def half_is_faster(monkeypatch):
-    """As if bfloat16 had been measured to be the fastest."""
-
-    def trials(programs, make, inputs):
-        return [precision.Trial(program, 1.0 + place, 0) for place, program in enumerate(programs)]
-
-    monkeypatch.setattr(precision, "trials", trials)
-    monkeypatch.setattr(precision, "half_precisions", lambda: ["bfloat16"])
-
-
-LONGER = (
-    "transfer(epochs=3, learning_rate=1e-2{})",
-    "fine_tune(trainable=block_16, epochs=3, optimizer=adam, learning_rate=1e-3{})",
-)
-OTHER_RUNS = {
-    "views drawn anew in part, in bfloat16": (
-        {"precision": "auto", "phases": [text.format(", views=2, refresh=0.3") for text in LONGER]},
-        {"room": Room(10**9)},
-        2,
-    ),
-    "mirror images, steps in one call": (
-        {"augment": "flip", "phases": [text.format("") for text in LONGER]},
-        {"room": Room(10**9), "steps_per_call": 4},
-        2,
-    ),
-    "in pieces, steps in one call": ({"accumulate": 2}, {"steps_per_call": 4}, 0),
-}
-
-
-@pytest.mark.parametrize("what", OTHER_RUNS)
-def test_so_does_one_that(coloured, tmp_path, half_is_faster, what):
-    """Stopped twice, within an epoch and at the end of one, in either phase."""
-    changes, settings, kept = OTHER_RUNS[what]
-    recipe = small_recipe(coloured, **changes)
-    steady = job(recipe, tmp_path / "steady", Watcher(), **settings)
-    loop.train(steady)
-    place = tmp_path / "stopped"
-    last = 5 * sum(phase.epochs for phase in recipe.phases)
-    for stop in (last // 2 - 1, last - 5):
-        with pytest.raises(InterruptedError):
-            loop.train(job(recipe, place, Watcher(stop), checkpoint_minutes=0, **settings))
-    loop.train(job(recipe, place, Watcher(), **settings))
-    assert same_end(RunDir(place), steady.run)
-    phases = json.loads(steady.run.plan.read_text())["keeps"].values()
-    assert [phase["slots"] for phase in phases] == [kept, kept]
-
-
-def test_the_measured_pace_changes_nothing(coloured, undisturbed, tmp_path, monkeypatch):
-    """In the first epoch the pace changes from one step a call to all that are left."""
-    monkeypatch.setattr(pace, "CALL_SECONDS", 1e9)
-    watcher = Watcher()
-    made = job(small_recipe(coloured), tmp_path / "run", watcher, steps_per_call=None)
-    loop.train(made)
-    assert [moment.step for moment in watcher.moments[:6]] == [1, 2, 3, 4, 5, 10]
-    assert same_end(made.run, undisturbed[0].run)
 
 
 def test_kept_features_train_as_pictures_do(coloured, tmp_path):
@@ -290,83 +110,6 @@ def test_a_phase_without_epochs_is_passed_over(coloured, tmp_path):
     result = loop.train(made)
     assert [phase["name"] for phase in result["phases"]] == ["fine_tune"]
     assert set(json.loads(made.run.plan.read_text())["keeps"]) == {"fine_tune"}
-
-
-def test_a_run_that_is_taken_up_measures_and_decides_nothing_anew(coloured, tmp_path, monkeypatch):
-    recipe = small_recipe(coloured, [text.format(", views=2") for text in LONGER], precision="auto")
-    settings = {"room": Room(10**9), "checkpoint_minutes": 0}
-    monkeypatch.setattr(precision, "half_precisions", lambda: ["bfloat16"])
-    with pytest.raises(InterruptedError):
-        loop.train(job(recipe, tmp_path / "run", Watcher(stop_at=17), **settings))
-    plan = RunDir(tmp_path / "run").plan.read_text()
-    values = json.loads(plan)
-    assert set(values["keeps"]) == {"transfer", "fine_tune"}
-    assert {len(each) for each in values["trials"].values()} == {2}, "float32 and bfloat16"
-
-    def again(*_):
-        raise AssertionError("decided anew")
-
-    monkeypatch.setattr(precision, "trials", again)
-    monkeypatch.setattr(planning, "decide", again)
-    loop.train(job(recipe, tmp_path / "run", Watcher(), **settings))
-    assert RunDir(tmp_path / "run").plan.read_text() == plan
-
-
-class Saves(Watcher):
-    """Notes after each epoch at which steps checkpoints had been written by then."""
-
-    def __init__(self, run: RunDir) -> None:
-        super().__init__()
-        self.run, self.seen = run, []
-
-    def epoch(self, row, evaluation, best):
-        files = sorted(self.run.checkpoints.glob("step_*.npz"))
-        steps = [int(path.name.split("_")[1]) for path in files]
-        self.seen.append((row["step"], steps, self.run.best.exists()))
-
-
-@pytest.mark.parametrize(
-    ("seconds", "minutes", "expected"),
-    [
-        (1e9, 10, [(5, [], False), (10, [], False), (15, [10], True), (20, [10], True)]),
-        (0, 10, [(5, [], False), (10, [5], True), (15, [5, 10], True), (20, [10, 15], True)]),
-        (1e9, 0, [(5, [4, 5], False), (10, [9, 10], True), (15, [14, 15], True)]),
-    ],
-)
-def test_epochs_that_are_soon_over_share_a_checkpoint(
-    coloured, tmp_path, monkeypatch, seconds, minutes, expected
-):
-    """The best model is written with it; with checkpoint_minutes=0 each step writes one."""
-    monkeypatch.setattr(loop, "SAVE_SECONDS", seconds)
-    watcher = Saves(RunDir(tmp_path / "run"))
-    loop.train(job(small_recipe(coloured), tmp_path / "run", watcher, checkpoint_minutes=minutes))
-    assert watcher.seen[: len(expected)] == expected
-    assert len(watcher.seen) == 4
-    assert checkpoints.load(watcher.run)[0].step == 20
-
-
-def test_a_damaged_newest_checkpoint_is_passed_over(coloured, undisturbed, tmp_path):
-    recipe = small_recipe(coloured)
-    with pytest.raises(InterruptedError):
-        loop.train(job(recipe, tmp_path / "run", Watcher(stop_at=12), checkpoint_minutes=0))
-    run = RunDir(tmp_path / "run")
-    newest = max(run.checkpoints.glob("step_*.npz"))
-    newest.write_bytes(newest.read_bytes()[:-1000])
-    loop.train(job(recipe, tmp_path / "run", Watcher()))
-    assert same_end(run, undisturbed[0].run)
-
-
-def test_a_run_that_only_has_to_conclude_warns_of_nothing(coloured, undisturbed, tmp_path):
-    """Killed between its last checkpoint and its result, it makes no step when it is taken up."""
-    recipe = small_recipe(coloured)
-    made = job(recipe, tmp_path / "run", Watcher())
-    loop.train(made)
-    made.run.result.unlink()
-    watcher = Watcher()
-    again = loop.train(job(recipe, tmp_path / "run", watcher))
-    assert again["best"] == undisturbed[2]["best"]
-    assert not any("did not move" in note for note in watcher.notes)
-    assert watcher.rows == []
 
 
 def test_early_stop_ends_the_phase_and_the_next_one_begins(coloured, tmp_path):

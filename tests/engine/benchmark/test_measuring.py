@@ -15,7 +15,7 @@ from engine.specs import parse_calls
 from engine.stages import Job
 from engine.storage import Room
 from pipelines import augment, batches, sources
-from tests.engine.test_loop import Watcher, small_recipe
+from tests.engine.small_runs import Watcher, small_recipe
 
 CASES = {
     "head": ("head(epochs=1)", {"input", "augment", "trunk", "tail"}),

@@ -1,0 +1,14 @@
+"""A run that several files of tests look at."""
+
+import pytest
+
+from engine import loop
+from tests.engine.small_runs import Watcher, job, small_recipe
+
+
+@pytest.fixture(scope="session")
+def undisturbed(coloured, tmp_path_factory):
+    watcher = Watcher()
+    place = tmp_path_factory.mktemp("run") / "run"
+    made = job(small_recipe(coloured), place, watcher, from_files=True)
+    return made, watcher, loop.train(made)

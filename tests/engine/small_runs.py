@@ -1,0 +1,125 @@
+"""Small runs for tests of the loop: what they are made of, who watches them, how they ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import gc
+import resource
+
+import numpy as np
+
+from engine import checkpoints, classifier, loop, results
+from engine.rundir import RunDir, claim
+from engine.specs import DataSpec, Recipe, parse_calls, parse_phase
+from pipelines import augment, batches, examples, sources
+
+PHASES = (
+    "transfer(epochs=2, learning_rate=1e-2)",
+    "fine_tune(trainable=block_16, epochs=2, optimizer=sgd, momentum=0.9, learning_rate=1e-2)",
+)
+LONGER = (
+    "transfer(epochs=3, learning_rate=1e-2{})",
+    "fine_tune(trainable=block_16, epochs=3, optimizer=adam, learning_rate=1e-3{})",
+)
+
+
+class Watcher:
+    """Remembers what it was told; may interrupt at a step, and measure memory now and then."""
+
+    measures = False
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.stop_at, self.notes, self.moments, self.rows, self.memory = stop_at, [], [], [], []
+
+    def note(self, line):
+        self.notes.append(line)
+
+    def step(self, moment):
+        self.moments.append(moment)
+        if moment.step == self.stop_at:
+            raise InterruptedError
+
+    def end(self):
+        pass
+
+    def epoch(self, row, evaluation, best):
+        self.rows.append(row)
+        if self.measures and row["epoch"] % 4 == 0:
+            gc.collect()
+            self.memory.append(resident_bytes())
+
+
+def resident_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def small_recipe(
+    place, phases=PHASES, augment="rotate(10)|flip|brightness(0.1)", **changes
+) -> Recipe:
+    recipe = Recipe(
+        data=DataSpec("folders", str(place), validation_fraction=0.25),
+        phases=tuple(parse_phase(text) for text in phases),
+        backbone="mobilenet_v2",
+        image_size=(32, 32),
+        weights="none",
+        augment=parse_calls(augment),
+        dropout=0.2,
+        batch_size=8,
+        precision="float32",  # what is measured to be fastest may differ from run to run
+    )
+    return dataclasses.replace(recipe, **changes)
+
+
+class Decoded:
+    """All pictures of a data set, as `pipelines.pixels.Pixels` gives them."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        data = sources.load(recipe.data)
+        data = data.replace(splits=np.full(len(data), examples.TRAIN, np.int8))
+        read = batches.make_feed(data, recipe, 2).once("train")
+        self.pictures = np.concatenate([np.array(batch.inputs) for batch in read])
+
+    def take(self, rows) -> np.ndarray:
+        return self.pictures[rows]
+
+
+@functools.cache
+def decoded(location: str) -> Decoded:
+    return Decoded(small_recipe(location))
+
+
+def job(recipe, place, watcher, from_files=False, devices=None, **settings) -> loop.Job:
+    """Pictures are taken from memory where not said otherwise: it saves a second each epoch."""
+    run = RunDir(place)
+    claim(run, recipe, overwrite=False)
+    pixels = None if from_files else decoded(recipe.data.location)
+    feed = batches.make_feed(sources.load(recipe.data), recipe, 2, pixels)
+    made = classifier.build(recipe, len(feed.classes), devices)
+    changes = augment.compose(recipe.augment)
+    settings = {"log_steps": 1, "steps_per_call": 1, **settings}
+    return loop.Job(recipe, made, feed, changes, run, watcher, **settings)
+
+
+def final(run: RunDir) -> dict[str, list[np.ndarray]]:
+    """Variables of the model and the optimizer at the end, and those of the best model."""
+    arrays = checkpoints.load(run)[1]
+    return {**arrays, "best": checkpoints.unpack(run.best)[0]["model"]}
+
+
+def timeless(run: RunDir) -> list[list]:
+    """History, less the columns that tell times."""
+    return [[row[c] for c in results.COLUMNS[:8]] for row in checkpoints.load(run)[0].history]
+
+
+def same_end(one: RunDir, other: RunDir) -> bool:
+    """Bit for bit."""
+    assert timeless(one) == timeless(other)
+    mine, others = final(one), final(other)
+    assert {"model", "optimizer", "best"} <= mine.keys() == others.keys()
+    return all(
+        a.tobytes() == b.tobytes()
+        for group, arrays in mine.items()
+        for a, b in zip(arrays, others[group], strict=True)
+    )

@@ -1,0 +1,159 @@
+"""Runs that are cut off and taken up: the same bits, and nothing decided twice."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from engine import checkpoints, loop, pace, planning, precision
+from engine.rundir import RunDir
+from engine.storage import Room
+from tests.engine.small_runs import (
+    LONGER,
+    Watcher,
+    job,
+    same_end,
+    small_recipe,
+)
+
+OTHER_RUNS = {
+    "views drawn anew in part, in bfloat16": (
+        {"precision": "auto", "phases": [text.format(", views=2, refresh=0.3") for text in LONGER]},
+        {"room": Room(10**9)},
+        2,
+    ),
+    "mirror images, steps in one call": (
+        {"augment": "flip", "phases": [text.format("") for text in LONGER]},
+        {"room": Room(10**9), "steps_per_call": 4},
+        2,
+    ),
+    "in pieces, steps in one call": ({"accumulate": 2}, {"steps_per_call": 4}, 0),
+}
+
+
+@pytest.mark.parametrize("step", [3, 5, 10, 13])
+def test_a_run_that_was_stopped_ends_with_the_same_bits(coloured, undisturbed, tmp_path, step):
+    recipe = small_recipe(coloured)
+    with pytest.raises(InterruptedError):
+        loop.train(job(recipe, tmp_path / "run", Watcher(stop_at=step), checkpoint_minutes=0))
+    again = job(recipe, tmp_path / "run", Watcher())
+    resumed = loop.train(again)
+    assert same_end(again.run, undisturbed[0].run)
+    assert resumed["best"] == undisturbed[2]["best"]
+
+
+@pytest.fixture
+def half_is_faster(monkeypatch):
+    """As if bfloat16 had been measured to be the fastest."""
+
+    def trials(programs, make, inputs):
+        return [precision.Trial(program, 1.0 + place, 0) for place, program in enumerate(programs)]
+
+    monkeypatch.setattr(precision, "trials", trials)
+    monkeypatch.setattr(precision, "half_precisions", lambda: ["bfloat16"])
+
+
+@pytest.mark.parametrize("what", OTHER_RUNS)
+def test_so_does_one_that(coloured, tmp_path, half_is_faster, what):
+    """Stopped twice, within an epoch and at the end of one, in either phase."""
+    changes, settings, kept = OTHER_RUNS[what]
+    recipe = small_recipe(coloured, **changes)
+    steady = job(recipe, tmp_path / "steady", Watcher(), **settings)
+    loop.train(steady)
+    place = tmp_path / "stopped"
+    last = 5 * sum(phase.epochs for phase in recipe.phases)
+    for stop in (last // 2 - 1, last - 5):
+        with pytest.raises(InterruptedError):
+            loop.train(job(recipe, place, Watcher(stop), checkpoint_minutes=0, **settings))
+    loop.train(job(recipe, place, Watcher(), **settings))
+    assert same_end(RunDir(place), steady.run)
+    phases = json.loads(steady.run.plan.read_text())["keeps"].values()
+    assert [phase["slots"] for phase in phases] == [kept, kept]
+
+
+def test_the_measured_pace_changes_nothing(coloured, undisturbed, tmp_path, monkeypatch):
+    """In the first epoch the pace changes from one step a call to all that are left."""
+    monkeypatch.setattr(pace, "CALL_SECONDS", 1e9)
+    watcher = Watcher()
+    made = job(small_recipe(coloured), tmp_path / "run", watcher, steps_per_call=None)
+    loop.train(made)
+    assert [moment.step for moment in watcher.moments[:6]] == [1, 2, 3, 4, 5, 10]
+    assert same_end(made.run, undisturbed[0].run)
+
+
+def test_a_run_that_is_taken_up_measures_and_decides_nothing_anew(coloured, tmp_path, monkeypatch):
+    recipe = small_recipe(coloured, [text.format(", views=2") for text in LONGER], precision="auto")
+    settings = {"room": Room(10**9), "checkpoint_minutes": 0}
+    monkeypatch.setattr(precision, "half_precisions", lambda: ["bfloat16"])
+    with pytest.raises(InterruptedError):
+        loop.train(job(recipe, tmp_path / "run", Watcher(stop_at=17), **settings))
+    plan = RunDir(tmp_path / "run").plan.read_text()
+    values = json.loads(plan)
+    assert set(values["keeps"]) == {"transfer", "fine_tune"}
+    assert {len(each) for each in values["trials"].values()} == {2}, "float32 and bfloat16"
+
+    def again(*_):
+        raise AssertionError("decided anew")
+
+    monkeypatch.setattr(precision, "trials", again)
+    monkeypatch.setattr(planning, "decide", again)
+    loop.train(job(recipe, tmp_path / "run", Watcher(), **settings))
+    assert RunDir(tmp_path / "run").plan.read_text() == plan
+
+
+class Saves(Watcher):
+    """Notes after each epoch at which steps checkpoints had been written by then."""
+
+    def __init__(self, run: RunDir) -> None:
+        super().__init__()
+        self.run, self.seen = run, []
+
+    def epoch(self, row, evaluation, best):
+        files = sorted(self.run.checkpoints.glob("step_*.npz"))
+        steps = [int(path.name.split("_")[1]) for path in files]
+        self.seen.append((row["step"], steps, self.run.best.exists()))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "minutes", "expected"),
+    [
+        (1e9, 10, [(5, [], False), (10, [], False), (15, [10], True), (20, [10], True)]),
+        (0, 10, [(5, [], False), (10, [5], True), (15, [5, 10], True), (20, [10, 15], True)]),
+        (1e9, 0, [(5, [4, 5], False), (10, [9, 10], True), (15, [14, 15], True)]),
+    ],
+)
+def test_epochs_that_are_soon_over_share_a_checkpoint(
+    coloured, tmp_path, monkeypatch, seconds, minutes, expected
+):
+    """The best model is written with it; with checkpoint_minutes=0 each step writes one."""
+    monkeypatch.setattr(loop, "SAVE_SECONDS", seconds)
+    watcher = Saves(RunDir(tmp_path / "run"))
+    loop.train(job(small_recipe(coloured), tmp_path / "run", watcher, checkpoint_minutes=minutes))
+    assert watcher.seen[: len(expected)] == expected
+    assert len(watcher.seen) == 4
+    assert checkpoints.load(watcher.run)[0].step == 20
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(coloured, undisturbed, tmp_path):
+    recipe = small_recipe(coloured)
+    with pytest.raises(InterruptedError):
+        loop.train(job(recipe, tmp_path / "run", Watcher(stop_at=12), checkpoint_minutes=0))
+    run = RunDir(tmp_path / "run")
+    newest = max(run.checkpoints.glob("step_*.npz"))
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    loop.train(job(recipe, tmp_path / "run", Watcher()))
+    assert same_end(run, undisturbed[0].run)
+
+
+def test_a_run_that_only_has_to_conclude_warns_of_nothing(coloured, undisturbed, tmp_path):
+    """Killed between its last checkpoint and its result, it makes no step when it is taken up."""
+    recipe = small_recipe(coloured)
+    made = job(recipe, tmp_path / "run", Watcher())
+    loop.train(made)
+    made.run.result.unlink()
+    watcher = Watcher()
+    again = loop.train(job(recipe, tmp_path / "run", watcher))
+    assert again["best"] == undisturbed[2]["best"]
+    assert not any("did not move" in note for note in watcher.notes)
+    assert watcher.rows == []
