@@ -177,7 +177,7 @@ def _alike(calls: Sequence[range]) -> Iterator[list[range]]:
     """The calls in groups, of which all but the last are of one length."""
     group: list[range] = []
     for call in calls:
-        if group and len(call) > len(group[-1]):
+        if group and (len(group[-1]) < len(group[0]) or len(call) > len(group[0])):
             yield group
             group = []
         group.append(call)

@@ -122,12 +122,22 @@ def test_taken_up_at_a_step_the_batches_are_those_of_an_undisturbed_run(folder):
         assert all(map(same, whole[first:], rest))
 
 
-@pytest.mark.parametrize(("per_call", "lengths"), [(1, [1] * 5), (2, [2, 2, 1]), (9, [2, 3])])
+@pytest.mark.parametrize(
+    ("first", "stop", "per_call", "lengths"),
+    [
+        (1, 6, 1, [1] * 5),
+        (1, 6, 2, [2, 2, 1]),
+        (1, 6, 9, [2, 3]),
+        (0, 4, 2, [2, 1, 1]),
+        (0, 8, 2, [2, 1, 2, 1, 2]),
+        (2, 7, 2, [1, 2, 1, 1]),
+    ],
+)
 def test_a_call_holds_as_many_steps_as_asked_for_or_what_is_left_of_the_epoch(
-    folder, per_call, lengths
+    folder, first, stop, per_call, lengths
 ):
     for lookup in (None, table):
-        read = list(feed_of(folder).train(1, 6, per_call, lookup=lookup))
+        read = list(feed_of(folder).train(first, stop, per_call, lookup=lookup))
         assert [len(batch.labels) for batch in read] == lengths
 
 
