@@ -50,8 +50,8 @@ def job(parsed: _flags.Parsed, recipe: Recipe, threads: int, folder: Path) -> Jo
     """The recipe's job in a run directory of its own."""
     run = RunDir(folder / "run")
     claim(run, recipe, overwrite=True)
-    made, feed, room = _jobs.ingredients(parsed, recipe, run, threads, Quiet())
-    return Job(recipe, made, feed, augment.compose(recipe.augment), run, Quiet(), room)
+    made, feed, more = _jobs.ingredients(parsed, recipe, run, threads, Quiet())
+    return Job(recipe, made, feed, augment.compose(recipe.augment), run, Quiet(), **more)
 
 
 def duels(parsed: _flags.Parsed, recipe: Recipe, threads: int, folder: Path) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import _flags
 import _setup
 
-from engine import runs
+from engine import early, runs
 from engine.classifier import Classifier
 from engine.rundir import RunDir
 from engine.specs import Feed, Recipe
@@ -23,9 +23,10 @@ def ingredients(
     threads: int,
     watch: Watch,
     devices: Any = None,
-) -> tuple[Classifier, Feed, Room]:
-    """The network, the data, and where the outputs of its frozen part may be kept.
+) -> tuple[Classifier, Feed, dict[str, Any]]:
+    """The network, the data, and `room` and `early` of `stages.Job`.
 
+    The pictures are looked at while the first phase's frozen part is compiled.
     The network comes first: weights that can't be had are no reason to decode a million pictures.
 
     Raises:
@@ -35,9 +36,13 @@ def ingredients(
     made = runs.build(recipe, examples.classes, run, watch, devices)
     place = _setup.place(parsed)
     keeping = place if recipe.cache in ("auto", "pixels") else None
-    examples, pixels = ready.to_train(
-        examples, recipe, run.bad_images, threads, watch.note, keeping
-    )
+    # The weights of a run that is taken up are still in its checkpoint.
+    phases = () if run.started() else recipe.phases[:1]
+    with early.meanwhile(made, recipe, phases, devices) as compiled:
+        examples, pixels = ready.to_train(
+            examples, recipe, run.bad_images, threads, watch.note, keeping
+        )
     in_memory = pixels.nbytes if pixels and pixels.in_memory else 0
     feed = batches.make_feed(examples, recipe, threads, pixels, _setup.device())
-    return made, feed, Room(place.memory - in_memory, place.folder)
+    room = Room(place.memory - in_memory, place.folder)
+    return made, feed, {"room": room, "early": compiled}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import _flags
 from absl import logging
 
+from engine import quiet
 from engine.specs import UserError
 from pipelines import pixels
 from pipelines.pixels import Place
@@ -65,6 +67,7 @@ def start_tensorflow(threads: int | None = None, deterministic: bool = False) ->
             tf.config.experimental.enable_op_determinism()
         # What TensorFlow says once about the devices and about oneDNN, it says here.
         tf.transpose(tf.zeros([2, 2], tf.uint8))
+    gc.freeze()  # a million objects that stay: Python need not look through them again and again
     return threads
 
 
@@ -77,7 +80,7 @@ def cache_dir(parsed: _flags.Parsed) -> Path | None:
 def place(parsed: _flags.Parsed) -> Place:
     """Where `--cache_dir` and `--cache_memory` let things be kept."""
     memory = pixels.default_memory() if parsed.cache_memory is None else parsed.cache_memory
-    return Place(cache_dir(parsed), memory)
+    return Place(cache_dir(parsed), memory, quiet.give_way)
 
 
 def gpus() -> list[str]:

@@ -8,6 +8,7 @@ row depends on the seed and the view alone, so a run that is taken up reads the 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,13 @@ class Features:
             storage.table((slots, self.count, *shape), storage.plain(dtype), room)
             for shape, dtype in outputs
         ]
+        self._drawn = tf.function(
+            functools.partial(
+                draws.uniform, source.seed, draws.AUGMENT, count=source.augment.draws
+            ),
+            autograph=False,
+            input_signature=[tf.TensorSpec([None], tf.int32)] * 2,
+        )
         self.held = np.full((slots, -(-self.count // self.group)), NOTHING, np.int64)
 
     @property
@@ -105,10 +113,6 @@ class Features:
             return tf.tile(self.source.augment.typical(slot)[None], [len(batch.examples), 1])
         views = tf.fill(batch.examples.shape, tf.constant(view, tf.int32))
         return self._drawn(views, batch.examples)
-
-    def _drawn(self, views: Any, examples: Any) -> tf.Tensor:
-        count = self.source.augment.draws
-        return draws.uniform(self.source.seed, draws.AUGMENT, views, examples, count)
 
     def lookup(self, examples: np.ndarray, views: np.ndarray) -> tuple[np.ndarray, ...]:
         """The kept outputs, one array [n, …] for each tensor that crosses the cut."""

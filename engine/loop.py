@@ -23,7 +23,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from engine import checkpoints, results, steps
+from engine import checkpoints, quiet, results, steps
 from engine.checkpoints import Progress
 from engine.evaluation import Evaluation, evaluate
 from engine.metrics import Figures
@@ -82,7 +82,8 @@ def train(job: Job) -> dict[str, Any]:
 def _fill(run: Run, stage: Stage) -> None:
     if stage.features:
         started = time.perf_counter()
-        stage.features.prepare(run.progress.step // run.job.steps_per_epoch)
+        with quiet.kept():
+            stage.features.prepare(run.progress.step // run.job.steps_per_epoch)
         run.progress.fill_seconds += time.perf_counter() - started
 
 

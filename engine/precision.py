@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from engine import machine
+from engine import machine, quiet
 from engine.specs import Recipe
 
 # Relative L2 distance of the features from those of float32. What pixels lose when they are rounded
@@ -122,15 +122,17 @@ def trials(
 
     It is the list's first tensor that has to match; its rows are images.
 
-    They take turns, and the quickest turn of each counts: what else the machine does can only slow
-    a turn down, and the choice is to be the same the next time.
+    They take turns, and the quickest turn of each counts: the first may have to compile, what else
+    the machine does can only slow a turn down, and the choice is to be the same the next time.
     """
     functions = [make(program) for program in programs]
-    outputs = [_floats(function(inputs)[0]) for function in functions]  # compiles
-    turns = [[_seconds(function, inputs) for function in functions] for _ in range(REPEATS)]
+    with quiet.kept():
+        turns = [[_timed(function, inputs) for function in functions] for _ in range(REPEATS)]
+    outputs = [_floats(tensors[0]) for _, tensors in turns[0]]
+    seconds = [min(turn[place][0] for turn in turns) for place in range(len(programs))]
     return [
-        Trial(program, len(mine) / min(seconds), distance(mine, outputs[0]))
-        for program, mine, seconds in zip(programs, outputs, zip(*turns, strict=True), strict=True)
+        Trial(program, len(mine) / quickest, distance(mine, outputs[0]))
+        for program, mine, quickest in zip(programs, outputs, seconds, strict=True)
     ]
 
 
@@ -138,11 +140,12 @@ def _floats(tensor: tf.Tensor) -> np.ndarray:
     return np.asarray(tf.cast(tensor, tf.float32))
 
 
-def _seconds(function: Callable, inputs: Any) -> float:
+def _timed(function: Callable, inputs: Any) -> tuple[float, list]:
     started = time.perf_counter()
-    for tensor in function(inputs):
+    tensors = function(inputs)
+    for tensor in tensors:
         tensor.numpy()
-    return time.perf_counter() - started
+    return time.perf_counter() - started, tensors
 
 
 def distance(one: np.ndarray, other: np.ndarray) -> float:

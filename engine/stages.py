@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
@@ -19,13 +18,14 @@ from engine import (
     optimizers,
     planning,
     precision,
+    quiet,
     recipes,
     steps,
 )
-from engine import trunk as trunks
 from engine.checkpoints import Progress
 from engine.classifier import Classifier
 from engine.decisions import Decisions
+from engine.early import Early
 from engine.features import Features, Source
 from engine.lower import Lower, make_lower
 from engine.metrics import Totals
@@ -43,8 +43,9 @@ from engine.watching import Watch
 class Job:
     """All that a run needs. augment is a `pipelines.augment.Augmentation`.
 
-    room: where a trunk's outputs may be kept. steps_per_call: None to have it measured.
-    profile_steps: the first and the last step that TensorFlow's profiler records, or None.
+    room: where a trunk's outputs may be kept. early: what is compiled already.
+    steps_per_call: None to have it measured. profile_steps: the first and the last step that
+    TensorFlow's profiler records, or None.
     """
 
     recipe: Recipe
@@ -54,6 +55,7 @@ class Job:
     run: RunDir
     watch: Watch
     room: Room = dataclasses.field(default_factory=lambda: Room(0))
+    early: Early = dataclasses.field(default_factory=Early)
     checkpoint_minutes: float = 10.0
     log_steps: int = 10
     steps_per_call: int | None = None
@@ -162,7 +164,7 @@ def begin(job: Job, phase: Phase, progress: Progress, saved: dict) -> Stage:
 
 def _lower_part(job: Job, phase: Phase, split: freezing.Split, made: Decisions) -> Lower:
     """The frozen part in the precision that is fastest here."""
-    make = functools.cache(functools.partial(trunks.specialise, split.trunk))
+    make = job.early.make(phase, split)
     program = precision.candidates(job.recipe)[0]
     if split.frozen:
         programs = precision.candidates(job.recipe)
@@ -242,7 +244,8 @@ def _validation(feed: Feed, lower: Lower, keep: Keep) -> Callable[[], Iterable[B
 
     def once_only() -> list[Batch]:
         if not kept:
-            kept.extend(tf.nest.map_structure(np.asarray, batch) for batch in worked_out())
+            with quiet.kept():
+                kept.extend(tf.nest.map_structure(np.asarray, batch) for batch in worked_out())
         return kept
 
     return once_only

@@ -23,6 +23,7 @@ from pipelines.pixels import ALIGNMENT, Pixels
 
 PREFETCH = 4  # batches that wait ready: enough to ride out a slow file, little memory
 KEPT_AHEAD = 2  # of what is only copied
+IN_FLIGHT = 2  # pictures for each thread: with one, threads wait for the slowest's turn
 
 # Steps -> example numbers int32, weights float32, epochs int32, [n] each: see `order.batches`
 Plan = Callable[[range], tuple[np.ndarray, np.ndarray, np.ndarray]]
@@ -95,7 +96,8 @@ def once(part: Part, which: Sequence[int] | None = None) -> Iterator[Batch]:
     numbers = range(order.steps_per_epoch(len(part.examples), size)) if which is None else which
     calls = [range(number, number + 1) for number in numbers]
     for batch in batches(part, plan, calls, each_epoch_anew) if calls else ():
-        yield tf.nest.map_structure(lambda column: column[0], batch)
+        # As `column[0]`, but without a copy of the pictures.
+        yield tf.nest.map_structure(lambda column: tf.reshape(column, column.shape[1:]), batch)
 
 
 def _in_order(count: int, batch_size: int) -> Plan:
@@ -210,7 +212,7 @@ def _dataset(part: Part, plan: Plan, calls: Sequence[range], views: Views) -> tf
 
     steps = tf.constant([step for call in calls for step in call], tf.int64)
     dataset = tf.data.Dataset.from_tensor_slices(steps).map(planned).unbatch()
-    dataset = dataset.map(example, num_parallel_calls=part.threads, deterministic=True)
+    dataset = dataset.map(example, IN_FLIGHT * part.threads, deterministic=True)
     # As one batch first: to stack batches would copy every picture once more.
     dataset = dataset.batch(recipe.batch_size * len(calls[0])).map(stacked)
     dataset = dataset.with_options(options(part.threads))

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from engine.specs import UserError
 from pipelines import exif, formats
-from pipelines.batches import fetcher, options
+from pipelines.batches import IN_FLIGHT, fetcher, options
 from pipelines.decode import reason
 from pipelines.examples import SPLITS, Examples, read
 from pipelines.stamps import of_system, stamp
@@ -66,16 +66,18 @@ def look(
     threads: int,
     progress: Callable[[int], None] | None = None,
     keep: Keep | None = None,
+    begin: Callable[[], None] | None = None,
 ) -> list[Broken]:
     """Reads and decodes every example once, in parallel.
 
     Args:
       examples: all parts together.
       decode: string scalar -> uint8 [height, width, 3], in graph operations; raises where it can't.
-      threads: how many pictures are decoded at a time.
+      threads: how many decode.
       progress: called now and then with the number of sound pictures so far.
       keep: called with the numbers of some sound examples, int32 [n], and what was found there,
         until every sound one has been its turn, in any order.
+      begin: called when all is made ready, before the first file is opened.
 
     Returns:
       The broken ones in their order.
@@ -85,7 +87,10 @@ def look(
     rest = np.setdiff1d(np.arange(len(examples)), np.array(list(faults), dtype=np.int64))
     sound = np.zeros(len(examples), dtype=bool)
     count = 0
-    for numbers, *facts in _sound(examples, rest, decode, threads, keep is not None):
+    batches = _sound(examples, rest, decode, threads, keep is not None)
+    if begin:
+        begin()
+    for numbers, *facts in batches:
         sound[numbers] = True
         count += len(numbers)
         if keep:
@@ -115,7 +120,7 @@ def _sound(
         return number, decode(contents)[0, 0, 0]
 
     dataset = tf.data.Dataset.from_tensor_slices(numbers.astype(np.int32))
-    dataset = dataset.map(example, num_parallel_calls=threads, deterministic=False).ignore_errors()
+    dataset = dataset.map(example, IN_FLIGHT * threads, deterministic=False).ignore_errors()
     if not whole:
         dataset = dataset.map(lambda number, _: (number,))
     size = np.prod(dataset.element_spec[1].shape) if whole else 1

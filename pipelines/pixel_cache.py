@@ -7,6 +7,7 @@ data set that grew by ten pictures decodes ten.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 
 import numpy as np
@@ -17,6 +18,8 @@ from pipelines.pixel_fill import Filling, of_kept
 from pipelines.pixel_plan import Job, Seen
 from pipelines.pixels import Pixels
 from pipelines.stamps import of_system
+
+LEAST_URGENT = 19  # as `nice` counts
 
 
 def look(job: Job) -> Seen:
@@ -96,8 +99,7 @@ def _fill(job: Job, shelves: list[Kept], part: Part | None) -> Seen:
             filling.copy(kept)
         _close(shelves)  # so that those can be removed that this one takes the place of
         if missing := int(np.count_nonzero(filling.missing)):
-            _say_decoding(job, missing, part)
-            filling.decode()
+            filling.decode(lambda: _say_decoding(job, missing, part))
         else:
             _say_found(job)
     except BaseException:
@@ -116,9 +118,11 @@ def _fill(job: Job, shelves: list[Kept], part: Part | None) -> Seen:
 
 
 def _save(job: Job, filling: Filling, part: Part, pixels: Pixels) -> None:
+    # A thread's own on Linux: this one takes the time that the training leaves.
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LEAST_URGENT)
     try:
         if filling.memory is not None:
-            part.write_all(filling.memory)
+            part.write_all(filling.memory, job.place.give_way)
         first = part.publish(filling.index, job.examples.take(job.firsts))
     except OSError as error:
         part.discard()

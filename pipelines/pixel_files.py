@@ -20,7 +20,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ from pipelines.stamps import stamp
 PIXELS, INDEX, LOCK = "pixels.u8", "index.npz", "lock"
 PART = ".part-"
 SPARE = 0.02  # of the file system: stays free, or the run's own files would find no room
-_CHUNK = 1 << 26  # bytes written at a time
+_CHUNK = 1 << 20  # bytes written at a time where others may have to come first
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -151,13 +151,16 @@ class Part:
         for row, picture in zip(rows.tolist(), pictures, strict=True):
             _write(self.pixels.fileno(), picture, row * self.row_bytes)
 
-    def write_all(self, pictures: np.ndarray) -> None:
-        """Writes all rows (uint8 [N, …]).
+    def write_all(self, pictures: np.ndarray, give_way: Callable[[], None]) -> None:
+        """Writes all rows (uint8 [N, …]); `give_way` is called again and again, and may wait.
 
         Raises:
           OSError: the system can't take them.
         """
-        _write(self.pixels.fileno(), pictures, 0)
+        data = pictures.reshape(-1)
+        for start in range(0, len(data), _CHUNK):
+            give_way()
+            _write(self.pixels.fileno(), data[start : start + _CHUNK], start)
 
     def publish(self, index: Index, examples: Examples) -> Kept | None:
         """Makes a complete folder of it; that of another run which was first, instead, if any.
@@ -214,7 +217,7 @@ def _reserve(handle: int, size: int) -> None:
 def _write(handle: int, pictures: np.ndarray, offset: int) -> None:
     data = pictures.reshape(-1).data
     while data:
-        written = os.pwrite(handle, data[:_CHUNK], offset)
+        written = os.pwrite(handle, data, offset)
         data, offset = data[written:], offset + written
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 
 from pipelines import first_look, pixel_index
 from pipelines.first_look import Facts
+from pipelines.mapping import Mapping
 from pipelines.pixel_files import Kept, Part
 from pipelines.pixel_plan import Job
 from pipelines.pixels import Pixels
@@ -23,19 +27,21 @@ class Filling:
 
     def __init__(self, job: Job, part: Part | None) -> None:
         self.job, self.part = job, part
-        self.memory: np.ndarray | None = None
-        if job.fits:
-            # NumPy asks for large pages here, and not for zeros: filled in a fraction of the time.
-            self.memory = np.empty((len(job.firsts), *job.shape), np.uint8)
+        self._mapping = Mapping((len(job.firsts), *job.shape)) if job.fits else None
         self.index = pixel_index.blank(job.definition, len(job.firsts))
         self.index.stamps[:] = job.stamps
         self.missing = np.ones(len(self.index), dtype=bool)
         self.error: OSError | None = None
 
+    @functools.cached_property
+    def memory(self) -> np.ndarray | None:
+        """uint8 [M, height, width, 3] where the pixels fit there."""
+        return self._mapping.array() if self._mapping else None
+
     @property
     def keeps(self) -> bool:
         """Whether pixels go anywhere."""
-        return self.memory is not None or self.part is not None
+        return self.job.fits or self.part is not None
 
     def copy(self, kept: Kept) -> None:
         """Takes over what a folder knows of the missing rows."""
@@ -57,8 +63,8 @@ class Filling:
             except OSError:  # a bad spot on the disk: the rest is decoded
                 return
 
-    def decode(self) -> None:
-        """Looks at the pictures that are still missing."""
+    def decode(self, begin: Callable[[], None]) -> None:
+        """Looks at the pictures that are still missing; `begin` is called before the first."""
         job, index = self.job, self.index
         rows = np.flatnonzero(self.missing)
 
@@ -70,7 +76,7 @@ class Filling:
 
         examples = job.examples.take(job.firsts[rows])
         wanted = keep if self.keeps else None
-        for one in first_look.look(examples, job.decode, job.threads, keep=wanted):
+        for one in first_look.look(examples, job.decode, job.threads, keep=wanted, begin=begin):
             row = rows[one.index]
             self.missing[row] = False
             index.reasons[row] = one.reason

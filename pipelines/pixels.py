@@ -11,6 +11,7 @@ import dataclasses
 import io
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,12 @@ class Place:
 
     folder: on the disk, for later runs and for what memory can't hold; None for nowhere.
     memory: bytes that they may take in this process.
+    give_way: called often by the thread that writes for later runs; waits while others come first.
     """
 
     folder: Path | None
     memory: int
+    give_way: Callable[[], None] = lambda: None
 
 
 def default_folder() -> Path:

@@ -144,6 +144,20 @@ def test_a_class_that_loses_all_is_an_error(tmp_path, index, part):
         leave_out(examples, [Broken(index, "x", "empty file")], tmp_path / "bad.csv", "skip")
 
 
+@pytest.mark.parametrize("names", [["1.jpg", "2.png", "bad-cut.jpg"], ["bad-none.jpg"], []])
+def test_it_says_once_when_it_begins_before_the_first_picture(files, names):
+    told = []
+    look(
+        make([files[name] for name in names]),
+        small,
+        threads=2,
+        keep=lambda numbers, _: told.append("picture"),
+        begin=lambda: told.append("begin"),
+    )
+    assert told[0] == "begin"
+    assert told.count("begin") == 1
+
+
 def test_photographs_are_sound(cats_dogs):
     paths = sorted((cats_dogs / "val" / "cats").iterdir())[:100]
     assert look(make(paths), small, 2) == []

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from engine.specs import DataSpec, Phase, Recipe
-from pipelines import decode, pixel_cache, ready, sources
+from pipelines import decode, pixel_cache, pixel_files, ready, sources
 from pipelines.examples import from_columns
 from pipelines.pixel_plan import plan
 from pipelines.pixels import Place
@@ -256,6 +257,27 @@ def recipe(folder):
     data = DataSpec("folders", str(folder), validation_fraction=0.25)
     phases = (Phase("transfer"),)
     return Recipe(data=data, phases=phases, backbone="efficientnet_lite0", image_size=SIZE)
+
+
+def test_what_is_kept_for_later_runs_is_written_when_nothing_else_comes_first(paths, cache):
+    asked, go_on = threading.Event(), threading.Event()
+
+    def give_way():
+        asked.set()
+        assert go_on.wait(60)
+
+    names = [str(path) for path in paths]
+    examples = from_columns(names, [0] * len(names), ("a",), keys=names)
+    place = Place(cache, PLENTY, give_way)
+    pixels = pixel_cache.look(plan(examples, SIZE, "squash", 2, print, place)).pixels
+    assert asked.wait(60)
+    np.testing.assert_array_equal(pixels.rows, expected(paths))  # in memory, and taken already
+    assert not [path for path in cache.glob("pixels-*") if pixel_files.PART not in path.name]
+    go_on.set()
+    pixels.wait()
+    (folder,) = cache.glob("pixels-*")
+    written = np.fromfile(folder / pixel_files.PIXELS, np.uint8)
+    np.testing.assert_array_equal(written, expected(paths).reshape(-1))
 
 
 def test_from_a_recipe(coloured, cache, tmp_path):

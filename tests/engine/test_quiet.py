@@ -1,0 +1,43 @@
+"""What can wait waits while quiet is kept, and only then."""
+
+from __future__ import annotations
+
+import threading
+
+from engine import quiet
+
+
+def waits() -> bool:
+    """Whether another thread that gives way comes no further."""
+    passed = threading.Event()
+
+    def work() -> None:
+        quiet.give_way()
+        passed.set()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return not passed.wait(0.2)
+
+
+def test_a_thread_waits_while_another_keeps_quiet():
+    assert not waits()
+    with quiet.kept():
+        assert waits()
+        with quiet.kept():
+            assert waits()
+        assert waits()
+    assert not waits()
+
+
+def test_who_keeps_quiet_does_not_wait_for_itself():
+    with quiet.kept():
+        quiet.give_way()
+
+
+def test_an_error_ends_it():
+    try:
+        with quiet.kept():
+            raise ValueError
+    except ValueError:
+        assert not waits()
