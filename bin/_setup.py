@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,12 +15,14 @@ from pathlib import Path
 import _flags
 from absl import logging
 
-from engine import quiet
+from engine import preemption, quiet
 from engine.specs import UserError
+from engine.stopping import Stop, Stopped
 from pipelines import pixels
 from pipelines.pixels import Place
 
 INTERRUPTED = 130  # what shells give for SIGINT
+STOPPED = 75  # EX_TEMPFAIL of sysexits.h: no failure, to be started again
 
 
 def main(work: Callable[[list[str]], None]) -> None:
@@ -33,6 +36,9 @@ def main(work: Callable[[list[str]], None]) -> None:
     except UserError as error:
         print(f"{program}: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, _flags.FlagError) else 1) from None
+    except Stopped as error:
+        print(f"{program}: stopped by {error}; the same command goes on", file=sys.stderr)
+        raise SystemExit(STOPPED) from None
     except KeyboardInterrupt:
         print(
             f"{program}: interrupted; a run goes on when started again without --overwrite",
@@ -42,6 +48,20 @@ def main(work: Callable[[list[str]], None]) -> None:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+
+
+def stop(preemption_signal: str | None, watch_preemption: bool) -> Stop:
+    """What ends a run: Ctrl-C, the system, a scheduler by a signal of its own, the cloud."""
+    asked = Stop()
+    own = [signal.Signals[preemption_signal]] if preemption_signal else []
+    asked.on([signal.SIGINT, signal.SIGTERM, *own])
+    if watch_preemption and not preemption.watch(asked.ask):
+        print(
+            "train: --watch_preemption: neither AWS nor Google answers here; asked again every "
+            f"{preemption.POLL_SECONDS:g} s",
+            file=sys.stderr,
+        )
+    return asked
 
 
 def start_tensorflow(threads: int | None = None, deterministic: bool = False) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from engine import precision
@@ -46,7 +47,7 @@ class Decisions:
         """
         if what not in self.trials:
             self.trials[what] = precision.trials(programs, make, inputs())
-            self._save()
+            self._try_to_save()
             if len(programs) > 1:
                 watch.note(f"{what}, tried on a batch of your pictures:")
                 for line in precision.table(self.trials[what]):
@@ -55,9 +56,18 @@ class Decisions:
 
     def keep(self, phase: str, keep: Keep) -> None:
         self.keeps[phase] = keep
-        self._save()
+        self._try_to_save()
 
-    def _save(self) -> None:
+    def _try_to_save(self) -> None:
+        with suppress(OSError):  # it is tried again with each checkpoint
+            self.save()
+
+    def save(self) -> None:
+        """Writes `plan.json`.
+
+        Raises:
+          OSError: it can't be written.
+        """
         values: dict[str, Any] = {
             "chosen": {what: str(precision.best(t).program) for what, t in self.trials.items()},
             "tolerance": precision.TOLERANCE,

@@ -68,14 +68,18 @@ class Features:
         """Whether the slots are the outcomes of the augmentation, not draws of it."""
         return self.views.count is None
 
-    def prepare(self, epoch: int) -> int:
-        """Fills the rows that the epoch reads and that are not there; gives how many it filled."""
+    def prepare(self, epoch: int, between: Callable[[], None] = lambda: None) -> int:
+        """Fills the rows that the epoch reads and that are not there; gives how many it filled.
+
+        between: called before each batch; what it raises ends the filling.
+        """
         wanted = self._wanted(epoch)
         filled = 0
         for slot, lacking in enumerate(self._lacking(wanted)):
             missing = np.flatnonzero(lacking)
             batches = self.source.feed.once("train", missing.tolist())
             for group, batch in zip(missing, batches, strict=True):
+                between()
                 filled += self._fill(slot, int(group), int(wanted[slot, group]), batch)
                 self.held[slot, group] = wanted[slot, group]
         return filled

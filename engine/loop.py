@@ -19,17 +19,23 @@ import contextlib
 import dataclasses
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from engine import checkpoints, quiet, results, steps
+from engine import checkpoints, quiet, results, setbacks, steps
 from engine.checkpoints import Progress
 from engine.evaluation import Evaluation, evaluate
 from engine.metrics import Figures
 from engine.profiling import Profiler
+from engine.rundir import write_json
+from engine.saving import Saving
+from engine.setbacks import Diverged
 from engine.specs import Phase, UserError
 from engine.stages import Job, Stage, begin
+from engine.stopping import Stopped
 from engine.supply import Supply
 from engine.watching import Moment
 
@@ -38,25 +44,43 @@ SAVE_SECONDS = 10.0  # epochs that are over sooner share a checkpoint
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run at work: the job, how far it has come, and what keeps its times."""
+    """A run at work: the job, how far it has come, what keeps its times and its files."""
 
     job: Job
     progress: Progress
     clock: results.Clock
     profiler: Profiler
+    saving: Saving
 
 
 def train(job: Job) -> dict[str, Any]:
     """Trains all phases, from the newest checkpoint where there is one; gives `result.json`.
 
     Raises:
-      UserError: the loss is no longer a number, or a checkpoint is of another model.
+      UserError: the loss is no longer a number and `setbacks` does not go on, or a checkpoint is
+        of another model.
+      Stopped: the run was asked to end; it is saved.
     """
+    first = [variable.numpy() for variable in job.classifier.model.weights]
+    with job.stop.patient():
+        while True:
+            try:
+                return _train(job, first)
+            except Diverged as error:
+                setbacks.go_back(job, error)
+
+
+def _train(job: Job, first: list[np.ndarray]) -> dict[str, Any]:
+    """From the newest checkpoint, or with the first weights where there is none."""
     progress, saved = checkpoints.load(job.run)
-    run = Run(job, progress, results.Clock(), Profiler(job.profile_steps, job.run.events))
+    saving = Saving(job.run, job.recipe, job.watch, job.stop)
+    profiler = Profiler(job.profile_steps, job.run.events)
+    run = Run(job, progress, results.Clock(), profiler, saving)
     model = job.classifier.model
+    checkpoints.restore(model.weights, saved.get("model", first), str(job.run.checkpoints))
+    if progress.best:
+        run.clock.take_up(job.run)
     if saved:
-        checkpoints.restore(model.weights, saved["model"], str(job.run.checkpoints))
         job.watch.note(f"going on from step {progress.step} of {job.run.path}")
     for phase in job.recipe.phases[progress.phase :]:
         if not phase.epochs:
@@ -64,7 +88,7 @@ def train(job: Job) -> dict[str, Any]:
             continue
         stage = begin(job, phase, progress, saved)
         saved = {}
-        with contextlib.closing(_supply(run, stage)) as supply:
+        with contextlib.closing(_supply(run, stage)) as supply, _saved_when_stopped(run, stage):
             while not _over(phase, progress):
                 _fill(run, stage)
                 train_epoch(run, stage, supply)
@@ -72,18 +96,32 @@ def train(job: Job) -> dict[str, Any]:
                 soon = min(SAVE_SECONDS, 60 * job.checkpoint_minutes)
                 if _over(phase, progress) or run.clock.since_save() >= soon:
                     _save(run, stage)
+            _settle(run, stage)
         _finish(run, stage)
         del stage, supply  # what they kept makes room for what the next ones keep
     run.profiler.stop()
     job.watch.end()
-    return results.conclude(job, progress, steps.make_eval_step(model), run.clock)
+    result = results.conclude(job, progress, steps.make_eval_step(model), run.clock)
+    saving.insist(lambda: write_json(job.run.result, result))
+    return result
+
+
+@contextlib.contextmanager
+def _saved_when_stopped(run: Run, stage: Stage) -> Iterator[None]:
+    try:
+        yield
+    except Stopped as error:
+        if not _save(run, stage):
+            raise UserError(run.saving.lost(f"stopped by {error}")) from None
+        raise
 
 
 def _fill(run: Run, stage: Stage) -> None:
     if stage.features:
         started = time.perf_counter()
         with quiet.kept():
-            stage.features.prepare(run.progress.step // run.job.steps_per_epoch)
+            epoch = run.progress.step // run.job.steps_per_epoch
+            stage.features.prepare(epoch, run.job.stop.check)
         run.progress.fill_seconds += time.perf_counter() - started
 
 
@@ -97,6 +135,7 @@ def train_epoch(run: Run, stage: Stage, supply: Supply) -> None:
     progress = run.progress
     stop = progress.phase_start + (progress.epoch + 1) * run.job.steps_per_epoch
     while progress.step < stop:
+        run.job.stop.check()
         _call(run, stage, supply)
 
 
@@ -127,7 +166,7 @@ def _call(run: Run, stage: Stage, supply: Supply) -> None:
 def _log(run: Run, stage: Stage, rate: float) -> None:
     """Shows the epoch's figures so far."""
     job, progress = run.job, run.progress
-    figures = _figures(stage, progress)
+    figures = _figures(run, stage)
     done = progress.step - progress.phase_start
     job.watch.step(
         Moment(
@@ -147,16 +186,29 @@ def _log(run: Run, stage: Stage, rate: float) -> None:
     )
 
 
-def _figures(stage: Stage, progress: Progress) -> Figures:
-    """The epoch's figures so far, fetched from the device."""
+def _figures(run: Run, stage: Stage) -> Figures:
+    """The epoch's figures so far, fetched from the device.
+
+    Raises:
+      Diverged: a loss was no number.
+    """
+    progress = run.progress
     figures = stage.totals.read()
-    if math.isfinite(figures.loss):
-        return figures
-    place = f"phase {stage.phase.name!r}, epoch {progress.epoch + 1}, up to step {progress.step}"
-    raise UserError(
-        f"{place}: the loss is {figures.loss}; lower the phase's learning_rate "
-        f"({stage.phase.learning_rate:g}) or give it clip_norm=1, with --overwrite"
-    )
+    if figures.bad_step is not None:
+        first = progress.phase_start + progress.epoch * run.job.steps_per_epoch
+        raise Diverged(stage.phase, first + figures.bad_step, figures.loss)
+    return figures
+
+
+def _require_sound(run: Run, stage: Stage) -> None:
+    """Nothing that is no good becomes a checkpoint.
+
+    Raises:
+      Diverged: a loss was no number, or the last update has left a variable that is none.
+    """
+    _figures(run, stage)
+    if not all(np.isfinite(variable.numpy()).all() for variable in stage.split.variables):
+        raise Diverged(stage.phase, run.progress.step - 1, math.nan)
 
 
 def _validate(run: Run, stage: Stage) -> Evaluation:
@@ -170,7 +222,7 @@ def _validate(run: Run, stage: Stage) -> Evaluation:
 def _record(run: Run, stage: Stage, evaluation: Evaluation) -> None:
     """Closes an epoch: its row of history, the best model, the patience."""
     job, progress = run.job, run.progress
-    figures = _figures(stage, progress)
+    figures = _figures(run, stage)
     progress.epoch += 1
     row = {
         "phase": stage.phase.name,
@@ -195,7 +247,8 @@ def _record(run: Run, stage: Stage, evaluation: Evaluation) -> None:
     if progress.best is None or results.rank(row) > results.rank(progress.best):
         progress.best = results.standing(row)
         run.clock.best = [variable.numpy() for variable in job.classifier.model.weights]
-    results.write_history(job.run, progress.history)
+        run.clock.best_written = False
+    run.saving.attempt(lambda: results.write_history(job.run, progress.history))
     job.watch.epoch(row, evaluation, best=progress.best == results.standing(row))
 
 
@@ -204,18 +257,32 @@ def _over(phase: Phase, progress: Progress) -> bool:
     return progress.epoch >= phase.epochs or tired
 
 
-def _save(run: Run, stage: Stage) -> None:
-    """A checkpoint, and before it the best model, if there is one that is not written yet."""
+def _save(run: Run, stage: Stage) -> bool:
+    """A checkpoint, and before it all that belongs to it; whether it could be written."""
+    _require_sound(run, stage)
+    run.clock.saved(run.progress)
+    return run.saving.attempt(lambda: _write(run, stage))
+
+
+def _write(run: Run, stage: Stage) -> None:
     job, progress = run.job, run.progress
-    run.clock.saved(progress)
+    stage.decisions.save()
     results.save_best(job, progress, run.clock)
+    results.write_history(job.run, progress.history)
     results.draw_history(job, progress)
     variables = {
         "model": job.classifier.model.weights,
         "optimizer": stage.optimizer.variables,
-        "totals": [stage.totals.sums.read_value()],
+        "totals": stage.totals.state,
     }
     checkpoints.save(job.run, progress, variables)
+
+
+def _settle(run: Run, stage: Stage) -> None:
+    """After the last phase there is nothing left to do but to wait for a place to write to."""
+    trained = [phase for phase in run.job.recipe.phases if phase.epochs]
+    if run.saving.trouble and stage.phase is trained[-1]:
+        run.saving.insist(lambda: _write(run, stage))
 
 
 def _finish(run: Run, stage: Stage) -> None:

@@ -17,6 +17,7 @@ from engine.evaluation import evaluate
 from engine.machine import machine, peak_memory, software
 from engine.rundir import RunDir, write, write_csv, write_json
 from engine.specs import UserError
+from engine.stopping import Stopped
 
 if TYPE_CHECKING:
     from engine.stages import Job, Stage
@@ -42,7 +43,16 @@ class Clock:
     def __init__(self) -> None:
         self.mark = self.last_save = time.perf_counter()
         self.first_step: float | None = None
-        self.best: list[np.ndarray] | None = None  # the best weights, as long as no file has them
+        self.best: list[np.ndarray] | None = None  # the best weights of all phases so far
+        self.best_written = False
+
+    def take_up(self, run: RunDir) -> None:
+        """The best model of a run that goes on.
+
+        Raises:
+          UserError: its file is not there or damaged.
+        """
+        self.best, self.best_written = load_model(run)[0], True
 
     def stepped(self) -> None:
         if self.first_step is None:
@@ -76,11 +86,11 @@ def standing(row: dict[str, Any]) -> dict[str, Any]:
 
 def save_best(job: Job, progress: Progress, clock: Clock) -> None:
     """Writes the best model, if there is one that no file holds; its labels travel with it."""
-    if clock.best is None:
+    if clock.best is None or (clock.best_written and job.run.best.exists()):
         return
     values = {"classes": list(job.feed.classes), **(progress.best or {})}
     write(job.run.best, checkpoints.pack({"model": clock.best}, values))
-    clock.best = None
+    clock.best_written = True
 
 
 def load_model(run: RunDir) -> tuple[list[np.ndarray], dict[str, Any]]:
@@ -127,15 +137,14 @@ def phase_result(job: Job, stage: Stage, progress: Progress) -> dict[str, Any]:
 
 
 def conclude(job: Job, progress: Progress, eval_step: Callable, clock: Clock) -> dict[str, Any]:
-    """Puts the best weights into the model, measures it, and writes `result.json`.
+    """Puts the best weights into the model and measures it; gives what `result.json` says.
 
     The model is measured as it is saved, in float32: on the validation part once more, since the
     epochs were measured with the frozen part in its fastest precision, and on the test part.
     """
     if not progress.history:
         raise UserError("no phase has an epoch to train; give a phase epochs=1 or more")
-    arrays, _ = load_model(job.run)
-    checkpoints.restore(job.classifier.model.weights, arrays, str(job.run.best))
+    checkpoints.restore(job.classifier.model.weights, clock.best or [], str(job.run.best))
     result: dict[str, Any] = {
         "status": "finished",
         "classes": list(job.feed.classes),
@@ -147,7 +156,8 @@ def conclude(job: Job, progress: Progress, eval_step: Callable, clock: Clock) ->
         ("test", job.feed.test_examples),
     ):
         if count:
-            figures = evaluate(eval_step, job.feed.once(part), len(job.feed.classes))
+            batches = job.stop.checked(job.feed.once(part))
+            figures = evaluate(eval_step, batches, len(job.feed.classes))
             result[part] = {
                 "accuracy": figures.accuracy,
                 "loss": figures.loss,
@@ -163,7 +173,6 @@ def conclude(job: Job, progress: Progress, eval_step: Callable, clock: Clock) ->
         "software": software(),
         "machine": machine(),
     }
-    write_json(job.run.result, result)
     return result
 
 
@@ -173,7 +182,8 @@ def noting_failure(run: RunDir) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        stopped = isinstance(error, (KeyboardInterrupt, Stopped))
+        status = "interrupted" if stopped else "failed"
         reason = f"{type(error).__name__}: {error}".split("\n")[0]
         with suppress(OSError):  # the failure itself matters more
             write_json(run.result, {"status": status, "reason": reason})

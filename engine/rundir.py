@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,14 @@ class RunDir:
     @property
     def bad_images(self) -> Path:
         return self.path / "bad_images.csv"
+
+    @property
+    def setbacks(self) -> Path:
+        return self.path / "setbacks.json"
+
+    @property
+    def nan_batch(self) -> Path:
+        return self.path / "nan_batch.csv"
 
     @property
     def checkpoints(self) -> Path:
@@ -113,6 +121,15 @@ def claim(run: RunDir, recipe: Recipe, overwrite: bool) -> None:
         raise UserError(f"--run_dir={run.path}: holds this run, finished; {other}")
 
 
+def renew(run: RunDir, recipe: Recipe) -> bool:
+    """Makes the directory of a run at work again where somebody removed it; whether it had to."""
+    if run.checkpoints.is_dir() and run.recipe.exists():
+        return False
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    write(run.recipe, to_json(recipe).encode())
+    return True
+
+
 def _refuse_foreign(run: RunDir) -> None:
     """A folder that somebody keeps other things in is not written to, whatever was asked.
 
@@ -147,7 +164,8 @@ def _clear(run: RunDir) -> None:
         for folder in (run.checkpoints, run.events):
             if folder.exists():
                 shutil.rmtree(folder)
-        for path in (run.plan, run.history, run.plot, run.result, run.bad_images, run.best):
+        reports = (run.history, run.plot, run.result, run.bad_images, run.nan_batch)
+        for path in (run.plan, run.setbacks, *reports, run.best):
             path.unlink(missing_ok=True)
             _part(path).unlink(missing_ok=True)
     except OSError as error:
@@ -192,13 +210,32 @@ def lock(run: RunDir) -> Iterator[None]:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Writes the whole file or leaves the old one: beside, to the disk, then renamed."""
+    """Writes the whole file or leaves the old one: beside, to the disk, then renamed.
+
+    Raises:
+      OSError: it can't be written; what there is of it takes no room any more.
+    """
     part = _part(path)
-    with open(part, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError:
+        with suppress(OSError):
+            part.unlink()
+        raise
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Names last as well as what they stand for, when the power fails."""
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_picture(path: Path, data: bytes, flag: str) -> None:

@@ -38,6 +38,7 @@ PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 XLA = ("auto", "on", "off")
 CACHES = ("auto", "none", "pixels", "features")
 RESIZES = ("squash", "crop", "pad")
+ON_NAN = ("halve", "stop")  # see `engine.setbacks`
 SOURCES_OF_WEIGHTS = ("imagenet", "none")
 BATCH_NORM = ("frozen", "train")
 CLASS_WEIGHTS = ("none", "balanced")
@@ -233,6 +234,7 @@ class Feed:
     their place, a tuple of arrays that begin with [n].
     `once(part, which)` gives every example of `train`, `validation` or `test` once, in their order,
     the last batch filled up at weight 0; `which` chooses among these batches by number.
+    `name(example)` says where a training example lies, for a message.
     """
 
     classes: tuple[str, ...]
@@ -241,6 +243,7 @@ class Feed:
     test_examples: int
     train: Callable[..., Iterable[Batch]]
     once: Callable[..., Iterable[Batch]]
+    name: Callable[[int], str] = str
 
     @property
     def train_examples(self) -> int:

@@ -20,6 +20,7 @@ from engine import (
     precision,
     quiet,
     recipes,
+    setbacks,
     steps,
 )
 from engine.checkpoints import Progress
@@ -34,6 +35,7 @@ from engine.planning import Keep
 from engine.precision import Program
 from engine.rundir import RunDir
 from engine.specs import Batch, Feed, Phase, Recipe
+from engine.stopping import Stop
 from engine.storage import Room
 from engine.views import Views, of_phase
 from engine.watching import Watch
@@ -56,6 +58,8 @@ class Job:
     watch: Watch
     room: Room = dataclasses.field(default_factory=lambda: Room(0))
     early: Early = dataclasses.field(default_factory=Early)
+    stop: Stop = dataclasses.field(default_factory=Stop)
+    on_nan: str = "halve"
     checkpoint_minutes: float = 10.0
     log_steps: int = 10
     steps_per_call: int | None = None
@@ -86,6 +90,7 @@ class Stage:
     pace: Pace
     first_step: int
     audit: audit.Audit
+    decisions: Decisions
 
     @property
     def phase(self) -> Phase:
@@ -136,7 +141,7 @@ def begin(job: Job, phase: Phase, progress: Progress, saved: dict) -> Stage:
         checkpoints.restore(
             optimizer.variables, saved.get("optimizer", []), str(job.run.checkpoints)
         )
-        totals.sums.assign(saved["totals"][0])
+        totals.restore(saved["totals"])
     training = steps.Training(
         recipe=recipe,
         phase=phase,
@@ -152,13 +157,16 @@ def begin(job: Job, phase: Phase, progress: Progress, saved: dict) -> Stage:
         lower=lower,
         step=steps.make_train_step(training),
         eval_step=steps.make_upper_step(split, upper),
-        rate=recipes.rate(phase, job.steps_per_epoch),
+        rate=setbacks.slowed(
+            recipes.rate(phase, job.steps_per_epoch), job.run, phase, progress.phase_start
+        ),
         views=views,
         features=features,
-        validation=_validation(feed, lower, keep),
+        validation=_validation(job, lower, keep),
         pace=Pace(job.steps_per_call, recipe.batch_size * row_bytes),
         first_step=progress.step,
         audit=audit.Audit(job.classifier.model, split, phase),
+        decisions=made,
     )
 
 
@@ -233,9 +241,9 @@ def _features(job: Job, lower: Lower, keep: Keep, views: Views) -> Features | No
         return None
 
 
-def _validation(feed: Feed, lower: Lower, keep: Keep) -> Callable[[], Iterable[Batch]]:
+def _validation(job: Job, lower: Lower, keep: Keep) -> Callable[[], Iterable[Batch]]:
     def worked_out() -> Iterator[Batch]:
-        for batch in feed.once("validation"):
+        for batch in job.stop.checked(job.feed.once("validation")):
             yield batch._replace(inputs=lower.plain(batch.inputs))
 
     if not keep.validation:
@@ -245,7 +253,7 @@ def _validation(feed: Feed, lower: Lower, keep: Keep) -> Callable[[], Iterable[B
     def once_only() -> list[Batch]:
         if not kept:
             with quiet.kept():
-                kept.extend(tf.nest.map_structure(np.asarray, batch) for batch in worked_out())
+                kept[:] = [tf.nest.map_structure(np.asarray, batch) for batch in worked_out()]
         return kept
 
     return once_only

@@ -117,6 +117,7 @@ def _make_update(given: Training) -> Callable[[Batch, tf.Tensor], None]:
         gradients = _in_pieces(lambda part: piece(part, total), batch, recipe.accumulate)
         optimizer.learning_rate = learning_rate
         optimizer.apply(replicas.total(gradients), variables)
+        given.totals.end_step()
 
     return update
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -195,8 +196,8 @@ def final_arrays(place: Path) -> list[np.ndarray]:
     return [each[name] for each, mine in zip(arrays, names, strict=True) for name in mine]
 
 
-def kill_at_random(command: tuple, place: Path, chance: random.Random) -> None:
-    """Starts a run and kills it somewhere between its first new checkpoint and its end."""
+def end_at_random(command: tuple, place: Path, chance: random.Random, number: int) -> None:
+    """Starts a run and ends it by a signal between its first new checkpoint and its end."""
     process = start(*command, start_new_session=True)
     newest = max((place / "checkpoints").glob("step_*"), default=None)
     while (
@@ -205,9 +206,12 @@ def kill_at_random(command: tuple, place: Path, chance: random.Random) -> None:
     ):
         time.sleep(0.05)
     time.sleep(chance.uniform(0, 2))
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+    _, err = process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL, 75), err
+    if process.returncode == 75:
+        assert err == f"train: stopped by {number.name}; the same command goes on\n"
 
 
 @pytest.mark.parametrize(
@@ -226,7 +230,7 @@ def kill_at_random(command: tuple, place: Path, chance: random.Random) -> None:
         ),
     ],
 )  # fmt: skip
-def test_killed_three_times_a_run_ends_with_the_same_bits(coloured, tmp_path, flags):
+def test_killed_or_asked_to_end_a_run_ends_with_the_same_bits(coloured, tmp_path, flags):
     flags = (*(SMALL if not flags else SMALL[2:4]), *flags)
     # Which precision is fastest here is measured by each run for itself.
     fixed = ("--dropout=0.2", "--precision=float32", "--checkpoint_minutes=0")
@@ -235,8 +239,8 @@ def test_killed_three_times_a_run_ends_with_the_same_bits(coloured, tmp_path, fl
     place = tmp_path / "killed"
     seed = random.randrange(2**32)
     print("seed of the moments:", seed)
-    for _ in range(3):
-        kill_at_random((*common, f"--run_dir={place}"), place, random.Random(seed))
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+        end_at_random((*common, f"--run_dir={place}"), place, random.Random(seed), number)
     result = place / "result.json"
     if not result.exists() or json.loads(result.read_text())["status"] != "finished":
         run(*common, f"--run_dir={place}")

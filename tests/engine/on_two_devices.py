@@ -129,19 +129,33 @@ def test_float16_scales_its_loss_and_skips_what_overflows():
         two.step(batches()[0], RATES[0])
     assert moved(two.net.model, before) == set()
     assert float(two.optimizer.dynamic_scale.numpy()) == 2.0**99
+    assert two.totals.read().bad_step is None, "the loss scale has seen to it"
 
 
 def test_totals_are_written_down_and_read_again():
     with TWO.scope():
         made = trained(TWO)
-        sums = made.totals.sums.read_value().numpy()
-        assert sums[3] == 15
+        state = [np.asarray(part) for part in made.totals.state]
+        assert state[0][3] == 15
+        assert state[1].tolist() == [3, 0]
         made.totals.reset()
         assert not made.totals.sums.read_value().numpy().any()
-        made.totals.sums.assign(sums)
+        made.totals.restore(state)
         assert made.totals.read() == made.figures
         made.step(batches()[0], RATES[0])
         assert made.totals.read().examples == 21
+
+
+def test_a_loss_that_is_no_number_on_one_device_is_known_to_both():
+    with TWO.scope():
+        made = trained(TWO)
+        batch = batches()[0]
+        weights = np.array(batch.weights)
+        weights[..., -1] = np.nan  # which falls to the second
+        made.totals.reset()
+        made.step(batch, RATES[0])
+        made.step(batch._replace(weights=tf.constant(weights)), RATES[0])
+        assert made.totals.read().bad_step == 1
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_bits(coloured, tmp_path):

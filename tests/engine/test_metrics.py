@@ -49,3 +49,25 @@ def test_it_adds_within_a_compiled_function():
     step()
     step()
     assert (totals.read().loss, totals.read().examples) == (2.0, 4)
+
+
+def test_the_first_step_whose_loss_was_no_number_is_known():
+    totals = Totals()
+
+    @tf.function
+    def step(loss):
+        totals.add(tf.stack([loss, 1.0]), tf.ones([2]), tf.ones([2]), tf.ones([2]))
+        totals.end_step()
+
+    for loss in (1.0, 2.0):
+        step(tf.constant(loss))
+    assert totals.read().bad_step is None
+    for loss in (np.inf, 1.0, np.nan):
+        step(tf.constant(loss, tf.float32))
+    assert totals.read().bad_step == 2
+    state = [np.asarray(part) for part in totals.state]
+    totals.reset()
+    step(tf.constant(1.0))
+    assert totals.read().bad_step is None
+    totals.restore(state)
+    assert totals.read().bad_step == 2

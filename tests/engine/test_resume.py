@@ -8,6 +8,7 @@ import pytest
 
 from engine import checkpoints, loop, pace, planning, precision
 from engine.rundir import RunDir
+from engine.stopping import Stop, Stopped
 from engine.storage import Room
 from tests.engine.small_runs import (
     LONGER,
@@ -41,6 +42,45 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(coloured, undisturbed, t
     resumed = loop.train(again)
     assert same_end(again.run, undisturbed[0].run)
     assert resumed["best"] == undisturbed[2]["best"]
+
+
+class Asks(Watcher):
+    """Asks the run to end at a step, which is then done all the same."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.at, self.stop = step, Stop()
+
+    def step(self, moment):
+        super().step(moment)
+        if moment.step == self.at:
+            self.stop.ask("the test")
+
+
+@pytest.mark.parametrize("step", [1, 5, 7, 10, 14])
+def test_asked_to_end_a_run_saves_what_it_has(coloured, undisturbed, tmp_path, step):
+    """Within an epoch, at its end and that of a phase; there are 5 steps in each."""
+    recipe, asks = small_recipe(coloured), Asks(step)
+    with pytest.raises(Stopped, match="the test"):
+        loop.train(job(recipe, tmp_path / "run", asks, stop=asks.stop))
+    assert checkpoints.load(RunDir(tmp_path / "run"))[0].step == step
+    again = job(recipe, tmp_path / "run", Watcher())
+    loop.train(again)
+    assert same_end(again.run, undisturbed[0].run)
+
+
+def test_before_its_first_step_and_while_it_fills_too(coloured, tmp_path):
+    recipe = small_recipe(coloured, [text.format(", views=2") for text in LONGER])
+    settings = {"room": Room(10**9)}
+    steady = job(recipe, tmp_path / "steady", Watcher(), **settings)
+    loop.train(steady)
+    stop = Stop()
+    stop.ask("the test")
+    with pytest.raises(Stopped):
+        loop.train(job(recipe, tmp_path / "run", Watcher(), stop=stop, **settings))
+    assert checkpoints.load(RunDir(tmp_path / "run"))[0].step == 0
+    loop.train(job(recipe, tmp_path / "run", Watcher(), **settings))
+    assert same_end(RunDir(tmp_path / "run"), steady.run)
 
 
 @pytest.fixture

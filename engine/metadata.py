@@ -1,0 +1,61 @@
+"""The metadata service of a cloud, which answers at the same link-local address in all of them.
+
+It is asked over plain connections: no proxy stands between, and no redirect is followed.
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+import time
+from collections.abc import Callable
+
+ADDRESS = "169.254.169.254"
+LONGEST = 200  # bytes of an answer; what is longer is a web page and no name
+TOKEN = re.compile(r"[A-Za-z0-9+/=_-]+")
+NOBODY = (OSError, http.client.HTTPException, ValueError)  # there, or none that is understood
+
+# Asks for (method, path, headers) and gives the answer's text; raises one of NOBODY.
+Ask = Callable[[str, str, dict[str, str]], str]
+
+
+def asking(deadline: float, address: str = ADDRESS) -> Ask:
+    """What asks there until `time.monotonic()` comes to the deadline."""
+
+    def ask(method: str, path: str, headers: dict[str, str]) -> str:
+        return _answer(address, deadline, method, path, headers)
+
+    return ask
+
+
+def _answer(address: str, deadline: float, method: str, path: str, headers: dict[str, str]) -> str:
+    remaining = deadline - time.monotonic()
+    if remaining <= 0:
+        raise TimeoutError
+    connection = http.client.HTTPConnection(address, timeout=remaining)
+    try:
+        connection.request(method, path, headers=headers)
+        response = connection.getresponse()
+        body = response.read(LONGEST + 1)
+    finally:
+        connection.close()
+    if response.status != http.client.OK or len(body) > LONGEST:
+        raise ValueError("no answer to the question")
+    return body.decode("latin-1").strip()
+
+
+def checked(text: str, pattern: re.Pattern[str]) -> str:
+    if not pattern.fullmatch(text):
+        raise ValueError("odd characters")
+    return text
+
+
+def aws_token(ask: Ask) -> dict[str, str]:
+    """The header that version 2 of Amazon's service, the one that every instance has, wants."""
+    lifetime = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
+    token = checked(ask("PUT", "/latest/api/token", lifetime), TOKEN)
+    return {"X-aws-ec2-metadata-token": token}
+
+
+def google(ask: Ask, path: str) -> str:
+    return ask("GET", f"/computeMetadata/v1/instance/{path}", {"Metadata-Flavor": "Google"})

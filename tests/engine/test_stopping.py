@@ -1,0 +1,111 @@
+"""A wish to end: noted, found where a run looks, and obeyed at once when it comes again."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from engine.stopping import Stop, Stopped
+
+BUSY = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"  # minutes, out of reach
+PROGRAM = """
+import signal, sys, time
+from engine.stopping import Stop, Stopped
+stop = Stop()
+stop.on([signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+try:
+    print("ready", flush=True)
+{body}
+except Stopped as error:
+    print("stopped by", error, flush=True)
+    {then}
+"""
+PATIENT = """
+    with stop.patient():
+        while not stop.reason:
+            time.sleep(0.01)
+        print("noted", flush=True)
+        {more}
+        stop.check()
+"""
+
+
+def test_nobody_asked():
+    stop = Stop()
+    stop.check()
+    assert list(stop.checked(iter("abc"))) == ["a", "b", "c"]
+
+
+def test_asked_for_the_next_look_ends_it_and_the_first_reason_counts():
+    stop = Stop()
+    for reason in ("the cloud", "a signal"):
+        stop.ask(reason)
+    with pytest.raises(Stopped, match="the cloud"):
+        stop.check()
+
+
+def test_between_items():
+    stop = Stop()
+    items = stop.checked([1, 2, 3])
+    assert [next(items), next(items)] == [1, 2]
+    stop.ask("enough")
+    with pytest.raises(Stopped, match="enough"):
+        next(items)
+
+
+def test_from_another_thread():
+    stop = Stop()
+    thread = threading.Thread(target=stop.ask, args=("elsewhere",))
+    thread.start()
+    thread.join()
+    with pytest.raises(Stopped, match="elsewhere"):
+        stop.check()
+
+
+def started(body: str, then: str = "sys.exit(75)", more: str = "") -> subprocess.Popen:
+    program = PROGRAM.format(body=body.format(more=more), then=then)
+    command = [sys.executable, "-c", program]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def ended(process: subprocess.Popen) -> tuple[str, int]:
+    out, _ = process.communicate(timeout=60)
+    return out, process.returncode
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_ends_the_program_where_there_is_nothing_to_save(number):
+    process = started("    time.sleep(600)")
+    process.send_signal(number)
+    assert ended(process) == (f"stopped by {number.name}\n", 75)
+
+
+def test_where_there_is_it_waits_for_the_next_look():
+    process = started(PATIENT)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == ("noted\nstopped by SIGTERM\n", 75)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_one_ends_it_at_once_even_deep_in_a_library(number):
+    process = started(PATIENT, more=BUSY)
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "noted\n"
+    time.sleep(0.2)
+    process.send_signal(number)
+    assert ended(process) == ("", 128 + number)
+
+
+def test_so_does_one_while_the_first_is_obeyed():
+    process = started("    time.sleep(600)", then=BUSY)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "stopped by SIGINT\n"
+    process.send_signal(signal.SIGINT)
+    assert ended(process) == ("", 130)
