@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import statistics
 import sys
 from collections.abc import Iterator
@@ -166,6 +167,11 @@ def _compared(found: dict[str, list[courses.Course]], target: float) -> Iterator
         seconds = {name: sorted(map(value, each)) for name, each in found.items()}
         ours = statistics.median(seconds[OURS])
         for name, each in seconds.items():
-            times = statistics.median(each)
-            spread = f"{each[0]:.1f} to {each[-1]:.1f}"
-            yield f"{what:24} {name:10} {times:8.1f} s ({spread}), {times / ours:5.1f} x {OURS}"
+            median, first, last = (_time(n) for n in (statistics.median(each), each[0], each[-1]))
+            line = f"{what:24} {name:10} {median:>10} ({first} to {last})"
+            times = statistics.median(each) / ours
+            yield f"{line}, {times:5.1f} x {OURS}" if math.isfinite(times) else line
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if math.isfinite(seconds) else "never"

@@ -1,4 +1,4 @@
-"""A picture from the web: http and https only, with a limit on bytes and on time."""
+"""A picture from the web: http and https only, public hosts, with a limit on bytes and on time."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import urllib.parse
 import urllib.request
 
 from engine.specs import UserError
+from pipelines import addresses
 
 SCHEMES = ("http", "https")
 MOST_BYTES = 64 * 2**20
@@ -44,18 +45,27 @@ def check(url: str) -> None:
         raise UserError(f"{url}: allowed: http://… and https://…; download it first")
 
 
-def fetch(url: str, most_bytes: int = MOST_BYTES, most_seconds: float = MOST_SECONDS) -> bytes:
+def fetch(
+    url: str,
+    most_bytes: int = MOST_BYTES,
+    most_seconds: float = MOST_SECONDS,
+    allow_private: bool = False,
+) -> bytes:
     """The bytes behind an address.
 
+    Args:
+      allow_private: whether the host may be one that is not on the public internet.
+
     Raises:
-      UserError: not http or https, no answer in time, an error status, too large, or a page.
+      UserError: not http or https, no public host, no answer in time, an error status, too large,
+        or a page.
     """
     check(url)
     outcomes: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
 
     def attempt() -> None:
         try:
-            outcomes.put(_download(url, most_bytes, most_seconds))
+            outcomes.put(_download(url, most_bytes, most_seconds, allow_private))
         except Exception as error:
             outcomes.put(error)
 
@@ -74,11 +84,12 @@ def fetch(url: str, most_bytes: int = MOST_BYTES, most_seconds: float = MOST_SEC
     return outcome
 
 
-def _download(url: str, most_bytes: int, most_seconds: float) -> bytes:
+def _download(url: str, most_bytes: int, most_seconds: float, allow_private: bool) -> bytes:
     # Spaces and letters beyond ASCII, as people paste them, travel as %-escapes.
     request = urllib.request.Request(urllib.parse.quote(url, safe=_MEANT))
     request.add_header("User-Agent", "unfreeze")
-    opener = urllib.request.build_opener(_Redirects)
+    guards = () if allow_private else (addresses.PublicHTTP, addresses.PublicHTTPS)
+    opener = urllib.request.build_opener(_Redirects, *guards)
     with opener.open(request, timeout=most_seconds) as answer:
         kind = answer.headers.get_content_type()
         if kind.startswith("text/"):

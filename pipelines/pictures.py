@@ -44,9 +44,12 @@ def _inside(folder: str) -> list[str]:
 
 
 def read(
-    places: Iterable[str], image_size: tuple[int, int], resize: str
+    places: Iterable[str], image_size: tuple[int, int], resize: str, allow_private: bool = False
 ) -> Iterator[tuple[str, np.ndarray | None, str | None]]:
-    """(place, uint8 [H, W, 3], None), or (place, None, problem), for each place in turn."""
+    """(place, uint8 [H, W, 3], None), or (place, None, problem), for each place in turn.
+
+    allow_private: see `fetch.fetch`.
+    """
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
     def pixels(contents: tf.Tensor) -> tf.Tensor:
@@ -54,7 +57,7 @@ def read(
 
     for place in places:
         try:
-            yield place, pixels(_bytes(place)).numpy(), None
+            yield place, pixels(_bytes(place, allow_private)).numpy(), None
         except OSError as error:
             yield place, None, f"can't be read: {error.strerror or error}"
         except UserError as error:
@@ -63,8 +66,8 @@ def read(
             yield place, None, decode.reason(error)
 
 
-def _bytes(place: str) -> bytes:
+def _bytes(place: str, allow_private: bool) -> bytes:
     if fetch.is_url(place):
-        return fetch.fetch(place)
+        return fetch.fetch(place, allow_private=allow_private)
     with open(place, "rb") as file:
         return file.read()

@@ -89,3 +89,18 @@ def test_the_self_test_passes_here():
     out = run("benchmark", "--self_test")
     assert out.count("good") == 4
     assert "FAILED" not in out
+
+
+def test_a_way_that_never_reaches_the_target_says_so():
+    import _benches
+
+    from engine.benchmark.races import Course
+
+    fast, slow = Course(5.0, ((15.0, 0.99),)), Course(2.0, ((40.0, 0.97),))
+    lines = list(_benches._compared({"bin/train": [fast], "fit": [slow]}, target=0.98))
+    assert lines == [
+        "first read to target     bin/train      10.0 s (10.0 s to 10.0 s),   1.0 x bin/train",
+        "first read to target     fit             never (never to never)",
+        "process start to target  bin/train      15.0 s (15.0 s to 15.0 s),   1.0 x bin/train",
+        "process start to target  fit             never (never to never)",
+    ]

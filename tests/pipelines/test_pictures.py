@@ -64,13 +64,14 @@ def test_a_broken_picture_is_a_problem_and_the_others_go_on(folder):
 
 
 def test_an_address_is_fetched_and_its_problem_is_told_without_naming_it_twice(monkeypatch):
-    def answer(url):
+    def answer(url, allow_private):
+        assert allow_private
         if url.endswith("good"):
             return saved(RED, "PNG")
         raise UserError(f"{url}: gives text/html; allowed: the address of a picture itself")
 
     monkeypatch.setattr(fetch, "fetch", answer)
     places = ["http://127.0.0.1/page", "http://127.0.0.1/good"]
-    page, good = pictures.read(places, (4, 4), "squash")
+    page, good = pictures.read(places, (4, 4), "squash", allow_private=True)
     assert page == (places[0], None, "gives text/html; allowed: the address of a picture itself")
     assert np.array_equal(good[1], np.broadcast_to([200, 10, 20], (4, 4, 3)))
