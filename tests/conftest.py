@@ -1,4 +1,4 @@
-"""What all tests share: the `--slow` option, a quiet TensorFlow and the photographs."""
+"""What all tests share: `--slow` and `--soak`, a quiet TensorFlow and the photographs."""
 
 import os
 from pathlib import Path
@@ -11,16 +11,22 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = Path(__file__).resolve().parents[1]
 
 
+OPTIONS = {
+    "slow": "run the tests that take minutes as well",
+    "soak": "run those as well that kill runs time and again",
+}
+
+
 def pytest_addoption(parser):
-    parser.addoption("--slow", action="store_true", help="run the tests that take minutes as well")
+    for name, what in OPTIONS.items():
+        parser.addoption(f"--{name}", action="store_true", help=what)
 
 
 def pytest_collection_modifyitems(config, items):
-    if config.getoption("--slow"):
-        return
-    for item in items:
-        if item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.skip(reason="slow: runs with --slow"))
+    for name in (name for name in OPTIONS if not config.getoption(f"--{name}")):
+        for item in items:
+            if item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=f"{name}: runs with --{name}"))
 
 
 @pytest.fixture(scope="session")

@@ -1,53 +1,17 @@
-"""The programs as a person starts them: train, evaluate, predict, and a run that is killed."""
+"""The programs as a person starts them: train, evaluate, predict."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-SMALL = (
-    "--backbone=efficientnet_lite0",
-    "--image_size=64",
-    "--batch_size=8",
-    "--validation_fraction=0.25",
-    "--phase=transfer(epochs=2, learning_rate=1e-2)",
-    "--phase=fine_tune(trainable=block7, epochs=2, optimizer=sgd, learning_rate=1e-2)",
-)
+from tests.bin.programs import SMALL, run, start
 
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Pictures are kept here, and not in the cache of whoever runs the tests."""
-    place = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(place))
-        yield place
-
-
-def start(program, *arguments, cwd=ROOT, **settings) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "bin" / program), *map(str, arguments)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=cwd, **pipes, **settings)
-
-
-def run(program, *arguments, cwd=ROOT, status=0) -> str:
-    """What a program prints; its error stream where it is to fail."""
-    process = start(program, *arguments, cwd=cwd)
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == status, f"{out}\n{err}"
-    return err if status else out
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")
@@ -187,69 +151,3 @@ def test_broken_pictures_are_listed_and_left_out(coloured, tmp_path):
     )
     assert "broken.jpg" in message
     assert json.loads((tmp_path / "fail" / "result.json").read_text())["status"] == "failed"
-
-
-def final_arrays(place: Path) -> list[np.ndarray]:
-    newest = max((place / "checkpoints").glob("step_*.npz"))
-    arrays = [np.load(path) for path in (newest, place / "best.npz")]
-    names = [sorted(set(each.files) - {"values"}) for each in arrays]
-    return [each[name] for each, mine in zip(arrays, names, strict=True) for name in mine]
-
-
-def end_at_random(command: tuple, place: Path, chance: random.Random, number: int) -> None:
-    """Starts a run and ends it by a signal between its first new checkpoint and its end."""
-    process = start(*command, start_new_session=True)
-    newest = max((place / "checkpoints").glob("step_*"), default=None)
-    while (
-        process.poll() is None
-        and max((place / "checkpoints").glob("step_*"), default=None) == newest
-    ):
-        time.sleep(0.05)
-    time.sleep(chance.uniform(0, 2))
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
-    _, err = process.communicate()
-    assert process.returncode in (0, -signal.SIGKILL, 75), err
-    if process.returncode == 75:
-        assert err == f"train: stopped by {number.name}; the same command goes on\n"
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        pytest.param((), id="efficientnet_lite0"),
-        pytest.param(
-            ("--image_size=64", "--cache=features", "--phase=head(epochs=4, views=2, refresh=0.3)",
-             "--phase=top(trainable=block7, epochs=3, optimizer=adam, views=2, refresh=0.5)"),
-            id="kept features", marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            ("--backbone=inception_v3", "--weights=none", "--image_size=96",
-             "--phase=head(epochs=3)", "--phase=top(trainable=mixed9, epochs=3, optimizer=sgd)"),
-            id="inception_v3", marks=pytest.mark.slow,
-        ),
-    ],
-)  # fmt: skip
-def test_killed_or_asked_to_end_a_run_ends_with_the_same_bits(coloured, tmp_path, flags):
-    flags = (*(SMALL if not flags else SMALL[2:4]), *flags)
-    # Which precision is fastest here is measured by each run for itself.
-    fixed = ("--dropout=0.2", "--precision=float32", "--checkpoint_minutes=0")
-    common = ("train", *flags, *fixed, f"--data_dir={coloured}")
-    run(*common, f"--run_dir={tmp_path / 'undisturbed'}")
-    place = tmp_path / "killed"
-    seed = random.randrange(2**32)
-    print("seed of the moments:", seed)
-    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
-        end_at_random((*common, f"--run_dir={place}"), place, random.Random(seed), number)
-    result = place / "result.json"
-    if not result.exists() or json.loads(result.read_text())["status"] != "finished":
-        run(*common, f"--run_dir={place}")
-    for mine, other in zip(
-        final_arrays(place), final_arrays(tmp_path / "undisturbed"), strict=True
-    ):
-        np.testing.assert_array_equal(mine, other)
-    timeless = [
-        [row[:8] for row in csv.reader((run_dir / "history.csv").open())]
-        for run_dir in (place, tmp_path / "undisturbed")
-    ]
-    assert timeless[0] == timeless[1]

@@ -1,0 +1,31 @@
+"""The programs, started as a person starts them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = (
+    "--backbone=efficientnet_lite0",
+    "--image_size=64",
+    "--batch_size=8",
+    "--validation_fraction=0.25",
+    "--phase=transfer(epochs=2, learning_rate=1e-2)",
+    "--phase=fine_tune(trainable=block7, epochs=2, optimizer=sgd, learning_rate=1e-2)",
+)
+
+
+def start(program, *arguments, cwd=ROOT, **settings) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "bin" / program), *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=cwd, **pipes, **settings)
+
+
+def run(program, *arguments, cwd=ROOT, status=0) -> str:
+    """What a program prints; its error stream where it is to fail."""
+    process = start(program, *arguments, cwd=cwd)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == status, f"{out}\n{err}"
+    return err if status else out
