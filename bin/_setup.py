@@ -37,7 +37,11 @@ def main(work: Callable[[list[str]], None]) -> None:
         print(f"{program}: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, _flags.FlagError) else 1) from None
     except Stopped as error:
-        print(f"{program}: stopped by {error}; the same command goes on", file=sys.stderr)
+        quiet.over()
+        print(
+            f"{program}: stopped by {error}; started again without --overwrite the run goes on",
+            file=sys.stderr,
+        )
         raise SystemExit(STOPPED) from None
     except KeyboardInterrupt:
         print(
@@ -54,7 +58,7 @@ def stop(preemption_signal: str | None, watch_preemption: bool) -> Stop:
     """What ends a run: Ctrl-C, the system, a scheduler by a signal of its own, the cloud."""
     asked = Stop()
     own = [signal.Signals[preemption_signal]] if preemption_signal else []
-    asked.on([signal.SIGINT, signal.SIGTERM, *own])
+    asked.on([signal.SIGINT, signal.SIGTERM], own)
     if watch_preemption and not preemption.watch(asked.ask):
         print(
             "train: --watch_preemption: neither AWS nor Google answers here; asked again every "

@@ -31,8 +31,8 @@ from engine.evaluation import Evaluation, evaluate
 from engine.metrics import Figures
 from engine.profiling import Profiler
 from engine.rundir import write_json
-from engine.saving import Saving
-from engine.setbacks import Diverged
+from engine.saving import RETRY_SECONDS, Saving
+from engine.setbacks import Diverged, Setback
 from engine.specs import Phase, UserError
 from engine.stages import Job, Stage, begin
 from engine.stopping import Stopped
@@ -51,6 +51,7 @@ class Run:
     clock: results.Clock
     profiler: Profiler
     saving: Saving
+    setbacks: list[Setback]
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -61,37 +62,39 @@ def train(job: Job) -> dict[str, Any]:
         of another model.
       Stopped: the run was asked to end; it is saved.
     """
-    first = [variable.numpy() for variable in job.classifier.model.weights]
-    with job.stop.patient():
-        while True:
-            try:
-                return _train(job, first)
-            except Diverged as error:
-                setbacks.go_back(job, error)
-
-
-def _train(job: Job, first: list[np.ndarray]) -> dict[str, Any]:
-    """From the newest checkpoint, or with the first weights where there is none."""
-    progress, saved = checkpoints.load(job.run)
+    model, (progress, saved) = job.classifier.model, checkpoints.load(job.run)
+    first = {} if saved else {"model": [variable.numpy() for variable in model.weights]}
     saving = Saving(job.run, job.recipe, job.watch, job.stop)
     profiler = Profiler(job.profile_steps, job.run.events)
-    run = Run(job, progress, results.Clock(), profiler, saving)
-    model = job.classifier.model
-    checkpoints.restore(model.weights, saved.get("model", first), str(job.run.checkpoints))
-    if progress.best:
-        run.clock.take_up(job.run)
+    run = Run(job, progress, results.Clock(), profiler, saving, setbacks.read(job.run))
+    with job.stop.patient(), contextlib.closing(profiler):
+        while True:
+            try:
+                return _train(run, dict(saved or first))
+            except Diverged as error:
+                known = setbacks.go_back(job, error, run.setbacks, saving)
+                progress, saved = checkpoints.load(job.run)
+                run = dataclasses.replace(run, progress=progress, setbacks=known)
+
+
+def _train(run: Run, saved: dict[str, list[np.ndarray]]) -> dict[str, Any]:
+    """saved: the groups of a checkpoint, or the first weights alone."""
+    job, progress, model = run.job, run.progress, run.job.classifier.model
+    checkpoints.restore(model.weights, saved.pop("model", []), str(job.run.checkpoints))
+    run.clock.take_up(job.run, progress)
     if saved:
         job.watch.note(f"going on from step {progress.step} of {job.run.path}")
     for phase in job.recipe.phases[progress.phase :]:
         if not phase.epochs:
             progress.phase += 1
             continue
-        stage = begin(job, phase, progress, saved)
+        stage = begin(job, phase, progress, saved, run.setbacks)
         saved = {}
         with contextlib.closing(_supply(run, stage)) as supply, _saved_when_stopped(run, stage):
             while not _over(phase, progress):
                 _fill(run, stage)
                 train_epoch(run, stage, supply)
+                _require_sound(run, stage)
                 _record(run, stage, _validate(run, stage))
                 soon = min(SAVE_SECONDS, 60 * job.checkpoint_minutes)
                 if _over(phase, progress) or run.clock.since_save() >= soon:
@@ -99,10 +102,10 @@ def _train(job: Job, first: list[np.ndarray]) -> dict[str, Any]:
             _settle(run, stage)
         _finish(run, stage)
         del stage, supply  # what they kept makes room for what the next ones keep
-    run.profiler.stop()
+    run.profiler.close()
     job.watch.end()
     result = results.conclude(job, progress, steps.make_eval_step(model), run.clock)
-    saving.insist(lambda: write_json(job.run.result, result))
+    run.saving.insist(lambda: write_json(job.run.result, result))
     return result
 
 
@@ -117,7 +120,7 @@ def _saved_when_stopped(run: Run, stage: Stage) -> Iterator[None]:
 
 
 def _fill(run: Run, stage: Stage) -> None:
-    if stage.features:
+    if stage.features and run.progress.step < _end_of_epoch(run):
         started = time.perf_counter()
         with quiet.kept():
             epoch = run.progress.step // run.job.steps_per_epoch
@@ -132,11 +135,14 @@ def _supply(run: Run, stage: Stage) -> Supply:
 
 def train_epoch(run: Run, stage: Stage, supply: Supply) -> None:
     """The steps that are left of the current epoch."""
-    progress = run.progress
-    stop = progress.phase_start + (progress.epoch + 1) * run.job.steps_per_epoch
-    while progress.step < stop:
+    stop = _end_of_epoch(run)
+    while run.progress.step < stop:
         run.job.stop.check()
         _call(run, stage, supply)
+
+
+def _end_of_epoch(run: Run) -> int:
+    return run.progress.phase_start + (run.progress.epoch + 1) * run.job.steps_per_epoch
 
 
 def _call(run: Run, stage: Stage, supply: Supply) -> None:
@@ -196,7 +202,7 @@ def _figures(run: Run, stage: Stage) -> Figures:
     figures = stage.totals.read()
     if figures.bad_step is not None:
         first = progress.phase_start + progress.epoch * run.job.steps_per_epoch
-        raise Diverged(stage.phase, first + figures.bad_step, figures.loss)
+        raise Diverged(stage.phase, first + figures.bad_step, figures.loss, stage.views)
     return figures
 
 
@@ -208,7 +214,7 @@ def _require_sound(run: Run, stage: Stage) -> None:
     """
     _figures(run, stage)
     if not all(np.isfinite(variable.numpy()).all() for variable in stage.split.variables):
-        raise Diverged(stage.phase, run.progress.step - 1, math.nan)
+        raise Diverged(stage.phase, run.progress.step - 1, math.nan, stage.views)
 
 
 def _validate(run: Run, stage: Stage) -> Evaluation:
@@ -261,12 +267,17 @@ def _save(run: Run, stage: Stage) -> bool:
     """A checkpoint, and before it all that belongs to it; whether it could be written."""
     _require_sound(run, stage)
     run.clock.saved(run.progress)
-    return run.saving.attempt(lambda: _write(run, stage))
+    written = run.saving.attempt(lambda: _write(run, stage))
+    if not written:
+        run.clock.retry(60 * run.job.checkpoint_minutes, RETRY_SECONDS)
+    return written
 
 
 def _write(run: Run, stage: Stage) -> None:
     job, progress = run.job, run.progress
     stage.decisions.save()
+    if run.setbacks:
+        setbacks.write(job.run, run.setbacks)
     results.save_best(job, progress, run.clock)
     results.write_history(job.run, progress.history)
     results.draw_history(job, progress)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
-import numpy as np
 import tensorflow as tf
 
 from engine import replicas
@@ -51,9 +49,10 @@ class Totals:
         """What a checkpoint holds of it."""
         return [self.sums.read_value(), self.steps.read_value()]
 
-    def restore(self, state: Sequence[np.ndarray]) -> None:
-        self.sums.assign(state[0])
-        self.steps.assign(state[1])
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """What takes it back."""
+        return [self.sums, self.steps]
 
     def add(
         self, losses: tf.Tensor, weights: tf.Tensor, correct: tf.Tensor, real: tf.Tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import tensorflow as tf
@@ -23,10 +24,11 @@ class Profiler:
     def after(self, step: int) -> None:
         """Called when `step` steps are done."""
         if self.running and self.steps and step >= self.steps[1]:
-            self.stop()
+            self.close()
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Writes what was recorded, if anything was."""
         if self.running:
-            tf.profiler.experimental.stop()
             self.running, self.steps = False, None
+            with contextlib.suppress(OSError, tf.errors.OpError):  # a full disk is no end
+                tf.profiler.experimental.stop()

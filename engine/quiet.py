@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _quiet = threading.RLock()
+_over = threading.Event()
 
 
 @contextmanager
@@ -17,6 +18,16 @@ def kept() -> Iterator[None]:
 
 
 def give_way() -> None:
-    """To be called often by a thread whose work can wait."""
+    """To be called often by a thread whose work can wait.
+
+    Raises:
+      InterruptedError: it is to be left undone, since the program ends.
+    """
     with _quiet:
-        pass
+        if _over.is_set():
+            raise InterruptedError("the program ends")
+
+
+def over() -> None:
+    """The program is asked to end: nobody is to wait for work that can wait."""
+    _over.set()

@@ -46,13 +46,26 @@ class Clock:
         self.best: list[np.ndarray] | None = None  # the best weights of all phases so far
         self.best_written = False
 
-    def take_up(self, run: RunDir) -> None:
+    def take_up(self, run: RunDir, progress: Progress) -> None:
         """The best model of a run that goes on.
+
+        Its file may be ahead of the checkpoint. What comes then is the same epoch once more, or
+        another where the rate was halved meanwhile; either way the best is found again.
 
         Raises:
           UserError: its file is not there or damaged.
         """
-        self.best, self.best_written = load_model(run)[0], True
+        self.best, self.best_written = None, False
+        if progress.best:
+            arrays, values = load_model(run)
+            if {key: values[key] for key in progress.best} == progress.best:
+                self.best, self.best_written = arrays, True
+            else:
+                progress.best = None
+
+    def retry(self, period: float, seconds: float) -> None:
+        """A checkpoint of every `period` seconds failed: it is due again in so many."""
+        self.last_save += seconds - period
 
     def stepped(self) -> None:
         if self.first_step is None:

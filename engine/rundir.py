@@ -107,17 +107,16 @@ def claim(run: RunDir, recipe: Recipe, overwrite: bool) -> None:
       UserError: it holds a finished run, another recipe's, or something that is no run.
     """
     _refuse_foreign(run)
-    if overwrite or not run.recipe.exists():
+    # What failed before its first step has decided and noted things that are its own.
+    if overwrite or not run.recipe.exists() or not run.started():
         _clear(run)
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         write(run.recipe, to_json(recipe).encode())
         return
     other = f"name another --run_dir= (such as {_free_name(run.path)}) or add --overwrite"
-    if not run.started():
-        write(run.recipe, to_json(recipe).encode())  # it failed before its first step
-    elif run.read_recipe() != recipe:
+    if run.read_recipe() != recipe:
         raise UserError(f"--run_dir={run.path}: holds a run with another recipe; {other}")
-    elif run.finished():
+    if run.finished():
         raise UserError(f"--run_dir={run.path}: holds this run, finished; {other}")
 
 

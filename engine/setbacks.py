@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from engine import checkpoints
 from engine.rundir import RunDir, write_csv, write_json
+from engine.saving import Saving
 from engine.specs import Batch, Phase, UserError
 
 if TYPE_CHECKING:
@@ -31,9 +32,10 @@ COLUMNS = ("path", "label", "example", "epoch", "view")
 class Diverged(Exception):  # noqa: N818 (what to do about it is decided elsewhere)
     """The loss of a step, counted over the run from 0, was no number."""
 
-    def __init__(self, phase: Phase, step: int, loss: float) -> None:
+    def __init__(self, phase: Phase, step: int, loss: float, views: Any = None) -> None:
+        """views: those of the phase, as `Feed.train` takes them."""
         super().__init__(f"phase {phase.name!r}, step {step + 1}: the loss is {loss}")
-        self.phase, self.step = phase, step
+        self.phase, self.step, self.views = phase, step, views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,44 +63,40 @@ def read(run: RunDir) -> list[Setback]:
         ) from None
 
 
+def write(run: RunDir, setbacks: Sequence[Setback]) -> None:
+    write_json(run.setbacks, [dataclasses.asdict(setback) for setback in setbacks])
+
+
 def slowed(
-    rate: Callable[[int], float], run: RunDir, phase: Phase, start: int
+    rate: Callable[[int], float], before: Sequence[Setback], phase: Phase, start: int
 ) -> Callable[[int], float]:
-    """The rate of each step of the phase, which began at step `start`, after its setbacks."""
-    halved = [setback.since - start for setback in read(run) if setback.phase == phase.name]
+    """The rate of each step of the phase, which began at step `start`, after these setbacks."""
+    halved = [setback.since - start for setback in before if setback.phase == phase.name]
     return lambda step: rate(step) * 0.5 ** sum(since <= step for since in halved)
 
 
-def go_back(job: Job, error: Diverged) -> None:
-    """Names the batch, and lets the run go on from its last checkpoint.
+def go_back(job: Job, error: Diverged, before: Sequence[Setback], saving: Saving) -> list[Setback]:
+    """Names the batch, and lets the run go on from its last checkpoint; gives its setbacks now.
 
     Raises:
       UserError: it does not go on.
     """
-    stacked = next(iter(job.feed.train(error.step, error.step + 1)))
+    views = (1, error.views) if error.views else ()
+    stacked = next(iter(job.feed.train(error.step, error.step + 1, *views)))
     batch = tf.nest.map_structure(lambda column: column[0], stacked)
-    list_batch(job.run, batch, job.feed.name, job.feed.classes)
-    since = checkpoints.load(job.run)[0].step
-    job.watch.note(note(job.run, error, since, job.on_nan))
-
-
-def note(run: RunDir, error: Diverged, since: int, reaction: str) -> str:
-    """Writes down a setback after which the run goes on from step `since`; says so in a sentence.
-
-    Raises:
-      UserError: it does not go on.
-    """
-    before = read(run)
-    batch = f"its pictures are listed in {run.nan_batch}"
-    if reaction == "stop" or len(before) == MOST:
-        times = f" after the rate was halved {MOST} times" if reaction != "stop" else ""
+    saving.attempt(lambda: list_batch(job.run, batch, job.feed.name, job.feed.classes))
+    listed = f"{error}; its pictures are listed in {job.run.nan_batch}"
+    if job.on_nan == "stop" or len(before) == MOST:
+        times = f", after the rate was halved {MOST} times" if job.on_nan != "stop" else ""
         raise UserError(
-            f"{error}{times}; {batch}; lower the phase's learning_rate "
-            f"({error.phase.learning_rate:g}) or give it clip_norm=1, with --overwrite"
+            f"{listed}{times}; lower the phase's learning_rate ({error.phase.learning_rate:g}) or "
+            "give it clip_norm=1, with --overwrite"
         )
-    entries = [*before, Setback(error.phase.name, error.step, since)]
-    write_json(run.setbacks, [dataclasses.asdict(entry) for entry in entries])
-    return f"{error}; {batch}; going back to step {since} with half the learning rate"
+    since = checkpoints.load(job.run)[0].step
+    after = [*before, Setback(error.phase.name, error.step, since)]
+    saving.insist(lambda: write(job.run, after))
+    job.watch.note(f"{listed}; going back to step {since} with half the learning rate")
+    return after
 
 
 def list_batch(run: RunDir, batch: Batch, names: Callable[[int], str], classes: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,6 @@ from engine import (
     precision,
     quiet,
     recipes,
-    setbacks,
     steps,
 )
 from engine.checkpoints import Progress
@@ -34,6 +33,7 @@ from engine.pace import Pace
 from engine.planning import Keep
 from engine.precision import Program
 from engine.rundir import RunDir
+from engine.setbacks import Setback, slowed
 from engine.specs import Batch, Feed, Phase, Recipe
 from engine.stopping import Stop
 from engine.storage import Room
@@ -115,10 +115,13 @@ class Stage:
         yield from feed.train(first, stop, per_call, self.views, lookup)
 
 
-def begin(job: Job, phase: Phase, progress: Progress, saved: dict) -> Stage:
+def begin(
+    job: Job, phase: Phase, progress: Progress, saved: dict, before: Sequence[Setback] = ()
+) -> Stage:
     """Splits the model for a phase, decides what is kept, builds optimizer and step.
 
     saved: the groups of arrays of a checkpoint that the phase goes on from, or empty.
+    before: the run's setbacks.
     """
     recipe, feed = job.recipe, job.feed
     split = freezing.split(job.classifier, phase.trainable)
@@ -138,10 +141,9 @@ def begin(job: Job, phase: Phase, progress: Progress, saved: dict) -> Stage:
     )
     totals = Totals()
     if saved:
-        checkpoints.restore(
-            optimizer.variables, saved.get("optimizer", []), str(job.run.checkpoints)
-        )
-        totals.restore(saved["totals"])
+        where = str(job.run.checkpoints)
+        checkpoints.restore(optimizer.variables, saved.get("optimizer", []), where)
+        checkpoints.restore(totals.variables, saved.get("totals", []), where)
     training = steps.Training(
         recipe=recipe,
         phase=phase,
@@ -157,9 +159,7 @@ def begin(job: Job, phase: Phase, progress: Progress, saved: dict) -> Stage:
         lower=lower,
         step=steps.make_train_step(training),
         eval_step=steps.make_upper_step(split, upper),
-        rate=setbacks.slowed(
-            recipes.rate(phase, job.steps_per_epoch), job.run, phase, progress.phase_start
-        ),
+        rate=slowed(recipes.rate(phase, job.steps_per_epoch), before, phase, progress.phase_start),
         views=views,
         features=features,
         validation=_validation(job, lower, keep),

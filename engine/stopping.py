@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
+# What sends a signal to a process and then to its group means one wish; so does a double Ctrl-C.
+REPEAT_SECONDS = 1.0
 
 
-class Stopped(Exception):  # noqa: N818 (it is no error)
-    """The run was asked to end, and nothing of it is lost; the message says by what."""
+class Stopped(BaseException):
+    """The run was asked to end, and nothing of it is lost; the message says by what.
+
+    No error, and not for those who handle errors.
+    """
 
 
 class Stop:
@@ -60,32 +67,36 @@ class Stop:
         finally:
             self._patience -= 1
 
-    def on(self, signals: Iterable[signal.Signals]) -> None:
-        """Takes these signals as the wish; a second one ends the process at once. Main thread only.
+    def on(self, hurry: Iterable[signal.Signals], notices: Iterable[signal.Signals] = ()) -> None:
+        """Takes these signals as the wish; a second one later than REPEAT_SECONDS ends the process.
+
+        Of those that `hurry`, that is: a notice that is followed by SIGTERM is no second wish. To
+        be called in the main thread.
 
         Python calls a handler when the main thread comes back to it, which can take as long as a
         compilation. So the second is waited for on a thread, which the system wakes.
         """
         ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(ours, True)
-        for number in signals:
+        for number in (*hurry, *notices):
             signal.signal(number, self._raise)
             signal.siginterrupt(number, False)  # what is being read or written is not cut short
         signal.set_wakeup_fd(theirs)
-        wanted = frozenset(signals)
-        threading.Thread(target=self._listen, args=(ours, wanted), daemon=True, name="stop").start()
+        threading.Thread(
+            target=self._listen, args=(ours, frozenset(hurry)), daemon=True, name="stop"
+        ).start()
 
     def _raise(self, number: int, _: object) -> None:
-        self.ask(signal.Signals(number).name)
+        self.reason = self.reason or signal.Signals(number).name  # the event is the thread's to set
         if not self._patience:
             self.check()
 
-    def _listen(self, pipe: int, wanted: frozenset[int]) -> None:
-        seen = 0
+    def _listen(self, pipe: int, hurry: frozenset[int]) -> None:
+        first = math.inf
         while True:
             number = os.read(pipe, 1)[0]
-            seen += number in wanted
-            if seen == 1:
-                self.ask(signal.Signals(number).name)
-            elif seen > 1:
+            self.ask(signal.Signals(number).name)
+            now = time.monotonic()
+            if number in hurry and now - first > REPEAT_SECONDS:
                 os._exit(128 + number)  # as a shell counts a process that a signal has ended
+            first = min(first, now) if number in hurry else first

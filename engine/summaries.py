@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -19,6 +22,17 @@ from engine.watching import Moment
 TRAIN, VALIDATION = "train", "validation"
 
 
+def _if_it_can(method: Callable[..., None]) -> Callable[..., None]:
+    """A full disk costs what would have been shown, and not the run."""
+
+    @functools.wraps(method)
+    def attempt(*arguments: Any, **settings: Any) -> None:
+        with contextlib.suppress(OSError, tf.errors.OpError):
+            method(*arguments, **settings)
+
+    return attempt
+
+
 class Board:
     """A watch that writes event files."""
 
@@ -29,12 +43,14 @@ class Board:
             for part in (TRAIN, VALIDATION)
         }
 
+    @_if_it_can
     def begin(self, recipe: Recipe, augmented: np.ndarray) -> None:
         """What is known before the first step: augmented pictures, uint8 [N, H, W, 3]."""
         with self.writers[TRAIN].as_default():
             tf.summary.image("augmented", augmented, step=0, max_outputs=len(augmented))
             hparams.hparams(_flat(recipe))
 
+    @_if_it_can
     def end(self) -> None:
         """The graph, which takes seconds for a deep network, when nobody waits for it."""
 
@@ -50,6 +66,7 @@ class Board:
     def note(self, line: str) -> None:
         """TensorBoard shows no sentences."""
 
+    @_if_it_can
     def step(self, moment: Moment) -> None:
         scalars = {
             "step/loss": moment.loss,
@@ -60,6 +77,7 @@ class Board:
         }
         self._write(TRAIN, scalars, moment.step)
 
+    @_if_it_can
     def epoch(self, row: dict[str, Any], evaluation: Evaluation, best: bool) -> None:
         step = row["step"]
         for part, prefix in ((TRAIN, "train"), (VALIDATION, "val")):

@@ -18,6 +18,15 @@ from engine.specs import UserError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last four bytes are an IPv4 address
+# What not every version of Python knows to be none of the public internet.
+_NOT_PUBLIC = [
+    ipaddress.ip_network(text)
+    for text in (
+        *("168.63.129.16/32", "64:ff9b:1::/48"),  # Azure's platform; RFC 8215, local NAT64
+        *("::/96", "::ffff:0:0:0/96"),  # IPv4 in other clothes: RFC 4291, RFC 7915
+        *("fec0::/10", "3fff::/20", "5f00::/16", "100:0:0:1::/64"),  # RFC 3879, 9637, 9602, 9780
+    )
+]
 
 
 def is_public(address: Address) -> bool:
@@ -31,7 +40,8 @@ def is_public(address: Address) -> bool:
             inner.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
         if not all(is_public(one) for one in inner if one is not None):
             return False
-    return address.is_global and not address.is_multicast
+    listed = any(address in network for network in _NOT_PUBLIC)
+    return address.is_global and not address.is_multicast and not listed
 
 
 def require_public(host: str, port: int) -> list[str]:
@@ -93,7 +103,8 @@ class PublicHTTPS(urllib.request.HTTPSHandler):
     """Opens https addresses on public hosts."""
 
     def https_open(self, request: urllib.request.Request) -> Any:
-        if request._tunnel_host:  # type: ignore[attr-defined]
+        # An http address comes here too where its proxy is to be spoken to in https.
+        if request.has_proxy() or request._tunnel_host:  # type: ignore[attr-defined]
             _require_public_behind_proxy(request)
             return super().https_open(request)
         return self.do_open(_SafeConnection, request)

@@ -124,6 +124,9 @@ def _save(job: Job, filling: Filling, part: Part, pixels: Pixels) -> None:
         if filling.memory is not None:
             part.write_all(filling.memory, job.place.give_way)
         first = part.publish(filling.index, job.examples.take(job.firsts))
+    except InterruptedError:  # the program ends
+        part.discard()
+        return
     except OSError as error:
         part.discard()
         _say_alone(job, error)

@@ -27,7 +27,8 @@ class Place:
 
     folder: on the disk, for later runs and for what memory can't hold; None for nowhere.
     memory: bytes that they may take in this process.
-    give_way: called often by the thread that writes for later runs; waits while others come first.
+    give_way: called often by the thread that writes for later runs; waits while others come first,
+      and raises InterruptedError where that is to be left undone.
     """
 
     folder: Path | None

@@ -16,7 +16,7 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
-from engine import loop, replicas  # noqa: E402
+from engine import checkpoints, loop, replicas  # noqa: E402
 from engine.precision import Program  # noqa: E402
 from engine.rundir import RunDir  # noqa: E402
 from engine.specs import parse_calls  # noqa: E402
@@ -140,7 +140,7 @@ def test_totals_are_written_down_and_read_again():
         assert state[1].tolist() == [3, 0]
         made.totals.reset()
         assert not made.totals.sums.read_value().numpy().any()
-        made.totals.restore(state)
+        checkpoints.restore(made.totals.variables, state, "the test")
         assert made.totals.read() == made.figures
         made.step(batches()[0], RATES[0])
         assert made.totals.read().examples == 21

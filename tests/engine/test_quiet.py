@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from engine import quiet
 
 
@@ -41,3 +43,11 @@ def test_an_error_ends_it():
             raise ValueError
     except ValueError:
         assert not waits()
+
+
+def test_when_the_program_ends_what_can_wait_is_left_undone(monkeypatch):
+    monkeypatch.setattr(quiet, "_over", threading.Event())
+    quiet.give_way()
+    quiet.over()
+    with pytest.raises(InterruptedError):
+        quiet.give_way()

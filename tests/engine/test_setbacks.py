@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import json
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from engine import checkpoints, loop, setbacks
+from engine import checkpoints, loop, rundir, saving, setbacks
 from engine.rundir import RunDir
-from engine.setbacks import Diverged, Setback
+from engine.setbacks import Setback
 from engine.specs import Phase, UserError
 from engine.storage import Room
 from tests.engine.small_runs import Watcher, job, same_end, small_recipe
@@ -138,7 +140,9 @@ def test_nor_of_variables_that_are_no_good(coloured, tmp_path):
 def test_three_times_and_no_more(coloured, tmp_path):
     watcher = Watcher()
     made = spoiled(job(small_recipe(coloured), tmp_path / "run", watcher), times=4)
-    with pytest.raises(UserError, match=r"the loss is nan after the rate was halved 3 times; .*"):
+    with pytest.raises(
+        UserError, match=r"the loss is nan; .*, after the rate was halved 3 times; lower"
+    ):
         loop.train(made)
     assert len(setbacks.read(made.run)) == 3
     assert checkpoints.load(made.run)[0].step == 10
@@ -154,11 +158,55 @@ def test_asked_to_it_ends_instead(coloured, tmp_path):
 
 def test_the_rate_is_halved_from_there_on_and_in_that_phase_only(tmp_path):
     run, phase = RunDir(tmp_path), Phase("b")
-    for step, since in ((13, 10), (17, 15)):
-        setbacks.note(run, Diverged(phase, step, np.nan), since, "halve")
-    rate = setbacks.slowed(lambda step: 8.0, run, phase, start=5)
+    setbacks.write(run, [Setback("b", 13, 10), Setback("b", 17, 15)])
+    known = setbacks.read(run)
+    rate = setbacks.slowed(lambda step: 8.0, known, phase, start=5)
     assert [rate(step) for step in (0, 4, 5, 9, 10, 30)] == [8, 8, 4, 4, 2, 2]
-    assert setbacks.slowed(lambda step: 8.0, run, Phase("a"), start=0)(20) == 8
+    assert setbacks.slowed(lambda step: 8.0, known, Phase("a"), start=0)(20) == 8
+
+
+def test_before_its_first_checkpoint_a_run_keeps_its_setbacks_to_itself(coloured, tmp_path):
+    """The user lowers the rate and starts again: that is another run."""
+    from engine.rundir import claim
+
+    recipe, place = small_recipe(coloured), tmp_path / "run"
+    made = spoiled(job(recipe, place, Watcher()), step=2, times=4)
+    with pytest.raises(UserError, match="halved 3 times"):
+        loop.train(made)
+    claim(made.run, small_recipe(coloured, HALF), overwrite=False)
+    assert setbacks.read(made.run) == []
+
+
+def test_while_the_disk_is_full_too(coloured, half, tmp_path, monkeypatch):
+    """What the run knows of it is in memory, and written once it can be."""
+    full, real = iter([True] * 3), rundir.os.fsync
+
+    def fsync(handle):
+        trouble = any("No space left" in note for note in watcher.notes) or part.exists()
+        if trouble and next(full, False):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    watcher, part = Watcher(), tmp_path / "run" / "setbacks.json.part"
+    monkeypatch.setattr(saving, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(rundir.os, "fsync", fsync)
+    made = spoiled(job(small_recipe(coloured), tmp_path / "run", watcher))
+    loop.train(made)
+    assert setbacks.read(made.run) == [Setback("fine_tune", BAD, 10)]
+    assert same_end(made.run, half)
+    assert next(full, None) is None, "it was full"
+
+
+def test_neither_is_lost_with_the_directory(coloured, half, tmp_path):
+    class Removes(Late):
+        def step(self, moment):
+            if moment.step == 16 and any("half the" in note for note in self.notes):
+                shutil.rmtree(tmp_path / "run")
+
+    made = spoiled(job(small_recipe(coloured), tmp_path / "run", Removes()))
+    loop.train(made)
+    assert setbacks.read(made.run) == [Setback("fine_tune", BAD, 10)]
+    assert same_end(made.run, half)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '[{"phase": "a"}]', '"x"'])

@@ -10,23 +10,28 @@ import time
 
 import pytest
 
-from engine.stopping import Stop, Stopped
+from engine.stopping import REPEAT_SECONDS, Stop, Stopped
 
+LATER = 1.2 * REPEAT_SECONDS
 BUSY = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"  # minutes, out of reach
 PROGRAM = """
 import signal, sys, time
 from engine.stopping import Stop, Stopped
 stop = Stop()
-stop.on([signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+stop.on([signal.SIGTERM, signal.SIGINT], [signal.SIGUSR1])
 try:
-    print("ready", flush=True)
 {body}
 except Stopped as error:
     print("stopped by", error, flush=True)
     {then}
 """
+IDLE = """
+    print("ready", flush=True)
+    time.sleep(600)
+"""
 PATIENT = """
     with stop.patient():
+        print("ready", flush=True)
         while not stop.reason:
             time.sleep(0.01)
         print("noted", flush=True)
@@ -82,7 +87,7 @@ def ended(process: subprocess.Popen) -> tuple[str, int]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_ends_the_program_where_there_is_nothing_to_save(number):
-    process = started("    time.sleep(600)")
+    process = started(IDLE)
     process.send_signal(number)
     assert ended(process) == (f"stopped by {number.name}\n", 75)
 
@@ -98,14 +103,38 @@ def test_a_second_one_ends_it_at_once_even_deep_in_a_library(number):
     process = started(PATIENT, more=BUSY)
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == "noted\n"
-    time.sleep(0.2)
+    time.sleep(LATER)
     process.send_signal(number)
     assert ended(process) == ("", 128 + number)
 
 
 def test_so_does_one_while_the_first_is_obeyed():
-    process = started("    time.sleep(600)", then=BUSY)
+    process = started(IDLE, then=BUSY)
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "stopped by SIGINT\n"
+    time.sleep(LATER)
     process.send_signal(signal.SIGINT)
     assert ended(process) == ("", 130)
+
+
+@pytest.mark.parametrize(
+    ("first", "pause"),
+    [(signal.SIGTERM, 0.0), (signal.SIGINT, 0.1), (signal.SIGUSR1, LATER)],
+)
+def test_one_that_belongs_to_the_first_or_follows_a_notice_changes_nothing(first, pause):
+    process = started(PATIENT, more=f"time.sleep({2 * LATER})")
+    process.send_signal(first)
+    assert process.stdout.readline() == "noted\n"
+    time.sleep(pause)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == (f"stopped by {first.name}\n", 75)
+
+
+def test_it_is_not_taken_for_an_error():
+    stop = Stop()
+    stop.ask("the test")
+    with pytest.raises(Stopped):  # noqa: PT012
+        try:
+            stop.check()
+        except Exception as error:
+            raise AssertionError from error

@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -332,4 +333,7 @@ def test_no_file_stays_open(folder):
     before = open_files()
     list(feed.train(3, 6))
     next(iter(feed.train(0, 30)))  # one that is given up half-way
+    deadline = time.monotonic() + 30  # what a thread is just reading it reads to its end
+    while open_files() > before and time.monotonic() < deadline:
+        time.sleep(0.02)
     assert open_files() <= before

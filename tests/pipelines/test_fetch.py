@@ -265,6 +265,11 @@ def test_behind_a_proxy_too(server, monkeypatch):
         ("::ffff:10.0.0.1", False),
         ("64:ff9b::a00:1", False),  # 10.0.0.1 by NAT64
         ("64:ff9b::5db8:d822", True),
+        ("64:ff9b:1::7f00:1", False),
+        ("::127.0.0.1", False),
+        ("::ffff:0:127.0.0.1", False),
+        ("fec0::1", False),
+        ("168.63.129.16", False),  # Azure's platform
         ("2002:a00:1::1", False),  # 10.0.0.1 by 6to4
         ("2001:0:a00:1::1", False),  # and by Teredo
     ],

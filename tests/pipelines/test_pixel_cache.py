@@ -280,6 +280,19 @@ def test_what_is_kept_for_later_runs_is_written_when_nothing_else_comes_first(pa
     np.testing.assert_array_equal(written, expected(paths).reshape(-1))
 
 
+def test_what_the_end_of_the_program_interrupts_leaves_nothing_behind(paths, cache):
+    def give_way():
+        raise InterruptedError("the program ends")
+
+    lines, names = [], [str(path) for path in paths]
+    examples = from_columns(names, [0] * len(names), ("a",), keys=names)
+    place = Place(cache, PLENTY, give_way)
+    pixels = pixel_cache.look(plan(examples, SIZE, "squash", 2, lines.append, place)).pixels
+    pixels.wait()
+    assert not list(cache.glob("pixels-*"))
+    assert len(lines) == 1, "nothing but that it decodes"
+
+
 def test_from_a_recipe(coloured, cache, tmp_path):
     report = tmp_path / "bad.csv"
     lines = []
