@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import _flags
@@ -20,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def end_of(work, monkeypatch, capsys) -> tuple[int, str, str]:
     """Exit status, output and errors of a program that does this work."""
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/train", "--seed=3"])
+    monkeypatch.setattr(_setup.quiet, "_over", threading.Event())  # this process goes on
     status = 0
     try:
         _setup.main(work)
