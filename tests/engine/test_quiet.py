@@ -35,6 +35,7 @@ def test_a_thread_waits_while_another_keeps_quiet():
 def test_who_keeps_quiet_does_not_wait_for_itself():
     with quiet.kept():
         quiet.give_way()
+        assert waits(), "others do"
 
 
 def test_an_error_ends_it():
