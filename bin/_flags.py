@@ -34,6 +34,7 @@ from pipelines import augment
 
 __all__ = [
     "DATA",
+    "NO_PICTURES",
     "RUN",
     "FlagError",
     "Parsed",
@@ -56,6 +57,10 @@ __all__ = [
 ]
 
 BLOG_AUGMENTATION = "rotate(30)|shift(0.2)|shear(0.2)|zoom(0.2)|flip"
+NO_PICTURES = (
+    "no pictures are named; give --data_dir, --train_dir and --val_dir, --dataset or "
+    "--manifest, or start with --flagfile=solar_cells.flags"
+)
 SOURCE_FLAGS = {
     "data_dir": "folders",
     "train_dir": "split_folders",
@@ -224,10 +229,7 @@ def recipe(parsed: Parsed) -> Recipe:
     """
     data = data_spec(parsed)
     if data is None:
-        raise FlagError(
-            "no pictures are named; give --data_dir, --train_dir and --val_dir, --dataset or "
-            "--manifest, or start with --flagfile=solar_cells.flags"
-        )
+        raise FlagError(NO_PICTURES)
     backbone = BACKBONES[parsed.backbone]
     size, weights = backbone.image_size, parsed.weights
     made = Recipe(

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import _flags
+import _noise
 from absl import logging
 
 from engine import preemption, quiet
@@ -75,6 +76,7 @@ def start_tensorflow(threads: int | None = None, deterministic: bool = False) ->
     a network adding up side by side would make gradients differ from run to run.
     """
     threads = threads or len(os.sched_getaffinity(0))
+    _noise.hush()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors stay
     logging.set_verbosity(logging.ERROR)  # TensorFlow Datasets thinks aloud
     with _stderr_kept_back():

@@ -143,22 +143,30 @@ def read(examples: Examples, index: int) -> bytes:
     """The encoded bytes of one example.
 
     Raises:
-      OSError: the file can't be read, is no regular file, or ends before the example does.
+      OSError: see `read_bytes`.
     """
-    path = examples.paths[index]
     offset, length = int(examples.offsets[index]), int(examples.lengths[index])
+    return read_bytes(examples.paths[index], offset, length)
+
+
+def read_bytes(path: str, offset: int = 0, length: int = WHOLE_FILE) -> bytes:
+    """`length` bytes of a file from byte `offset` on, or all of them.
+
+    Raises:
+      OSError: the file can't be read, is no regular file, or ends too early.
+    """
     # Without O_NONBLOCK a named pipe would wait for a writer that never comes.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"not a regular file: {printable(path)}")
+            raise OSError("not a regular file")
         wanted = status.st_size - offset if length == WHOLE_FILE else length
         contents = _pread(descriptor, wanted, offset)
     finally:
         os.close(descriptor)
     if length != WHOLE_FILE and len(contents) < length:
-        raise OSError(f"{printable(path)} ends before byte {offset + length}")
+        raise OSError(f"the file ends before byte {offset + length}")
     return contents
 
 

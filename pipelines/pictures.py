@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from engine.specs import UserError
 from pipelines import decode, fetch
+from pipelines.examples import read_bytes
 
 NAMES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")  # what counts inside a folder
 
@@ -69,5 +70,4 @@ def read(
 def _bytes(place: str, allow_private: bool) -> bytes:
     if fetch.is_url(place):
         return fetch.fetch(place, allow_private=allow_private)
-    with open(place, "rb") as file:
-        return file.read()
+    return read_bytes(place)

@@ -10,6 +10,7 @@ import numpy as np
 from engine.specs import Recipe, UserError
 from pipelines import first_look, pixel_cache, sources
 from pipelines.decode import decode
+from pipelines.doctor import census
 from pipelines.examples import Examples
 from pipelines.pixel_plan import Job, Seen, plan
 from pipelines.pixels import Pixels, Place
@@ -44,7 +45,10 @@ def to_train(
     if seen.broken:
         say(f"{len(seen.broken)} broken pictures are left out; {report} lists them")
     on_bad_image = recipe.data.on_bad_image
-    return first_look.leave_out(seen.examples, seen.broken, report, on_bad_image), seen.pixels
+    sound = first_look.leave_out(seen.examples, seen.broken, report, on_bad_image)
+    for line in census.in_short(sound, seen.pixels):
+        say(line)
+    return sound, seen.pixels
 
 
 def to_measure(

@@ -22,6 +22,15 @@ def load(spec: DataSpec) -> Examples:
     """The index of the data set, divided, and limited where `limit_examples` says so.
 
     Raises:
+      UserError: see `listed` and `divided`.
+    """
+    return divided(listed(spec), spec)
+
+
+def listed(spec: DataSpec) -> Examples:
+    """The index as it was arranged, unchecked; its validation part may be missing.
+
+    Raises:
       UserError: the place does not exist, is remote, or does not hold what the source asks for.
     """
     source = choose(spec.source, SOURCES, "source")
@@ -30,7 +39,17 @@ def load(spec: DataSpec) -> Examples:
             raise UserError(
                 f"{place} is a remote place; allowed: files of this machine; copy it here first"
             )
-    return splits.limit(source(spec), spec.limit_examples, spec.split_seed)
+    return source(spec)
+
+
+def divided(examples: Examples, spec: DataSpec) -> Examples:
+    """What `listed` gave, checked, with a validation part, and limited where that is asked for.
+
+    Raises:
+      UserError: what `splits.complete` finds.
+    """
+    examples = splits.complete(examples, spec)
+    return splits.limit(examples, spec.limit_examples, spec.split_seed)
 
 
 def from_folders(spec: DataSpec) -> Examples:
@@ -45,7 +64,7 @@ def from_folders(spec: DataSpec) -> Examples:
     has_validation = "val" in names or "validation" in names
     # A class may be called train, as long as its neighbours are classes too.
     if "train" not in names or (others and not has_validation):
-        return splits.complete(_from_parts({TRAIN: spec.location}), spec)
+        return _from_parts({TRAIN: spec.location})
     if "val" in names and "validation" in names:
         raise UserError(f"{spec.location} holds both val/ and validation/; remove or rename one")
     if others:
@@ -53,23 +72,22 @@ def from_folders(spec: DataSpec) -> Examples:
             f"{spec.location} holds {printable(others[0])}/ beside {', '.join(names)}; "
             "allowed: train, val or validation, and test; move it elsewhere"
         )
-    return splits.complete(_from_parts({_NAMES_OF_PARTS[n]: inside[n] for n in names}), spec)
+    return _from_parts({_NAMES_OF_PARTS[n]: inside[n] for n in names})
 
 
 def from_split_folders(spec: DataSpec) -> Examples:
-    """Folders of classes, one place for each part; validation is taken from train without one."""
+    """Folders of classes, one place for each part."""
     places = {
         TRAIN: spec.location,
         VALIDATION: spec.validation_location,
         TEST: spec.test_location,
     }
-    given = {part: place for part, place in places.items() if place}
-    return splits.complete(_from_parts(given), spec)
+    return _from_parts({part: place for part, place in places.items() if place})
 
 
 def from_manifest(spec: DataSpec) -> Examples:
     """A CSV file; `pipelines.manifest` says what it holds."""
-    return splits.complete(manifest.read_manifest(spec.location), spec)
+    return manifest.read_manifest(spec.location)
 
 
 def from_tfds(spec: DataSpec) -> Examples:

@@ -16,7 +16,7 @@ import numpy as np
 from engine.specs import DataSpec, UserError
 from pipelines import checks
 from pipelines.duplicates import same_content
-from pipelines.examples import SPLITS, TRAIN, VALIDATION, Examples, join
+from pipelines.examples import SPLITS, TRAIN, VALIDATION, WHOLE_FILE, Examples, join
 
 
 def ranks(keys: np.ndarray, seed: int) -> np.ndarray:
@@ -195,17 +195,20 @@ def limit(examples: Examples, count: int | None, seed: int) -> Examples:
 
 
 def complete(examples: Examples, spec: DataSpec) -> Examples:
-    """What a person has arranged, checked, with a validation part whether it came with one or not.
+    """The examples with a validation part, whether they came with one or not.
 
-    Where the validation part is taken from train, files with the same content stay together.
+    What a person has arranged in files is checked first, and where the validation part is taken
+    from train, files with the same content stay together. Of record files that is known.
 
     Raises:
       UserError: what `checks.check` finds, or more validation examples asked for than there are.
     """
-    checks.check(examples)
+    files = bool(np.all(examples.lengths == WHOLE_FILE))
+    if files:
+        checks.check(examples)
     if np.any(examples.splits == VALIDATION):
         return examples
-    tied = examples.replace(groups=_tie_copies(examples))
+    tied = examples.replace(groups=_tie_copies(examples)) if files else examples
     return divide(tied, spec.validation_fraction, spec.split_seed)
 
 

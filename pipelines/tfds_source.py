@@ -15,9 +15,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from engine.specs import DataSpec, UserError
-from pipelines import records, splits
+from pipelines import records
 from pipelines.checks import check_count
-from pipelines.examples import SPLITS, TRAIN, VALIDATION, Examples, from_columns, join
+from pipelines.examples import SPLITS, TRAIN, Examples, from_columns, join
 from pipelines.tfds_prepare import one_line, prepare
 
 # How data sets call their parts, the usual name first.
@@ -31,8 +31,7 @@ NAMES_OF_SPLITS = {
 def load(spec: DataSpec) -> Examples:
     """The examples of `name`, `name/config` or `name:version`, prepared where that is still to do.
 
-    The parts are the data set's own; where it has no validation part, one is taken from train. A
-    test part is kept apart. Examples without a label (-1) are left out.
+    The parts are the data set's own. Examples without a label (-1) are left out.
 
     Raises:
       UserError: no such data set, no image or no label in it, files of another format, no
@@ -55,9 +54,7 @@ def load(spec: DataSpec) -> Examples:
             f"data set {spec.location!r} has no train part, only {', '.join(builder.info.splits)}; "
             "use another, or write a manifest and give --manifest"
         )
-    if np.any(examples.splits == VALIDATION):
-        return examples
-    return splits.divide(examples, spec.validation_fraction, spec.split_seed)
+    return examples
 
 
 def find_builder(name: str) -> Any:

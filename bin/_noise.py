@@ -1,0 +1,59 @@
+"""Keeps what decoders say of broken pictures off the terminal: the program itself names the files.
+
+libjpeg and libpng write to the error stream what they dislike, without a word on which file it is.
+A process of its own passes on everything else that native code writes there, so that nothing is
+lost even where the program is ended by the system. Python's own error stream goes past it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import sys
+from typing import NoReturn
+
+# The texts are those of jerror.h (libjpeg-turbo), pngerror.c (libpng), jpeg_mem.cc and png_io.cc.
+NOISE = re.compile(
+    rb"Corrupt JPEG data|Premature end of JPEG|Unsupported JPEG |Unsupported marker type"
+    rb"|Quantization table 0x|Huffman table 0x|Bogus |Invalid JPEG file structure"
+    rb"|Improper call to JPEG|Empty JPEG image|Empty input file|JPEG datastream contains"
+    rb"|Input file read error|Inconsistent progression|Invalid (progressive|SOS) param"
+    rb"|Invalid component ID|Invalid memory pool|Inconsistent component|Sampling factors too"
+    rb"|Unsupported color conversion|Unknown Adobe color transform|Maximum supported image dim"
+    rb"|Not a JPEG file|Warning: unknown JFIF|Duplicate component|Fractional sampling"
+    rb"|Too many color components|Cannot quantize|Missing Huffman code|Scan script"
+    rb"|Application transferred too (few|many) scanlines|Caution: quantization tables"
+    rb"|libpng (error|warning): |[EIW]\d{4} .* (jpeg_mem|png_io|gif_io)\.cc:\d+\]"
+)
+
+
+def hush() -> None:
+    """From now on, where Python's error stream is the process's own and nobody has put it aside."""
+    if not sys.stderr or sys.stderr.fileno() != 2:
+        return
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.close(writer)
+        _pass_on(reader, terminal)
+    os.close(reader)
+    os.dup2(writer, 2)
+    os.close(writer)
+    sys.stderr = open(terminal, "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
+
+
+def _pass_on(reader: int, terminal: int) -> NoReturn:
+    """Until nobody writes any more; a signal that reaches the whole group is for the others."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        with contextlib.suppress(OSError):
+            signal.signal(number, signal.SIG_IGN)
+    for stream in (0, 1, 2):  # whoever waits for their end is not to wait for this process
+        os.close(stream)
+    with open(reader, "rb") as lines, contextlib.suppress(OSError):
+        for line in lines:
+            if not NOISE.match(line):
+                os.write(terminal, line)
+    os._exit(0)

@@ -1,0 +1,71 @@
+"""What can be said of many pictures at little cost, in a quick form before every run too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from pipelines.doctor import copies
+from pipelines.doctor.kinds import NOTE, Entry, Finding
+from pipelines.examples import Examples
+from pipelines.pixels import Pixels
+
+LEVELS_OF_ONE_COLOUR = 3  # of 255: what saving as JPEG makes of a single colour
+IMBALANCE = 10.0  # times as many pictures
+SHOWN_CLASSES = 10
+_PROBES = 8  # places along each side that are looked at before all of them
+
+
+def in_short(examples: Examples, pixels: Pixels | None) -> Iterator[str]:
+    """A line for each kind of finding but notes, from what the first look has kept anyway.
+
+    Args:
+      examples: sound ones, with the `rows` of the pixels.
+    """
+    found = balance(examples)
+    if pixels is not None:
+        prints = pixels.fingerprints[examples.rows]
+        found += copies.findings(examples, copies.of_same_bytes(prints), "copies")
+        found += _flat(examples, pixels)
+    for finding in found:
+        level, title, advice = finding.kind
+        if level != NOTE:
+            first = finding.entries[0]
+            detail = f": {first.detail}" if first.detail else ""
+            yield (
+                f"{level}: {len(finding.entries):,} {title}, as {', '.join(first.places[:2])}"
+                f"{detail}; {advice}; bin/doctor shows all"
+            )
+
+
+def balance(examples: Examples) -> list[Finding]:
+    """Whether some class has many times the training pictures of another."""
+    counts = dict(zip(examples.classes, examples.part("train").class_counts(), strict=True))
+    present = {name: count for name, count in counts.items() if count}
+    if not present or max(present.values()) <= IMBALANCE * min(present.values()):
+        return []
+    ranked = sorted(present, key=lambda name: -present[name])
+    shown = [*ranked[: SHOWN_CLASSES // 2], *ranked[SHOWN_CLASSES // 2 :][-SHOWN_CLASSES // 2 :]]
+    entries = tuple(Entry((name,), f"{present[name]:,} to train on") for name in shown)
+    return [Finding("imbalance", entries)]
+
+
+def of_one_colour(pictures: np.ndarray) -> np.ndarray:
+    """bool [n]: uint8 [n, h, w, 3] that are the same all over."""
+    return (np.ptp(pictures, axis=(1, 2)) <= LEVELS_OF_ONE_COLOUR).all(axis=1)
+
+
+def _flat(examples: Examples, pixels: Pixels) -> list[Finding]:
+    """Those of one colour, where the pixels lie in memory; few are looked at as a whole."""
+    if not pixels.in_memory:
+        return []
+    height, width, _ = pixels.shape[1:]
+    probes = pixels.rows[:, :: -(-height // _PROBES), :: -(-width // _PROBES)]
+    likely = np.flatnonzero(of_one_colour(probes)[examples.rows])
+    entries = tuple(
+        Entry((examples.name(index),), examples=(index,))
+        for index in likely.tolist()
+        if of_one_colour(pixels.take(examples.rows[[index]]))[0]
+    )
+    return [Finding("one_colour", entries)] if entries else []

@@ -1,0 +1,174 @@
+"""Looks at every picture of a data set, and says what a person should know before training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from engine.specs import DataSpec, UserError
+from pipelines import decode, first_look, formats, sources
+from pipelines.doctor import census, copies, headers, likeness, places
+from pipelines.doctor.kinds import KINDS, Entry, Finding
+from pipelines.examples import VALIDATION, Examples
+from pipelines.first_look import Broken, Facts
+
+HUGE_PIXELS = 50_000_000
+TINY_SIDE = 32  # pixels
+NARROW = 5.0  # times as long as wide
+
+
+@dataclasses.dataclass(frozen=True)
+class Examined:
+    """What came of it.
+
+    sound: bool [N], the examples that can be decoded.
+    pairs: int64 [n, 2], examples that look the same although their files differ.
+    fingerprints: int64 [N], of the encoded bytes; -1 where the example is broken.
+    arranged: whether the data came with a validation part of its own.
+    """
+
+    examples: Examples
+    arranged: bool
+    sound: np.ndarray
+    fingerprints: np.ndarray
+    pairs: np.ndarray
+    findings: tuple[Finding, ...]
+
+
+def listed(spec: DataSpec) -> tuple[Examples, bool, list[Finding]]:
+    """The examples as training would divide them, or as they lie there where it would refuse them.
+
+    Returns:
+      with them whether they came with a validation part, and what training would say.
+
+    Raises:
+      UserError: there is nothing to look at.
+    """
+    examples = sources.listed(spec)
+    arranged = VALIDATION in examples.splits
+    try:
+        return sources.divided(examples, spec), arranged, []
+    except UserError as error:
+        if not len(examples):
+            raise
+        return examples, arranged, [Finding("refused", (Entry((spec.location,), str(error)),))]
+
+
+def examine(spec: DataSpec, threads: int, progress: Callable[[int, int], None]) -> Examined:
+    """Reads, decodes and compares every picture once; writes and removes nothing.
+
+    Args:
+      threads: how many pictures are decoded at a time.
+      progress: called now and then with the number of sound pictures so far, and that of all.
+
+    Raises:
+      UserError: see `listed`.
+    """
+    examples, arranged, refused = listed(spec)
+    notes = _Notes(examples)
+
+    def keep(numbers: np.ndarray, facts: Facts) -> None:
+        notes.keep(numbers, facts)
+        progress(notes.count, len(examples))
+
+    with headers.unlimited():
+        broken = first_look.look(examples, _small, threads, keep=keep)
+        left_out = list(_broken(broken, examples))
+    joined, pairs = notes.same_files(), notes.alike()
+    found = [
+        *refused,
+        *left_out,
+        *places.findings(spec, examples),
+        *notes.findings(),
+        *copies.findings(examples, joined, "copies"),
+        *copies.findings(examples, copies.groups(len(examples), pairs), "likeness"),
+        *census.balance(examples),
+    ]
+    found.sort(key=lambda finding: list(KINDS).index(finding.name))
+    sound = notes.fingerprints >= 0
+    return Examined(examples, arranged, sound, notes.fingerprints, pairs, tuple(found))
+
+
+def _small(contents: tf.Tensor) -> tf.Tensor:
+    return decode.decode(contents, likeness.SIDE, likeness.SIDE)
+
+
+class _Notes:
+    """What is written down while the pictures go by; `keep` takes them as they come."""
+
+    def __init__(self, examples: Examples) -> None:
+        self.examples, self.count = examples, 0
+        self.fingerprints = np.full(len(examples), -1)
+        self.details = np.zeros((len(examples), likeness.DETAIL, likeness.DETAIL), np.uint8)
+        self.cases: dict[str, list[Entry]] = {}
+
+    def keep(self, numbers: np.ndarray, facts: Facts) -> None:
+        self.count += len(numbers)
+        self.fingerprints[numbers] = facts.fingerprints
+        self.details[numbers] = likeness.details(facts.pixels)
+        for number, orientation in zip(numbers.tolist(), facts.orientations, strict=True):
+            self.header(number)
+            if orientation != 1:
+                self._note("turned", number, f"orientation {orientation}")
+        for number in numbers[census.of_one_colour(facts.pixels)].tolist():
+            self._note("one_colour", number)
+
+    def header(self, number: int) -> None:
+        """What the header and the name have that is unusual."""
+        found = headers.header(self.examples, number)
+        if found is None:
+            return
+        size = f"{found.width} x {found.height} pixels"
+        if wrong := headers.misnamed(self.examples.paths[number], found.format):
+            self._note("wrong_name", number, wrong)
+        if found.frames > 1:
+            self._note("several_frames", number, f"{found.frames} of them, {found.format}")
+        if found.width * found.height > HUGE_PIXELS:
+            self._note("huge", number, size)
+        if min(found.width, found.height) < TINY_SIDE:
+            self._note("tiny", number, size)
+        if max(found.width, found.height) > NARROW * min(found.width, found.height):
+            self._note("narrow", number, size)
+
+    def _note(self, kind: str, number: int, detail: str = "") -> None:
+        entry = Entry((self.examples.name(number),), detail, (number,))
+        self.cases.setdefault(kind, []).append(entry)
+
+    def findings(self) -> Iterator[Finding]:
+        for kind, entries in self.cases.items():
+            yield Finding(kind, tuple(sorted(entries, key=lambda entry: entry.examples)))
+
+    def same_files(self) -> list[np.ndarray]:
+        return copies.of_same_bytes(self.fingerprints)
+
+    def alike(self) -> np.ndarray:
+        """int64 [n, 2]: pairs of examples that look the same, copies and flat ones left out."""
+        flat = [entry.examples[0] for entry in self.cases.get("one_colour", ())]
+        _, firsts = np.unique(self.fingerprints, return_index=True)
+        firsts = np.setdiff1d(firsts[self.fingerprints[firsts] >= 0], flat)
+        return firsts[likeness.alike(self.details[firsts])]
+
+
+def _broken(broken: list[Broken], examples: Examples) -> Iterator[Finding]:
+    cases: dict[str, list[Entry]] = {}
+    for one in broken:
+        kind, detail = _kind_of(one), one.reason
+        if kind == "no_picture" and (found := headers.header(examples, one.index)):
+            detail = f"{found.format}, which is not read here"
+        cases.setdefault(kind, []).append(Entry((one.path,), detail, (one.index,)))
+    for kind, entries in cases.items():
+        yield Finding(kind, tuple(entries))
+
+
+def _kind_of(one: Broken) -> str:
+    if not one.lasting:
+        return "unreadable"
+    reasons = {
+        "empty file": "empty",
+        formats.NOT_A_PICTURE: "no_picture",
+        formats.TOO_LARGE: "bomb",
+    }
+    return reasons.get(one.reason, "damaged")

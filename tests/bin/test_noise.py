@@ -1,0 +1,62 @@
+"""What native code writes to the error stream: noise of decoders goes, all else stays."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.bin.programs import ROOT
+
+
+def said(work: str, **settings) -> subprocess.CompletedProcess:
+    code = f"import os, signal, sys\nimport _noise\n_noise.hush()\n{work}"
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT / "bin", capture_output=True, text=True, timeout=60
+    )
+
+
+LINES = (
+    "Corrupt JPEG data: 12 extraneous bytes before marker 0xdb",
+    "Unsupported JPEG process: SOF type 0xcb",
+    "libpng warning: iCCP: known incorrect sRGB profile",
+    "E0000 00:00:1795536000.447379    2006 jpeg_mem.cc:331] Premature end of JPEG data.",
+)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_noise_of_decoders_is_dropped(line):
+    assert said(f"os.write(2, {(line + chr(10)).encode()!r})").stderr == ""
+
+
+def test_everything_else_passes_in_its_order():
+    lines = "".join(f"E0000 line {number}: out of memory\n" for number in range(2000))
+    assert said(f"os.write(2, {lines.encode()!r})").stderr == lines
+
+
+def test_what_python_writes_is_never_looked_at():
+    assert said("print('Corrupt JPEG data', file=sys.stderr)").stderr == "Corrupt JPEG data\n"
+
+
+def test_the_last_words_of_a_process_that_dies_are_kept():
+    ended = said("os.write(2, b'free(): invalid pointer\\n'); os.abort()")
+    assert ended.stderr == "free(): invalid pointer\n"
+    assert ended.returncode < 0
+
+
+def test_a_signal_to_the_whole_group_does_not_lose_them():
+    work = (
+        "os.setpgid(0, 0)\nsignal.signal(signal.SIGTERM, lambda *_: None)\n"
+        "os.killpg(0, signal.SIGTERM)\nos.write(2, b'still here\\n')"
+    )
+    assert said(work).stderr == "still here\n"
+
+
+def test_a_stream_that_somebody_has_put_aside_is_left_alone(capfd):
+    import _noise
+
+    before = sys.stderr
+    _noise.hush()
+    assert sys.stderr is before
+    os.write(2, b"Corrupt JPEG data\n")
+    assert "Corrupt" in capfd.readouterr().err

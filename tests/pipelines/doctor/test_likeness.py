@@ -1,0 +1,91 @@
+"""Which pictures look the same: saved anew, shrunk, brighter; and that others do not."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+from scipy import fft
+
+from pipelines.doctor import likeness
+
+
+def scene(seed: int) -> Image.Image:
+    """Soft blobs with edges and grain, as photographs have them."""
+    random = np.random.default_rng(seed)
+    coarse = Image.fromarray(random.integers(0, 256, (9, 12, 3), np.uint8))
+    pixels = np.asarray(coarse.resize((320, 240), Image.BICUBIC)).astype(float)
+    for _ in range(6):
+        top, left = random.integers(0, 200), random.integers(0, 280)
+        pixels[top : top + 50, left : left + 60] = random.integers(0, 256, 3)
+    return Image.fromarray(np.clip(pixels + random.normal(0, 6, pixels.shape), 0, 255).astype("u1"))
+
+
+def jpeg(picture: Image.Image, quality: int) -> Image.Image:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality)
+    return Image.open(buffer)
+
+
+def grey(pictures: list) -> np.ndarray:
+    side = (likeness.SIDE, likeness.SIDE)
+    rows = [np.asarray(one.convert("RGB").resize(side, Image.BILINEAR)) for one in pictures]
+    return likeness.details(np.stack(rows))
+
+
+SCENES = [scene(seed) for seed in range(40)]
+EDITS = {
+    "saved at quality 40": lambda one: jpeg(one, 40),
+    "half the size": lambda one: one.resize((160, 120), Image.BILINEAR),
+    "a tenth brighter": lambda one: ImageEnhance.Brightness(one).enhance(1.1),
+    "grey": lambda one: one.convert("L"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_every_edited_copy_is_found_and_nothing_else(edit):
+    count = len(SCENES)
+    pairs = likeness.alike(grey([*SCENES, *(EDITS[edit](one) for one in SCENES)]))
+    assert pairs.tolist() == [[number, number + count] for number in range(count)]
+
+
+def test_the_hash_is_the_signs_of_the_lowest_frequencies():
+    pictures = grey(SCENES[:5])
+    waves = fft.dctn(pictures.astype(float), axes=(1, 2), norm="ortho")[:, :8, :8]
+    # The orthonormal transform scales the first row and column by a further 1/sqrt(2).
+    waves[:, 0] *= np.sqrt(2)
+    waves[:, :, 0] *= np.sqrt(2)
+    waves = waves.reshape(5, 64)
+    want = waves > np.median(waves[:, 1:], axis=1, keepdims=True)
+    want[:, 0] = False
+    got = np.unpackbits(
+        likeness.hashes(pictures).astype(">u8").view(np.uint8).reshape(5, 8), axis=1
+    )
+    assert np.array_equal(got, want)
+
+
+@pytest.mark.parametrize("differing", [0, 2, 4, 6, 8])
+def test_near_hashes_meet_among_many_others(differing):
+    random = np.random.default_rng(differing)
+    others = random.integers(0, 2**63, 50_000).astype(np.uint64)
+    base = random.integers(0, 2**63, 300).astype(np.uint64)
+    near = base.copy()
+    for place in range(300):
+        for bit in random.choice(64, differing, replace=False):
+            near[place] ^= np.uint64(1) << np.uint64(bit)
+    bits = np.concatenate([base, near, others])
+    found = {tuple(pair) for pair in likeness._near(bits).tolist()}
+    met = np.mean([(number, number + 300) in found for number in range(300)])
+    assert met > 0.95
+
+
+def test_the_pairs_compared_grow_with_the_pictures_and_not_with_their_square():
+    random = np.random.default_rng(0)
+    same = np.zeros(3000, np.uint64)  # the worst there is: all hashes equal
+    assert len(likeness._near(same)) <= 3000 * 24 * len(likeness._ROTATIONS)
+    assert not len(likeness._near(random.integers(0, 2**63, 3000).astype(np.uint64)))
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_fewer_than_two_make_no_pair(count):
+    assert likeness.alike(np.zeros((count, 32, 32), np.uint8)).shape == (0, 2)

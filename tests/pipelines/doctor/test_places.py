@@ -1,0 +1,64 @@
+"""Links, odd names and what lies beside the class folders."""
+
+import os
+
+import pytest
+
+from engine.specs import DataSpec
+from pipelines import sources
+from pipelines.doctor import places
+from tests.pipelines.pictures import COLOUR, saved
+
+
+@pytest.fixture
+def data(tmp_path):
+    root = tmp_path / "data"
+    for name in ("cats", "dogs"):
+        (root / name).mkdir(parents=True)
+        (root / name / "one.jpg").write_bytes(saved(COLOUR, "JPEG"))
+    return root
+
+
+def found(root) -> dict[str, list[str]]:
+    spec = DataSpec("folders", str(root))
+    findings = places.findings(spec, sources.listed(spec))
+    return {
+        one.name: sorted(os.path.basename(e.places[0]) for e in one.entries) for one in findings
+    }
+
+
+def test_a_plain_folder_has_nothing_to_tell(data):
+    assert found(data) == {}
+
+
+def test_links_are_told_by_where_they_lead(data, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "other.jpg").write_bytes(saved(COLOUR, "JPEG"))
+    (data / "cats" / "folder_out").symlink_to(tmp_path / "elsewhere")
+    (data / "cats" / "file_out.jpg").symlink_to(tmp_path / "other.jpg")
+    (data / "cats" / "up").symlink_to(data)
+    (data / "cats" / "itself").symlink_to("itself")
+    (data / "cats" / "sound.jpg").symlink_to(data / "dogs" / "one.jpg")
+    assert found(data) == {
+        "link_outside": ["file_out.jpg", "folder_out"],
+        "link_circle": ["itself", "up"],
+    }
+
+
+def test_a_folder_that_begins_as_the_root_does_lies_outside(data, tmp_path):
+    (tmp_path / "data2").mkdir()
+    (data / "cats" / "near").symlink_to(tmp_path / "data2")
+    assert found(data) == {"link_outside": ["near"]}
+
+
+def test_pictures_beside_the_class_folders_are_named(data):
+    (data / "forgotten.png").write_bytes(saved(COLOUR, "PNG"))
+    (data / "readme.txt").write_text("no picture")
+    assert found(data) == {"stray": ["forgotten.png"]}
+
+
+def test_names_that_are_not_utf_8(data):
+    path = os.path.join(os.fsencode(data), b"cats", b"\xff.jpg")
+    with open(path, "wb") as file:
+        file.write(saved(COLOUR, "JPEG"))
+    assert found(data) == {"odd_name": ["\\xff.jpg"]}
