@@ -177,7 +177,7 @@ def parse(
         raise FlagError(str(error)) from None
     if words and not usage.endswith("..."):
         raise FlagError(_stray(program, words[0]))
-    given = [name for token in tokens if (name := _name(token)) in values]
+    given = [name for token in tokens if (name := _given(token, values)) in values]
     return Parsed(values, given, words)
 
 
@@ -188,6 +188,12 @@ def _stray(program: str, word: str) -> str:
 
 def _name(token: str) -> str:
     return token.lstrip("-").split("=")[0] if token.startswith("-") else ""
+
+
+def _given(token: str, values: flags.FlagValues) -> str:
+    """The flag that a token sets: `--noname` sets `name`."""
+    name = _name(token)
+    return name if name in values else name.removeprefix("no")
 
 
 def _expand(argv: Sequence[str]) -> list[str]:

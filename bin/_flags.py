@@ -7,7 +7,7 @@ from here what they need of `_command_line` too.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,6 +49,7 @@ __all__ = [
     "define_training",
     "flagfile_name",
     "number",
+    "of_a_recipe",
     "of_a_run",
     "parse",
     "recipe",
@@ -137,7 +138,8 @@ def define_training(values: flags.FlagValues) -> None:
 
 
 def define_run(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("run_dir", None, "the run; default: runs/ and the flag file's name", values)
+    text = "the run; default: runs/ and the name of the flag file, or of the recipe or its run"
+    flags.DEFINE_string("run_dir", None, text, values)
     whole(values, "threads", None, "CPU threads; all cores if not given", least=1)
     flags.DEFINE(
         Bytes(),
@@ -159,7 +161,8 @@ def cache_dir(values: flags.FlagValues) -> None:
 
 
 DATA = ("validation_fraction", "split_seed", "limit_examples", "on_bad_image")
-RUN = (define_data, define_model, define_training, define_run)  # all that make a recipe
+RECIPE = (define_data, define_model, define_training)  # all that make a recipe
+RUN = (*RECIPE, define_run)
 
 
 def words(text: str | None) -> list[str]:
@@ -169,8 +172,17 @@ def words(text: str | None) -> list[str]:
 
 def of_a_run() -> list[str]:
     """The names of the flags that every program has that makes or measures a run."""
+    return _names(RUN)
+
+
+def of_a_recipe() -> list[str]:
+    """The names of those that are written into its recipe."""
+    return _names(RECIPE)
+
+
+def _names(groups: Iterable[Callable[[flags.FlagValues], None]]) -> list[str]:
     values = flags.FlagValues()
-    for define in RUN:
+    for define in groups:
         define(values)
     return list(values)
 

@@ -5,7 +5,8 @@ none is. Keeping pays where there are fewer views than epochs. Views of an augme
 outcomes (mirror images, quarter turns) are complete: every epoch draws among them as it would
 anyway. Of any other augmentation a number of draws stands for all, which for the head alone makes
 no difference that we could measure (see docs/caching.md); deeper phases keep such views only where
-the recipe asks for them.
+the recipe asks for them. Which views a picture is seen through follows from the recipe alone; the
+room there is decides whether what the trunk makes of them is kept, which moves no bits.
 """
 
 from __future__ import annotations
@@ -84,10 +85,10 @@ def decide(asked: Question, room: Room) -> Keep:
         )
     validation = room.fits(feed.validation_examples * row) == "memory" and epochs > 1
     passes = _passes(views, slots, phase)
-    if where is None:
-        return Keep(phase.views, 0, validation, "no room for the trunk's outputs")
     if slots == 0 or (passes >= epochs and not forced):
         return Keep(phase.views, 0, validation, "each epoch has views of its own")
+    if where is None:  # the views stay: how much memory is free must not move bits
+        return Keep(views, 0, validation, "no room for the trunk's outputs")
     return Keep(views, slots, validation, _saving(asked, slots, passes, where))
 
 

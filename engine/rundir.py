@@ -100,8 +100,11 @@ class RunDir:
         return self.read_result().get("status") == "finished"
 
 
-def claim(run: RunDir, recipe: Recipe, overwrite: bool) -> None:
+def claim(run: RunDir, recipe: Recipe, overwrite: bool, plan: bytes | None = None) -> None:
     """Makes the directory this recipe's: new, or the same run to go on with.
+
+    Args:
+      plan: the `plan.json` that a new run goes by; it decides for itself if not given.
 
     Raises:
       UserError: it holds a finished run, another recipe's, or something that is no run.
@@ -112,6 +115,8 @@ def claim(run: RunDir, recipe: Recipe, overwrite: bool) -> None:
         _clear(run)
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         write(run.recipe, to_json(recipe).encode())
+        if plan:
+            write(run.plan, plan)
         return
     other = f"name another --run_dir= (such as {_free_name(run.path)}) or add --overwrite"
     if run.read_recipe() != recipe:

@@ -339,7 +339,14 @@ def test_help_lists_all_flags_and_needs_no_tensorflow(name):
     for group in _flags.RUN:
         group(values)
     listed = [line.strip() for line in done.stdout.splitlines() if line.startswith("  --")]
-    own = ("overwrite", "checkpoint_minutes", "log_steps", "steps_per_call", "show_augmented")
+    own = (
+        "recipe",
+        "overwrite",
+        "checkpoint_minutes",
+        "log_steps",
+        "steps_per_call",
+        "show_augmented",
+    )
     for flag in [*values, *own]:
         assert any(line.startswith((f"--{flag}=", f"--[no]{flag}")) for line in listed), flag
     for allowed in (*OPTIMIZERS, *SCHEDULES, *AUGMENTATIONS, "inception_v3", "mixed_float16"):
@@ -355,6 +362,7 @@ def test_help_lists_all_flags_and_needs_no_tensorflow(name):
         ("train", "--data_dir=x --phase=a(epochs=-1)", "epochs=-1; allowed: 0 or more"),
         ("train", "--data_dir=x --augment=rotat(3)", "did you mean 'rotate'?"),
         ("train", "--flagfile=solar_cels.flags", "did you mean 'solar_cells.flags'?"),
+        ("train", "--recipe=gone.json", "can't be read (No such file or directory)"),
         ("evaluate", "--format=jsn", "did you mean 'json'?"),
         ("predict", "--backbone=resnet5", "did you mean 'resnet50'?"),
     ],

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.special
 
+from engine import runs
+from engine.rundir import RunDir
+from pipelines.decode import decode
 from tests.bin.programs import SMALL, run, start
+from tests.bin.test_killed import same_end
+from tests.pipelines import every_format
+from tests.pipelines.every_format import KINDS, SIZES
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -122,6 +130,40 @@ def test_a_finished_run_is_left_alone(trained, coloured):
     )
     assert "another recipe" in other
     assert before == {path: path.read_bytes() for path in trained.glob("*.*")}
+
+
+def test_a_new_run_of_its_recipe_has_the_same_bits(trained, tmp_path):
+    """Whatever precision the first one chose: what it decided is taken up, not measured anew."""
+    place, flags = tmp_path / "again", ("--cache_memory=0", "--steps_per_call=3")
+    run("train", f"--recipe={trained / 'recipe.json'}", f"--run_dir={place}", *flags)
+    for name in ("recipe.json", "plan.json"):
+        assert (place / name).read_bytes() == (trained / name).read_bytes()
+    same_end(place, trained)
+
+
+def test_predict_and_evaluate_give_the_numbers_of_the_saved_network(trained, tmp_path):
+    """For every kind of file; the network is Keras' own, and nothing in it is folded."""
+    files = [
+        every_format.write(tmp_path / ("blue", "red")[number % 2], kind, size, number)
+        for number, (kind, size) in enumerate(zip(KINDS, itertools.cycle(SIZES), strict=False))
+    ]
+    predicted = json.loads(run("predict", f"--run_dir={trained}", "--format=json", *files))
+    assert [row["path"] for row in predicted] == list(map(str, files))
+    answers = [{p["label"]: p["probability"] for p in row["predictions"]} for row in predicted]
+    chances = np.array([[answer["blue"], answer["red"]] for answer in answers])
+    opened = runs.reopen(RunDir(trained))
+    images = [decode(path.read_bytes(), *opened.recipe.image_size).numpy() for path in files]
+    logits = opened.model(np.stack(images).astype(np.float32), training=False)
+    np.testing.assert_allclose(chances, scipy.special.softmax(logits, -1), rtol=0, atol=1e-5)
+    measured = json.loads(
+        run("evaluate", f"--run_dir={trained}", f"--data_dir={tmp_path}", "--format=json")
+    )
+    labels = np.arange(len(files)) % 2
+    confusion = np.zeros([2, 2], int)
+    np.add.at(confusion, (labels, chances.argmax(-1)), 1)
+    assert measured["confusion_matrix"] == confusion.tolist()
+    loss = -np.log(chances[np.arange(len(files)), labels]).mean()
+    assert measured["loss"] == pytest.approx(loss, rel=1e-4)
 
 
 def test_a_run_starts_from_another(trained, coloured, tmp_path):

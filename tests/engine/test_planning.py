@@ -127,7 +127,8 @@ def test_it_has_to_fit_with_the_validation_part(memory, slots, validation):
     keep = planning.decide(question(), Room(memory))
     assert (keep.slots, keep.validation) == (slots, validation)
     if not slots:
-        assert (keep.views, keep.reason) == (None, "no room for the trunk's outputs")
+        assert keep.reason == "no room for the trunk's outputs"
+    assert keep.views == planning.HEAD_VIEWS, "room must not move bits"
 
 
 def test_on_disk_are_the_training_pictures_only(tmp_path):

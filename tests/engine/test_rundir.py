@@ -48,6 +48,21 @@ def test_a_new_directory_is_taken(run):
     assert not run.finished()
 
 
+def test_a_new_run_may_go_by_what_another_decided(run):
+    claim(run, MINE, overwrite=False, plan=b"decided")
+    assert run.plan.read_bytes() == b"decided"
+    finish(run)
+    claim(run, MINE, overwrite=True, plan=b"decided")
+    assert run.plan.read_bytes() == b"decided"
+
+
+def test_a_run_that_goes_on_goes_by_its_own_decisions(run):
+    claim(run, MINE, overwrite=False, plan=b"decided")
+    (run.checkpoints / "step_000000001_phase_000.npz").write_bytes(b"mine")
+    claim(run, MINE, overwrite=False, plan=b"otherwise")
+    assert run.plan.read_bytes() == b"decided"
+
+
 def test_an_unfinished_run_goes_on(run):
     claim(run, MINE, overwrite=False)
     (run.checkpoints / "step_000000001_phase_000.npz").write_bytes(b"mine")
