@@ -23,6 +23,7 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE,
 )
+_LONGEST = 400  # characters of a number; the largest float has 309 digits, int() takes 4300
 _CONSTANTS = {"true": True, "false": False, "none": None}
 
 
@@ -147,7 +148,7 @@ class _Parser:
         kind, value = self.kind, self.value
         if kind not in ("number", "word", "single", "double"):
             raise self.error("a value")
-        if kind == "number" and math.isinf(float(value)):
+        if kind == "number" and (len(value) > _LONGEST or math.isinf(float(value))):
             raise self.error("a number that is not beyond all bounds")
         self.advance()
         if kind == "number":

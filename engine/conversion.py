@@ -37,7 +37,7 @@ def convert(value: Any, kind: Any, what: str) -> Any:
     if origin is not None and issubclass(origin, Mapping) and isinstance(value, dict):
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(str(value))  # inf where it is beyond all bounds, which no float() of an int is
     if kind in (int, float, str, bool) and type(value) is kind:
         return value
     raise UserError(f"{what}={value!r}; allowed: {_IN_WORDS.get(kind, 'a list or an object')}")

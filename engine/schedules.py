@@ -31,7 +31,8 @@ def cosine(progress: float, end: float = 0.0) -> float:
 
 def step(progress: float, drops: int = 3, factor: float = 0.1) -> float:
     """Multiplied by `factor` at `drops` places that cut the phase into equal parts."""
-    return factor ** min(math.floor(progress * (drops + 1)), drops)
+    place = round(progress * (drops + 1), 9)  # 15/22 of 22 would else lie just below 15
+    return factor ** min(math.floor(place), drops)
 
 
 def one_cycle(progress: float, rise: float = 0.3, start: float = 0.04, end: float = 4e-6) -> float:

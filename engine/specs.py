@@ -290,6 +290,6 @@ def from_json(kind: type[Spec], text: str) -> Spec:
     """
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"not JSON: {error}") from None
     return convert(values, kind, kind.__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from engine.calls import Call, parse_call, parse_calls
@@ -32,6 +32,16 @@ def types(call: Call) -> list[type]:
     return [type(value) for value in (*call.args, *call.kwargs.values())]
 
 
+def made_or_told(make, *arguments):
+    """What is made of the arguments; None where one line says why nothing is."""
+    try:
+        return make(*arguments)
+    except UserError as error:
+        message = str(error)
+    assert len(message.splitlines()) == 1
+    return None
+
+
 @given(calls)
 def test_a_call_is_read_back_as_it_was_written(call):
     again = parse_call(str(call))
@@ -44,13 +54,21 @@ def test_calls_in_a_row_are_read_back(row):
     assert parse_calls("|".join(map(str, row))) == row
 
 
-@given(some.text(alphabet="ab(),=|'\" 1.e-+_/", max_size=20))
-def test_any_text_gives_calls_or_a_message_for_the_user(text):
-    try:
-        row = parse_calls(text)
-    except UserError:
-        return
-    assert parse_calls("|".join(map(str, row))) == row
+odd = some.sampled_from(
+    ["f(", ")", "a=", "0" * 4301, "9" * 400, "\n", "\u2028", "٣", "²", "ﬁ", "|"]
+)
+anything = (
+    some.text(alphabet="ab(),=|'\" 1.e-+_/", max_size=20)
+    | some.lists(odd | some.text(max_size=3), max_size=6).map("".join)
+    | some.builds("f({})".format, odd | some.text(max_size=9))
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(anything)
+def test_any_text_gives_calls_or_one_line_for_the_user(text):
+    row = made_or_told(parse_calls, text)
+    assert row is None or parse_calls("|".join(map(str, row))) == row
 
 
 @pytest.mark.parametrize(
@@ -95,6 +113,7 @@ def test_no_calls(text):
         ("f(a;b)", "at ';b)'", "a name"),
         ("f(1e999)", "at '1e999)'", "not beyond all bounds"),
         (f"f({'9' * 5000})", "at '999", "not beyond all bounds"),
+        (f"f({'0' * 5000})", "at '000", "not beyond all bounds"),
     ],
 )
 def test_a_mistake_is_shown_where_it_is(text, place, expected):

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
 
+from engine import specs
+from engine.calls import Call
 from engine.errors import UserError, choose, nearest
 from engine.specs import DataSpec, Phase, Recipe, from_json, parse_calls, parse_phase, to_json
 from tests.engine.small import recipe
+from tests.engine.test_calls import calls, made_or_told, names, texts, values
 
 FULL = recipe(
     data=DataSpec(
@@ -46,6 +52,104 @@ def test_a_recipe_goes_through_json_unchanged(value):
     again = from_json(Recipe, to_json(value))
     assert again == value
     assert to_json(again) == to_json(value)
+
+
+shares = some.floats(0, 1, exclude_max=True)
+above_0 = some.floats(0, exclude_min=True, allow_infinity=False)
+counts = some.integers(1, 10**6)
+paths = some.binary(max_size=9).map(os.fsdecode)
+FIELDS = {
+    kind: [field.name for field in dataclasses.fields(kind)] for kind in (Phase, DataSpec, Recipe)
+}
+plain = {
+    "name": names,
+    "trainable": texts,
+    "epochs": counts,
+    "optimizer": texts,
+    "learning_rate": above_0,
+    "schedule": texts,
+    "batch_norm": some.sampled_from(specs.BATCH_NORM),
+    "weight_decay": some.none() | shares,
+    "clip_norm": some.none() | above_0,
+    "early_stop": some.none() | counts,
+    "views": some.none() | counts,
+    "options": some.dictionaries(
+        names.filter(lambda name: name not in FIELDS[Phase]), values, max_size=3
+    ),
+}
+phases = some.builds(Phase, **plain) | some.builds(
+    Phase, **{**plain, "views": counts, "refresh": some.floats(0, 1)}
+)
+data = some.builds(
+    DataSpec,
+    source=some.text(max_size=9),
+    location=paths,
+    validation_location=some.none() | paths,
+    test_location=some.none() | paths,
+    validation_fraction=some.floats(0, 1, exclude_min=True, exclude_max=True) | counts.map(float),
+    split_seed=some.integers(),
+    limit_examples=some.none() | counts,
+    on_bad_image=some.sampled_from(specs.ON_BAD_IMAGE),
+)
+whole = some.builds(
+    Recipe,
+    data=data,
+    phases=some.lists(phases, min_size=1, max_size=3, unique_by=lambda p: p.name).map(tuple),
+    backbone=some.text(max_size=9),
+    image_size=some.tuples(counts, counts),
+    weights=paths,
+    init_from=some.none() | paths,
+    head_units=counts,
+    dropout=shares,
+    resize=some.sampled_from(specs.RESIZES),
+    augment=some.lists(calls, max_size=3).map(tuple),
+    label_smoothing=shares,
+    class_weights=some.sampled_from(specs.CLASS_WEIGHTS),
+    batch_size=counts,
+    precision=some.sampled_from(specs.PRECISIONS),
+    xla=some.sampled_from(specs.XLA),
+    cache=some.sampled_from(specs.CACHES),
+    seed=some.integers(0, 2**32 - 1),
+    deterministic=some.booleans(),
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(whole)
+def test_any_recipe_goes_through_json_unchanged(value):
+    again = from_json(Recipe, to_json(value))
+    assert again == value
+    assert to_json(again) == to_json(value), "True is no 1, and 1.0 no 1"
+
+
+@settings(deadline=None, max_examples=100)
+@given(phases)
+def test_any_phase_is_read_back_from_the_keys_that_a_user_would_write(phase):
+    keys = {key: getattr(phase, key) for key in FIELDS[Phase] if key not in ("name", "options")}
+    again = parse_phase(str(Call(phase.name, (), {**keys, **phase.options})))
+    assert again == phase
+    assert to_json(again) == to_json(phase)
+
+
+anything = some.recursive(
+    some.none() | some.booleans() | some.integers() | some.just(10**400) | some.floats() | texts,
+    lambda inner: some.lists(inner, max_size=2) | some.dictionaries(texts, inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(some.data())
+def test_whatever_stands_at_a_key_it_is_a_recipe_or_one_line_says_why_not(data):
+    recipe = json.loads(to_json(FULL))
+    place, kind = data.draw(
+        some.sampled_from(
+            [(recipe, Recipe), (recipe["data"], DataSpec), (recipe["phases"][1], Phase)]
+        )
+    )
+    place[data.draw(some.sampled_from(FIELDS[kind]))] = data.draw(anything)
+    made = made_or_told(from_json, Recipe, json.dumps(recipe))
+    assert made is None or to_json(from_json(Recipe, to_json(made))) == to_json(made)
 
 
 def test_json_reads_as_the_user_would_write():
@@ -164,6 +268,7 @@ def edited(**changes) -> str:
     [
         ("", "not JSON"),
         ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
         ("[]", "Recipe is list; allowed: an object"),
         (edited(batch_sise=3), r"key 'batch_sise' does not exist \(did you mean 'batch_size'\?\)"),
         (edited(batch_size="3"), "Recipe.batch_size='3'; allowed: a whole number"),
@@ -177,6 +282,8 @@ def edited(**changes) -> str:
         (edited(data={"source": "folders"}), "Recipe.data: key 'location' is missing"),
         (edited(phases=[]), "no phase"),
         (edited(dropout=float("nan")), "dropout=nan"),
+        (edited(dropout=10**400), "dropout=inf"),
+        (edited(dropout=True), "Recipe.dropout=True; allowed: a number"),
     ],
 )
 def test_json_that_is_no_recipe_is_refused(text, message):

@@ -1,10 +1,13 @@
 """Every augmentation against SciPy, Keras, Pillow or NumPy; their composition; wrong calls."""
 
+import contextlib
 import math
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from keras.src.legacy.preprocessing.image import apply_affine_transform
 from PIL import Image, ImageEnhance
 from scipy import ndimage
@@ -179,6 +182,63 @@ def test_geometry_and_colour_go_together():
         np.testing.assert_allclose(shown, expected, atol=0.02)
 
 
+@contextlib.contextmanager
+def uncompiled():
+    """So that many chains can be tried: compiling each takes far longer than running it."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+def chains(*entries: str) -> st.SearchStrategy:
+    return st.lists(st.sampled_from(entries), min_size=1, max_size=4)
+
+
+def one_after_the_other(entries: list[str], images: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    for entry in entries:
+        draws = augment.compose(parse_calls(entry)).draws
+        images, numbers = applied(entry, images, numbers[:, :draws]), numbers[:, draws:]
+    return images
+
+
+@settings(deadline=None, max_examples=30)
+@given(entries=chains("flip", "vertical_flip", "turn"), seed=st.integers(0, 99))
+@uncompiled()
+def test_a_chain_moves_pixels_as_its_entries_do_one_after_the_other(entries, seed):
+    images, numbers = pictures(7, 7), drawn(len(entries), seed=seed)
+    expected = one_after_the_other(entries, images, numbers)
+    assert np.array_equal(applied("|".join(entries), images, numbers), expected)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    entries=chains("brightness(0.1)", "contrast(0.5)", "saturation(0.5)", "hue(15)"),
+    seed=st.integers(0, 99),
+)
+@uncompiled()
+def test_a_chain_changes_colours_as_its_entries_do_one_after_the_other(entries, seed):
+    images = np.random.default_rng(seed).integers(118, 138, (3, 5, 4, 3), np.uint8)
+    numbers = drawn(len(entries), seed=seed)
+    expected = one_after_the_other(entries, images, numbers)
+    assert 0 < expected.min() <= expected.max() < 255, "never clipped"
+    np.testing.assert_allclose(applied("|".join(entries), images, numbers), expected, atol=1e-2)
+
+
+@settings(deadline=None, max_examples=30)
+@given(entries=chains(*AUGMENTATIONS), seed=st.integers(0, 99))
+@uncompiled()
+def test_a_picture_is_changed_alike_in_any_batch(entries, seed):
+    change = augment.compose(parse_calls("|".join(entries)))
+    images, numbers = pictures(6, 6), drawn(change.draws, seed=seed)
+    together = change.apply(tf.constant(images), numbers).numpy()
+    alone = [change.apply(images[[place]], numbers[[place]])[0] for place in range(3)]
+    np.testing.assert_allclose(together, alone, atol=1e-3)
+    backwards = change.apply(images[::-1], numbers[::-1])
+    np.testing.assert_allclose(together[::-1], backwards, atol=1e-3)
+
+
 def test_no_augmentation_is_the_picture_itself():
     change = augment.compose(())
     assert change.draws == 0
@@ -223,6 +283,20 @@ def test_typical_numbers_lead_to_their_outcome_and_lie_between_0_and_1(text):
     assert typical.shape == (change.outcomes, change.draws)
     assert typical.dtype == np.float32
     assert ((typical >= 0) & (typical < 1)).all()
+    assert np.array_equal(change.outcome(typical), np.arange(change.outcomes))
+
+
+probabilities = st.floats(0, 1)
+counted = st.builds("flip({})".format, probabilities) | st.builds(
+    "vertical_flip({})".format, probabilities
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(counted | st.just("turn"), max_size=4))
+def test_every_outcome_of_any_chain_has_numbers_that_lead_to_it(entries):
+    change = augment.compose(parse_calls("|".join(entries)))
+    typical = np.stack([change.typical(outcome) for outcome in range(change.outcomes)])
     assert np.array_equal(change.outcome(typical), np.arange(change.outcomes))
 
 

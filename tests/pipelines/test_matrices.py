@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
@@ -14,6 +16,96 @@ SIZES = [(9, 9), (8, 8), (7, 12), (13, 6), (1, 5), (1, 1)]
 
 def batch_of(value: float) -> tf.Tensor:
     return tf.constant([value, value], tf.float32)
+
+
+# name: between what its values lie, the values of its opposite, where the point y + i x goes
+MOVES = {
+    "rotation": ([(-4, 4)], lambda a: [-a], lambda z, a: z * np.exp(1j * a)),
+    "quarter_turn": (
+        [(0, 0.96875)],
+        lambda u: [(4 - np.floor(4 * u)) % 4 / 4],
+        lambda z, u: z * 1j ** np.floor(4 * u),
+    ),
+    "translation": ([(-9, 9)] * 2, lambda y, x: [-y, -x], lambda z, y, x: z + y + 1j * x),
+    "shearing": (
+        [(-1.25, 1.25)],
+        None,
+        lambda z, a: z.real * np.cos(a) + 1j * (z.imag - z.real * np.sin(a)),
+    ),
+    "scaling": (
+        [(0.25, 2)] * 2,
+        lambda y, x: [1 / y, 1 / x],
+        lambda z, y, x: z.real * y + 1j * z.imag * x,
+    ),
+}
+BATCH = 3
+
+
+def drawn(data, name):
+    """Values for a move, float32, one row for each that it takes; a column for each picture."""
+    columns = [st.tuples(*[st.floats(*ends, width=32)] * BATCH) for ends in MOVES[name][0]]
+    return np.array(data.draw(st.tuples(*columns)), np.float32)
+
+
+def made(name, values):
+    return getattr(matrices, name)(*map(tf.constant, np.float32(values))).numpy().astype(float)
+
+
+@settings(deadline=None, max_examples=100)
+@given(data=st.data(), names=st.lists(st.sampled_from(sorted(MOVES)), min_size=1, max_size=4))
+def test_a_product_moves_points_as_its_factors_do_one_after_the_other(data, names):
+    """The rightmost first, and for each picture of the batch by its own values."""
+    points = np.array([0, 1, 1j, 7 - 4j])
+    whole, moved = np.eye(3), np.tile(points, (BATCH, 1))
+    for name in names:
+        values = drawn(data, name)
+        whole = made(name, values) @ whole
+        moved = MOVES[name][2](moved, *values.astype(float)[..., None])
+    found = whole @ np.stack([points.real, points.imag, np.ones(4)])
+    np.testing.assert_allclose(found[:, 0] + 1j * found[:, 1], moved, atol=1e-3, rtol=1e-5)
+    np.testing.assert_array_equal(found[:, 2], 1)
+
+
+@pytest.mark.parametrize("name", [name for name in MOVES if MOVES[name][1]])
+@settings(deadline=None, max_examples=20)
+@given(data=st.data())
+def test_a_move_and_its_opposite_are_none(name, data):
+    values = drawn(data, name)
+    both = made(name, values) @ made(name, MOVES[name][1](*values))
+    np.testing.assert_allclose(both, np.tile(np.eye(3), (BATCH, 1, 1)), atol=1e-5)
+
+
+angles = st.floats(-4, 4, width=32)
+factors = st.floats(0.25, 4, width=32)
+
+
+@settings(deadline=None, max_examples=60)
+@given(one=angles, other=angles, more=factors, less=factors)
+def test_two_colour_changes_of_a_kind_are_one_that_does_as_much(one, other, more, less):
+    def product(make, a, b):
+        return (make(batch_of(a)) @ make(batch_of(b))).numpy()
+
+    mean = tf.constant([[10.0, 200.0, 90.0]] * 2)
+
+    def contrast(factor):
+        return matrices.contrast(factor, mean)
+
+    for make, a, b, both in (
+        (matrices.hue, one, other, one + other),
+        (matrices.saturation, more, less, more * less),
+        (matrices.offset, one, other, one + other),
+        (contrast, more, less, more * less),
+    ):
+        expected = make(batch_of(both)).numpy()
+        np.testing.assert_allclose(product(make, a, b), expected, atol=1e-3, rtol=1e-4)
+
+
+@settings(deadline=None, max_examples=60)
+@given(angle=angles, factor=factors, grey=st.floats(0, 255))
+def test_hue_and_saturation_leave_greys(angle, factor, grey):
+    pixel = np.array([grey, grey, grey, 1])
+    for matrix in (matrices.hue(batch_of(angle)), matrices.saturation(batch_of(factor))):
+        np.testing.assert_allclose(matrix.numpy() @ pixel, [pixel] * 2, atol=1e-3)
 
 
 GEOMETRY = {

@@ -30,6 +30,32 @@ def test_counts_one_above_a_power_of_four_are_no_exception(count):
     assert np.array_equal(np.sort(order.permutation(count, 7, 3)), np.arange(count))
 
 
+@settings(deadline=None, max_examples=60)
+@given(power=st.integers(0, 7), beside=st.integers(-1, 2), seed=SEEDS, epoch=st.integers(0, 1000))
+def test_nor_are_their_neighbours_whatever_the_seed(power, beside, seed, epoch):
+    count = 4**power + beside
+    assert np.array_equal(np.sort(order.permutation(count, seed, epoch)), np.arange(count))
+
+
+def unshifted(word: int, bits: int) -> int:
+    """What word ^ (word >> bits) was made of."""
+    found = word
+    for _ in range(64 // bits):
+        found = word ^ (found >> bits)
+    return found
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=9))
+def test_the_scramble_can_be_taken_back_so_that_no_two_are_alike(words):
+    back = []
+    for mixed in order.mix(np.array(words, np.uint64)).tolist():
+        word = unshifted(mixed, 31) * pow(0x94D049BB133111EB, -1, 2**64) % 2**64
+        word = unshifted(word, 27) * pow(0xBF58476D1CE4E5B9, -1, 2**64) % 2**64
+        back.append(unshifted(word, 30))
+    assert back == words
+
+
 def test_each_seed_and_each_epoch_has_an_order_of_its_own():
     orders = {
         order.permutation(50, seed, epoch).tobytes() for seed in range(20) for epoch in range(20)
@@ -88,9 +114,18 @@ def test_who_changes_a_batch_does_not_change_the_order():
     assert np.array_equal(batch(0, 8, 4, 0)[0], before)
 
 
-def test_steps_together_read_what_they_read_one_by_one():
-    together = order.batches(range(4, 19), 23, 4, 9)
-    parts = [order.batches(range(step, step + 1), 23, 4, 9) for step in range(4, 19)]
+@settings(deadline=None, max_examples=60)
+@given(
+    first=st.integers(0, 60),
+    number=st.integers(1, 40),
+    count=st.integers(1, 60),
+    size=st.integers(1, 20),
+    seed=SEEDS,
+)
+def test_any_steps_together_read_what_they_read_one_by_one(first, number, count, size, seed):
+    steps = range(first, first + number)
+    together = order.batches(steps, count, size, seed)
+    parts = [order.batches(range(step, step + 1), count, size, seed) for step in steps]
     for whole, pieces in zip(together, zip(*parts, strict=True), strict=True):
         assert np.array_equal(whole, np.concatenate(pieces))
         assert whole.dtype == pieces[0].dtype
