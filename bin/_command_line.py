@@ -18,6 +18,7 @@ from absl import flags
 
 from engine.errors import UserError, nearest
 
+AUTO = "auto"
 LISTS = ("phase",)  # flags that may stand several times
 
 
@@ -99,6 +100,16 @@ class Number(flags.ArgumentParser):
         words = {int: "a whole number", float: "a number"}[self.kind]
         more = "" if self.least == -math.inf else f", {self.least} or more"
         raise ValueError(f"{str(argument)!r}; allowed: {words}{more}")
+
+
+class NumberOrAuto(Number):
+    """As `Number`, or `auto`."""
+
+    def parse(self, argument: str | float) -> Any:
+        try:
+            return AUTO if argument == AUTO else super().parse(argument)
+        except ValueError as error:
+            raise ValueError(f"{error}, or {AUTO}") from None
 
 
 class Parsed:

@@ -14,8 +14,10 @@ from pathlib import Path
 from absl import flags
 
 from _command_line import (
+    AUTO,
     Bytes,
     FlagError,
+    NumberOrAuto,
     Parsed,
     Size,
     Span,
@@ -33,6 +35,7 @@ from engine.specs import DataSpec, Recipe, UserError
 from pipelines import augment
 
 __all__ = [
+    "AUTO",
     "DATA",
     "NO_PICTURES",
     "RUN",
@@ -57,6 +60,7 @@ __all__ = [
     "words",
 ]
 
+BATCH_SIZE = 32
 BLOG_AUGMENTATION = "rotate(30)|shift(0.2)|shear(0.2)|zoom(0.2)|flip"
 NO_PICTURES = (
     "no pictures are named; give --data_dir, --train_dir and --val_dir, --dataset or "
@@ -120,7 +124,10 @@ def define_training(values: flags.FlagValues) -> None:
         f"augmentations joined by |, or none; allowed: {', '.join(augment.AUGMENTATIONS)}",
         flag_values=values,
     )
-    whole(values, "batch_size", 32, "examples per step", least=1)
+    text = (
+        f"examples per step; auto: {BATCH_SIZE}, in as many pieces (--accumulate) as fit in memory"
+    )
+    flags.DEFINE(NumberOrAuto(int, 1), "batch_size", BATCH_SIZE, text, flag_values=values)
     whole(values, "accumulate", 1, "pieces that a batch passes in, to save memory", least=1)
     choice(
         values,
@@ -138,8 +145,6 @@ def define_training(values: flags.FlagValues) -> None:
 
 
 def define_run(values: flags.FlagValues) -> None:
-    text = "the run; default: runs/ and the name of the flag file, or of the recipe or its run"
-    flags.DEFINE_string("run_dir", None, text, values)
     whole(values, "threads", None, "CPU threads; all cores if not given", least=1)
     flags.DEFINE(
         Bytes(),
@@ -242,6 +247,10 @@ def recipe(parsed: Parsed) -> Recipe:
     data = data_spec(parsed)
     if data is None:
         raise FlagError(NO_PICTURES)
+    if parsed.batch_size == AUTO and "accumulate" in parsed.given:
+        raise FlagError(
+            f"--accumulate={parsed.accumulate}: --batch_size={AUTO} finds that out; leave one away"
+        )
     backbone = BACKBONES[parsed.backbone]
     size, weights = backbone.image_size, parsed.weights
     made = Recipe(
@@ -257,7 +266,7 @@ def recipe(parsed: Parsed) -> Recipe:
         augment=specs.parse_calls(parsed.augment),
         label_smoothing=parsed.label_smoothing,
         class_weights=parsed.class_weights,
-        batch_size=parsed.batch_size,
+        batch_size=BATCH_SIZE if parsed.batch_size == AUTO else parsed.batch_size,
         accumulate=parsed.accumulate,
         precision=parsed.precision,
         xla=parsed.xla,

@@ -1,0 +1,95 @@
+"""A device without memory left: what is said then, and what `--batch_size=auto` finds before."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+
+import _fitting
+import pytest
+
+from engine.specs import UserError
+from tests.bin.programs import run
+from tests.engine.small_runs import small_recipe
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+TRAIN = ("--image_size=64", "--batch_size=4", "--phase=t(epochs=1)", "--precision=float32")
+# Every Python process reads this when it begins: a device on which more than so many pictures at a
+# time don't fit, in the run and in those that it starts.
+SMALL_DEVICE = """
+import importlib.abc, importlib.machinery, os, sys
+
+class Smaller(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "engine.steps":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        run = spec.loader.exec_module
+
+        def exec_module(module):
+            run(module)
+            make = module.make_train_step
+
+            def make_train_step(given):
+                recipe, step = given.recipe, make(given)
+                if recipe.batch_size // recipe.accumulate <= int(os.environ["FITTING"]):
+                    return step
+                from tensorflow import errors
+                def fail(*_):
+                    raise errors.ResourceExhaustedError(None, None, "OOM when allocating a tensor")
+                return fail
+
+            module.make_train_step = make_train_step
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+sys.meta_path.insert(0, Smaller())
+"""
+
+
+@pytest.fixture
+def small_device(tmp_path, monkeypatch):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(textwrap.dedent(SMALL_DEVICE))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    return lambda fitting: monkeypatch.setenv("FITTING", str(fitting))
+
+
+@pytest.mark.parametrize(
+    ("size", "want"), [(1, [1]), (8, [1, 2, 4, 8]), (24, [1, 2, 4, 8, 24]), (7, [1, 7])]
+)
+def test_pieces_divide_the_batch_and_shrink_by_half_or_more(size, want):
+    assert list(_fitting.pieces(size)) == want
+
+
+def test_what_would_fit_is_said_in_one_line(small_device, coloured, tmp_path):
+    small_device(2)
+    err = run("train", *TRAIN, f"--data_dir={coloured}", f"--run_dir={tmp_path / 'r'}", status=1)
+    assert err.count("\n") == 1
+    assert "batch_size=4 with accumulate=1 takes more memory than there is" in err
+    assert "2 pictures at a time fit; add --accumulate=2" in err
+    assert json.loads((tmp_path / "r" / "result.json").read_text())["status"] == "failed"
+
+
+def test_auto_finds_it_before_anything_is_trained(small_device, coloured, tmp_path):
+    small_device(16)
+    auto = ("--image_size=64", "--batch_size=auto", *TRAIN[2:], f"--data_dir={coloured}")
+    run("train", *auto, f"--run_dir={tmp_path / 'r'}")
+    recipe = json.loads((tmp_path / "r" / "recipe.json").read_text())
+    assert (recipe["batch_size"], recipe["accumulate"]) == (32, 2)
+
+
+def test_where_nothing_fits_it_is_said(small_device, coloured, tmp_path):
+    small_device(0)
+    two = ("--image_size=64", "--batch_size=2", *TRAIN[2:])
+    err = run("train", *two, f"--data_dir={coloured}", f"--run_dir={tmp_path / 'r'}", status=1)
+    assert "picture by picture even; give a smaller --backbone" in err
+
+
+def test_a_try_that_fails_otherwise_is_no_answer(tmp_path):
+    gone = small_recipe(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"can't be found out: .*gone does not exist"):
+        _fitting.settle(gone, None, 1)
