@@ -175,7 +175,7 @@ def test_the_saved_network_tells_the_pictures_apart(served):
     assert len(np.unique(served.wanted.argmax(-1))) > 1
 
 
-@pytest.mark.parametrize(("resize", "batch_size"), zip(RESIZES, (1, 7, 32), strict=True))
+@pytest.mark.parametrize(("resize", "batch_size"), list(zip(RESIZES, (1, 7, 32), strict=True)))
 def test_evaluation_and_prediction_give_the_numbers_of_the_saved_network(
     served, resize, batch_size
 ):
