@@ -1,5 +1,7 @@
 """Splits: exact sizes, kept strata, whole groups, and nothing but seed and key decides."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -66,10 +68,15 @@ def test_groups_of_one_class_miss_its_share_by_less_than_the_largest(data):
         for number, size in enumerate(groups)
         for _ in range(size)
     ]
-    taken = divide(make(counts, names), fraction, seed).part("validation").class_counts()
+    divided = divide(make(counts, names), fraction, seed)
     wanted = divide(make(counts), fraction, seed).part("validation").class_counts()
-    for got, exact, groups in zip(taken, wanted, sizes, strict=True):
-        assert abs(got - exact) < max(groups)
+    train, taken = divided.part("train"), divided.part("validation").class_counts()
+    for label, (got, exact) in enumerate(zip(taken, wanted, strict=True)):
+        assert abs(got - exact) < max(sizes[label])
+        left = Counter(train.groups[train.labels == label])
+        for size in {count if group else 1 for group, count in left.items()}:
+            nearer = abs(got + size - exact) < abs(got - exact)
+            assert not nearer or size == left.total(), "one more would have served"
 
 
 def test_small_groups_still_meet_the_size():
