@@ -25,6 +25,10 @@ LISTS = ("phase",)  # flags that may stand several times
 class FlagError(UserError):
     """A flag that is not as it should be: the program ends with 2."""
 
+    def __init__(self, message: str) -> None:
+        """What absl quotes may hold line breaks."""
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+
 
 class Choice(flags.ArgumentParser):
     """Takes one of the allowed words, and names the nearest where it gets another."""
@@ -73,7 +77,7 @@ class Bytes(flags.ArgumentParser):
 
     def parse(self, argument: str) -> int:
         match = re.fullmatch(
-            r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?", str(argument).strip().lower()
+            r"(\d{1,15}(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?", str(argument).strip().lower()
         )
         if not match:
             raise ValueError(f"{argument!r}; allowed: bytes with a unit, such as 500MB or 4GiB")
@@ -175,9 +179,9 @@ def parse(
     if {"--help", "-help", "-h", "-?"} & set(argv[1:]):
         print(help_text(program, usage, values), flush=True)
         raise SystemExit(0)
-    tokens = _expand(argv[1:])
+    tokens, rest = _expand(argv[1:])
     try:
-        words = values([argv[0], *tokens])[1:]
+        words = values([argv[0], *tokens, *rest])[1:]
     except flags.UnrecognizedFlagError as error:
         name = error.flagname.split("=")[0]
         hint = nearest(name, [*values, "flagfile", "help"])
@@ -207,16 +211,16 @@ def _given(token: str, values: flags.FlagValues) -> str:
     return name if name in values else name.removeprefix("no")
 
 
-def _expand(argv: Sequence[str]) -> list[str]:
-    """The arguments with flag files in their place, less what the command line overrides."""
+def _expand(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments with flag files in their place, less what the command line overrides.
+
+    And apart from them `--` with what follows, which are words.
+    """
     tokens: list[tuple[str, bool]] = []
     waiting = [(token, False) for token in argv]
     seen: set[str] = set()
-    while waiting:
+    while waiting and waiting[0][0] != "--":
         token, from_file = waiting.pop(0)
-        if token == "--":  # what follows are words
-            tokens += [(token, False), *waiting]
-            break
         if _name(token) != "flagfile":
             tokens.append((token, from_file))
             continue
@@ -226,7 +230,8 @@ def _expand(argv: Sequence[str]) -> list[str]:
             waiting = [(line, True) for line in _read_flagfile(file)] + waiting
     direct = {_name(token) for token, from_file in tokens if not from_file}
     again = direct & set(LISTS)
-    return [token for token, from_file in tokens if not (from_file and _name(token) in again)]
+    kept = [token for token, from_file in tokens if not (from_file and _name(token) in again)]
+    return kept, [token for token, _ in waiting]
 
 
 def _read_flagfile(file: str) -> list[str]:

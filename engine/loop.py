@@ -29,6 +29,7 @@ from engine import checkpoints, quiet, results, setbacks, steps
 from engine.checkpoints import Progress
 from engine.evaluation import Evaluation, evaluate
 from engine.metrics import Figures
+from engine.probe import Probe, probe
 from engine.profiling import Profiler
 from engine.rundir import write_json
 from engine.saving import RETRY_SECONDS, Saving
@@ -296,12 +297,23 @@ def _settle(run: Run, stage: Stage) -> None:
         run.saving.insist(lambda: _write(run, stage))
 
 
+def _probe(run: Run, stage: Stage) -> Probe | None:
+    """On the first batches of the epoch that was trained last."""
+    progress, length = run.progress, run.job.steps_per_epoch
+    first = progress.phase_start + (progress.epoch - 1) * length
+    return probe(stage.training, stage.batches(run.job.feed, first, first + length, 1))
+
+
 def _finish(run: Run, stage: Stage) -> None:
     """Checks what the phase moved, notes what it did, and makes way for the next."""
     job, progress = run.job, run.progress
     for line in stage.audit.check(trained=progress.step > stage.first_step):
         job.watch.note(line)
     result = results.phase_result(job, stage, progress)
+    if probed := _probe(run, stage):
+        result["probe"] = dataclasses.asdict(probed)
+        if probed.gap:
+            job.watch.note(probed.complaint(stage.phase, result["steps"]))
     if result.get("skipped_steps"):
         job.watch.note(f"{result['skipped_steps']} steps were skipped: float16 overflowed")
     progress.phases.append(result)

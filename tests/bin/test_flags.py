@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import _flags
 import pytest
 from absl import flags
+from hypothesis import given, settings
+from hypothesis import strategies as some
 
 from engine.optimizers import OPTIMIZERS
 from engine.schedules import SCHEDULES
@@ -249,6 +252,7 @@ def test_a_phase_without_epochs_is_left_out_by_the_run():
         ("--cache_memory=lots", "'lots'; allowed: bytes with a unit, such as 500MB or 4GiB"),
         ("--cache_memory=-1GB", "'-1GB'; allowed: bytes with a unit"),
         ("--cache_memory=4EB", "'4EB'; allowed: bytes with a unit"),
+        (f"--cache_memory={'9' * 400}", "9'; allowed: bytes with a unit"),
         ("--accumulate=0", "--accumulate=0: '0'; allowed: a whole number, 1 or more"),
         ("--accumulate=5", "accumulate=5; allowed: a number that divides batch_size=32"),
         ("--phase=a(views=0)", "views=0; allowed: 1 or more"),
@@ -294,6 +298,68 @@ def test_data_flags_of_other_programs_are_checked_alike():
         "--data_dir=x", "--validation_fraction=0", read=lambda *a: _flags.data_spec(parse(*a))
     )
     assert "validation_fraction=0.0; allowed" in message
+
+
+lines = some.lists(
+    some.builds("--seed={}".format, some.integers(0, 99))
+    | some.builds("--dropout={!r}".format, some.floats(0, 0.9))
+    | some.builds("--image_size={}x{}".format, some.integers(1, 99), some.integers(1, 99))
+    | some.builds("--cache_memory={}{}".format, some.integers(0, 99), some.sampled_from(["", "MB"]))
+    | some.builds("--phase={}(epochs=1)".format, some.sampled_from("abc"))
+    | some.sampled_from(
+        ["--deterministic", "--nodeterministic", "--xla=on", "--augment=flip|turn"]
+    ),
+    max_size=6,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(before=lines, inner=lines, outer=lines, after=lines)
+def test_flag_files_are_as_their_lines_in_their_place(before, inner, outer, after):
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / "inner").write_text("\n".join(inner))
+        (Path(place) / "outer").write_text("\n".join([f"--flagfile={place}/inner", *outer]))
+        found = parse(*before, f"--flagfile={place}/outer", *after)
+    own = any(line.startswith("--phase") for line in before + after)
+    brought = [line for line in inner + outer if not (own and line.startswith("--phase"))]
+    expected = parse(*before, *brought, *after)
+    for name in _flags.of_a_run():
+        assert getattr(found, name) == getattr(expected, name)
+    assert found.given == expected.given
+
+
+@settings(deadline=None, max_examples=60)
+@given(lines)
+def test_another_program_takes_from_flags_what_this_one_took(given):
+    found = parse(*given)
+    again = parse(*found.as_flags(_flags.of_a_run()))
+    for name in _flags.of_a_run():
+        assert getattr(again, name) == getattr(found, name)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    name=some.sampled_from(_flags.of_a_run()),
+    value=some.text(max_size=9)
+    | some.text("0123456789.exXkMGiB- ", max_size=9)
+    | some.sampled_from(["9" * 400, "9" * 400 + "GB", "9" * 5000, "1x" + "9" * 5000]),
+)
+def test_any_value_is_taken_or_refused_in_one_line(name, value):
+    try:
+        parse(f"--{name}={value}")
+    except _flags.FlagError as error:
+        message = str(error)
+    else:
+        return
+    assert len(message.splitlines()) == 1
+
+
+def test_words_behind_two_dashes_are_no_flags(write):
+    found = _flags.parse("...", _flags.RUN, ["train", "--seed=1", "--", "--dropout=1"])
+    assert found.given == ["seed"]
+    file = write("--phase=a()")
+    found = _flags.parse("...", _flags.RUN, ["train", file, "--", "--phase=b()"])
+    assert found.phase == ["a()"]
 
 
 def test_words_stand_where_they_may_and_after_two_dashes_all_are_words():

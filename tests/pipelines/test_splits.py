@@ -1,12 +1,14 @@
 """Splits: exact sizes, kept strata, whole groups, and nothing but seed and key decides."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.specs import UserError
-from pipelines.examples import VALIDATION, from_columns
+from pipelines.examples import SPLITS, VALIDATION, from_columns
 from pipelines.splits import divide, limit, quotas, ranks
 
 
@@ -54,6 +56,29 @@ def test_groups_stay_whole(data):
     assert min(examples.part("train").class_counts()) >= 1
 
 
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_groups_of_one_class_miss_its_share_by_less_than_the_largest(data):
+    sizes = data.draw(st.lists(st.lists(st.integers(1, 9), min_size=2, max_size=12), min_size=2))
+    fraction, seed = data.draw(st.floats(0.05, 0.95)), data.draw(st.integers(0, 1000))
+    counts = [sum(groups) for groups in sizes]
+    names = [
+        f"{label}/{number}" if size > 1 else ""
+        for label, groups in enumerate(sizes)
+        for number, size in enumerate(groups)
+        for _ in range(size)
+    ]
+    divided = divide(make(counts, names), fraction, seed)
+    wanted = divide(make(counts), fraction, seed).part("validation").class_counts()
+    train, taken = divided.part("train"), divided.part("validation").class_counts()
+    for label, (got, exact) in enumerate(zip(taken, wanted, strict=True)):
+        assert abs(got - exact) < max(sizes[label])
+        left = Counter(train.groups[train.labels == label])
+        for size in {count if group else 1 for group, count in left.items()}:
+            nearer = abs(got + size - exact) < abs(got - exact)
+            assert not nearer or size == left.total(), "one more would have served"
+
+
 def test_small_groups_still_meet_the_size():
     examples = make([300, 150], groups=[f"g{index // 3}" for index in range(450)])
     taken = divide(examples, 0.2, 0).part("validation").class_counts()
@@ -71,11 +96,35 @@ def test_a_group_that_holds_a_whole_class_stays_in_training():
     assert examples.part("train").class_counts()[0] == 4
 
 
-def test_only_seed_and_key_decide():
-    shuffled = np.random.default_rng(1).permutation(90)
-    one, other = divide(make([60, 30]), 0.2, 5), divide(make([60, 30], order=shuffled), 0.2, 5)
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_only_seed_and_key_decide(data):
+    """Not the order in which a folder lists its files, with groups or without."""
+    counts = data.draw(st.lists(st.integers(2, 30), min_size=2, max_size=4))
+    names = st.sampled_from(["", *(f"g{index}" for index in range(9))]) | st.just("")
+    groups = data.draw(st.lists(names, min_size=sum(counts), max_size=sum(counts)))
+    shuffled = np.array(data.draw(st.permutations(range(sum(counts)))))
+    seed, fraction = data.draw(st.integers(0, 1000)), data.draw(st.floats(0.05, 0.95))
+    one = divide(make(counts, groups), fraction, seed)
+    other = divide(make(counts, groups, order=shuffled), fraction, seed)
     assert validation_keys(one) == validation_keys(other)
-    assert validation_keys(one) != validation_keys(divide(make([60, 30]), 0.2, 6))
+
+
+def test_each_seed_has_a_split_of_its_own():
+    found = {frozenset(validation_keys(divide(make([60, 30]), 0.2, seed))) for seed in range(20)}
+    assert len(found) == 20
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_removed_picture_moves_at_most_one_other_of_each_class(data):
+    counts = data.draw(st.lists(st.integers(3, 60), min_size=2, max_size=6))
+    gone, fraction = data.draw(st.integers(0, sum(counts) - 1)), data.draw(st.floats(0.05, 0.95))
+    examples = make(counts)
+    kept = examples.without([gone])
+    before = validation_keys(divide(examples, fraction, 0)) & set(kept.keys)
+    moved = before ^ validation_keys(divide(kept, fraction, 0))
+    assert len({key.split("/")[0] for key in moved}) == len(moved)
 
 
 def test_a_removed_picture_moves_hardly_any_other():
@@ -143,6 +192,30 @@ def test_limit_is_even_and_stops_at_what_there_is():
     assert limit(examples, None, 0) is examples
     with pytest.raises(UserError, match="2 or more"):
         limit(examples, 1, 0)
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_any_limit_keeps_parts_and_classes_and_of_each_its_share(data):
+    counts = data.draw(st.lists(st.integers(0, 30), min_size=2, max_size=5).filter(sum))
+    examples = make(counts)
+    parts = data.draw(st.lists(st.integers(0, 2), min_size=len(examples), max_size=len(examples)))
+    examples = examples.replace(splits=parts)
+    count, seed = data.draw(st.integers(len(counts), 99)), data.draw(st.integers(0, 99))
+    limited = limit(examples, count, seed)
+    where = dict(zip(examples.keys, examples.splits, strict=True))
+    assert [where[key] for key in limited.keys] == limited.splits.tolist()
+    assert len(set(limited.keys)) == len(limited)
+    for split in SPLITS:
+        had = np.array(examples.part(split).class_counts())
+        kept = np.array(limited.part(split).class_counts())
+        assert kept.sum() == min(count, had.sum())
+        assert np.all((kept >= (had > 0)) & (kept <= had))
+        exact = had * kept.sum() / max(had.sum(), 1)
+        if np.all((exact >= 1) | (had == 0)):
+            assert np.all(np.abs(kept - exact) < 1)
+    shuffled = examples.take(np.random.default_rng(seed).permutation(len(examples)))
+    assert set(limit(shuffled, count, seed).keys) == set(limited.keys)
 
 
 def test_given_splits_are_left_alone():

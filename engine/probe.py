@@ -1,0 +1,100 @@
+"""After a phase: does the network give, when it is used, what it gave while it was trained?
+
+A normalisation that was trained on each batch's own statistics is used with running ones. Where
+those have not caught up, figures of training are good and answers are not; nobody would see why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable
+
+import keras
+import tensorflow as tf
+
+from engine import losses, replicas, steps
+from engine.metrics import Figures, Totals
+from engine.specs import Batch, Phase
+
+BATCHES = 4
+LEAST_GAP = 0.1  # of the loss, and
+LEAST_SHARE = 0.25  # of the loss in training mode: less is what noise makes
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """The same training batches, without dropout, in training mode and in inference mode.
+
+    The losses are plain cross-entropy: no label smoothing, no class weights.
+    """
+
+    training: Figures
+    inference: Figures
+
+    @property
+    def gap(self) -> bool:
+        """Whether inference is that much worse. Not the other way: nobody suffers from that."""
+        most = self.training.loss + max(LEAST_GAP, LEAST_SHARE * self.training.loss)
+        return not self.inference.loss <= most  # what is no number is a gap too
+
+    def complaint(self, phase: Phase, trained_steps: int) -> str:
+        return (
+            f"phase {phase.name!r}: loss {self.training.loss:.3f} in training mode and "
+            f"{self.inference.loss:.3f} in inference mode, on the same {self.training.examples} "
+            f"pictures: after {trained_steps} steps with batch_norm=train the running statistics "
+            "are not those of the batches; use batch_norm=frozen, or train longer or on larger "
+            "batches"
+        )
+
+
+def probe(given: steps.Training, batches: Iterable[Batch]) -> Probe | None:
+    """Measures both on the first few batches; the network is left as it was.
+
+    None where both are the same program: statistics are frozen, or there are none.
+
+    Args:
+      batches: columns [1, B, …], as the phase was trained on.
+    """
+    moving = _statistics(given.split.tail) if given.phase.batch_norm == "train" else []
+    if not moving:
+        return None
+    before = [variable.numpy() for variable in moving]
+    measure = {mode: _measure(given, mode) for mode in (True, False)}
+    found = {mode: Totals() for mode in measure}
+    for batch in itertools.islice(batches, BATCHES):
+        single = tf.nest.map_structure(lambda column: column[0], batch)
+        # In inference mode first: the other one moves the running statistics.
+        for mode in (False, True):
+            measure[mode](single, found[mode])
+            for variable, value in zip(moving, before, strict=True):
+                variable.assign(value)
+    return Probe(found[True].read(), found[False].read())
+
+
+def _measure(given: steps.Training, training: bool) -> Callable[[Batch, Totals], None]:
+    tail = steps.make_tail(given.split, given.program)
+
+    @tf.function(autograph=False)
+    def measure(batch: Batch, totals: Totals) -> None:
+        def work(share: Batch, _: tf.Tensor) -> None:
+            logits = given.split.head(tail(given.lower(share), training=training))
+            each = losses.cross_entropy(share.labels, logits)
+            right = tf.cast(tf.argmax(logits, -1, tf.int32) == share.labels, tf.float32)
+            totals.add(each, share.weights, right, share.weights)
+
+        replicas.run(work, batch, tf.zeros([]))
+
+    return measure
+
+
+def _statistics(tail: keras.Model | None) -> list:
+    """The running statistics of the tail's normalisations."""
+    layers = tail._flatten_layers() if tail is not None else ()
+    return [
+        variable
+        for layer in layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+        for variable in layer.non_trainable_variables
+        if "moving" in variable.path
+    ]

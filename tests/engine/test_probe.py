@@ -1,0 +1,128 @@
+"""A phase whose network answers otherwise than it was trained is told, with the cause."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from engine import freezing, optimizers, probe, recipes, steps
+from engine.metrics import Figures, Totals
+from engine.precision import Program
+from engine.specs import Phase
+from tests.engine import small, small_runs
+
+
+def training(net, batch_norm="train", trainable="top") -> steps.Training:
+    phase = Phase("tune", trainable, batch_norm=batch_norm)
+    recipe = small.recipe(phases=(phase,), batch_size=6)
+    split = freezing.split(net, trainable)
+    options = recipes.options(phase).optimizer
+    optimizer = optimizers.build(phase, options, split.variables, scale_loss=False)
+    below = tf.function(lambda batch: [split.trunk(tf.cast(batch.inputs, tf.float32))])
+    return steps.Training(recipe, phase, split, Program(), below, optimizer, [1.0] * 3, Totals())
+
+
+def batches(count=2):
+    return [small.stacked(small.batch(seed=seed)) for seed in range(count)]
+
+
+def norm(net):
+    return next(layer for layer in net.model.layers if layer.name == "top_norm")
+
+
+def plain_losses(net, mode) -> float:
+    """The mean cross-entropy that Keras itself gives, layer by layer."""
+    total = 0.0
+    for batch in batches():
+        x = tf.cast(batch.inputs[0], tf.float32)
+        for layer in net.model.layers[1:]:
+            more = {"training": mode} if layer.name == "top_norm" else {}
+            x = layer(x, **more)
+        right = tf.gather(tf.nn.log_softmax(x), batch.labels[0], batch_dims=1)
+        total -= float(tf.reduce_mean(right)) / 2
+    return total
+
+
+def test_both_modes_are_those_of_keras():
+    net = small.network()
+    norm(net).moving_mean.assign(np.linspace(-1, 1, 8))
+    found = probe.probe(training(net), batches())
+    assert found.inference.loss == pytest.approx(plain_losses(net, False), rel=1e-5)
+    moving = norm(net).moving_mean.numpy()
+    assert found.training.loss == pytest.approx(plain_losses(net, True), rel=1e-5)
+    assert not np.array_equal(norm(net).moving_mean.numpy(), moving), "as Keras trains, they move"
+
+
+def test_the_network_is_left_as_it_was():
+    net = small.network()
+    before = small.values(net.model.weights)
+    probe.probe(training(net), batches(3))
+    after = small.values(net.model.weights)
+    assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_running_statistics_that_lag_behind_are_a_gap_with_its_cause():
+    net = small.network()
+    norm(net).moving_variance.assign(np.full(8, 1e-4))
+    found = probe.probe(training(net), batches())
+    assert found.gap
+    line = found.complaint(Phase("tune"), 12)
+    for words in ("phase 'tune'", "after 12 steps with batch_norm=train", "batch_norm=frozen"):
+        assert words in line
+
+
+def test_statistics_that_fit_are_no_gap():
+    net = small.network()
+    given = training(net)
+    seen = []
+    for batch in batches():
+        x = tf.cast(batch.inputs[0], tf.float32)
+        for layer in net.model.layers[1:]:
+            if layer.name == "top_norm":
+                seen.append(x)
+            x = layer(x)
+    x = tf.concat(seen, 0)
+    norm(net).moving_mean.assign(tf.reduce_mean(x, [0, 1, 2]))
+    norm(net).moving_variance.assign(tf.math.reduce_variance(x, [0, 1, 2]))
+    assert not probe.probe(given, batches()).gap
+
+
+@pytest.mark.parametrize(("batch_norm", "trainable"), [("frozen", "top"), ("train", "head")])
+def test_where_both_modes_are_one_program_there_is_nothing_to_tell(batch_norm, trainable):
+    assert probe.probe(training(small.network(), batch_norm, trainable), batches()) is None
+
+
+@pytest.mark.parametrize(
+    ("trained", "used", "gap"),
+    [
+        (1.0, 1.2, False),
+        (1.0, 1.3, True),
+        (0.01, 0.1, False),
+        (0.01, 0.2, True),
+        (2.0, 1.0, False),
+        (1.0, math.nan, True),
+        (1.0, math.inf, True),
+    ],
+)
+def test_what_counts_as_a_gap(trained, used, gap):
+    both = (Figures(trained, 1.0, 9), Figures(used, 1.0, 9))
+    assert probe.Probe(*both).gap is gap
+
+
+def test_a_run_reports_it_after_the_phase(coloured, tmp_path):
+    from engine import loop
+
+    phases = (
+        "transfer(epochs=1)",
+        "tune(trainable=block_16, epochs=2, batch_norm=train, learning_rate=1e-2)",
+    )
+    watcher = small_runs.Watcher()
+    made = small_runs.job(small_runs.small_recipe(coloured, phases), tmp_path / "r", watcher)
+    small.enliven(made.classifier.model)
+    result = loop.train(made)
+    head, tune = result["phases"]
+    assert "probe" not in head
+    assert tune["probe"]["training"]["examples"] == 4 * 8
+    # Ten steps move running statistics by a tenth of the way from those of random weights.
+    assert any("phase 'tune': loss" in note for note in watcher.notes)
