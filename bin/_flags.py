@@ -82,6 +82,7 @@ def define_data(values: flags.FlagValues) -> None:
     text("test_dir", None, "folder with one folder per class, read once at the end", values)
     text("dataset", None, "a TensorFlow Datasets name, as cats_vs_dogs; or solar_cells", values)
     text("manifest", None, "CSV file with columns path, label and, if wished, split, group", values)
+    text("manifest_root", None, "folder that its paths may not leave; its own if not given", values)
     number(
         values,
         "validation_fraction",
@@ -212,9 +213,11 @@ def data_spec(parsed: Parsed) -> DataSpec | None:
     for name in ("val_dir", "test_dir"):
         if name in parsed.given and "train_dir" not in named:
             raise UserError(f"--{name} stands alone; give --train_dir with it, or --data_dir alone")
-    if not named:
+    last = named[-1] if named else None
+    if "manifest_root" in parsed.given and last != "manifest":
+        raise UserError("--manifest_root stands alone; give --manifest with it, or leave it away")
+    if last is None:
         return None
-    last = named[-1]
     location = getattr(parsed, last)
     if not location:
         raise UserError(f"--{last}= is empty; give the place of your pictures, or leave it away")
@@ -225,6 +228,7 @@ def data_spec(parsed: Parsed) -> DataSpec | None:
         location=location if source == "tfds" else _absolute(location),
         validation_location=_absolute(parsed.val_dir) if folders and parsed.val_dir else None,
         test_location=_absolute(parsed.test_dir) if folders and parsed.test_dir else None,
+        manifest_root=_absolute(parsed.manifest_root) if parsed.manifest_root else None,
         validation_fraction=parsed.validation_fraction,
         split_seed=parsed.split_seed,
         limit_examples=parsed.limit_examples,

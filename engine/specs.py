@@ -110,7 +110,8 @@ class DataSpec:
 
     `source` is a key of `pipelines.sources.SOURCES`; `location` a folder, a file or the name of a
     TFDS data set; `validation_location` and `test_location` the further folders of the source
-    `split_folders`.
+    `split_folders`; `manifest_root` the folder that a manifest's pictures lie below, its own if
+    None.
     `validation_fraction` is a share of the training part in (0, 1), or a number of examples where
     it is 1 or more; sources that bring a validation part of their own don't use it.
     `limit_examples` keeps that many examples of each part, evenly over the classes.
@@ -120,6 +121,7 @@ class DataSpec:
     location: str
     validation_location: str | None = None
     test_location: str | None = None
+    manifest_root: str | None = None
     validation_fraction: float = 0.2
     split_seed: int = 0
     limit_examples: int | None = None

@@ -1,16 +1,18 @@
 """A list of pictures in a CSV file: columns path and label and, if wished, split and group.
 
 Other columns are passed over. Relative paths are relative to the file's own folder, so that it can
-be moved together with its pictures. Rows of one group never part: photographs of one thing, cells
-of one module.
+be moved together with its pictures. All must lie below one folder, links followed: a list that came
+from somewhere can't reach for what was never meant. Rows of one group never part: photographs of
+one thing, cells of one module.
 """
 
 from __future__ import annotations
 
 import csv
 import difflib
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from engine.specs import UserError
 from pipelines.examples import TEST, TRAIN, VALIDATION, Examples, from_columns, printable
@@ -27,18 +29,21 @@ NAMES_OF_SPLITS = {
 }
 
 
-def read_manifest(file: str) -> Examples:
+def read_manifest(file: str, root: str | None = None) -> Examples:
     """The rows as examples, in their order; the classes are the labels, sorted.
 
     Args:
       file: a CSV file with a header row, UTF-8; bytes that are none are kept, as paths may hold
         any.
+      root: the folder that every path must lie below; the file's own if not given.
 
     Raises:
       UserError: it can't be read, a column is missing, or a row does not fit; the line is named.
     """
     rows: dict[str, tuple[str, int, str, str]] = {}
     folder = os.path.dirname(os.path.abspath(os.path.expanduser(file)))
+    root = folder if root is None else root
+    inside = _below(root)
     for line, row in _rows(file):
         path, label, split, group = row
         where = f"{file}, line {line}"
@@ -49,6 +54,11 @@ def read_manifest(file: str) -> Examples:
         if split.lower() not in NAMES_OF_SPLITS:
             raise UserError(f"{where}: split {split!r}; allowed: train, validation, test, or empty")
         full = os.path.normpath(os.path.join(folder, path))
+        if not inside(full):
+            raise UserError(
+                f"{where}: {printable(path)} leads out of {root}; put the manifest above its "
+                "pictures, or name their folder: --manifest_root=DIR (/ for anywhere)"
+            )
         key = os.path.relpath(full, folder)
         if key in rows:
             raise UserError(f"{where}: {printable(path)} stands in it twice; drop one of the rows")
@@ -64,6 +74,19 @@ def read_manifest(file: str) -> Examples:
         splits=parts,
         groups=groups,
     )
+
+
+def _below(root: str) -> Callable[[str], bool]:
+    """Whether a path lies below a folder, when all links are followed."""
+    real = functools.cache(os.path.realpath)
+    start = os.path.join(real(root), "")
+
+    def inside(path: str) -> bool:
+        folder, name = os.path.split(path)
+        place = os.path.join(real(folder), name)
+        return (real(place) if os.path.islink(place) else place).startswith(start)
+
+    return inside
 
 
 def _rows(file: str) -> Iterator[tuple[int, tuple[str, str, str, str]]]:

@@ -87,7 +87,7 @@ def from_split_folders(spec: DataSpec) -> Examples:
 
 def from_manifest(spec: DataSpec) -> Examples:
     """A CSV file; `pipelines.manifest` says what it holds."""
-    return manifest.read_manifest(spec.location)
+    return manifest.read_manifest(spec.location, spec.manifest_root)
 
 
 def from_tfds(spec: DataSpec) -> Examples:

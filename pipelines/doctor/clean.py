@@ -51,6 +51,14 @@ def manifest(examined: Examined, file: str) -> tuple[bytes, int]:
     return text.getvalue().encode("utf-8", "surrogateescape"), len(rows)
 
 
+def flags(examples: Examples, file: str) -> str:
+    """What to give a program so that it reads the manifest."""
+    folder = os.path.join(os.path.dirname(os.path.abspath(file)), "")
+    root = os.path.commonpath([os.path.abspath(path) for path in examples.paths])
+    inside = os.path.join(root, "").startswith(folder)
+    return f"--manifest={file}" + ("" if inside else f" --manifest_root={os.path.dirname(root)}")
+
+
 def _spare_copies(examined: Examined) -> np.ndarray:
     """bool [N]: copies of others that stay, and all copies whose labels disagree."""
     examples: Examples = examined.examples

@@ -121,6 +121,7 @@ def test_the_doctor_reports_them_and_writes_a_list_that_trains(data, tmp_path):
     page = (tmp_path / "doctor" / "report.html").read_text()
     assert page.startswith("<!doctype html>")
     assert "<script" not in page
+    assert out.splitlines()[-1].endswith(f"pictures listed; train with --manifest={list_}")
     ran = run("train", *TRAIN, f"--manifest={list_}", f"--run_dir={tmp_path / 'run'}")
     assert "broken pictures" not in ran
 

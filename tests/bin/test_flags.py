@@ -184,6 +184,14 @@ def test_a_folder_that_goes_with_train_dir_does_not_stand_alone(flag, other):
         _flags.data_spec(parse(*filter(None, (flag, other))))
 
 
+def test_a_root_goes_with_a_manifest():
+    for other in ("", "--data_dir=/b"):
+        with pytest.raises(_flags.FlagError, match=r"stands alone; give --manifest with it"):
+            _flags.data_spec(parse(*filter(None, ("--manifest_root=/a", other))))
+    found = _flags.data_spec(parse("--manifest=a.csv", "--manifest_root=pictures"))
+    assert os.path.isabs(found.manifest_root)
+
+
 def test_an_empty_place_is_refused():
     with pytest.raises(_flags.FlagError, match="--data_dir= is empty"):
         _flags.data_spec(parse("--data_dir="))

@@ -200,7 +200,7 @@ def test_manifest_with_splits_groups_and_quoting(tmp_path):
         'cat,"a, b.jpg",g1,x,train\r\ncat,c.jpg,g2,x,VAL\r\ndog,d.jpg,g1,x,\r\n'
         "dog,/abs/e.jpg,,x,validation\r\ndog,f.jpg,,x,test\r\n"
     )
-    examples = manifest(tmp_path, text)
+    examples = manifest(tmp_path, text, manifest_root="/")
     assert counts(examples) == [(1, 1), (1, 1), (0, 1)]
     assert examples.groups.tolist() == ["g1", "g2", "g1", "", ""]
     assert examples.paths[[0, 3]].tolist() == [str(tmp_path / "a, b.jpg"), "/abs/e.jpg"]
@@ -213,6 +213,36 @@ def test_manifest_groups_never_part(tmp_path):
         parts = [set(examples.part(split).groups) for split in ("train", "validation")]
         assert not parts[0] & parts[1]
         assert counts(examples)[1] == (20, 20)
+
+
+OUTSIDE = ("/etc/hostname", "../other.jpg", "a/../../other.jpg", "up/x.jpg", "out.jpg")
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_a_path_that_leaves_its_root_is_refused_unless_told(tmp_path, path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (data / "up").symlink_to(tmp_path / "elsewhere")
+    (data / "out.jpg").symlink_to(tmp_path / "elsewhere" / "x.jpg")
+    text = f"path,label\na.jpg,a\nb.jpg,b\nc.jpg,b\n{path},a\n"
+    with pytest.raises(UserError, match=r"line 5: .* leads out of .*--manifest_root=DIR"):
+        manifest(data, text)
+    root = "/" if path.startswith("/") else str(tmp_path)
+    assert len(manifest(data, text, manifest_root=root)) == 4
+
+
+def test_a_folder_that_begins_as_the_root_does_lies_outside(tmp_path):
+    (tmp_path / "data").mkdir()
+    with pytest.raises(UserError, match="leads out of"):
+        manifest(tmp_path / "data", "path,label\n../data2/a.jpg,a\n")
+
+
+def test_a_manifest_may_lie_behind_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    text = "path,label\n" + "".join(f"{n}.jpg,{'ab'[n % 2]}\n" for n in range(4))
+    assert len(manifest(tmp_path / "link", text)) == 4
 
 
 MANIFESTS = {

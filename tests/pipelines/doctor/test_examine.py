@@ -145,6 +145,16 @@ def test_the_list_leaves_it_to_training_to_take_a_validation_part(tmp_path):
     assert all(row["path"].startswith("data/") for row in rows), "both can move together"
 
 
+def test_a_list_elsewhere_says_which_root_it_takes(examined, data, tmp_path):
+    assert (
+        clean.flags(examined.examples, f"{data.parent}/a.csv") == f"--manifest={data.parent}/a.csv"
+    )
+    given = clean.flags(examined.examples, str(tmp_path / "a.csv")).split("--manifest_root=")[1]
+    (tmp_path / "a.csv").write_bytes(clean.manifest(examined, str(tmp_path / "a.csv"))[0])
+    spec = DataSpec("manifest", str(tmp_path / "a.csv"), manifest_root=given)
+    assert len(sources.load(spec)) == clean.manifest(examined, "a.csv")[1]
+
+
 def test_pictures_in_record_files_can_not_be_listed(examined):
     inside = examined.examples.replace(lengths=np.full(len(examined.examples), 9))
     records = examine.Examined(inside, True, examined.sound, examined.fingerprints, (), ())
