@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from engine.calls import Call, parse_call, parse_calls
-from engine.conversion import convert
+from engine.conversion import convert, parse_json
 from engine.errors import UserError, choose, require
 
 __all__ = [
@@ -288,8 +288,4 @@ def from_json(kind: type[Spec], text: str) -> Spec:
     Raises:
       UserError: the text is no JSON, a key is missing or unknown, or a value does not fit.
     """
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"not JSON: {error}") from None
-    return convert(values, kind, kind.__name__)
+    return convert(parse_json(text), kind, kind.__name__)
