@@ -10,6 +10,7 @@ import math
 import os
 import re
 import textwrap
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,12 @@ from engine.errors import UserError, nearest
 
 AUTO = "auto"
 LISTS = ("phase",)  # flags that may stand several times
+_LARGEST = 1 << 20  # bytes of a flag file
+_LONGEST_NAME = 100  # letters of a flag's name
 
 
 class FlagError(UserError):
     """A flag that is not as it should be: the program ends with 2."""
-
-    def __init__(self, message: str) -> None:
-        """What absl quotes may hold line breaks."""
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 class Choice(flags.ArgumentParser):
@@ -74,16 +73,20 @@ class Bytes(flags.ArgumentParser):
 
     syntactic_help = ""
     UNITS = ("k", "m", "g", "t")
+    MOST = 1e18
 
     def parse(self, argument: str) -> int:
         match = re.fullmatch(
-            r"(\d{1,15}(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?", str(argument).strip().lower()
+            r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?", str(argument).strip().lower()
         )
         if not match:
             raise ValueError(f"{argument!r}; allowed: bytes with a unit, such as 500MB or 4GiB")
         number, unit, binary = match.groups()
         power = self.UNITS.index(unit) + 1 if unit else 0
-        return int(float(number) * (1024 if binary else 1000) ** power)
+        size = float(number) * (1024 if binary else 1000) ** power
+        if size > self.MOST:
+            raise ValueError(f"{argument!r}; allowed: a million terabytes at most")
+        return int(size)
 
 
 class Number(flags.ArgumentParser):
@@ -180,12 +183,13 @@ def parse(
         print(help_text(program, usage, values), flush=True)
         raise SystemExit(0)
     tokens, rest = _expand(argv[1:])
+    for token in tokens:
+        if len(_name(token)) > _LONGEST_NAME:  # absl would look for what is near for ever
+            raise _unknown(program, _name(token), values)
     try:
         words = values([argv[0], *tokens, *rest])[1:]
     except flags.UnrecognizedFlagError as error:
-        name = error.flagname.split("=")[0]
-        hint = nearest(name, [*values, "flagfile", "help"])
-        raise FlagError(f"--{name} is no flag{hint}; bin/{program} --help lists all") from None
+        raise _unknown(program, error.flagname.split("=")[0], values) from None
     except flags.IllegalFlagValueError as error:
         raise FlagError(str(error).removeprefix("flag ")) from None
     except (flags.Error, ValueError) as error:  # absl raises a bare one for `--noflag=value`
@@ -194,6 +198,11 @@ def parse(
         raise FlagError(_stray(program, words[0]))
     given = [name for token in tokens if (name := _given(token, values)) in values]
     return Parsed(values, given, words)
+
+
+def _unknown(program: str, name: str, values: flags.FlagValues) -> FlagError:
+    hint = nearest(name, [*values, "flagfile", "help"])
+    return FlagError(f"--{name} is no flag{hint}; bin/{program} --help lists all")
 
 
 def _stray(program: str, word: str) -> str:
@@ -217,17 +226,17 @@ def _expand(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     And apart from them `--` with what follows, which are words.
     """
     tokens: list[tuple[str, bool]] = []
-    waiting = [(token, False) for token in argv]
+    waiting = deque((token, False) for token in argv)
     seen: set[str] = set()
     while waiting and waiting[0][0] != "--":
-        token, from_file = waiting.pop(0)
+        token, from_file = waiting.popleft()
         if _name(token) != "flagfile":
             tokens.append((token, from_file))
             continue
-        file = token.split("=", 1)[1] if "=" in token else waiting.pop(0)[0] if waiting else ""
+        file = token.split("=", 1)[1] if "=" in token else waiting.popleft()[0] if waiting else ""
         if not (from_file and file in seen):  # a file that names itself would never end
             seen.add(file)
-            waiting = [(line, True) for line in _read_flagfile(file)] + waiting
+            waiting.extendleft((line, True) for line in reversed(_read_flagfile(file)))
     direct = {_name(token) for token, from_file in tokens if not from_file}
     again = direct & set(LISTS)
     kept = [token for token, from_file in tokens if not (from_file and _name(token) in again)]
@@ -237,11 +246,9 @@ def _expand(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def _read_flagfile(file: str) -> list[str]:
     """The lines of a flag file, less the empty ones and the comments (`#` or `//`)."""
     try:
-        text = Path(os.path.expanduser(file)).read_text(
-            "utf-8-sig"
-        )  # editors on Windows add a mark
+        text = _text(file)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        reason = error.strerror if isinstance(error, OSError) else error
         known = sorted(path.name for path in Path(__file__).parent.parent.glob("*.flags"))
         hint = nearest(Path(file).name, known)
         raise FlagError(
@@ -249,6 +256,25 @@ def _read_flagfile(file: str) -> list[str]:
         ) from None
     lines = [line.strip() for line in text.split("\n")]
     return [line for line in lines if line and not line.startswith(("#", "//"))]
+
+
+def _text(file: str) -> str:
+    """What stands in a file, less the mark that editors on Windows put before it.
+
+    Raises:
+      OSError: there is no such file; ValueError: it is no text, or larger than any flag file.
+    """
+    with open(os.path.expanduser(file), "rb") as stream:
+        data = stream.read(_LARGEST + 1)  # and no more: a device has no end
+    if len(data) > _LARGEST:
+        raise ValueError(f"it is larger than {_LARGEST:,} bytes")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError("it is no text in UTF-8") from None
+    if "\0" in text:
+        raise ValueError("it holds a zero byte")
+    return text
 
 
 def help_text(program: str, usage: str, values: flags.FlagValues) -> str:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from engine.conversion import convert
 from engine.rundir import RunDir, write
 from engine.specs import UserError
 
@@ -84,8 +86,8 @@ def load(run: RunDir) -> tuple[Progress, dict[str, list[np.ndarray]]]:
     for path in paths:
         try:
             arrays, values = unpack(path)
-            return Progress(**values), arrays
-        except (UserError, TypeError):
+            return convert(values, Progress, "progress"), arrays
+        except (UserError, RecursionError):
             continue
     if paths:
         raise UserError(
@@ -121,13 +123,28 @@ def unpack(path: Path) -> tuple[dict[str, list[np.ndarray]], dict[str, Any]]:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
+            _check_claims(file.zip, path.stat().st_size)
             names, values = json.loads(file["values"].tobytes())
+            if len(set(names)) < len(names):
+                raise ValueError("it names an array twice")
             groups: dict[str, list[np.ndarray]] = {}
             for name in names:
                 groups.setdefault(name.split("/")[0], []).append(file[name])
             return groups, values
     except Exception as error:  # there is little that a damaged zip can't make its readers raise
         raise UserError(f"{path}: no checkpoint that can be read ({error})") from None
+
+
+def _check_claims(archive: zipfile.ZipFile, size: int) -> None:
+    """Nothing is unpacked that is larger than the file: what `pack` makes is not compressed.
+
+    Raises:
+      ValueError: the members claim more bytes than there are.
+    """
+    members = archive.infolist()
+    stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+    if not stored or sum(member.file_size for member in members) > size:
+        raise ValueError("its members are larger than the file")
 
 
 def restore(variables: Sequence[Any], arrays: Sequence[np.ndarray], what: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -20,6 +22,18 @@ _IN_WORDS = {
 }
 
 
+def parse_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+      UserError: the text is none, or lists stand in it in lists a thousand times.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not JSON: {error}") from None
+
+
 def convert(value: Any, kind: Any, what: str) -> Any:
     """The value as the type asks for it, or a UserError that says what was received."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -34,13 +48,22 @@ def convert(value: Any, kind: Any, what: str) -> Any:
         inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
         require(len(inner) == len(value), f"{what}={value!r}; allowed: {len(inner)} values")
         return tuple(convert(v, k, what) for v, k in zip(value, inner, strict=True))
+    if origin is list and isinstance(value, list):
+        return [convert(v, arguments[0], what) for v in value]
     if origin is not None and issubclass(origin, Mapping) and isinstance(value, dict):
         return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(str(value))  # inf where it is beyond all bounds, which no float() of an int is
+    if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
+        return float(value)
     if kind in (int, float, str, bool) and type(value) is kind:
         return value
-    raise UserError(f"{what}={value!r}; allowed: {_IN_WORDS.get(kind, 'a list or an object')}")
+    raise UserError(
+        f"{what}={_shown(value)}; allowed: {_IN_WORDS.get(kind, 'a list or an object')}"
+    )
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:99]}…"
 
 
 def _fields(values: Any, kind: Any, what: str) -> Any:

@@ -6,15 +6,17 @@ A run that is taken up reads its decisions from `plan.json` instead of measuring
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from engine import precision
+from engine.conversion import convert, parse_json
+from engine.errors import require
 from engine.planning import Keep
 from engine.precision import Program, Trial
 from engine.rundir import RunDir, write_json
+from engine.specs import PRECISIONS, UserError, choose
 from engine.watching import Watch
 
 
@@ -26,12 +28,14 @@ class Decisions:
         self.trials: dict[str, list[Trial]] = {}
         self.keeps: dict[str, Keep] = {}
         try:
-            values = json.loads(run.plan.read_text("utf-8"))
-            trials = {what: [_trial(t) for t in each] for what, each in values["trials"].items()}
-            self.keeps = {name: Keep(**value) for name, value in values["keeps"].items()}
+            values = parse_json(run.plan.read_text("utf-8"))
+            trials = {what: _trials(each) for what, each in values["trials"].items()}
+            self.keeps = {name: _keep(value) for name, value in values["keeps"].items()}
             self.trials = trials
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, UnicodeDecodeError, UserError, RecursionError):
             pass  # none were made so far, or none that can be read: they are made anew
+        except (KeyError, TypeError, AttributeError):
+            pass  # it has another form
 
     def program(
         self,
@@ -77,5 +81,28 @@ class Decisions:
         write_json(self.run.plan, values)
 
 
-def _trial(value: dict[str, Any]) -> Trial:
-    return Trial(**{**value, "program": Program(**value["program"])})
+def _trials(values: Any) -> list[Trial]:
+    """What was tried for one program.
+
+    Raises:
+      UserError: the values are no trials of this version, or none.
+    """
+    found = convert(values, tuple[Trial, ...], "trials")
+    require(bool(found), "trials is empty; allowed: one or more")
+    for trial in found:
+        choose(trial.program.policy, dict.fromkeys(PRECISIONS), "policy")
+        speed = trial.images_per_second
+        require(speed > 0, f"images_per_second={speed}; allowed: a number above 0")
+    return list(found)
+
+
+def _keep(value: Any) -> Keep:
+    """What is kept for one phase.
+
+    Raises:
+      UserError: the value is no such decision of this version.
+    """
+    found = convert(value, Keep, "keep")
+    sound = found.slots >= 0 and (found.views is None or found.views > 0)
+    require(sound, f"slots={found.slots}, views={found.views}; allowed: 0 or more, 1 or more")
+    return found

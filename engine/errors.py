@@ -7,10 +7,27 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 Entry = TypeVar("Entry")
+_LONGEST = 2000  # letters of a message
 
 
 class UserError(Exception):
-    """One line: what was received, what is allowed, what to do next. Shown without a traceback."""
+    """One line: what was received, what is allowed, what to do next. Shown without a traceback.
+
+    What was received may be anything: what a terminal would obey is escaped, and a message that is
+    too long to be read loses its middle.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_short("".join(map(_escaped, _short(message)))))
+
+
+def _escaped(letter: str) -> str:
+    return letter if letter.isprintable() else repr(letter)[1:-1]
+
+
+def _short(text: str) -> str:
+    half = _LONGEST // 2 - 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}"
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import http.client
 import re
+import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 ADDRESS = "169.254.169.254"
 LONGEST = 200  # bytes of an answer; what is longer is a web page and no name
@@ -34,14 +37,33 @@ def _answer(address: str, deadline: float, method: str, path: str, headers: dict
         raise TimeoutError
     connection = http.client.HTTPConnection(address, timeout=remaining)
     try:
-        connection.request(method, path, headers=headers)
-        response = connection.getresponse()
-        body = response.read(LONGEST + 1)
+        connection.connect()
+        with _ending(connection.sock, deadline):
+            connection.request(method, path, headers=headers)
+            response = connection.getresponse()
+            body = response.read(LONGEST + 1)
     finally:
         connection.close()
     if response.status != http.client.OK or len(body) > LONGEST:
         raise ValueError("no answer to the question")
     return body.decode("latin-1").strip()
+
+
+@contextmanager
+def _ending(connection: socket.socket, deadline: float) -> Iterator[None]:
+    """Ends the connection at the deadline: a byte now and then would never let it time out."""
+
+    def end() -> None:
+        with suppress(OSError):  # it has ended by itself
+            connection.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def checked(text: str, pattern: re.Pattern[str]) -> str:

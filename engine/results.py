@@ -58,7 +58,7 @@ class Clock:
         self.best, self.best_written = None, False
         if progress.best:
             arrays, values = load_model(run)
-            if {key: values[key] for key in progress.best} == progress.best:
+            if {key: values.get(key) for key in progress.best} == progress.best:
                 self.best, self.best_written = arrays, True
             else:
                 progress.best = None
@@ -110,13 +110,20 @@ def load_model(run: RunDir) -> tuple[list[np.ndarray], dict[str, Any]]:
     """The best model's arrays, and its classes and standing.
 
     Raises:
-      UserError: the run has no model yet.
+      UserError: the run has no model yet, or its file can't be read.
     """
     if not run.best.is_file():
         raise UserError(
             f"--run_dir={run.path}: holds no model yet; run bin/train until an epoch ends"
         )
     arrays, values = checkpoints.unpack(run.best)
+    classes = values.get("classes") if isinstance(values, dict) else None
+    names = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    if "model" not in arrays or not names:
+        raise UserError(
+            f"{run.best}: holds no weights with the names of their classes; "
+            "train anew with --overwrite"
+        )
     return arrays["model"], values
 
 

@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from engine import recipes
+from engine.conversion import parse_json
 from engine.specs import Recipe, UserError, from_json, to_json
 
 
@@ -78,8 +80,10 @@ class RunDir:
                 f"--run_dir={self.path}: holds no run; name a directory that bin/train wrote"
             )
         try:
-            return from_json(Recipe, self.recipe.read_text("utf-8"))
-        except (UserError, UnicodeDecodeError) as error:
+            recipe = from_json(Recipe, self.recipe.read_text("utf-8"))
+            recipes.check(recipe)
+            return recipe
+        except (UserError, UnicodeDecodeError, RecursionError) as error:
             raise UserError(
                 f"{self.recipe}: no recipe of this version of Unfreeze ({error}); "
                 "name another --run_dir="
@@ -88,9 +92,10 @@ class RunDir:
     def read_result(self) -> dict[str, Any]:
         """What `result.json` says, or an empty dict where the run has not come so far."""
         try:
-            return json.loads(self.result.read_text())
-        except (OSError, ValueError):
+            values = parse_json(self.result.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, UserError):
             return {}
+        return values if isinstance(values, dict) else {}
 
     def started(self) -> bool:
         """Whether there is anything that was trained."""
@@ -151,8 +156,8 @@ def _refuse_foreign(run: RunDir) -> None:
 def _holds_run(run: RunDir) -> bool:
     """Whether the recipe there is one of ours, be it of another version."""
     try:
-        return {"backbone", "phases"} <= set(json.loads(run.recipe.read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
+        return {"backbone", "phases"} <= set(parse_json(run.recipe.read_text("utf-8")))
+    except (OSError, UnicodeDecodeError, UserError, TypeError):
         return False
 
 

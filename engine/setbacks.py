@@ -10,7 +10,6 @@ as one that was not.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from engine import checkpoints
+from engine.conversion import convert, parse_json
 from engine.rundir import RunDir, write_csv, write_json
 from engine.saving import Saving
 from engine.specs import Batch, Phase, UserError
@@ -54,10 +54,11 @@ def read(run: RunDir) -> list[Setback]:
       UserError: the file is there and can't be read; the rates would be others without it.
     """
     try:
-        return [Setback(**entry) for entry in json.loads(run.setbacks.read_text("utf-8"))]
+        entries = parse_json(run.setbacks.read_text("utf-8"))
+        return list(convert(entries, tuple[Setback, ...], "setbacks"))
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, UserError, RecursionError) as error:
         raise UserError(
             f"{run.setbacks}: can't be read ({error}); begin anew with --overwrite"
         ) from None

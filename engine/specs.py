@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from engine.calls import Call, parse_call, parse_calls
-from engine.conversion import convert
+from engine.conversion import convert, parse_json
 from engine.errors import UserError, choose, require
 
 __all__ = [
@@ -121,11 +121,11 @@ class DataSpec:
     location: str
     validation_location: str | None = None
     test_location: str | None = None
-    manifest_root: str | None = None
     validation_fraction: float = 0.2
     split_seed: int = 0
     limit_examples: int | None = None
     on_bad_image: str = "skip"
+    manifest_root: str | None = None
 
     def __post_init__(self) -> None:
         _one_of(self.on_bad_image, ON_BAD_IMAGE, "on_bad_image")
@@ -290,8 +290,4 @@ def from_json(kind: type[Spec], text: str) -> Spec:
     Raises:
       UserError: the text is no JSON, a key is missing or unknown, or a value does not fit.
     """
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"not JSON: {error}") from None
-    return convert(values, kind, kind.__name__)
+    return convert(parse_json(text), kind, kind.__name__)

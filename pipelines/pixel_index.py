@@ -8,10 +8,12 @@ from typing import BinaryIO
 
 import numpy as np
 
+from pipelines import archives
 from pipelines.examples import Examples
 from pipelines.stamps import BYTES
 
 FORMAT = 1  # of the file; to be raised when its meaning changes
+_MOST_BYTES = 1 << 30  # of an index unpacked: millions of pictures take less
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,17 +78,22 @@ def save(file: BinaryIO, index: Index, examples: Examples) -> None:
 def load(path: str | os.PathLike[str], definition: str) -> Index | None:
     """The index in a file; None where it is damaged, or of another definition or format."""
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with archives.opened(path, _MOST_BYTES) as kept:
             if kept["format"] != FORMAT or str(kept["definition"]) != definition:
                 return None
-            index = blank(definition, len(kept["stamps"]))
-            for name in ("stamps", "fingerprints", "orientations"):
-                getattr(index, name)[:] = kept[name]
-            index.reasons[kept["broken"]] = kept["reasons"].astype(object)
-    # A damaged archive fails in as many ways as there are bytes in it.
+            stamps = archives.column(kept, "stamps", f"S{BYTES}")
+            index = blank(definition, len(stamps))
+            index.stamps[:] = stamps
+            for name in ("fingerprints", "orientations"):
+                mine = getattr(index, name)
+                mine[:] = archives.column(kept, name, mine.dtype, len(index))
+            broken, reasons = archives.column(kept, "broken", np.int64), kept["reasons"]
+            if reasons.dtype.kind != "U" or reasons.shape != broken.shape:
+                raise ValueError(f"reasons is {reasons.dtype} {reasons.shape}")
+            index.reasons[broken] = reasons.astype(object)
     except Exception:
         return None
-    return index
+    return index if np.all(index.orientations <= 8) else None
 
 
 def load_places(path: str | os.PathLike[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -96,8 +103,13 @@ def load_places(path: str | os.PathLike[str]) -> tuple[list[str], np.ndarray, np
       OSError: the file is gone or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            paths = kept["paths"].tobytes().split(b"\0")
-            return [os.fsdecode(path) for path in paths], kept["offsets"], kept["lengths"]
+        with archives.opened(path, _MOST_BYTES) as kept:
+            paths = kept["paths"].tobytes().split(b"\0") if len(kept["stamps"]) else []
+            offsets, lengths = (
+                archives.column(kept, name, np.int64, len(paths)) for name in ("offsets", "lengths")
+            )
+            if len(kept["stamps"]) != len(paths):
+                raise ValueError(f"{len(paths)} paths for {len(kept['stamps'])} rows")
+            return [os.fsdecode(path) for path in paths], offsets, lengths
     except Exception as error:
         raise OSError(f"{os.fspath(path)} can't be read: {error}") from None

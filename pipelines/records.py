@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.specs import UserError
+from pipelines import archives
 from pipelines.examples import printable
 
 _HEADER = struct.Struct("<QI")  # length, checksum of its 8 bytes
@@ -44,6 +45,9 @@ class Index(NamedTuple):
     offsets: np.ndarray
     lengths: np.ndarray
     labels: np.ndarray
+
+
+_KINDS = (np.int32, np.int64, np.int64, np.int64, np.int64)
 
 
 class _BadRecordError(Exception):
@@ -96,19 +100,17 @@ def _join(scans: list[np.ndarray]) -> Index:
 def _load(cache: str, key: np.ndarray, sizes: np.ndarray) -> Index | None:
     """The kept index, or None where it is missing, damaged or of other files."""
     try:
-        with np.load(cache, allow_pickle=False) as kept:
+        with archives.opened(cache, most=os.path.getsize(cache)) as kept:
             if not np.array_equal(kept["key"], key):
                 return None
-            found = Index(*(kept[name] for name in Index._fields))
-        whole = all(column.shape == found.files.shape for column in found)
-        fits = whole and bool(
-            np.all((found.offsets >= 0) & (found.lengths >= 0))
-            and np.all(found.offsets + found.lengths <= sizes[found.files])
-        )
-    # A damaged archive fails in as many ways as there are bytes in it.
+            count = len(kept["files"])
+            columns = zip(Index._fields, _KINDS, strict=True)
+            found = Index(*(archives.column(kept, name, kind, count) for name, kind in columns))
+        inside = (found.files >= 0) & (found.offsets >= 0) & (found.lengths >= 0)
+        inside &= found.lengths <= sizes[found.files] - found.offsets
     except Exception:
         return None
-    return found if fits else None
+    return found if np.all(inside) else None
 
 
 def _save(cache: str, key: np.ndarray, found: Index) -> None:

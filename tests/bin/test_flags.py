@@ -130,6 +130,18 @@ def test_a_flag_file_that_is_no_text(write):
     assert "it is no text in UTF-8" in refused(write(b"--data_dir=B\xe4ume\n"))
 
 
+def test_a_flag_file_that_holds_what_no_argument_can(write):
+    assert "it holds a zero byte" in refused(write("--data_dir=~\0\n"))
+
+
+def test_a_flag_file_without_an_end():
+    assert "it is larger than 1,048,576 bytes" in refused("--flagfile=/dev/zero")
+
+
+def test_a_long_flag_file_is_read_as_fast_as_a_short_one(write):
+    assert recipe(write("--seed=3\n" * 100_000)).seed == 3
+
+
 def test_a_comment_behind_a_value_is_seen(write):
     assert "--seed=3 # mine: '3 # mine'; allowed: a whole number" in refused(
         write("--seed=3 # mine")
@@ -258,9 +270,10 @@ def test_a_phase_without_epochs_is_left_out_by_the_run():
         ("--xla=yes", "'yes' does not exist; allowed: auto, on, off"),
         ("--cache=feature", "(did you mean 'features'?); allowed: auto, none, pixels, features"),
         ("--cache_memory=lots", "'lots'; allowed: bytes with a unit, such as 500MB or 4GiB"),
+        (f"--cache_memory={'9' * 400}", "allowed: a million terabytes at most"),
+        (f"--{'a' * 5000}=1", "aaa is no flag; bin/train --help lists all"),
         ("--cache_memory=-1GB", "'-1GB'; allowed: bytes with a unit"),
         ("--cache_memory=4EB", "'4EB'; allowed: bytes with a unit"),
-        (f"--cache_memory={'9' * 400}", "9'; allowed: bytes with a unit"),
         ("--accumulate=0", "--accumulate=0: '0'; allowed: a whole number, 1 or more"),
         ("--accumulate=5", "accumulate=5; allowed: a number that divides batch_size=32"),
         ("--phase=a(views=0)", "views=0; allowed: 1 or more"),

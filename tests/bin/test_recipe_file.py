@@ -65,8 +65,9 @@ def test_no_flag_changes_it(run, name):
 
 def test_flags_of_the_run_alone_may_stand_beside_it(run):
     alone = set(_flags.of_a_run()) - set(_flags.of_a_recipe())
-    assert alone == {"run_dir", "threads", "cache_memory", "cache_dir"}
-    assert _recipe_file.read(str(run.recipe), alone).recipe == RECIPE
+    assert alone == {"threads", "cache_memory", "cache_dir"}
+    beside = {*alone, "run_dir", "overwrite"}
+    assert _recipe_file.read(str(run.recipe), beside).recipe == RECIPE
 
 
 def test_a_flag_that_says_no_is_given_as_well(run):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from engine import checkpoints
+from engine import checkpoints, results
 from engine.checkpoints import Progress
 from engine.errors import UserError
 from engine.rundir import RunDir
@@ -194,6 +194,38 @@ def test_nothing_in_a_checkpoint_is_executed(run, tmp_path, attack):
     if attack is of_objects:
         np.load(io.BytesIO(data), allow_pickle=True)["model/00000"]
         assert target.exists(), "the attack works on whoever allows it"
+
+
+def test_a_checkpoint_is_not_unpacked_to_more_than_it_has(run):
+    """Neither by compression nor by naming one array again and again."""
+    save(run, 10)
+    small = io.BytesIO()
+    names = np.frombuffer(b'[["model/00000"], {"step": 30}]', np.uint8)
+    np.savez_compressed(small, values=names, **{"model/00000": np.zeros(1 << 20)})
+    twice = io.BytesIO()
+    names = np.frombuffer(b'[["model/00000", "model/00000"], {"step": 40}]', np.uint8)
+    np.savez(twice, values=names, **{"model/00000": WEIGHTS[0]})
+    for step, data in ((30, small.getvalue()), (40, twice.getvalue())):
+        (run.checkpoints / f"step_0000000{step}_phase_000.npz").write_bytes(data)
+        assert checkpoints.load(run)[0].step == 10
+
+
+@pytest.mark.parametrize("values", [{"step": "x"}, {"history": 3}, {"best": [1]}, [], None])
+def test_progress_of_another_form_is_passed_over(run, values):
+    save(run, 10)
+    other = run.checkpoints / "step_000000020_phase_000.npz"
+    other.write_bytes(checkpoints.pack({"model": WEIGHTS}, values))
+    assert checkpoints.load(run)[0].step == 10
+
+
+@pytest.mark.parametrize("values", [{}, [], {"classes": 3}, {"classes": [3]}, {"classes": None}])
+def test_a_model_without_the_names_of_its_classes_is_none(run, values):
+    run.best.write_bytes(checkpoints.pack({"model": WEIGHTS}, values))
+    with pytest.raises(UserError, match=r"best.npz: holds no weights .* --overwrite"):
+        results.load_model(run)
+    run.best.write_bytes(checkpoints.pack({"other": WEIGHTS}, {"classes": ["a"]}))
+    with pytest.raises(UserError, match=r"best.npz: holds no weights .* --overwrite"):
+        results.load_model(run)
 
 
 def test_restore_puts_arrays_into_variables_of_keras_and_tensorflow():

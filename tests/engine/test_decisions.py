@@ -105,6 +105,7 @@ def test_the_user_is_told_where_there_was_a_choice(run):
         "", "{", "[]", "null", '{"trials": {}}', '{"trials": {}, "keeps": {"a": {"slots": 1}}}',
         '{"trials": {"a": [{"program": {"policy": "float32", "speed": 1}}]}, "keeps": {}}',
         '{"trials": {"trunk": 3}, "keeps": {}}', '{"trials": [], "keeps": {}}',
+        "[" * 10**5, '{"trials": {"trunk": []}, "keeps": {}}',
     ],
 )  # fmt: skip
 def test_a_plan_that_can_not_be_read_is_none(run, text):
@@ -113,6 +114,22 @@ def test_a_plan_that_can_not_be_read_is_none(run, text):
     assert (decisions.trials, decisions.keeps) == ({}, {})
     asked(decisions)
     assert list(Decisions(run).trials) == ["trunk"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"policy": "half"}, {"xla": 1}, {"images_per_second": 0}, {"distance": "far"}, {"slots": -1},
+     {"views": 0}, {"views": "all"}, {"reason": None}],
+)  # fmt: skip
+def test_nor_is_one_that_says_what_no_run_decides(run, change):
+    """It would end the run where the decision is used."""
+    program = {"policy": "float32", "xla": False}
+    trial = {"program": program, "images_per_second": 1.0, "distance": 0.0}
+    keep = {"views": 4, "slots": 4, "validation": True, "reason": "a"}
+    for part in (program, trial, keep):
+        part |= {key: value for key, value in change.items() if key in part}
+    run.plan.write_text(json.dumps({"trials": {"trunk": [trial]}, "keeps": {"a": keep}}))
+    assert not Decisions(run).trials
 
 
 def test_bytes_that_are_no_text_are_none(run):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import queue
+import socket
+import threading
+import time
 
 import pytest
 
@@ -71,6 +74,32 @@ def test_where_no_cloud_answers_nobody_gives_notice():
         assert preemption.watch(told.put, address, every=0.01) == []
         while len(asked) < 10:  # it goes on asking
             assert told.empty()
+
+
+@pytest.mark.parametrize("drop", [b"a", b"HTTP/1.1 100 Continue\r\n\r\n"])
+def test_a_service_that_never_comes_to_an_end_does_not_hold_the_run_up(drop, monkeypatch):
+    """Each of its bytes is in time."""
+    monkeypatch.setattr(preemption, "_PATIENCE", 0.2)
+    left: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        drip = threading.Thread(target=_drip, args=(server, drop, left), daemon=True)
+        drip.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert preemption._ask_all(address) == {}
+        drip.join()
+    assert left == ["before the end", "before the end"]
+
+
+def _drip(server: socket.socket, drop: bytes, left: list[str]) -> None:
+    """Answers two questions for a long time; notes who goes away before that is over."""
+    for _ in range(2):
+        with server.accept()[0] as connection:
+            try:
+                for _ in range(1000):
+                    connection.sendall(drop)
+                    time.sleep(0.01)
+            except OSError:
+                left.append("before the end")
 
 
 def test_a_service_that_is_away_for_a_while_is_asked_again():

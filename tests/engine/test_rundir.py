@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from engine import rundir
 from engine.errors import UserError
 from engine.rundir import RunDir, claim, lock
+from engine.specs import to_json
 from tests.engine.small import recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -241,10 +243,36 @@ def test_no_run_here(run):
     assert run.read_result() == {}
 
 
-def test_a_result_cut_short_is_none(run):
+@pytest.mark.parametrize("data", [b'{"status": "fini', b"[1]", b"[" * 10**5, b"\xff\xfe"])
+def test_a_result_cut_short_is_none(run, data):
     run.path.mkdir(parents=True)
-    run.result.write_text('{"status": "fini')
+    run.result.write_bytes(data)
     assert run.read_result() == {}
+    assert not run.finished()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"backbone": "resnet"}, "backbone 'resnet' does not exist"),
+        ({"dropout": 10**400}, "allowed: a number"),
+        ({"seed": "\x1b[2J\n"}, r"seed='\\x1b\[2J\\n'"),
+    ],
+)
+def test_a_recipe_that_no_run_can_have_is_refused_where_it_is_read(run, change, reason):
+    run.path.mkdir(parents=True)
+    run.recipe.write_text(json.dumps(json.loads(to_json(MINE)) | change))
+    with pytest.raises(UserError, match=reason):
+        run.read_recipe()
+
+
+@pytest.mark.parametrize("depth", range(700, 1010, 10))
+def test_no_depth_of_lists_is_too_much_for_the_reader(run, depth):
+    """Python reads as many as it can, and may then be unable to show them."""
+    run.path.mkdir(parents=True)
+    run.recipe.write_text(to_json(MINE).replace('"auto"', "[" * depth + "]" * depth))
+    with pytest.raises(UserError, match="no recipe of this version"):
+        run.read_recipe()
 
 
 def test_a_file_that_can_not_be_written_whole_leaves_the_old_one(tmp_path, monkeypatch):

@@ -209,7 +209,10 @@ def test_neither_is_lost_with_the_directory(coloured, half, tmp_path):
     assert same_end(made.run, half)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '[{"phase": "a"}]', '"x"'])
+WORDS = '[{"phase": "a", "step": "x", "since": null}]'  # what would end the run much later
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '[{"phase": "a"}]', '"x"', "[" * 10**5, WORDS])
 def test_a_damaged_list_of_setbacks_is_no_empty_one(tmp_path, text):
     run = RunDir(tmp_path)
     run.setbacks.write_text(text)

@@ -282,7 +282,7 @@ def edited(**changes) -> str:
         (edited(data={"source": "folders"}), "Recipe.data: key 'location' is missing"),
         (edited(phases=[]), "no phase"),
         (edited(dropout=float("nan")), "dropout=nan"),
-        (edited(dropout=10**400), "dropout=inf"),
+        (edited(dropout=10**400), "dropout=1000"),
         (edited(dropout=True), "Recipe.dropout=True; allowed: a number"),
     ],
 )

@@ -93,6 +93,27 @@ def test_a_damaged_folder_is_made_anew(paths, cache, memory, damage, monkeypatch
     assert name in folders(cache)
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        {"stamps": np.zeros(10, "S1")},
+        {"fingerprints": np.zeros(1, np.int64)},
+        {"orientations": np.full(10, 9, np.uint8)},
+        {"broken": np.array([1]), "reasons": np.array([3])},
+        {"broken": np.array(1), "reasons": np.array("cut off")},
+    ],
+    ids=["stamps", "too few", "orientation", "no words", "no row"],
+)
+def test_an_index_of_another_form_is_passed_over(paths, cache, column):
+    look(paths, cache)
+    (name,) = folders(cache)
+    index = cache / name / "index.npz"
+    np.savez(index, **dict(np.load(index)) | column)
+    lines = []
+    np.testing.assert_array_equal(taken(look(paths, cache, say=lines.append)), expected(paths))
+    assert lines[0].startswith("decoding 10 pictures")
+
+
 @pytest.mark.parametrize("how", ["reserve", "room", "write", "publish", "folder"])
 @KINDS
 def test_where_nothing_can_be_written_the_run_goes_on(paths, cache, memory, how, monkeypatch):

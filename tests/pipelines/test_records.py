@@ -103,6 +103,19 @@ def test_a_damaged_index_or_one_that_can_not_be_kept_is_no_matter(files, tmp_pat
     np.testing.assert_array_equal(first.labels, nowhere.labels)
 
 
+@pytest.mark.parametrize("column", ["offsets", "lengths", "files"])
+@pytest.mark.parametrize("value", [2**62, -1, 0.5])
+def test_an_index_that_points_out_of_its_files_is_made_anew(files, tmp_path, column, value):
+    cache = tmp_path / "index.npz"
+    first = records.index(files, "image", "label", str(cache))
+    kept = dict(np.load(cache))
+    others = {"offsets": kept["offsets"] * 0 + 2**62, "lengths": kept["lengths"] * 0 + 2**62}
+    np.savez(cache, **kept | others | {column: np.full(len(kept[column]), value)})
+    again = records.index(files, "image", "label", str(cache))
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_unpacked_labels_are_read():
     """As other writers have them; proto2 leaves numbers unpacked."""
     number = b"\x08" + b"\xac\x02"  # field 1, 300

@@ -1,0 +1,214 @@
+"""Fuzz: what people write (flags, lists of pictures), and the JSON files of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import _flags
+import pytest
+
+from engine import precision, setbacks
+from engine.benchmark import report as reports
+from engine.decisions import Decisions
+from engine.planning import Keep
+from engine.precision import Program, Trial
+from engine.rundir import RunDir
+from engine.setbacks import Setback
+from engine.specs import Call, DataSpec, Phase, Recipe, UserError, to_json
+from pipelines.manifest import read_manifest
+from tests.engine.benchmark import made
+from tests.fuzz.mutations import cases, json_cases
+
+ROOT = Path(__file__).resolve().parents[2]
+
+MANIFESTS = [
+    b"path,label,split,group\na.jpg,cat,train,1\nb.jpg,dog,val,1\n\nc/d.jpg,cat,test,\n",
+    b'\xef\xbb\xbf"label";"path"\r\n'.replace(b";", b",") + b'dog,"a ""b"",\nc.png"\r\n',
+    "path,weight,label\nä/€.jpg,3,Käfer\n".encode() + b"\xff.jpg,1,K\xe4fer\n",
+]
+MANIFEST_TOKENS = [b'"', b'""', b",", b'"\n', b"path", b"label", b"splits", b"../", b"~", b"C:\\"]
+ODD_MANIFESTS = [
+    b"",
+    b"path,label\n" + b"a" * 200_000 + b",b\n",
+    b'path,label\n"' + b"a\n" * 200_000,
+    b"path,label\n" + b"," * 300_000,
+    b"pat,label" + b",x" * 50_000,
+    b"a" * 100_000,
+    MANIFESTS[0].decode().encode("utf-16"),
+    MANIFESTS[0].replace(b"\n", b"\r"),
+    bytes(10_000),
+]
+
+FLAG_TOKENS = [
+    *(b"\n--", b"--", b"--no", b"=", b"--=", b"#", b"//", b"--flagfile=", b"--help", b"-h", b"~\0"),
+    *(b"--phase=", b"--augment=", b"--image_size=", b"--cache_memory=", b"--undefok=", b"|", b"("),
+    *(b")", b"'", b'"', b",", b"none", b"true", b"9TB", b"1x1", b"--validation_fraction=", b"inf"),
+]
+ODD_FLAG_FILES = [
+    b"--flagfile=case",
+    b"--flagfile=.",
+    b"--flagfile=case\n--flagfile=./case",
+    b"--flagfile",
+    b"--cache_memory=" + b"9" * 400,
+    b"--data_dir=~\0",
+    b"--seed=3\n" * 200_000,
+    b"#" * 3_000_000,
+    b"--phase=" + b"(" * 100_000,
+    b"--augment=" + b"flip|" * 20_000,
+    b"--augment=rotate(" + b"9" * 5000 + b")",
+    b"--batch_size=" + b"9" * 4000,
+    b"\xff\xfe-\0-\0",
+    b"\x7fELF" + bytes(5000),
+]
+
+RECIPE = Recipe(
+    data=DataSpec("split_folders", "/p/train", "/p/val", limit_examples=5),
+    phases=(
+        Phase("transfer", options={"momentum": 0.9, "nesterov": True}, optimizer="sgd"),
+        Phase("tune", trainable="block6", schedule="cosine", clip_norm=1.0, views=4, refresh=0.5),
+    ),
+    backbone="efficientnet_lite0",
+    image_size=(224, 192),
+    augment=(Call("rotate", (30,)), Call("flip", (), {"probability": 0.25})),
+)
+# What is wrong with JSON as JSON: `json_cases` changes what it says.
+JSON_TOKENS = [b"{", b"}", b"[", b"]", b'"', b",", b":", b"NaN", b"-Infinity", b"\\ud800", b"null"]
+ODD_JSON = [
+    b"",
+    b"[" * 100_000,
+    b'{"a":' * 100_000,
+    b"[" * 5000 + b"]" * 5000,
+    b"9" * 100_000,
+    b"1e999",
+    b'"\\ud800"',
+    b'{"trials": {}, "trials": 3, "keeps": {}}',
+    b"\xff\xfe{\0}\0",
+    b'"' + b"x" * 1_000_000,
+]
+
+
+@pytest.fixture
+def run(tmp_path) -> RunDir:
+    return RunDir(tmp_path / "run")
+
+
+def test_manifest(judge, tmp_path):
+    def read(data: bytes) -> None:
+        (tmp_path / "list.csv").write_bytes(data)
+        read_manifest(str(tmp_path / "list.csv"))
+
+    assert judge("manifest", read, MANIFESTS, UserError) == (len(MANIFESTS), 0)
+    judge("manifest", read, ODD_MANIFESTS, UserError)
+    inputs = cases(MANIFESTS, MANIFEST_TOKENS, 600 * judge.times)
+    assert all(judge("manifest", read, inputs, UserError))
+
+
+def test_flag_file(judge, tmp_path, monkeypatch):
+    """The flag files that come with the project, to the recipe that they stand for."""
+    monkeypatch.chdir(tmp_path)
+
+    def read(data: bytes) -> None:
+        (tmp_path / "case").write_bytes(data)
+        parsed = _flags.parse("[flags]", _flags.RUN, ["bin/train", "--flagfile=case"])
+        _flags.recipe(parsed)
+
+    samples = [path.read_bytes() for path in sorted(ROOT.glob("*.flags"))]
+    assert judge("flag file", read, samples, UserError) == (len(samples), 0)
+    judge("flag file", read, ODD_FLAG_FILES, UserError)
+    inputs = cases(samples, FLAG_TOKENS, 600 * judge.times)
+    assert all(judge("flag file", read, inputs, UserError))
+
+
+def _judge_json(judge, name: str, read: Any, samples: list[bytes], error: Any = UserError) -> None:
+    """The samples; JSON that is none; JSON that says something else. None of it without refusals.
+
+    error: () where a file that can't be read counts as none.
+    """
+    assert judge(name, read, samples, error) == (len(samples), 0)
+    judge(name, read, [*ODD_JSON, *_deep(samples[0])], error)
+    _, broken = judge(name, read, cases(samples, JSON_TOKENS, 400 * judge.times), error)
+    _, other = judge(name, read, json_cases(samples, 600 * judge.times), error)
+    assert not error or (broken and other)
+
+
+def _deep(sample: bytes) -> list[bytes]:
+    """The last word is a list in a list, as deep as Python just reads or just does not."""
+    *_, last = re.finditer(rb': "[^"]*"', sample)
+    start, stop = last.span()
+    return [
+        sample[:start] + b": " + b"[" * depth + b"]" * depth + sample[stop:]
+        for depth in range(700, 1000, 3)
+    ]
+
+
+def test_recipe(judge, run):
+    run.path.mkdir()
+
+    def read(data: bytes) -> None:
+        run.recipe.write_bytes(data)
+        to_json(run.read_recipe())
+
+    _judge_json(judge, "recipe.json", read, [to_json(RECIPE).encode()])
+
+
+def test_plan(judge, run):
+    """What can't be read is made anew; what can serves the programs that ask for it."""
+    run.path.mkdir()
+    before = Decisions(run)
+    before.trials["trunk"] = [Trial(Program(), 100.0, 0.0), Trial(Program("mixed_float16"), 2, 1)]
+    before.keep("a", Keep(4, 4, True, "the trunk's outputs"))
+    before.keep("b", Keep(None, 0, False, "nothing"))
+
+    def read(data: bytes) -> None:
+        run.plan.write_bytes(data)
+        after = Decisions(run)
+        assert all(keep.slots >= 0 and keep.views != 0 for keep in after.keeps.values())
+        for trials in after.trials.values():
+            precision.table(trials)
+
+    _judge_json(judge, "plan.json", read, [run.plan.read_bytes()], error=())
+
+
+def test_setbacks(judge, run):
+    run.path.mkdir()
+    setbacks.write(run, [Setback("transfer", 12, 10), Setback("tune", 30, 20)])
+
+    def read(data: bytes) -> None:
+        run.setbacks.write_bytes(data)
+        for phase in RECIPE.phases:
+            rate = setbacks.slowed(lambda _: 1.0, setbacks.read(run), phase, 5)
+            assert 0 <= rate(15) <= 1
+
+    _judge_json(judge, "setbacks.json", read, [run.setbacks.read_bytes()])
+
+
+def test_result(judge, run):
+    """What can't be read is a run that has not come so far."""
+    run.path.mkdir()
+    values = {"status": "finished", "best": {"phase": "a", "val_accuracy": 0.9}, "classes": ["a"]}
+
+    def read(data: bytes) -> None:
+        run.result.write_bytes(data)
+        run.finished()
+
+    _judge_json(judge, "result.json", read, [json.dumps(values).encode()], error=())
+
+
+def test_benchmark_report(judge, tmp_path):
+    reports_made = [
+        made.report(made.row(batch_size=16), made.row(shares_cores=False)),
+        made.report(machine=made.with_gpus("NVIDIA L4"), price_per_hour=4.5, instance_type="g6"),
+    ]
+
+    def read(data: bytes) -> None:
+        (tmp_path / "result.json").write_bytes(data)
+        found = reports.load(tmp_path / "result.json")
+        dataclasses.asdict(found)
+        reports.table(found)
+
+    samples = [report.to_json().encode() for report in reports_made]
+    _judge_json(judge, "benchmark result", read, samples)
