@@ -1,4 +1,4 @@
-"""The best model of a run that is taken up, and what is left of one that failed."""
+"""The best model of a run that is taken up."""
 
 from __future__ import annotations
 

@@ -71,6 +71,22 @@ def test_the_run_goes_back_with_half_the_rate(coloured, half, tmp_path, settings
         assert same_end(made.run, half)
 
 
+def test_what_it_goes_back_to_is_read_once_and_held_until_it_is_in_use(
+    coloured, tmp_path, monkeypatch
+):
+    read, held, load, train = [], [], checkpoints.load, loop._train
+
+    def noting(run, saved):
+        held.extend([saved, run.first])
+        return train(run, saved)
+
+    monkeypatch.setattr(checkpoints, "load", lambda run: read.append(run) or load(run))
+    monkeypatch.setattr(loop, "_train", noting)
+    loop.train(spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher())))
+    assert len(read) == 2, "at the start, and where it went back"
+    assert held == [{}, {}, {}, {}]
+
+
 def test_the_batch_is_listed(coloured, tmp_path):
     made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher()))
     loop.train(made)
