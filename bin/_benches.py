@@ -103,7 +103,7 @@ def _bare(examples: Examples, recipe: Recipe, threads: int) -> tf.data.Dataset:
     dataset = tf.data.Dataset.range(len(examples)).repeat()
     dataset = dataset.map(
         lambda number: decode.decode(fetch(number), *recipe.image_size, recipe.resize),
-        num_parallel_calls=threads,
+        num_parallel_calls=batches.IN_FLIGHT * threads,  # as ours
     )
     dataset = dataset.batch(recipe.batch_size).prefetch(batches.PREFETCH)
     return dataset.with_options(batches.options(threads))
@@ -167,10 +167,12 @@ def _compared(found: dict[str, list[courses.Course]], target: float) -> Iterator
         seconds = {name: sorted(map(value, each)) for name, each in found.items()}
         ours = statistics.median(seconds[OURS])
         for name, each in seconds.items():
-            median, first, last = (_time(n) for n in (statistics.median(each), each[0], each[-1]))
-            line = f"{what:24} {name:10} {median:>10} ({first} to {last})"
-            times = statistics.median(each) / ours
-            yield f"{line}, {times:5.1f} x {OURS}" if math.isfinite(times) else line
+            median = statistics.median(each)
+            line = (
+                f"{what:24} {name:10} {_time(median):>10} ({_time(each[0])} to {_time(each[-1])})"
+            )
+            both = math.isfinite(ours) and math.isfinite(median)
+            yield f"{line}, {median / ours:5.1f} x {OURS}" if both else line
 
 
 def _time(seconds: float) -> str:

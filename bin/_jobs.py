@@ -37,7 +37,7 @@ def ingredients(
     place = _setup.place(parsed)
     keeping = place if recipe.cache in ("auto", "pixels") else None
     # The weights of a run that is taken up are still in its checkpoint.
-    phases = () if run.started() else recipe.phases[:1]
+    phases = [] if run.started() else [phase for phase in recipe.phases if phase.epochs][:1]
     with early.meanwhile(made, recipe, phases, devices) as compiled:
         examples, pixels = ready.to_train(
             examples, recipe, run.bad_images, threads, watch.note, keeping

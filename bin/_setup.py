@@ -28,7 +28,7 @@ STOPPED = 75  # EX_TEMPFAIL of sysexits.h: no failure, to be started again
 
 def main(work: Callable[[list[str]], None]) -> None:
     """Runs a program; a user's mistake is one line on the error stream and no traceback."""
-    program = Path(sys.argv[0]).name
+    program = _name()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not know every letter
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -38,13 +38,13 @@ def main(work: Callable[[list[str]], None]) -> None:
         print(f"{program}: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, _flags.FlagError) else 1) from None
     except Stopped as error:
-        quiet.over()
         print(
             f"{program}: stopped by {error}; started again without --overwrite the run goes on",
             file=sys.stderr,
         )
         raise SystemExit(STOPPED) from None
     except KeyboardInterrupt:
+        quiet.over()
         print(
             f"{program}: interrupted; a run goes on when started again without --overwrite",
             file=sys.stderr,
@@ -55,15 +55,20 @@ def main(work: Callable[[list[str]], None]) -> None:
         raise SystemExit(1) from None
 
 
+def _name() -> str:
+    """Of the program."""
+    return Path(sys.argv[0]).name
+
+
 def stop(preemption_signal: str | None, watch_preemption: bool) -> Stop:
     """What ends a run: Ctrl-C, the system, a scheduler by a signal of its own, the cloud."""
-    asked = Stop()
+    asked = Stop(quiet.over)
     own = [signal.Signals[preemption_signal]] if preemption_signal else []
     asked.on([signal.SIGINT, signal.SIGTERM], own)
-    if watch_preemption and not preemption.watch(asked.ask):
+    if watch_preemption and not preemption.watch(asked.interrupt):
         print(
-            "train: --watch_preemption: neither AWS nor Google answers here; asked again every "
-            f"{preemption.POLL_SECONDS:g} s",
+            f"{_name()}: --watch_preemption: neither AWS nor Google answers here; asked again "
+            f"every {preemption.POLL_SECONDS:g} s",
             file=sys.stderr,
         )
     return asked

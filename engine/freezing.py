@@ -16,6 +16,7 @@ import keras
 
 from engine.classifier import Classifier
 from engine.errors import UserError, nearest
+from engine.specs import Phase
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,17 @@ class Split:
     def frozen(self) -> bool:
         """Whether there is anything in the trunk but the scaling of pixels."""
         return bool(self.trunk.weights)
+
+    def statistics(self, phase: Phase) -> list[keras.Variable]:
+        """The running statistics that the phase moves, where it trains with those of each batch."""
+        if self.tail is None or phase.batch_norm != "train":
+            return []
+        return [
+            variable
+            for layer in self.tail._flatten_layers()
+            if isinstance(layer, keras.layers.BatchNormalization)
+            for variable in (layer.moving_mean, layer.moving_variance)
+        ]
 
 
 def split(classifier: Classifier, trainable: str) -> Split:

@@ -28,11 +28,10 @@ import tensorflow as tf
 from engine import checkpoints, quiet, results, setbacks, steps
 from engine.checkpoints import Progress
 from engine.evaluation import Evaluation, evaluate
-from engine.metrics import Figures
 from engine.probe import Probe, probe
 from engine.profiling import Profiler
 from engine.rundir import write_json
-from engine.saving import RETRY_SECONDS, Saving
+from engine.saving import Saving
 from engine.setbacks import Diverged, Setback
 from engine.specs import Phase, UserError
 from engine.stages import Job, Stage, begin
@@ -53,6 +52,7 @@ class Run:
     profiler: Profiler
     saving: Saving
     setbacks: list[Setback]
+    first: dict[str, list[np.ndarray]]  # the weights to go back to before there is a checkpoint
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -67,19 +67,17 @@ def train(job: Job) -> dict[str, Any]:
     first = {} if saved else {"model": [variable.numpy() for variable in model.weights]}
     saving = Saving(job.run, job.recipe, job.watch, job.stop)
     profiler = Profiler(job.profile_steps, job.run.events)
-    run = Run(job, progress, results.Clock(), profiler, saving, setbacks.read(job.run))
+    run = Run(job, progress, results.Clock(), profiler, saving, setbacks.read(job.run), first)
     with job.stop.patient(), contextlib.closing(profiler):
         while True:
             try:
-                return _train(run, dict(saved or first))
+                return _train(run, saved or dict(first))
             except Diverged as error:
-                known = setbacks.go_back(job, error, run.setbacks, saving)
-                progress, saved = checkpoints.load(job.run)
-                run = dataclasses.replace(run, progress=progress, setbacks=known)
+                run, saved = setbacks.go_back(run, error)
 
 
 def _train(run: Run, saved: dict[str, list[np.ndarray]]) -> dict[str, Any]:
-    """saved: the groups of a checkpoint, or the first weights alone."""
+    """saved: the groups of a checkpoint, or the first weights alone; emptied once in use."""
     job, progress, model = run.job, run.progress, run.job.classifier.model
     checkpoints.restore(model.weights, saved.pop("model", []), str(job.run.checkpoints))
     run.clock.take_up(job.run, progress)
@@ -90,15 +88,14 @@ def _train(run: Run, saved: dict[str, list[np.ndarray]]) -> dict[str, Any]:
             progress.phase += 1
             continue
         stage = begin(job, phase, progress, saved, run.setbacks)
-        saved = {}
+        saved.clear()
         with contextlib.closing(_supply(run, stage)) as supply, _saved_when_stopped(run, stage):
             while not _over(phase, progress):
                 _fill(run, stage)
                 train_epoch(run, stage, supply)
-                _require_sound(run, stage)
+                setbacks.require_sound(run, stage)
                 _record(run, stage, _validate(run, stage))
-                soon = min(SAVE_SECONDS, 60 * job.checkpoint_minutes)
-                if _over(phase, progress) or run.clock.since_save() >= soon:
+                if _due(run, 0 if _over(phase, progress) else SAVE_SECONDS):
                     _save(run, stage)
             _settle(run, stage)
         _finish(run, stage)
@@ -165,7 +162,7 @@ def _call(run: Run, stage: Stage, supply: Supply) -> None:
     run.profiler.after(progress.step)
     if progress.step // run.job.log_steps > before // run.job.log_steps:
         _log(run, stage, rates[-1])
-    if run.clock.since_save() > 60 * run.job.checkpoint_minutes:
+    if _due(run):
         _save(run, stage)
     stage.pace.took(done - got)
 
@@ -173,7 +170,7 @@ def _call(run: Run, stage: Stage, supply: Supply) -> None:
 def _log(run: Run, stage: Stage, rate: float) -> None:
     """Shows the epoch's figures so far."""
     job, progress = run.job, run.progress
-    figures = _figures(run, stage)
+    figures = setbacks.figures(run, stage)
     done = progress.step - progress.phase_start
     job.watch.step(
         Moment(
@@ -193,31 +190,6 @@ def _log(run: Run, stage: Stage, rate: float) -> None:
     )
 
 
-def _figures(run: Run, stage: Stage) -> Figures:
-    """The epoch's figures so far, fetched from the device.
-
-    Raises:
-      Diverged: a loss was no number.
-    """
-    progress = run.progress
-    figures = stage.totals.read()
-    if figures.bad_step is not None:
-        first = progress.phase_start + progress.epoch * run.job.steps_per_epoch
-        raise Diverged(stage.phase, first + figures.bad_step, figures.loss, stage.views)
-    return figures
-
-
-def _require_sound(run: Run, stage: Stage) -> None:
-    """Nothing that is no good becomes a checkpoint.
-
-    Raises:
-      Diverged: a loss was no number, or the last update has left a variable that is none.
-    """
-    _figures(run, stage)
-    if not all(np.isfinite(variable.numpy()).all() for variable in stage.split.variables):
-        raise Diverged(stage.phase, run.progress.step - 1, math.nan, stage.views)
-
-
 def _validate(run: Run, stage: Stage) -> Evaluation:
     started = time.perf_counter()
     classes = len(run.job.feed.classes)
@@ -229,21 +201,9 @@ def _validate(run: Run, stage: Stage) -> Evaluation:
 def _record(run: Run, stage: Stage, evaluation: Evaluation) -> None:
     """Closes an epoch: its row of history, the best model, the patience."""
     job, progress = run.job, run.progress
-    figures = _figures(run, stage)
+    figures = setbacks.figures(run, stage)
     progress.epoch += 1
-    row = {
-        "phase": stage.phase.name,
-        "epoch": progress.epoch,
-        "step": progress.step,
-        "train_loss": figures.loss,
-        "train_accuracy": figures.accuracy,
-        "val_loss": evaluation.loss,
-        "val_accuracy": evaluation.accuracy,
-        "learning_rate": stage.rate(progress.step - progress.phase_start - 1),
-        "images_per_second": figures.examples / progress.seconds,
-        "data_wait_fraction": progress.wait_seconds / progress.seconds,
-        "seconds": progress.seconds + progress.fill_seconds + progress.eval_seconds,
-    }
+    row = results.row_of(stage, progress, figures, evaluation)
     progress.history.append(row)
     stage.totals.reset()
     progress.close_epoch()
@@ -255,7 +215,8 @@ def _record(run: Run, stage: Stage, evaluation: Evaluation) -> None:
         progress.best = results.standing(row)
         run.clock.best = [variable.numpy() for variable in job.classifier.model.weights]
         run.clock.best_written = False
-    run.saving.attempt(lambda: results.write_history(job.run, progress.history))
+    if not run.saving.trouble:  # else it comes with the next checkpoint: so little may find room
+        run.saving.attempt(lambda: results.write_history(job.run, progress.history))
     job.watch.epoch(row, evaluation, best=progress.best == results.standing(row))
 
 
@@ -264,14 +225,16 @@ def _over(phase: Phase, progress: Progress) -> bool:
     return progress.epoch >= phase.epochs or tired
 
 
+def _due(run: Run, most: float = math.inf) -> bool:
+    """Whether a checkpoint is, after `most` seconds at the latest."""
+    return run.saving.due(run.clock.since_save(), min(most, 60 * run.job.checkpoint_minutes))
+
+
 def _save(run: Run, stage: Stage) -> bool:
     """A checkpoint, and before it all that belongs to it; whether it could be written."""
-    _require_sound(run, stage)
+    setbacks.require_sound(run, stage)
     run.clock.saved(run.progress)
-    written = run.saving.attempt(lambda: _write(run, stage))
-    if not written:
-        run.clock.retry(60 * run.job.checkpoint_minutes, RETRY_SECONDS)
-    return written
+    return run.saving.attempt(lambda: _write(run, stage))
 
 
 def _write(run: Run, stage: Stage) -> None:
@@ -288,6 +251,7 @@ def _write(run: Run, stage: Stage) -> None:
         "totals": stage.totals.state,
     }
     checkpoints.save(job.run, progress, variables)
+    run.first.clear()
 
 
 def _settle(run: Run, stage: Stage) -> None:

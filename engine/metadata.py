@@ -18,6 +18,11 @@ LONGEST = 200  # bytes of an answer; what is longer is a web page and no name
 TOKEN = re.compile(r"[A-Za-z0-9+/=_-]+")
 NOBODY = (OSError, http.client.HTTPException, ValueError)  # there, or none that is understood
 
+
+class Missing(ValueError):  # noqa: N818 (what it means depends on what was asked)
+    """The service answers, and has nothing of that name."""
+
+
 # Asks for (method, path, headers) and gives the answer's text; raises one of NOBODY.
 Ask = Callable[[str, str, dict[str, str]], str]
 
@@ -44,6 +49,8 @@ def _answer(address: str, deadline: float, method: str, path: str, headers: dict
             body = response.read(LONGEST + 1)
     finally:
         connection.close()
+    if response.status == http.client.NOT_FOUND:
+        raise Missing(path)
     if response.status != http.client.OK or len(body) > LONGEST:
         raise ValueError("no answer to the question")
     return body.decode("latin-1").strip()

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from engine.metadata import ADDRESS, NOBODY, Ask, asking, aws_token, google
+from engine.metadata import ADDRESS, NOBODY, Ask, Missing, asking, aws_token, google
 
 POLL_SECONDS = 5.0
 _PATIENCE = 1.0  # seconds for an answer
@@ -20,7 +20,7 @@ def _aws(ask: Ask) -> bool:
     header = aws_token(ask)
     try:
         return bool(ask("GET", "/latest/meta-data/spot/instance-action", header))
-    except ValueError:  # 404 as long as there is no notice
+    except Missing:  # as long as there is no notice
         return False
 
 

@@ -10,7 +10,6 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable
 
-import keras
 import tensorflow as tf
 
 from engine import losses, replicas, steps
@@ -56,7 +55,7 @@ def probe(given: steps.Training, batches: Iterable[Batch]) -> Probe | None:
     Args:
       batches: columns [1, B, …], as the phase was trained on.
     """
-    moving = _statistics(given.split.tail) if given.phase.batch_norm == "train" else []
+    moving = given.split.statistics(given.phase)
     if not moving:
         return None
     before = [variable.numpy() for variable in moving]
@@ -86,15 +85,3 @@ def _measure(given: steps.Training, training: bool) -> Callable[[Batch, Totals],
         replicas.run(work, batch, tf.zeros([]))
 
     return measure
-
-
-def _statistics(tail: keras.Model | None) -> list:
-    """The running statistics of the tail's normalisations."""
-    layers = tail._flatten_layers() if tail is not None else ()
-    return [
-        variable
-        for layer in layers
-        if isinstance(layer, keras.layers.BatchNormalization)
-        for variable in layer.non_trainable_variables
-        if "moving" in variable.path
-    ]

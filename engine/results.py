@@ -13,8 +13,10 @@ import numpy as np
 
 from engine import checkpoints, plots
 from engine.checkpoints import Progress
-from engine.evaluation import evaluate
+from engine.evaluation import Evaluation, evaluate
+from engine.locking import is_ours
 from engine.machine import machine, peak_memory, software
+from engine.metrics import Figures
 from engine.rundir import RunDir, write, write_csv, write_json
 from engine.specs import UserError
 from engine.stopping import Stopped
@@ -49,23 +51,21 @@ class Clock:
     def take_up(self, run: RunDir, progress: Progress) -> None:
         """The best model of a run that goes on.
 
-        Its file may be ahead of the checkpoint. What comes then is the same epoch once more, or
-        another where the rate was halved meanwhile; either way the best is found again.
+        Its file may be ahead of the checkpoint, and counts: the same epoch once more comes out no
+        better, and another, where the rate was halved meanwhile, has to be better than that.
 
         Raises:
-          UserError: its file is not there or damaged.
+          UserError: its file is not there any more, or damaged.
         """
-        self.best, self.best_written = None, False
-        if progress.best:
-            arrays, values = load_model(run)
-            if {key: values.get(key) for key in progress.best} == progress.best:
-                self.best, self.best_written = arrays, True
-            else:
-                progress.best = None
-
-    def retry(self, period: float, seconds: float) -> None:
-        """A checkpoint of every `period` seconds failed: it is due again in so many."""
-        self.last_save += seconds - period
+        self.best, self.best_written = None, run.best.is_file()
+        if self.best_written:
+            self.best, values = load_model(run)
+            progress.best = standing(values)
+        elif progress.best:
+            raise UserError(
+                f"{run.best} is gone, the best model so far of the run that goes on from "
+                f"{run.checkpoints}; put it back, or begin anew with --overwrite"
+            )
 
     def stepped(self) -> None:
         if self.first_step is None:
@@ -95,6 +95,23 @@ def rank(standing: dict[str, Any]) -> tuple[float, float]:
 
 def standing(row: dict[str, Any]) -> dict[str, Any]:
     return {key: row[key] for key in ("phase", "epoch", "val_accuracy", "val_loss")}
+
+
+def row_of(stage: Stage, progress: Progress, figures: Figures, found: Evaluation) -> dict[str, Any]:
+    """An epoch's row of history. figures: of its training; found: on the validation part."""
+    return {
+        "phase": stage.phase.name,
+        "epoch": progress.epoch,
+        "step": progress.step,
+        "train_loss": figures.loss,
+        "train_accuracy": figures.accuracy,
+        "val_loss": found.loss,
+        "val_accuracy": found.accuracy,
+        "learning_rate": stage.rate(progress.step - progress.phase_start - 1),
+        "images_per_second": figures.examples / progress.seconds,
+        "data_wait_fraction": progress.wait_seconds / progress.seconds,
+        "seconds": progress.seconds + progress.fill_seconds + progress.eval_seconds,
+    }
 
 
 def save_best(job: Job, progress: Progress, clock: Clock) -> None:
@@ -206,5 +223,6 @@ def noting_failure(run: RunDir) -> Iterator[None]:
         status = "interrupted" if stopped else "failed"
         reason = f"{type(error).__name__}: {error}".split("\n")[0]
         with suppress(OSError):  # the failure itself matters more
-            write_json(run.result, {"status": status, "reason": reason})
+            if is_ours(run):
+                write_json(run.result, {"status": status, "reason": reason})
         raise

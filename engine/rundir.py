@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import fcntl
+import errno
 import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from engine import recipes
 from engine.conversion import parse_json
@@ -21,9 +21,10 @@ from engine.specs import Recipe, UserError, from_json, to_json
 
 @dataclasses.dataclass(frozen=True)
 class RunDir:
-    """The paths inside a run."""
+    """The paths inside a run. held: its lock's file, where `locking` has taken it."""
 
     path: Path
+    held: list[TextIO] = dataclasses.field(default_factory=list, compare=False, repr=False)
 
     @property
     def recipe(self) -> Path:
@@ -64,6 +65,10 @@ class RunDir:
     @property
     def best(self) -> Path:
         return self.path / "best.npz"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "lock"
 
     @property
     def events(self) -> Path:
@@ -114,7 +119,7 @@ def claim(run: RunDir, recipe: Recipe, overwrite: bool, plan: bytes | None = Non
     Raises:
       UserError: it holds a finished run, another recipe's, or something that is no run.
     """
-    _refuse_foreign(run)
+    refuse_foreign(run)
     # What failed before its first step has decided and noted things that are its own.
     if overwrite or not run.recipe.exists() or not run.started():
         _clear(run)
@@ -123,6 +128,15 @@ def claim(run: RunDir, recipe: Recipe, overwrite: bool, plan: bytes | None = Non
         if plan:
             write(run.plan, plan)
         return
+    refuse_other(run, recipe)
+
+
+def refuse_other(run: RunDir, recipe: Recipe) -> None:
+    """Only a run of the same recipe that is not finished is gone on with.
+
+    Raises:
+      UserError: it is finished, or another recipe's.
+    """
     other = f"name another --run_dir= (such as {_free_name(run.path)}) or add --overwrite"
     if run.read_recipe() != recipe:
         raise UserError(f"--run_dir={run.path}: holds a run with another recipe; {other}")
@@ -130,22 +144,13 @@ def claim(run: RunDir, recipe: Recipe, overwrite: bool, plan: bytes | None = Non
         raise UserError(f"--run_dir={run.path}: holds this run, finished; {other}")
 
 
-def renew(run: RunDir, recipe: Recipe) -> bool:
-    """Makes the directory of a run at work again where somebody removed it; whether it had to."""
-    if run.checkpoints.is_dir() and run.recipe.exists():
-        return False
-    run.checkpoints.mkdir(parents=True, exist_ok=True)
-    write(run.recipe, to_json(recipe).encode())
-    return True
-
-
-def _refuse_foreign(run: RunDir) -> None:
+def refuse_foreign(run: RunDir) -> None:
     """A folder that somebody keeps other things in is not written to, whatever was asked.
 
     Raises:
       UserError: something lies there that is no run, nor what one killed at its start left behind.
     """
-    own = {run.checkpoints.name, "lock", _part(run.recipe).name}
+    own = {run.checkpoints.name, run.lock.name, _part(run.recipe).name}
     names = {entry.name for entry in run.path.iterdir()} if run.path.is_dir() else set()
     if not names <= own and not _holds_run(run):
         raise UserError(
@@ -188,36 +193,6 @@ def _free_name(path: Path) -> Path:
     return next(p for n in range(2, 10_000) if not (p := Path(f"{path}_{n}")).exists())
 
 
-@contextmanager
-def lock(run: RunDir) -> Iterator[None]:
-    """Holds the run for this process; the lock of a process that died is free.
-
-    Raises:
-      UserError: another process holds it, the directory can't be written, or it is no run's.
-    """
-    try:
-        _refuse_foreign(run)
-        run.path.mkdir(parents=True, exist_ok=True)
-        file = open(run.path / "lock", "a+")  # noqa: SIM115 (held until the block ends)
-    except OSError as error:
-        raise UserError(
-            f"--run_dir={run.path}: can't be written ({error.strerror}); name another --run_dir="
-        ) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(
-                f"--run_dir={run.path}: process {file.read().strip() or 'unknown'} is at work "
-                "there; wait for it or name another --run_dir="
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
 def write(path: Path, data: bytes) -> None:
     """Writes the whole file or leaves the old one: beside, to the disk, then renamed.
 
@@ -243,6 +218,9 @@ def _sync(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not every file system can
+            raise
     finally:
         os.close(handle)
 

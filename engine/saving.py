@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from engine.rundir import RunDir, renew
+from engine.locking import renew
+from engine.rundir import RunDir
 from engine.specs import Recipe, UserError
 from engine.stopping import Stop
 from engine.watching import Watch
@@ -24,9 +25,14 @@ class Saving:
     def __init__(self, run: RunDir, recipe: Recipe, watch: Watch, stop: Stop) -> None:
         self.run, self.recipe, self.watch, self.stop = run, recipe, watch, stop
         self.trouble: str | None = None
+        self.next_try = 0.0  # by time.monotonic(), while there is trouble
 
     def attempt(self, write: Callable[[], object]) -> bool:
-        """Whether it could be written."""
+        """Whether it could be written.
+
+        Raises:
+          UserError: another run has taken this one's place.
+        """
         try:
             if renew(self.run, self.recipe):
                 self.watch.note(f"{self.run.path} has vanished; it is made anew")
@@ -38,18 +44,22 @@ class Saving:
                     f"{self.run.path}: can't be written ({reason}); the run goes on in memory and "
                     "tries again; make room, or mount the drive"
                 )
-            self.trouble = reason
+            self.trouble, self.next_try = reason, time.monotonic() + RETRY_SECONDS
             return False
         if self.trouble:
             self.watch.note(f"{self.run.path}: can be written again")
         self.trouble = None
         return True
 
+    def due(self, elapsed: float, period: float) -> bool:
+        """Whether to write now: every `period` seconds, or RETRY_SECONDS after that failed."""
+        return time.monotonic() >= self.next_try if self.trouble else elapsed >= period
+
     def insist(self, write: Callable[[], object]) -> None:
         """Waits until it can be written.
 
         Raises:
-          UserError: it can't for an hour, or the run is asked to end meanwhile.
+          UserError: as `attempt`; or it can't for an hour, or the run is asked to end meanwhile.
         """
         deadline = time.monotonic() + MOST_SECONDS
         while not self.attempt(write):

@@ -9,6 +9,7 @@ as one that was not.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,23 +19,25 @@ import tensorflow as tf
 
 from engine import checkpoints
 from engine.conversion import convert, parse_json
+from engine.metrics import Figures
 from engine.rundir import RunDir, write_csv, write_json
-from engine.saving import Saving
 from engine.specs import Batch, Phase, UserError
 
 if TYPE_CHECKING:
-    from engine.stages import Job
+    from engine.loop import Run
+    from engine.stages import Stage
 
 MOST = 3
+Groups = dict[str, list[np.ndarray]]  # of arrays, as `checkpoints.load` gives them
 COLUMNS = ("path", "label", "example", "epoch", "view")
 
 
 class Diverged(Exception):  # noqa: N818 (what to do about it is decided elsewhere)
-    """The loss of a step, counted over the run from 0, was no number."""
+    """The loss of a step, counted over the run from 0, was no number, or what the step left was."""
 
-    def __init__(self, phase: Phase, step: int, loss: float, views: Any = None) -> None:
-        """views: those of the phase, as `Feed.train` takes them."""
-        super().__init__(f"phase {phase.name!r}, step {step + 1}: the loss is {loss}")
+    def __init__(self, phase: Phase, step: int, what: str, views: Any = None) -> None:
+        """what: is no number. views: those of the phase, as `Feed.train` takes them."""
+        super().__init__(f"phase {phase.name!r}, step {step + 1}: {what}")
         self.phase, self.step, self.views = phase, step, views
 
 
@@ -76,28 +79,69 @@ def slowed(
     return lambda step: rate(step) * 0.5 ** sum(since <= step for since in halved)
 
 
-def go_back(job: Job, error: Diverged, before: Sequence[Setback], saving: Saving) -> list[Setback]:
-    """Names the batch, and lets the run go on from its last checkpoint; gives its setbacks now.
+def figures(run: Run, stage: Stage) -> Figures:
+    """The epoch's figures so far, fetched from the device.
+
+    Raises:
+      Diverged: a loss was no number.
+    """
+    progress, found = run.progress, stage.totals.read()
+    if found.bad_step is not None:
+        first = progress.phase_start + progress.epoch * run.job.steps_per_epoch
+        what = f"the loss is {found.loss}"
+        raise Diverged(stage.phase, first + found.bad_step, what, stage.views)
+    return found
+
+
+def require_sound(run: Run, stage: Stage) -> None:
+    """Nothing that is no good becomes a checkpoint.
+
+    Raises:
+      Diverged: a loss was no number, or the last update has left a variable that is none.
+    """
+    figures(run, stage)
+    moved = [*stage.split.variables, *stage.split.statistics(stage.phase)]
+    if not all(np.isfinite(variable.numpy()).all() for variable in moved):
+        what = "its update left variables that are no numbers"
+        raise Diverged(stage.phase, run.progress.step - 1, what, stage.views)
+
+
+def go_back(run: Run, error: Diverged) -> tuple[Run, Groups]:
+    """Names the batch; gives the run as it goes on, and the checkpoint, empty for the beginning.
 
     Raises:
       UserError: it does not go on.
     """
-    views = (1, error.views) if error.views else ()
-    stacked = next(iter(job.feed.train(error.step, error.step + 1, *views)))
-    batch = tf.nest.map_structure(lambda column: column[0], stacked)
-    saving.attempt(lambda: list_batch(job.run, batch, job.feed.name, job.feed.classes))
-    listed = f"{error}; its pictures are listed in {job.run.nan_batch}"
+    job, before = run.job, run.setbacks
+    listed = _list(run, error)
     if job.on_nan == "stop" or len(before) == MOST:
         times = f", after the rate was halved {MOST} times" if job.on_nan != "stop" else ""
         raise UserError(
             f"{listed}{times}; lower the phase's learning_rate ({error.phase.learning_rate:g}) or "
             "give it clip_norm=1, with --overwrite"
         )
-    since = checkpoints.load(job.run)[0].step
-    after = [*before, Setback(error.phase.name, error.step, since)]
-    saving.insist(lambda: write(job.run, after))
-    job.watch.note(f"{listed}; going back to step {since} with half the learning rate")
-    return after
+    progress, saved = checkpoints.load(job.run)
+    if not saved and not run.first:
+        raise UserError(
+            f"{listed}; {job.run.checkpoints} has vanished, so there is nothing to go back to; "
+            "begin anew with --overwrite"
+        )
+    after = [*before, Setback(error.phase.name, error.step, progress.step)]
+    run.saving.attempt(lambda: write(job.run, after))  # else with the next checkpoint
+    job.watch.note(f"{listed}; going back to step {progress.step} with half the learning rate")
+    return dataclasses.replace(run, progress=progress, setbacks=after), saved
+
+
+def _list(run: Run, error: Diverged) -> str:
+    """What happened, and where the batch is listed if it could be."""
+    job, views = run.job, (1, error.views) if error.views else ()
+    with contextlib.suppress(UserError):  # a picture that can't be read any more hides nothing
+        stacked = next(iter(job.feed.train(error.step, error.step + 1, *views)))
+        batch = tf.nest.map_structure(lambda column: column[0], stacked)
+        names, classes = job.feed.name, job.feed.classes
+        if run.saving.attempt(lambda: list_batch(job.run, batch, names, classes)):
+            return f"{error}; its pictures are listed in {job.run.nan_batch}"
+    return str(error)
 
 
 def list_batch(run: RunDir, batch: Batch, names: Callable[[int], str], classes: Any) -> None:

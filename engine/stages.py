@@ -123,7 +123,7 @@ def begin(
     saved: the groups of arrays of a checkpoint that the phase goes on from, or empty.
     before: the run's setbacks.
     """
-    recipe, feed = job.recipe, job.feed
+    recipe = job.recipe
     split = freezing.split(job.classifier, phase.trainable)
     made = Decisions(job.run)
     lower = _lower_part(job, phase, split, made)
@@ -133,27 +133,8 @@ def begin(
     features = _features(job, lower, keep, views)
     row_bytes = lower.row_bytes if features else 3 * math.prod(recipe.image_size)
     upper = _upper_program(job, phase, split, lower, made)
-    optimizer = optimizers.build(
-        phase,
-        recipes.options(phase).optimizer,
-        split.variables,
-        scale_loss=upper.dtype == "float16",
-    )
-    totals = Totals()
-    if saved:
-        where = str(job.run.checkpoints)
-        checkpoints.restore(optimizer.variables, saved.get("optimizer", []), where)
-        checkpoints.restore(totals.variables, saved.get("totals", []), where)
-    training = steps.Training(
-        recipe=recipe,
-        phase=phase,
-        split=split,
-        program=upper,
-        lower=features.restore if features else lower.drawn,
-        optimizer=optimizer,
-        class_weights=losses.class_weights(recipe.class_weights, feed.class_counts),
-        totals=totals,
-    )
+    below = features.restore if features else lower.drawn
+    training = _training(job, phase, split, upper, below, saved)
     return Stage(
         training=training,
         lower=lower,
@@ -167,6 +148,29 @@ def begin(
         first_step=progress.step,
         audit=audit.Audit(job.classifier.model, split, phase),
         decisions=made,
+    )
+
+
+def _training(
+    job: Job, phase: Phase, split: freezing.Split, upper: Program, lower: Callable, saved: dict
+) -> steps.Training:
+    """With an optimizer and the sums of an epoch: fresh, or as a checkpoint has them."""
+    options, scale_loss = recipes.options(phase).optimizer, upper.dtype == "float16"
+    optimizer = optimizers.build(phase, options, split.variables, scale_loss=scale_loss)
+    totals = Totals()
+    if saved:
+        where = str(job.run.checkpoints)
+        checkpoints.restore(optimizer.variables, saved.get("optimizer", []), where)
+        checkpoints.restore(totals.variables, saved.get("totals", []), where)
+    return steps.Training(
+        recipe=job.recipe,
+        phase=phase,
+        split=split,
+        program=upper,
+        lower=lower,
+        optimizer=optimizer,
+        class_weights=losses.class_weights(job.recipe.class_weights, job.feed.class_counts),
+        totals=totals,
     )
 
 

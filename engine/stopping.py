@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Set
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 Item = TypeVar("Item")
 # What sends a signal to a process and then to its group means one wish; so does a double Ctrl-C.
 REPEAT_SECONDS = 1.0
+NOTICE = signal.SIGURG  # by which another thread wakes the main one; ignored where nobody takes it
+SHOW_CURSOR = b"\x1b[?25h"  # a live line hides it
 
 
 class Stopped(BaseException):
@@ -27,18 +30,32 @@ class Stop:
     """A wish to end, from a signal or another thread, and who looks whether there is one.
 
     Within `patient` a wish waits until the run looks, at a place where it can save; elsewhere there
-    is nothing to save, and a signal raises Stopped where the program stands.
+    is nothing to save, and a signal raises Stopped where the program stands. Once: what comes while
+    the program ends is no new wish.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: Callable[[], None] = lambda: None) -> None:
+        """at_once: called when the wish is made, from whatever thread."""
         self.reason: str | None = None
+        self._at_once = at_once
         self._asked = threading.Event()
         self._patience = 0
+        self._ending = False
 
     def ask(self, reason: str) -> None:
         """The run is to end soon; the first reason counts. From any thread."""
         self.reason = self.reason or reason
         self._asked.set()
+        self._at_once()
+
+    def interrupt(self, reason: str) -> None:
+        """As `ask`, and raises Stopped as a signal does, which needs `on`. From any thread."""
+        self.ask(reason)
+        os.kill(os.getpid(), NOTICE)
+
+    def done(self) -> None:
+        """Nothing is left to be stopped: no signal raises anything any more."""
+        self._ending = True
 
     def wait(self, seconds: float) -> None:
         """So long, or until it is asked for."""
@@ -51,6 +68,7 @@ class Stop:
           Stopped: it was asked for.
         """
         if self.reason:
+            self._ending = True
             raise Stopped(self.reason)
 
     def checked(self, items: Iterable[Item]) -> Iterator[Item]:
@@ -78,25 +96,42 @@ class Stop:
         """
         ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(ours, True)
-        for number in (*hurry, *notices):
+        known = {*hurry, *notices, NOTICE}
+        for number in known:
             signal.signal(number, self._raise)
             signal.siginterrupt(number, False)  # what is being read or written is not cut short
+        atexit.register(_ignore, known)
         signal.set_wakeup_fd(theirs)
         threading.Thread(
-            target=self._listen, args=(ours, frozenset(hurry)), daemon=True, name="stop"
+            target=self._listen, args=(ours, known, frozenset(hurry)), daemon=True, name="stop"
         ).start()
 
     def _raise(self, number: int, _: object) -> None:
         self.reason = self.reason or signal.Signals(number).name  # the event is the thread's to set
-        if not self._patience:
+        if not self._patience and not self._ending:
             self.check()
 
-    def _listen(self, pipe: int, hurry: frozenset[int]) -> None:
+    def _listen(self, pipe: int, known: Set[int], hurry: Set[int]) -> None:
         first = math.inf
         while True:
             number = os.read(pipe, 1)[0]
+            if number not in known:  # Python writes all there that it has a handler for
+                continue
             self.ask(signal.Signals(number).name)
             now = time.monotonic()
             if number in hurry and now - first > REPEAT_SECONDS:
-                os._exit(128 + number)  # as a shell counts a process that a signal has ended
+                _end(number)
             first = min(first, now) if number in hurry else first
+
+
+def _end(number: int) -> None:
+    with suppress(OSError):
+        if os.isatty(1):
+            os.write(1, SHOW_CURSOR)
+    os._exit(128 + number)  # as a shell counts a process that a signal has ended
+
+
+def _ignore(numbers: Iterable[int]) -> None:
+    """Else Python would give them back to the system a moment before it has ended."""
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)

@@ -123,6 +123,7 @@ def _save(job: Job, filling: Filling, part: Part, pixels: Pixels) -> None:
     try:
         if filling.memory is not None:
             part.write_all(filling.memory, job.place.give_way)
+            job.place.give_way()  # to bring it to the disk takes long, too
         first = part.publish(filling.index, job.examples.take(job.firsts))
     except InterruptedError:  # the program ends
         part.discard()

@@ -104,3 +104,32 @@ def test_a_way_that_never_reaches_the_target_says_so():
         "process start to target  bin/train      15.0 s (15.0 s to 15.0 s),   1.0 x bin/train",
         "process start to target  fit             never (never to never)",
     ]
+    lines = list(_benches._compared({"bin/train": [slow], "fit": [fast]}, target=0.98))
+    assert lines == [
+        "first read to target     bin/train       never (never to never)",
+        "first read to target     fit            10.0 s (10.0 s to 10.0 s)",
+        "process start to target  bin/train       never (never to never)",
+        "process start to target  fit            15.0 s (15.0 s to 15.0 s)",
+    ]
+
+
+def test_the_bare_yardstick_has_as_many_pictures_in_flight_as_ours(coloured, monkeypatch):
+    import _benches
+    import tensorflow as tf
+
+    from pipelines import batches, sources
+    from tests.engine.small_runs import small_recipe
+
+    recipe, counts, real = small_recipe(coloured), [], tf.data.Dataset.map
+
+    def counting(dataset, function, num_parallel_calls=None, **settings):
+        counts.append(num_parallel_calls)
+        return real(dataset, function, num_parallel_calls, **settings)
+
+    monkeypatch.setattr(tf.data.Dataset, "map", counting)
+    examples = sources.load(recipe.data).part("train")
+    _benches._bare(examples, recipe, 3)
+    bare, counts[:] = counts[:], []
+    next(batches.make_feed(examples, recipe, 3).train(0, 1))
+    assert bare == [3 * batches.IN_FLIGHT]
+    assert bare[0] in counts

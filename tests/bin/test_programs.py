@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import functools
+import http.server
 import itertools
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +111,26 @@ def test_predict_names_files_and_folders_and_goes_on_after_a_broken_one(
     assert all(row["predictions"][0]["label"] == "blue" for row in answer[1:])
     assert f"{broken}: not a picture" in err
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def address(coloured, monkeypatch):
+    """Of a picture, on a server of this machine's."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=coloured)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/red/00.jpg"
+        server.shutdown()
+        thread.join()
+
+
+def test_predict_asks_hosts_of_this_network_only_where_it_is_told_to(trained, address):
+    flags = (f"--run_dir={trained}", "--format=csv", address)
+    assert "--allow_private_urls fetches it all the same" in run("predict", *flags, status=1)
+    rows = list(csv.DictReader(run("predict", "--allow_private_urls", *flags).splitlines()))
+    assert (rows[0]["path"], rows[0]["label"]) == (address, "red")
 
 
 def test_predict_without_a_run_names_imagenet_classes():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import _flags
@@ -58,6 +60,12 @@ def test_a_users_mistake_is_one_line(error, status, line, monkeypatch, capsys):
     assert err.count("\n") == 1
 
 
+def test_interrupted_a_program_waits_for_nothing_that_can_wait(monkeypatch, capsys):
+    end_of(raising(KeyboardInterrupt()), monkeypatch, capsys)
+    with pytest.raises(InterruptedError):
+        _setup.quiet.give_way()
+
+
 def test_a_fault_of_ours_has_its_traceback(monkeypatch, capsys):
     with pytest.raises(ZeroDivisionError):
         end_of(raising(ZeroDivisionError()), monkeypatch, capsys)
@@ -70,6 +78,67 @@ def python(code: str, **settings) -> subprocess.Popen:
         env=environment, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+
+
+TWICE = """
+import time, _setup
+def work(argv):
+    stop = _setup.stop(None, False)
+    print("ready", flush=True)
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(0.02)
+_setup.main(work)
+"""
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.002, 0.01, 0.03, 0.05])
+def test_two_signals_of_one_wish_end_a_program_in_good_order(pause):
+    """The second comes while it tidies up, says why it ends, or leaves the interpreter."""
+    for second in (signal.SIGTERM, signal.SIGINT):
+        with python(TWICE) as process:
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGINT)
+            time.sleep(pause)
+            process.send_signal(second)
+            err = process.stderr.read()
+        assert process.returncode == 75, err
+        assert err.count("\n") == 1
+        assert ": stopped by SIG" in err
+
+
+NOTICE = """
+import sys, time, _setup
+from engine import preemption, quiet
+sys.argv = ["/somewhere/bin/train"]
+preemption.watch = lambda notify: notify("the cloud") if {taken} else []
+def work(argv):
+    stop = _setup.stop("SIGUSR1", True)
+    print("ready", flush=True)
+    try:
+        time.sleep(60)
+    finally:
+        print("over" if quiet._over.wait(60) else "")
+_setup.main(work)
+"""
+
+
+def test_the_clouds_notice_ends_a_program_wherever_it_is():
+    out, err = python(NOTICE.format(taken=True)).communicate(timeout=60)
+    assert err.startswith("train: stopped by the cloud; started again")
+    assert out == ""
+
+
+def test_so_does_a_schedulers_own_signal_and_where_no_cloud_is_a_line_says_so():
+    with python(NOTICE.format(taken=False)) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGUSR1)
+        assert process.stdout.read() == "over\n", "what can wait is left undone"
+        first, second = process.stderr.read().splitlines()
+    assert first.startswith("train: --watch_preemption: neither AWS nor Google answers here")
+    assert second.startswith("train: stopped by SIGUSR1; started again")
+    assert process.returncode == 75
 
 
 @pytest.mark.parametrize("lines", [1, 100_000], ids=["at the end", "in the middle"])

@@ -70,10 +70,31 @@ def test_one_that_stands_there_from_the_start_is_too(service, name):
 
 def test_where_no_cloud_answers_nobody_gives_notice():
     told: Notified = queue.Queue()
-    with serving(lambda request: NOTHING) as (address, asked):
+    aws = Aws()
+    aws.taken = True
+    here = threading.Event()
+    with serving(lambda request: aws(request) if here.is_set() else NOTHING) as (address, asked):
         assert preemption.watch(told.put, address, every=0.01) == []
         while len(asked) < 10:  # it goes on asking
             assert told.empty()
+        here.set()  # so that it ends with this test
+        told.get(timeout=60)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 500, 503])
+def test_only_a_service_that_knows_of_no_notice_has_answered(status):
+    aws = Aws()
+
+    def service(request) -> Answer:
+        if request.command == "GET" and not aws.taken:
+            return status, "", {}
+        return aws(request)
+
+    told: Notified = queue.Queue()
+    with serving(service) as (address, _):
+        assert preemption.watch(told.put, address, every=0.01) == []
+        aws.taken = True
+        assert "AWS" in told.get(timeout=60)
 
 
 @pytest.mark.parametrize("drop", [b"a", b"HTTP/1.1 100 Continue\r\n\r\n"])

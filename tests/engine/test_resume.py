@@ -186,6 +186,28 @@ def test_a_damaged_newest_checkpoint_is_passed_over(coloured, undisturbed, tmp_p
     assert same_end(run, undisturbed[0].run)
 
 
+def test_ended_between_its_best_model_and_the_checkpoint(
+    coloured, undisturbed, tmp_path, monkeypatch
+):
+    """The same epoch is trained once more, and is no better than itself."""
+    recipe, real = small_recipe(coloured), checkpoints.save
+
+    def save(run, progress, variables):
+        if progress.step == 10:
+            raise KeyError("killed")
+        return real(run, progress, variables)
+
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(checkpoints, "save", save)
+    with pytest.raises(KeyError, match="killed"):
+        loop.train(job(recipe, tmp_path / "run", Watcher()))
+    monkeypatch.setattr(checkpoints, "save", real)
+    again = job(recipe, tmp_path / "run", Watcher())
+    resumed = loop.train(again)
+    assert same_end(again.run, undisturbed[0].run)
+    assert resumed["best"] == undisturbed[2]["best"]
+
+
 def test_a_run_that_only_has_to_conclude_warns_of_nothing(coloured, undisturbed, tmp_path):
     """Killed between its last checkpoint and its result, it makes no step when it is taken up."""
     recipe = small_recipe(coloured)

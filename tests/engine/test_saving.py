@@ -59,7 +59,8 @@ TROUBLE = (
 
 
 @pytest.mark.parametrize(("full", "free"), [(7, 9), (2, 18), (9, 11), (12, 13)])
-def test_a_full_disk_is_no_end(coloured, undisturbed, tmp_path, disk, full, free):
+def test_a_full_disk_is_no_end(coloured, undisturbed, tmp_path, disk, monkeypatch, full, free):
+    monkeypatch.setattr(saving, "RETRY_SECONDS", 0)
     watcher = Fills(disk, full, free)
     made = job(small_recipe(coloured), tmp_path / "run", watcher, **SETTINGS)
     loop.train(made)
@@ -67,6 +68,44 @@ def test_a_full_disk_is_no_end(coloured, undisturbed, tmp_path, disk, full, free
     assert of_disk(watcher.notes) == [TROUBLE, "can be written again"]
     assert not list(made.run.path.rglob("*.part"))
     assert made.run.plan.exists()
+
+
+class Nearly(Disk):
+    """Full for checkpoints, though not for a row of history; counts who tries."""
+
+    tries = 0
+
+
+@pytest.fixture
+def nearly(monkeypatch) -> Nearly:
+    made, real = Nearly(), checkpoints.save
+
+    def save(*arguments):
+        made.tries += made.full
+        if made.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*arguments)
+
+    monkeypatch.setattr(checkpoints, "save", save)
+    return made
+
+
+def test_one_that_is_nearly_full_is_told_of_once(coloured, tmp_path, nearly, monkeypatch):
+    monkeypatch.setattr(saving, "RETRY_SECONDS", 0)
+    watcher = Fills(nearly, full=2, free=18)
+    loop.train(job(small_recipe(coloured), tmp_path / "run", watcher, **SETTINGS))
+    assert of_disk(watcher.notes) == [TROUBLE, "can be written again"]
+    assert nearly.tries > 3
+
+
+def test_it_is_tried_again_after_a_while_and_not_before(coloured, tmp_path, nearly, monkeypatch):
+    """Neither after a step nor at the end of an epoch or a phase, but at that of the run."""
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0)
+    watcher = Fills(nearly, full=2, free=20)
+    made = job(small_recipe(coloured), tmp_path / "run", watcher, checkpoint_minutes=0)
+    loop.train(made)
+    assert nearly.tries == 1
+    assert made.run.finished()
 
 
 def test_what_was_written_before_stays(coloured, tmp_path, disk, monkeypatch):

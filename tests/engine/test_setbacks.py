@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from engine import checkpoints, loop, rundir, saving, setbacks
+from engine import checkpoints, loop, rundir, setbacks
 from engine.rundir import RunDir
 from engine.setbacks import Setback
 from engine.specs import Phase, UserError
+from engine.stopping import Stop
 from engine.storage import Room
 from tests.engine.small_runs import Watcher, job, same_end, small_recipe
 
@@ -31,16 +32,16 @@ WAYS = {
 }
 
 
-def spoiled(made: loop.Job, step: int = BAD, times: int = 1) -> loop.Job:
-    """A weight of that step's batch is no number, until there were so many setbacks."""
-    real = made.feed.train
+def spoiled(made: loop.Job, step: int = BAD, times: int = 1, known=None) -> loop.Job:
+    """A weight of that step's batch is no number, until so many setbacks are known."""
+    real, known = made.feed.train, known or (lambda: len(setbacks.read(made.run)))
 
     def train(first, stop, *rest):
         done = first
         for batch in real(first, stop, *rest):
             weights = np.array(batch.weights)
             place, done = step - done, done + len(weights)
-            if 0 <= place < len(weights) and len(setbacks.read(made.run)) < times:
+            if 0 <= place < len(weights) and known() < times:
                 weights[place, 2] = np.nan
             yield batch._replace(weights=tf.constant(weights))
 
@@ -68,6 +69,22 @@ def test_the_run_goes_back_with_half_the_rate(coloured, half, tmp_path, settings
     )
     if "room" not in settings:  # a mirrored picture in the cache is rounded otherwise
         assert same_end(made.run, half)
+
+
+def test_what_it_goes_back_to_is_read_once_and_held_until_it_is_in_use(
+    coloured, tmp_path, monkeypatch
+):
+    read, held, load, train = [], [], checkpoints.load, loop._train
+
+    def noting(run, saved):
+        held.extend([saved, run.first])
+        return train(run, saved)
+
+    monkeypatch.setattr(checkpoints, "load", lambda run: read.append(run) or load(run))
+    monkeypatch.setattr(loop, "_train", noting)
+    loop.train(spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher())))
+    assert len(read) == 2, "at the start, and where it went back"
+    assert held == [{}, {}, {}, {}]
 
 
 def test_the_batch_is_listed(coloured, tmp_path):
@@ -102,11 +119,15 @@ def test_killed_after_a_setback_the_rate_stays_halved(coloured, half, tmp_path):
     assert same_end(RunDir(place), half)
 
 
+def went_back(watcher: Watcher) -> bool:
+    return any("half the learning rate" in note for note in watcher.notes)
+
+
 class Late(Watcher):
     """Interrupts at a step once there was a setback."""
 
     def step(self, moment):
-        if any("half the learning rate" in note for note in self.notes):
+        if went_back(self):
             super().step(moment)
 
 
@@ -123,17 +144,30 @@ class Spoils(Watcher):
 
     def step(self, moment):
         super().step(moment)
-        if moment.step == BAD and not any("the loss" in note for note in self.notes):
-            kernel = self.classifier.head.kernel
-            kernel.assign(kernel * np.inf)
+        if moment.step == BAD and not went_back(self):
+            spoiled = self.find(made=self.classifier)
+            spoiled.assign(spoiled * np.inf + np.inf)
 
 
-def test_nor_of_variables_that_are_no_good(coloured, tmp_path):
+TRAINED = (HALF[0], HALF[1].replace("epochs=2", "epochs=2, batch_norm=train"))
+
+
+@pytest.mark.parametrize(
+    ("phases", "find"),
+    [
+        (HALF, lambda made: made.head.kernel),
+        (TRAINED, lambda made: made.model.get_layer("block_16_expand_BN").moving_variance),
+    ],
+    ids=["a kernel", "a running statistic"],
+)
+def test_nor_of_variables_that_are_no_good(coloured, tmp_path, phases, find):
     watcher = Spoils()
-    made = job(small_recipe(coloured), tmp_path / "run", watcher, checkpoint_minutes=0)
-    watcher.classifier = made.classifier
+    recipe = small_recipe(coloured, phases)
+    made = job(recipe, tmp_path / "run", watcher, checkpoint_minutes=0)
+    watcher.classifier, watcher.find = made.classifier, find
     loop.train(made)
     assert setbacks.read(made.run) == [Setback("fine_tune", BAD - 1, BAD - 1)]
+    assert any("step 13: its update left variables that are no numbers" in n for n in watcher.notes)
     assert all(np.isfinite(array).all() for array in checkpoints.load(made.run)[1]["model"])
 
 
@@ -177,30 +211,71 @@ def test_before_its_first_checkpoint_a_run_keeps_its_setbacks_to_itself(coloured
     assert setbacks.read(made.run) == []
 
 
+class Impatient(Stop):
+    def wait(self, seconds):
+        raise AssertionError("it waits")
+
+
 def test_while_the_disk_is_full_too(coloured, half, tmp_path, monkeypatch):
-    """What the run knows of it is in memory, and written once it can be."""
-    full, real = iter([True] * 3), rundir.os.fsync
+    """What the run knows of it is in memory, and written with the next checkpoint."""
+    watcher, place, real = Watcher(), tmp_path / "run", rundir.os.fsync
+    parts = [place / f"{name}.part" for name in ("nan_batch.csv", "setbacks.json")]
 
     def fsync(handle):
-        trouble = any("No space left" in note for note in watcher.notes) or part.exists()
-        if trouble and next(full, False):
+        if any(part.exists() for part in parts) and not went_back(watcher):
             raise OSError(errno.ENOSPC, "No space left on device")
         real(handle)
 
-    watcher, part = Watcher(), tmp_path / "run" / "setbacks.json.part"
-    monkeypatch.setattr(saving, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(rundir.os, "fsync", fsync)
-    made = spoiled(job(small_recipe(coloured), tmp_path / "run", watcher))
-    loop.train(made)
+    made = job(small_recipe(coloured), place, watcher, stop=Impatient())
+    loop.train(spoiled(made, known=lambda: went_back(watcher)))
     assert setbacks.read(made.run) == [Setback("fine_tune", BAD, 10)]
     assert same_end(made.run, half)
-    assert next(full, None) is None, "it was full"
+    (line,) = [line for line in watcher.notes if "the loss is" in line]
+    assert line.endswith(
+        "step 14: the loss is nan; going back to step 10 with half the learning rate"
+    )
+
+
+def test_a_picture_that_can_not_be_read_any_more_hides_nothing(coloured, tmp_path):
+    """It is met when the batch is read once more, to be listed."""
+    made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher(), on_nan="stop"))
+    real = made.feed.train
+
+    def train(first, stop, *rest):
+        if (first, stop) == (BAD, BAD + 1):
+            raise UserError("broken.jpg: not a picture")
+        return real(first, stop, *rest)
+
+    made = dataclasses.replace(made, feed=dataclasses.replace(made.feed, train=train))
+    with pytest.raises(
+        UserError, match="step 14: the loss is nan; lower the phase's learning_rate"
+    ):
+        loop.train(made)
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_back_to(coloured, tmp_path):
+    """Of a run that was taken up; the directory was removed since."""
+
+    class Removes(Watcher):
+        def step(self, moment):
+            if moment.step == BAD - 1:
+                shutil.rmtree(tmp_path / "run")
+
+    recipe, place = small_recipe(coloured), tmp_path / "run"
+    with pytest.raises(InterruptedError):
+        loop.train(job(recipe, place, Watcher(stop_at=12), checkpoint_minutes=0))
+    message = (
+        r"step 14: the loss is nan; .*checkpoints has vanished, so there is nothing to go back"
+    )
+    with pytest.raises(UserError, match=message):
+        loop.train(spoiled(job(recipe, place, Removes())))
 
 
 def test_neither_is_lost_with_the_directory(coloured, half, tmp_path):
     class Removes(Late):
         def step(self, moment):
-            if moment.step == 16 and any("half the" in note for note in self.notes):
+            if moment.step == 16 and went_back(self):
                 shutil.rmtree(tmp_path / "run")
 
     made = spoiled(job(small_recipe(coloured), tmp_path / "run", Removes()))

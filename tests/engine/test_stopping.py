@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -128,6 +130,75 @@ def test_one_that_belongs_to_the_first_or_follows_a_notice_changes_nothing(first
     time.sleep(pause)
     process.send_signal(signal.SIGTERM)
     assert ended(process) == (f"stopped by {first.name}\n", 75)
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_while_it_ends_no_second_one_is_raised(second):
+    process = started(IDLE, then='time.sleep(0.2); print("clean", flush=True); sys.exit(75)')
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "stopped by SIGTERM\n"
+    process.send_signal(second)
+    assert ended(process) == ("clean\n", 75)
+
+
+def test_once_all_is_done_none_is_raised():
+    process = started(PATIENT.replace("stop.check()", "stop.done()") + "    time.sleep(0.5)")
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "noted\n"
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == ("", 0)
+
+
+ELSEWHERE = """
+    import threading
+    threading.Timer(0.1, stop.interrupt, ["the cloud"]).start()
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_another_thread_ends_it_too_and_not_only_where_it_looks():
+    assert ended(started(ELSEWHERE)) == ("stopped by the cloud\n", 75)
+
+
+OTHERS = """
+    signal.signal(signal.SIGUSR2, lambda *_: print("heard", flush=True))
+    print("ready", flush=True)
+    while True:
+        time.sleep(0.01)
+        stop.check()
+"""
+
+
+def test_a_signal_that_is_somebody_elses_is_no_wish():
+    process = started(OTHERS)
+    process.send_signal(signal.SIGUSR2)
+    assert process.stdout.readline() == "heard\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == ("stopped by SIGTERM\n", 75)
+
+
+def test_what_is_to_be_done_at_once_is():
+    done = threading.Event()
+    Stop(done.set).ask("the test")
+    assert done.is_set()
+
+
+def test_ended_at_once_it_gives_the_terminal_its_cursor_back():
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", PROGRAM.format(body=IDLE, then=BUSY)]
+    with subprocess.Popen(command, stdout=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        for word in (b"ready", b"stopped by SIGTERM"):
+            while word not in shown:
+                shown += os.read(ours, 1000)
+            time.sleep(LATER)
+            process.send_signal(signal.SIGTERM)
+        process.wait(60)
+    assert os.read(ours, 1000).endswith(b"\x1b[?25h")
+    os.close(ours)
 
 
 def test_it_is_not_taken_for_an_error():

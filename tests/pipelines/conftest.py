@@ -1,10 +1,12 @@
-"""What tests of the pixel cache begin with."""
+"""What tests of the pixel cache, and of what comes from the web, begin with."""
 
+import threading
 from pathlib import Path
 
 import pytest
 
 from tests.pipelines.cached import write
+from tests.pipelines.web_server import Server
 
 
 @pytest.fixture
@@ -16,3 +18,15 @@ def paths(tmp_path: Path) -> list[Path]:
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.02,))
+        thread.start()
+        yield running
+        running.over.set()
+        running.shutdown()
+        thread.join()

@@ -280,9 +280,14 @@ def test_what_is_kept_for_later_runs_is_written_when_nothing_else_comes_first(pa
     np.testing.assert_array_equal(written, expected(paths).reshape(-1))
 
 
-def test_what_the_end_of_the_program_interrupts_leaves_nothing_behind(paths, cache):
+@pytest.mark.parametrize("written", [False, True])
+def test_what_the_end_of_the_program_interrupts_leaves_nothing_behind(paths, cache, written):
+    """Before it is written, and before it is brought to the disk."""
+    looks = iter([written])
+
     def give_way():
-        raise InterruptedError("the program ends")
+        if not next(looks, False):
+            raise InterruptedError("the program ends")
 
     lines, names = [], [str(path) for path in paths]
     examples = from_columns(names, [0] * len(names), ("a",), keys=names)

@@ -237,3 +237,12 @@ def test_interrupted_while_filling(paths, cache):
         with pytest.raises(KeyboardInterrupt):
             look(paths, cache, memory, interrupt)
         assert folders(cache) == []
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_can_not_keep_names_is_no_failure(tmp_path, monkeypatch, number):
+    def fsync(handle: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    pixel_files._sync(tmp_path)

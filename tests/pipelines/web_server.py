@@ -1,0 +1,106 @@
+"""A real server on this machine that behaves and misbehaves, and what is fetched from it."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+
+import pytest
+
+from engine.specs import UserError
+from pipelines import fetch
+
+PICTURE = bytes(range(256)) * 40
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves until the test is over; slow answers stop when `over` is set."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.over = threading.Event()
+        self.agents, self.paths = [], []
+
+    def address(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{path}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.agents.append(self.headers["User-Agent"])
+        self.server.paths.append(self.path)
+        name = self.path.rpartition("/")[2].split("?")[0].replace("-", "_")
+        getattr(self, name, self.picture)()
+
+    def log_message(self, *_):
+        pass
+
+    def answer(self, kind, body, status=200):
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def redirect(self, target):
+        self.send_response(302)
+        self.send_header("Location", target)
+        self.end_headers()
+
+    def picture(self):
+        self.answer("image/jpeg", PICTURE)
+
+    def page(self):
+        self.answer("text/html; charset=utf-8", b"<html>")
+
+    def missing(self):
+        self.answer("image/png", b"", status=404)
+
+    def moved(self):
+        self.redirect("/picture")
+
+    def circle(self):
+        self.redirect("/circle")
+
+    def inside(self):
+        self.redirect(f"http://127.0.0.2:{self.server.server_port}/picture")
+
+    def to_file(self):
+        self.redirect("file:///etc/hostname")
+
+    def to_ftp(self):
+        self.redirect("ftp://127.0.0.1/picture")
+
+    def drip_body(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "image/png")
+        self.end_headers()
+        self.drip()
+
+    def drip_headers(self):
+        self.send_response(200)
+        self.flush_headers()
+        self.wfile.write(b"X-Long: ")
+        self.drip()
+
+    def drip(self):
+        """A byte now and then, so that no single read takes long."""
+        while not self.server.over.wait(0.02):
+            try:
+                self.wfile.write(b"x")
+            except OSError:
+                return
+
+    def nonsense(self):
+        self.wfile.write(b"this is no HTTP\r\n\r\n")
+
+
+def got(url: str, **limits) -> bytes:
+    return fetch.fetch(url, **limits, allow_private=True)
+
+
+def refused(url: str, allow_private: bool = True, **limits) -> str:
+    with pytest.raises(UserError) as caught:
+        fetch.fetch(url, **limits, allow_private=allow_private)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
