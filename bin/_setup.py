@@ -128,14 +128,17 @@ def device() -> str | None:
 
 @contextmanager
 def _stderr_kept_back() -> Iterator[None]:
-    """Keeps what native code writes to the error stream, and shows it only if the block fails."""
+    """Keeps what native code writes to the error stream, and shows it only if the block fails.
+
+    One that is asked to end has not failed.
+    """
     sys.stderr.flush()
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as kept:
         os.dup2(kept.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             kept.seek(0)
             os.write(terminal, kept.read())
             raise

@@ -33,8 +33,9 @@ class Progress:
     best: phase, epoch, val_accuracy and val_loss of the best evaluation so far.
     stale: epochs of this phase since it last improved; best_loss its best validation loss.
     seconds, wait_seconds, fill_seconds, eval_seconds: of the epoch that is going on: training,
-    waiting for data (a part of it), working out what is kept of the trunk, and evaluation. spent:
-    the same over the epochs that are done. total_seconds: of the run, over all its processes.
+    waiting for data (a part of it), working out what is kept of the trunk, and evaluation.
+    spent: the same over the epochs that are done, and save_seconds, of all checkpoints before this.
+    total_seconds: of the run, over all its processes.
     history: one row for each epoch. phases: one entry for each phase that is done.
     """
 
@@ -57,8 +58,11 @@ class Progress:
     def close_epoch(self) -> None:
         """Adds the epoch's times to those of the run, and begins the next at nought."""
         for name in ("seconds", "wait_seconds", "fill_seconds", "eval_seconds"):
-            self.spent[name] = self.spent.get(name, 0.0) + getattr(self, name)
+            self.spend(name, getattr(self, name))
             setattr(self, name, 0.0)
+
+    def spend(self, what: str, seconds: float) -> None:
+        self.spent[what] = self.spent.get(what, 0.0) + seconds
 
 
 def save(run: RunDir, progress: Progress, variables: dict[str, Sequence[Any]]) -> Path:

@@ -233,8 +233,11 @@ def _due(run: Run, most: float = math.inf) -> bool:
 def _save(run: Run, stage: Stage) -> bool:
     """A checkpoint, and before it all that belongs to it; whether it could be written."""
     setbacks.require_sound(run, stage)
+    started = time.perf_counter()
     run.clock.saved(run.progress)
-    return run.saving.attempt(lambda: _write(run, stage))
+    written = run.saving.attempt(lambda: _write(run, stage))
+    run.progress.spend("save_seconds", time.perf_counter() - started)
+    return written
 
 
 def _write(run: Run, stage: Stage) -> None:

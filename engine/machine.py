@@ -126,11 +126,20 @@ def peak_memory() -> dict[str, int]:
     """Bytes: of this process on the host, and of each GPU; the most since the last reset."""
     import tensorflow as tf
 
-    status = Path("/proc/self/status").read_text()
-    peak = {"host": int(status.partition("VmHWM:")[2].split()[0]) * 1024}
+    peak = {"host": _in_status("VmHWM:")}
     for place, _ in enumerate(tf.config.list_physical_devices("GPU")):
         peak[f"gpu_{place}"] = tf.config.experimental.get_memory_info(f"GPU:{place}")["peak"]
     return peak
+
+
+def resident_memory() -> int:
+    """Bytes of this process that lie in the host's memory now."""
+    return _in_status("VmRSS:")
+
+
+def _in_status(what: str) -> int:
+    """Bytes, of what the kernel says in kB (proc_pid_status(5))."""
+    return int(Path("/proc/self/status").read_text().partition(what)[2].split()[0]) * 1024
 
 
 def software() -> dict[str, str]:

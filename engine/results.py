@@ -15,7 +15,7 @@ from engine import checkpoints, plots
 from engine.checkpoints import Progress
 from engine.evaluation import Evaluation, evaluate
 from engine.locking import is_ours
-from engine.machine import machine, peak_memory, software
+from engine.machine import machine, peak_memory, resident_memory, software
 from engine.metrics import Figures
 from engine.rundir import RunDir, write, write_csv, write_json
 from engine.specs import UserError
@@ -36,6 +36,7 @@ COLUMNS = (
     "images_per_second",
     "data_wait_fraction",
     "seconds",
+    "resident_bytes",
 )
 
 
@@ -111,6 +112,7 @@ def row_of(stage: Stage, progress: Progress, figures: Figures, found: Evaluation
         "images_per_second": figures.examples / progress.seconds,
         "data_wait_fraction": progress.wait_seconds / progress.seconds,
         "seconds": progress.seconds + progress.fill_seconds + progress.eval_seconds,
+        "resident_bytes": resident_memory(),
     }
 
 

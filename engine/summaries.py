@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
-from engine import plots
+from engine import plots, results
 from engine.evaluation import Evaluation
 from engine.rundir import RunDir
 from engine.specs import Recipe
@@ -83,7 +83,7 @@ class Board:
         for part, prefix in ((TRAIN, "train"), (VALIDATION, "val")):
             names = ("loss", "accuracy")
             self._write(part, {f"epoch/{n}": row[f"{prefix}_{n}"] for n in names}, step)
-        extra = ("learning_rate", "images_per_second", "data_wait_fraction", "seconds")
+        extra = results.COLUMNS[results.COLUMNS.index("learning_rate") :]
         self._write(TRAIN, {f"epoch/{name}": row[name] for name in extra}, step)
         picture = tf.io.decode_png(plots.confusion(evaluation.confusion, self.classes), channels=3)
         with self.writers[VALIDATION].as_default():

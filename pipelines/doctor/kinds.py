@@ -72,7 +72,7 @@ KINDS = {
     "likeness_across_parts": Kind(
         WARNING,
         "nearly the same picture in training and in what it is measured on",
-        "look at them; what belongs together goes into one part, as by a manifest's `group`",
+        "look at them; what belongs together goes into one part, as by a manifest's column group",
     ),
     "likeness_of_other_label": Kind(
         WARNING, "nearly the same picture under different labels", "look at them"

@@ -197,3 +197,11 @@ def test_what_native_code_said_is_shown_where_it_fails(capfd):
         os.write(2, b"chatter\n")
     os.write(2, b"after\n")
     assert capfd.readouterr().err == "after\n"
+
+
+@pytest.mark.parametrize("wish", [Stopped("SIGTERM"), KeyboardInterrupt()])
+def test_nor_where_it_is_asked_to_end(capfd, wish):
+    with pytest.raises(type(wish)), _setup._stderr_kept_back():
+        os.write(2, b"noise\n")
+        raise wish
+    assert capfd.readouterr().err == ""

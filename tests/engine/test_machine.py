@@ -203,3 +203,12 @@ def test_describing_and_comparing_need_no_tensorflow():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout == "set()\n"
+
+
+def test_memory_is_what_the_kernel_counts():
+    mine = b"1" * 50_000_000
+    with open("/proc/self/statm") as file:
+        pages = int(file.read().split()[1])
+    held = machines.resident_memory()
+    assert abs(held - pages * resource.getpagesize()) < 5_000_000
+    assert len(mine) < held <= machines.peak_memory()["host"]
