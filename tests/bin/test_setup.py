@@ -115,8 +115,8 @@ sys.argv = ["/somewhere/bin/train"]
 preemption.watch = lambda notify: notify("the cloud") if {taken} else []
 def work(argv):
     stop = _setup.stop("SIGUSR1", True)
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         time.sleep(60)
     finally:
         print("over" if quiet._over.wait(60) else "")
@@ -201,7 +201,10 @@ def test_what_native_code_said_is_shown_where_it_fails(capfd):
 
 @pytest.mark.parametrize("wish", [Stopped("SIGTERM"), KeyboardInterrupt()])
 def test_nor_where_it_is_asked_to_end(capfd, wish):
-    with pytest.raises(type(wish)), _setup._stderr_kept_back():
+    def stop():
         os.write(2, b"noise\n")
         raise wish
+
+    with pytest.raises(type(wish)), _setup._stderr_kept_back():
+        stop()
     assert capfd.readouterr().err == ""
