@@ -14,7 +14,7 @@ from pipelines.pixels import Pixels
 LEVELS_OF_ONE_COLOUR = 3  # of 255: what saving as JPEG makes of a single colour
 IMBALANCE = 10.0  # times as many pictures
 SHOWN_CLASSES = 10
-_PROBES = 8  # places along each side that are looked at before all of them
+_PROBES = 8  # places along each side that are looked at before the whole
 
 
 def in_short(examples: Examples, pixels: Pixels | None) -> Iterator[str]:
@@ -27,7 +27,7 @@ def in_short(examples: Examples, pixels: Pixels | None) -> Iterator[str]:
     if pixels is not None:
         prints = pixels.fingerprints[examples.rows]
         found += copies.findings(examples, copies.of_same_bytes(prints), "copies")
-        found += _flat(examples, pixels)
+        found += _colourless(examples, pixels)
     for finding in found:
         level, title, advice = finding.kind
         if level != NOTE:
@@ -52,20 +52,22 @@ def balance(examples: Examples) -> list[Finding]:
 
 
 def of_one_colour(pictures: np.ndarray) -> np.ndarray:
-    """bool [n]: uint8 [n, h, w, 3] that are the same all over."""
+    """int64 [m]: which of uint8 [n, h, w, 3] are the same all over."""
+    height, width = pictures.shape[1:3]
+    likely = _flat(pictures[:, :: -(-height // _PROBES), :: -(-width // _PROBES)])
+    return np.array([number for number in np.flatnonzero(likely) if _flat(pictures[[number]])], int)
+
+
+def _flat(pictures: np.ndarray) -> np.ndarray:
     return (np.ptp(pictures, axis=(1, 2)) <= LEVELS_OF_ONE_COLOUR).all(axis=1)
 
 
-def _flat(examples: Examples, pixels: Pixels) -> list[Finding]:
-    """Those of one colour, where the pixels lie in memory; few are looked at as a whole."""
+def _colourless(examples: Examples, pixels: Pixels) -> list[Finding]:
+    """Those of one colour, where the pixels lie in memory."""
     if not pixels.in_memory:
         return []
-    height, width, _ = pixels.shape[1:]
-    probes = pixels.rows[:, :: -(-height // _PROBES), :: -(-width // _PROBES)]
-    likely = np.flatnonzero(of_one_colour(probes)[examples.rows])
+    flat = np.isin(examples.rows, of_one_colour(pixels.rows))
     entries = tuple(
-        Entry((examples.name(index),), examples=(index,))
-        for index in likely.tolist()
-        if of_one_colour(pixels.take(examples.rows[[index]]))[0]
+        Entry((examples.name(index),), examples=(index,)) for index in np.flatnonzero(flat).tolist()
     )
     return [Finding("one_colour", entries)] if entries else []
