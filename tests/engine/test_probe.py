@@ -119,7 +119,6 @@ def test_a_run_reports_it_after_the_phase(coloured, tmp_path):
     )
     watcher = small_runs.Watcher()
     made = small_runs.job(small_runs.small_recipe(coloured, phases), tmp_path / "r", watcher)
-    small.enliven(made.classifier.model)
     result = loop.train(made)
     head, tune = result["phases"]
     assert "probe" not in head

@@ -14,7 +14,6 @@ from engine.specs import Recipe
 from engine.storage import Room
 from pipelines import batches, ready, sources
 from pipelines.pixels import Place
-from tests.engine.small import enliven
 from tests.engine.small_runs import Watcher, job, same_end, small_recipe
 
 # The first phase leaves it to the plan through how many views its pictures are seen.
@@ -42,17 +41,12 @@ def first(coloured, cache, tmp_path_factory) -> RunDir:
 
 
 def trained(recipe: Recipe, place: Path, cache: Path, memory: int, **settings) -> RunDir:
-    """A run whose pictures come by way of the pixel cache, from memory or from the disk.
-
-    Its network begins alive, as one with weights from elsewhere does: with the random ones alone
-    little of a picture reaches the head, and other draws can end with the same bits.
-    """
+    """A run whose pictures come by way of the pixel cache, from memory or from the disk."""
     listed, at = sources.load(recipe.data), Place(cache, memory)
     data, pixels = ready.to_train(listed, recipe, place / "bad.csv", 2, print, at)
     pixels.wait()
     assert pixels.in_memory == bool(memory)
     made = job(recipe, place / "run", Watcher(), from_files=True, **settings)
-    enliven(made.classifier.model)
     feed = batches.make_feed(data, recipe, 2, pixels)
     loop.train(dataclasses.replace(made, feed=feed))
     return made.run
