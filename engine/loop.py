@@ -39,7 +39,8 @@ from engine.stopping import Stopped
 from engine.supply import Supply
 from engine.watching import Moment
 
-SAVE_SECONDS = 10.0  # epochs that are over sooner share a checkpoint
+SAVE_SECONDS = 10.0  # epochs that are over sooner share a checkpoint,
+SAVE_SHARE = 0.01  # and those that would spend more of their time on it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +96,7 @@ def _train(run: Run, saved: dict[str, list[np.ndarray]]) -> dict[str, Any]:
                 train_epoch(run, stage, supply)
                 setbacks.require_sound(run, stage)
                 _record(run, stage, _validate(run, stage))
-                if _due(run, 0 if _over(phase, progress) else SAVE_SECONDS):
+                if _due(run, 0 if _over(phase, progress) else _soon(run)):
                     _save(run, stage)
             _settle(run, stage)
         _finish(run, stage)
@@ -230,13 +231,19 @@ def _due(run: Run, most: float = math.inf) -> bool:
     return run.saving.due(run.clock.since_save(), min(most, 60 * run.job.checkpoint_minutes))
 
 
+def _soon(run: Run) -> float:
+    """Seconds after which the end of an epoch is worth a checkpoint."""
+    return max(SAVE_SECONDS, run.clock.save_seconds / SAVE_SHARE)
+
+
 def _save(run: Run, stage: Stage) -> bool:
     """A checkpoint, and before it all that belongs to it; whether it could be written."""
     setbacks.require_sound(run, stage)
     started = time.perf_counter()
     run.clock.saved(run.progress)
     written = run.saving.attempt(lambda: _write(run, stage))
-    run.progress.spend("save_seconds", time.perf_counter() - started)
+    run.clock.save_seconds = time.perf_counter() - started
+    run.progress.spend("save_seconds", run.clock.save_seconds)
     return written
 
 

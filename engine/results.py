@@ -45,6 +45,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.mark = self.last_save = time.perf_counter()
+        self.save_seconds = 0.0  # what the last checkpoint took
         self.first_step: float | None = None
         self.best: list[np.ndarray] | None = None  # the best weights of all phases so far
         self.best_written = False

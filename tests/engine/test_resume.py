@@ -156,18 +156,21 @@ class Saves(Watcher):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "minutes", "expected"),
+    ("seconds", "share", "minutes", "expected"),
     [
-        (1e9, 10, [(5, [], False), (10, [], False), (15, [10], True), (20, [10], True)]),
-        (0, 10, [(5, [], False), (10, [5], True), (15, [5, 10], True), (20, [10, 15], True)]),
-        (1e9, 0, [(5, [4, 5], False), (10, [9, 10], True), (15, [14, 15], True)]),
+        (1e9, 1e9, 10, [(5, [], False), (10, [], False), (15, [10], True), (20, [10], True)]),
+        (0, 1e9, 10, [(5, [], False), (10, [5], True), (15, [5, 10], True), (20, [10, 15], True)]),
+        (1e9, 1e9, 0, [(5, [4, 5], False), (10, [9, 10], True), (15, [14, 15], True)]),
+        # The first takes no time that is known, the one at the end of a phase is due in any case.
+        (0, 1e-9, 10, [(5, [], False), (10, [5], True), (15, [5, 10], True), (20, [5, 10], True)]),
     ],
 )
 def test_epochs_that_are_soon_over_share_a_checkpoint(
-    coloured, tmp_path, monkeypatch, seconds, minutes, expected
+    coloured, tmp_path, monkeypatch, seconds, share, minutes, expected
 ):
     """The best model is written with it; with checkpoint_minutes=0 each step writes one."""
     monkeypatch.setattr(loop, "SAVE_SECONDS", seconds)
+    monkeypatch.setattr(loop, "SAVE_SHARE", share)
     watcher = Saves(RunDir(tmp_path / "run"))
     loop.train(job(small_recipe(coloured), tmp_path / "run", watcher, checkpoint_minutes=minutes))
     assert watcher.seen[: len(expected)] == expected
@@ -198,6 +201,7 @@ def test_ended_between_its_best_model_and_the_checkpoint(
         return real(run, progress, variables)
 
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(loop, "SAVE_SHARE", 1e9)
     monkeypatch.setattr(checkpoints, "save", save)
     with pytest.raises(KeyError, match="killed"):
         loop.train(job(recipe, tmp_path / "run", Watcher()))

@@ -101,6 +101,7 @@ def test_one_that_is_nearly_full_is_told_of_once(coloured, tmp_path, nearly, mon
 def test_it_is_tried_again_after_a_while_and_not_before(coloured, tmp_path, nearly, monkeypatch):
     """Neither after a step nor at the end of an epoch or a phase, but at that of the run."""
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(loop, "SAVE_SHARE", 1e9)
     watcher = Fills(nearly, full=2, free=20)
     made = job(small_recipe(coloured), tmp_path / "run", watcher, checkpoint_minutes=0)
     loop.train(made)
