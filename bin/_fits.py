@@ -4,6 +4,7 @@ import _bootstrap
 
 _bootstrap.ensure()
 
+import signal
 import sys
 
 import _fitting
@@ -14,6 +15,8 @@ from engine.specs import Recipe, UserError, from_json
 
 def main(argv: list[str]) -> None:
     what, threads, recipe = argv[1], int(argv[2]) or None, from_json(Recipe, argv[3])
+    # As an exception, that ends what was started here as well.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     if what == _fitting.ADVISE:
         raise UserError(_fitting.advice(recipe, threads))
     raise SystemExit(_fitting.FITS if fits(recipe, threads) else _fitting.TOO_LARGE)
@@ -26,7 +29,10 @@ def fits(recipe: Recipe, threads: int | None) -> bool:
     from pipelines import augment, sources
 
     classes = sources.listed(recipe.data).classes
-    devices = replicas.strategy(_setup.gpus(), recipe.batch_size, recipe.accumulate)
+    try:
+        devices = replicas.strategy(_setup.gpus(), recipe.batch_size, recipe.accumulate)
+    except UserError:  # pieces that can't be dealt out to the GPUs are none
+        return False
     try:
         fitting.try_out(recipe, classes, augment.compose(recipe.augment), devices)
     except Exception as error:

@@ -74,8 +74,9 @@ def advice(recipe: Recipe, threads: int | None) -> str:
     size = recipe.batch_size // found
     return (
         f"batch_size={recipe.batch_size} with accumulate={recipe.accumulate} takes more memory "
-        f"than there is, and {size} pictures at a time fit; add --accumulate={found}, which makes "
-        f"the same updates, or give --batch_size={size}, with another --run_dir or --overwrite"
+        f"than there is, and {size} pictures at a time fit; give --accumulate={found} (in a recipe "
+        f'file "accumulate": {found}), which makes the same updates, with another --run_dir or '
+        "--overwrite"
     )
 
 
@@ -97,7 +98,8 @@ def _fits(recipe: Recipe, threads: int | None) -> bool:
     if tried.returncode in (FITS, TOO_LARGE, -signal.SIGKILL):
         return tried.returncode == FITS
     lines = tried.stderr.strip().splitlines() or [f"exit status {tried.returncode}"]
-    raise UserError(f"what fits in memory can't be found out: {lines[-1]}")
+    reason = lines[-1].removeprefix("train: ")
+    raise UserError(f"what fits in memory can't be found out: {reason}")
 
 
 def _command(what: str, recipe: Recipe, threads: int | None) -> list[str]:

@@ -8,11 +8,11 @@ lost even where the program is ended by the system. Python's own error stream go
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import signal
 import sys
-from typing import NoReturn
 
 # The texts are those of jerror.h (libjpeg-turbo), pngerror.c (libpng), jpeg_mem.cc and png_io.cc.
 NOISE = re.compile(
@@ -34,26 +34,37 @@ def hush() -> None:
     if not sys.stderr or sys.stderr.fileno() != 2:
         return
     sys.stderr.flush()
-    terminal = os.dup(2)
-    reader, writer = os.pipe()
+    terminal = _above_the_streams(os.dup(2))
+    reader, writer = map(_above_the_streams, os.pipe())
     if os.fork() == 0:
-        os.close(writer)
-        _pass_on(reader, terminal)
+        try:
+            _pass_on(reader, terminal)
+        finally:
+            os._exit(0)
     os.close(reader)
     os.dup2(writer, 2)
     os.close(writer)
     sys.stderr = open(terminal, "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
 
 
-def _pass_on(reader: int, terminal: int) -> NoReturn:
+def _above_the_streams(descriptor: int) -> int:
+    """The same open file at 3 or more: a program may be started without its streams."""
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(descriptor)
+    return moved
+
+
+def _pass_on(reader: int, terminal: int) -> None:
     """Until nobody writes any more; a signal that reaches the whole group is for the others."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         with contextlib.suppress(OSError):
             signal.signal(number, signal.SIG_IGN)
-    for stream in (0, 1, 2):  # whoever waits for their end is not to wait for this process
-        os.close(stream)
+    # Streams that somebody waits for the end of, locks that end with their process: none is ours.
+    first, second = sorted((reader, terminal))
+    os.closerange(0, first)
+    os.closerange(first + 1, second)
+    os.closerange(second + 1, os.sysconf("SC_OPEN_MAX"))
     with open(reader, "rb") as lines, contextlib.suppress(OSError):
         for line in lines:
             if not NOISE.match(line):
                 os.write(terminal, line)
-    os._exit(0)

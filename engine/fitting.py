@@ -13,19 +13,23 @@ import tensorflow as tf
 
 from engine import classifier
 from engine.checkpoints import Progress
+from engine.probe import probe
 from engine.rundir import RunDir
 from engine.specs import Batch, Feed, Recipe
 from engine.stages import Job, begin
 from engine.watching import Watches
 
+# Of these there can be too few as well, and TensorFlow has the same error for it.
+_OF_FILES = ("No space left on device", "Too many open files", "Disk quota exceeded")
+
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether a device had no memory left; XLA and cuDNN say so in errors of other kinds."""
+    text = str(error)
+    if not isinstance(error, tf.errors.OpError) or any(words in text for words in _OF_FILES):
+        return False
     exhausted = isinstance(error, tf.errors.ResourceExhaustedError)
-    return exhausted or (
-        isinstance(error, tf.errors.OpError)
-        and any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY"))
-    )
+    return exhausted or any(words in text for words in ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY"))
 
 
 def try_out(
@@ -65,6 +69,7 @@ def _once(job: Job, phase: Any) -> None:
         stage.step(batch, tf.zeros([1]))
     for batch in stage.validation():
         stage.eval_step(batch.inputs, batch.labels)
+    probe(stage.training, stage.batches(job.feed, 0, 1, 1))
     tf.test.experimental.sync_devices()
 
 

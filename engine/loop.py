@@ -273,8 +273,12 @@ def _settle(run: Run, stage: Stage) -> None:
 
 def _probe(run: Run, stage: Stage) -> Probe | None:
     """On the first batches of the epoch that was trained last."""
+    if not stage.split.statistics(stage.phase):
+        return None
     progress, length = run.progress, run.job.steps_per_epoch
     first = progress.phase_start + (progress.epoch - 1) * length
+    if stage.features:  # one that was taken up here has filled nothing yet
+        stage.features.prepare(first // length, run.job.stop.check)
     return probe(stage.training, stage.batches(run.job.feed, first, first + length, 1))
 
 

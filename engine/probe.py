@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import tensorflow as tf
 
@@ -47,28 +47,40 @@ class Probe:
         )
 
 
-def probe(given: steps.Training, batches: Iterable[Batch]) -> Probe | None:
-    """Measures both on the first few batches; the network is left as it was.
+def probe(given: steps.Training, batches: Iterable[Batch]) -> Probe:
+    """Measures both on the first few batches, in pieces as in training; the network stays as it is.
 
-    None where both are the same program: statistics are frozen, or there are none.
+    Where statistics are frozen, or there are none, both are the same program.
 
     Args:
       batches: columns [1, B, …], as the phase was trained on.
     """
     moving = given.split.statistics(given.phase)
-    if not moving:
-        return None
     before = [variable.numpy() for variable in moving]
-    measure = {mode: _measure(given, mode) for mode in (True, False)}
+    own = given.phase.batch_norm == "train"
+    measure = {mode: _measure(given, mode and own) for mode in (True, False)}
     found = {mode: Totals() for mode in measure}
     for batch in itertools.islice(batches, BATCHES):
-        single = tf.nest.map_structure(lambda column: column[0], batch)
-        # In inference mode first: the other one moves the running statistics.
-        for mode in (False, True):
-            measure[mode](single, found[mode])
-            for variable, value in zip(moving, before, strict=True):
-                variable.assign(value)
+        for piece in _pieces(batch, given.recipe.accumulate):
+            # In inference mode first: the other one moves the running statistics.
+            for mode in (False, True):
+                measure[mode](piece, found[mode])
+                for variable, value in zip(moving, before, strict=True):
+                    variable.assign(value)
     return Probe(found[True].read(), found[False].read())
+
+
+def _pieces(batch: Batch, count: int) -> Iterator[Batch]:
+    """What passes at a time: of columns [1, B, …] so many pieces of each device's share."""
+    shares = tf.distribute.get_strategy().num_replicas_in_sync
+    for place in range(count):
+
+        def part(column: tf.Tensor, place: int = place) -> tf.Tensor:
+            rest = column.shape[2:]
+            divided = tf.reshape(column, [shares, count, -1, *rest])[:, place]
+            return tf.reshape(divided, [-1, *rest])
+
+        yield tf.nest.map_structure(part, batch)
 
 
 def _measure(given: steps.Training, training: bool) -> Callable[[Batch, Totals], None]:

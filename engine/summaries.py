@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -33,15 +34,20 @@ def _if_it_can(method: Callable[..., None]) -> Callable[..., None]:
     return attempt
 
 
+def _writer(folder: Path) -> Any:
+    """One that writes nothing, where there is no room to begin."""
+    try:
+        return tf.summary.create_file_writer(str(folder))
+    except tf.errors.OpError:
+        return tf.summary.create_noop_writer()
+
+
 class Board:
     """A watch that writes event files."""
 
     def __init__(self, run: RunDir, classes: tuple[str, ...], model: keras.Model) -> None:
         self.classes, self.model = classes, model
-        self.writers = {
-            part: tf.summary.create_file_writer(str(run.events / part))
-            for part in (TRAIN, VALIDATION)
-        }
+        self.writers = {part: _writer(run.events / part) for part in (TRAIN, VALIDATION)}
 
     @_if_it_can
     def begin(self, recipe: Recipe, augmented: np.ndarray) -> None:

@@ -56,23 +56,32 @@ def from_folders(spec: DataSpec) -> Examples:
     """Folders of classes; or `train` and, if wished, `val` or `validation`, and `test` with them.
 
     Raises:
-      UserError: see `load`; both `val` and `validation`, or other folders beside `train` and `val`.
+      UserError: see `load` and `parts_in`.
     """
-    inside = _folders_in(spec.location)
+    return _from_parts(parts_in(spec.location) or {TRAIN: spec.location})
+
+
+def parts_in(place: str) -> dict[int, str]:
+    """part -> its folder, where a place is divided so; empty where classes lie in it directly.
+
+    Raises:
+      UserError: it holds both `val` and `validation`, or other folders beside `train` and `val`.
+    """
+    inside = _folders_in(place)
     names = sorted(name for name in inside if name in _NAMES_OF_PARTS)
     others = [name for name in inside if name not in names]
     has_validation = "val" in names or "validation" in names
     # A class may be called train, as long as its neighbours are classes too.
     if "train" not in names or (others and not has_validation):
-        return _from_parts({TRAIN: spec.location})
+        return {}
     if "val" in names and "validation" in names:
-        raise UserError(f"{spec.location} holds both val/ and validation/; remove or rename one")
+        raise UserError(f"{place} holds both val/ and validation/; remove or rename one")
     if others:
         raise UserError(
-            f"{spec.location} holds {printable(others[0])}/ beside {', '.join(names)}; "
+            f"{place} holds {printable(others[0])}/ beside {', '.join(names)}; "
             "allowed: train, val or validation, and test; move it elsewhere"
         )
-    return _from_parts({_NAMES_OF_PARTS[n]: inside[n] for n in names})
+    return {_NAMES_OF_PARTS[name]: inside[name] for name in names}
 
 
 def from_split_folders(spec: DataSpec) -> Examples:

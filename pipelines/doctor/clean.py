@@ -5,69 +5,130 @@ from __future__ import annotations
 import csv
 import io
 import os
+import shlex
+from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 
 from engine.specs import UserError
 from pipelines.doctor import copies
 from pipelines.doctor.examine import Examined
-from pipelines.examples import SPLITS, TRAIN, WHOLE_FILE, Examples
+from pipelines.examples import SPLITS, TEST, VALIDATION, WHOLE_FILE, Examples
 
 COLUMNS = ("path", "label", "split", "group")
+# Why a picture is not listed; 0 is why one is.
+FIT, BROKEN, MISLABELLED, COPY, NEAR_COPY = range(5)
+REASONS = (
+    "fit",
+    "that can't be read",
+    "under several labels",
+    "second copies",
+    "near copies of what is measured on",
+)
 
 
-def manifest(examined: Examined, file: str) -> tuple[bytes, int]:
-    """The contents of a manifest that lies at `file`, and how many pictures it lists.
+class Clean(NamedTuple):
+    """contents: of the manifest. listed: how many pictures. left_out: reason -> how many."""
+
+    contents: bytes
+    listed: int
+    left_out: dict[str, int]
+
+
+def manifest(examined: Examined, file: str) -> Clean:
+    """What a manifest that lies at `file` is to hold.
 
     What can't be decoded is left out, and so are second copies; of copies in several parts the one
-    that is not trained on stays, and of copies under different labels none. Pictures that look the
-    same get a common group, so that no later split parts them; where the data came divided, those
-    that are trained on make way for those that are measured on.
+    that is not trained on stays, and of copies under different labels none. A picture that looks
+    like one that is measured on for good is not trained on. Others that look the same get a common
+    group, so that no later split parts them.
 
     Raises:
-      UserError: the pictures are no files of their own.
+      UserError: the pictures are no files of their own, or two classes would have the same name.
     """
     examples = examined.examples
     if np.any(examples.lengths != WHOLE_FILE):
         raise UserError("pictures in record files have no place of their own to be listed by")
-    keep = examined.sound & ~_spare_copies(examined)
-    alike = copies.groups(len(examples), examined.pairs)
-    groups = examples.groups.copy()
-    for number, group in enumerate(alike):
-        measured = group[keep[group] & (examples.splits[group] != TRAIN)]
-        if examined.arranged and len(measured):
-            keep[group[examples.splits[group] == TRAIN]] = False
-        for index in group:
-            groups[index] = groups[index] or f"alike {number + 1}"
-    rows = np.flatnonzero(keep)
+    _require_names(examples)
+    why = _fitness(examined)
+    rows, groups = np.flatnonzero(why == FIT), _groups(examined, why == FIT)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(COLUMNS)
     folder = os.path.dirname(os.path.abspath(file))
     for index in rows.tolist():
         label = examples.classes[examples.labels[index]]
-        path = _place(examples.paths[index], folder)
-        writer.writerow((path, label, _split(examined, index), groups[index]))
-    return text.getvalue().encode("utf-8", "surrogateescape"), len(rows)
+        split = SPLITS[examples.splits[index]]
+        # What was taken from the training part may be taken otherwise the next time.
+        fixed = split if examined.arranged or split == "test" else ""
+        writer.writerow((_place(examples.paths[index], folder), label, fixed, groups[index]))
+    contents = text.getvalue().encode("utf-8", "surrogateescape")
+    counts = Counter(REASONS[reason] for reason in why[why != FIT].tolist())
+    return Clean(contents, len(rows), dict(counts))
 
 
 def flags(examples: Examples, file: str) -> str:
-    """What to give a program so that it reads the manifest."""
-    folder = os.path.join(os.path.dirname(os.path.abspath(file)), "")
-    root = os.path.commonpath([os.path.abspath(path) for path in examples.paths])
-    inside = os.path.join(root, "").startswith(folder)
-    return f"--manifest={file}" + ("" if inside else f" --manifest_root={os.path.dirname(root)}")
+    """What to give a program so that it reads the manifest, as a shell takes it."""
+    folder = os.path.realpath(os.path.dirname(os.path.abspath(file)))
+    places = {os.path.dirname(os.path.realpath(path)) for path in examples.paths}
+    root = os.path.commonpath(places)
+    words = [f"--manifest={file}"]
+    if not os.path.join(root, "").startswith(os.path.join(folder, "")):
+        words.append(f"--manifest_root={root}")
+    return shlex.join(words)
 
 
-def _spare_copies(examined: Examined) -> np.ndarray:
-    """bool [N]: copies of others that stay, and all copies whose labels disagree."""
-    examples: Examples = examined.examples
-    spare = np.zeros(len(examples), dtype=bool)
+def _require_names(examples: Examples) -> None:
+    names = Counter(name.strip() for name in examples.classes)
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise UserError(
+            f"--write_manifest: two class folders would both be called {twice[0]!r}; rename one"
+        )
+
+
+def _fitness(examined: Examined) -> np.ndarray:
+    """int [N]: FIT, or why an example is not."""
+    examples = examined.examples
+    why = np.where(examined.sound, FIT, BROKEN)
     for group in copies.of_same_bytes(examined.fingerprints):
-        spare[group] = True
-        if len(set(examples.labels[group].tolist())) == 1:
-            spare[max(group.tolist(), key=lambda index: examples.splits[index])] = False
-    return spare
+        if len(set(examples.labels[group].tolist())) > 1:
+            why[group] = MISLABELLED
+        else:
+            # Of equal ones the first stays; what is measured on before what is trained on.
+            stays = max(group.tolist(), key=lambda index: (examples.splits[index], -index))
+            why[group[group != stays]] = COPY
+    measured = _measured(examined)
+    for pairs in (examined.pairs, examined.pairs[:, ::-1]):
+        leaks = pairs[(why[pairs] == FIT).all(axis=1) & measured[pairs[:, 1]]]
+        trained = leaks[~measured[leaks[:, 0]], 0]
+        why[trained] = NEAR_COPY
+    return why
+
+
+def _measured(examined: Examined) -> np.ndarray:
+    """bool [N]: an example is measured on, and not only as this split has it."""
+    splits = examined.examples.splits
+    return (splits == TEST) | (examined.arranged & (splits == VALIDATION))
+
+
+def _groups(examined: Examined, fit: np.ndarray) -> np.ndarray:
+    """str [N]: the groups that there were, joined where pictures of two look the same."""
+    examples, free = examined.examples, fit & ~_measured(examined)
+    groups = examples.groups.copy()
+    alike = examined.pairs[free[examined.pairs].all(axis=1)]
+    together = [alike]
+    members = np.flatnonzero(groups != "")
+    members = members[np.argsort(groups[members], kind="stable")]
+    same = groups[members[1:]] == groups[members[:-1]]
+    together.append(np.stack([members[:-1], members[1:]], axis=1)[same])
+    looked_alike = set(alike.ravel().tolist())
+    for group in copies.groups(len(examples), np.concatenate(together)):
+        if looked_alike & set(group.tolist()):
+            names = sorted(set(groups[group].tolist()) - {""})
+            groups[group] = names[0] if names else f"alike: {examples.keys[group[0]]}"
+    return groups
 
 
 def _place(path: str, folder: str) -> str:
@@ -75,9 +136,3 @@ def _place(path: str, folder: str) -> str:
     path = os.path.abspath(path)
     inside = path.startswith(os.path.join(folder, ""))
     return os.path.relpath(path, folder) if inside else path
-
-
-def _split(examined: Examined, index: int) -> str:
-    """As it came: what was taken from the training part may be taken otherwise the next time."""
-    split = SPLITS[examined.examples.splits[index]]
-    return split if examined.arranged or split == "test" else ""

@@ -12,21 +12,19 @@ from pipelines.examples import SPLITS, TRAIN, Examples
 
 def groups(count: int, pairs: np.ndarray) -> list[np.ndarray]:
     """Those of 0 to count - 1 that pairs (int [n, 2]) join, directly or through others; sorted."""
-    parent = list(range(count))
-
-    def root(one: int) -> int:
-        while parent[one] != one:
-            parent[one] = parent[parent[one]]
-            one = parent[one]
-        return one
-
-    for one, other in pairs.tolist():
-        first, second = sorted((root(one), root(other)))
-        parent[second] = first
-    members: dict[int, list[int]] = {}
-    for one in np.unique(pairs).tolist():
-        members.setdefault(root(one), []).append(one)
-    return [np.array(group) for group in members.values()]
+    lowest = np.arange(count)  # of the group, as far as it is known
+    one, other = pairs[:, 0], pairs[:, 1]
+    while np.any(apart := lowest[one] != lowest[other]):
+        one, other = one[apart], other[apart]
+        least = np.minimum(lowest[one], lowest[other])
+        for members in (one, other):
+            np.minimum.at(lowest, lowest[members], least)
+            np.minimum.at(lowest, members, least)
+        while np.any(lowest[lowest] != lowest):
+            lowest = lowest[lowest]
+    order = np.argsort(lowest, kind="stable")
+    borders = np.flatnonzero(np.diff(lowest[order])) + 1
+    return [group for group in np.split(order, borders) if len(group) > 1]
 
 
 def of_same_bytes(fingerprints: np.ndarray) -> list[np.ndarray]:

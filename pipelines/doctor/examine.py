@@ -9,10 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from engine.specs import DataSpec, UserError
-from pipelines import decode, first_look, formats, sources
+from pipelines import decode, first_look, formats, sources, splits
 from pipelines.doctor import census, copies, headers, likeness, places
 from pipelines.doctor.kinds import KINDS, Entry, Finding
-from pipelines.examples import VALIDATION, Examples
+from pipelines.examples import VALIDATION, Examples, printable
 from pipelines.first_look import Broken, Facts
 
 HUGE_PIXELS = 50_000_000
@@ -49,12 +49,19 @@ def listed(spec: DataSpec) -> tuple[Examples, bool, list[Finding]]:
     """
     examples = sources.listed(spec)
     arranged = VALIDATION in examples.splits
+    groups = dict(zip(examples.keys, examples.groups, strict=True))
     try:
-        return sources.divided(examples, spec), arranged, []
+        divided = sources.divided(examples, spec)
+        # Without those that tie copies together for a split: copies are told apart here.
+        own = np.array([groups[key] for key in divided.keys], dtype=object)
+        return divided.replace(groups=own), arranged, []
     except UserError as error:
         if not len(examples):
             raise
-        return examples, arranged, [Finding("refused", (Entry((spec.location,), str(error)),))]
+        entry = Entry((printable(spec.location),), printable(str(error)))
+        least = spec.limit_examples and max(spec.limit_examples, len(examples.classes))
+        limited = splits.limit(examples, least, spec.split_seed)
+        return limited, arranged, [Finding("refused", (entry,))]
 
 
 def examine(spec: DataSpec, threads: int, progress: Callable[[int, int], None]) -> Examined:

@@ -64,15 +64,17 @@ def alike(grey: np.ndarray) -> np.ndarray:
 
 def _near(bits: np.ndarray) -> np.ndarray:
     """int64 [pairs, 2]: the pairs of uint64 [n] that are neighbours in some order, and near."""
-    found = []
+    found, count = np.zeros(0, np.int64), len(bits)
     for turn in _ROTATIONS:
         rotated = (bits << np.uint64(turn)) | (bits >> np.uint64((64 - turn) % 64))
-        order = np.argsort(rotated, kind="stable")
+        order, pairs = np.argsort(rotated, kind="stable"), []
         for away in range(1, min(_NEIGHBOURS + 1, len(bits))):
             one, other = order[:-away], order[away:]
             near = np.bitwise_count(bits[one] ^ bits[other]) <= MOST_BITS
-            found.append(np.sort(np.stack([one[near], other[near]], axis=1), axis=1))
-    return np.unique(np.concatenate(found), axis=0) if found else np.zeros((0, 2), np.int64)
+            one, other = one[near], other[near]
+            pairs.append(np.minimum(one, other) * count + np.maximum(one, other))
+        found = np.union1d(found, np.concatenate(pairs)) if pairs else found
+    return np.stack(np.divmod(found, max(count, 1)), axis=1)
 
 
 def _correlation(grey: np.ndarray, pairs: np.ndarray) -> np.ndarray:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 
 from engine.specs import DataSpec
+from pipelines import sources
 from pipelines.doctor.headers import NAMES
 from pipelines.doctor.kinds import Entry, Finding
 from pipelines.examples import Examples, printable
@@ -20,7 +22,9 @@ def findings(spec: DataSpec, examples: Examples) -> list[Finding]:
     roots = [os.path.realpath(place) for place in given if place] if folders else []
     found: dict[str, list[Entry]] = {}
     for root in roots:
-        for path, kind, detail in (*_links(root, roots), *_strays(root)):
+        places = [root, *sources.parts_in(root).values()] if spec.source == "folders" else [root]
+        strays = itertools.chain.from_iterable(map(_strays, places))
+        for path, kind, detail in (*_links(root, roots), *strays):
             found.setdefault(kind, []).append(Entry((printable(path),), detail))
     for index, path in enumerate(examples.paths):
         if not _is_text(path):

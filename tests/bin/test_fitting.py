@@ -70,7 +70,7 @@ def test_what_would_fit_is_said_in_one_line(small_device, coloured, tmp_path):
     err = run("train", *TRAIN, f"--data_dir={coloured}", f"--run_dir={tmp_path / 'r'}", status=1)
     assert err.count("\n") == 1
     assert "batch_size=4 with accumulate=1 takes more memory than there is" in err
-    assert "2 pictures at a time fit; add --accumulate=2" in err
+    assert "2 pictures at a time fit; give --accumulate=2" in err
     assert json.loads((tmp_path / "r" / "result.json").read_text())["status"] == "failed"
 
 

@@ -1,8 +1,11 @@
 """What native code writes to the error stream: noise of decoders goes, all else stays."""
 
+import fcntl
 import os
+import shlex
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -50,6 +53,39 @@ def test_a_signal_to_the_whole_group_does_not_lose_them():
         "os.killpg(0, signal.SIGTERM)\nos.write(2, b'still here\\n')"
     )
     assert said(work).stderr == "still here\n"
+
+
+def test_what_the_program_holds_is_free_when_it_dies(tmp_path):
+    """Though nobody reads what the filter has to pass on."""
+    work = (
+        f"import fcntl\nfile = open({str(tmp_path / 'lock')!r}, 'w')\n"
+        "fcntl.flock(file, fcntl.LOCK_EX)\n"
+    )
+    code = f"import os, signal, sys\nimport _noise\n{work}\n_noise.hush()\n"
+    code += (
+        "print('held', flush=True)\nos.write(2, b'x' * 60000 + b'\\n' + b'y' * 60000 + b'\\n')\n"
+    )
+    code += "print('written', flush=True)\nsignal.pause()"
+    command = [sys.executable, "-c", code]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT / "bin", **pipes) as process:
+        assert process.stdout.readline() == b"held\n"
+        assert process.stdout.readline() == b"written\n"
+        process.kill()
+        process.wait()
+        with open(tmp_path / "lock") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_program_without_streams_loses_nothing(tmp_path):
+    """As a shell starts it with `<&-`."""
+    code = "import os\nimport _noise\n_noise.hush()\nos.write(2, b'native\\n')"
+    command = f"{sys.executable} -c {shlex.quote(code)} <&- 2> {tmp_path / 'said'}"
+    subprocess.run(command, shell=True, cwd=ROOT / "bin", check=True)
+    deadline = time.monotonic() + 30
+    while (tmp_path / "said").read_text() != "native\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_stream_that_somebody_has_put_aside_is_left_alone(capfd):

@@ -91,6 +91,18 @@ def decoded(location: str) -> Decoded:
     return Decoded(small_recipe(location))
 
 
+_lively: dict[tuple, list[np.ndarray]] = {}
+
+
+def enliven(made: classifier.Classifier, recipe: Recipe) -> None:
+    """Else little of a picture gets through, and what it is hardly counts."""
+    key = (recipe.backbone, recipe.image_size, recipe.head_units, recipe.seed, made.head.units)
+    if key not in _lively:
+        small.enliven(made.model)
+        _lively[key] = made.model.get_weights()
+    made.model.set_weights(_lively[key])
+
+
 def job(recipe, place, watcher, from_files=False, devices=None, **settings) -> loop.Job:
     """Pictures are taken from memory where not said otherwise: it saves a second each epoch."""
     run = RunDir(place)
@@ -98,7 +110,7 @@ def job(recipe, place, watcher, from_files=False, devices=None, **settings) -> l
     pixels = None if from_files else decoded(recipe.data.location)
     feed = batches.make_feed(sources.load(recipe.data), recipe, 2, pixels)
     made = classifier.build(recipe, len(feed.classes), devices)
-    small.enliven(made.model)  # else little of a picture gets through, and what it is hardly counts
+    enliven(made, recipe)
     changes = augment.compose(recipe.augment)
     settings = {"log_steps": 1, "steps_per_call": 1, **settings}
     return loop.Job(recipe, made, feed, changes, run, watcher, **settings)

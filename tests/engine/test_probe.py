@@ -13,9 +13,9 @@ from engine.specs import Phase
 from tests.engine import small, small_runs
 
 
-def training(net, batch_norm="train", trainable="top") -> steps.Training:
+def training(net, batch_norm="train", trainable="top", accumulate=1) -> steps.Training:
     phase = Phase("tune", trainable, batch_norm=batch_norm)
-    recipe = small.recipe(phases=(phase,), batch_size=6)
+    recipe = small.recipe(phases=(phase,), batch_size=6, accumulate=accumulate)
     split = freezing.split(net, trainable)
     options = recipes.options(phase).optimizer
     optimizer = optimizers.build(phase, options, split.variables, scale_loss=False)
@@ -89,8 +89,44 @@ def test_statistics_that_fit_are_no_gap():
 
 
 @pytest.mark.parametrize(("batch_norm", "trainable"), [("frozen", "top"), ("train", "head")])
-def test_where_both_modes_are_one_program_there_is_nothing_to_tell(batch_norm, trainable):
-    assert probe.probe(training(small.network(), batch_norm, trainable), batches()) is None
+def test_where_both_modes_are_one_program_they_give_the_same(batch_norm, trainable):
+    found = probe.probe(training(small.network(), batch_norm, trainable), batches())
+    assert found.training == found.inference
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 6])
+def test_training_mode_is_what_the_step_gives(pieces):
+    """A piece is normalised by itself; filling counts for statistics, and not for the loss."""
+    net = small.network()
+    given = training(net, accumulate=pieces)
+    (batch,) = batches(1)
+    batch = batch._replace(weights=tf.constant([[1.0, 1, 1, 1, 1, 0]]))
+    found = probe.probe(given, [batch])
+    steps.make_train_step(given)(batch, tf.zeros([1]))
+    assert found.training.loss == pytest.approx(given.totals.read().loss, rel=1e-5)
+    assert found.training.examples == 5
+
+
+def test_a_run_taken_up_at_the_end_of_a_phase_measures_the_same(coloured, tmp_path):
+    """Though nothing of that phase is left to be trained, and nothing kept of it filled."""
+    from engine import loop
+    from engine.storage import Room
+
+    phases = (
+        "tune(trainable=block_16, epochs=2, batch_norm=train, views=1, learning_rate=1e-3)",
+        "more(epochs=1)",
+    )
+    recipe = small_runs.small_recipe(coloured, phases, cache="features")
+
+    def made(name, stop_at=None):
+        watcher = small_runs.Watcher(stop_at)
+        return small_runs.job(recipe, tmp_path / name, watcher, room=Room(10**9))
+
+    whole = loop.train(made("whole"))
+    with pytest.raises(InterruptedError):
+        loop.train(made("parts", 12))
+    parts = loop.train(made("parts"))
+    assert parts["phases"][0]["probe"] == whole["phases"][0]["probe"]
 
 
 @pytest.mark.parametrize(

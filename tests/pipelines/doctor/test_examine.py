@@ -1,6 +1,5 @@
 """A data set with one of everything, looked at by the doctor; its list, its page and its JSON."""
 
-import csv
 import html.parser
 import json
 import os
@@ -8,66 +7,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from engine.specs import DataSpec, UserError
 from pipelines import sources
-from pipelines.doctor import clean, examine, page, report
-from tests.pipelines import bad_pictures
-from tests.pipelines.doctor.test_likeness import SCENES, jpeg
-from tests.pipelines.pictures import COLOUR, saved
-
-
-def scene(number: int) -> bytes:
-    return saved(SCENES[number], "JPEG", quality=90)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """train/ and val/ of cats and dogs, with most of what can be wrong."""
-    root = tmp_path_factory.mktemp("doctor") / "data"
-    files = {f"train/cats/{number}.jpg": scene(number) for number in range(12)}
-    files |= {f"train/dogs/{number}.jpg": scene(number) for number in range(12, 13)}
-    files |= {f"val/cats/{number}.jpg": scene(number) for number in range(20, 24)}
-    files |= {f"val/dogs/{number}.jpg": scene(number) for number in range(24, 28)}
-    files |= {
-        "train/cats/copy.jpg": scene(0),
-        "train/dogs/of_other_label.jpg": scene(1),
-        "train/cats/leak.jpg": scene(20),
-        "train/cats/near_leak.jpg": saved(jpeg(SCENES[21], 40), "JPEG"),
-        "val/dogs/near_label.jpg": saved(jpeg(SCENES[22], 40), "JPEG"),
-        "train/cats/again.png": saved(SCENES[2].resize((200, 150)), "PNG"),
-        "train/cats/black.png": saved(Image.new("RGB", (90, 90)), "PNG"),
-        "train/cats/tiny.png": saved(SCENES[30].resize((20, 16)), "PNG"),
-        "train/cats/long.png": saved(SCENES[31].resize((400, 40)), "PNG"),
-        "train/cats/named.png": scene(32),
-        "train/cats/moving.gif": saved(
-            COLOUR.quantize(64), "GIF", save_all=True, append_images=[COLOUR.rotate(180)]
-        ),
-        "train/cats/empty.jpg": b"",
-        "train/cats/text.jpg": b"no picture",
-        "train/cats/other.jpg": saved(COLOUR, "TIFF"),
-        "train/cats/cut.jpg": scene(33)[:3000],
-        "train/cats/bomb.png": bad_pictures.png_bomb(None),
-    }
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    files["train/cats/turned.jpg"] = saved(SCENES[34], "JPEG", exif=turned)
-    for name, contents in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(contents)
-    return root
-
-
-@pytest.fixture(scope="module")
-def examined(data):
-    before = sorted((path, path.stat().st_mtime_ns) for path in data.rglob("*"))
-    seen = []
-    spec = DataSpec("folders", str(data))
-    found = examine.examine(spec, 2, lambda *progress: seen.append(progress))
-    assert sorted((path, path.stat().st_mtime_ns) for path in data.rglob("*")) == before
-    assert seen[-1] == (int(found.sound.sum()), len(found.examples))
-    return found
+from pipelines.doctor import examine, page, report
+from tests.pipelines.doctor.scenes import scene
 
 
 def names(entry) -> str:
@@ -106,60 +50,32 @@ def test_what_training_would_say_is_said_and_the_rest_looked_at_all_the_same(dat
     assert examined.findings[0].entries[0].detail == str(caught.value)
 
 
+def test_a_limit_holds_where_training_would_refuse_too(tmp_path):
+    for name in ("cats", "dogs"):
+        (tmp_path / name).mkdir()
+        for number in range(6):
+            (tmp_path / name / f"{number}.jpg").write_bytes(scene(number))
+    found = examine.examine(
+        DataSpec("folders", str(tmp_path), limit_examples=1), 2, lambda *_: None
+    )
+    assert found.findings[0].name == "refused"
+    assert len(found.examples) == 2
+
+
+def test_a_place_that_is_not_utf_8_is_told_all_the_same(tmp_path):
+    place = os.path.join(os.fsencode(tmp_path), b"\xff", b"only")
+    os.makedirs(place)
+    with open(os.path.join(place, b"a.jpg"), "wb") as file:
+        file.write(scene(0))
+    spec = DataSpec("folders", os.fsdecode(os.path.dirname(place)))
+    found = examine.examine(spec, 2, lambda *_: None)
+    assert found.findings[0].name == "refused"
+    assert b"\\xff" in page.page(found, 1.0).encode()
+
+
 def test_findings_stand_from_the_gravest_to_the_least(examined):
     levels = [one.kind.level for one in examined.findings]
     assert levels == sorted(levels, key=["error", "warning", "note"].index)
-
-
-def test_the_clean_list_is_what_training_takes(examined, data, tmp_path):
-    file = data.parent / "clean.csv"
-    contents, count = clean.manifest(examined, str(file))
-    file.write_bytes(contents)
-    rows = list(csv.DictReader(file.open()))
-    assert len(rows) == count
-    listed = Counter(os.path.basename(row["path"]) for row in rows)
-    assert set(listed.values()) == {1}
-    for gone in ("empty", "text", "cut", "bomb", "of_other_label", "1", "leak", "near_leak"):
-        assert not {f"{gone}.jpg", f"{gone}.png"} & set(listed), gone
-    assert ("0.jpg" in listed) != ("copy.jpg" in listed), "one of two copies stays"
-    assert {"20.jpg", "21.jpg"} <= set(listed), "what is measured on stays"
-    groups = {os.path.basename(row["path"]): row["group"] for row in rows}
-    assert groups["2.jpg"] == groups["again.png"] != ""
-    assert {row["split"] for row in rows} == {"train", "validation"}
-    examples = sources.load(DataSpec("manifest", str(file)))
-    assert len(examples) == count
-    assert all(os.path.exists(path) for path in examples.paths)
-
-
-def test_the_list_leaves_it_to_training_to_take_a_validation_part(tmp_path):
-    for name, first in (("cats", 0), ("dogs", 10)):
-        (tmp_path / "data" / name).mkdir(parents=True)
-        for number in range(first, first + 6):
-            (tmp_path / "data" / name / f"{number}.jpg").write_bytes(scene(number))
-    found = examine.examine(DataSpec("folders", str(tmp_path / "data")), 2, lambda *_: None)
-    assert found.findings == ()
-    contents, count = clean.manifest(found, str(tmp_path / "list.csv"))
-    rows = list(csv.DictReader(contents.decode().splitlines()))
-    assert count == 12
-    assert {row["split"] for row in rows} == {""}
-    assert all(row["path"].startswith("data/") for row in rows), "both can move together"
-
-
-def test_a_list_elsewhere_says_which_root_it_takes(examined, data, tmp_path):
-    assert (
-        clean.flags(examined.examples, f"{data.parent}/a.csv") == f"--manifest={data.parent}/a.csv"
-    )
-    given = clean.flags(examined.examples, str(tmp_path / "a.csv")).split("--manifest_root=")[1]
-    (tmp_path / "a.csv").write_bytes(clean.manifest(examined, str(tmp_path / "a.csv"))[0])
-    spec = DataSpec("manifest", str(tmp_path / "a.csv"), manifest_root=given)
-    assert len(sources.load(spec)) == clean.manifest(examined, "a.csv")[1]
-
-
-def test_pictures_in_record_files_can_not_be_listed(examined):
-    inside = examined.examples.replace(lengths=np.full(len(examined.examples), 9))
-    records = examine.Examined(inside, True, examined.sound, examined.fingerprints, (), ())
-    with pytest.raises(UserError, match="record files"):
-        clean.manifest(records, "list.csv")
 
 
 class Reader(html.parser.HTMLParser):

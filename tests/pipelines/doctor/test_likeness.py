@@ -1,30 +1,12 @@
 """Which pictures look the same: saved anew, shrunk, brighter; and that others do not."""
 
-import io
-
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 from scipy import fft
 
 from pipelines.doctor import likeness
-
-
-def scene(seed: int) -> Image.Image:
-    """Soft blobs with edges and grain, as photographs have them."""
-    random = np.random.default_rng(seed)
-    coarse = Image.fromarray(random.integers(0, 256, (9, 12, 3), np.uint8))
-    pixels = np.asarray(coarse.resize((320, 240), Image.BICUBIC)).astype(float)
-    for _ in range(6):
-        top, left = random.integers(0, 200), random.integers(0, 280)
-        pixels[top : top + 50, left : left + 60] = random.integers(0, 256, 3)
-    return Image.fromarray(np.clip(pixels + random.normal(0, 6, pixels.shape), 0, 255).astype("u1"))
-
-
-def jpeg(picture: Image.Image, quality: int) -> Image.Image:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
-    return Image.open(buffer)
+from tests.pipelines.doctor.scenes import SCENES, jpeg
 
 
 def grey(pictures: list) -> np.ndarray:
@@ -33,7 +15,6 @@ def grey(pictures: list) -> np.ndarray:
     return likeness.details(np.stack(rows))
 
 
-SCENES = [scene(seed) for seed in range(40)]
 EDITS = {
     "saved at quality 40": lambda one: jpeg(one, 40),
     "half the size": lambda one: one.resize((160, 120), Image.BILINEAR),

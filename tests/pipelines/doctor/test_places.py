@@ -57,6 +57,15 @@ def test_pictures_beside_the_class_folders_are_named(data):
     assert found(data) == {"stray": ["forgotten.png"]}
 
 
+def test_beside_those_of_a_part_too(tmp_path):
+    for part in ("train", "val"):
+        for name in ("cats", "dogs"):
+            (tmp_path / part / name).mkdir(parents=True)
+            (tmp_path / part / name / "one.jpg").write_bytes(saved(COLOUR, "JPEG"))
+    (tmp_path / "train" / "forgotten.jpg").write_bytes(saved(COLOUR, "JPEG"))
+    assert found(tmp_path) == {"stray": ["forgotten.jpg"]}
+
+
 def test_names_that_are_not_utf_8(data):
     path = os.path.join(os.fsencode(data), b"cats", b"\xff.jpg")
     with open(path, "wb") as file:

@@ -1,0 +1,171 @@
+"""The list of what is fit to train on: training takes it, and it holds what it should."""
+
+import csv
+import os
+import shlex
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from engine.specs import DataSpec, UserError
+from pipelines import sources
+from pipelines.doctor import clean, examine
+from tests.pipelines.doctor.scenes import SCENES, jpeg, scene
+from tests.pipelines.pictures import saved
+
+
+def again(number: int) -> bytes:
+    """The same picture in another file."""
+    return saved(jpeg(SCENES[number], 50), "JPEG")
+
+
+def laid(root, files: dict[str, bytes], **options):
+    """The examined folder of these files, beside two sound ones of each class in each part."""
+    parts = {name.split("/")[0] for name in files} & {"train", "val", "test"} or {""}
+    sound = {}
+    for place, part in enumerate(sorted(parts)):
+        for number, name in enumerate(("cats", "dogs", "cats", "dogs")):
+            sound[os.path.join(part, name, f"sound{number}.jpg")] = scene(20 + 4 * place + number)
+    for name, contents in (sound | files).items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(contents)
+    return examine.examine(DataSpec("folders", str(root), **options), 2, lambda *_: None)
+
+
+def listed(found, file) -> dict[str, dict]:
+    """name of file -> row; what training makes of the list is looked at as well."""
+    made = clean.manifest(found, str(file))
+    file.write_bytes(made.contents)
+    words = dict(
+        word[2:].split("=", 1) for word in shlex.split(clean.flags(found.examples, str(file)))
+    )
+    spec = DataSpec("manifest", words["manifest"], manifest_root=words.get("manifest_root"))
+    assert len(sources.load(spec)) == made.listed
+    rows = list(csv.DictReader(file.open(encoding="utf-8", errors="surrogateescape", newline="")))
+    assert len(rows) == made.listed
+    assert made.listed + sum(made.left_out.values()) == len(found.examples)
+    return {os.path.basename(row["path"]): row for row in rows}
+
+
+def test_of_everything_the_fit_ones_are_listed(examined, data):
+    rows = listed(examined, data.parent / "clean.csv")
+    for gone in (
+        "empty",
+        "text",
+        "cut",
+        "bomb",
+        "other",
+        "of_other_label",
+        "1",
+        "leak",
+        "near_leak",
+    ):
+        assert not {f"{gone}.jpg", f"{gone}.png"} & set(rows), gone
+    assert ("0.jpg" in rows) != ("copy.jpg" in rows), "one of two copies stays"
+    assert {"20.jpg", "21.jpg"} <= set(rows), "what is measured on stays"
+    assert rows["2.jpg"]["group"] == rows["again.png"]["group"] != ""
+    assert {row["split"] for row in rows.values()} == {"train", "validation"}
+
+
+def test_it_says_why_others_are_not(examined):
+    left_out = clean.manifest(examined, "clean.csv").left_out
+    assert left_out == {
+        "that can't be read": 5,
+        "under several labels": 2,
+        "second copies": 2,
+        "near copies of what is measured on": 1,
+    }
+
+
+def test_training_takes_a_validation_part_by_itself_where_there_was_none(tmp_path):
+    rows = listed(laid(tmp_path / "data", {"cats/a.jpg": scene(0)}), tmp_path / "list.csv")
+    assert len(rows) == 5
+    assert {row["split"] for row in rows.values()} == {""}
+    assert all(row["path"].startswith("data/") for row in rows.values()), "both can move together"
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_near_copies_of_what_is_measured_on_are_not_trained_on(tmp_path, part):
+    files = {"train/cats/a.jpg": scene(0), f"{part}/cats/b.jpg": again(0)}
+    rows = listed(laid(tmp_path / "data", files), tmp_path / "list.csv")
+    assert "a.jpg" not in rows
+    assert rows["b.jpg"]["group"] == ""
+
+
+def test_near_copies_that_are_measured_on_both_stay_apart(tmp_path):
+    files = {"train/cats/x.jpg": scene(3), "val/cats/a.jpg": scene(0), "test/cats/b.jpg": again(0)}
+    rows = listed(laid(tmp_path / "data", files), tmp_path / "list.csv")
+    assert {rows["a.jpg"]["split"], rows["b.jpg"]["split"]} == {"validation", "test"}
+
+
+def test_of_a_chain_only_what_is_like_what_is_measured_on_goes():
+    """0 to 4 look like their neighbours; 0 is measured on."""
+    labels, splits = [0, 0, 0, 0, 0], [1, 0, 0, 0, 0]
+    names = [f"{number}.jpg" for number in range(5)]
+    from pipelines.examples import from_columns
+
+    examples = from_columns(names, labels, ("cats", "dogs"), keys=names, splits=splits)
+    pairs = np.array([[0, 1], [1, 2], [2, 3], [3, 4]])
+    found = examine.Examined(examples, True, np.ones(5, bool), np.arange(5), pairs, ())
+    rows = list(csv.DictReader(clean.manifest(found, "l.csv").contents.decode().splitlines()))
+    assert [row["path"] for row in rows] == ["0.jpg", "2.jpg", "3.jpg", "4.jpg"]
+    assert [row["group"] for row in rows] == ["", *["alike: 2.jpg"] * 3]
+
+
+def test_groups_that_there_were_are_joined_where_their_pictures_look_the_same(tmp_path):
+    files = {"a.jpg": scene(0), "b.jpg": again(0), "c.jpg": scene(1), "d.jpg": scene(2)}
+    for name, contents in (files | {f"s{n}.jpg": scene(10 + n) for n in range(4)}).items():
+        (tmp_path / name).write_bytes(contents)
+    text = "path,label,group\na.jpg,x,g1\nb.jpg,x,g2\nc.jpg,y,g2\nd.jpg,y,g3\n"
+    text += "s0.jpg,x,\ns1.jpg,y,\ns2.jpg,x,\ns3.jpg,y,\n"
+    (tmp_path / "in.csv").write_text(text)
+    spec = DataSpec("manifest", str(tmp_path / "in.csv"))
+    rows = listed(examine.examine(spec, 2, lambda *_: None), tmp_path / "out.csv")
+    assert [rows[f"{name}.jpg"]["group"] for name in "abcd"] == ["g1", "g1", "g1", "g3"]
+    assert rows["s0.jpg"]["group"] == ""
+
+
+def test_a_copy_and_a_near_copy_never_part(tmp_path):
+    files = {"cats/a.jpg": scene(0), "cats/a2.jpg": scene(0), "cats/b.jpg": again(0)}
+    rows = listed(laid(tmp_path / "data", files), tmp_path / "list.csv")
+    assert rows["a.jpg"]["group"] == rows["b.jpg"]["group"] != ""
+    assert "a2.jpg" not in rows
+
+
+def test_behind_a_link_and_elsewhere_it_says_which_root_it_takes(tmp_path):
+    found = laid(tmp_path / "real store" / "data", {"cats/a.jpg": scene(0)})
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "data").symlink_to(tmp_path / "real store" / "data")
+    spec = DataSpec("folders", str(tmp_path / "linked" / "data"))
+    behind = examine.examine(spec, 2, lambda *_: None)
+    listed(behind, tmp_path / "linked" / "list.csv")
+    (tmp_path / "elsewhere").mkdir()
+    listed(found, tmp_path / "elsewhere" / "list.csv")
+    place = tmp_path / "real store" / "data" / "list.csv"
+    assert shlex.split(clean.flags(found.examples, str(place))) == [f"--manifest={place}"]
+
+
+def test_odd_names_come_back(tmp_path):
+    names = ["a\rb.jpg", 'a"b,c.jpg', "two\nlines.jpg", os.fsdecode(b"\xff.jpg")]
+    found = laid(tmp_path / "data", {f"cats/{name}": scene(n) for n, name in enumerate(names)})
+    assert set(names) <= set(listed(found, tmp_path / "list.csv"))
+
+
+def test_classes_that_would_become_one_are_told(tmp_path):
+    found = laid(tmp_path / "data", {"cats /a.jpg": scene(0), "cats /b.jpg": scene(1)})
+    with pytest.raises(UserError, match="both be called 'cats'; rename one"):
+        clean.manifest(found, "list.csv")
+
+
+def test_pictures_in_record_files_can_not_be_listed(examined):
+    inside = examined.examples.replace(lengths=np.full(len(examined.examples), 9))
+    records = examine.Examined(inside, True, examined.sound, examined.fingerprints, (), ())
+    with pytest.raises(UserError, match="record files"):
+        clean.manifest(records, "list.csv")
+
+
+def test_no_picture_is_listed_twice(examined, data):
+    contents = clean.manifest(examined, str(data.parent / "clean.csv")).contents
+    paths = [row["path"] for row in csv.DictReader(contents.decode().splitlines())]
+    assert set(Counter(paths).values()) == {1}
