@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
+import tensorflow as tf
 
 from engine import checkpoints, loop, pace, planning, precision
+from engine.errors import UserError
 from engine.rundir import RunDir
 from engine.stopping import Stop, Stopped
 from engine.storage import Room
@@ -42,6 +45,32 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(coloured, undisturbed, t
     resumed = loop.train(again)
     assert same_end(again.run, undisturbed[0].run)
     assert resumed["best"] == undisturbed[2]["best"]
+
+
+FAULTS = (
+    UserError("a.jpg: truncated or damaged JPEG, though it was sound when the run began"),
+    OSError("Input/output error"),
+    tf.errors.DataLossError(None, None, "a record's checksum is wrong"),
+)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_so_does_one_whose_input_failed(coloured, undisturbed, tmp_path, fault):
+    made = job(small_recipe(coloured), tmp_path / "run", Watcher(), checkpoint_minutes=0)
+    real = made.feed.train
+
+    def train(first, stop, *rest):
+        for step, batch in zip(range(first, stop), real(first, stop, *rest), strict=True):
+            if step == 13:
+                raise fault
+            yield batch
+
+    feed = dataclasses.replace(made.feed, train=train)
+    with pytest.raises(type(fault)):
+        loop.train(dataclasses.replace(made, feed=feed))
+    assert checkpoints.load(made.run)[0].step == 13
+    loop.train(job(small_recipe(coloured), tmp_path / "run", Watcher()))
+    assert same_end(made.run, undisturbed[0].run)
 
 
 class Asks(Watcher):

@@ -75,3 +75,10 @@ def test_an_address_is_fetched_and_its_problem_is_told_without_naming_it_twice(m
     page, good = pictures.read(places, (4, 4), "squash", allow_private=True)
     assert page == (places[0], None, "gives text/html; allowed: the address of a picture itself")
     assert np.array_equal(good[1], np.broadcast_to([200, 10, 20], (4, 4, 3)))
+
+
+def test_a_picture_from_the_web_that_would_unpack_to_gigabytes_is_not_decoded(server):
+    """It is 50 kB long, and 400 million pixels large."""
+    ((_, image, problem),) = pictures.read([server.address("bomb")], (4, 6), "squash", True)
+    assert image is None
+    assert problem == "more than 178,956,970 pixels"

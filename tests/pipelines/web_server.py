@@ -9,6 +9,7 @@ import pytest
 
 from engine.specs import UserError
 from pipelines import fetch
+from tests.pipelines import bad_pictures
 
 PICTURE = bytes(range(256)) * 40
 
@@ -49,6 +50,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def picture(self):
         self.answer("image/jpeg", PICTURE)
+
+    def bomb(self):
+        self.answer("image/png", bad_pictures.png_bomb(None))
 
     def page(self):
         self.answer("text/html; charset=utf-8", b"<html>")
