@@ -16,7 +16,7 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
-from engine import checkpoints, loop, replicas  # noqa: E402
+from engine import checkpoints, loop, probe, replicas  # noqa: E402
 from engine.precision import Program  # noqa: E402
 from engine.rundir import RunDir  # noqa: E402
 from engine.specs import parse_calls  # noqa: E402
@@ -111,6 +111,18 @@ def test_both_devices_hold_the_same(batch_norm):
         one, other = (part.numpy() for part in variable.value.values)
         assert np.array_equal(one, other) == (variable.path not in statistics), variable.path
         assert np.array_equal(variable.numpy(), one)
+
+
+def test_the_probe_after_a_phase_measures_what_their_shares_give():
+    """Each is normalised by itself, as a piece of a batch on one device is."""
+    found = []
+    for strategy, pieces in ((ONE, 2), (TWO, 1)):
+        recipe = {"accumulate": pieces}
+        made = trained(strategy, batch_norm="train", recipe=recipe)
+        with strategy.scope():
+            found.append(probe.probe(made.given, [small.stacked(small.batch(6, 9))]))
+    assert found[0].training.loss != found[0].inference.loss
+    assert found[1].training.loss == pytest.approx(found[0].training.loss, abs=1e-4)
 
 
 def test_steps_in_one_call_are_those_of_as_many_calls():

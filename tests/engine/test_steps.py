@@ -50,7 +50,7 @@ class Trainer:
             self.phase, options, self.split.variables, self.scale_loss
         )
         fixed = trunk.specialise(self.split.trunk, FLOAT32)
-        given = steps.Training(
+        self.given = steps.Training(
             recipe=self.recipe,
             phase=self.phase,
             split=self.split,
@@ -60,7 +60,7 @@ class Trainer:
             class_weights=list(self.class_weights),
             totals=self.totals,
         )
-        self.steps = steps.make_train_step(given)
+        self.steps = steps.make_train_step(self.given)
 
     def step(self, batch, rate):
         """One step alone."""
