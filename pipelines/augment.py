@@ -222,7 +222,7 @@ def compose(calls: Iterable[Call]) -> Augmentation:
     steps = changes(calls)
     draws = sum(step.draws for step in steps)
 
-    @tf.function(jit_compile=True)
+    @tf.function(autograph=False, jit_compile=True)
     def matrices(images, numbers):
         return _matrices(m, steps, images, tf.unstack(numbers, draws, axis=1))
 

@@ -19,6 +19,7 @@ def refused(file) -> str:
     return str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:Skipping nested container")
 @pytest.mark.parametrize("kind", ["keras", "h5"])
 def test_a_layer_that_is_code_is_never_made(tmp_path, kind):
     marker = tmp_path / "executed"

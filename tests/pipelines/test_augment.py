@@ -344,7 +344,7 @@ def test_a_wrong_call_is_named_with_what_is_allowed(text, words):
 
 
 def test_turns_need_square_pictures():
-    with pytest.raises(UserError, match=r"turn.*9x8.*--image_size=N"):
+    with pytest.raises(UserError, match=r"^augmentation 'turn' with pictures of 9x8;.*size=N$"):
         applied("turn", pictures(9, 8), drawn(1))
 
 
