@@ -47,12 +47,7 @@ def read_manifest(file: str, root: str | None = None) -> Examples:
     for line, row in _rows(file):
         path, label, split, group = row
         where = f"{file}, line {line}"
-        if not path or not label:
-            raise UserError(f"{where}: path {path!r}, label {label!r}; give both, or drop the row")
-        if "\0" in path:
-            raise UserError(f"{where}: the path holds a zero byte, which no file name can")
-        if split.lower() not in NAMES_OF_SPLITS:
-            raise UserError(f"{where}: split {split!r}; allowed: train, validation, test, or empty")
+        _require_sound(where, path, label, split)
         full = os.path.normpath(os.path.join(folder, path))
         if not inside(full):
             raise UserError(
@@ -74,6 +69,15 @@ def read_manifest(file: str, root: str | None = None) -> Examples:
         splits=parts,
         groups=groups,
     )
+
+
+def _require_sound(where: str, path: str, label: str, split: str) -> None:
+    if not path or not label:
+        raise UserError(f"{where}: path {path!r}, label {label!r}; give both, or drop the row")
+    if "\0" in path:
+        raise UserError(f"{where}: the path holds a zero byte, which no file name can")
+    if split.lower() not in NAMES_OF_SPLITS:
+        raise UserError(f"{where}: split {split!r}; allowed: train, validation, test, or empty")
 
 
 def _below(root: str) -> Callable[[str], bool]:
