@@ -11,7 +11,7 @@ import os
 import re
 import textwrap
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -164,12 +164,18 @@ def number(values: flags.FlagValues, name: str, default: Any, help: str, least: 
 
 
 def parse(
-    usage: str, define: Sequence[Callable[[flags.FlagValues], None]], argv: Sequence[str]
+    usage: str,
+    define: Sequence[Callable[[flags.FlagValues], None]],
+    argv: Sequence[str],
+    of_others: Iterable[str] = (),
 ) -> Parsed:
     """Reads the flags of a program.
 
     `--help` prints them all and exits with 0. Words that are no flags may follow where the usage
     ends with `...`.
+
+    Args:
+      of_others: flags that a flag file may hold for other programs; passed over there.
 
     Raises:
       FlagError: an unknown flag, a value that does not fit, a flag file that can't be read, or a
@@ -182,7 +188,7 @@ def parse(
     if {"--help", "-help", "-h", "-?"} & set(argv[1:]):
         print(help_text(program, usage, values), flush=True)
         raise SystemExit(0)
-    tokens, rest = _expand(argv[1:])
+    tokens, rest = _expand(argv[1:], {*of_others} - {*values})
     for token in tokens:
         if len(_name(token)) > _LONGEST_NAME:  # absl would look for what is near for ever
             raise _unknown(program, _name(token), values)
@@ -220,7 +226,7 @@ def _given(token: str, values: flags.FlagValues) -> str:
     return name if name in values else name.removeprefix("no")
 
 
-def _expand(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+def _expand(argv: Sequence[str], of_others: Set[str]) -> tuple[list[str], list[str]]:
     """The arguments with flag files in their place, less what the command line overrides.
 
     And apart from them `--` with what follows, which are words.
@@ -238,8 +244,8 @@ def _expand(argv: Sequence[str]) -> tuple[list[str], list[str]]:
             seen.add(file)
             waiting.extendleft((line, True) for line in reversed(_read_flagfile(file)))
     direct = {_name(token) for token, from_file in tokens if not from_file}
-    again = direct & set(LISTS)
-    kept = [token for token, from_file in tokens if not (from_file and _name(token) in again)]
+    left_out = (direct & set(LISTS)) | of_others | {f"no{name}" for name in of_others}
+    kept = [token for token, from_file in tokens if not (from_file and _name(token) in left_out)]
     return kept, [token for token, _ in waiting]
 
 

@@ -51,6 +51,7 @@ __all__ = [
     "define_run",
     "define_training",
     "flagfile_name",
+    "names",
     "number",
     "of_a_recipe",
     "of_a_run",
@@ -178,15 +179,15 @@ def words(text: str | None) -> list[str]:
 
 def of_a_run() -> list[str]:
     """The names of the flags that every program has that makes or measures a run."""
-    return _names(RUN)
+    return names(RUN)
 
 
 def of_a_recipe() -> list[str]:
     """The names of those that are written into its recipe."""
-    return _names(RECIPE)
+    return names(RECIPE)
 
 
-def _names(groups: Iterable[Callable[[flags.FlagValues], None]]) -> list[str]:
+def names(groups: Iterable[Callable[[flags.FlagValues], None]]) -> list[str]:
     values = flags.FlagValues()
     for define in groups:
         define(values)

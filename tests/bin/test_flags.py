@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import _flags
+import _train_flags
 import pytest
 from absl import flags
 from hypothesis import given, settings
@@ -461,3 +462,17 @@ def test_a_mistyped_flag_ends_with_2_and_needs_no_tensorflow(name, arguments, me
     assert done.stderr.startswith(f"{name}: ")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1, "one line"
+
+
+def test_what_a_flag_file_holds_for_other_programs_is_passed_over(write):
+    file = write("--data_dir=x\n--seed=3\n--nodeterministic\n--phase=a()\n--batch_size=8\n")
+
+    def read(*arguments):
+        group = (_flags.define_data,)
+        return _flags.parse("[flags]", group, ["bin/doctor", *arguments], _train_flags.names())
+
+    assert _flags.data_spec(read(file)).location.endswith("/x")
+    assert "'seed'" not in refused(file, "--nosuch=1", read=read)
+    assert refused(file, "--seed=3", read=read).startswith("--seed is no flag")
+    mistyped = write("--data_dir=x\n--sed=3\n", "other.flags")
+    assert refused(mistyped, read=read).startswith("--sed is no flag")
