@@ -145,7 +145,7 @@ def _train(recipe: Recipe, threads: int, place: Path, stop: int | None = None) -
         log_steps=1,
         steps_per_call=1,
     )
-    return loop.train(job)
+    return loop.train(job).result
 
 
 CHECKS: dict[str, Callable[[Recipe, int], str]] = {

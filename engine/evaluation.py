@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from engine.rules import log_probabilities
 from engine.specs import Batch
 
 
@@ -49,14 +50,59 @@ class Evaluation:
 def evaluate(
     step: Callable[[Any, Any], tuple], batches: Iterable[Batch], classes: int
 ) -> Evaluation:
-    """Runs an evaluation step over the batches; examples at weight 0 are left out."""
+    """Runs an evaluation step over the batches, and keeps no more than the counts."""
     confusion = np.zeros([classes, classes], np.int64)
     loss = 0.0
-    for batch in batches:
-        each, probabilities = step(batch.inputs, batch.labels)
-        real = np.asarray(batch.weights) > 0
-        labels = np.asarray(batch.labels)[real]
-        predicted = np.asarray(probabilities).argmax(-1)[real]
-        np.add.at(confusion, (labels, predicted), 1)
-        loss += float(np.asarray(each, np.float64)[real].sum())
+    for labels, logits, each in answered(step, batches):
+        _count(confusion, labels, logits)
+        loss += float(each.astype(np.float64).sum())
     return Evaluation(loss / int(confusion.sum()), confusion)
+
+
+def answered(
+    step: Callable[[Any, Any], tuple], batches: Iterable[Batch]
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Labels, logits and losses of each batch; examples at weight 0 are left out."""
+    for batch in batches:
+        each, logits = step(batch.inputs, batch.labels)
+        real = np.asarray(batch.weights) > 0
+        yield np.asarray(batch.labels)[real], np.asarray(logits)[real], np.asarray(each)[real]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a model says of N pictures whose labels are known, in their order.
+
+    labels: int32 [N]. logits: float32 [N, classes]. name(n): where picture n lies.
+    """
+
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    logits: np.ndarray
+    name: Callable[[int], str] = str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def evaluation(self) -> Evaluation:
+        """Of the likeliest classes, whatever the rule."""
+        confusion = np.zeros([len(self.classes)] * 2, np.int64)
+        _count(confusion, self.labels, self.logits)
+        given = log_probabilities(self.logits)[np.arange(len(self)), self.labels]
+        return Evaluation(-float(given.mean()), confusion)
+
+
+def collect(
+    step: Callable[[Any, Any], tuple],
+    batches: Iterable[Batch],
+    classes: Sequence[str],
+    name: Callable[[int], str] = str,
+) -> Answers:
+    """As `evaluate`, and keeps all."""
+    columns = [(labels, logits) for labels, logits, _ in answered(step, batches)]
+    labels, logits = (np.concatenate(column) for column in zip(*columns, strict=True))
+    return Answers(tuple(classes), labels, logits, name)
+
+
+def _count(confusion: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> None:
+    np.add.at(confusion, (labels, logits.argmax(-1)), 1)

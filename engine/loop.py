@@ -20,7 +20,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -30,6 +29,7 @@ from engine.checkpoints import Progress
 from engine.evaluation import Evaluation, evaluate
 from engine.probe import Probe, probe
 from engine.profiling import Profiler
+from engine.results import Conclusion
 from engine.rundir import write_json
 from engine.saving import Saving
 from engine.setbacks import Diverged, Setback
@@ -56,8 +56,8 @@ class Run:
     first: dict[str, list[np.ndarray]]  # the weights to go back to before there is a checkpoint
 
 
-def train(job: Job) -> dict[str, Any]:
-    """Trains all phases, from the newest checkpoint where there is one; gives `result.json`.
+def train(job: Job) -> Conclusion:
+    """Trains all phases, from the newest checkpoint where there is one.
 
     Raises:
       UserError: the loss is no longer a number and `setbacks` does not go on, or a checkpoint is
@@ -77,7 +77,7 @@ def train(job: Job) -> dict[str, Any]:
                 run, saved = setbacks.go_back(run, error)
 
 
-def _train(run: Run, saved: dict[str, list[np.ndarray]]) -> dict[str, Any]:
+def _train(run: Run, saved: dict[str, list[np.ndarray]]) -> Conclusion:
     """saved: the groups of a checkpoint, or the first weights alone; emptied once in use."""
     job, progress, model = run.job, run.progress, run.job.classifier.model
     checkpoints.restore(model.weights, saved.pop("model", []), str(job.run.checkpoints))
@@ -103,9 +103,9 @@ def _train(run: Run, saved: dict[str, list[np.ndarray]]) -> dict[str, Any]:
         del stage, supply  # what they kept makes room for what the next ones keep
     run.profiler.close()
     job.watch.end()
-    result = results.conclude(job, progress, steps.make_eval_step(model), run.clock)
-    run.saving.insist(lambda: write_json(job.run.result, result))
-    return result
+    found = results.conclude(job, progress, steps.make_eval_step(model), run.clock)
+    run.saving.insist(lambda: _write_end(run, found))
+    return found
 
 
 @contextlib.contextmanager
@@ -262,6 +262,11 @@ def _write(run: Run, stage: Stage) -> None:
     }
     checkpoints.save(job.run, progress, variables)
     run.first.clear()
+
+
+def _write_end(run: Run, found: Conclusion) -> None:
+    results.save_best(run.job, run.progress, run.clock)
+    write_json(run.job.run.result, found.result)
 
 
 def _settle(run: Run, stage: Stage) -> None:

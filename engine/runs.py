@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from engine import checkpoints, classifier, draws, freezing, plan, plots, results, summaries
 from engine.classifier import Classifier
+from engine.rules import Rule
 from engine.rundir import RunDir, write_picture
 from engine.specs import Batch, Feed, Recipe
 from engine.stages import Job
@@ -110,11 +111,19 @@ def show_augmented(job: Job, path: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Reopened:
-    """A run's recipe, its best model, and the labels that the model knows."""
+    """A run's recipe, its best model with the places where it may be cut, and how it answers.
+
+    classes: the labels that the model knows. rule: how its logits are read.
+    """
 
     recipe: Recipe
-    model: Any
+    classifier: Classifier
     classes: tuple[str, ...]
+    rule: Rule
+
+    @property
+    def model(self) -> Any:
+        return self.classifier.model
 
 
 def reopen(run: RunDir) -> Reopened:
@@ -126,6 +135,6 @@ def reopen(run: RunDir) -> Reopened:
     recipe = run.read_recipe()
     arrays, values = results.load_model(run)
     bare = dataclasses.replace(recipe, weights="none")
-    model = classifier.build(bare, len(values["classes"])).model
-    checkpoints.restore(model.weights, arrays, str(run.best))
-    return Reopened(recipe, model, tuple(values["classes"]))
+    made = classifier.build(bare, len(values["classes"]))
+    checkpoints.restore(made.model.weights, arrays, str(run.best))
+    return Reopened(recipe, made, tuple(values["classes"]), results.rule_of(run, values))

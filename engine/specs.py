@@ -236,7 +236,7 @@ class Feed:
     their place, a tuple of arrays that begin with [n].
     `once(part, which)` gives every example of `train`, `validation` or `test` once, in their order,
     the last batch filled up at weight 0; `which` chooses among these batches by number.
-    `name(example)` says where a training example lies, for a message.
+    `name(example, part="train")` says where an example lies, for a message.
     """
 
     classes: tuple[str, ...]
@@ -245,7 +245,7 @@ class Feed:
     test_examples: int
     train: Callable[..., Iterable[Batch]]
     once: Callable[..., Iterable[Batch]]
-    name: Callable[[int], str] = str
+    name: Callable[..., str] = lambda example, part="train": str(example)
 
     @property
     def train_examples(self) -> int:

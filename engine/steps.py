@@ -204,7 +204,7 @@ def dropout_mask(recipe: Recipe, batch: Batch, width: int) -> tf.Tensor | None:
 
 
 def make_eval_step(model: keras.Model) -> Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]:
-    """`step(images, labels)` -> each example's loss and its probabilities, in inference mode.
+    """`step(images, labels)` -> each example's loss and its logits, in inference mode.
 
     images: uint8 [B, H, W, 3]. labels: int32 [B]. Returns float32 [B] and float32 [B, classes].
     The whole model in float32, its normalisations folded.
@@ -223,7 +223,7 @@ def _evaluating(forward: Callable) -> Callable[[Any, Any], tuple[tf.Tensor, tf.T
     @tf.function(autograph=False)
     def step(inputs: Any, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         logits = forward(inputs)
-        return losses.cross_entropy(labels, logits), tf.nn.softmax(logits)
+        return losses.cross_entropy(labels, logits), logits
 
     return step
 

@@ -81,7 +81,7 @@ def make_feed(
         test_examples=len(parts["test"].examples),
         train=train,
         once=lambda part, which=None: once(parts[part], which),
-        name=training.examples.name,
+        name=lambda example, part="train": parts[part].examples.name(example),
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from engine import classifier, prediction, results, runs, stages, steps
+from engine import classifier, prediction, results, rules, runs, stages, steps
 from engine.checkpoints import Progress
 from engine.rundir import RunDir, claim
 from engine.specs import RESIZES, Recipe, parse_phase
@@ -198,8 +198,8 @@ def evaluated(step, read) -> tuple[np.ndarray, np.ndarray]:
         [np.asarray(column)[np.asarray(batch.weights) > 0] for column in step(*batch[:2])]
         for batch in read
     ]
-    losses, chances = (np.concatenate(column) for column in zip(*rows, strict=True))
-    return losses, chances
+    losses, logits = (np.concatenate(column) for column in zip(*rows, strict=True))
+    return losses, np.exp(rules.log_probabilities(logits))
 
 
 def given(chances: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -11,4 +11,4 @@ def undisturbed(coloured, tmp_path_factory):
     watcher = Watcher()
     place = tmp_path_factory.mktemp("run") / "run"
     made = job(small_recipe(coloured), place, watcher, from_files=True)
-    return made, watcher, loop.train(made)
+    return made, watcher, loop.train(made).result

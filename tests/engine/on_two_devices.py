@@ -182,7 +182,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(coloured, tmp_path):
     def train(place: str, stop_at: int | None = None, **more):
         made = job(recipe, tmp_path / place, Watcher(stop_at), **settings, **more)
         with TWO.scope():
-            return loop.train(made)
+            return loop.train(made).result
 
     assert train("steady")["status"] == "finished"
     for stop in (7, 17):

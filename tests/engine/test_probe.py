@@ -122,10 +122,10 @@ def test_a_run_taken_up_at_the_end_of_a_phase_measures_the_same(coloured, tmp_pa
         watcher = small_runs.Watcher(stop_at)
         return small_runs.job(recipe, tmp_path / name, watcher, room=Room(10**9))
 
-    whole = loop.train(made("whole"))
+    whole = loop.train(made("whole")).result
     with pytest.raises(InterruptedError):
         loop.train(made("parts", 12))
-    parts = loop.train(made("parts"))
+    parts = loop.train(made("parts")).result
     assert parts["phases"][0]["probe"] == whole["phases"][0]["probe"]
 
 
@@ -155,7 +155,7 @@ def test_a_run_reports_it_after_the_phase(coloured, tmp_path):
     )
     watcher = small_runs.Watcher()
     made = small_runs.job(small_runs.small_recipe(coloured, phases), tmp_path / "r", watcher)
-    result = loop.train(made)
+    result = loop.train(made).result
     head, tune = result["phases"]
     assert "probe" not in head
     assert tune["probe"]["training"]["examples"] == 4 * 8

@@ -42,7 +42,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(coloured, undisturbed, t
     with pytest.raises(InterruptedError):
         loop.train(job(recipe, tmp_path / "run", Watcher(stop_at=step), checkpoint_minutes=0))
     again = job(recipe, tmp_path / "run", Watcher())
-    resumed = loop.train(again)
+    resumed = loop.train(again).result
     assert same_end(again.run, undisturbed[0].run)
     assert resumed["best"] == undisturbed[2]["best"]
 
@@ -236,7 +236,7 @@ def test_ended_between_its_best_model_and_the_checkpoint(
         loop.train(job(recipe, tmp_path / "run", Watcher()))
     monkeypatch.setattr(checkpoints, "save", real)
     again = job(recipe, tmp_path / "run", Watcher())
-    resumed = loop.train(again)
+    resumed = loop.train(again).result
     assert same_end(again.run, undisturbed[0].run)
     assert resumed["best"] == undisturbed[2]["best"]
 
@@ -248,7 +248,7 @@ def test_a_run_that_only_has_to_conclude_warns_of_nothing(coloured, undisturbed,
     loop.train(made)
     made.run.result.unlink()
     watcher = Watcher()
-    again = loop.train(job(recipe, tmp_path / "run", watcher))
+    again = loop.train(job(recipe, tmp_path / "run", watcher)).result
     assert again["best"] == undisturbed[2]["best"]
     assert not any("did not move" in note for note in watcher.notes)
     assert watcher.rows == []
