@@ -11,7 +11,8 @@ import weakref
 import numpy as np
 import pytest
 
-from engine import loop, results, storage
+from engine import calibration, evaluation, loop, results, runs, steps, storage
+from engine.rules import Rule
 from engine.storage import Room
 from tests.engine.small_runs import (
     LONGER,
@@ -39,6 +40,16 @@ def test_history_has_one_row_for_each_epoch(undisturbed):
     assert [row["step"] for row in watcher.rows] == [5, 10, 15, 20]
 
 
+def test_the_saved_model_is_read_by_the_temperature_of_its_validation_pictures(undisturbed):
+    made, _, result = undisturbed
+    opened = runs.reopen(made.run)
+    step, read = steps.make_eval_step(opened.model), made.feed.once("validation")
+    answers = evaluation.collect(step, read, opened.classes)
+    fitted = calibration.fit_temperature(answers.logits, answers.labels)
+    assert opened.rule == Rule(pytest.approx(fitted, rel=1e-4))
+    assert opened.rule.temperature == result["calibration"]["temperature"] != 1
+
+
 def test_result_says_what_was_trained(undisturbed):
     made, _, result = undisturbed
     assert json.loads(made.run.result.read_text()) == result
@@ -55,8 +66,6 @@ def test_result_says_what_was_trained(undisturbed):
 
 
 def test_the_saved_best_model_scores_what_the_result_says(undisturbed):
-    from engine import evaluation, runs, steps
-
     made, _, result = undisturbed
     opened = runs.reopen(made.run)
     again = evaluation.evaluate(steps.make_eval_step(opened.model), made.feed.once("validation"), 2)
