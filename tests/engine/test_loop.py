@@ -46,8 +46,9 @@ def test_the_saved_model_is_read_by_the_temperature_of_its_validation_pictures(u
     step, read = steps.make_eval_step(opened.model), made.feed.once("validation")
     answers = evaluation.collect(step, read, opened.classes)
     fitted = calibration.fit_temperature(answers.logits, answers.labels)
-    assert opened.rule == Rule(pytest.approx(fitted, rel=1e-4))
-    assert opened.rule.temperature == result["calibration"]["temperature"] != 1
+    assert opened.rule.temperature == pytest.approx(fitted, rel=1e-4)
+    assert opened.rule == Rule(result["calibration"]["temperature"])
+    assert opened.rule.temperature != 1
 
 
 def test_result_says_what_was_trained(undisturbed):
