@@ -43,6 +43,11 @@ class Rule:
             "positive_class and threshold go together; give both or neither",
         )
 
+    @property
+    def decides(self) -> bool:
+        """Whether an answer may be another than the likeliest class."""
+        return self.positive_class is not None or self.abstain is not None
+
 
 PLAIN = Rule()  # the softmax, and the likeliest class
 
@@ -53,7 +58,7 @@ def parse(values: Any, classes: Sequence[str]) -> Rule:
     Raises:
       UserError: it is no rule, or of other classes.
     """
-    rule = convert(values or {}, Rule, "rule")
+    rule = convert({} if values is None else values, Rule, "rule")
     if rule.positive_class is not None:
         choose(rule.positive_class, dict.fromkeys(classes), "positive_class")
     return rule
