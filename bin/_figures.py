@@ -131,10 +131,12 @@ def _threshold(found: Measured) -> list[str]:
     rule, here = found.rule, found.operating
     if rule.positive_class is None or here is None:
         return []
+    aim = f", which is to find {rule.min_recall:.1%} of it" if rule.min_recall else ""
+    before = "" if rule.abstain is None else ", before any is left uncertain"
     lines = [
         f"{printable(rule.positive_class)} is the answer from a probability of "
-        f"{here.threshold:.4f}, which is to find {rule.min_recall or 0:.1%} of it",
-        f"  on these pictures: {_found(here)}",
+        f"{here.threshold:.4f}{aim}",
+        f"  on these pictures{before}: {_found(here)}",
     ]
     if found.fitted:
         lines.append(f"  on the validation part, where it was fitted: {_found(found.fitted)}")
@@ -144,7 +146,7 @@ def _threshold(found: Measured) -> list[str]:
 def _found(what: Operating) -> str:
     positives = what.found + what.missed
     alarms = (
-        f"{what.false_alarms} false alarms among {what.negatives} others "
+        f"false alarms: {what.false_alarms} of {what.negatives} others "
         f"({what.false_alarm_rate:.2%})"
     )
     if not positives:

@@ -12,6 +12,7 @@ from engine.conversion import convert
 from engine.errors import choose, require
 
 UNCERTAIN = -1  # in the place of a class
+_LEAST, _MOST = 1e-3, 1e3  # temperatures; those that are fitted lie well within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Rule:
 
     def __post_init__(self) -> None:
         require(
-            0 < self.temperature < float("inf"), f"temperature={self.temperature}; allowed: above 0"
+            _LEAST <= self.temperature <= _MOST,
+            f"temperature={self.temperature}; allowed: {_LEAST:g} to {_MOST:g}",
         )
         for key in ("threshold", "min_recall", "abstain"):
             value = getattr(self, key)

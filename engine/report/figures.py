@@ -77,12 +77,13 @@ def figures(answers: Answers, rule: Rule) -> Figures:
     rows = evaluation.per_class()
     each, whole = bootstrap_f1(confusion)
     areas = _areas(answers, rule)
+    occurring = (confusion.sum(0) + confusion.sum(1)) > 0
     return Figures(
         count=count,
         accuracy=evaluation.accuracy,
         accuracy_interval=wilson(int(np.trace(confusion)), count),
         loss=evaluation.loss,
-        macro_f1=float(macro(np.array([row["f1"] for row in rows]), confusion)),
+        macro_f1=float(macro(np.array([row["f1"] for row in rows]), occurring)),
         macro_f1_interval=whole,
         per_class=tuple(
             ClassFigures(
@@ -111,7 +112,10 @@ def roc(answers: Answers, rule: Rule, label: int) -> Curve:
     Raises:
       ValueError: no picture is of the class, or all are.
     """
-    return _roc(*_against_others(answers, rule, label))
+    from sklearn.metrics import auc, roc_curve
+
+    x, y, _ = roc_curve(*_against_others(answers, rule, label))
+    return Curve(x, y, float(auc(x, y)))
 
 
 def precision_recall(answers: Answers, rule: Rule, label: int) -> Curve:
@@ -120,7 +124,11 @@ def precision_recall(answers: Answers, rule: Rule, label: int) -> Curve:
     Raises:
       ValueError: no picture is of the class, or all are.
     """
-    return _precision_recall(*_against_others(answers, rule, label))
+    from sklearn.metrics import average_precision_score, precision_recall_curve
+
+    given, chances = _against_others(answers, rule, label)
+    precision, recall, _ = precision_recall_curve(given, chances)
+    return Curve(recall, precision, float(average_precision_score(given, chances)))
 
 
 def _against_others(answers: Answers, rule: Rule, label: int) -> tuple[np.ndarray, np.ndarray]:
@@ -130,28 +138,17 @@ def _against_others(answers: Answers, rule: Rule, label: int) -> tuple[np.ndarra
     return given, rules.probabilities(rule, answers.logits)[:, label]
 
 
-def _roc(given: np.ndarray, chances: np.ndarray) -> Curve:
-    from sklearn.metrics import auc, roc_curve
+def _areas(answers: Answers, rule: Rule) -> list[tuple[float | None, float | None]]:
+    """Under both curves of each class that has them."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
 
-    x, y, _ = roc_curve(given, chances)
-    return Curve(x, y, float(auc(x, y)))
-
-
-def _precision_recall(given: np.ndarray, chances: np.ndarray) -> Curve:
-    from sklearn.metrics import average_precision_score, precision_recall_curve
-
-    precision, recall, _ = precision_recall_curve(given, chances)
-    return Curve(recall, precision, float(average_precision_score(given, chances)))
-
-
-def _areas(answers: Answers, rule: Rule) -> list[tuple[float, float] | tuple[None, None]]:
-    """The areas under both curves, for each class that has them."""
     chances = rules.probabilities(rule, answers.logits)
-    found: list[tuple[float, float] | tuple[None, None]] = []
-    for label in range(len(answers.classes)):
-        given, column = answers.labels == label, chances[:, label]
+    found: list[tuple[float | None, float | None]] = []
+    for label, column in enumerate(chances.T):
+        given = answers.labels == label
         if given.any() and not given.all():
-            found.append((_roc(given, column).area, _precision_recall(given, column).area))
+            areas = roc_auc_score(given, column), average_precision_score(given, column)
+            found.append((float(areas[0]), float(areas[1])))
         else:
             found.append((None, None))
     return found

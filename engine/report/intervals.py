@@ -35,28 +35,32 @@ def bootstrap_f1(
     """Around the F1 of each class, and around their mean as `macro` has it.
 
     The pictures are drawn anew with replacement: of each cell of the matrix as many as a
-    multinomial draw gives it. A class that is not in a draw has an F1 of 0 there.
+    multinomial draw gives it. A class that is not in a draw has an F1 of 0 there, and no part in
+    that draw's mean.
 
     confusion: int [classes, classes], not all 0.
-    Source: Efron 1979, Bootstrap Methods; percentile intervals.
+    Source: Efron 1979, Bootstrap Methods; percentile intervals. Where many classes have only a few
+    pictures each, five or so, that of the mean lies too low.
     """
-    found = _drawn_f1(confusion, draws, np.random.default_rng(seed))
+    found, occurring = _drawn_f1(confusion, draws, np.random.default_rng(seed))
     edges = [(1 - level) / 2, (1 + level) / 2]
     each = np.quantile(found, edges, axis=0).T
-    low, high = np.quantile(macro(found, confusion), edges)
+    low, high = np.quantile(macro(found, occurring), edges)
     return [Interval(*row) for row in each.tolist()], Interval(float(low), float(high))
 
 
-def macro(f1: np.ndarray, confusion: np.ndarray) -> np.ndarray:
+def macro(f1: np.ndarray, occurring: np.ndarray) -> np.ndarray:
     """The mean over the classes that are given or predicted at all, as scikit-learn has it.
 
-    f1: [..., classes] -> [...].
+    f1: float [..., classes]. occurring: bool, of the same shape; one class at least.
     """
-    return f1[..., (confusion.sum(0) + confusion.sum(1)) > 0].mean(-1)
+    return f1.mean(-1, where=occurring)
 
 
-def _drawn_f1(confusion: np.ndarray, draws: int, random: np.random.Generator) -> np.ndarray:
-    """float64 [draws, classes]."""
+def _drawn_f1(
+    confusion: np.ndarray, draws: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """F1, and whether the class is in the draw: float64 and bool [draws, classes]."""
     from scipy.sparse import csr_array
 
     given, predicted = np.nonzero(confusion)  # of a thousand classes most cells are empty
@@ -67,10 +71,13 @@ def _drawn_f1(confusion: np.ndarray, draws: int, random: np.random.Generator) ->
         (ones, (cells, predicted)), shape
     )
     diagonal = csr_array(((given == predicted).astype(float), (cells, given)), shape)
-    pieces = []
-    for start in range(0, draws, step := max(1, _AT_ONCE // len(given))):
-        number = min(step, draws - start)
-        drawn = random.multinomial(int(count), numbers / count, number)
-        right, either = drawn @ diagonal, drawn @ by_class
-        pieces.append(np.divide(2 * right, either, out=np.zeros_like(right), where=either > 0))
-    return np.concatenate(pieces)
+    right, either = [], []
+    step = max(1, _AT_ONCE // len(given))
+    for start in range(0, draws, step):
+        drawn = random.multinomial(int(count), numbers / count, min(step, draws - start))
+        right.append(drawn @ diagonal)
+        either.append(drawn @ by_class)
+    sums = np.concatenate(either)
+    occurring = sums > 0
+    twice = 2 * np.concatenate(right)
+    return np.divide(twice, sums, out=np.zeros_like(sums), where=occurring), occurring
