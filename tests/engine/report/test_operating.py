@@ -55,6 +55,14 @@ def test_rounding_does_not_lose_the_last_picture():
     assert operate(again, labels, 1, threshold).found == 2
 
 
+@pytest.mark.parametrize("low", [0.25, np.nextafter(0.25, 1)])
+def test_between_neighbours_in_floating_point_there_is_no_room(low):
+    """Half way between rounds to the even one, be it the picture's that is not to be taken."""
+    column, labels = np.array([np.nextafter(low, 1), low]), np.array([1, 0])
+    threshold = fit_threshold(two(column), labels, 1, 1.0)
+    assert (column >= threshold).tolist() == [True, False]
+
+
 def test_a_share_that_is_met_exactly_takes_no_picture_more():
     """0.07 × 100 is more than 7 in floating point."""
     chances, labels = two(np.linspace(0.01, 1, 100)), np.ones(100, int)
