@@ -12,6 +12,7 @@ from engine.conversion import convert
 from engine.errors import choose, require
 
 UNCERTAIN = -1  # in the place of a class
+_LEAST, _MOST = 1e-3, 1e3  # temperatures; those that are fitted lie well within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Rule:
 
     def __post_init__(self) -> None:
         require(
-            0 < self.temperature < float("inf"), f"temperature={self.temperature}; allowed: above 0"
+            _LEAST <= self.temperature <= _MOST,
+            f"temperature={self.temperature}; allowed: {_LEAST:g} to {_MOST:g}",
         )
         for key in ("threshold", "min_recall", "abstain"):
             value = getattr(self, key)
@@ -42,6 +44,11 @@ class Rule:
             (self.positive_class is None) == (self.threshold is None),
             "positive_class and threshold go together; give both or neither",
         )
+
+    @property
+    def decides(self) -> bool:
+        """Whether an answer may be another than the likeliest class."""
+        return self.positive_class is not None or self.abstain is not None
 
 
 PLAIN = Rule()  # the softmax, and the likeliest class
@@ -53,7 +60,7 @@ def parse(values: Any, classes: Sequence[str]) -> Rule:
     Raises:
       UserError: it is no rule, or of other classes.
     """
-    rule = convert(values or {}, Rule, "rule")
+    rule = convert({} if values is None else values, Rule, "rule")
     if rule.positive_class is not None:
         choose(rule.positive_class, dict.fromkeys(classes), "positive_class")
     return rule

@@ -1,0 +1,146 @@
+"""Runs side by side on the same pictures, for bin/evaluate --compare."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from _figures import between
+from _measuring import Asked, Measured, answer, complain, measured, open_model
+
+from engine import results
+from engine.report.comparing import Comparison, compare, require_same_classes
+from engine.rundir import RunDir
+from engine.specs import UserError
+from pipelines import sources
+from pipelines.examples import WHOLE_FILE, Examples, printable
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A run, and how it stands against the first one; None for the first.
+
+    versus: by the likeliest classes. decided: by the rules, where one of the two has more than a
+    temperature.
+    """
+
+    run: RunDir
+    found: Measured
+    versus: Comparison | None
+    decided: Comparison | None
+
+
+def rows(runs: Sequence[RunDir], what: Asked) -> list[Row]:
+    """Measures the runs one by one, and compares each with the first.
+
+    Raises:
+      UserError: see `answer` and `comparing.compare`.
+    """
+    require_same_classes([results.load_model(run)[1]["classes"] for run in runs])
+    made: list[Row] = []
+    seen: list[list[str]] = []
+    for run in runs:
+        model = open_model(run)
+        answers, examples = answer(model, what)
+        seen.append([same_file(examples, index) for index in range(len(examples))])
+        named = dataclasses.replace(answers, name=seen[-1].__getitem__)
+        found = measured(named, model.opened.rule, what)
+        made.append(_row(run, found, made[0].found if made else None))
+    _warn(runs, seen, what)
+    return made
+
+
+def _row(run: RunDir, found: Measured, first: Measured | None) -> Row:
+    if first is None:
+        return Row(run, found, None, None)
+    versus = compare(first.answers, found.answers)
+    plain = not (first.rule.decides or found.rule.decides)
+    decided = None if plain else compare(first.answers, found.answers, first.rule, found.rule)
+    return Row(run, found, versus, decided)
+
+
+def same_file(examples: Examples, index: int) -> str:
+    """A picture's name that is the same by whatever way it was reached, and no other's.
+
+    Links are followed, so that a folder of links to pictures holds those pictures. A copy is
+    another picture.
+    """
+    inside = "" if examples.lengths[index] == WHOLE_FILE else f"@{examples.offsets[index]}"
+    return os.path.realpath(examples.paths[index]) + inside
+
+
+def _warn(runs: Sequence[RunDir], seen: Sequence[list[str]], what: Asked) -> None:
+    """Says where a run has trained on pictures that it is compared on."""
+    common = [set(seen[0]).intersection(names) for names in seen[1:]]
+    for run, compared in zip(runs, [set().union(*common), *common], strict=True):
+        count = len(compared & _trained_on(run, what))
+        if count:
+            complain(
+                f"{run.path} was trained on {count} of the {len(compared)} pictures that it is "
+                "compared on; name some that it has not seen, as with --data_dir"
+            )
+
+
+def _trained_on(run: RunDir, what: Asked) -> set[str]:
+    """By name; none where the data is not there any more."""
+    spec = run.read_recipe().data
+    other = what.other.location if what.other else spec.location
+    if spec.source == "tfds" and other != spec.location:
+        return set()  # it may still have to be downloaded, and nothing else lies in its files
+    try:
+        trained = sources.load(spec).part("train")
+    except UserError:
+        return set()
+    return {same_file(trained, index) for index in range(len(trained))}
+
+
+def print_json(made: Sequence[Row]) -> None:
+    print(json.dumps([_as_dict(row) for row in made], indent=2, ensure_ascii=False))
+
+
+def _as_dict(row: Row) -> dict[str, Any]:
+    figures = row.found.figures
+    return {
+        "run_dir": str(row.run.path),
+        "count": figures.count,
+        "accuracy": figures.accuracy,
+        "accuracy_interval": figures.accuracy_interval,
+        "macro_f1": figures.macro_f1,
+        "macro_f1_interval": figures.macro_f1_interval,
+        "loss": figures.loss,
+        "calibration_error": row.found.calibrated.error_after,
+        "against_first": row.versus and dataclasses.asdict(row.versus),
+        "against_first_by_rule": row.decided and dataclasses.asdict(row.decided),
+    }
+
+
+def print_table(made: Sequence[Row]) -> None:
+    names = [printable(str(row.run.path)) for row in made]
+    width = max(map(len, (*names, "run")))
+    spread = max(len(between(row.found.figures.accuracy_interval)) for row in made) + 2
+    print(
+        f"{'run':{width}}  pictures  accuracy  {'':{spread}}  macro f1    loss  calibration error"
+    )
+    for name, row in zip(names, made, strict=True):
+        figures = row.found.figures
+        interval = f"({between(figures.accuracy_interval)})"
+        print(
+            f"{name:{width}}  {figures.count:8}  {figures.accuracy:8.2%}  {interval:{spread}}  "
+            f"{figures.macro_f1:8.2%}  {figures.loss:.4f}  {row.found.calibrated.error_after:.2%}"
+        )
+    for name, row in zip(names[1:], made[1:], strict=True):
+        print(f"\n{name} against {names[0]}")
+        for how, found in (("likeliest class", row.versus), ("saved rules", row.decided)):
+            if found:
+                print(f"  by the {how}: {_in_words(found)}")
+
+
+def _in_words(found: Comparison) -> str:
+    return (
+        f"of {found.common} pictures that both have, {found.right_b} right against "
+        f"{found.right_a}; {found.only_b} only by this one, {found.only_a} only by the other; "
+        f"p = {found.p_value:.2g} (McNemar's exact test)"
+    )

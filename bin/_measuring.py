@@ -1,0 +1,198 @@
+"""What bin/evaluate measures: a run's model on a part of data, and the rule it is read by."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+
+import _flags
+import _setup
+import numpy as np
+from _rule_flags import Changes
+
+from engine import evaluation, results, rules, runs, steps
+from engine.errors import choose
+from engine.evaluation import Answers
+from engine.report import calibrating, figures, operating
+from engine.report.calibrating import Calibrated
+from engine.report.figures import Figures
+from engine.report.operating import Abstaining, Operating
+from engine.rules import Rule
+from engine.rundir import RunDir
+from engine.runs import Reopened
+from engine.specs import DataSpec, UserError
+from pipelines import batches, ready
+from pipelines.examples import Examples
+from pipelines.pixels import Place
+
+
+def complain(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What the flags say of the pictures. other: the data that they name, None for each run's own.
+
+    place: where an earlier run may have kept the pixels; read once.
+    """
+
+    other: DataSpec | None
+    part: str
+    threads: int
+    place: Place
+
+    @property
+    def own_validation(self) -> bool:
+        """Whether these are the pictures that a run fits its temperature and thresholds on."""
+        return self.other is None and self.part == "validation"
+
+
+def asked(parsed: _flags.Parsed, other: DataSpec | None, threads: int) -> Asked:
+    part = parsed.part or ("all" if other else "validation")
+    return Asked(other, part, threads, Place(_setup.cache_dir(parsed), memory=0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A run's best model, and the step that measures it."""
+
+    opened: Reopened
+    step: Callable
+
+
+def open_model(run: RunDir) -> Model:
+    opened = runs.reopen(run)
+    return Model(opened, steps.make_eval_step(opened.model))
+
+
+def answer(model: Model, what: Asked) -> tuple[Answers, Examples]:
+    """What the model says of the pictures, and which those are, in the same order.
+
+    Raises:
+      UserError: the data does not fit the model, or the model gives no numbers.
+    """
+    opened = model.opened
+    recipe = dataclasses.replace(opened.recipe, data=what.other or opened.recipe.data)
+    examples, kept = ready.to_measure(
+        recipe, opened.classes, what.part, what.threads, complain, what.place
+    )
+    data = batches.once(batches.Part(examples, recipe, what.threads, kept))
+    found = evaluation.collect(model.step, data, opened.classes, examples.name)
+    broken = int((~np.isfinite(found.logits)).any(-1).sum())
+    if broken:
+        raise UserError(
+            f"the model's answers to {broken} of {len(found)} pictures are no numbers; "
+            "train anew, with a lower learning_rate or --precision=float32"
+        )
+    return found, examples
+
+
+def measure(run: RunDir, what: Asked, changes: Changes | None) -> Measured:
+    """The run on the pictures; its rule is first changed as asked, and saved.
+
+    The caller holds the run's lock where there are changes: no other model takes its place then.
+
+    Raises:
+      UserError: see `answer` and `keep`; a class that the model does not know.
+    """
+    model = open_model(run)
+    rule, fitted = model.opened.rule, None
+    if changes and changes.positive_class is not None:  # before anything is measured
+        known = dict.fromkeys(model.opened.classes)
+        choose(changes.positive_class, known, "--positive_class: class")
+    found, _ = answer(model, what)
+    if changes:
+        validation = found
+        if changes.positive_class is not None and not what.own_validation:
+            validation, _ = answer(model, dataclasses.replace(what, other=None, part="validation"))
+        rule = revised(rule, changes, validation)
+        if changes.positive_class is not None:
+            fitted = operate(validation, rule)
+        keep(run, rule)
+    return measured(found, rule, what, fitted)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """All that is shown of a run on one part.
+
+    fitted: what a threshold that has just been fitted does on the validation part.
+    """
+
+    answers: Answers
+    rule: Rule
+    figures: Figures
+    calibrated: Calibrated
+    operating: Operating | None
+    abstaining: Abstaining | None
+    fitted: Operating | None = None
+
+
+def measured(
+    answers: Answers, rule: Rule, what: Asked, fitted: Operating | None = None
+) -> Measured:
+    return Measured(
+        answers=answers,
+        rule=rule,
+        figures=figures.figures(answers, rule),
+        calibrated=calibrating.calibrated(answers, rule, what.own_validation),
+        operating=operate(answers, rule),
+        abstaining=_abstain(answers, rule),
+        fitted=fitted,
+    )
+
+
+def operate(answers: Answers, rule: Rule) -> Operating | None:
+    """What the rule's threshold does to these pictures, if it has one."""
+    if rule.positive_class is None or rule.threshold is None:
+        return None
+    positive = answers.classes.index(rule.positive_class)
+    chances = rules.probabilities(rule, answers.logits)
+    return operating.operate(chances, answers.labels, positive, rule.threshold)
+
+
+def _abstain(answers: Answers, rule: Rule) -> Abstaining | None:
+    if rule.abstain is None:
+        return None
+    chances = rules.probabilities(rule, answers.logits)
+    decisions = rules.decide(rule, answers.classes, chances)
+    return operating.abstain(chances, answers.labels, rule.abstain, decisions)
+
+
+def revised(rule: Rule, changes: Changes, validation: Answers) -> Rule:
+    """The rule as it is wanted; a threshold is fitted on these answers.
+
+    Raises:
+      UserError: none of the pictures is of the positive class.
+    """
+    if changes.plain:
+        return Rule(rule.temperature)
+    if changes.abstain is not None:
+        rule = dataclasses.replace(rule, abstain=changes.abstain)
+    name, least = changes.positive_class, changes.min_recall
+    if name is None or least is None:
+        return rule
+    chances = rules.probabilities(rule, validation.logits)
+    positive = validation.classes.index(name)
+    threshold = operating.fit_threshold(chances, validation.labels, positive, least)
+    return dataclasses.replace(rule, positive_class=name, threshold=threshold, min_recall=least)
+
+
+def keep(run: RunDir, rule: Rule) -> None:
+    """Saves the rule with the model, and says so.
+
+    Raises:
+      UserError: it can't be written.
+    """
+    try:
+        results.keep_rule(run, rule)
+    except OSError as error:
+        raise UserError(
+            f"{run.best}: the rule can't be saved there ({error.strerror}); "
+            "make room, or get the right to write there"
+        ) from None
+    complain(f"saved with the model, {run.best}: bin/predict answers so from now on")
+    if not run.finished():
+        complain("the run is not finished: where it is gone on with, it takes this off again")

@@ -1,0 +1,73 @@
+"""The flags by which `bin/evaluate` changes how a model's answers are read from then on."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import _flags
+from absl import flags
+
+from engine.rules import Rule
+
+NAMES = ("positive_class", "min_recall", "abstain", "plain")
+
+
+def define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "positive_class",
+        None,
+        "the class that must not be missed: fits on the run's own validation part the threshold "
+        "that finds --min_recall of it with the fewest false alarms, and saves it with the model",
+        flag_values=values,
+    )
+    _flags.number(values, "min_recall", None, "the share of it that is to be found, up to 1")
+    _flags.number(
+        values,
+        "abstain",
+        None,
+        "answers where no class is as likely as this, 0 to 1, are uncertain; saved with the model",
+    )
+    flags.DEFINE_bool(
+        "plain",
+        False,
+        "takes off again what --positive_class and --abstain saved: the likeliest class is the "
+        "answer; the temperature stays",
+        flag_values=values,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Changes:
+    """What is to become of a saved rule; plain takes all off but the temperature."""
+
+    positive_class: str | None
+    min_recall: float | None
+    abstain: float | None
+    plain: bool
+
+
+@_flags.as_flag_errors()
+def changes(parsed: _flags.Parsed) -> Changes | None:
+    """What the flags ask for; None where they leave the rule as it is.
+
+    Raises:
+      FlagError: they don't go together, or a value does not fit.
+    """
+    asked = Changes(parsed.positive_class, parsed.min_recall, parsed.abstain, parsed.plain)
+    named = given(parsed)
+    if asked.plain and len(named) > 1:
+        raise _flags.FlagError(f"--plain and --{named[0]}; allowed: one of them")
+    if (asked.positive_class is None) != (asked.min_recall is None):
+        raise _flags.FlagError(
+            "--positive_class and --min_recall go together, as --positive_class=defective "
+            "--min_recall=0.95; give both or neither"
+        )
+    if asked.min_recall == 0:
+        raise _flags.FlagError("--min_recall=0 would find nothing; allowed: above 0, up to 1")
+    Rule(min_recall=asked.min_recall, abstain=asked.abstain)  # checks them
+    return asked if named else None
+
+
+def given(parsed: _flags.Parsed) -> list[str]:
+    """Those that ask for something."""
+    return [name for name in NAMES if getattr(parsed, name) not in (None, False)]
