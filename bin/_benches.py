@@ -144,7 +144,7 @@ def _command(parsed: _flags.Parsed, recipe: Recipe, name: str, folder: Path) -> 
     flags = parsed.as_flags(name for name in _flags.of_a_run() if name not in own)
     places = [f"--run_dir={folder / 'run'}", f"--cache_dir={folder / 'cache'}"]
     program = f"{_bootstrap.ROOT}/bin/train"
-    return [sys.executable, program, *flags, *places, f"--seed={recipe.seed}"]
+    return [sys.executable, program, *flags, *places, f"--seed={recipe.seed}", "--noreport"]
 
 
 def _in_words(course: courses.Course, target: float) -> str:

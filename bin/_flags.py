@@ -56,6 +56,7 @@ __all__ = [
     "of_a_recipe",
     "of_a_run",
     "parse",
+    "price_per_hour",
     "recipe",
     "whole",
     "words",
@@ -165,6 +166,10 @@ def cache_dir(values: flags.FlagValues) -> None:
         "where pictures are kept for later runs, or none; default: ~/.cache/unfreeze",
         flag_values=values,
     )
+
+
+def price_per_hour(values: flags.FlagValues) -> None:
+    number(values, "price_per_hour", None, "of this machine, in any currency")
 
 
 DATA = ("validation_fraction", "split_seed", "limit_examples", "on_bad_image")

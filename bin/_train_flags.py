@@ -34,6 +34,8 @@ def define(values: flags.FlagValues) -> None:
         "watch_preemption", False, "ask AWS and Google whether they take the machine away", values
     )
     _flags.choice(values, "on_nan", "halve", ON_NAN, "halve the rate and go back, or stop")
+    flags.DEFINE_bool("report", True, "write report/report.html at the end", flag_values=values)
+    _flags.price_per_hour(values)
     flags.DEFINE_string("show_augmented", None, "write what the network sees, as PNG", values)
 
 

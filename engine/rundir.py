@@ -67,6 +67,10 @@ class RunDir:
         return self.path / "best.npz"
 
     @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+    @property
     def lock(self) -> Path:
         return self.path / "lock"
 
@@ -175,7 +179,7 @@ def _clear(run: RunDir) -> None:
       UserError: something can't be removed; left there, it would become part of the next run.
     """
     try:
-        for folder in (run.checkpoints, run.events):
+        for folder in (run.checkpoints, run.events, run.report):
             if folder.exists():
                 shutil.rmtree(folder)
         reports = (run.history, run.plot, run.result, run.bad_images, run.nan_batch)

@@ -1,0 +1,134 @@
+"""The report of a run: at its end, and where bin/evaluate is asked for one."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import shlex
+import sys
+from pathlib import Path
+
+import _flags
+import _setup
+
+from engine import results
+from engine.locking import is_ours
+from engine.report import write
+from engine.report.gather import Measured, Told, gather
+from engine.results import Conclusion
+from engine.rundir import RunDir
+from engine.runs import Reopened
+from engine.evaluation import Answers
+from engine.specs import DataSpec, Feed, UserError
+from engine.stages import Job
+from engine.stopping import Stopped
+from pipelines import batches, ready
+from pipelines.pixels import Place
+
+
+def after_training(job: Job, found: Conclusion, price_per_hour: float | None) -> str:
+    """Writes the report of a run that has just ended; what came of it, in one line.
+
+    Whatever goes wrong here, the run is finished. Whoever asks it to end meanwhile does without the
+    report, and who asks twice is heard at once, as ever.
+    """
+    try:
+        facts = gather(_trained(job, found), _told(found, price_per_hour), job.stop.check)
+        job.stop.check()
+        if not is_ours(job.run):
+            raise UserError(f"{job.run.path} is another run's by now")
+        return f"report: {write.write(job.run.report, facts)}"
+    except (Exception, Stopped) as error:
+        reason = str(error) if isinstance(error, UserError | Stopped) else repr(error)
+        again = shlex.join(
+            ["bin/evaluate", f"--run_dir={job.run.path}", f"--report={job.run.report}"]
+        )
+        return f"no report ({reason.splitlines()[0] if reason else 'no reason'}); {again} makes it"
+
+
+def _trained(job: Job, found: Conclusion) -> Measured:
+    """The test part where there is one, which nothing was chosen on."""
+    part = list(found.answers)[-1]
+    rule = results.rule_of(job.run, results.load_model(job.run)[1])
+    return Measured(
+        run=job.run,
+        recipe=job.recipe,
+        classifier=job.classifier,
+        rule=rule,
+        answers=found.answers[part],
+        once=functools.partial(job.feed.once, part),
+        fitted_on_these=part == "validation",
+        training=job.feed,
+    )
+
+
+def _told(found: Conclusion, price_per_hour: float | None) -> Told:
+    return Told(
+        part=list(found.answers)[-1],
+        data="the run's own",
+        own=True,
+        when=_now(),
+        command=_command(),
+        price_per_hour=price_per_hour,
+    )
+
+
+def after_evaluating(
+    parsed: _flags.Parsed,
+    run: RunDir,
+    opened: Reopened,
+    answers: Answers,
+    source: batches.Part,
+    part: str,
+    other: DataSpec | None,
+) -> Path:
+    """Writes the report of what was measured, and gives its place.
+
+    source: the pictures that the answers are about. other: the data
+    where they are not the run's own.
+
+    Raises:
+      UserError: it can't be written, or a picture can't be read any more.
+    """
+    own = other is None
+    measured = Measured(
+        run=run,
+        recipe=opened.recipe,
+        classifier=opened.classifier,
+        rule=opened.rule,
+        answers=answers,
+        once=lambda which: batches.once(source, which),
+        fitted_on_these=own and part == "validation",
+        training=_training(parsed, opened, source, part) if own else None,
+    )
+    data = other.location if other else "the run's own"
+    told = Told(part, data, own, _now(), _command(), parsed.price_per_hour)
+    facts = gather(measured, told)
+    try:
+        return write.write(Path(parsed.report).expanduser(), facts)
+    except OSError as error:
+        raise UserError(
+            f"--report={parsed.report}: can't be written ({error.strerror}); name another folder"
+        ) from None
+
+
+def _training(parsed: _flags.Parsed, opened: Reopened, source: batches.Part, part: str) -> Feed:
+    """The training part of the run's own data."""
+    if part == "train":
+        return batches.make_feed(source.examples, source.recipe, source.threads, source.pixels)
+    place = Place(_setup.cache_dir(parsed), memory=0)
+    recipe, threads = opened.recipe, source.threads
+    examples, kept = ready.to_measure(recipe, opened.classes, "train", threads, complain, place)
+    return batches.make_feed(examples, recipe, threads, kept)
+
+
+def complain(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def _command() -> str:
+    return shlex.join([f"bin/{Path(sys.argv[0]).name}", *sys.argv[1:]])

@@ -1,0 +1,178 @@
+"""Charts as SVG that stands in a page and takes the page's letters and colours, light or dark.
+
+No chart holds a name: those stand beside it as text, in whatever letters they need.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from engine.calibration import Bin
+from engine.report.markup import Markup, escape
+
+# Colours that stand for those of the page until the SVG is made; see `style`.
+INK, MUTED, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
+_OF_PAGE = {INK: "ink", MUTED: "muted", LINE: "line", ACCENT: "accent"}
+# Of the lines of one chart, told apart without colours as well.
+STYLES = (
+    (ACCENT, "solid"), (INK, "dashed"), (MUTED, "solid"), (ACCENT, "dotted"), (INK, "dotted"),
+)  # fmt: skip
+_WIDE, _HIGH = 4.3, 2.9  # inches of 72 units: letters can be read at half the page, or on a phone
+_TEXT = 9  # units
+
+_RC = {
+    "svg.fonttype": "none",
+    "font.size": _TEXT,
+    "text.color": INK,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round",
+}
+
+
+def legend_style(place: int) -> str:
+    """What a legend shows for the line at that place, as CSS."""
+    colour, dashes = STYLES[place]
+    return f"border-top: 2px {dashes} var(--{_OF_PAGE[colour]})"
+
+
+def lines(
+    name: str,
+    summary: str,
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
+    axes_names: tuple[str, str],
+    steps: bool = False,
+    diagonal: bool = False,
+) -> Markup:
+    """Curves over shares from 0 to 1, each (x, y), in the order of `STYLES`."""
+
+    def draw(axes: Any) -> None:
+        if diagonal:
+            axes.plot([0, 1], [0, 1], color=LINE, linewidth=1)
+        for (x, y), (colour, dashes) in zip(pairs, STYLES, strict=False):
+            draws = "steps-post" if steps else "default"
+            axes.plot(x, y, color=colour, linestyle=dashes, drawstyle=draws, clip_on=False)
+        _shares(axes, *axes_names)
+
+    return _chart(name, summary, draw)
+
+
+def reliability(name: str, summary: str, before: Sequence[Bin], after: Sequence[Bin]) -> Markup:
+    """Accuracy over confidence; a dot's area is the share of the pictures in its bin."""
+
+    def draw(axes: Any) -> None:
+        axes.plot([0, 1], [0, 1], color=LINE, linewidth=1)
+        for bins, (colour, dashes) in zip((after, before), STYLES, strict=False):
+            rows = [row for row in bins if row.pictures]
+            x, y = [row.confidence for row in rows], [row.accuracy for row in rows]
+            total = sum(row.pictures for row in rows)
+            areas = [8 + 120 * row.pictures / total for row in rows]
+            axes.plot(x, y, color=colour, linestyle=dashes, linewidth=1.2, clip_on=False)
+            axes.scatter(x, y, areas, color=colour, alpha=0.75, linewidths=0, clip_on=False)
+        _shares(axes, "confidence", "accuracy")
+
+    return _chart(name, summary, draw)
+
+
+def history(
+    name: str,
+    summary: str,
+    training: Sequence[float],
+    validation: Sequence[float],
+    phases: Sequence[str],
+    shares: bool,
+) -> Markup:
+    """One figure by epoch; a line marks where a phase begins.
+
+    phases: the phase of each epoch. shares: whether the figures are shares of 1.
+    """
+    epochs = np.arange(1, len(phases) + 1)
+
+    def draw(axes: Any) -> None:
+        for place in np.flatnonzero(np.array(phases[1:]) != np.array(phases[:-1])):
+            axes.axvline(place + 1.5, color=LINE, linewidth=1, zorder=0)
+        for values, (colour, dashes) in zip((validation, training), STYLES, strict=False):
+            axes.plot(epochs, values, marker="o", markersize=3, color=colour, linestyle=dashes)
+        axes.set(xlabel="epoch", xlim=(0.5, len(phases) + 0.5))
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        if shares:
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
+
+    return _chart(name, summary, draw)
+
+
+def heat(name: str, summary: str, matrix: np.ndarray) -> Markup:
+    """The confusion matrix of many classes: a cell is as strong as its share of the row.
+
+    matrix: int64 [classes, classes], given labels down. Classes are counted from 1.
+    """
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    count = len(matrix)
+    # Of one colour that shows on a light page and on a dark one, from nothing to all of it.
+    fades = LinearSegmentedColormap.from_list("fades", ["#2b93aa00", "#2b93aaff"])
+
+    def draw(axes: Any) -> None:
+        axes.imshow(
+            np.sqrt(shares), cmap=fades, vmin=0, vmax=1, interpolation="nearest",
+            extent=(0.5, count + 0.5, count + 0.5, 0.5),
+        )  # fmt: skip
+        axes.set(xlabel="predicted", ylabel="given")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(6, integer=True, prune=None))
+        axes.spines[["top", "right"]].set_visible(True)
+
+    return _chart(name, summary, draw, size=(_WIDE, _WIDE))
+
+
+def _shares(axes: Any, across: str, up: str) -> None:
+    axes.set(xlabel=across, ylabel=up, xlim=(0, 1), ylim=(0, 1))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+        axis.set_major_locator(MaxNLocator(5))
+
+
+def _chart(
+    name: str, summary: str, draw: Any, size: tuple[float, float] = (_WIDE, _HIGH)
+) -> Markup:
+    with matplotlib.rc_context({**_RC, "svg.hashsalt": name}):
+        figure = Figure(figsize=size, dpi=72, layout="constrained")
+        axes = figure.add_subplot()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(length=3)
+        draw(axes)
+        figure.patch.set_visible(False)
+        axes.patch.set_visible(False)
+        buffer = io.StringIO()
+        FigureCanvasSVG(figure).print_svg(buffer)
+    return Markup(_for_page(buffer.getvalue(), name, summary))
+
+
+def _for_page(svg: str, name: str, summary: str) -> str:
+    """The drawing with ids of its own, the page's colours, and words for who can't see it."""
+    drawing = svg[svg.index("<svg") :]
+    view = re.search(r'viewBox="[^"]*"', drawing)
+    inner = drawing[drawing.index(">") + 1 :]
+    inner = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", inner, flags=re.DOTALL)
+    inner = re.sub(r"font-family: [^;]*; ", "", inner)
+    inner = re.sub(r'\bid="', f'id="{name}-', inner)
+    inner = re.sub(r'href="#', f'href="#{name}-', inner).replace("url(#", f"url(#{name}-")
+    for colour, of_page in _OF_PAGE.items():
+        inner = inner.replace(colour, f"var(--{of_page})")
+    start = f'<svg {view[0] if view else ""} role="img" aria-label="{escape(summary)}">'
+    return start + re.sub(r">\s+<", "><", inner)

@@ -1,0 +1,188 @@
+"""What a report says, in one value: the page and `report.json` are both made from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from engine.report.calibrating import Calibrated
+from engine.report.course import Course
+from engine.report.figures import ClassFigures, Curve, Figures
+from engine.report.operating import Abstaining, Operating
+from engine.rules import Rule
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What was measured, and by which command.
+
+    run: the run's directory. part: of the data. data: where the pictures are.
+    own: whether the pictures are the run's own. when: a date and time. recipe: as JSON.
+    """
+
+    run: str
+    part: str
+    data: str
+    own: bool
+    classes: tuple[str, ...]
+    backbone: str
+    image_size: tuple[int, int]
+    when: str
+    command: str
+    recipe: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassCurves:
+    """How a class is told from all others, at every threshold."""
+
+    name: str
+    roc: Curve
+    precision_recall: Curve
+
+
+@dataclasses.dataclass(frozen=True)
+class Mistake:
+    """A picture with a wrong answer. JPEG bytes of it, and of where the network looked.
+
+    probability: of the predicted class. The bytes are empty for those that are listed only.
+    """
+
+    name: str
+    given: str
+    predicted: str
+    probability: float
+    picture: bytes = b""
+    overlay: bytes = b""
+
+
+@dataclasses.dataclass(frozen=True)
+class Suspect:
+    """A training picture whose label is likely wrong, with a JPEG where it is shown."""
+
+    name: str
+    given: str
+    suggested: str
+    picture: bytes = b""
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelCheck:
+    """What a look at all labels of the training part gave, the likeliest wrong first.
+
+    accuracy: of the look itself, by the given labels. features_of: what told the pictures apart.
+    """
+
+    examined: int
+    accuracy: float
+    features_of: str
+    suspects: tuple[Suspect, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """All of it; None for what the run or its rule doesn't have.
+
+    curves: of a handful of classes, those told apart worst.
+    """
+
+    subject: Subject
+    rule: Rule
+    figures: Figures
+    curves: tuple[ClassCurves, ...]
+    calibrated: Calibrated
+    operating: Operating | None
+    abstaining: Abstaining | None
+    mistakes: tuple[Mistake, ...]
+    labels: LabelCheck | None
+    course: Course | None
+    price_per_hour: float | None
+
+    @property
+    def cost(self) -> float | None:
+        """Of the training, in the currency of the price."""
+        if self.price_per_hour is None or self.course is None:
+            return None
+        return self.price_per_hour * self.course.seconds_total / 3600
+
+
+def as_json(facts: Facts) -> dict[str, Any]:
+    """All but the pictures, as values of JSON."""
+    figures, course = facts.figures, facts.course
+    return {
+        **dataclasses.asdict(facts.subject),
+        "rule": dataclasses.asdict(facts.rule),
+        "count": figures.count,
+        "accuracy": figures.accuracy,
+        "accuracy_interval": _interval(figures.accuracy_interval),
+        "loss": figures.loss,
+        "macro_f1": figures.macro_f1,
+        "macro_f1_interval": _interval(figures.macro_f1_interval),
+        "top_k": {str(k): share for k, share in figures.top_k.items()},
+        "per_class": {row.name: _class(row) for row in figures.per_class},
+        "confusion_matrix": figures.confusion.tolist(),
+        "confused_pairs": [
+            {"given": pair.given, "predicted": pair.predicted, "count": pair.count}
+            for pair in figures.pairs
+        ],
+        "calibration": _calibration(facts.calibrated),
+        "operating": _plain(facts.operating),
+        "abstaining": _plain(facts.abstaining),
+        "mistakes": [_without_pictures(mistake) for mistake in facts.mistakes],
+        "label_check": _label_check(facts.labels),
+        "training": dataclasses.asdict(course) if course else None,
+        "price_per_hour": facts.price_per_hour,
+        "cost": facts.cost,
+    }
+
+
+def _interval(interval: Any) -> list[float]:
+    return [interval.low, interval.high]
+
+
+def _class(row: ClassFigures) -> dict[str, Any]:
+    return {
+        "precision": row.precision,
+        "recall": row.recall,
+        "f1": row.f1,
+        "f1_interval": _interval(row.f1_interval),
+        "support": row.support,
+        "roc_area": row.roc_area,
+        "average_precision": row.average_precision,
+    }
+
+
+def _calibration(found: Calibrated) -> dict[str, Any]:
+    return {
+        "temperature": found.temperature,
+        "error_before": found.error_before,
+        "error_after": found.error_after,
+        "bins_before": [row._asdict() for row in found.bins_before],
+        "bins_after": [row._asdict() for row in found.bins_after],
+    }
+
+
+def _plain(found: Operating | Abstaining | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    values = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+    return {
+        name: _interval(value) if name.endswith("_interval") else value
+        for name, value in values.items()
+    }
+
+
+def _without_pictures(item: Mistake | Suspect) -> dict[str, Any]:
+    values = dataclasses.asdict(item)
+    return {name: value for name, value in values.items() if not isinstance(value, bytes)}
+
+
+def _label_check(found: LabelCheck | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "examined": found.examined,
+        "accuracy": found.accuracy,
+        "features_of": found.features_of,
+        "suspects": [_without_pictures(suspect) for suspect in found.suspects],
+    }

@@ -1,0 +1,184 @@
+"""From a model's answers and its run's files to the facts of a report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from engine import rules
+from engine.classifier import Classifier
+from engine.evaluation import Answers
+from engine.report import course, pictures
+from engine.report.calibrating import calibrated
+from engine.report.facts import ClassCurves, Facts, LabelCheck, Mistake, Subject, Suspect
+from engine.report.figures import Figures, figures, precision_recall, roc
+from engine.report.operating import Abstaining, Operating, abstain, operate
+from engine.rules import Rule
+from engine.rundir import RunDir
+from engine.specs import Batch, Feed, Recipe, to_json
+
+SHOWN = 24  # pictures on a wall
+CURVES = 5  # classes whose curves are drawn
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A model, and what it says of the pictures that the report is about.
+
+    once: gives the batches with the given numbers of these pictures, in their order, as
+      `Feed.once` does.
+    fitted_on_these: whether the rule's temperature comes from these very answers.
+    training: the data that the model learnt from, where they are at hand; their labels are checked.
+    """
+
+    run: RunDir
+    recipe: Recipe
+    classifier: Classifier
+    rule: Rule
+    answers: Answers
+    once: Callable[[list[int]], Iterable[Batch]]
+    fitted_on_these: bool
+    training: Feed | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """What the program knows and no file tells. data: where the pictures are, in words."""
+
+    part: str
+    data: str
+    own: bool
+    when: str
+    command: str
+    price_per_hour: float | None = None
+
+
+def gather(measured: Measured, told: Told, between: Callable[[], None] = lambda: None) -> Facts:
+    """Everything a report says. between: called now and then; what it raises ends the work.
+
+    Raises:
+      UserError: a picture can't be read any more.
+    """
+    answers, rule = measured.answers, measured.rule
+    chances = rules.probabilities(rule, answers.logits)
+    found = figures(answers, rule)
+    between()
+    operating, abstaining = _decisions(answers, rule, chances)
+    return Facts(
+        subject=_subject(measured, told),
+        rule=rule,
+        figures=found,
+        curves=_curves(answers, rule, found),
+        calibrated=calibrated(answers, rule, measured.fitted_on_these),
+        operating=operating,
+        abstaining=abstaining,
+        mistakes=_mistakes(measured, chances, between),
+        labels=_labels(measured, between) if measured.training else None,
+        course=course.read(measured.run),
+        price_per_hour=told.price_per_hour,
+    )
+
+
+def _subject(measured: Measured, told: Told) -> Subject:
+    recipe = measured.recipe
+    return Subject(
+        run=str(measured.run.path),
+        part=told.part,
+        data=told.data,
+        own=told.own,
+        classes=measured.answers.classes,
+        backbone=recipe.backbone,
+        image_size=recipe.image_size,
+        when=told.when,
+        command=told.command,
+        recipe=to_json(recipe),
+    )
+
+
+def _decisions(
+    answers: Answers, rule: Rule, chances: np.ndarray
+) -> tuple[Operating | None, Abstaining | None]:
+    operating = abstaining = None
+    if rule.positive_class is not None and rule.threshold is not None:
+        positive = answers.classes.index(rule.positive_class)
+        operating = operate(chances, answers.labels, positive, rule.threshold)
+    if rule.abstain is not None:
+        abstaining = abstain(chances, answers.labels, rule.abstain)
+    return operating, abstaining
+
+
+def _curves(answers: Answers, rule: Rule, found: Figures) -> tuple[ClassCurves, ...]:
+    """Of two classes the positive one, or the second; of more those with the smallest areas."""
+    names = [row.name for row in found.per_class if row.roc_area is not None]
+    if len(answers.classes) == 2:
+        wanted = rule.positive_class or answers.classes[1]
+        names = [name for name in names if name == wanted]
+    else:
+        areas = {row.name: row.roc_area or 0.0 for row in found.per_class}
+        names = sorted(names, key=lambda name: areas[name])[:CURVES]
+    places = {name: answers.classes.index(name) for name in names}
+    return tuple(
+        ClassCurves(name, roc(answers, rule, label), precision_recall(answers, rule, label))
+        for name, label in places.items()
+    )
+
+
+def _mistakes(
+    measured: Measured, chances: np.ndarray, between: Callable[[], None]
+) -> tuple[Mistake, ...]:
+    """All of them, the surest first; the first SHOWN with pictures."""
+    answers = measured.answers
+    predicted = answers.logits.argmax(-1)
+    sureness = chances[np.arange(len(answers)), predicted]
+    wrong = np.flatnonzero(predicted != answers.labels)
+    wrong = wrong[np.argsort(-sureness[wrong], kind="stable")]
+    shown = {int(n): int(predicted[n]) for n in wrong[:SHOWN]}
+    walls = pictures.explained(
+        measured.classifier, measured.once, measured.recipe.batch_size, shown, between
+    )
+    return tuple(
+        Mistake(
+            answers.name(n),
+            answers.classes[answers.labels[n]],
+            answers.classes[predicted[n]],
+            float(sureness[n]),
+            *walls.get(n, ()),
+        )
+        for n in wrong.tolist()
+    )
+
+
+def _labels(measured: Measured, between: Callable[[], None]) -> LabelCheck | None:
+    """Of the training part; None where it is too small to be looked at."""
+    from engine import label_check
+
+    feed = measured.training
+    assert feed is not None
+    checked = label_check.check(measured.recipe, feed, measured.classifier, between)
+    found = checked.suspects
+    order = [int(n) for n in found.order if found.wrong[n]]
+    taken = pictures.take(
+        lambda which: feed.once("train", which), measured.recipe.batch_size, order, between
+    )
+    return LabelCheck(
+        examined=len(found.order),
+        accuracy=checked.accuracy,
+        features_of=checked.features_of,
+        suspects=_suspects(feed, order, found.suggested, taken),
+    )
+
+
+def _suspects(
+    feed: Feed, order: list[int], suggested: np.ndarray, taken: Mapping[int, pictures.Taken]
+) -> tuple[Suspect, ...]:
+    return tuple(
+        Suspect(
+            feed.name(n),
+            feed.classes[taken[n].label],
+            feed.classes[int(suggested[n])],
+            pictures.jpeg(taken[n].image) if place < SHOWN else b"",
+        )
+        for place, n in enumerate(order)
+    )

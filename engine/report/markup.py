@@ -1,0 +1,82 @@
+"""HTML as values: what is text is escaped whatever it holds, and markup is known by its type."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+
+_VOID = {"img", "meta"}
+_KEPT = {"\xa0", "\u202f"}  # spaces that keep a number and its unit on one line
+
+
+class Markup(str):
+    """HTML that stands in a page as it is."""
+
+    __slots__ = ()
+
+
+def visible(text: str) -> str:
+    """The text, with what can't be seen in it, such as a line break, written as in Python."""
+    return "".join(c if c.isprintable() or c in _KEPT else repr(c)[1:-1] for c in text)
+
+
+def escape(text: str) -> Markup:
+    """Any text, so that it means nothing to a browser; markup stays as it is."""
+    return text if isinstance(text, Markup) else Markup(html.escape(visible(text), quote=True))
+
+
+def tag(name: str, /, *content: str, **attributes: str | int | bool | None) -> Markup:
+    """`<name attributes>content</name>`.
+
+    `aria_label` is written `aria-label`, `class_` is written `class`. An attribute that is True
+    stands alone; one that is None or False is left out.
+    """
+    words = [name]
+    for key, value in attributes.items():
+        key = key.rstrip("_").replace("_", "-")
+        if value is True:
+            words.append(key)
+        elif value is not None and value is not False:
+            words.append(f'{key}="{escape(str(value))}"')
+    start = f"<{' '.join(words)}>"
+    if name in _VOID:
+        return Markup(start)
+    return Markup(f"{start}{join(content)}</{name}>")
+
+
+def join(content: Iterable[str], between: str = "") -> Markup:
+    return Markup(between.join(map(escape, content)))
+
+
+def paragraph(*content: str, class_: str | None = None) -> Markup:
+    return tag("p", *content, class_=class_)
+
+
+def scroll(label: str, *content: str) -> Markup:
+    """A box of its own for what may be wider than the page, within reach of the keyboard."""
+    return tag("div", *content, class_="scroll", role="region", aria_label=label, tabindex="0")
+
+
+def table(
+    caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]], class_: str | None = None
+) -> Markup:
+    """A table in a box that scrolls; the first cell of a row is its head, the others are numbers.
+
+    heads: one for each column.
+    """
+    top = tag("tr", *[tag("th", head, scope="col") for head in heads])
+    body = [
+        tag("tr", tag("th", row[0], scope="row"), *[tag("td", cell) for cell in row[1:]])
+        for row in rows
+    ]
+    parts = (tag("caption", caption), tag("thead", top), tag("tbody", *body))
+    return scroll(caption, tag("table", *parts, class_=class_))
+
+
+def details(summary: str, *content: str) -> Markup:
+    return tag("details", tag("summary", summary), *content)
+
+
+def preformatted(label: str, text: str) -> Markup:
+    lines = Markup("\n".join(escape(line) for line in text.splitlines()))
+    return scroll(label, tag("pre", tag("code", lines)))

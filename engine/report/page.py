@@ -1,0 +1,106 @@
+"""The report as one HTML page that needs nothing else: no script, no other file, no network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from engine.report import class_sections, picture_sections, run_sections, trust_sections
+from engine.report.facts import Facts
+from engine.report.markup import Markup, paragraph, tag
+from engine.report.sections import Section, render
+from engine.report.style import SHEET
+from engine.report.words import count, day, percent, span
+
+# In their order; those that have nothing to say are left out.
+SECTIONS = (
+    class_sections.classes,
+    class_sections.confusion,
+    class_sections.curves,
+    trust_sections.calibration,
+    trust_sections.decisions,
+    picture_sections.mistakes,
+    picture_sections.labels,
+    run_sections.training,
+    run_sections.resources,
+    run_sections.recipe,
+)
+# A browser fetches nothing for this page, whatever its names hold.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
+_MANY = 5  # classes above which it counts whether the label is among the likeliest
+
+
+def page(facts: Facts) -> str:
+    sections = [section for make in SECTIONS if (section := make(facts))]
+    title = f"{_name(facts)}: {percent(facts.figures.accuracy)} accuracy"
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", title),
+        tag("style", Markup(SHEET)),
+    )
+    body = tag("body", *_body(facts, sections))
+    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _body(facts: Facts, sections: list[Section]) -> Iterator[Markup]:
+    yield tag("a", "Skip to the figures", href="#main", class_="skip")
+    yield tag(
+        "header",
+        paragraph("Training report", class_="kicker"),
+        tag("h1", _name(facts)),
+        paragraph(_measured(facts)),
+    )
+    yield tag("nav", _contents(sections), aria_label="Contents")
+    yield tag("main", _headline(facts), *map(render, sections), id="main")
+    yield tag(
+        "footer", paragraph(f"Made by Unfreeze on {day(facts.subject.when)}.", class_="muted")
+    )
+
+
+def _name(facts: Facts) -> str:
+    return Path(facts.subject.run).name or facts.subject.run
+
+
+def _measured(facts: Facts) -> str:
+    subject = facts.subject
+    height, width = subject.image_size
+    part = "all of the data" if subject.part == "all" else f"the {subject.part} part"
+    data = "the run’s own data" if subject.own else f"other data, {subject.data}"
+    pictures = count(facts.figures.count, "picture")
+    return (
+        f"{subject.backbone} at {height}\xa0×\xa0{width} pixels, measured on {pictures} in "
+        f"{count(len(subject.classes), 'class', 'classes')}: {part} of {data}, on "
+        f"{day(subject.when)}."
+    )
+
+
+def _contents(sections: list[Section]) -> Markup:
+    links = [tag("a", section.short, href=f"#{section.anchor}") for section in sections]
+    return tag("ul", *[tag("li", link) for link in links])
+
+
+def _headline(facts: Facts) -> Markup:
+    entries = [
+        tag(
+            "div",
+            tag("dt", name),
+            tag("dd", tag("div", value, class_="value"), tag("div", note, class_="muted")),
+        )
+        for name, value, note in _figures(facts)
+    ]
+    return tag("dl", *entries, class_="headline")
+
+
+def _figures(facts: Facts) -> Iterator[tuple[str, str, str]]:
+    found = facts.figures
+    yield "Accuracy", percent(found.accuracy), f"95\xa0%: {span(found.accuracy_interval)}"
+    yield "Macro F1", percent(found.macro_f1), f"95\xa0%: {span(found.macro_f1_interval)}"
+    yield "Loss", f"{found.loss:.4f}", "cross entropy, nats"
+    if len(facts.subject.classes) > _MANY:
+        for k, share in sorted(found.top_k.items()):
+            if 1 < k < len(facts.subject.classes):
+                yield f"Top {k}", percent(share), f"label among the {k} likeliest"

@@ -1,0 +1,97 @@
+"""Sections of pictures: the worst mistakes, and the labels that are likely wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from engine.report.facts import Facts, LabelCheck, Mistake, Suspect
+from engine.report.markup import Markup, join, paragraph, tag
+from engine.report.sections import Section, picture, strong
+from engine.report.words import count, percent
+
+Shown = TypeVar("Shown", Mistake, Suspect)
+
+
+def mistakes(facts: Facts) -> Section:
+    found = facts.mistakes
+    return Section("mistakes", "The worst mistakes", "Mistakes", _mistakes(found, facts))
+
+
+def _mistakes(found: tuple[Mistake, ...], facts: Facts) -> Markup:
+    if not found:
+        return paragraph("None: every picture was named as its label says.")
+    shown = [one for one in found if one.picture]
+    those = "All" if len(shown) == len(found) else f"The {len(shown):,} surest"
+    intro = paragraph(
+        f"{count(len(found), 'picture')} of {facts.figures.count:,} got a wrong answer. {those} of "
+        "them, the surest first, as the network sees them, and beside each where it saw the class "
+        "that it named (Grad-CAM: yellow is strong, blue is weak). Some may be right, and their "
+        "labels wrong."
+    )
+    return join([intro, _wall(shown, _mistake, "wall"), _rest(found, shown, "report.json")])
+
+
+def _mistake(one: Mistake, name: str) -> Markup:
+    alt = f"{name}: given as {one.given}, taken for {one.predicted}"
+    seen = f"Where the network saw {one.predicted} in it"
+    both = tag("div", picture(one.picture, alt), picture(one.overlay, seen), class_="pictures")
+    sureness = f", {percent(one.probability, 1)}"
+    words = ("given ", strong(one.given), ", predicted ", strong(one.predicted), sureness)
+    return tag("figure", both, _caption(words, name))
+
+
+def labels(facts: Facts) -> Section | None:
+    if facts.labels is None:
+        return None
+    return Section("labels", "Labels that are likely wrong", "Labels", _labels(facts.labels))
+
+
+def _labels(found: LabelCheck) -> Markup:
+    looked = (
+        f"Each of the {count(found.examined, 'training picture')} was named by a classifier that "
+        f"had not seen it, on features of {found.features_of}; {percent(found.accuracy)} of the "
+        "labels agree. "
+    )
+    every = found.suspects
+    if not every:
+        return paragraph(looked, "No label looks wrong.")
+    shown = [one for one in every if one.picture]
+    those = "" if len(shown) == len(every) else f" Here are the {len(shown):,} likeliest."
+    intro = paragraph(
+        looked, f"{len(every):,} may well be wrong; look before you believe it.", those
+    )
+    return join(
+        [intro, _wall(shown, _suspect, "wall single"), _rest(every, shown, "suspect_labels.csv")]
+    )
+
+
+def _suspect(one: Suspect, name: str) -> Markup:
+    alt = f"{name}: given as {one.given}, likely {one.suggested}"
+    words = ("given ", strong(one.given), ", likely ", strong(one.suggested))
+    return tag("figure", picture(one.picture, alt), _caption(words, name))
+
+
+def _caption(words: Sequence[str], name: str) -> Markup:
+    return tag("figcaption", *words, tag("span", name, class_="file"))
+
+
+def _wall(shown: Sequence[Shown], make: Callable[[Shown, str], Markup], class_: str) -> Markup:
+    """The pictures, each under its name below the folder that they share."""
+    root = _common([one.name for one in shown])
+    items = [tag("li", make(one, one.name.removeprefix(root))) for one in shown]
+    where = paragraph("Names are below ", tag("code", root), ".", class_="muted")
+    return join([tag("ul", *items, class_=class_), where if root else Markup()])
+
+
+def _common(names: Sequence[str]) -> str:
+    """The folder that all are in, with its slash; nothing where there is none."""
+    shared = os.path.commonprefix([name[: name.rfind("/") + 1] for name in names])
+    return shared[: shared.rfind("/") + 1]
+
+
+def _rest(every: Sequence[Shown], shown: Sequence[Shown], file: str) -> Markup:
+    if len(every) == len(shown):
+        return Markup()
+    return paragraph(f"And {len(every) - len(shown):,} more, which {file} lists.", class_="muted")

@@ -1,0 +1,77 @@
+"""The pictures of a report: taken out of their batches, explained, and made small."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from engine.classifier import Classifier
+from engine.specs import Batch
+
+SIDE = 208  # pixels of a thumbnail's longer side: sharp at the width that a page gives it
+QUALITY = 78
+
+
+class Taken(NamedTuple):
+    """image: uint8 [H, W, 3], as the network sees it. label: as it was given."""
+
+    image: np.ndarray
+    label: int
+
+
+def take(
+    once: Callable[[list[int]], Iterable[Batch]],
+    batch_size: int,
+    numbers: Iterable[int],
+    between: Callable[[], None],
+) -> dict[int, Taken]:
+    """The pictures with these numbers, from no more batches than hold them."""
+    wanted = {int(number) for number in numbers}
+    found = {}
+    for batch in once(sorted({number // batch_size for number in wanted})) if wanted else ():
+        between()
+        images, labels = np.asarray(batch.inputs), np.asarray(batch.labels)
+        real = np.asarray(batch.weights) > 0
+        for place, number in enumerate(np.asarray(batch.examples).tolist()):
+            if real[place] and number in wanted:
+                found[number] = Taken(images[place].copy(), int(labels[place]))
+    return found
+
+
+def explained(
+    classifier: Classifier,
+    once: Callable[[list[int]], Iterable[Batch]],
+    batch_size: int,
+    shown: Mapping[int, int],
+    between: Callable[[], None],
+) -> dict[int, tuple[bytes, bytes]]:
+    """JPEGs of the pictures, and of where in them the network saw a class.
+
+    shown: the number of each picture, and the class.
+    """
+    from engine import gradcam
+
+    if not shown:
+        return {}
+    taken = take(once, batch_size, shown, between)
+    heat_of = gradcam.make(classifier)
+    found = {}
+    for number, (image, _) in taken.items():
+        between()
+        (heat,) = heat_of(image[None], np.array([shown[number]], np.int32))
+        found[number] = jpeg(image), jpeg(gradcam.overlay(image, heat))
+    return found
+
+
+def jpeg(image: np.ndarray) -> bytes:
+    """uint8 [H, W, 3] -> a JPEG of SIDE pixels at most."""
+    from PIL import Image
+
+    picture = Image.fromarray(image)
+    picture.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=QUALITY, optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,89 @@
+"""What a section of the page is, and what several of them are made of."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from engine.report import charts
+from engine.report.markup import Markup, details, escape, tag
+from engine.report.words import percent
+
+
+class Section(NamedTuple):
+    """anchor: its id. title: its heading, and in short its place in the contents."""
+
+    anchor: str
+    title: str
+    short: str
+    body: Markup
+
+
+def render(section: Section) -> Markup:
+    heading = f"{section.anchor}-title"
+    return tag(
+        "section",
+        tag("h2", section.title, id=heading),
+        section.body,
+        id=section.anchor,
+        aria_labelledby=heading,
+    )
+
+
+def heading(text: str) -> Markup:
+    return tag("h3", text)
+
+
+def figure(chart: Markup, caption: str, numbers: Markup, legend: Markup | None = None) -> Markup:
+    """A chart with what it shows in words, and its numbers behind a fold."""
+    return tag(
+        "figure",
+        tag("figcaption", caption),
+        legend or Markup(),
+        chart,
+        details("The numbers", numbers),
+    )
+
+
+def legend(names: Sequence[str]) -> Markup:
+    """Of lines in the order of `charts.STYLES`."""
+    return tag(
+        "ul",
+        *[
+            tag("li", tag("span", style=charts.legend_style(place)), name)
+            for place, name in enumerate(names)
+        ],
+        class_="legend",
+    )
+
+
+def picture(jpeg: bytes, alt: str) -> Markup:
+    data = base64.b64encode(jpeg).decode()
+    return tag("img", src=f"data:image/jpeg;base64,{data}", alt=alt, loading="lazy")
+
+
+def bar(share: float) -> Markup:
+    """A length for the eye alone; the number stands beside it."""
+    inner = tag("span", style=f"width: {min(max(share, 0), 1):.2%}")
+    return tag("span", inner, class_="bar", aria_hidden="true")
+
+
+def strong(text: str) -> Markup:
+    return tag("strong", text)
+
+
+def sentence(*parts: str) -> Markup:
+    return Markup("".join(map(escape, parts)))
+
+
+def at(x: np.ndarray, y: np.ndarray, places: Sequence[float]) -> list[str]:
+    """The highest y at or before each x, in words: what a curve of steps says there."""
+    return [percent(float(y[x <= place].max(initial=0.0)), 1) for place in places]
+
+
+def from_there(x: np.ndarray, y: np.ndarray, places: Sequence[float]) -> list[str]:
+    """The highest y at or after each x: the precision that is to be had at a recall of so much."""
+    return [percent(float(y[x >= place].max(initial=0.0)), 1) for place in places]

@@ -1,0 +1,41 @@
+"""The files of a report: the page, all its figures, and the labels that are likely wrong."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from engine.report.facts import Facts, as_json
+from engine.report.markup import visible
+from engine.report.page import page
+from engine.rundir import write as write_file
+
+PAGE, FIGURES, SUSPECTS = "report.html", "report.json", "suspect_labels.csv"
+
+
+def write(folder: Path, facts: Facts) -> Path:
+    """Writes them, and gives the place of the page.
+
+    Raises:
+      OSError: one can't be written; none is left half written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if facts.labels:
+        write_file(folder / SUSPECTS, _suspects(facts).encode())
+    else:
+        (folder / SUSPECTS).unlink(missing_ok=True)  # of an earlier report on other data
+    figures = json.dumps(as_json(facts), indent=2, allow_nan=False)
+    write_file(folder / FIGURES, f"{figures}\n".encode())
+    write_file(folder / PAGE, page(facts).encode())
+    return folder / PAGE
+
+
+def _suspects(facts: Facts) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "given", "suggested"])
+    for one in facts.labels.suspects if facts.labels else ():
+        writer.writerow([visible(cell) for cell in (one.name, one.given, one.suggested)])
+    return text.getvalue()
