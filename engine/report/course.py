@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine.rundir import RunDir
@@ -99,8 +99,8 @@ def _course(result: Mapping[str, Any], epochs: tuple[Epoch, ...]) -> Course:
 
 def _taken(kind: Any, row: Mapping[str, Any]) -> Any:
     """The fields of that dataclass out of a row, each in its type."""
-    kinds = {"str": str, "int": int, "float": _number}
-    return kind(**{f.name: kinds[f.type](row[f.name]) for f in dataclasses.fields(kind)})
+    take: dict[Any, Callable[[Any], Any]] = {"str": str, "int": int, "float": _number}
+    return kind(**{f.name: take[f.type](row[f.name]) for f in dataclasses.fields(kind)})
 
 
 def _number(value: Any) -> float:

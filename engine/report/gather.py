@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from engine.report.calibrating import calibrated
 from engine.report.facts import ClassCurves, Facts, LabelCheck, Mistake, Subject, Suspect
 from engine.report.figures import Figures, figures, precision_recall, roc
 from engine.report.operating import Abstaining, Operating, abstain, operate
+from engine.report.pictures import Source
 from engine.rules import Rule
 from engine.rundir import RunDir
 from engine.specs import Batch, Feed, Recipe, to_json
@@ -61,7 +63,7 @@ def gather(measured: Measured, told: Told, between: Callable[[], None] = lambda:
     Raises:
       UserError: a picture can't be read any more.
     """
-    answers, rule = measured.answers, measured.rule
+    answers, rule, training = measured.answers, measured.rule, measured.training
     chances = rules.probabilities(rule, answers.logits)
     found = figures(answers, rule)
     between()
@@ -75,7 +77,7 @@ def gather(measured: Measured, told: Told, between: Callable[[], None] = lambda:
         operating=operating,
         abstaining=abstaining,
         mistakes=_mistakes(measured, chances, between),
-        labels=_labels(measured, between) if measured.training else None,
+        labels=_labels(measured, training, between) if training else None,
         course=course.read(measured.run),
         price_per_hour=told.price_per_hour,
     )
@@ -105,7 +107,8 @@ def _decisions(
         positive = answers.classes.index(rule.positive_class)
         operating = operate(chances, answers.labels, positive, rule.threshold)
     if rule.abstain is not None:
-        abstaining = abstain(chances, answers.labels, rule.abstain)
+        decisions = rules.decide(rule, answers.classes, chances)
+        abstaining = abstain(chances, answers.labels, rule.abstain, decisions)
     return operating, abstaining
 
 
@@ -135,9 +138,8 @@ def _mistakes(
     wrong = np.flatnonzero(predicted != answers.labels)
     wrong = wrong[np.argsort(-sureness[wrong], kind="stable")]
     shown = {int(n): int(predicted[n]) for n in wrong[:SHOWN]}
-    walls = pictures.explained(
-        measured.classifier, measured.once, measured.recipe.batch_size, shown, between
-    )
+    source = Source(measured.once, measured.recipe.batch_size, between)
+    walls = pictures.explained(measured.classifier, source, shown)
     return tuple(
         Mistake(
             answers.name(n),
@@ -150,35 +152,27 @@ def _mistakes(
     )
 
 
-def _labels(measured: Measured, between: Callable[[], None]) -> LabelCheck | None:
-    """Of the training part; None where it is too small to be looked at."""
+def _labels(measured: Measured, feed: Feed, between: Callable[[], None]) -> LabelCheck:
+    """Of the training part, whose pictures the feed gives."""
     from engine import label_check
 
-    feed = measured.training
-    assert feed is not None
     checked = label_check.check(measured.recipe, feed, measured.classifier, between)
     found = checked.suspects
     order = [int(n) for n in found.order if found.wrong[n]]
-    taken = pictures.take(
-        lambda which: feed.once("train", which), measured.recipe.batch_size, order, between
-    )
+    shown, size = set(order[:SHOWN]), measured.recipe.batch_size
+    source = Source(functools.partial(feed.once, "train"), size, between)
+    suspects = {
+        number: Suspect(
+            feed.name(number),
+            feed.classes[label],
+            feed.classes[int(found.suggested[number])],
+            pictures.jpeg(image) if number in shown else b"",
+        )
+        for number, image, label in pictures.take(source, order)
+    }
     return LabelCheck(
         examined=len(found.order),
         accuracy=checked.accuracy,
         features_of=checked.features_of,
-        suspects=_suspects(feed, order, found.suggested, taken),
-    )
-
-
-def _suspects(
-    feed: Feed, order: list[int], suggested: np.ndarray, taken: Mapping[int, pictures.Taken]
-) -> tuple[Suspect, ...]:
-    return tuple(
-        Suspect(
-            feed.name(n),
-            feed.classes[taken[n].label],
-            feed.classes[int(suggested[n])],
-            pictures.jpeg(taken[n].image) if place < SHOWN else b"",
-        )
-        for place, n in enumerate(order)
+        suspects=tuple(suspects[number] for number in order),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -87,8 +87,9 @@ def _wall(shown: Sequence[Shown], make: Callable[[Shown, str], Markup], class_: 
 
 def _common(names: Sequence[str]) -> str:
     """The folder that all are in, with its slash; nothing where there is none."""
-    shared = os.path.commonprefix([name[: name.rfind("/") + 1] for name in names])
-    return shared[: shared.rfind("/") + 1]
+    folders = zip(*(name.split("/")[:-1] for name in names), strict=False)
+    shared = itertools.takewhile(lambda folder: len(set(folder)) == 1, folders)
+    return "".join(f"{folder[0]}/" for folder in shared)
 
 
 def _rest(every: Sequence[Shown], shown: Sequence[Shown], file: str) -> Markup:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -15,38 +15,41 @@ SIDE = 208  # pixels of a thumbnail's longer side: sharp at the width that a pag
 QUALITY = 78
 
 
+class Source(NamedTuple):
+    """Pictures in their order.
+
+    once: gives the batches with the given numbers, as `Feed.once` does. between: is called before
+    each batch; what it raises ends the work.
+    """
+
+    once: Callable[[list[int]], Iterable[Batch]]
+    batch_size: int
+    between: Callable[[], None]
+
+
 class Taken(NamedTuple):
     """image: uint8 [H, W, 3], as the network sees it. label: as it was given."""
 
+    number: int
     image: np.ndarray
     label: int
 
 
-def take(
-    once: Callable[[list[int]], Iterable[Batch]],
-    batch_size: int,
-    numbers: Iterable[int],
-    between: Callable[[], None],
-) -> dict[int, Taken]:
-    """The pictures with these numbers, from no more batches than hold them."""
+def take(source: Source, numbers: Iterable[int]) -> Iterator[Taken]:
+    """The pictures with these numbers, lowest first, from no more batches than hold them."""
     wanted = {int(number) for number in numbers}
-    found = {}
-    for batch in once(sorted({number // batch_size for number in wanted})) if wanted else ():
-        between()
+    which = sorted({number // source.batch_size for number in wanted})
+    for batch in source.once(which) if which else ():
+        source.between()
         images, labels = np.asarray(batch.inputs), np.asarray(batch.labels)
         real = np.asarray(batch.weights) > 0
         for place, number in enumerate(np.asarray(batch.examples).tolist()):
             if real[place] and number in wanted:
-                found[number] = Taken(images[place].copy(), int(labels[place]))
-    return found
+                yield Taken(number, images[place], int(labels[place]))
 
 
 def explained(
-    classifier: Classifier,
-    once: Callable[[list[int]], Iterable[Batch]],
-    batch_size: int,
-    shown: Mapping[int, int],
-    between: Callable[[], None],
+    classifier: Classifier, source: Source, shown: Mapping[int, int]
 ) -> dict[int, tuple[bytes, bytes]]:
     """JPEGs of the pictures, and of where in them the network saw a class.
 
@@ -56,11 +59,9 @@ def explained(
 
     if not shown:
         return {}
-    taken = take(once, batch_size, shown, between)
-    heat_of = gradcam.make(classifier)
-    found = {}
-    for number, (image, _) in taken.items():
-        between()
+    heat_of, found = gradcam.make(classifier), {}
+    for number, image, _ in take(source, shown):
+        source.between()
         (heat,) = heat_of(image[None], np.array([shown[number]], np.int32))
         found[number] = jpeg(image), jpeg(gradcam.overlay(image, heat))
     return found
