@@ -1,0 +1,86 @@
+"""Facts of runs that never were, for tests of what is made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from engine import rules
+from engine.evaluation import Answers
+from engine.report.calibrating import calibrated
+from engine.report.course import Course, Epoch, PhaseCourse
+from engine.report.facts import ClassCurves, Facts, LabelCheck, Mistake, Subject, Suspect
+from engine.report.figures import figures, precision_recall, roc
+from engine.report.operating import abstain, operate
+from engine.report.pictures import jpeg
+from engine.rules import Rule
+
+WHEN = "2026-02-03T04:05:06+00:00"
+
+
+def answers(classes: int, pictures: int = 300, seed: int = 0) -> Answers:
+    random = np.random.default_rng(seed)
+    labels = (np.arange(pictures) % classes).astype(np.int32)
+    logits = random.normal(size=(pictures, classes)).astype(np.float32)
+    logits[np.arange(pictures), labels] += 2.5
+    names = tuple(f"class {number}" for number in range(classes))
+    return Answers(names, labels, logits, lambda n: f"/data/val/{n}.jpg")
+
+
+def subject(classes: tuple[str, ...]) -> Subject:
+    return Subject(
+        run="runs/flowers", part="validation", data="the run's own", own=True, classes=classes,
+        backbone="efficientnet_lite0", image_size=(192, 256), when=WHEN,
+        command="bin/train --data_dir=flowers", recipe='{\n  "seed": 0\n}',
+    )  # fmt: skip
+
+
+def course(epochs: int = 4) -> Course:
+    rows = [
+        Epoch("head" if n < 2 else "all", n % 2 + 1, 1 / (n + 1), 0.5 + n / 10, 1 / (n + 2),
+              0.55 + n / 10, 1e-3, 1234.5, 2.0)
+        for n in range(epochs)
+    ]  # fmt: skip
+    phases = (PhaseCourse("head", 2, 40, 2562, 4.0, 900.0), PhaseCourse("all", 2, 40, 9, 4.0, 90.0))
+    return Course(
+        epochs=tuple(rows), best_epoch=epochs - 1, phases=phases,
+        spent={"seconds": 6.0, "fill_seconds": 1.0, "eval_seconds": 1.0, "save_seconds": 0.5,
+               "wait_seconds": 2.0},
+        seconds_to_first_step=7.0, seconds_total=90.0, peak_memory_bytes={"host": 1_970_000_000},
+        software={"python": "3.11"},
+        machine={"cpu": "A Processor", "cores": 2, "gpus": [{"name": "A Card"}],
+                 "memory_bytes": 8_000_000_000},
+    )  # fmt: skip
+
+
+def facts(classes: int = 3, rule: Rule | None = None, pictures: int = 300, **changes) -> Facts:
+    """Everything a page can show."""
+    found = answers(classes, pictures)
+    rule = rule or Rule(1.5, "class 1", 0.3, 0.95, 0.5)
+    chances = rules.probabilities(rule, found.logits)
+    square = jpeg(np.full((8, 8, 3), 90, np.uint8))
+    made = Facts(
+        subject=subject(found.classes),
+        rule=rule,
+        figures=figures(found, rule),
+        curves=tuple(
+            ClassCurves(found.classes[label], roc(found, rule, label),
+                        precision_recall(found, rule, label))
+            for label in (range(min(classes, pictures, 5)) if classes > 2 else [1])
+        ),
+        calibrated=calibrated(found, rule, True),
+        operating=operate(chances, found.labels, 1, 0.3),
+        abstaining=abstain(chances, found.labels, 0.5),
+        mistakes=(
+            Mistake("/data/val/1.jpg", "class 0", "class 1", 0.987, square, square),
+            Mistake("/data/val/sub/2.jpg", "class 1", "class 0", 0.9),
+        ),
+        labels=LabelCheck(
+            500, 0.97, "efficientnet_lite0",
+            (Suspect("/data/train/7.jpg", "class 0", "class 1", square),),
+        ),
+        course=course(),
+        price_per_hour=4.0,
+    )  # fmt: skip
+    return dataclasses.replace(made, **changes)

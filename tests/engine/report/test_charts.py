@@ -1,0 +1,64 @@
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from engine.calibration import Bin
+from engine.report import charts
+
+X = np.linspace(0, 1, 11)
+BINS = [Bin(0.5, 0.6, 3, 0.55, 0.4), Bin(0.6, 0.7, 0, 0.0, 0.0), Bin(0.9, 1.0, 9, 0.98, 0.9)]
+MADE = {
+    "lines": charts.lines("a", "in words", [(X, X**0.5), (X, X**2)], ("x", "y"), diagonal=True),
+    "steps": charts.lines("b", "in words", [(X, X)], ("x", "y"), steps=True),
+    "reliability": charts.reliability("c", "in words", BINS, BINS),
+    "history": charts.history("d", "in words", [0.5, 0.6], [0.4, 0.7], ["h", "t"], shares=True),
+    "heat": charts.heat("e", "in words", np.eye(30, dtype=np.int64)),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_drawing_is_whole_and_takes_the_colours_of_the_page(name):
+    drawing = MADE[name]
+    space = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    ET.fromstring(drawing.replace("<svg ", f"<svg {space} ", 1))
+    assert 'role="img" aria-label="in words"' in drawing
+    assert "var(--muted)" in drawing
+    colours = set(re.findall(r"#[0-9a-f]{6}", drawing))
+    assert not colours, "a colour that does not follow the page"
+    assert not re.search(r"<style|<metadata|font-family|https?:", drawing)
+
+
+def test_ids_of_two_drawings_are_apart():
+    ids = [set(re.findall(r'\bid="([^"]*)"', drawing)) for drawing in MADE.values()]
+    assert sum(map(len, ids)) == len(set.union(*ids))
+    for drawing, own in zip(MADE.values(), ids, strict=True):
+        assert set(re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)', drawing)) and own
+        named = re.findall(r'(?:href="#|url\(#)([^")]*)', drawing)
+        assert set(named) <= own
+
+
+def test_the_same_is_drawn_for_the_same():
+    again = charts.history("d", "in words", [0.5, 0.6], [0.4, 0.7], ["h", "t"], shares=True)
+    assert again == MADE["history"]
+
+
+def test_lines_are_told_apart_without_colours():
+    """Solid, dashed, dotted: no two of a colour have the same."""
+    assert len(set(charts.STYLES)) == len(charts.STYLES)
+    assert "stroke-dasharray" in MADE["lines"]
+    assert "dashed var(--ink)" in charts.legend_style(1)
+
+
+def test_a_point_stands_where_its_figures_say():
+    """The curve's ends against the ends of the axes, whose ticks are in the drawing."""
+    drawing = charts.lines(
+        "q", "in words", [(np.array([0.0, 1.0]), np.array([0.0, 1.0]))], ("x", "y")
+    )
+    paths = re.findall(r'<path d="([^"]*)"[^>]*stroke: var\(--accent\)', drawing)
+    points = np.array(re.findall(r"[ML] ([\d.]+) ([\d.]+)", paths[0]), float)
+    ticks = [float(x) for x in re.findall(r'<use xlink:href="#q-[^"]*" x="([\d.]+)"', drawing)]
+    assert points[0, 0] == pytest.approx(min(ticks), abs=0.01)
+    assert points[-1, 0] == pytest.approx(max(ticks), abs=0.01)
+    assert points[0, 1] > points[-1, 1]  # upward

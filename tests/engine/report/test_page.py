@@ -1,0 +1,161 @@
+"""The page: what it says, whom it serves, and that names in it are only names."""
+
+import dataclasses
+import html
+import re
+
+import numpy as np
+import pytest
+
+from engine.report import style
+from engine.report.facts import LabelCheck, Mistake, Suspect
+from engine.report.page import page
+from engine.rules import PLAIN
+from tests.engine.report import made_facts as made
+from tests.engine.report.html_checks import complaints
+
+NASTY = "<img src=x onerror=alert(1)> $a_b$ \n\udcff & \"'"
+
+
+def text(of: str) -> str:
+    """What stands on a page, less its markup."""
+    bare = re.sub(r"<style>.*?</style>|<[^>]*>", " ", of, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", html.unescape(bare))
+
+
+@pytest.fixture(scope="module")
+def everything() -> str:
+    return page(made.facts(3))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7, 20, 21, 120])
+def test_nothing_is_to_be_complained_of(classes):
+    assert complaints(page(made.facts(classes))) == []
+
+
+def test_nor_where_there_is_little_to_say():
+    bare = made.facts(
+        2, PLAIN, operating=None, abstaining=None, mistakes=(), labels=None, course=None, curves=(),
+        price_per_hour=None,
+    )  # fmt: skip
+    made_of_it = page(bare)
+    assert complaints(made_of_it) == []
+    assert "Nothing is known of it" in made_of_it
+    assert "bin/evaluate --positive_class=CLASS --min_recall=0.95" in text(made_of_it)
+    for anchor in ("curves", "labels", "resources"):
+        assert f'id="{anchor}"' not in made_of_it
+
+
+def test_the_headline_is_right(everything):
+    answers = made.answers(3)
+    right = (answers.logits.argmax(1) == answers.labels).mean()
+    assert f"{right:.2%}".replace("%", " %") in text(everything)
+    assert "measured on 300 pictures in 3 classes" in text(everything)
+    assert "192 × 256 pixels" in text(everything)
+    assert "on 3 February 2026" in text(everything)
+    assert "<title>flowers: " in everything
+
+
+def test_the_matrix_of_few_classes_is_a_table(everything):
+    answers = made.answers(3)
+    table = re.search(r'<table class="confusion">.*?</table>', everything)[0]
+    numbers = [int(n) for n in re.findall(r"<td style[^>]*>(\d+)</td>", table)]
+    predicted = answers.logits.argmax(1)
+    expected = [
+        int(((answers.labels == given) & (predicted == named)).sum())
+        for given in range(3)
+        for named in range(3)
+    ]
+    assert numbers == expected
+
+
+def test_the_matrix_of_many_classes_is_drawn_and_its_classes_fold_away():
+    shown = page(made.facts(120, pictures=1200))
+    assert '<table class="confusion' not in shown
+    assert re.search(r'<svg [^>]*aria-label="Confusion matrix of 120 classes', shown)
+    assert "The 15 classes with the lowest F1" in shown
+    assert "All 120 classes" in shown
+    assert "Top" in text(shown)
+    assert len(shown) < 1_000_000
+
+
+def test_every_chart_has_its_numbers_in_words(everything):
+    assert everything.count("<svg") == 5
+    assert everything.count("<summary>The numbers</summary>") == 3
+    assert "Figures of every epoch" in everything
+    assert "Recall at a false alarm rate of at most" in everything
+
+
+def test_decisions_time_and_cost_are_told(everything):
+    said = text(everything)
+    assert "class 1 is the answer where its probability is 0.3000 or more" in said
+    assert "made to find 95.0 % of them" in said
+    assert "An answer is uncertain where no class has a probability of 50.0 %" in said
+    assert "At 4 an hour that cost 0.10" in said  # 90 s
+    assert "the first step 7.0 s after" in said
+    assert "A Processor, 2 cores" in said
+    assert "A Card" in said
+    # 6 s of steps, of which 2 s waiting, of 90 s in all
+    assert "steps 4.0 s 4.4 %" in said
+    assert "waiting for data 2.0 s 2.2 %" in said
+    assert "the rest 1 min 22 s" in said
+    assert "The saved model is that of all epoch 2" in said
+
+
+def test_names_are_shown_below_the_folder_that_they_share():
+    square = made.facts().mistakes[0].picture
+    names = ("x/1.jpg", "y/2.jpg")
+    several = tuple(Mistake(f"/data/val/{n}", "a", "b", 0.9, square, square) for n in names)
+    shown = page(made.facts(mistakes=several))
+    assert '<span class="file">x/1.jpg</span>' in shown
+    assert "Names are below <code>/data/val/</code>" in shown
+
+
+def test_what_is_not_shown_is_counted():
+    assert "And 1 more, which report.json lists." in text(page(made.facts()))
+
+
+def test_names_mean_nothing_to_a_browser():
+    facts = made.facts(3)
+    square = facts.mistakes[0].picture
+    rows = tuple(dataclasses.replace(row, name=NASTY) for row in facts.figures.per_class)
+    nasty = dataclasses.replace(
+        facts,
+        subject=dataclasses.replace(
+            facts.subject, run=f"runs/{NASTY}", data=NASTY, own=False, command=NASTY,
+            classes=(NASTY,) * 3,
+        ),
+        figures=dataclasses.replace(facts.figures, per_class=rows),
+        curves=tuple(dataclasses.replace(curve, name=NASTY) for curve in facts.curves),
+        rule=dataclasses.replace(facts.rule, positive_class=NASTY),
+        mistakes=(Mistake(NASTY, NASTY, NASTY, 0.5, square, square),),
+        labels=LabelCheck(9, 0.5, NASTY, (Suspect(NASTY, NASTY, NASTY, square),)),
+    )  # fmt: skip
+    shown = page(nasty)
+    assert complaints(shown) == []
+    assert "onerror=alert" in text(shown)
+    assert "<img src=x" not in shown
+    shown.encode()  # what is half a letter in a name is none in the page
+
+
+def test_a_class_without_pictures_is_no_trouble():
+    facts = made.facts(4, pictures=3)  # class 3 has none
+    assert complaints(page(facts)) == []
+
+
+def luminance(colour: str) -> float:
+    """Of WCAG 2.2, section "relative luminance"."""
+    parts = np.array([int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)])
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize("colours", [style.LIGHT, style.DARK], ids=["light", "dark"])
+@pytest.mark.parametrize("ink", ["ink", "muted", "accent"])
+@pytest.mark.parametrize("ground", ["paper", "wash", "tint"])
+def test_letters_stand_out(colours, ink, ground):
+    """At 4.5 to 1, as WCAG 2.2 wants it of text (1.4.3); only ink stands on a tint."""
+    if ground == "tint" and ink != "ink":
+        pytest.skip("stands on no tint")
+    light, dark = sorted((luminance(colours[ink]), luminance(colours[ground])), reverse=True)
+    assert (light + 0.05) / (dark + 0.05) >= 4.5

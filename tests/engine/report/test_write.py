@@ -1,0 +1,65 @@
+import csv
+import dataclasses
+import json
+
+import pytest
+
+from engine.report import write
+from engine.report.facts import LabelCheck, Suspect
+from tests.engine.report import made_facts as made
+
+
+def test_the_files_of_a_report(tmp_path):
+    facts = made.facts(3)
+    page = write.write(tmp_path / "new" / "report", facts)
+    assert page == tmp_path / "new" / "report" / "report.html"
+    assert sorted(path.name for path in page.parent.iterdir()) == [
+        "report.html", "report.json", "suspect_labels.csv",
+    ]  # fmt: skip
+    value = json.loads((page.parent / "report.json").read_text())
+    answers = made.answers(3)
+    predicted = answers.logits.argmax(1)
+    assert value["accuracy"] == (predicted == answers.labels).mean()
+    assert sum(map(sum, value["confusion_matrix"])) == value["count"] == 300
+    low, high = value["accuracy_interval"]
+    assert low < value["accuracy"] < high
+    assert value["per_class"]["class 2"]["support"] == 100
+    assert len(value["per_class"]["class 2"]["f1_interval"]) == 2
+    assert value["operating"]["found"] + value["operating"]["missed"] == 100
+    assert value["abstaining"]["sure"] + value["abstaining"]["uncertain"] == 300
+    assert value["mistakes"][0] == {
+        "name": "/data/val/1.jpg", "given": "class 0", "predicted": "class 1", "probability": 0.987,
+    }  # fmt: skip
+    assert value["label_check"]["suspects"] == [
+        {"name": "/data/train/7.jpg", "given": "class 0", "suggested": "class 1"}
+    ]
+    assert value["cost"] == pytest.approx(4 * 90 / 3600)
+    assert value["training"]["epochs"][0]["phase"] == "head"
+    assert sum(row["pictures"] for row in value["calibration"]["bins_after"]) == 300
+
+
+def test_any_name_goes_through_the_table_of_suspects(tmp_path):
+    names = ('a,"b".jpg', "line\nbreak.jpg", "half \udcff.jpg")
+    suspects = tuple(Suspect(name, "=1+1", "x") for name in names)
+    write.write(tmp_path, made.facts(3, labels=LabelCheck(9, 0.9, "x", suspects)))
+    with open(tmp_path / "suspect_labels.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        ["path", "given", "suggested"],
+        ['a,"b".jpg', "=1+1", "x"],
+        [r"line\nbreak.jpg", "=1+1", "x"],
+        [r"half \udcff.jpg", "=1+1", "x"],
+    ]
+
+
+def test_labels_of_an_earlier_report_do_not_stay(tmp_path):
+    facts = made.facts(3)
+    write.write(tmp_path, facts)
+    write.write(tmp_path, dataclasses.replace(facts, labels=None))
+    assert not (tmp_path / "suspect_labels.csv").exists()
+
+
+def test_a_place_that_is_a_file_is_an_error_of_the_system(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OSError, match="file"):
+        write.write(tmp_path / "file" / "report", made.facts(2))
