@@ -26,8 +26,8 @@ from pipelines import batches, ready
 from pipelines.pixels import Place
 
 
-def after_training(job: Job, found: Conclusion, price_per_hour: float | None) -> str:
-    """Writes the report of a run that has just ended; what came of it, in one line.
+def after_training(job: Job, found: Conclusion, price_per_hour: float | None) -> None:
+    """Writes the report of a run that has just ended, and says where, or in one line why not.
 
     Whatever goes wrong here, the run is finished. Whoever asks it to end meanwhile does without the
     report, and who asks twice is heard at once, as ever.
@@ -37,13 +37,13 @@ def after_training(job: Job, found: Conclusion, price_per_hour: float | None) ->
         job.stop.check()
         if not is_ours(job.run):
             raise UserError(f"{job.run.path} is another run's by now")
-        return f"report: {write.write(job.run.report, facts)}"
+        print(f"report: {write.write(job.run.report, facts)}")
     except (Exception, Stopped) as error:
-        reason = str(error) if isinstance(error, UserError | Stopped) else repr(error)
+        reason = str(error) if isinstance(error, UserError | OSError | Stopped) else repr(error)
         again = shlex.join(
             ["bin/evaluate", f"--run_dir={job.run.path}", f"--report={job.run.report}"]
         )
-        return f"no report ({reason.splitlines()[0] if reason else 'no reason'}); {again} makes it"
+        complain(f"train: no report ({' '.join(reason.split())}); {again} makes one")
 
 
 def _trained(job: Job, found: Conclusion) -> Measured:
@@ -84,8 +84,7 @@ def after_evaluating(
 ) -> Path:
     """Writes the report of what was measured, and gives its place.
 
-    source: the pictures that the answers are about. other: the data
-    where they are not the run's own.
+    source: the pictures that the answers are about. other: the data where they are not the run's.
 
     Raises:
       UserError: it can't be written, or a picture can't be read any more.

@@ -70,13 +70,15 @@ class Suspect:
 class LabelCheck:
     """What a look at all labels of the training part gave, the likeliest wrong first.
 
-    accuracy: of the look itself, by the given labels. features_of: what told the pictures apart.
+    examined: pictures. accuracy: the share of their labels that the look gives too. features_of: by
+    which network's features. note: how many were looked at, where not all.
     """
 
     examined: int
     accuracy: float
     features_of: str
     suspects: tuple[Suspect, ...]
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,5 +186,6 @@ def _label_check(found: LabelCheck | None) -> dict[str, Any] | None:
         "examined": found.examined,
         "accuracy": found.accuracy,
         "features_of": found.features_of,
+        "note": found.note,
         "suspects": [_without_pictures(suspect) for suspect in found.suspects],
     }

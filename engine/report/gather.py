@@ -171,8 +171,9 @@ def _labels(measured: Measured, feed: Feed, between: Callable[[], None]) -> Labe
         for number, image, label in pictures.take(source, order)
     }
     return LabelCheck(
-        examined=len(found.order),
+        examined=int((found.suggested != label_check.NONE).sum()),
         accuracy=checked.accuracy,
         features_of=checked.features_of,
         suspects=tuple(suspects[number] for number in order),
+        note=checked.note,
     )

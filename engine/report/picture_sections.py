@@ -50,9 +50,9 @@ def labels(facts: Facts) -> Section | None:
 
 def _labels(found: LabelCheck) -> Markup:
     looked = (
-        f"Each of the {count(found.examined, 'training picture')} was named by a classifier that "
-        f"had not seen it, on features of {found.features_of}; {percent(found.accuracy)} of the "
-        "labels agree. "
+        f"Each of {count(found.examined, 'training picture')} was named by a classifier that had "
+        f"not learnt from it, by the features of {found.features_of}; {percent(found.accuracy)} of "
+        f"the labels agree. {found.note}{'. ' if found.note else ''}"
     )
     every = found.suspects
     if not every:

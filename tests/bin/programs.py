@@ -11,6 +11,7 @@ SMALL = (
     "--backbone=efficientnet_lite0",
     "--image_size=64",
     "--batch_size=8",
+    "--noreport",
     "--validation_fraction=0.25",
     "--phase=transfer(epochs=2, learning_rate=1e-2)",
     "--phase=fine_tune(trainable=block7, epochs=2, optimizer=sgd, learning_rate=1e-2)",

@@ -14,7 +14,7 @@ from tests.pipelines.pictures import saved
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
-TRAIN = ("--image_size=64", "--batch_size=8", "--phase=transfer(epochs=1)")
+TRAIN = ("--image_size=64", "--batch_size=8", "--noreport", "--phase=transfer(epochs=1)")
 
 
 @pytest.fixture(scope="module")

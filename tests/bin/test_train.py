@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import signal
+import types
 from pathlib import Path
 
 import _setup
@@ -17,7 +18,7 @@ from engine.stopping import Stop
 PROGRAM = Path(__file__).resolve().parents[2] / "bin" / "train"
 SMALL = (
     *("--backbone=mobilenet_v2", "--weights=none", "--image_size=32", "--batch_size=8"),
-    *("--validation_fraction=0.25", "--cache_dir=none", "--phase=head(epochs=1)"),
+    *("--validation_fraction=0.25", "--cache_dir=none", "--noreport", "--phase=head(epochs=1)"),
 )
 RESULT = {"best": {"val_accuracy": 0.5, "phase": "head", "epoch": 1}}
 
@@ -69,7 +70,8 @@ def test_a_finished_run_is_not_called_interrupted(
         stop._raise(signal.SIGTERM, None)
 
     monkeypatch.setattr(_setup, "start_tensorflow", lambda *_: 2)
-    monkeypatch.setattr(loop, "train", lambda job: jobs.append(job) or RESULT)
+    found = types.SimpleNamespace(result=RESULT)
+    monkeypatch.setattr(loop, "train", lambda job: jobs.append(job) or found)
     monkeypatch.setattr(Terminal, "__exit__", leave)
     place = tmp_path / "run"
     flags = (f"--data_dir={coloured}", f"--run_dir={place}", "--on_nan=stop")

@@ -37,6 +37,8 @@ def finish(run: RunDir) -> None:
     rundir.write_json(run.result, {"status": "finished"})
     (run.checkpoints / "step_000000001_phase_000.npz").write_bytes(b"old")
     run.events.mkdir()
+    run.report.mkdir()
+    (run.report / "report.html").write_bytes(b"old")
     for path in (run.plan, run.history, run.plot, run.bad_images, run.best):
         path.write_bytes(b"old")
 

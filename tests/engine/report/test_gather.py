@@ -76,7 +76,9 @@ def test_suspects_have_the_label_that_was_given(measured, monkeypatch):
     def check(recipe, given, trained, between):
         asked.append((given, trained, between))
         suspects = types.SimpleNamespace(order=order, suggested=suggested, wrong=wrong)
-        return types.SimpleNamespace(suspects=suspects, accuracy=0.75, features_of="a network")
+        return types.SimpleNamespace(
+            suspects=suspects, accuracy=0.75, features_of="a network", note=""
+        )
 
     monkeypatch.setattr(label_check, "check", check)
     monkeypatch.setattr(gather, "SHOWN", 4)

@@ -151,11 +151,14 @@ def luminance(colour: str) -> float:
 
 
 @pytest.mark.parametrize("colours", [style.LIGHT, style.DARK], ids=["light", "dark"])
-@pytest.mark.parametrize("ink", ["ink", "muted", "accent"])
-@pytest.mark.parametrize("ground", ["paper", "wash", "tint"])
+@pytest.mark.parametrize(
+    ("ink", "ground"),
+    [
+        *((ink, ground) for ink in ("ink", "muted", "accent") for ground in ("paper", "wash")),
+        ("ink", "tint"),
+    ],
+)
 def test_letters_stand_out(colours, ink, ground):
     """At 4.5 to 1, as WCAG 2.2 wants it of text (1.4.3); only ink stands on a tint."""
-    if ground == "tint" and ink != "ink":
-        pytest.skip("stands on no tint")
     light, dark = sorted((luminance(colours[ink]), luminance(colours[ground])), reverse=True)
     assert (light + 0.05) / (dark + 0.05) >= 4.5
