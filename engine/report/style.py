@@ -70,7 +70,7 @@ th, td { padding: .4rem 1.25rem .4rem 0; border-bottom: 1px solid var(--line);
 th { font-weight: 400; text-align: right }
 thead th { color: var(--muted); font-size: .875rem }
 th:first-child { text-align: left }
-tbody th { max-width: 22rem; white-space: normal; overflow-wrap: anywhere; min-width: 6rem }
+tbody th { max-width: 22rem; white-space: normal; overflow-wrap: break-word; min-width: 6rem }
 .texts td, .texts th, .pairs :is(td, th):nth-child(2) { text-align: left }
 .texts td { white-space: normal; overflow-wrap: anywhere }
 
@@ -94,7 +94,7 @@ svg { display: block; width: 100%; height: auto }
   padding: 0; font-size: .875rem; line-height: 1.5 }
 .legend span { display: inline-block; width: 1.6rem; margin-right: .5rem; vertical-align: .25em;
   border-top: 2px solid }
-.bar { display: inline-block; width: 9rem; height: .55rem; margin-left: 1rem;
+.bar { display: inline-block; width: clamp(3rem, 15vw, 9rem); height: .55rem; margin-left: 1rem;
   background: var(--line) }
 .bar span { display: block; height: 100%; min-width: 1px; background: var(--accent) }
 

@@ -96,7 +96,7 @@ def _operating(facts: Facts, found: Operating) -> list[Markup]:
             f"{name} is the answer where its probability is {found.threshold:.4f} or more"
             f"{made_for}."
         ),
-        table(f"With the threshold for {name}", ("figure", "share", "pictures"), rows),
+        table("On these pictures", ("figure", "share", "pictures"), rows),
     ]
 
 
