@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.special
+from PIL import Image
 
 from engine import runs
 from engine.rundir import RunDir
@@ -142,6 +143,23 @@ def test_predict_without_a_run_names_imagenet_classes():
     rows = list(csv.DictReader(run("predict", "--format=csv", picture).splitlines()))
     assert [row["rank"] for row in rows] == ["1", "2", "3", "4", "5"]
     assert "uniform" in rows[0]["label"]
+
+
+@pytest.mark.parametrize("of_a_run", [True, False])
+def test_predict_explains_in_its_plot(trained, coloured, tmp_path, of_a_run):
+    """A third picture wide, and taller for every picture that could be read."""
+    broken, plot = tmp_path / "broken.jpg", tmp_path / "plot.png"
+    broken.write_bytes(b"no picture")
+    flags = [f"--run_dir={trained}"] if of_a_run else []
+    files = [coloured / "red" / "00.jpg", broken, coloured / "blue" / "01.jpg"]
+    run("predict", *flags, "--batch_size=1", "--explain", f"--plot={plot}", *files)
+    with Image.open(plot) as picture:
+        assert picture.size == (1200, 640)
+
+
+def test_predict_explains_nowhere_but_in_a_plot(trained, coloured):
+    message = run("predict", "--explain", coloured / "red" / "00.jpg", status=2)
+    assert message == "predict: --explain draws into a plot; give --plot=FILE.png with it\n"
 
 
 def test_a_finished_run_is_left_alone(trained, coloured):
