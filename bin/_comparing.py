@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from _figures import between
-from _measuring import Asked, Measured, answer, complain, measured, open_model
+from _measuring import Asked, Measured, answer, complain, measured
 
 from engine import results
 from engine.report.comparing import Comparison, compare, require_same_classes
 from engine.rundir import RunDir
+from engine.runs import reopen
 from engine.specs import UserError
 from pipelines import sources
 from pipelines.examples import WHOLE_FILE, Examples, printable
@@ -43,11 +44,12 @@ def rows(runs: Sequence[RunDir], what: Asked) -> list[Row]:
     made: list[Row] = []
     seen: list[list[str]] = []
     for run in runs:
-        model = open_model(run)
-        answers, examples = answer(model, what)
+        opened = reopen(run)
+        answers, source = answer(opened, what)
+        examples = source.examples
         seen.append([same_file(examples, index) for index in range(len(examples))])
         named = dataclasses.replace(answers, name=seen[-1].__getitem__)
-        found = measured(named, model.opened.rule, what)
+        found = measured(opened, named, source, what)
         made.append(_row(run, found, made[0].found if made else None))
     _warn(runs, seen, what)
     return made

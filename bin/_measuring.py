@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
 
 import _flags
 import _setup
+import _tta
 import numpy as np
 from _rule_flags import Changes
 
-from engine import evaluation, results, rules, runs, steps
+from engine import evaluation, results, rules, runs
 from engine.errors import choose
 from engine.evaluation import Answers
 from engine.report import calibrating, figures, operating
@@ -23,7 +23,6 @@ from engine.rundir import RunDir
 from engine.runs import Reopened
 from engine.specs import DataSpec, UserError
 from pipelines import batches, ready
-from pipelines.examples import Examples
 from pipelines.pixels import Place
 
 
@@ -35,13 +34,14 @@ def complain(line: str) -> None:
 class Asked:
     """What the flags say of the pictures. other: the data that they name, None for each run's own.
 
-    place: where an earlier run may have kept the pixels; read once.
+    place: where an earlier run may have kept the pixels; read once. tta: see `_tta`.
     """
 
     other: DataSpec | None
     part: str
     threads: int
     place: Place
+    tta: str | int | None = None
 
     @property
     def own_validation(self) -> bool:
@@ -51,42 +51,30 @@ class Asked:
 
 def asked(parsed: _flags.Parsed, other: DataSpec | None, threads: int) -> Asked:
     part = parsed.part or ("all" if other else "validation")
-    return Asked(other, part, threads, Place(_setup.cache_dir(parsed), memory=0))
+    place = Place(_setup.cache_dir(parsed), memory=0)
+    return Asked(other, part, threads, place, parsed.tta)
 
 
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A run's best model, and the step that measures it."""
-
-    opened: Reopened
-    step: Callable
-
-
-def open_model(run: RunDir) -> Model:
-    opened = runs.reopen(run)
-    return Model(opened, steps.make_eval_step(opened.model))
-
-
-def answer(model: Model, what: Asked) -> tuple[Answers, Examples]:
-    """What the model says of the pictures, and which those are, in the same order.
+def answer(opened: Reopened, what: Asked) -> tuple[Answers, batches.Part]:
+    """What the model says of the pictures, and these, in the same order.
 
     Raises:
       UserError: the data does not fit the model, or the model gives no numbers.
     """
-    opened = model.opened
     recipe = dataclasses.replace(opened.recipe, data=what.other or opened.recipe.data)
     examples, kept = ready.to_measure(
         recipe, opened.classes, what.part, what.threads, complain, what.place
     )
-    data = batches.once(batches.Part(examples, recipe, what.threads, kept))
-    found = evaluation.collect(model.step, data, opened.classes, examples.name)
+    source = batches.Part(examples, recipe, what.threads, kept)
+    step, data = _tta.measuring(what.tta, opened, batches.once(source))
+    found = evaluation.collect(step, data, opened.classes, examples.name)
     broken = int((~np.isfinite(found.logits)).any(-1).sum())
     if broken:
         raise UserError(
             f"the model's answers to {broken} of {len(found)} pictures are no numbers; "
             "train anew, with a lower learning_rate or --precision=float32"
         )
-    return found, examples
+    return found, source
 
 
 def measure(run: RunDir, what: Asked, changes: Changes | None) -> Measured:
@@ -97,45 +85,60 @@ def measure(run: RunDir, what: Asked, changes: Changes | None) -> Measured:
     Raises:
       UserError: see `answer` and `keep`; a class that the model does not know.
     """
-    model = open_model(run)
-    rule, fitted = model.opened.rule, None
+    opened = runs.reopen(run)
+    rule, fitted = opened.rule, None
     if changes and changes.positive_class is not None:  # before anything is measured
-        known = dict.fromkeys(model.opened.classes)
+        known = dict.fromkeys(opened.classes)
         choose(changes.positive_class, known, "--positive_class: class")
-    found, _ = answer(model, what)
+    found, source = answer(opened, what)
     if changes:
         validation = found
         if changes.positive_class is not None and not what.own_validation:
-            validation, _ = answer(model, dataclasses.replace(what, other=None, part="validation"))
+            validation, _ = answer(opened, dataclasses.replace(what, other=None, part="validation"))
         rule = revised(rule, changes, validation)
         if changes.positive_class is not None:
             fitted = operate(validation, rule)
         keep(run, rule)
-    return measured(found, rule, what, fitted)
+    opened = dataclasses.replace(opened, rule=rule)
+    return measured(opened, found, source, what, fitted)
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
     """All that is shown of a run on one part.
 
-    fitted: what a threshold that has just been fitted does on the validation part.
+    source: the pictures. fitted: what a threshold that has just been fitted does on the validation
+      part.
     """
 
+    part: str
+    opened: Reopened
     answers: Answers
-    rule: Rule
+    source: batches.Part
     figures: Figures
     calibrated: Calibrated
     operating: Operating | None
     abstaining: Abstaining | None
     fitted: Operating | None = None
 
+    @property
+    def rule(self) -> Rule:
+        return self.opened.rule
+
 
 def measured(
-    answers: Answers, rule: Rule, what: Asked, fitted: Operating | None = None
+    opened: Reopened,
+    answers: Answers,
+    source: batches.Part,
+    what: Asked,
+    fitted: Operating | None = None,
 ) -> Measured:
+    rule = opened.rule
     return Measured(
+        part=what.part,
+        opened=opened,
         answers=answers,
-        rule=rule,
+        source=source,
         figures=figures.figures(answers, rule),
         calibrated=calibrating.calibrated(answers, rule, what.own_validation),
         operating=operate(answers, rule),

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import _flags
+import _measuring
 import _setup
 
 from engine import results
@@ -18,7 +19,6 @@ from engine.report.gather import Measured, Told, gather
 from engine.results import Conclusion
 from engine.rundir import RunDir
 from engine.runs import Reopened
-from engine.evaluation import Answers
 from engine.specs import DataSpec, Feed, UserError
 from engine.stages import Job
 from engine.stopping import Stopped
@@ -43,7 +43,7 @@ def after_training(job: Job, found: Conclusion, price_per_hour: float | None) ->
         again = shlex.join(
             ["bin/evaluate", f"--run_dir={job.run.path}", f"--report={job.run.report}"]
         )
-        complain(f"train: no report ({' '.join(reason.split())}); {again} makes one")
+        _measuring.complain(f"train: no report ({' '.join(reason.split())}); {again} makes one")
 
 
 def _trained(job: Job, found: Conclusion) -> Measured:
@@ -74,28 +74,23 @@ def _told(found: Conclusion, price_per_hour: float | None) -> Told:
 
 
 def after_evaluating(
-    parsed: _flags.Parsed,
-    run: RunDir,
-    opened: Reopened,
-    answers: Answers,
-    source: batches.Part,
-    part: str,
-    other: DataSpec | None,
+    parsed: _flags.Parsed, run: RunDir, found: _measuring.Measured, other: DataSpec | None
 ) -> Path:
     """Writes the report of what was measured, and gives its place.
 
-    source: the pictures that the answers are about. other: the data where they are not the run's.
+    other: the data where they are not the run's own.
 
     Raises:
       UserError: it can't be written, or a picture can't be read any more.
     """
-    own = other is None
+    own, part = other is None, found.part
+    opened, source = found.opened, found.source
     measured = Measured(
         run=run,
         recipe=opened.recipe,
         classifier=opened.classifier,
         rule=opened.rule,
-        answers=answers,
+        answers=found.answers,
         once=lambda which: batches.once(source, which),
         fitted_on_these=own and part == "validation",
         training=_training(parsed, opened, source, part) if own else None,
@@ -116,13 +111,10 @@ def _training(parsed: _flags.Parsed, opened: Reopened, source: batches.Part, par
     if part == "train":
         return batches.make_feed(source.examples, source.recipe, source.threads, source.pixels)
     place = Place(_setup.cache_dir(parsed), memory=0)
-    recipe, threads = opened.recipe, source.threads
-    examples, kept = ready.to_measure(recipe, opened.classes, "train", threads, complain, place)
-    return batches.make_feed(examples, recipe, threads, kept)
-
-
-def complain(line: str) -> None:
-    print(line, file=sys.stderr)
+    examples, kept = ready.to_measure(
+        opened.recipe, opened.classes, "train", source.threads, _measuring.complain, place
+    )
+    return batches.make_feed(examples, opened.recipe, source.threads, kept)
 
 
 def _now() -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-AUGMENT, DROPOUT = 0, 1  # streams: draws for different ends must not repeat each other
+AUGMENT, DROPOUT, VIEW = 0, 1, 2  # streams: draws for different ends must not repeat each other
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 _STREAM_BITS = 24  # the low bits of the second counter word are the position within the stream
@@ -23,7 +23,7 @@ def uniform(
 
     Args:
       seed: 0 to 2**32 - 1.
-      stream: what the numbers are for: AUGMENT or DROPOUT.
+      stream: what the numbers are for: AUGMENT, DROPOUT or VIEW.
       epochs: int32 [B].
       examples: int32 [B].
       count: how many numbers each example gets, at most 2**25.

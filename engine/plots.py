@@ -88,14 +88,31 @@ def predictions(items: Sequence[tuple[str, np.ndarray, Sequence[tuple[str, float
 
     items: (title, uint8 [H, W, 3], [(label, probability)]).
     """
+    return _beside_bars([(title, [image], labels) for title, image, labels in items], 9)
+
+
+def explanations(
+    items: Sequence[tuple[str, np.ndarray, np.ndarray, Sequence[tuple[str, float]]]],
+) -> bytes:
+    """As `predictions`, with a second picture between each and its bars: what was seen in it.
+
+    items: (title, uint8 [H, W, 3], another of that kind, [(label, probability)]).
+    """
+    return _beside_bars([(title, [image, seen], bars) for title, image, seen, bars in items], 12)
+
+
+def _beside_bars(items: Sequence[tuple], width: float) -> bytes:
+    """items: (title, one or more pictures, [(label, probability)]), as many of each."""
     items = items[:MOST]
-    figure = Figure(figsize=(9, 3.2 * max(len(items), 1)), dpi=100, layout="constrained")
-    for place, (title, image, labels) in enumerate(items):
-        left = figure.add_subplot(len(items), 2, 2 * place + 1)
-        left.imshow(image)
-        left.set_title(title, fontsize=10)
-        left.axis("off")
-        right = figure.add_subplot(len(items), 2, 2 * place + 2)
+    figure = Figure(figsize=(width, 3.2 * max(len(items), 1)), dpi=100, layout="constrained")
+    for place, (title, images, labels) in enumerate(items):
+        columns = len(images) + 1
+        for column, image in enumerate(images, 1):
+            left = figure.add_subplot(len(items), columns, columns * place + column)
+            left.imshow(image)
+            left.axis("off")
+            left.set_title(title if column == 1 else f"what speaks for {labels[0][0]}", fontsize=10)
+        right = figure.add_subplot(len(items), columns, columns * (place + 1))
         # By place and not by name, since two classes of ImageNet are a `crane`.
         bars = right.barh(range(len(labels)), [p for _, p in labels], color=TRAIN)
         right.set_yticks(range(len(labels)), [label for label, _ in labels])

@@ -210,16 +210,18 @@ def make_eval_step(model: keras.Model) -> Callable[[Any, Any], tuple[tf.Tensor, 
     The whole model in float32, its normalisations folded.
     """
     forward = fold(model)
-    return _evaluating(lambda images: forward(tf.cast(images, tf.float32)))
+    return evaluating(lambda images: forward(tf.cast(images, tf.float32)))
 
 
 def make_upper_step(split: Split, program: Program) -> Callable[[Any, Any], tuple]:
     """As `make_eval_step`, from the trunk's outputs instead of images."""
     tail = make_tail(split, program)
-    return _evaluating(lambda boundary: split.head(tail(as_list(boundary))))
+    return evaluating(lambda boundary: split.head(tail(as_list(boundary))))
 
 
-def _evaluating(forward: Callable) -> Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]:
+def evaluating(forward: Callable) -> Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]:
+    """As `make_eval_step`, by any function from inputs to logits; compiled."""
+
     @tf.function(autograph=False)
     def step(inputs: Any, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         logits = forward(inputs)

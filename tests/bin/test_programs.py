@@ -7,12 +7,14 @@ import functools
 import http.server
 import itertools
 import json
+import shutil
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.special
+from PIL import Image
 
 from engine import runs
 from engine.rundir import RunDir
@@ -84,6 +86,42 @@ def test_evaluate_other_pictures_as_a_table(trained, coloured):
     assert out.startswith("52 pictures: accuracy")
 
 
+def test_evaluate_and_predict_look_again(trained, coloured):
+    """The mean over a picture and its mirror image, by the saved network itself."""
+    opened = runs.reopen(RunDir(trained))
+    files = sorted(coloured.glob("*/*.jpg"))
+    images = np.stack([decode(file.read_bytes(), 64, 64).numpy() for file in files])
+    pair = [
+        opened.model(seen.astype(np.float32), training=False) / opened.rule.temperature
+        for seen in (images, images[:, :, ::-1])
+    ]
+    chances = np.mean([scipy.special.softmax(one, -1) for one in pair], 0)
+    rows = json.loads(run("predict", f"--run_dir={trained}", "--tta=flip", "--format=json", *files))
+    found = [{one["label"]: one["probability"] for one in row["predictions"]} for row in rows]
+    np.testing.assert_allclose([one["red"] for one in found], chances[:, 1], rtol=0, atol=1e-5)
+    flags = (f"--run_dir={trained}", f"--data_dir={coloured}", "--format=json")
+    measured = json.loads(run("evaluate", *flags, "--tta=flip"))
+    labels = np.array([file.parent.name == "red" for file in files], int)
+    confusion = np.zeros([2, 2], int)
+    np.add.at(confusion, (labels, chances.argmax(-1)), 1)
+    assert measured["confusion_matrix"] == confusion.tolist()
+
+
+def test_views_that_can_not_be_had_are_refused(trained, coloured, tmp_path):
+    picture = coloured / "red" / "00.jpg"
+    for wrong in ("1", "mirror"):
+        message = run("predict", f"--tta={wrong}", picture, status=2)
+        assert message.endswith("allowed: a whole number, 2 or more, or flip\n")
+    assert "give --run_dir, or --tta=flip" in run("predict", "--tta=4", picture, status=2)
+    shutil.copytree(trained, tmp_path / "run")
+    recipe = json.loads((trained / "recipe.json").read_text()) | {"augment": []}
+    (tmp_path / "run" / "recipe.json").write_text(json.dumps(recipe))
+    for program, more in (("evaluate", f"--data_dir={coloured}"), ("predict", picture)):
+        message = run(program, f"--run_dir={tmp_path / 'run'}", "--tta=4", more, status=1)
+        assert "--tta=4 looks through the run's own augmentation, and it has none" in message
+        assert message.count("\n") == 1
+
+
 def test_evaluate_refuses_a_class_that_the_model_does_not_know(trained, coloured, tmp_path):
     (tmp_path / "green").symlink_to(coloured / "red")
     (tmp_path / "blue").symlink_to(coloured / "blue")
@@ -142,6 +180,23 @@ def test_predict_without_a_run_names_imagenet_classes():
     rows = list(csv.DictReader(run("predict", "--format=csv", picture).splitlines()))
     assert [row["rank"] for row in rows] == ["1", "2", "3", "4", "5"]
     assert "uniform" in rows[0]["label"]
+
+
+@pytest.mark.parametrize("of_a_run", [True, False])
+def test_predict_explains_in_its_plot(trained, coloured, tmp_path, of_a_run):
+    """A third picture wide, and taller for every picture that could be read."""
+    broken, plot = tmp_path / "broken.jpg", tmp_path / "plot.png"
+    broken.write_bytes(b"no picture")
+    flags = [f"--run_dir={trained}"] if of_a_run else []
+    files = [coloured / "red" / "00.jpg", broken, coloured / "blue" / "01.jpg"]
+    run("predict", *flags, "--batch_size=1", "--explain", f"--plot={plot}", *files)
+    with Image.open(plot) as picture:
+        assert picture.size == (1200, 640)
+
+
+def test_predict_explains_nowhere_but_in_a_plot(trained, coloured):
+    message = run("predict", "--explain", coloured / "red" / "00.jpg", status=2)
+    assert message == "predict: --explain draws into a plot; give --plot=FILE.png with it\n"
 
 
 def test_a_finished_run_is_left_alone(trained, coloured):

@@ -94,6 +94,20 @@ def test_a_prediction_is_the_picture_beside_its_bars(drawn):
     assert heights == sorted(heights, reverse=True), "the first stands on top"
 
 
+def test_an_explanation_stands_between_the_picture_and_its_bars(drawn):
+    labels = [("cat", 0.7), ("dog", 0.3)]
+    plots.explanations([("a.jpg", RED, 255 - RED, labels), ("b.jpg", RED, RED, labels[::-1])])
+    axes = drawn[0].axes
+    assert [one.get_title() for one in axes] == [
+        *("a.jpg", "what speaks for cat", ""),
+        *("b.jpg", "what speaks for dog", ""),
+    ]
+    np.testing.assert_array_equal(axes[0].images[0].get_array(), RED)
+    np.testing.assert_array_equal(axes[1].images[0].get_array(), 255 - RED)
+    assert [bar.get_width() for bar in axes[2].patches] == [0.7, 0.3]
+    assert axes[0].get_position().x1 < axes[1].get_position().x0 < axes[2].get_position().x0
+
+
 def test_a_sheet_has_rows_of_eight(drawn):
     shown = pixels(plots.sheet(np.stack([RED] * 10), [f"red {n}" for n in range(10)]))
     assert [axes.get_title() for axes in drawn[0].axes] == [f"red {n}" for n in range(10)]
@@ -106,6 +120,7 @@ def test_names_are_names_and_no_formulas():
     labels = [(name, 0.25) for name in ODD]
     pixels(plots.confusion(np.eye(3, dtype=int), ODD))
     pixels(plots.predictions([(ODD[0], RED, labels)]))
+    pixels(plots.explanations([(ODD[0], RED, RED, labels)]))
     pixels(plots.sheet(np.stack([RED] * 3), ODD))
     pixels(plots.history(rows("tune"), ["tune"]))
 
