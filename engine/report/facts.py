@@ -58,11 +58,15 @@ class Mistake:
 
 @dataclasses.dataclass(frozen=True)
 class Suspect:
-    """A training picture whose label is likely wrong, with a JPEG where it is shown."""
+    """A training picture whose label the others' would not lead to, with a JPEG where it is shown.
+
+    likely: whether the label is likely wrong, by confident learning's criterion.
+    """
 
     name: str
     given: str
     suggested: str
+    likely: bool
     picture: bytes = b""
 
 

@@ -158,7 +158,7 @@ def _labels(measured: Measured, feed: Feed, between: Callable[[], None]) -> Labe
 
     checked = label_check.check(measured.recipe, feed, measured.classifier, between)
     found = checked.suspects
-    order = [int(n) for n in found.order if found.wrong[n]]
+    order = [int(n) for n in found.order if found.margin[n] < 0]
     shown, size = set(order[:SHOWN]), measured.recipe.batch_size
     source = Source(functools.partial(feed.once, "train"), size, between)
     suspects = {
@@ -166,6 +166,7 @@ def _labels(measured: Measured, feed: Feed, between: Callable[[], None]) -> Labe
             feed.name(number),
             feed.classes[label],
             feed.classes[int(found.suggested[number])],
+            bool(found.wrong[number]),
             pictures.jpeg(image) if number in shown else b"",
         )
         for number, image, label in pictures.take(source, order)

@@ -57,10 +57,14 @@ def _labels(found: LabelCheck) -> Markup:
     every = found.suspects
     if not every:
         return paragraph(looked, "No label looks wrong.")
+    likely = sum(one.likely for one in every)
     shown = [one for one in every if one.picture]
     those = "" if len(shown) == len(every) else f" Here are the {len(shown):,} likeliest."
     intro = paragraph(
-        looked, f"{len(every):,} may well be wrong; look before you believe it.", those
+        looked,
+        f"Of the {count(len(every), 'other')}, {likely:,} are likely wrong, by how sure it is; "
+        "the rest may only be hard. Look before you believe it.",
+        those,
     )
     return join(
         [intro, _wall(shown, _suspect, "wall single"), _rest(every, shown, "suspect_labels.csv")]
@@ -68,8 +72,9 @@ def _labels(found: LabelCheck) -> Markup:
 
 
 def _suspect(one: Suspect, name: str) -> Markup:
-    alt = f"{name}: given as {one.given}, likely {one.suggested}"
-    words = ("given ", strong(one.given), ", likely ", strong(one.suggested))
+    how = "likely" if one.likely else "perhaps"
+    alt = f"{name}: given as {one.given}, {how} {one.suggested}"
+    words = ("given ", strong(one.given), f", {how} ", strong(one.suggested))
     return tag("figure", picture(one.picture, alt), _caption(words, name))
 
 

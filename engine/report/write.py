@@ -35,7 +35,8 @@ def write(folder: Path, facts: Facts) -> Path:
 def _suspects(facts: Facts) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "given", "suggested"])
+    writer.writerow(["path", "given", "suggested", "likely_wrong"])
     for one in facts.labels.suspects if facts.labels else ():
-        writer.writerow([visible(cell) for cell in (one.name, one.given, one.suggested)])
+        cells = [visible(cell) for cell in (one.name, one.given, one.suggested)]
+        writer.writerow([*cells, "yes" if one.likely else "no"])
     return text.getvalue()

@@ -78,7 +78,7 @@ def facts(classes: int = 3, rule: Rule | None = None, pictures: int = 300, **cha
         ),
         labels=LabelCheck(
             500, 0.97, "efficientnet_lite0",
-            (Suspect("/data/train/7.jpg", "class 0", "class 1", square),),
+            (Suspect("/data/train/7.jpg", "class 0", "class 1", True, square),),
         ),
         course=course(),
         price_per_hour=4.0,

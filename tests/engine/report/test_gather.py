@@ -70,12 +70,15 @@ def test_suspects_have_the_label_that_was_given(measured, monkeypatch):
     feed = small.feed(count=30, size=SIZE)
     labels = np.concatenate([np.asarray(batch.labels) for batch in feed.once("train")])[:30]
     order = np.random.default_rng(0).permutation(30).astype(np.int32)
-    wrong, suggested = np.arange(30) % 3 == 0, (labels + 1) % 3
+    margin, suggested = np.where(np.arange(30) % 3 == 0, -0.5, 0.5), (labels + 1) % 3
+    wrong = np.arange(30) % 6 == 0
     asked = []
 
     def check(recipe, given, trained, between):
         asked.append((given, trained, between))
-        suspects = types.SimpleNamespace(order=order, suggested=suggested, wrong=wrong)
+        suspects = types.SimpleNamespace(
+            order=order, suggested=suggested, wrong=wrong, margin=margin
+        )
         return types.SimpleNamespace(
             suspects=suspects, accuracy=0.75, features_of="a network", note=""
         )
@@ -83,12 +86,13 @@ def test_suspects_have_the_label_that_was_given(measured, monkeypatch):
     monkeypatch.setattr(label_check, "check", check)
     monkeypatch.setattr(gather, "SHOWN", 4)
     found = gather.gather(dataclasses.replace(measured, training=feed), TOLD).labels
-    expected = [n for n in order.tolist() if wrong[n]]
+    expected = [n for n in order.tolist() if n % 3 == 0]
     assert [one.name for one in found.suspects] == [str(n) for n in expected]
     assert [one.given for one in found.suspects] == [feed.classes[labels[n]] for n in expected]
     assert [one.suggested for one in found.suspects] == [
         feed.classes[(labels[n] + 1) % 3] for n in expected
     ]
+    assert [one.likely for one in found.suspects] == [n % 6 == 0 for n in expected]
     assert [bool(one.picture) for one in found.suspects] == [True] * 4 + [False] * 6
     assert (found.examined, found.accuracy, found.features_of) == (30, 0.75, "a network")
     assert asked[0][:2] == (feed, measured.classifier)

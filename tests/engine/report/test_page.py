@@ -129,7 +129,7 @@ def test_names_mean_nothing_to_a_browser():
         curves=tuple(dataclasses.replace(curve, name=NASTY) for curve in facts.curves),
         rule=dataclasses.replace(facts.rule, positive_class=NASTY),
         mistakes=(Mistake(NASTY, NASTY, NASTY, 0.5, square, square),),
-        labels=LabelCheck(9, 0.5, NASTY, (Suspect(NASTY, NASTY, NASTY, square),)),
+        labels=LabelCheck(9, 0.5, NASTY, (Suspect(NASTY, NASTY, NASTY, False, square),)),
     )  # fmt: skip
     shown = page(nasty)
     assert complaints(shown) == []

@@ -31,7 +31,7 @@ def test_the_files_of_a_report(tmp_path):
         "name": "/data/val/1.jpg", "given": "class 0", "predicted": "class 1", "probability": 0.987,
     }  # fmt: skip
     assert value["label_check"]["suspects"] == [
-        {"name": "/data/train/7.jpg", "given": "class 0", "suggested": "class 1"}
+        {"name": "/data/train/7.jpg", "given": "class 0", "suggested": "class 1", "likely": True}
     ]
     assert value["cost"] == pytest.approx(4 * 90 / 3600)
     assert value["training"]["epochs"][0]["phase"] == "head"
@@ -40,15 +40,15 @@ def test_the_files_of_a_report(tmp_path):
 
 def test_any_name_goes_through_the_table_of_suspects(tmp_path):
     names = ('a,"b".jpg', "line\nbreak.jpg", "half \udcff.jpg")
-    suspects = tuple(Suspect(name, "=1+1", "x") for name in names)
+    suspects = tuple(Suspect(name, "=1+1", "x", name.startswith("a")) for name in names)
     write.write(tmp_path, made.facts(3, labels=LabelCheck(9, 0.9, "x", suspects)))
     with open(tmp_path / "suspect_labels.csv", newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [
-        ["path", "given", "suggested"],
-        ['a,"b".jpg', "=1+1", "x"],
-        [r"line\nbreak.jpg", "=1+1", "x"],
-        [r"half \udcff.jpg", "=1+1", "x"],
+        ["path", "given", "suggested", "likely_wrong"],
+        ['a,"b".jpg', "=1+1", "x", "yes"],
+        [r"line\nbreak.jpg", "=1+1", "x", "no"],
+        [r"half \udcff.jpg", "=1+1", "x", "no"],
     ]
 
 
