@@ -17,7 +17,7 @@ from aiohttp import web
 from engine import rules
 from engine.rules import Rule
 from engine.serving import doors, uploads
-from engine.serving.batcher import Batcher, Decode, QueueFullError, Pace, Predict
+from engine.serving.batcher import Batcher, Decode, Pace, Predict, QueueFullError
 from engine.serving.doors import Doorkeeper
 from engine.serving.limits import HELD_REQUESTS, Limits, Memory, RefusalError
 from engine.serving.metrics import CONTENT_TYPE, Metrics

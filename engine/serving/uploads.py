@@ -31,7 +31,7 @@ async def read(request: web.Request, limits: Limits, take: Callable[[int], None]
     take: is told of bytes before they are kept.
 
     Raises:
-      RefusalError: no files, too many, too large in all, of a kind that can't be read, or cut short.
+      RefusalError: no files, too many, too large in all, of an unknown kind, or cut short.
     """
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise RefusalError(415, "the body is compressed; send it as it is")
