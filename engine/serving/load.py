@@ -12,7 +12,7 @@ import aiohttp
 
 from engine.errors import UserError
 
-MOST_SECONDS = 600.0
+MOST_SECONDS = 600.0  # for all pictures together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +41,7 @@ async def send(address: str, pictures: Sequence[bytes], connections: int) -> Sen
     numbers = iter(range(len(pictures)))
     found: list[tuple[float, dict[str, float]]] = [(0.0, {})] * len(pictures)
     connector = aiohttp.TCPConnector(limit=connections)
-    patience = aiohttp.ClientTimeout(total=MOST_SECONDS)
-    async with aiohttp.ClientSession(connector=connector, timeout=patience) as session:
+    async with aiohttp.ClientSession(connector=connector) as session:
 
         async def one_after_the_other() -> None:
             for number in numbers:
@@ -50,7 +49,8 @@ async def send(address: str, pictures: Sequence[bytes], connections: int) -> Sen
 
         started = time.perf_counter()
         try:
-            await asyncio.gather(*(one_after_the_other() for _ in range(connections)))
+            clients = (one_after_the_other() for _ in range(connections))
+            await asyncio.wait_for(asyncio.gather(*clients), MOST_SECONDS)
         except (aiohttp.ClientError, asyncio.TimeoutError) as error:
             raise UserError(f"{address}: no answer ({type(error).__name__})") from None
         seconds = time.perf_counter() - started

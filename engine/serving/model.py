@@ -53,7 +53,11 @@ def load(run: RunDir, chosen: str, say: Callable[[str], None]) -> Model:
     features = trunk.specialise(split.trunk, program)
     tail = steps.make_tail(split, Program())
 
-    @tf.function(autograph=False)
+    # One trace for all sizes; XLA and cuDNN prepare themselves for each when it first comes.
+    @tf.function(
+        autograph=False,
+        input_signature=[tf.TensorSpec([None, *opened.recipe.image_size, 3], tf.uint8)],
+    )
     def logits(images: tf.Tensor) -> tf.Tensor:
         return split.head(tail(features(tf.cast(images, tf.float32))))
 

@@ -20,7 +20,7 @@ from engine.specs import UserError
 
 CLASSES = ("ant", "bee", "cow")
 RULE = Rule(temperature=2.0, abstain=0.5)
-PACE = Pace({size: 1.0 for size in sizes(4)}, queue=16, wait_seconds=0.005, threads=2)
+PACE = Pace(dict.fromkeys(sizes(4), 1.0), queue=16, wait_seconds=0.005, threads=2)
 
 
 def decode(contents: bytes) -> np.ndarray:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import gc
+import itertools
 import threading
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_every_picture_gets_its_own_answer():
         pace = dataclasses.replace(PACE, queue=256, threads=4)
         async with working(predict, pace, slow) as batcher:
             starts = [0, *np.cumsum([1, 2, 3, 5, 8, 13] * 8)]
-            groups = [PICTURES[a:b] for a, b in zip(starts, starts[1:], strict=False)]
+            groups = [PICTURES[a:b] for a, b in itertools.pairwise(starts)]
             answers = await asyncio.gather(*map(batcher.answers, groups))
             assert batcher.held == 0
         for group, rows in zip(groups, answers, strict=True):

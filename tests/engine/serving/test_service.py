@@ -187,7 +187,9 @@ async def test_the_page_itself_may_post(it):
 @over_http()
 async def test_a_request_without_a_host_or_with_two_is_refused(it):
     for head in (b"", b"Host: localhost\r\nHost: 127.0.0.1\r\n"):
-        found = await raw(it.port, b"GET /healthz HTTP/1.1\r\n" + head + b"Connection: close\r\n\r\n")
+        found = await raw(
+            it.port, b"GET /healthz HTTP/1.1\r\n" + head + b"Connection: close\r\n\r\n"
+        )
         assert re.match(rb"HTTP/1\.[01] 400 ", found)
 
 
@@ -426,7 +428,7 @@ def test_health_says_loading_ready_and_stopping():
             return predictor, PACE
 
         async with running(load=load) as it:
-            status, text, response = await it.get("healthz")
+            status, text, _ = await it.get("healthz")
             assert (status, json.loads(text)) == (503, {"status": "loading"})
             status, values = await it.post(ANT)
             assert (status, values["error"]) == (503, "the service is loading")
