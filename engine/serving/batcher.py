@@ -74,14 +74,13 @@ class Batcher:
     """Takes encoded pictures and gives each the model's row for it.
 
     Belongs to one event loop; `decode` and `predict` run on threads of their own.
+
+    decode: bytes -> uint8 [H, W, 3]; a UserError says why there is no picture in them.
+    predict: uint8 [B, H, W, 3] -> an array [B, …]; B is one of the pace's sizes.
     """
 
     def __init__(self, decode: Decode, predict: Predict, pace: Pace, metrics: Metrics) -> None:
-        """
-        decode: bytes -> uint8 [H, W, 3]; a UserError says why there is no picture in them.
-        predict: uint8 [B, H, W, 3] -> an array [B, …]; B is one of the pace's sizes.
-        """
-        self.held = 0  # pictures from decoding to their answers
+        self.held = 0  # pictures, from decoding to their answers
         self._decode, self._predict, self._pace, self._metrics = decode, predict, pace, metrics
         self._waiting: collections.deque[_Waiting] = collections.deque()
         self._coming: set[object] = set()  # of pictures that are being decoded, or wait for it

@@ -16,7 +16,8 @@ RETRY_SECONDS = 1
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """
+    """What one client may send, and how long it may take.
+
     file_bytes: of a file; of a request `REQUEST_FILES` times as much, files and all.
     files: in a request.
     seconds: that a request may take, from its head to its answer.

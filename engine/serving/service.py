@@ -144,6 +144,8 @@ class Service:
             if isinstance(error, web.HTTPMethodNotAllowed):
                 response.headers["Allow"] = error.headers["Allow"]
             return response
+        except ConnectionError:  # nobody is there any more
+            raise
         except Exception:  # ours, not the client's; whoever runs the service is to see it
             log.exception("a request failed")
             return RefusalError(500, "the service failed over this request").response()

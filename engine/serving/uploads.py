@@ -32,11 +32,19 @@ async def read(request: web.Request, limits: Limits, take: Callable[[int], None]
 
     Raises:
       RefusalError: no files, too many, too large in all, of an unknown kind, or cut short.
+      ConnectionError: the client went away.
     """
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise RefusalError(415, "the body is compressed; send it as it is")
     if (request.content_length or 0) > limits.request_bytes:
         raise _too_large(limits)
+    try:
+        return await _read(request, limits, take)
+    except web.RequestPayloadError:
+        raise RefusalError(400, "the body is not what its head says; send it anew") from None
+
+
+async def _read(request: web.Request, limits: Limits, take: Callable[[int], None]) -> list[Upload]:
     kind = request.content_type
     if kind == "multipart/form-data":
         return await _form(request, limits, take)

@@ -375,6 +375,25 @@ def test_a_client_that_goes_away_makes_room():
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("kind", [b"image/png", b"multipart/form-data; boundary=b"])
+def test_a_client_that_goes_away_amid_its_body_is_no_news(kind, caplog):
+    head = HEAD + b"Content-Type: " + kind + b"\r\nContent-Length: 9999\r\n\r\n" + PART + b"p12"
+
+    async def main():
+        async with running() as it:
+            for _ in range(5):
+                _, writer = await asyncio.open_connection("127.0.0.1", it.port)
+                writer.write(head)
+                await asyncio.sleep(0.05)
+                writer.transport.abort()
+            while 'status="499"} 5.0' not in (await it.get("metrics"))[1]:
+                await asyncio.sleep(0.01)
+            assert it.service._memory.held == 0
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    assert not caplog.records
+
+
 @over_http()
 async def test_each_of_many_clients_gets_its_own_answer(it):
     async def one(number):
