@@ -33,9 +33,10 @@ def check(method: str, headers: CIMultiDictProxy[str], names: Collection[str]) -
         )
     if method in ("GET", "HEAD"):
         return
-    origin = headers.get("Origin")
-    same = origin is None or urllib.parse.urlsplit(origin).netloc.lower() == hosts[0].lower()
-    if not same or headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+    origin, site = headers.get("Origin"), headers.get("Sec-Fetch-Site")
+    ours = [f"{scheme}://{hosts[0]}".lower() for scheme in ("http", "https")]
+    foreign = origin is not None and origin.lower() not in ours
+    if foreign or site not in (None, "none", "same-origin"):
         raise RefusalError(403, "pages of other sites may not send pictures here")
 
 

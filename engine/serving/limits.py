@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 
 from aiohttp import web
 
+from engine.errors import UserError
+
 MB = 10**6
 REQUEST_FILES = 4  # a request may be so many times as large as a file
 HELD_REQUESTS = 8  # and so many of the largest requests may lie in memory
@@ -37,7 +39,7 @@ class Limits:
         return self.file_bytes * REQUEST_FILES
 
 
-class RefusalError(Exception):
+class RefusalError(UserError):
     """What a client is told instead of an answer: one line, and a status of HTTP."""
 
     def __init__(self, status: int, message: str, **more: object) -> None:

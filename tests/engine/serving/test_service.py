@@ -77,6 +77,16 @@ async def test_several_files_are_answered_in_their_order(it):
 
 
 @over_http()
+async def test_names_of_files_may_be_anything_and_stay_what_they_are(it):
+    name = b"--b\r\nContent-Disposition: form-data; name=a; filename*=UTF-8''a%0A%1B%3Cb%3E\r\n\r\n"
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    status, values = await it.post(name + ANT + b"\r\n--b--\r\n", headers=kind)
+    assert (status, values["files"][0]["name"]) == (200, "a\n\x1b<b>")
+    status, values = await it.post(name + b"broken" + b"\r\n--b--\r\n", headers=kind)
+    assert (status, values["error"]) == (422, r"a\n\x1b<b>: not a picture (made up)")
+
+
+@over_http()
 async def test_a_raw_body_is_one_picture(it):
     for kind in ("image/jpeg", "application/octet-stream", "image/x-odd"):
         status, values = await it.post(ANT, headers={"Content-Type": kind})
@@ -127,6 +137,8 @@ REFUSED = [
     ("GET", "healthz", {"Host": "a@localhost@b"}, b"", 421, "is not known"),
     ("POST", "predict", {"Origin": "http://evil.example"}, ANT, 403, "other sites"),
     ("POST", "predict", {"Origin": "null"}, ANT, 403, "other sites"),
+    ("POST", "predict", {"Origin": "http://[::1"}, ANT, 403, "other sites"),
+    ("POST", "predict", {"Origin": "http://127.0.0.1:1"}, ANT, 403, "other sites"),
     ("POST", "predict", {"Sec-Fetch-Site": "cross-site"}, ANT, 403, "other sites"),
     ("POST", "predict", {"Sec-Fetch-Site": "same-site"}, ANT, 403, "other sites"),
 ]
