@@ -74,11 +74,17 @@ def stop(preemption_signal: str | None, watch_preemption: bool) -> Stop:
     return asked
 
 
-def start_tensorflow(threads: int | None = None, deterministic: bool = False) -> int:
+def start_tensorflow(
+    threads: int | None = None, deterministic: bool = False, at_once: int | None = 1
+) -> int:
     """Imports and configures TensorFlow; gives the number of threads.
 
     On a CPU the operations of a step run one after the other, each on all threads: two branches of
     a network adding up side by side would make gradients differ from run to run.
+
+    Args:
+      at_once: operations that may run side by side on a CPU; None where pictures are decoded on
+        the threads beside a model that answers, and nothing trains.
     """
     threads = threads or len(os.sched_getaffinity(0))
     _noise.hush()
@@ -91,7 +97,8 @@ def start_tensorflow(threads: int | None = None, deterministic: bool = False) ->
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         gpus = tf.config.list_physical_devices("GPU")
         if not gpus:
-            tf.config.threading.set_inter_op_parallelism_threads(1)
+            at_once = threads + 1 if at_once is None else at_once
+            tf.config.threading.set_inter_op_parallelism_threads(at_once)
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
         if deterministic:

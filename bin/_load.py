@@ -1,0 +1,86 @@
+"""`bin/serve --measure`: a service in a process of its own, and pictures sent to it from here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import _flags
+import _setup
+
+from engine.serving import load
+from engine.serving.load import Sent
+from engine.specs import UserError
+
+WARM_UP = 16  # pictures sent before the clock starts
+END_SECONDS = 60
+
+
+def measure(command: list[str], parsed: _flags.Parsed) -> None:
+    """Prints how many pictures a second the service answers, one at a time and many at a time.
+
+    command: starts the service.
+    """
+    pictures = _pictures(parsed)
+    with _started(command) as address:
+        asyncio.run(load.send(address, pictures[:WARM_UP], parsed.connections))
+        alone = asyncio.run(load.send(address, pictures, 1))
+        together = asyncio.run(load.send(address, pictures, parsed.connections))
+    for line in _lines(alone, together, parsed.connections):
+        print(line)
+
+
+def _pictures(parsed: _flags.Parsed) -> list[bytes]:
+    """As many as requests are to be sent; those that there are come again where there are fewer."""
+    if not parsed.words:
+        raise _flags.FlagError("--measure: no picture is named; give files or folders")
+    _setup.start_tensorflow(parsed.threads)
+    from pipelines import examples, pictures
+
+    places = list(itertools.islice(pictures.find(parsed.words), parsed.requests))
+    files = [examples.read_bytes(place) for place in places]
+    return [files[number % len(files)] for number in range(parsed.requests)]
+
+
+@contextlib.contextmanager
+def _started(command: list[str]) -> Iterator[str]:
+    """The address of the service, which ends with the block."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    try:
+        address = ""
+        for line in process.stdout:
+            address = address or line.split()[0]
+            if line.startswith("ready"):
+                print(line, end="", flush=True)
+                break
+        else:
+            raise UserError("the service did not start; what it said stands above")
+        yield address
+    finally:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_SECONDS)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    if process.returncode:
+        print(f"the service ended with {process.returncode}", file=sys.stderr)
+
+
+def _lines(alone: Sent, together: Sent, connections: int) -> Iterator[str]:
+    for what, sent in (("one at a time", alone), (f"on {connections} connections", together)):
+        median, late = (1000 * load.quantile(sent.latencies, share) for share in (0.5, 0.99))
+        yield (
+            f"{what:20} {sent.rate:8.1f} pictures/s  latency: median {median:.1f} ms, "
+            f"99 % within {late:.1f} ms"
+        )
+    yield (
+        f"ratio {together.rate / alone.rate:.2f}; answers up to {load.apart(alone, together):.1e}"
+        " apart"
+    )

@@ -1,0 +1,73 @@
+"""What a service counts about itself, as Prometheus reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_SIZES = tuple(2**power for power in range(11))
+_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+
+
+class Metrics:
+    """Of one service: nothing is shared with others in the process."""
+
+    def __init__(self) -> None:
+        registry = self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "unfreeze_requests", "Requests answered.", ["route", "status"], registry=registry
+        )
+        self._latency = Histogram(
+            "unfreeze_request_seconds",
+            "From the head of a request for predictions to its answer.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._pictures = Counter(
+            "unfreeze_pictures", "Pictures received.", ["outcome"], registry=registry
+        )
+        self._batches = Histogram(
+            "unfreeze_batch_size", "Pictures in a batch.", buckets=_SIZES, registry=registry
+        )
+        self._queue = Gauge(
+            "unfreeze_queue_pictures", "Pictures from decoding to the answer.", registry=registry
+        )
+        self._decode = Counter(
+            "unfreeze_decode_seconds", "Time in decoding, over all threads.", registry=registry
+        )
+        self._model = Counter("unfreeze_model_seconds", "Time in the model.", registry=registry)
+        for outcome in (True, False):  # named before the first one
+            self.picture(outcome, 0)
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        self._requests.labels(route, str(status)).inc()
+        if route == "/predict":
+            self._latency.observe(seconds)
+
+    def picture(self, read: bool, count: int = 1) -> None:
+        self._pictures.labels("answered" if read else "unreadable").inc(count)
+
+    def decoded(self, seconds: float) -> None:
+        self._decode.inc(seconds)
+
+    def batch_begins(self, pictures: int) -> None:
+        self._batches.observe(pictures)
+
+    def batch_ends(self, seconds: float) -> None:
+        self._model.inc(seconds)
+
+    def watch_queue(self, length: Callable[[], float]) -> None:
+        self._queue.set_function(length)
+
+    def text(self) -> bytes:
+        """In the format that Prometheus scrapes, by `CONTENT_TYPE`."""
+        return generate_latest(self._registry)

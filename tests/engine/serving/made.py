@@ -1,0 +1,126 @@
+"""A service with a model that anybody can check: pictures are bytes, and logits what is in them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import threading
+from collections.abc import AsyncIterator
+
+import aiohttp
+import numpy as np
+
+from engine.rules import Rule
+from engine.serving import server
+from engine.serving.batcher import Pace, sizes
+from engine.serving.limits import Limits
+from engine.serving.service import Predictor, Service
+from engine.specs import UserError
+
+CLASSES = ("ant", "bee", "cow")
+RULE = Rule(temperature=2.0, abstain=0.5)
+PACE = Pace(dict.fromkeys(sizes(4), 1.0), queue=16, wait_seconds=0.005, threads=2)
+
+
+def decode(contents: bytes) -> np.ndarray:
+    """Three letters `p`, as b"pxyz": a picture of one pixel with these levels."""
+    if len(contents) != 4 or contents[:1] != b"p":
+        raise UserError("not a picture (made up)")
+    return np.frombuffer(contents[1:], np.uint8).reshape(1, 1, 3)
+
+
+def logits(images: np.ndarray) -> np.ndarray:
+    return images[:, 0, 0].astype(np.float32) / 10
+
+
+def picture(*levels: int) -> bytes:
+    return b"p" + bytes(levels)
+
+
+class Held:
+    """A model that answers when it is let."""
+
+    def __init__(self) -> None:
+        self.open, self.begun, self.batches = threading.Event(), threading.Event(), []
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        self.begun.set()
+        assert self.open.wait(20)
+        self.batches.append(len(images))
+        return logits(images)
+
+
+@dataclasses.dataclass(frozen=True)
+class Running:
+    """A service at an address, a client of it, and what ends it."""
+
+    address: str
+    port: int
+    service: Service
+    client: aiohttp.ClientSession
+    stopping: asyncio.Event
+    ended: asyncio.Task
+
+    async def post(self, data=None, **settings) -> tuple[int, dict]:
+        settings.setdefault("headers", {"Content-Type": "application/octet-stream"})
+        address = self.address + settings.pop("path", "predict")
+        async with self.client.post(address, data=data, **settings) as response:
+            return response.status, await response.json()
+
+    async def form(self, **files: bytes) -> tuple[int, dict]:
+        form = aiohttp.FormData()
+        for name, contents in files.items():
+            form.add_field(name, contents, filename=f"{name}.jpg")
+        return await self.post(form, headers={})
+
+    async def get(self, path: str) -> tuple[int, str, aiohttp.ClientResponse]:
+        async with self.client.get(self.address + path) as response:
+            return response.status, await response.text(), response
+
+
+async def raw(port: int, *pieces: bytes, pause: float = 0) -> bytes:
+    """What comes back for bytes that no client would send, until the connection is closed."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+    async def write() -> None:
+        with contextlib.suppress(ConnectionError):
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(pause)
+
+    writing = asyncio.ensure_future(write())
+    found = b""
+    with contextlib.suppress(ConnectionError):
+        while more := await asyncio.wait_for(reader.read(2**16), 20):
+            found += more
+    writing.cancel()
+    writer.close()
+    return found
+
+
+@contextlib.asynccontextmanager
+async def running(
+    predict=logits, decode=decode, limits=None, pace=PACE, names=("localhost",), load=None
+) -> AsyncIterator[Running]:
+    bound = server.bind("127.0.0.1", 0)
+    address, port = server.address(bound), bound.getsockname()[1]
+    service = Service(limits or Limits(), names)
+    stopping, ready = asyncio.Event(), asyncio.Event()
+    predictor = Predictor(decode, predict, CLASSES, RULE, {"run": "made", "model": "none"})
+    work = asyncio.ensure_future(
+        server.run(
+            service, bound, load or (lambda: (predictor, pace)), stopping, lambda _: ready.set()
+        )
+    )
+    if not load:
+        await asyncio.wait_for(ready.wait(), 20)
+    await asyncio.sleep(0.05)  # it listens, whether it is ready or not
+    client = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+    try:
+        yield Running(address, port, service, client, stopping, work)
+    finally:
+        await client.close()
+        stopping.set()
+        await asyncio.wait_for(work, 20)

@@ -1,0 +1,72 @@
+"""The model as it is served, against the network as Keras computes it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from engine import precision, runs
+from engine.precision import Program
+from engine.rules import Rule
+from engine.serving import model
+from engine.specs import UserError
+from tests.engine import small
+from tests.engine.serving import served_run
+
+CLASSES = ("a", "b", "c")
+RULE = Rule(temperature=1.5, positive_class="b", threshold=0.3)
+
+
+@pytest.fixture(scope="module", params=[0, 5], ids=["one layer", "a hidden layer"])
+def run(request, tmp_path_factory):
+    recipe = small.recipe(head_units=request.param)
+    place = tmp_path_factory.mktemp("model") / "run"
+    return served_run.make(place, recipe, CLASSES, RULE, lively=True)
+
+
+def images(count: int) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3), np.uint8)
+
+
+def test_logits_are_those_of_the_network_at_every_size(run, monkeypatch):
+    """And nothing is traced any more once it was warmed up."""
+    network = runs.reopen(run).model
+    served = model.warmed(model.load(run, "float32", print), [1, 2, 5])
+    assert (served.classes, served.rule, served.program) == (CLASSES, RULE, "float32")
+    assert set(served.seconds) == {1, 2, 5}
+    assert min(served.seconds.values()) > 0
+    wanted = {n: network(images(n).astype(np.float32), training=False).numpy() for n in (1, 2, 5)}
+    traced = []
+    monkeypatch.setattr(tf, "cast", lambda *_: traced.append(1))  # what the program begins with
+    for count, logits in wanted.items():
+        assert np.ptp(logits) > 1e-3
+        np.testing.assert_allclose(served.logits(images(count)), logits, rtol=1e-4, atol=1e-5)
+    assert not traced
+
+
+def test_auto_takes_what_was_fastest_among_the_sound(run, monkeypatch):
+    """Bfloat16 where that was tried; its head stays in float32, and so do the logits."""
+    half = Program("mixed_bfloat16")
+    monkeypatch.setattr(precision, "candidates", lambda recipe: [Program(), half])
+    monkeypatch.setattr(precision, "best", lambda trials: trials[1])
+    said = []
+    served = model.load(run, "auto", said.append)
+    assert served.program == "bfloat16"
+    assert len(said) == 2
+    assert "float32" in said[0]
+    found, wanted = served.logits(images(4)), model.load(run, "float32", print).logits(images(4))
+    assert found.dtype == np.float32
+    assert 0 < precision.distance(found, wanted) < 0.5, "random weights blow rounding up"
+
+
+def test_a_run_without_a_model_is_told(run, tmp_path):
+    (tmp_path / "recipe.json").write_bytes(run.recipe.read_bytes())
+    with pytest.raises(UserError, match="holds no model yet"):
+        model.load(type(run)(tmp_path), "float32", print)
+
+
+def test_drawn_pictures_differ():
+    drawn = model.drawn(5, (6, 7))
+    assert (drawn.shape, drawn.dtype) == ((5, 6, 7, 3), np.uint8)
+    assert len({one.tobytes() for one in drawn}) == 5
