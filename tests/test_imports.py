@@ -21,6 +21,7 @@ LIGHT = (
     *("engine.backbones", "engine.optimizers", "engine.schedules", "engine.rundir"),
     *("pipelines.augment", "pipelines.sources"),
     *("bin._flags", "bin._command_line", "bin._setup", "bin.train", "bin.evaluate", "bin.predict"),
+    *("bin.serve", "bin.export"),
 )
 
 
