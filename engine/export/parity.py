@@ -141,7 +141,8 @@ def check(found: Parity, least: float) -> None:
 def rows(found: Parity, kind: Format) -> list[tuple[str, str, str]]:
     """What was seen, to be shown: a name, the figure, and what goes with it."""
     one, other = found.latency, found.original_latency
-    decoding = ", decoding included" if kind.takes == BYTES else ""
+    bytes_ = kind.takes == BYTES
+    decoding, pixels = (", decoded", ", from pixels") if bytes_ else ("", "")
     return [
         ("pictures", f"{found.pictures:,}", ""),
         ("same likeliest label", f"{found.agreement:.2%}", ""),
@@ -151,14 +152,14 @@ def rows(found: Parity, kind: Format) -> list[tuple[str, str, str]]:
         ("accuracy", f"{found.accuracy:.2%}", f"the original's {found.original_accuracy:.2%}"),
         ("size", f"{found.bytes / 1e6:.2f} MB", f"{found.share_of_weights:.1%} of its weights"),
         (
-            "one picture",
+            f"one picture{decoding}",
             f"{one.single_ms:.2f} ms",
-            f"the original's {other.single_ms:.2f} ms{decoding}",
+            f"the original's {other.single_ms:.2f} ms{pixels}",
         ),
         (
-            f"{one.batch_size} pictures",
+            f"{one.batch_size} pictures{decoding}",
             f"{one.batch_ms:.2f} ms",
-            f"the original's {other.batch_ms:.2f} ms{decoding}",
+            f"the original's {other.batch_ms:.2f} ms{pixels}",
         ),
     ]
 

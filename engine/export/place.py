@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ def beside(out: Path, overwrite: bool) -> Iterator[Path]:
     """
     out = Path(os.path.realpath(out))
     refuse(out, overwrite)
-    missing = [folder for folder in out.parents if not folder.exists()]
+    missing = [folder for folder in out.parents if not os.path.exists(folder)]
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
@@ -36,10 +37,8 @@ def beside(out: Path, overwrite: bool) -> Iterator[Path]:
         for folder in missing:
             with suppress(OSError):
                 folder.rmdir()
-        if isinstance(error, OSError) and _below(error.filename, out.parent):
-            raise UserError(
-                f"--out={out}: can't be written ({error.strerror}); name another --out="
-            ) from None
+        if isinstance(error, OSError) and _ours(error, out.parent):
+            raise _unwritten(out, error) from None
         raise
 
 
@@ -53,7 +52,10 @@ def refuse(out: Path, overwrite: bool) -> None:
         return
     if not out.is_dir():
         raise UserError(f"--out={out}: is no folder; name another --out=")
-    names = {entry.name for entry in out.iterdir()}
+    try:
+        names = {entry.name for entry in out.iterdir()}
+    except OSError as error:
+        raise _unwritten(out, error) from None
     if not names:
         return
     own = _own(out)
@@ -104,6 +106,12 @@ def _sync(folder: Path) -> None:
                 os.fsync(file.fileno())
 
 
-def _below(name: object, folder: Path) -> bool:
+def _ours(error: OSError, folder: Path) -> bool:
     """Whether an error is about this place, and not about pictures or the run."""
-    return isinstance(name, (str, os.PathLike)) and Path(name).is_relative_to(folder)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    name = error.filename
+    return full or (isinstance(name, str) and Path(name).is_relative_to(folder))
+
+
+def _unwritten(out: Path, error: OSError) -> UserError:
+    return UserError(f"--out={out}: can't be written ({error.strerror}); name another --out=")

@@ -16,10 +16,7 @@ PROBABILITIES, DECISION = "probabilities", "decision"
 IMAGES = "images"
 # The operations of `answer` behind the logits, by TensorFlow Lite's names. They stay float32 in
 # every export: of an int8 softmax 256 levels would be left, and ties among the likeliest.
-LAST_OPERATIONS = (
-    *("SOFTMAX", "ARG_MAX", "REDUCE_MAX", "STRIDED_SLICE", "GREATER_EQUAL", "LESS"),
-    *("SELECT", "SELECT_V2"),
-)
+LAST_OPERATIONS = ("SOFTMAX", "TOPK_V2", "STRIDED_SLICE", "GREATER_EQUAL", "LESS")
 
 
 def make(subject: Subject) -> Any:
@@ -45,12 +42,15 @@ def make(subject: Subject) -> Any:
 
 def decide(rule: Rule, classes: Sequence[str], chances: tf.Tensor) -> tf.Tensor:
     """`engine.rules.decide` in graph operations: float32 [B, classes] -> int32 [B]."""
-    found = tf.argmax(chances, -1, tf.int32)
+    # The two likeliest. To mask the positive class instead would bring int8 in among the
+    # probabilities: TensorFlow Lite wants one scale on both sides of a choice.
+    top = tf.math.top_k(chances, min(2, len(classes)))
+    found, next_best = top.indices[:, 0], top.indices[:, -1]
     if rule.positive_class is not None:
         positive = list(classes).index(rule.positive_class)
-        others = tf.where(tf.range(len(classes)) == positive, -1.0, chances)
+        best_other = tf.where(found == positive, next_best, found)
         taken = chances[:, positive] >= rule.threshold
-        found = tf.where(taken, positive, tf.argmax(others, -1, tf.int32))
+        found = tf.where(taken, positive, best_other)
     if rule.abstain is not None:
-        found = tf.where(tf.reduce_max(chances, -1) < rule.abstain, rules.UNCERTAIN, found)
+        found = tf.where(top.values[:, 0] < rule.abstain, rules.UNCERTAIN, found)
     return found

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 
 from engine.export.subject import UNCERTAIN, Subject
 
-# What needs no escape in a line of Markdown.
-_PLAIN = frozenset(" ,.-'/()=%:;?")
+_PLAIN = frozenset(" ,.-'/()=%:;?")  # punctuation that Markdown leaves alone within a line
 
 # With Pillow, whose BILINEAR is the filter that the model was trained with: `pipelines.resizing`.
 RESIZING = {
@@ -42,8 +42,13 @@ def one_line(name: str) -> str:
 
 def in_markdown(name: str) -> str:
     """A name as it is to be read, whatever of it Markdown or HTML would obey."""
-    letters = (c if c.isalnum() or c in _PLAIN else f"&#{ord(c)};" for c in one_line(name))
-    return "".join(letters)
+    return "".join(map(_letter, html.escape(one_line(name), quote=False)))
+
+
+def _letter(letter: str) -> str:
+    """Markdown takes a backslash before any punctuation of ASCII; `&` and `;` are HTML's by now."""
+    ours = not letter.isascii() or letter.isalnum() or letter in _PLAIN or letter == "&"
+    return letter if ours else f"\\{letter}"
 
 
 def steps(subject: Subject) -> str:
@@ -53,8 +58,8 @@ def steps(subject: Subject) -> str:
     return f"""\
 1. Decoded, and turned upright by its EXIF orientation.
 2. RGB: alpha is dropped, grey is repeated.
-3. {width} x {height} pixels (width x height), by `{resize}`: {STEPS[resize]}. The filter is the
-   antialiased triangle, Pillow's BILINEAR.
+3. {height} pixels high and {width} wide, by `{resize}`: {STEPS[resize]}.
+   The filter is the antialiased triangle, Pillow's BILINEAR.
 4. uint8, 0 to 255. Scaling to what the network wants is part of the model."""
 
 
