@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import scipy.special
 
@@ -21,9 +22,9 @@ ODD = ("naïve, 猫", "two\nlines\t<b>|$x$_", "caf\udce9 \\n")
 RULES = {
     "plain": Rule(),
     "tempered": Rule(temperature=2.5),
-    "sharp": Rule(temperature=0.4, positive_class="dogs", threshold=0.2),
-    "shy": Rule(temperature=1.5, abstain=0.45),
-    "both": Rule(temperature=0.7, positive_class="newts", threshold=0.3, abstain=0.5),
+    "sharp": Rule(temperature=0.4, positive_class="dogs", threshold=0.1),
+    "shy": Rule(temperature=1.5, abstain=0.55),
+    "both": Rule(temperature=0.7, positive_class="newts", threshold=0.3, abstain=0.58),
 }
 
 
@@ -46,6 +47,17 @@ def subject(
     recipe = small.recipe(image_size=(height, width), resize=resize)
     opened = Reopened(recipe, network, classes, rule)
     return Subject(opened, lambda contents: decode(contents, height, width, resize), **changes)
+
+
+def oblong() -> Classifier:
+    """Higher than wide, and with a hidden layer."""
+    keras.utils.set_random_seed(3)
+    pixels = keras.Input((10, 6, 3), name="pixels")
+    x = keras.layers.Rescaling(1 / 127.5, -1, name="scale")(pixels)
+    features = keras.layers.GlobalAveragePooling2D(name="pool")(keras.layers.Conv2D(8, 3)(x))
+    vector = keras.layers.Dense(5, "relu", name="hidden")(features)
+    head = keras.layers.Dense(3, kernel_initializer=keras.initializers.RandomNormal(0, 3))
+    return Classifier(keras.Model(pixels, head(vector)), features, vector, head, {})
 
 
 def pictures(count: int, side: int = small.SIDE) -> np.ndarray:
