@@ -118,11 +118,12 @@ def test_pictures_that_are_gone_are_asked_for_and_taken_from_elsewhere(trained, 
 
 
 def test_an_export_that_disagrees_leaves_nothing(trained, tmp_path):
-    """In float16 weights end at 65504."""
+    """In float16 weights end at 65504: what makes two columns of them differ is lost."""
     spoilt = RunDir(tmp_path / "run")
     shutil.copytree(trained.path, spoilt.path)
     arrays, values = results.load_model(spoilt)
-    arrays[-2] = arrays[-2] * np.float32(1e7)
+    arrays[-2] = arrays[-2] * 100 + np.float32(1e5)
+    values["rule"]["abstain"] = 0.6
     write(spoilt.best, pack({"model": arrays}, values))
     message = run(
         "export", f"--run_dir={spoilt.path}", "--format=litert", "--precision=float16",
@@ -154,7 +155,10 @@ def test_one_that_is_stopped_leaves_nothing(trained, tmp_path, wish):
         ((), "--run_dir is missing"),
         (("--run_dir=R", "--out=o"), "--format is missing; allowed: saved_model, litert, onnx"),
         (("--run_dir=R", "--format=onnx"), "--out is missing; name the folder to make"),
-        (("--format=tflite",), "'tflite' does not exist; allowed: saved_model, litert"),
+        (
+            ("--format=tflite",),
+            "(did you mean 'litert'?); allowed: saved_model, litert, onnx",
+        ),
         (("--precision=int4",), "'int4' does not exist (did you mean 'int8'?)"),
         (
             ("--run_dir=R", "--out=o", "--format=onnx", "--precision=float16"),
