@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -134,21 +134,40 @@ def device() -> str | None:
 
 
 @contextmanager
+def outputs_kept_back() -> Iterator[None]:
+    """Keeps what libraries and native code print, and shows it only if the block fails."""
+    sys.stdout.flush()
+    with _kept_back((1, 2, sys.stderr.fileno())):
+        yield
+
+
+@contextmanager
 def _stderr_kept_back() -> Iterator[None]:
-    """Keeps what native code writes to the error stream, and shows it only if the block fails.
+    """As `outputs_kept_back`, of what native code writes to the error stream."""
+    with _kept_back((2,)):
+        yield
+
+
+@contextmanager
+def _kept_back(streams: Iterable[int]) -> Iterator[None]:
+    """What is written to these descriptors is shown only if the block fails.
 
     One that is asked to end has not failed.
     """
     sys.stderr.flush()
-    terminal = os.dup(2)
+    terminals = {stream: os.dup(stream) for stream in dict.fromkeys(streams)}
     with tempfile.TemporaryFile() as kept:
-        os.dup2(kept.fileno(), 2)
+        for stream in terminals:
+            os.dup2(kept.fileno(), stream)
         try:
             yield
         except Exception:
+            sys.stdout.flush()
             kept.seek(0)
-            os.write(terminal, kept.read())
+            os.write(terminals[2], kept.read())
             raise
         finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
+            sys.stdout.flush()
+            for stream, terminal in terminals.items():
+                os.dup2(terminal, stream)
+                os.close(terminal)

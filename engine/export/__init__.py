@@ -1,0 +1,1 @@
+"""How a model leaves the house: written in a format that others read, and compared with itself."""

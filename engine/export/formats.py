@@ -1,0 +1,13 @@
+"""FORMATS: the ways out by name."""
+
+from __future__ import annotations
+
+from engine.export import keras_file, litert, onnx_file, saved_model
+from engine.export.subject import Format
+
+FORMATS: dict[str, Format] = {
+    "saved_model": saved_model.FORMAT,
+    "litert": litert.FORMAT,
+    "onnx": onnx_file.FORMAT,
+    "keras": keras_file.FORMAT,
+}

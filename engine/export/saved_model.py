@@ -1,0 +1,106 @@
+"""TensorFlow's SavedModel, as TensorFlow Serving takes it: encoded bytes in, labels out.
+
+Every output begins with the batch, `classes` too: TensorFlow Serving divides whatever it computed
+for several requests at once along that dimension, and its REST interface wants it so. `classes` is
+what its classify interface gives beside the scores: the label of each probability. The input ends
+in `_bytes`, by which REST knows to take {"b64": …}.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.export.subject import BYTES, UNCERTAIN, Answer, Format, Subject, encoded
+
+IMAGE_BYTES = "image_bytes"
+FROM_BYTES, FROM_PIXELS = "serving_default", "pixels"
+
+
+def write(subject: Subject, path: Path) -> None:
+    """Two signatures over the same weights: `serving_default` and `pixels`."""
+    import tensorflow as tf
+
+    from engine.export import program
+
+    answer = program.make(subject)
+    names = [encoded(name) for name in subject.classes]
+
+    def described(images: Any) -> dict[str, Any]:
+        answers = answer(images)
+        chances, decision = answers[program.PROBABILITIES], answers[program.DECISION]
+        places = tf.where(decision < 0, len(names), decision)
+        labels = tf.gather(tf.constant([*names, UNCERTAIN.encode()]), places)
+        classes = tf.broadcast_to(tf.constant(names), tf.shape(chances))
+        return {**answers, "labels": labels, "classes": classes}
+
+    @tf.function(autograph=False, input_signature=answer.input_signature)
+    def from_pixels(images: Any) -> dict[str, Any]:
+        return described(images)
+
+    @tf.function(
+        autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name=IMAGE_BYTES)]
+    )
+    def from_bytes(image_bytes: Any) -> dict[str, Any]:
+        pixels = tf.TensorSpec(subject.pixels, tf.uint8)
+        return described(tf.map_fn(subject.decode, image_bytes, fn_output_signature=pixels))
+
+    module = tf.Module()
+    # Where a module does not name them, the variables are not saved.
+    module.weights = answer.get_concrete_function().graph.variables
+    tf.saved_model.save(module, str(path), {FROM_BYTES: from_bytes, FROM_PIXELS: from_pixels})
+
+
+def load(subject: Subject, path: Path) -> Answer:
+    import tensorflow as tf
+
+    served = tf.saved_model.load(str(path)).signatures[FROM_BYTES]
+
+    def answer(contents: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        found = served(**{IMAGE_BYTES: tf.constant(contents)})
+        return found["probabilities"].numpy(), found["decision"].numpy()
+
+    return answer
+
+
+def usage(subject: Subject) -> str:
+    (height, width, _), count = subject.pixels, len(subject.classes)
+    return f"""\
+It takes the bytes of JPEG, PNG, BMP, GIF and WebP files as they are, and turns, resizes and scales
+them itself. Broken bytes are an error of the request.
+
+| signature | takes |
+|---|---|
+| `{FROM_BYTES}` | `{IMAGE_BYTES}`, string [B] |
+| `{FROM_PIXELS}` | `images`, uint8 [B, {height}, {width}, 3], RGB |
+
+| gives | |
+|---|---|
+| `labels` | string [B], the answer; `{UNCERTAIN}` where the rule leaves it open |
+| `decision` | int32 [B], the answer's index; -1 where the rule leaves it open |
+| `probabilities` | float32 [B, {count}] |
+| `classes` | string [B, {count}], the label of each probability |
+
+```python
+import sys
+
+import tensorflow as tf
+
+model = tf.saved_model.load("1").signatures["{FROM_BYTES}"]
+contents = [open(path, "rb").read() for path in sys.argv[1:]]
+answers = model({IMAGE_BYTES}=tf.constant(contents))
+for path, label, row in zip(sys.argv[1:], answers["labels"].numpy(), answers["probabilities"]):
+    print(path, label.decode("utf-8", "backslashreplace"), float(max(row)), sep="\\t")
+```
+
+With TensorFlow Serving, this folder as `/models/pictures`:
+
+```
+curl -d '{{"instances": [{{"{IMAGE_BYTES}": {{"b64": "'$(base64 -w0 picture.jpg)'"}}}}]}}' \\
+  http://localhost:8501/v1/models/pictures:predict
+```"""
+
+
+FORMAT = Format("SavedModel", "1", BYTES, write, load, usage)

@@ -1,0 +1,80 @@
+"""Small models on their way out, and what they are compared with."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import scipy.special
+
+from engine.classifier import Classifier
+from engine.export.subject import Subject
+from engine.rules import Rule
+from engine.runs import Reopened
+from pipelines.decode import decode
+from tests.engine import small
+
+CLASSES = ("cats", "dogs", "newts")
+ODD = ("naïve, 猫", "two\nlines\t<b>|$x$_", "caf\udce9 \\n")
+RULES = {
+    "plain": Rule(),
+    "tempered": Rule(temperature=2.5),
+    "sharp": Rule(temperature=0.4, positive_class="dogs", threshold=0.1),
+    "shy": Rule(temperature=1.5, abstain=0.55),
+    "both": Rule(temperature=0.7, positive_class="newts", threshold=0.3, abstain=0.58),
+}
+
+
+def subject(
+    rule: Rule = RULES["tempered"],
+    classes: tuple[str, ...] = CLASSES,
+    network: Classifier | None = None,
+    **changes,
+) -> Subject:
+    """Of the small network, whose answers differ from picture to picture."""
+    resize = changes.pop("resize", "squash")
+    if network is None:
+        network = small.network(changes.pop("head_units", 0))
+        small.enliven(network.model)
+        kernel, bias = network.head.get_weights()
+        network.head.set_weights([8 * kernel, bias])
+        logits = network.model(small.pictures(small.SIDE)).numpy()
+        network.head.set_weights([8 * kernel, bias - logits.mean(0)])
+    height, width = network.model.input.shape[1:3]
+    recipe = small.recipe(image_size=(height, width), resize=resize)
+    opened = Reopened(recipe, network, classes, rule)
+    return Subject(opened, lambda contents: decode(contents, height, width, resize), **changes)
+
+
+def oblong() -> Classifier:
+    """Higher than wide, and with a hidden layer."""
+    keras.utils.set_random_seed(3)
+    pixels = keras.Input((10, 6, 3), name="pixels")
+    x = keras.layers.Rescaling(1 / 127.5, -1, name="scale")(pixels)
+    features = keras.layers.GlobalAveragePooling2D(name="pool")(keras.layers.Conv2D(8, 3)(x))
+    vector = keras.layers.Dense(5, "relu", name="hidden")(features)
+    head = keras.layers.Dense(3, kernel_initializer=keras.initializers.RandomNormal(0, 3))
+    return Classifier(keras.Model(pixels, head(vector)), features, vector, head, {})
+
+
+def pictures(count: int, side: int = small.SIDE) -> np.ndarray:
+    """uint8 [count, side, side, 3], eight that differ, again and again."""
+    return np.resize(small.pictures(side), (count, side, side, 3)).astype(np.uint8)
+
+
+def wanted(given: Subject, images: np.ndarray) -> np.ndarray:
+    """float64 [B, classes], by Keras and SciPy."""
+    logits = given.opened.model(images.astype(np.float32), training=False).numpy()
+    return scipy.special.softmax(logits.astype(np.float64) / given.rule.temperature, -1)
+
+
+def as_a_stranger(code: str, *arguments, cwd: Path) -> str:
+    """What a program prints that has this interpreter's packages, and nothing of this project."""
+    code = f"import importlib.util as u; assert not u.find_spec('engine')\n{code}"
+    command = [sys.executable, "-I", "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -1,0 +1,148 @@
+"""Where exports are put: what is refused, and that nothing is left where one fails."""
+
+import errno
+import json
+import os
+
+import pytest
+
+from engine.errors import UserError
+from engine.export import place
+
+
+def export(out, overwrite=False, text="new"):
+    with place.beside(out, overwrite) as folder:
+        (folder / "model.onnx").write_text(text)
+        (folder / place.CARD).write_text("card")
+        (folder / place.PARITY).write_text(json.dumps({"model": "model.onnx"}))
+
+
+def below(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_it_is_there_at_the_end_and_not_before(tmp_path):
+    out = tmp_path / "some" / "place"
+    with place.beside(out, False) as folder:
+        (folder / "1").mkdir()
+        (folder / "1" / "model").write_text("whole")
+        assert not out.exists()
+    assert below(tmp_path) == ["some", "some/place", "some/place/1", "some/place/1/model"]
+    umask = os.umask(0)
+    os.umask(umask)
+    assert out.stat().st_mode & 0o777 == 0o777 & ~umask, "others may serve it"
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "out").mkdir()
+    export(tmp_path / "out")
+    assert (tmp_path / "out" / "model.onnx").read_text() == "new"
+
+
+@pytest.mark.parametrize("failure", [RuntimeError(), KeyboardInterrupt(), SystemExit(1)])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_failure_leaves_nothing(tmp_path, failure, earlier):
+    out = tmp_path / "a" / "b"
+    if earlier:
+        export(out, text="old")
+    before = below(tmp_path)
+
+    def fail():
+        with place.beside(out, True) as folder:
+            (folder / "half").write_text("x")
+            raise failure
+
+    with pytest.raises(type(failure)):
+        fail()
+    assert below(tmp_path) == before
+
+
+def test_an_earlier_export_is_replaced_where_that_is_asked_for(tmp_path):
+    out = tmp_path / "out"
+    export(out, text="old")
+    with pytest.raises(UserError, match=r"earlier export; name another --out= or add --overwrite"):
+        export(out)
+    assert (out / "model.onnx").read_text() == "old"
+    export(out, overwrite=True)
+    assert (out / "model.onnx").read_text() == "new"
+    names = ("MODEL_CARD.md", "model.onnx", "parity.json")
+    assert below(tmp_path) == ["out", *(f"out/{name}" for name in names)]
+
+
+@pytest.mark.parametrize(
+    ("parity", "other", "message"),
+    [
+        (None, "thesis.txt", "is not empty and holds no export"),
+        ("no JSON", "thesis.txt", "is not empty and holds no export"),
+        ("[1]", "thesis.txt", "is not empty and holds no export"),
+        ('{"model": "model.onnx"}', "thesis.txt", r"holds 'thesis\.txt', which is no part of"),
+    ],
+)
+def test_what_somebody_else_keeps_there_stays(tmp_path, parity, other, message):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / other).write_text("years of work")
+    if parity:
+        (out / place.PARITY).write_text(parity)
+    before = below(tmp_path)
+    with pytest.raises(UserError, match=message):
+        export(out, overwrite=True)
+    assert below(tmp_path) == before
+
+
+def test_a_file_is_no_place(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(UserError, match="is no folder"):
+        export(tmp_path / "out", overwrite=True)
+    with pytest.raises(UserError, match=r"can't be written \(Not a directory\)"):
+        export(tmp_path / "out" / "below")
+
+
+def test_what_comes_there_meanwhile_stays(tmp_path):
+    out = tmp_path / "out"
+
+    def meanwhile():
+        with place.beside(out, False):
+            out.mkdir()
+            (out / "thesis.txt").write_text("")
+
+    with pytest.raises(UserError, match="holds no export"):
+        meanwhile()
+    assert below(tmp_path) == ["out", "out/thesis.txt"]
+
+
+def test_a_link_leads_to_the_place(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    export(tmp_path / "link")
+    assert (tmp_path / "real" / "model.onnx").exists()
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path):
+    out, full = tmp_path / "out", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(UserError, match="No space left on device"), place.beside(out, False):
+        raise full
+    assert below(tmp_path) == []
+
+
+def test_errors_of_other_places_are_not_taken_for_this_one(tmp_path):
+    with pytest.raises(FileNotFoundError), place.beside(tmp_path / "out", False):
+        os.stat("/nowhere/at/all")
+
+
+def test_the_old_one_comes_back_where_the_new_one_can_not_be_put(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    export(out, text="old")
+    rename = os.rename
+
+    def fail(source, target):
+        if str(source).endswith(".part"):
+            raise OSError(errno.EIO, "broken", str(source))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(UserError, match="broken"):
+        export(out, overwrite=True)
+    assert (out / "model.onnx").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

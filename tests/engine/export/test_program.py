@@ -1,0 +1,51 @@
+"""Decisions in graph operations against those in NumPy."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from engine import rules
+from engine.export import program
+from engine.rules import Rule
+from tests.engine.export import leaving
+
+EDGES = (0.0, 0.25, 1 / 3, 0.5, 0.75, 1.0)
+
+
+@pytest.mark.parametrize("positive", [None, *leaving.CLASSES])
+@pytest.mark.parametrize("abstain", [None, *EDGES])
+def test_decisions_are_those_of_the_rule(positive, abstain):
+    """On thresholds to the bit, and where classes are equally likely."""
+    random = np.random.default_rng(0)
+    ties = [[a, b, 1 - a - b] for a in EDGES for b in EDGES if a + b <= 1]
+    chances = np.concatenate([random.dirichlet([1, 1, 1], 300), ties]).astype(np.float32)
+    for threshold in EDGES if positive else [None]:
+        rule = Rule(positive_class=positive, threshold=threshold, abstain=abstain)
+        found = program.decide(rule, leaving.CLASSES, tf.constant(chances))
+        assert found.dtype == tf.int32
+        np.testing.assert_array_equal(found, rules.decide(rule, leaving.CLASSES, chances))
+
+
+@pytest.mark.parametrize("name", leaving.RULES)
+def test_the_program_is_the_model_with_its_rule(name):
+    given = leaving.subject(leaving.RULES[name])
+    images = leaving.pictures(8)
+    answers = program.make(given)(images)
+    np.testing.assert_allclose(answers["probabilities"], leaving.wanted(given, images), atol=1e-6)
+    decided = rules.decide(given.rule, given.classes, answers["probabilities"].numpy())
+    np.testing.assert_array_equal(answers["decision"], decided)
+
+
+def test_the_rules_make_different_answers():
+    """Else the tests above, and those of the formats, would pass on any."""
+    images = leaving.pictures(8)
+    given = leaving.subject(leaving.RULES["plain"])
+    logits = given.opened.model(images.astype(np.float32)).numpy()
+    answers = {
+        name: tuple(rules.decide(rule, leaving.CLASSES, rules.probabilities(rule, logits)))
+        for name, rule in leaving.RULES.items()
+    }
+    assert answers["plain"] == answers["tempered"]
+    assert len(set(answers.values())) == 4
+    assert rules.UNCERTAIN in answers["shy"]
+    assert rules.UNCERTAIN in answers["both"]
