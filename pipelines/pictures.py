@@ -6,13 +6,12 @@ import os
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-import tensorflow as tf
 
 from engine.specs import UserError
-from pipelines import decode, fetch
-from pipelines.examples import read_bytes
+from pipelines import fetch
 
 NAMES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")  # what counts inside a folder
+_AHEAD = 32  # pictures that are decoded together
 
 
 def find(words: Iterable[str]) -> list[str]:
@@ -41,33 +40,26 @@ def _inside(folder: str) -> list[str]:
     ]
     if not files:
         raise UserError(f"{folder}: no pictures below it; allowed: {', '.join(NAMES)}")
-    return sorted(files)
+    files.sort()
+    return files
 
 
 def read(
-    places: Iterable[str], image_size: tuple[int, int], resize: str, allow_private: bool = False
+    places: Iterable[str],
+    image_size: tuple[int, int],
+    resize: str,
+    allow_private: bool = False,
+    threads: int | None = None,
 ) -> Iterator[tuple[str, np.ndarray | None, str | None]]:
     """(place, uint8 [H, W, 3], None), or (place, None, problem), for each place in turn.
 
-    allow_private: see `fetch.fetch`.
+    allow_private: see `fetch.fetch`. threads: all cores if not given.
     """
+    from pipelines.stream import Stream  # imports TensorFlow
 
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
-    def pixels(contents: tf.Tensor) -> tf.Tensor:
-        return decode.decode(contents, *image_size, resize)
-
-    for place in places:
-        try:
-            yield place, pixels(_bytes(place, allow_private)).numpy(), None
-        except OSError as error:
-            yield place, None, f"can't be read: {error.strerror or error}"
-        except UserError as error:
-            yield place, None, str(error).removeprefix(f"{place}: ")
-        except tf.errors.OpError as error:
-            yield place, None, decode.reason(error)
-
-
-def _bytes(place: str, allow_private: bool) -> bytes:
-    if fetch.is_url(place):
-        return fetch.fetch(place, allow_private=allow_private)
-    return read_bytes(place)
+    threads = threads or len(os.sched_getaffinity(0))
+    stream = Stream(list(places), image_size, resize, threads, allow_private)
+    for group in stream.groups(_AHEAD):
+        images = iter(np.asarray(group.images))
+        for place, problem in zip(group.places, group.problems, strict=True):
+            yield place, None if problem else next(images), problem
