@@ -48,6 +48,9 @@ class Program:
         return f"{self.dtype}, XLA" if self.xla else self.dtype
 
 
+FLOAT32 = Program()
+
+
 @dataclasses.dataclass(frozen=True)
 class Trial:
     """What a program did on a real batch. distance: relative L2, of its results from float32's."""

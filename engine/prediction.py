@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,9 +13,13 @@ import tensorflow as tf
 from engine import classifier, freezing, plots, rules, runs
 from engine.backbones import BACKBONES
 from engine.folding import fold
-from engine.precision import Program
+from engine.precision import FLOAT32, Program
 from engine.rules import PLAIN, Rule
 from engine.rundir import RunDir
+
+# Names of some pictures, the problem of each or None, and uint8 [n, H, W, 3], the pictures of those
+# that have none, in their order: see `pipelines.stream.Group`.
+Group = tuple[Sequence[str], Sequence[str | None], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Predictor:
     image_size: tuple[int, int]
     resize: str
     rule: Rule = PLAIN
-    program: Program = Program()
+    program: Program = FLOAT32
     trunk: keras.Model | None = None
     upper: Callable[[tf.Tensor], tf.Tensor] | None = None
 
@@ -102,34 +105,22 @@ def from_imagenet(backbone: str) -> Predictor:
 
 
 def predict(
-    model: Predictor,
-    pictures: Iterable[tuple[str, np.ndarray | None, str | None]],
-    batch_size: int,
-    top: int,
+    model: Predictor, groups: Iterable[Group], batch_size: int, top: int, images: bool = True
 ) -> Iterator[Answer]:
-    """Answers in the order of the pictures, each a (path, uint8 [H, W, 3] or None, problem)."""
-    remaining = iter(pictures)
-    while waiting := list(itertools.islice(remaining, batch_size)):
-        paths, images, problems = zip(*waiting, strict=True)
-        seen = [image for image in images if image is not None]
-        given = np.stack(seen) if seen else np.zeros([0, *model.image_size, 3], np.uint8)
-        found = answers(model, paths, problems, given, batch_size, top)
-        for answer, image in zip(found, images, strict=True):
+    """Answers in the order of the pictures, one by one.
+
+    images: whether each has its picture with it.
+    """
+    for group in groups:
+        seen = iter(np.asarray(group[2]) if images else ())
+        for answer in answers(model, group, batch_size, top):
+            image = None if answer.problem else next(seen, None)
             yield dataclasses.replace(answer, image=image)
 
 
-def answers(
-    model: Predictor,
-    paths: Sequence[str],
-    problems: Sequence[str | None],
-    images: Any,
-    batch_size: int,
-    top: int,
-) -> list[Answer]:
-    """The answers of some pictures, without their images.
-
-    images: uint8 [n, H, W, 3], of the paths that have no problem, in their order.
-    """
+def answers(model: Predictor, group: Group, batch_size: int, top: int) -> list[Answer]:
+    """The answers of a group, without their images."""
+    places, problems, images = group
     chances = _chances(model, images, batch_size)
     best = np.argsort(-chances, axis=-1, kind="stable")[:, :top]
     shares = np.take_along_axis(chances, best, axis=-1).tolist()
@@ -137,7 +128,7 @@ def answers(
     rows = zip(best.tolist(), shares, decided, strict=True)
     return [
         Answer(path, problem=problem) if problem else Answer(path, *_read(model, *next(rows)))
-        for path, problem in zip(paths, problems, strict=True)
+        for path, problem in zip(places, problems, strict=True)
     ]
 
 

@@ -64,9 +64,9 @@ class Stream:
         self._pixels = pixels
 
     def groups(self, batch_size: int, first: int = 0) -> Iterator[Group]:
-        """From place `first` on; every group but the last has `batch_size` pictures.
+        """From place `first` on; each has `batch_size` pictures, at the end there may be fewer.
 
-        More where a file that failed in the pipeline was sound when it was asked once more.
+        And more where a file that failed in the pipeline was sound when it was asked once more.
         """
         for numbers, images in self._sound(batch_size, first):
             stop = int(numbers[-1]) + 1
