@@ -27,7 +27,7 @@ def fastest(
     count: of the pictures. say: told in lines what was tried on the first of them.
     """
     programs = precision.programs()
-    if count < WORTH_TRIALS or len(programs) == 1 or model.trunk is None:
+    if count < WORTH_TRIALS or len(programs) == 1:
         return model, groups
     first = list(itertools.islice(groups, 1))
     for _, _, images in first:

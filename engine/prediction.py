@@ -16,6 +16,7 @@ from engine.folding import fold
 from engine.precision import FLOAT32, Program
 from engine.rules import PLAIN, Rule
 from engine.rundir import RunDir
+from engine.specs import Recipe
 
 # Names of some pictures, the problem of each or None, and uint8 [n, H, W, 3], the pictures of those
 # that have none, in their order: see `pipelines.stream.Group`.
@@ -64,8 +65,14 @@ def from_run(run: RunDir) -> Predictor:
       UserError: there is no run, or it has no model yet.
     """
     opened = runs.reopen(run)
-    recipe, rule, forward = opened.recipe, opened.rule, fold(opened.model)
-    split = freezing.split(opened.classifier, "head")
+    return of_classifier(opened.recipe, opened.classifier, opened.classes, opened.rule)
+
+
+def of_classifier(
+    recipe: Recipe, made: classifier.Classifier, classes: tuple[str, ...], rule: Rule = PLAIN
+) -> Predictor:
+    """A recipe's classifier, with its weights of now."""
+    forward, split = fold(made.model), freezing.split(made, "head")
 
     def softmax(logits: tf.Tensor) -> tf.Tensor:
         return tf.nn.softmax(tf.cast(logits, tf.float32) / rule.temperature)
@@ -78,7 +85,7 @@ def from_run(run: RunDir) -> Predictor:
     def probabilities(images: tf.Tensor) -> tf.Tensor:
         return softmax(forward(tf.cast(images, tf.float32)))
 
-    known = (opened.classes, recipe.image_size, recipe.resize, rule)
+    known = (classes, recipe.image_size, recipe.resize, rule)
     return Predictor(probabilities, *known, trunk=split.trunk, upper=upper)
 
 
