@@ -1,4 +1,4 @@
-"""What bin/benchmark --predict measures: pictures answered into a file, and what that is made of."""
+"""bin/benchmark --predict: pictures answered into a file, against what that is made of."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from engine import bulk, classifier, machine, prediction
 from engine.answer_file import AnswerFile, Order
-from engine.benchmark.rows import Rate, Row
+from engine.benchmark.rows import PREDICT, Rate, Row
 from engine.benchmark.timing import Work, alternate
 from engine.precision import Program
 from engine.prediction import Predictor
@@ -22,7 +22,6 @@ from pipelines.examples import WHOLE_FILE, Examples
 from pipelines.stream import Stream
 
 PICTURES = 3000  # of a sample at most; at each of its ends the pipeline fills up, and runs dry
-PHASE = "predict"  # in the place of a phase's name
 
 
 def row(recipe: Recipe, threads: int, device: str | None, folder: Path, repeats: int) -> Row:
@@ -43,7 +42,7 @@ def row(recipe: Recipe, threads: int, device: str | None, folder: Path, repeats:
         image_size=recipe.image_size,
         batch_size=recipe.batch_size,
         precision=model.program.policy,
-        phase=PHASE,
+        phase=PREDICT,
         stages={name: rates[name] for name in ("input", "trunk")},
         whole=rates["whole"],
         shares_cores=not tf.config.list_physical_devices("GPU"),
@@ -67,8 +66,7 @@ def _works(
     calls = max(1, min(20, count // batch_size))
 
     def whole() -> None:
-        options = {"top": 1}
-        order = Order({}, (), options, tuple(stream.places))
+        order = Order({}, (), {"top": 1}, tuple(stream.places))
         with AnswerFile(folder / "answers.csv", order, batch_size, going_on=False) as file:
             file.begin(dataclasses.asdict(model.program))
             for group in stream.groups(batch_size):
