@@ -179,7 +179,8 @@ def test_predict_and_evaluate_give_the_numbers_of_the_saved_network(trained, tmp
     opened = runs.reopen(RunDir(trained))
     images = [decode(path.read_bytes(), *opened.recipe.image_size).numpy() for path in files]
     logits = opened.model(np.stack(images).astype(np.float32), training=False)
-    np.testing.assert_allclose(chances, scipy.special.softmax(logits, -1), rtol=0, atol=1e-5)
+    wanted = scipy.special.softmax(logits / opened.rule.temperature, -1)
+    np.testing.assert_allclose(chances, wanted, rtol=0, atol=1e-5)
     measured = json.loads(
         run("evaluate", f"--run_dir={trained}", f"--data_dir={tmp_path}", "--format=json")
     )
@@ -187,7 +188,8 @@ def test_predict_and_evaluate_give_the_numbers_of_the_saved_network(trained, tmp
     confusion = np.zeros([2, 2], int)
     np.add.at(confusion, (labels, chances.argmax(-1)), 1)
     assert measured["confusion_matrix"] == confusion.tolist()
-    loss = -np.log(chances[np.arange(len(files)), labels]).mean()
+    plain = scipy.special.softmax(logits, -1)  # a loss is of logits as they are
+    loss = -np.log(plain[np.arange(len(files)), labels]).mean()
     assert measured["loss"] == pytest.approx(loss, rel=1e-4)
 
 
