@@ -91,14 +91,14 @@ def _inputs(made: Job, threads: int, repeats: int) -> Iterator[str]:
     feed = batches.make_feed(examples, recipe, threads)
     steps = min(made.steps_per_epoch, max(1, 2000 // recipe.batch_size))
     images = steps * recipe.batch_size
-    bare = Work(lambda: _drain(_bare(examples, recipe, threads).take(steps)), images)
-    files = Work(lambda: _drain(feed.train(0, steps)), images)
+    bare = Work(lambda: drain(bare(examples, recipe, threads).take(steps)), images)
+    files = Work(lambda: drain(feed.train(0, steps)), images)
     yield line("input from files / bare decoding", (files, bare), repeats)
-    kept = Work(lambda: _drain(made.feed.train(0, steps)), images)
+    kept = Work(lambda: drain(made.feed.train(0, steps)), images)
     yield line("input in use / bare decoding", (kept, bare), repeats)
 
 
-def _bare(examples: Examples, recipe: Recipe, threads: int) -> tf.data.Dataset:
+def bare(examples: Examples, recipe: Recipe, threads: int) -> tf.data.Dataset:
     fetch = batches.fetcher(examples)
     dataset = tf.data.Dataset.range(len(examples)).repeat()
     dataset = dataset.map(
@@ -109,7 +109,7 @@ def _bare(examples: Examples, recipe: Recipe, threads: int) -> tf.data.Dataset:
     return dataset.with_options(batches.options(threads))
 
 
-def _drain(items: Any) -> None:
+def drain(items: Any) -> None:
     for _ in items:
         pass
 

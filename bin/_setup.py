@@ -39,7 +39,7 @@ def main(work: Callable[[list[str]], None]) -> None:
         raise SystemExit(2 if isinstance(error, _flags.FlagError) else 1) from None
     except Stopped as error:
         print(
-            f"{program}: stopped by {error}; started again without --overwrite the run goes on",
+            f"{program}: stopped by {error}; started again without --overwrite it goes on",
             file=sys.stderr,
         )
         raise SystemExit(STOPPED) from None

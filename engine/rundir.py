@@ -214,10 +214,10 @@ def write(path: Path, data: bytes) -> None:
         with suppress(OSError):
             part.unlink()
         raise
-    _sync(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Names last as well as what they stand for, when the power fails."""
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -1,16 +1,12 @@
-"""Pictures named on a command line: files, folders and web addresses -> pixels, or a problem."""
+"""Pictures named on a command line: files, folders and web addresses."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-
-import numpy as np
-import tensorflow as tf
+from collections.abc import Iterable
 
 from engine.specs import UserError
-from pipelines import decode, fetch
-from pipelines.examples import read_bytes
+from pipelines import fetch
 
 NAMES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")  # what counts inside a folder
 
@@ -41,33 +37,5 @@ def _inside(folder: str) -> list[str]:
     ]
     if not files:
         raise UserError(f"{folder}: no pictures below it; allowed: {', '.join(NAMES)}")
-    return sorted(files)
-
-
-def read(
-    places: Iterable[str], image_size: tuple[int, int], resize: str, allow_private: bool = False
-) -> Iterator[tuple[str, np.ndarray | None, str | None]]:
-    """(place, uint8 [H, W, 3], None), or (place, None, problem), for each place in turn.
-
-    allow_private: see `fetch.fetch`.
-    """
-
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
-    def pixels(contents: tf.Tensor) -> tf.Tensor:
-        return decode.decode(contents, *image_size, resize)
-
-    for place in places:
-        try:
-            yield place, pixels(_bytes(place, allow_private)).numpy(), None
-        except OSError as error:
-            yield place, None, f"can't be read: {error.strerror or error}"
-        except UserError as error:
-            yield place, None, str(error).removeprefix(f"{place}: ")
-        except tf.errors.OpError as error:
-            yield place, None, decode.reason(error)
-
-
-def _bytes(place: str, allow_private: bool) -> bytes:
-    if fetch.is_url(place):
-        return fetch.fetch(place, allow_private=allow_private)
-    return read_bytes(place)
+    files.sort()
+    return files

@@ -19,9 +19,10 @@ SLOW = {"tensorflow", "keras", "tensorflow_datasets", "tensorboard", "matplotlib
 LIGHT = (
     *("engine.specs", "engine.calls", "engine.errors", "engine.conversion", "engine.recipes"),
     *("engine.backbones", "engine.optimizers", "engine.schedules", "engine.rundir"),
-    *("pipelines.augment", "pipelines.sources"),
+    *("engine.answer_file", "engine.answer_formats"),
+    *("pipelines.augment", "pipelines.sources", "pipelines.pictures"),
     *("bin._flags", "bin._command_line", "bin._setup", "bin.train", "bin.evaluate", "bin.predict"),
-    *("bin.serve", "bin.export"),
+    *("bin._bulk", "bin.serve", "bin.export"),
 )
 
 

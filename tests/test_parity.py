@@ -22,9 +22,10 @@ from engine.rundir import RunDir, claim
 from engine.specs import RESIZES, Recipe, parse_phase
 from engine.stages import Stage
 from engine.storage import Room
-from pipelines import augment, batches, pictures, ready
+from pipelines import augment, batches, ready
 from pipelines.examples import TRAIN, VALIDATION, Examples, from_columns
 from pipelines.pixels import Place
+from pipelines.stream import Stream
 from tests.engine.small import enliven
 from tests.engine.small_runs import Watcher, small_recipe
 from tests.pipelines import every_format
@@ -60,9 +61,9 @@ def by_example(read, count: int) -> np.ndarray:
 
 
 def as_predicted(paths: list[Path], made: Recipe) -> np.ndarray:
-    read = list(pictures.read(map(str, paths), made.image_size, made.resize))
-    assert [problem for _, _, problem in read if problem] == []
-    return np.stack([image for _, image, _ in read])
+    read = list(Stream(list(map(str, paths)), made.image_size, made.resize, 2).groups(16))
+    assert [problem for group in read for problem in group.problems if problem] == []
+    return np.concatenate([group.images for group in read])
 
 
 @pytest.fixture(scope="module")
@@ -182,13 +183,16 @@ def test_evaluation_and_prediction_give_the_numbers_of_the_saved_network(
     """From the files on, and whatever number of pictures shares a batch."""
     run, wanted = served.runs[resize], served.of(resize)
     model = prediction.from_run(run)
-    read = pictures.read(map(str, served.files), model.image_size, model.resize)
+    files = list(map(str, served.files))
+    read = Stream(files, model.image_size, model.resize, 2).groups(batch_size)
     answers = [dict(one.labels) for one in prediction.predict(model, read, batch_size, 3)]
-    assert near([[answer[name] for name in CLASSES] for answer in answers], wanted)
+    predicted = np.array([[answer[name] for name in CLASSES] for answer in answers])
+    assert near(predicted, wanted)
     opened = runs.reopen(run)
     feed = batches.make_feed(examples(served.files), opened.recipe, 2)
     losses, chances = evaluated(steps.make_eval_step(opened.model), feed.once("validation"))
     assert near(chances, wanted)
+    assert near(predicted, chances, 1e-6), "folded alike"
     assert near(np.exp(-losses), given(wanted, served.labels[: len(wanted)]))
 
 

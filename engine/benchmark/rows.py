@@ -36,6 +36,8 @@ ON_GPU = {
     "tail": ("a larger --batch_size", "--precision=mixed_bfloat16", FEWER_OPEN, SMALLER),
 }
 
+PREDICT = "predict"  # in the place of a phase, where pictures are answered and nothing is trained
+
 SLOWEST, FASTEST = 1e-6, 1e12  # images/s; what lies outside was not measured
 LOSS_WORTH_A_WORD = 0.1
 LONGEST_NAME = 200
@@ -177,7 +179,11 @@ def _by_how_much(row: Row, limit: str) -> str:
 
 
 def _advice(row: Row, limit: str) -> list[str]:
-    """What helps this stage; a precision only where the slowest is in use."""
+    """What helps this stage; a precision only where the slowest is in use, and a cache in training.
+
+    A prediction sees each picture once.
+    """
     advice = (ON_CORES if row.shares_cores else ON_GPU)[limit]
-    plain = row.precision == "float32"
-    return [words for words in advice if plain or not words.startswith("--precision")]
+    cached, plain = row.phase != PREDICT, row.precision == "float32"
+    useful = {"--cache": cached, "--precision": plain}
+    return [words for words in advice if useful.get(words.partition("=")[0], True)]

@@ -74,6 +74,19 @@ def test_a_mistake_is_one_line(arguments, status, message):
     assert out.count("\n") == 1
 
 
+def test_prediction_is_measured_against_what_it_is_made_of(coloured, tmp_path):
+    path = tmp_path / "result.json"
+    flags = (*JOB, f"--data_dir={coloured}", "--repeats=1", "--predict")
+    out = run("benchmark", *flags, "--precisions=float32,mixed_bfloat16", f"--out={path}")
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["precision"] for row in rows] == ["float32", "mixed_bfloat16"]
+    for row in rows:
+        assert row["phase"] == "predict"
+        assert set(row["stages"]) == {"input", "trunk"}
+        assert row["whole"]["median"] < min(each["median"] for each in row["stages"].values())
+    assert "mobilenet_v2 32x32, float32, phase predict" in out
+
+
 def test_peers_do_the_same_job(coloured, tmp_path):
     out = run(
         "benchmark", *JOB, f"--data_dir={coloured}", "--repeats=1", "--peers", "--seeds=1",
@@ -128,7 +141,7 @@ def test_the_bare_yardstick_has_as_many_pictures_in_flight_as_ours(coloured, mon
 
     monkeypatch.setattr(tf.data.Dataset, "map", counting)
     examples = sources.load(recipe.data).part("train")
-    _benches._bare(examples, recipe, 3)
+    _benches.bare(examples, recipe, 3)
     bare, counts[:] = counts[:], []
     next(batches.make_feed(examples, recipe, 3).train(0, 1))
     assert bare == [3 * batches.IN_FLIGHT]

@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from engine import prediction
-from pipelines import pictures
+from pipelines.stream import Stream
 
 CLASSES = ("red", "green", "blue")
 ADMIRAL = Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")
@@ -42,10 +42,20 @@ SEEN = [
 ]
 
 
+def groups(seen, size) -> list:
+    """As `pipelines.stream` gives them, so many places in each."""
+    found = []
+    for start in range(0, len(seen), size):
+        places, images, problems = zip(*seen[start : start + size], strict=True)
+        sound = [image for image in images if image is not None]
+        found.append((places, problems, np.array(sound, np.uint8).reshape(-1, 4, 5, 3)))
+    return found
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
 def test_answers_come_in_order_and_problems_stop_nobody(batch_size):
     colours = Colours()
-    answers = list(prediction.predict(colours.model, iter(SEEN), batch_size, 3))
+    answers = list(prediction.predict(colours.model, groups(SEEN, 4), batch_size, 3))
     assert [answer.path for answer in answers] == list("abcde")
     assert [answer.problem for answer in answers] == [problem for _, _, problem in SEEN]
     first = [answer.labels[0][0] if answer.labels else None for answer in answers]
@@ -54,19 +64,30 @@ def test_answers_come_in_order_and_problems_stop_nobody(batch_size):
 
 
 def test_labels_stand_by_probability():
-    answer = next(prediction.predict(Colours().model, SEEN, 1, 2))
+    answer = next(prediction.predict(Colours().model, groups(SEEN, 5), 1, 2))
     assert answer.labels == (("red", pytest.approx(0.6)), ("green", pytest.approx(0.3)))
     assert np.array_equal(answer.image, SEEN[0][1])
 
 
 def test_there_are_no_more_labels_than_classes():
-    answer = next(prediction.predict(Colours().model, SEEN, 1, 10))
+    answer = next(prediction.predict(Colours().model, groups(SEEN, 2), 1, 10))
     assert [name for name, _ in answer.labels] == ["red", "green", "blue"]
+
+
+def test_images_are_there_where_they_are_wanted():
+    with_them, without = (
+        list(prediction.predict(Colours().model, groups(SEEN, 5), 2, 1, images=wanted))
+        for wanted in (True, False)
+    )
+    for answer, other, (_, image, _) in zip(with_them, without, SEEN, strict=True):
+        assert np.array_equal(answer.image, image) if image is not None else answer.image is None
+        assert other.image is None
+        assert answer.labels == other.labels
 
 
 def test_nothing_but_problems_needs_no_model():
     colours = Colours()
-    answers = list(prediction.predict(colours.model, [SEEN[1], SEEN[4]], 4, 3))
+    answers = list(prediction.predict(colours.model, groups([SEEN[1], SEEN[4]], 2), 4, 3))
     assert [answer.problem for answer in answers] == ["truncated or damaged JPEG", "empty file"]
     assert colours.shapes == []
 
@@ -76,7 +97,7 @@ def test_no_pictures_give_no_answers():
 
 
 def test_the_plot_is_a_picture_taller_for_more_answers():
-    answers = list(prediction.predict(Colours().model, SEEN, 2, 3))
+    answers = list(prediction.predict(Colours().model, groups(SEEN, 2), 2, 3))
     one, three = (
         Image.open(io.BytesIO(prediction.plot(chosen))) for chosen in (answers[:2], answers)
     )
@@ -88,7 +109,7 @@ def test_imagenets_own_classes_name_what_a_photograph_shows():
     model = prediction.from_imagenet("efficientnet_lite0")
     assert len(model.classes) == 1000
     assert model.image_size == (224, 224)
-    read = pictures.read([str(ADMIRAL), "gone.jpg"], model.image_size, model.resize)
+    read = Stream([str(ADMIRAL), "gone.jpg"], model.image_size, model.resize, 2).groups(3)
     admiral, gone = prediction.predict(model, read, 3, 5)
     assert "military uniform" in [name for name, _ in admiral.labels]
     chances = [chance for _, chance in admiral.labels]

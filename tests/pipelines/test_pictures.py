@@ -1,11 +1,12 @@
 """Pictures named on a command line: what is found, and what becomes of broken ones."""
 
-import numpy as np
+import os
+
 import pytest
 from PIL import Image
 
 from engine.specs import UserError
-from pipelines import fetch, pictures
+from pipelines import pictures
 from tests.pipelines.pictures import saved
 
 RED = Image.new("RGB", (9, 7), (200, 10, 20))
@@ -41,44 +42,14 @@ def test_a_folder_without_pictures_is_named(folder):
         pictures.find([str(folder / "empty")])
 
 
-def test_a_broken_picture_is_a_problem_and_the_others_go_on(folder):
-    contents = {
-        "short.png": saved(RED, "PNG")[:40],
-        "text.jpg": b"not a picture at all",
-        "empty.jpg": b"",
-        "good.png": saved(RED, "PNG"),
-    }
-    for name, content in contents.items():
-        (folder / name).write_bytes(content)
-    places = [str(folder / name) for name in contents]
-    places.insert(2, str(folder / "gone.png"))
-    read = list(pictures.read(places, (4, 6), "squash"))
-    assert [place for place, _, _ in read] == places
-    problems = [problem for _, _, problem in read]
-    assert problems[2] == "can't be read: No such file or directory"
-    assert all(problem and "\n" not in problem for problem in problems[:4])
-    assert all(image is None for _, image, _ in read[:4])
-    assert problems[4] is None
-    assert read[4][1].dtype == np.uint8
-    assert np.array_equal(read[4][1], np.broadcast_to([200, 10, 20], (4, 6, 3)))
-
-
-def test_an_address_is_fetched_and_its_problem_is_told_without_naming_it_twice(monkeypatch):
-    def answer(url, allow_private):
-        assert allow_private
-        if url.endswith("good"):
-            return saved(RED, "PNG")
-        raise UserError(f"{url}: gives text/html; allowed: the address of a picture itself")
-
-    monkeypatch.setattr(fetch, "fetch", answer)
-    places = ["http://127.0.0.1/page", "http://127.0.0.1/good"]
-    page, good = pictures.read(places, (4, 4), "squash", allow_private=True)
-    assert page == (places[0], None, "gives text/html; allowed: the address of a picture itself")
-    assert np.array_equal(good[1], np.broadcast_to([200, 10, 20], (4, 4, 3)))
-
-
-def test_a_picture_from_the_web_that_would_unpack_to_gigabytes_is_not_decoded(server):
-    """It is 50 kB long, and 400 million pixels large."""
-    ((_, image, problem),) = pictures.read([server.address("bomb")], (4, 6), "squash", True)
-    assert image is None
-    assert problem == "more than 178,956,970 pixels"
+def test_odd_names_are_found_and_links_with_them(folder):
+    odd = [b"\xff.jpg", b"two\nlines.jpg", b"=1+1.jpg", "große Katze.jpg".encode()]
+    for name in odd:
+        (folder / os.fsdecode(name)).write_bytes(b"x")
+    (folder / "link.jpg").symlink_to(folder / "notes.txt")
+    (folder / "nowhere.jpg").symlink_to(folder / "gone")
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "seen.jpg").write_bytes(b"x")
+    names = [os.fsencode(os.path.relpath(path, folder)) for path in pictures.find([str(folder)])]
+    plain = [b"a.PNG", b"b.png", b"below/c.png", b"link.jpg", b"nowhere.jpg", b".hidden/seen.jpg"]
+    assert sorted(names) == sorted(odd + plain)

@@ -1,0 +1,187 @@
+"""bin/predict --out: any number of pictures answered into a file, which goes on where it ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import _flags
+import _setup
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
+
+from engine import answer_file, answer_formats
+from engine.answer_file import AnswerFile, Order, Tally
+from engine.console import PLAIN_SECONDS, duration
+from engine.rundir import RunDir
+from engine.specs import UserError
+from engine.stopping import Stop
+from pipelines import fetch, pictures
+from pipelines.examples import printable
+
+if TYPE_CHECKING:
+    from engine.prediction import Predictor
+    from pipelines.stream import Stream
+
+AUTO = "auto"  # the precision that is fastest
+
+
+def order_of(parsed: _flags.Parsed, top: int, precision: str) -> Order:
+    """What the flags ask for, before it is known which pictures are meant.
+
+    Raises:
+      FlagError: a file of another kind, or flags that don't go together.
+    """
+    with _flags.as_flag_errors():
+        answer_formats.of_path(Path(parsed.out).name)
+    for name, why in {"format": "the file's ending says it", "plot": "it keeps no picture"}.items():
+        if name in parsed.given:
+            raise _flags.FlagError(f"--{name} has no use with --out: {why}; leave one away")
+    words = (word if fetch.is_url(word) else os.path.abspath(word) for word in parsed.words)
+    settings = {"top": top, "precision": precision, "batch_size": parsed.batch_size}
+    settings["tta"] = parsed.tta
+    return Order(
+        model=_model(parsed),
+        words=tuple(words),
+        options={**settings, "allow_private_urls": parsed.allow_private_urls},
+        replaces=parsed.overwrite and os.path.exists(parsed.out),
+    )
+
+
+def _model(parsed: _flags.Parsed) -> dict[str, str]:
+    """What tells the model from others: the digests of its files, or a network's name."""
+    if not parsed.run_dir:
+        return {"backbone": parsed.backbone}
+    run = RunDir(Path(parsed.run_dir))
+    run.read_recipe()
+    files = [path for path in (run.recipe, run.best) if path.is_file()]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def run(parsed: _flags.Parsed, top: int, precision: str, load: Callable[[], Predictor]) -> None:
+    """Answers all that the words mean.
+
+    load: gives the model, and imports TensorFlow.
+
+    Raises:
+      UserError: the file can't be written or belongs to something else; no picture could be read.
+      Stopped: it was asked to end; what was answered so far is kept.
+    """
+    path, wanted = Path(parsed.out).expanduser(), order_of(parsed, top, precision)
+    stop = _setup.stop(None, False)
+    begun = answer_file.begun(path, wanted, parsed.overwrite)
+    order = begun or dataclasses.replace(wanted, places=tuple(pictures.find(parsed.words)))
+    with AnswerFile(path, order, parsed.batch_size, going_on=bool(begun)) as file:
+        threads = _setup.start_tensorflow(parsed.threads)
+        model = load()
+
+        from pipelines.stream import Stream
+
+        size, resize, private = model.image_size, model.resize, parsed.allow_private_urls
+        stream = Stream(order.places, size, resize, threads, private, _setup.device())
+        with Meter(len(order.places), file.tally) as meter:
+            _answer(model, stream, file, meter, stop)
+            stop.done()
+    print(f"{meter.in_words()}; written to {printable(str(path))}")
+    _name_unread(file.tally)
+
+
+def _answer(model: Predictor, stream: Stream, file: AnswerFile, meter: Meter, stop: Stop) -> None:
+    """What the file lacks, to its end."""
+    from engine import bulk, prediction
+    from engine.precision import Program
+
+    groups: Any = stream.groups(file.batch_size, file.tally.rows)
+    if file.order.program:
+        meter.note(f"going on after {file.tally.rows:,} of {len(stream.places):,} pictures")
+        model = bulk.in_program(model, Program(**file.order.program))
+    else:
+        if file.order.options["precision"] == AUTO:
+            model, groups = bulk.fastest(model, groups, len(stream.places), meter.note)
+        file.begin(dataclasses.asdict(model.program))
+    meter.note(f"computing in {model.program}")
+    with stop.patient():
+        for group in stop.checked(groups):
+            file.add(prediction.answers(model, group, file.batch_size, file.top))
+            meter.show()
+        file.finish()
+
+
+def complain(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _name_unread(tally: Tally) -> None:
+    """Says which pictures have no answer.
+
+    Raises:
+      UserError: none has.
+    """
+    if tally.unread:
+        shown = len(tally.first)
+        first = f"; the first {shown}:" if tally.unread > shown else ":"
+        complain(f"predict: {tally.unread:,} of {tally.rows:,} could not be read{first}")
+    for row in tally.first:
+        complain(f"  {printable(row.path)}: {row.problem}")
+    if tally.unread == tally.rows:
+        raise UserError("no picture could be read")
+
+
+class Meter:
+    """Says how far it has come: a bar where somebody looks, a line now and then elsewhere."""
+
+    def __init__(self, total: int, tally: Tally) -> None:
+        self.total, self.tally, self.before = total, tally, tally.rows
+        self.console = Console(file=sys.stderr, highlight=False)
+        self.bar = Progress(
+            BarColumn(),
+            TextColumn("{task.description}", markup=False),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task("", total=total, completed=tally.rows)
+        self.started = self.told = time.monotonic()
+
+    def __enter__(self) -> Meter:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.bar.stop()
+
+    def note(self, line: str) -> None:
+        """A sentence before the first answer; the time is taken from the last one on."""
+        self._say(line)
+        self.started = time.monotonic()
+
+    def _say(self, line: str) -> None:
+        self.console.print(Text(line), soft_wrap=True)
+
+    def show(self) -> None:
+        if self.console.is_terminal:
+            words = self.in_words()
+            self.bar.update(self.task, completed=self.tally.rows, description=words)
+        elif time.monotonic() - self.told > PLAIN_SECONDS:
+            self.told = time.monotonic()
+            self._say(self.in_words())
+
+    def in_words(self) -> str:
+        """`1,024 of 100,000 pictures, 410 a second, 4 min 1 s left, 2 unreadable`."""
+        rows, unread = self.tally.rows, self.tally.unread
+        speed = (rows - self.before) / max(time.monotonic() - self.started, 1e-3)
+        words = [
+            f"{rows:,} pictures" if rows == self.total else f"{rows:,} of {self.total:,} pictures"
+        ]
+        if speed:
+            words.append(f"{speed:,.0f} a second")
+            if rows < self.total:
+                words.append(f"{duration((self.total - rows) / speed)} left")
+        return ", ".join([*words, *([f"{unread:,} unreadable"] if unread else [])])

@@ -1,0 +1,82 @@
+"""bin/benchmark --predict: pictures answered into a file, against what that is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import _benches
+import numpy as np
+import tensorflow as tf
+
+from engine import bulk, classifier, machine, prediction
+from engine.answer_file import AnswerFile, Order
+from engine.benchmark.rows import PREDICT, Rate, Row
+from engine.benchmark.timing import Work, alternate
+from engine.precision import Program
+from engine.prediction import Predictor
+from engine.specs import Recipe
+from pipelines import sources
+from pipelines.examples import WHOLE_FILE, Examples
+from pipelines.stream import Stream
+
+PICTURES = 3000  # of a sample at most; at each of its ends the pipeline fills up, and runs dry
+
+
+def row(recipe: Recipe, threads: int, device: str | None, folder: Path, repeats: int) -> Row:
+    """Decoding, the network and the whole, of the recipe's training pictures."""
+    machine.reset_peaks()
+    examples = sources.load(recipe.data)
+    files = examples.take(examples.lengths == WHOLE_FILE)
+    files = files.take(np.arange(min(len(files), PICTURES)))
+    made = classifier.build(recipe, len(examples.classes))
+    model = prediction.of_classifier(recipe, made, examples.classes)
+    size = (model.image_size, model.resize)
+    stream = Stream([os.fspath(path) for path in files.paths], *size, threads, device=device)
+    model = _chosen(model, recipe, stream)
+    samples = alternate(_works(model, recipe, stream, files, folder), repeats)
+    rates = {name: Rate.of(each) for name, each in samples.items()}
+    return Row(
+        backbone=recipe.backbone,
+        image_size=recipe.image_size,
+        batch_size=recipe.batch_size,
+        precision=model.program.policy,
+        phase=PREDICT,
+        stages={name: rates[name] for name in ("input", "trunk")},
+        whole=rates["whole"],
+        shares_cores=not tf.config.list_physical_devices("GPU"),
+        peak_memory=machine.peak_memory(),
+    )
+
+
+def _chosen(model: Predictor, recipe: Recipe, stream: Stream) -> Predictor:
+    if recipe.precision != "auto":
+        return bulk.in_program(model, Program(recipe.precision))
+    groups = stream.groups(recipe.batch_size)
+    return bulk.fastest(model, groups, bulk.WORTH_TRIALS, _benches.Quiet().note)[0]
+
+
+def _works(
+    model: Predictor, recipe: Recipe, stream: Stream, files: Examples, folder: Path
+) -> dict[str, Work]:
+    count, batch_size = len(files), recipe.batch_size
+    bare = _benches.bare(files, recipe, stream.threads).take(-(-count // batch_size))
+    images = next(iter(bare))
+    calls = max(1, min(20, count // batch_size))
+
+    def whole() -> None:
+        order = Order({}, (), {"top": 1}, tuple(stream.places))
+        with AnswerFile(folder / "answers.csv", order, batch_size, going_on=False) as file:
+            file.begin(dataclasses.asdict(model.program))
+            for group in stream.groups(batch_size):
+                file.add(prediction.answers(model, group, batch_size, 1))
+            file.finish()
+
+    return {
+        "input": Work(lambda: _benches.drain(bare), -(-count // batch_size) * batch_size),
+        "trunk": Work(
+            lambda: [model.probabilities(images).numpy() for _ in range(calls)], calls * batch_size
+        ),
+        "whole": Work(whole, count),
+    }
