@@ -48,6 +48,18 @@ FORMATS = {
         saved(COLOUR.quantize(64), "GIF", save_all=True, append_images=[GREY.convert("P")]),
         0,
     ),
+    "gif with a comment and a table for each frame": (
+        saved(
+            COLOUR.quantize(64),
+            "GIF",
+            save_all=True,
+            append_images=[COLOUR.rotate(180).quantize(16)],
+            comment=b"x" * 600,
+            loop=0,
+            duration=40,
+        ),
+        0,
+    ),
     "webp": (saved(COLOUR, "WEBP"), 1),
     "webp lossless": (saved(COLOUR, "WEBP", lossless=True), 0),
     "webp alpha": (saved(pictures.with_alpha("RGBA"), "WEBP", lossless=True, exact=True), 0),
@@ -55,6 +67,10 @@ FORMATS = {
     "webp animated": (
         saved(COLOUR, "WEBP", save_all=True, append_images=[GREY.convert("RGB")], lossless=True),
         0,
+    ),
+    "webp animated lossy": (
+        saved(COLOUR, "WEBP", save_all=True, append_images=[GREY.convert("RGB")]),
+        1,
     ),
     "bmp": (saved(COLOUR, "BMP"), 0),
     "bmp top down": (bmp(24, bgr_rows(), top_down=True), 0),
