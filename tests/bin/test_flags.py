@@ -465,14 +465,15 @@ def test_a_mistyped_flag_ends_with_2_and_needs_no_tensorflow(name, arguments, me
 
 
 def test_what_a_flag_file_holds_for_other_programs_is_passed_over(write):
-    file = write("--data_dir=x\n--seed=3\n--nodeterministic\n--phase=a()\n--batch_size=8\n")
+    file = write("--data_dir=x\n--seed=3\n--nodeterministic\n--phase=a()\n--on_bad_image=fail\n")
 
     def read(*arguments):
-        group = (_flags.define_data,)
+        group = (_flags.define_pictures,)
         return _flags.parse("[flags]", group, ["bin/doctor", *arguments], _train_flags.names())
 
     assert _flags.data_spec(read(file)).location.endswith("/x")
     assert "'seed'" not in refused(file, "--nosuch=1", read=read)
-    assert refused(file, "--seed=3", read=read).startswith("--seed is no flag")
+    for flag in ("--seed=3", "--on_bad_image=skip"):
+        assert refused(file, flag, read=read).startswith(f"{flag.split('=')[0]} is no flag")
     mistyped = write("--data_dir=x\n--sed=3\n", "other.flags")
     assert refused(mistyped, read=read).startswith("--sed is no flag")
