@@ -13,6 +13,8 @@ import tensorflow as tf
 
 _SCREEN = 13  # bytes: signature and logical screen descriptor
 _EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, b"\x3b"
+_MOST_EXTENSIONS = 1000  # before the frame
+_LEAST_BLOCK = 32  # bytes of blocks on the average
 _SPARE = 16  # zeros behind the file: what ends there too early ends
 
 
@@ -34,6 +36,7 @@ def first_frame(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         lambda at: data[at] == _EXTENSION,
         lambda at: (_behind_blocks(data, tf.minimum(at + 2, length)),),
         (at,),
+        maximum_iterations=_MOST_EXTENSIONS,
     )
     present = data[at] == _IMAGE
     numbers = tf.reshape(data[at + 1 : at + 9], [4, 2])
@@ -49,9 +52,16 @@ def _table(flags: tf.Tensor) -> tf.Tensor:
 
 
 def _behind_blocks(data: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
-    """Where a chain of blocks ends that begins at `at`; each tells its length, the last one 0."""
+    """Where a chain of blocks ends that begins at `at`; each tells its length, the last one 0.
+
+    All but the last have 255 bytes, as a rule. Of those that are shorter so many are looked at that
+    no file takes minutes.
+    """
     last = tf.size(data) - _SPARE
     (at,) = tf.while_loop(
-        lambda at: data[at] > 0, lambda at: (tf.minimum(at + 1 + data[at], last),), (at,)
+        lambda at: data[at] > 0,
+        lambda at: (tf.minimum(at + 1 + data[at], last),),
+        (at,),
+        maximum_iterations=last // _LEAST_BLOCK + _MOST_EXTENSIONS,
     )
     return tf.minimum(at + 1, last)

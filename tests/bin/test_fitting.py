@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
+import sys
 import textwrap
 import time
 from pathlib import Path
@@ -165,3 +166,11 @@ def test_a_try_that_fails_otherwise_is_no_answer(tmp_path):
     gone = small_recipe(tmp_path / "gone")
     with pytest.raises(UserError, match=r"can't be found out: .*gone does not exist"):
         _fitting.settle(gone, None, 1)
+
+
+def test_a_try_may_say_anything(tmp_path, monkeypatch):
+    """Native code writes to the error stream too, and not in UTF-8 alone."""
+    says = "import os; os.write(2, b'\\xff odd\\n'); raise SystemExit(1)"
+    monkeypatch.setattr(_fitting, "_command", lambda *_: [sys.executable, "-c", says])
+    with pytest.raises(UserError, match=r"can't be found out: .* odd"):
+        _fitting.settle(small_recipe(tmp_path), None, 1)

@@ -130,6 +130,15 @@ def test_orientation_behind_other_segments():
     assert (unresized(shifted).numpy() == plain[::-1, ::-1]).all()
 
 
+@pytest.mark.parametrize(("count", "found"), [(500, True), (2000, False)])
+def test_orientation_is_looked_for_behind_so_many_chunks_and_no_more(count, found):
+    """A file of nothing but chunks would hold everything up."""
+    contents = saved(COLOUR, "PNG", exif=b"Exif\0\0" + tiff("<", 3))
+    shifted = contents[:33] + pictures.chunk(b"prVt", b"") * count + contents[33:]
+    plain = unresized(saved(COLOUR, "PNG")).numpy()
+    assert (unresized(shifted).numpy() == (plain[::-1, ::-1] if found else plain)).all()
+
+
 DAMAGED_EXIF = {
     "empty": b"Exif\0\0",
     "no directory": b"Exif\0\0MM\0*",
