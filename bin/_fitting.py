@@ -93,7 +93,8 @@ def _fits(recipe: Recipe, threads: int | None) -> bool:
     Raises:
       UserError: the try failed for another reason.
     """
-    tried = subprocess.run(_command(TRY, recipe, threads), capture_output=True, text=True)
+    command = _command(TRY, recipe, threads)
+    tried = subprocess.run(command, capture_output=True, text=True, errors="replace")
     # SIGKILL comes from the system where the machine itself has no memory left.
     if tried.returncode in (FITS, TOO_LARGE, -signal.SIGKILL):
         return tried.returncode == FITS

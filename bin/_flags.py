@@ -48,6 +48,7 @@ __all__ = [
     "data_spec",
     "define_data",
     "define_model",
+    "define_pictures",
     "define_run",
     "define_training",
     "flagfile_name",
@@ -76,7 +77,8 @@ SOURCE_FLAGS = {
 }
 
 
-def define_data(values: flags.FlagValues) -> None:
+def define_pictures(values: flags.FlagValues) -> None:
+    """Which ones, and how they are divided."""
     text = flags.DEFINE_string
     text("data_dir", None, "folder of one folder per class, or of train/, val/ (and test/)", values)
     text("train_dir", None, "folder with one folder per class, to train on", values)
@@ -93,6 +95,10 @@ def define_data(values: flags.FlagValues) -> None:
     )
     whole(values, "split_seed", 0, "which examples are kept for validation")
     whole(values, "limit_examples", None, "keep so many of each part, for a dry run", least=1)
+
+
+def define_data(values: flags.FlagValues) -> None:
+    define_pictures(values)
     choice(values, "on_bad_image", "skip", specs.ON_BAD_IMAGE, "what a broken picture does")
 
 
@@ -238,7 +244,7 @@ def data_spec(parsed: Parsed) -> DataSpec | None:
         validation_fraction=parsed.validation_fraction,
         split_seed=parsed.split_seed,
         limit_examples=parsed.limit_examples,
-        on_bad_image=parsed.on_bad_image,
+        on_bad_image=parsed.on_bad_image if "on_bad_image" in parsed.given else "skip",
     )
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import _flags
 
 from engine import recipes
+from engine.conversion import parse_json
 from engine.rundir import RunDir
 from engine.specs import Recipe, UserError, from_json
 from pipelines import augment
 
 HELP = (
     "a recipe.json, in place of all flags that describe a run; with the plan.json of the run that "
-    "it lies in, if there is one, so that nothing is measured anew"
+    "it lies in, if that is of this very recipe, so that nothing is measured anew"
 )
 
 
@@ -57,7 +58,18 @@ def read(file: str, given: Iterable[str]) -> Beginning:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
         raise _flags.FlagError(f"--recipe={file}: can't be read ({reason})") from None
-    return Beginning(_recipe(file, text), path.parent.name if own else path.stem, plan)
+    recipe = _recipe(file, text)
+    plan = plan if plan and _is_of(plan, recipe) else None
+    return Beginning(recipe, path.parent.name if own else path.stem, plan)
+
+
+def _is_of(plan: bytes, recipe: Recipe) -> bool:
+    """Whether a `plan.json` was made for this recipe, and not for what the file held before."""
+    try:
+        values = parse_json(plan.decode())
+    except (UserError, UnicodeDecodeError):
+        return False
+    return isinstance(values, dict) and values.get("recipe") == recipes.digest(recipe)
 
 
 def _recipe(file: str, text: str) -> Recipe:

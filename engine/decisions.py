@@ -10,21 +10,22 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from engine import precision
+from engine import precision, recipes
 from engine.conversion import convert, parse_json
 from engine.errors import require
 from engine.planning import Keep
 from engine.precision import Program, Trial
 from engine.rundir import RunDir, write_json
-from engine.specs import PRECISIONS, UserError, choose
+from engine.specs import PRECISIONS, Recipe, UserError, choose
 from engine.watching import Watch
 
 
 class Decisions:
     """Trials by what was tried, the trunk below a cut or the tail of a phase, and what is kept."""
 
-    def __init__(self, run: RunDir) -> None:
-        self.run = run
+    def __init__(self, run: RunDir, recipe: Recipe) -> None:
+        """recipe: of the run."""
+        self.run, self.recipe = run, recipe
         self.trials: dict[str, list[Trial]] = {}
         self.keeps: dict[str, Keep] = {}
         try:
@@ -73,6 +74,7 @@ class Decisions:
           OSError: it can't be written.
         """
         values: dict[str, Any] = {
+            "recipe": recipes.digest(self.recipe),
             "chosen": {what: str(precision.best(t).program) for what, t in self.trials.items()},
             "tolerance": precision.TOLERANCE,
             "trials": {w: [dataclasses.asdict(t) for t in each] for w, each in self.trials.items()},

@@ -5,7 +5,9 @@ Reads the tables, which import no TensorFlow, so that a mistyped flag is answere
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -13,7 +15,7 @@ from engine.backbones import BACKBONES
 from engine.errors import nearest
 from engine.optimizers import OPTIMIZERS
 from engine.schedules import SCHEDULES, learning_rate
-from engine.specs import Phase, Recipe, UserError, choose
+from engine.specs import Phase, Recipe, UserError, choose, to_json
 
 
 class Allowed(NamedTuple):
@@ -102,3 +104,9 @@ def rate(phase: Phase, steps_per_epoch: int) -> Callable[[int], float]:
     return learning_rate(
         SCHEDULES[phase.schedule], phase.learning_rate, steps, given.schedule, warmup_steps
     )
+
+
+def digest(recipe: Recipe) -> str:
+    """32 letters by which a recipe is known again, in whatever order its options were typed."""
+    text = json.dumps(json.loads(to_json(recipe)), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

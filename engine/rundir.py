@@ -155,11 +155,16 @@ def refuse_foreign(run: RunDir) -> None:
       UserError: something lies there that is no run, nor what one killed at its start left behind.
     """
     own = {run.checkpoints.name, run.lock.name, _part(run.recipe).name}
-    names = {entry.name for entry in run.path.iterdir()} if run.path.is_dir() else set()
-    if not names <= own and not _holds_run(run):
+    names = _names(run.path)
+    # Checkpoints without a recipe are somebody else's: ours are written after it.
+    if not (names <= own and not _names(run.checkpoints)) and not _holds_run(run):
         raise UserError(
             f"--run_dir={run.path}: is not empty and holds no run; name another --run_dir="
         )
+
+
+def _names(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
 
 
 def _holds_run(run: RunDir) -> bool:

@@ -125,7 +125,7 @@ def begin(
     """
     recipe = job.recipe
     split = freezing.split(job.classifier, phase.trainable)
-    made = Decisions(job.run)
+    made = Decisions(job.run, job.recipe)
     lower = _lower_part(job, phase, split, made)
     keep = _keep(job, phase, split, lower, made)
     first_epoch = progress.phase_start // job.steps_per_epoch

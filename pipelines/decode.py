@@ -16,7 +16,7 @@ import tensorflow as tf
 from engine.specs import RESIZES, UserError
 from pipelines import exif, formats, resizing
 
-VERSION = 1  # to be raised when a picture comes out otherwise: kept pixels are made anew then
+VERSION = 2  # to be raised when a picture comes out otherwise: kept pixels are made anew then
 REDUCTIONS = (1, 2, 4, 8)  # what libjpeg can shrink by
 SPARE = 2  # the reduced picture is at least so many times the target
 

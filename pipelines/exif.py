@@ -14,6 +14,7 @@ import tensorflow as tf
 ORIENTATION_TAG = 0x0112
 SHORT = 3  # TIFF's name for an unsigned number of two bytes
 EXIF_MARK = b"Exif\0\0"
+MOST_CHUNKS = 1000  # that are passed over on the way: a file of nothing else would take minutes
 TIFF_LIMIT = 1 << 16  # bytes: what one JPEG segment can hold
 TEXT = tf.TensorSpec([], tf.string)
 NUMBER = tf.TensorSpec([], tf.int32)
@@ -67,7 +68,8 @@ def _search_jpeg(contents: tf.Tensor) -> tf.Tensor:
         at += 2 + length(bytes_)
         return at, head(at)
 
-    at, bytes_ = tf.while_loop(goes_on, step, (tf.constant(2), head(tf.constant(2))))
+    start = tf.constant(2), head(tf.constant(2))
+    at, bytes_ = tf.while_loop(goes_on, step, start, maximum_iterations=MOST_CHUNKS)
     tiff = _piece(contents, at + 10, length(bytes_) - 8)
     return tf.cond(is_exif(bytes_), lambda: _in_tiff(tiff), _upright_already)
 
@@ -111,7 +113,8 @@ def _search_chunks(
     def step(at: tf.Tensor, name: tf.Tensor, size: tf.Tensor, after: tf.Tensor) -> tuple:
         return after, *read(after)
 
-    at, name, size, _ = tf.while_loop(goes_on, step, (start, *read(tf.constant(start))))
+    first = (start, *read(tf.constant(start)))
+    at, name, size, _ = tf.while_loop(goes_on, step, first, maximum_iterations=MOST_CHUNKS)
     tiff = _piece(contents, at + 8, tf.minimum(size, TIFF_LIMIT))
     marked = _piece(tiff, 0, len(EXIF_MARK)) == EXIF_MARK  # some writers keep JPEG's prefix
     tiff = _piece(tiff, tf.where(marked, len(EXIF_MARK), 0), TIFF_LIMIT)

@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from pipelines import exif
+from pipelines import exif, gif
 
 PIXEL_LIMIT = 178_956_970  # pixels: where Pillow raises DecompressionBombError
 JPEG_MAGIC = b"\xff\xd8\xff"
 NOT_A_PICTURE = "not a picture (JPEG, PNG, BMP, GIF, WebP)"
+_ALL = 2**31 - 1  # bytes
 TOO_LARGE = f"more than {PIXEL_LIMIT:,} pixels"
 
 
@@ -83,14 +84,15 @@ def _png(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 def _gif(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     width, height = tf.unstack(tf.cast(_header(contents, 6, tf.uint16, 2), tf.int32))
-    size = require_size(height, width)
-    with tf.control_dependencies(_operations(size)):
-        pixels = _first_frame(tf.identity(contents), channels=3)
+    contents, frame = gif.first_frame(contents)
     # TensorFlow gives the first frame only, without the screen around it.
-    fills = tf.reduce_all(tf.shape(pixels)[:2] == tf.stack([height, width]))
-    check = require(fills, "GIF whose first frame does not fill it, which TensorFlow misplaces")
-    with tf.control_dependencies(_operations(check)):
-        return tf.identity(pixels), tf.constant(1)
+    fills = tf.reduce_all((frame == tf.stack([0, 0, width, height])) | (frame < 0))
+    checks = [
+        require_size(height, width),
+        require(fills, "GIF whose first frame does not fill it, which TensorFlow misplaces"),
+    ]
+    with tf.control_dependencies(_operations(*checks)):
+        return _first_frame(tf.identity(contents), channels=3), tf.constant(1)
 
 
 def _webp(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -101,9 +103,30 @@ def _webp(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     lossless = tf.stack([_little(head[21:25]) // 2**14, _little(head[21:25])]) % 2**14 + 1
     lossy = tf.stack([_little(head[28:30]), _little(head[26:28])]) % 2**14
     size = tf.where(kind == ord("X"), extended, tf.where(kind == ord("L"), lossless, lossy))
-    with tf.control_dependencies(_operations(require_size(size[0], size[1]))):
-        pixels = _first_frame(tf.identity(contents), channels=0)
+    known = tf.reduce_all(head[12:15] == [*b"VP8"]) & tf.reduce_any(kind == [*b"X L"])
+    # TensorFlow would look for other formats in what only says WebP, and libwebp for bare pixels.
+    checks = [
+        require(tf.reduce_all(head[:4] == [*b"RIFF"]) & known, "WebP of an unknown kind"),
+        require_size(size[0], size[1]),
+    ]
+    with tf.control_dependencies(_operations(*checks)):
+        pixels = _first_frame(_with_alpha(contents, kind, head[20]), channels=0)
     return pixels[:, :, :3], exif.in_webp(contents)
+
+
+def _with_alpha(contents: tf.Tensor, kind: tf.Tensor, flags: tf.Tensor) -> tf.Tensor:
+    """The same file, where it moves with the bit set that says that there is alpha.
+
+    Frames of an animation have four channels, whatever that bit says. TensorFlow (2.21) makes room
+    for three where it is not set, and writes four: beyond its memory, or into somebody else's.
+    """
+    moves = (kind == ord("X")) & (flags // 2 % 2 == 1)
+    flags = tf.where(moves, tf.bitwise.bitwise_or(flags, 0x10), flags)
+    byte = tf.gather(tf.constant([bytes([value]) for value in range(256)]), flags)
+    before, behind = tf.strings.substr(contents, 0, 20), tf.strings.substr(contents, 21, _ALL)
+    return tf.cond(
+        moves, lambda: tf.strings.join([before, byte, behind]), lambda: tf.identity(contents)
+    )
 
 
 def _bmp(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipelines import first_look, pixel_index
+from pipelines import first_look, headers, pixel_index
 from pipelines.first_look import Facts
 from pipelines.mapping import Mapping
 from pipelines.pixel_files import Kept, Part
@@ -48,7 +48,7 @@ class Filling:
         theirs = kept.index.find(self.job.stamps)
         ours = np.flatnonzero(self.missing & (theirs >= 0))
         ours = ours[np.argsort(theirs[ours])]  # as they lie on the disk
-        for name in ("fingerprints", "orientations", "reasons"):
+        for name in (*pixel_index.FACTS, "reasons"):
             getattr(self.index, name)[ours] = getattr(kept.index, name)[theirs[ours]]
         broken = self.index.reasons[ours] != ""
         if not self.keeps:
@@ -68,13 +68,17 @@ class Filling:
         job, index = self.job, self.index
         rows = np.flatnonzero(self.missing)
 
+        examples = job.examples.take(job.firsts[rows])
+        told = headers.sample(len(rows))
+
         def keep(numbers: np.ndarray, facts: Facts) -> None:
             places = rows[numbers]
             index.orientations[places] = facts.orientations
             index.fingerprints[places] = facts.fingerprints
+            looked_at = numbers[told[numbers]]
+            index.headers[rows[looked_at]] = headers.of(examples, looked_at)
             self._put(places, facts.pixels)
 
-        examples = job.examples.take(job.firsts[rows])
         wanted = keep if self.keeps else None
         for one in first_look.look(examples, job.decode, job.threads, keep=wanted, begin=begin):
             row = rows[one.index]
@@ -85,7 +89,7 @@ class Filling:
 
     def pixels(self) -> Pixels | None:
         """What has been filled; None where it is nowhere."""
-        facts = (self.index.fingerprints, self.index.orientations)
+        facts = self.index.facts()
         if self.memory is not None:
             self.memory[self.index.reasons != ""] = 0
             return Pixels(self.job.shape, *facts, memory=self.memory)
@@ -106,5 +110,4 @@ class Filling:
 
 def of_kept(job: Job, kept: Kept) -> Pixels:
     """The pixels of a complete folder, in its file."""
-    index, file = kept.index, kept.pixels
-    return Pixels(job.shape, index.fingerprints, index.orientations, file=file, lock=kept.lock)
+    return Pixels(job.shape, *kept.index.facts(), file=kept.pixels, lock=kept.lock)

@@ -8,11 +8,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pipelines import archives
+from pipelines import archives, headers
 from pipelines.examples import Examples
 from pipelines.stamps import BYTES
 
-FORMAT = 1  # of the file; to be raised when its meaning changes
+FORMAT = 2  # of the file; to be raised when its meaning changes
+FACTS = ("fingerprints", "orientations", "headers")  # what the first look finds of a picture
 _MOST_BYTES = 1 << 30  # of an index unpacked: millions of pictures take less
 
 
@@ -24,6 +25,7 @@ class Index:
     stamps: S16 [N], as from `stamps.stamp`; all zero where nothing lasting is known.
     fingerprints: int64 [N], of the encoded bytes, as from `first_look.look`.
     orientations: uint8 [N], 1…8 as in EXIF; 0 where the picture is broken.
+    headers: headers.COLUMN [N], blank where none was read.
     reasons: str [N], why the picture is broken; '' where it is sound.
     """
 
@@ -31,10 +33,15 @@ class Index:
     stamps: np.ndarray
     fingerprints: np.ndarray
     orientations: np.ndarray
+    headers: np.ndarray
     reasons: np.ndarray
 
     def __len__(self) -> int:
         return len(self.stamps)
+
+    def facts(self) -> tuple[np.ndarray, ...]:
+        """The columns of `FACTS`."""
+        return tuple(getattr(self, name) for name in FACTS)
 
     def find(self, stamps: np.ndarray) -> np.ndarray:
         """int64 [n]: the row of each stamp (S16 [n]), -1 where there is none."""
@@ -53,6 +60,7 @@ def blank(definition: str, count: int) -> Index:
         stamps=np.zeros(count, f"S{BYTES}"),
         fingerprints=np.zeros(count, np.int64),
         orientations=np.zeros(count, np.uint8),
+        headers=np.zeros(count, headers.COLUMN),
         reasons=np.full(count, "", dtype=object),
     )
 
@@ -67,6 +75,7 @@ def save(file: BinaryIO, index: Index, examples: Examples) -> None:
         stamps=index.stamps,
         fingerprints=index.fingerprints,
         orientations=index.orientations,
+        headers=index.headers,
         broken=broken,
         reasons=index.reasons[broken].astype(np.str_),
         paths=np.frombuffer(b"\0".join(examples.encoded_paths()), np.uint8),
@@ -84,7 +93,7 @@ def load(path: str | os.PathLike[str], definition: str) -> Index | None:
             stamps = archives.column(kept, "stamps", f"S{BYTES}")
             index = blank(definition, len(stamps))
             index.stamps[:] = stamps
-            for name in ("fingerprints", "orientations"):
+            for name in FACTS:
                 mine = getattr(index, name)
                 mine[:] = archives.column(kept, name, mine.dtype, len(index))
             broken, reasons = archives.column(kept, "broken", np.int64), kept["reasons"]
@@ -93,7 +102,8 @@ def load(path: str | os.PathLike[str], definition: str) -> Index | None:
             index.reasons[broken] = reasons.astype(object)
     except Exception:
         return None
-    return index if np.all(index.orientations <= 8) else None
+    sound = np.all(index.orientations <= 8) and headers.are_sound(index.headers)
+    return index if sound else None
 
 
 def load_places(path: str | os.PathLike[str]) -> tuple[list[str], np.ndarray, np.ndarray]:

@@ -52,6 +52,7 @@ class Pixels:
 
     fingerprints: int64 [N], of the encoded bytes: equal where two files hold the same.
     orientations: uint8 [N], as EXIF had it, 1…8; the pixels are upright already. 0 for broken ones.
+    headers: headers.COLUMN [N], blank where none was read.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Pixels:
         shape: tuple[int, int, int],
         fingerprints: np.ndarray,
         orientations: np.ndarray,
+        headers: np.ndarray,
         *,
         memory: np.ndarray | None = None,
         file: io.FileIO | None = None,
@@ -66,7 +68,7 @@ class Pixels:
     ) -> None:
         """Of `memory`, uint8 [N, *shape], or of a `file` with such rows, held by `lock`."""
         self.shape = (len(fingerprints), *shape)
-        self.fingerprints, self.orientations = fingerprints, orientations
+        self.fingerprints, self.orientations, self.headers = fingerprints, orientations, headers
         self._memory = memory
         self.saving: threading.Thread | None = None
         if file:

@@ -46,7 +46,7 @@ def to_train(
         say(f"{len(seen.broken)} broken pictures are left out; {report} lists them")
     on_bad_image = recipe.data.on_bad_image
     sound = first_look.leave_out(seen.examples, seen.broken, report, on_bad_image)
-    for line in census.in_short(sound, seen.pixels):
+    for line in census.in_short(recipe.data, sound, seen.pixels):
         say(line)
     return sound, seen.pixels
 

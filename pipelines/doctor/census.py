@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipelines.doctor import copies
-from pipelines.doctor.kinds import NOTE, Entry, Finding
+from engine.specs import DataSpec
+from pipelines import headers
+from pipelines.doctor import copies, places, unusual
+from pipelines.doctor.kinds import KINDS, NOTE, Entry, Finding
 from pipelines.examples import Examples
 from pipelines.pixels import Pixels
 
@@ -17,26 +19,47 @@ SHOWN_CLASSES = 10
 _PROBES = 8  # places along each side that are looked at before the whole
 
 
-def in_short(examples: Examples, pixels: Pixels | None) -> Iterator[str]:
-    """A line for each kind of finding but notes, from what the first look has kept anyway.
+def in_short(spec: DataSpec, examples: Examples, pixels: Pixels | None) -> Iterator[str]:
+    """A line for each kind of finding, and one for all notes, from what the first look has kept.
 
     Args:
+      spec: of the data.
       examples: sound ones, with the `rows` of the pixels.
     """
-    found = balance(examples)
+    rows, orientations = _kept(examples, pixels)
+    of_headers = unusual.findings(examples, rows, orientations)
+    found = [*balance(examples), *places.findings(spec, examples), *of_headers]
     if pixels is not None:
         prints = pixels.fingerprints[examples.rows]
         found += copies.findings(examples, copies.of_same_bytes(prints), "copies")
         found += _colourless(examples, pixels)
-    for finding in found:
-        level, title, advice = finding.kind
-        if level != NOTE:
-            first = finding.entries[0]
-            detail = f": {first.detail}" if first.detail else ""
-            yield (
-                f"{level}: {len(finding.entries):,} {title}, as {', '.join(first.places[:2])}"
-                f"{detail}; {advice}; bin/doctor shows all"
-            )
+    found.sort(key=lambda finding: list(KINDS).index(finding.name))
+    yield from (_line(finding) for finding in found if finding.kind.level != NOTE)
+    if notes := [f"{len(f.entries):,} {f.kind.title}" for f in found if f.kind.level == NOTE]:
+        yield f"note: {', '.join(notes)}; bin/doctor shows all"
+    looked_at = np.count_nonzero(rows["format"])
+    if of_headers and looked_at < len(examples):
+        yield f"sizes and formats are those of {looked_at:,} of the {len(examples):,} pictures"
+
+
+def _line(finding: Finding) -> str:
+    level, title, advice = finding.kind
+    first = finding.entries[0]
+    detail = f": {first.detail}" if first.detail else ""
+    return (
+        f"{level}: {len(finding.entries):,} {title}, as {', '.join(first.places[:2])}"
+        f"{detail}; {advice}; bin/doctor shows all"
+    )
+
+
+def _kept(examples: Examples, pixels: Pixels | None) -> tuple[np.ndarray, np.ndarray]:
+    """headers.COLUMN [N] and orientations [N]; the former are read where no pixels are kept."""
+    if pixels is not None:
+        return pixels.headers[examples.rows], pixels.orientations[examples.rows]
+    rows = np.zeros(len(examples), headers.COLUMN)
+    looked_at = np.flatnonzero(headers.sample(len(examples)))
+    rows[looked_at] = headers.of(examples, looked_at)
+    return rows, np.zeros(len(examples), np.uint8)
 
 
 def balance(examples: Examples) -> list[Finding]:
@@ -62,12 +85,16 @@ def _flat(pictures: np.ndarray) -> np.ndarray:
     return (np.ptp(pictures, axis=(1, 2)) <= LEVELS_OF_ONE_COLOUR).all(axis=1)
 
 
-def _colourless(examples: Examples, pixels: Pixels) -> list[Finding]:
-    """Those of one colour, where the pixels lie in memory."""
-    if not pixels.in_memory:
-        return []
-    flat = np.isin(examples.rows, of_one_colour(pixels.rows))
+def one_colour(examples: Examples, flat: np.ndarray) -> list[Finding]:
+    """flat: bool [N], which of the examples are."""
     entries = tuple(
         Entry((examples.name(index),), examples=(index,)) for index in np.flatnonzero(flat).tolist()
     )
     return [Finding("one_colour", entries)] if entries else []
+
+
+def _colourless(examples: Examples, pixels: Pixels) -> list[Finding]:
+    """Those of one colour, where the pixels lie in memory."""
+    if not pixels.in_memory:
+        return []
+    return one_colour(examples, np.isin(examples.rows, of_one_colour(pixels.rows)))

@@ -9,15 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from engine.specs import DataSpec, UserError
-from pipelines import decode, first_look, formats, sources, splits
-from pipelines.doctor import census, copies, headers, likeness, places
+from pipelines import decode, first_look, formats, headers, sources, splits
+from pipelines.doctor import census, copies, likeness, places, unusual
 from pipelines.doctor.kinds import KINDS, Entry, Finding
 from pipelines.examples import VALIDATION, Examples, printable
 from pipelines.first_look import Broken, Facts
-
-HUGE_PIXELS = 50_000_000
-TINY_SIDE = 32  # pixels
-NARROW = 5.0  # times as long as wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,13 +77,11 @@ def examine(spec: DataSpec, threads: int, progress: Callable[[int, int], None]) 
         notes.keep(numbers, facts)
         progress(notes.count, len(examples))
 
-    with headers.unlimited():
-        broken = first_look.look(examples, _small, threads, keep=keep)
-        left_out = list(_broken(broken, examples))
+    broken = first_look.look(examples, _small, threads, keep=keep)
     joined, pairs = notes.same_files(), notes.alike()
     found = [
         *refused,
-        *left_out,
+        *_broken(broken, examples),
         *places.findings(spec, examples),
         *notes.findings(),
         *copies.findings(examples, joined, "copies"),
@@ -110,52 +104,31 @@ class _Notes:
         self.examples, self.count = examples, 0
         self.fingerprints = np.full(len(examples), -1)
         self.details = np.zeros((len(examples), likeness.DETAIL, likeness.DETAIL), np.uint8)
-        self.cases: dict[str, list[Entry]] = {}
+        self.headers = np.zeros(len(examples), headers.COLUMN)
+        self.orientations = np.zeros(len(examples), np.uint8)
+        self.flat = np.zeros(len(examples), dtype=bool)
 
     def keep(self, numbers: np.ndarray, facts: Facts) -> None:
         self.count += len(numbers)
         self.fingerprints[numbers] = facts.fingerprints
         self.details[numbers] = likeness.details(facts.pixels)
-        for number, orientation in zip(numbers.tolist(), facts.orientations, strict=True):
-            self.header(number)
-            if orientation != 1:
-                self._note("turned", number, f"orientation {orientation}")
-        for number in numbers[census.of_one_colour(facts.pixels)].tolist():
-            self._note("one_colour", number)
+        self.headers[numbers] = headers.of(self.examples, numbers)
+        self.orientations[numbers] = facts.orientations
+        self.flat[numbers[census.of_one_colour(facts.pixels)]] = True
 
-    def header(self, number: int) -> None:
-        """What the header and the name have that is unusual."""
-        found = headers.header(self.examples, number)
-        if found is None:
-            return
-        size = f"{found.width} x {found.height} pixels"
-        if wrong := headers.misnamed(self.examples.paths[number], found.format):
-            self._note("wrong_name", number, wrong)
-        if found.frames > 1:
-            self._note("several_frames", number, f"{found.frames} of them, {found.format}")
-        if found.width * found.height > HUGE_PIXELS:
-            self._note("huge", number, size)
-        if min(found.width, found.height) < TINY_SIDE:
-            self._note("tiny", number, size)
-        if max(found.width, found.height) > NARROW * min(found.width, found.height):
-            self._note("narrow", number, size)
-
-    def _note(self, kind: str, number: int, detail: str = "") -> None:
-        entry = Entry((self.examples.name(number),), detail, (number,))
-        self.cases.setdefault(kind, []).append(entry)
-
-    def findings(self) -> Iterator[Finding]:
-        for kind, entries in self.cases.items():
-            yield Finding(kind, tuple(sorted(entries, key=lambda entry: entry.examples)))
+    def findings(self) -> list[Finding]:
+        return [
+            *unusual.findings(self.examples, self.headers, self.orientations),
+            *census.one_colour(self.examples, self.flat),
+        ]
 
     def same_files(self) -> list[np.ndarray]:
         return copies.of_same_bytes(self.fingerprints)
 
     def alike(self) -> np.ndarray:
         """int64 [n, 2]: pairs of examples that look the same, copies and flat ones left out."""
-        flat = [entry.examples[0] for entry in self.cases.get("one_colour", ())]
         _, firsts = np.unique(self.fingerprints, return_index=True)
-        firsts = np.setdiff1d(firsts[self.fingerprints[firsts] >= 0], flat)
+        firsts = firsts[(self.fingerprints[firsts] >= 0) & ~self.flat[firsts]]
         return firsts[likeness.alike(self.details[firsts])]
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from engine.specs import DataSpec
 from pipelines import sources
-from pipelines.doctor.headers import NAMES
 from pipelines.doctor.kinds import Entry, Finding
 from pipelines.examples import Examples, printable
+from pipelines.headers import NAMES
 
 _SUFFIXES = tuple(f".{suffix}" for suffixes in NAMES.values() for suffix in suffixes)
 
@@ -35,16 +35,31 @@ def findings(spec: DataSpec, examples: Examples) -> list[Finding]:
 
 def _links(root: str, roots: list[str]) -> Iterator[tuple[str, str, str]]:
     """(path, kind, detail) of the links below a folder that lead out of all, or in a circle."""
-    for place, folders, files in os.walk(root):
-        for path in (os.path.join(place, name) for name in sorted(folders + files)):
-            if not os.path.islink(path):
-                continue
-            target = os.path.realpath(path)
-            detail = f"leads to {printable(target)}"
-            if os.path.islink(target) or _inside(path, target):
-                yield path, "link_circle", detail
-            elif not any(_inside(target, root) for root in roots):
-                yield path, "link_outside", detail
+    for path in _links_below(root):
+        target = os.path.realpath(path)
+        detail = f"leads to {printable(target)}"
+        if os.path.islink(target) or _inside(path, target):
+            yield path, "link_circle", detail
+        elif not any(_inside(target, root) for root in roots):
+            yield path, "link_outside", detail
+
+
+def _links_below(root: str) -> Iterator[str]:
+    """All of them, none followed. Asks the system for nothing but the lists of names."""
+    waiting = [root]
+    while waiting:
+        entries = _entries(waiting.pop())
+        yield from (entry.path for entry in entries if entry.is_symlink())
+        waiting += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What lies in a folder, by name; nothing where it can't be read or is gone."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        return []
 
 
 def _inside(path: str, folder: str) -> bool:
@@ -53,10 +68,9 @@ def _inside(path: str, folder: str) -> bool:
 
 def _strays(root: str) -> Iterator[tuple[str, str, str]]:
     """Pictures that lie in the folder itself, where only the folders in it count."""
-    with os.scandir(root) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.lower().endswith(_SUFFIXES) and entry.is_file():
-                yield entry.path, "stray", ""
+    for entry in _entries(root):
+        if entry.name.lower().endswith(_SUFFIXES) and entry.is_file():
+            yield entry.path, "stray", ""
 
 
 def _is_text(path: str) -> bool:

@@ -12,3 +12,15 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(place))
         yield place
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a flag file and gives the flag that names it."""
+
+    def make(content: str | bytes, name: str = "my.flags") -> str:
+        data = content if isinstance(content, bytes) else content.encode()
+        (tmp_path / name).write_bytes(data)
+        return f"--flagfile={tmp_path / name}"
+
+    return make

@@ -9,6 +9,7 @@ import _flags
 import _recipe_file
 import pytest
 
+from engine.recipes import digest
 from engine.rundir import RunDir
 from engine.specs import to_json
 
@@ -41,12 +42,28 @@ def test_it_is_the_recipe_that_the_flags_made(run):
 
 
 def test_a_runs_own_brings_what_the_run_decided(run):
-    run.plan.write_bytes(b"decided")
-    assert _recipe_file.read(str(run.recipe), []).plan == b"decided"
+    plan = json.dumps({"recipe": digest(RECIPE), "trials": {}}).encode()
+    run.plan.write_bytes(plan)
+    assert _recipe_file.read(str(run.recipe), []).plan == plan
+
+
+@pytest.mark.parametrize(
+    "plan", [b"{}", b"[]", b"decided", b"\xff", b'{"recipe": "0123"}'], ids=range(5)
+)
+def test_a_plan_of_another_recipe_or_of_none_is_left_alone(run, plan):
+    run.plan.write_bytes(plan)
+    assert _recipe_file.read(str(run.recipe), []) == _recipe_file.Beginning(RECIPE, "cells")
+
+
+def test_a_recipe_that_was_edited_in_place_has_all_measured_anew(run):
+    run.plan.write_text(json.dumps({"recipe": digest(RECIPE), "trials": {}}))
+    run.recipe.write_text(changed(seed=8))
+    found = _recipe_file.read(str(run.recipe), [])
+    assert (found.recipe.seed, found.plan) == (8, None)
 
 
 def test_a_copy_decides_for_itself_and_gives_the_run_its_name(run):
-    run.plan.write_bytes(b"of another")
+    run.plan.write_text(json.dumps({"recipe": digest(RECIPE), "trials": {}}))
     copy = run.path / "mine.json"
     copy.write_text("\ufeff" + run.recipe.read_text(), "utf-8")  # editors on Windows add a mark
     assert _recipe_file.read(str(copy), []) == _recipe_file.Beginning(RECIPE, "mine")

@@ -24,7 +24,7 @@ from engine.storage import Room  # noqa: E402
 from pipelines import augment  # noqa: E402
 from tests.engine import small  # noqa: E402
 from tests.engine.small_runs import Watcher, job, same_end, small_recipe  # noqa: E402
-from tests.engine.test_steps import moved, trainer  # noqa: E402
+from tests.engine.trainers import moved, trainer  # noqa: E402
 
 ONE = tf.distribute.get_strategy()
 DEVICES = [f"/cpu:{place}" for place in range(2)]

@@ -12,9 +12,12 @@ from engine import precision
 from engine.decisions import Decisions
 from engine.planning import Keep
 from engine.precision import Program
+from engine.recipes import digest
 from engine.rundir import RunDir
+from tests.engine.small_runs import small_recipe
 
 PROGRAMS = [Program(), Program("mixed_bfloat16")]
+RECIPE = small_recipe("nowhere")
 KEEP = Keep(4, 4, True, "the trunk's outputs")
 
 
@@ -38,6 +41,10 @@ class Network:
         return lambda inputs: [tf.constant(inputs) + off]
 
 
+def opened(run: RunDir) -> Decisions:
+    return Decisions(run, RECIPE)
+
+
 @pytest.fixture
 def run(tmp_path) -> RunDir:
     return RunDir(tmp_path)
@@ -54,48 +61,49 @@ def unasked(*_):
 
 def test_programs_are_tried_once_and_the_trials_written_down(run):
     network = Network()
-    first = asked(Decisions(run), network=network)
+    first = asked(opened(run), network=network)
     assert network.made == PROGRAMS
-    again = Decisions(run)
+    again = opened(run)
     assert again.program("trunk", PROGRAMS, unasked, unasked, Notes()) == first
     assert [trial.program for trial in again.trials["trunk"]] == PROGRAMS
 
 
 def test_each_cut_and_tail_has_trials_of_its_own(run):
-    decisions, network = Decisions(run), Network()
+    decisions, network = opened(run), Network()
     for what in ("trunk", "tail", "trunk"):
         asked(decisions, what, network)
     assert network.made == 2 * PROGRAMS
-    assert list(Decisions(run).trials) == ["trunk", "tail"]
+    assert list(opened(run).trials) == ["trunk", "tail"]
 
 
 def test_the_choice_is_that_of_precision(run):
-    found = asked(Decisions(run), network=Network(error=1.0))
+    found = asked(opened(run), network=Network(error=1.0))
     assert found.program == PROGRAMS[0], "the other is unsound"
     values = json.loads(run.plan.read_text())
     assert values["chosen"] == {"trunk": "float32"}
+    assert values["recipe"] == digest(RECIPE)
     assert values["tolerance"] == precision.TOLERANCE
     assert values["trials"]["trunk"][1]["distance"] == pytest.approx(1.0)
 
 
 def test_what_is_kept_is_read_again_beside_the_trials(run):
-    decisions = Decisions(run)
+    decisions = opened(run)
     decisions.keep("transfer", KEEP)
     asked(decisions)
     decisions.keep("tune", Keep(None, 0, False, "cache=none"))
-    again = Decisions(run)
+    again = opened(run)
     assert again.keeps == {"transfer": KEEP, "tune": Keep(None, 0, False, "cache=none")}
     assert list(again.trials) == ["trunk"]
 
 
 def test_the_user_is_told_where_there_was_a_choice(run):
     notes = Notes()
-    asked(Decisions(run), "frozen part below top", notes=notes)
+    asked(opened(run), "frozen part below top", notes=notes)
     assert "frozen part below top" in notes.lines[0]
     assert ["float32" in notes.lines[1], "bfloat16" in notes.lines[2]] == [True, True]
     count = len(notes.lines)
-    asked(Decisions(run), "frozen part below top", notes=notes)
-    asked(Decisions(run), "other", programs=PROGRAMS[:1], notes=notes)
+    asked(opened(run), "frozen part below top", notes=notes)
+    asked(opened(run), "other", programs=PROGRAMS[:1], notes=notes)
     assert len(notes.lines) == count
 
 
@@ -110,10 +118,10 @@ def test_the_user_is_told_where_there_was_a_choice(run):
 )  # fmt: skip
 def test_a_plan_that_can_not_be_read_is_none(run, text):
     run.plan.write_text(text)
-    decisions = Decisions(run)
+    decisions = opened(run)
     assert (decisions.trials, decisions.keeps) == ({}, {})
     asked(decisions)
-    assert list(Decisions(run).trials) == ["trunk"]
+    assert list(opened(run).trials) == ["trunk"]
 
 
 @pytest.mark.parametrize(
@@ -129,9 +137,9 @@ def test_nor_is_one_that_says_what_no_run_decides(run, change):
     for part in (program, trial, keep):
         part |= {key: value for key, value in change.items() if key in part}
     run.plan.write_text(json.dumps({"trials": {"trunk": [trial]}, "keeps": {"a": keep}}))
-    assert not Decisions(run).trials
+    assert not opened(run).trials
 
 
 def test_bytes_that_are_no_text_are_none(run):
     run.plan.write_bytes(b"\xff\xfe\x00")
-    assert Decisions(run).trials == {}
+    assert opened(run).trials == {}

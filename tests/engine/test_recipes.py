@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 
 import pytest
@@ -10,7 +11,7 @@ from engine import recipes
 from engine.errors import UserError
 from engine.optimizers import OPTIMIZERS
 from engine.schedules import SCHEDULES
-from engine.specs import Phase, parse_phase
+from engine.specs import Phase, Recipe, from_json, parse_phase, to_json
 from tests.engine.small import recipe
 
 
@@ -88,3 +89,15 @@ def test_the_schedule_begins_after_the_warm_up_with_its_options():
 
 def test_a_phase_without_epochs_has_a_rate_that_nobody_asks_for():
     assert rates("p(epochs=0, schedule=cosine)") == []
+
+
+def test_a_digest_is_of_the_meaning_and_not_of_the_order_of_options():
+    one = recipe(phases=(parse_phase("a(optimizer=sgd, momentum=0.9, warmup_steps=3)"),))
+    same = recipe(phases=(parse_phase("a(warmup_steps=3, momentum=0.9, optimizer=sgd)"),))
+    others = (
+        recipe(phases=(parse_phase("a(optimizer=sgd, momentum=0.8, warmup_steps=3)"),)),
+        dataclasses.replace(one, seed=1),
+    )
+    assert recipes.digest(one) == recipes.digest(same)
+    assert recipes.digest(one) == recipes.digest(from_json(Recipe, to_json(one)))
+    assert not {recipes.digest(other) for other in others} & {recipes.digest(one)}

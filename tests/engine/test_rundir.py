@@ -133,13 +133,14 @@ def test_overwrite_of_a_run_of_another_version(run):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("file", ["thesis.txt", "history.csv", "lock.txt", "best.npz"])
+@pytest.mark.parametrize("file", ["thesis.txt", "history.csv", "lock.txt", "best.npz", None])
 def test_a_strangers_folder_is_not_touched(run, file, overwrite):
     """Not even by a lock, and not even where its files have the names of ours."""
     (run.path / "checkpoints").mkdir(parents=True)
     (run.path / "checkpoints" / "step_1.npz").write_bytes(b"theirs")
     (run.path / "lock").write_text("theirs")
-    (run.path / file).write_text("theirs")
+    if file:
+        (run.path / file).write_text("theirs")
     before = content(run.path)
     with pytest.raises(UserError, match="is not empty and holds no run; name another"):
         claim(run, MINE, overwrite)

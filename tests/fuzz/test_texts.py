@@ -158,14 +158,14 @@ def test_recipe(judge, run):
 def test_plan(judge, run):
     """What can't be read is made anew; what can serves the programs that ask for it."""
     run.path.mkdir()
-    before = Decisions(run)
+    before = Decisions(run, RECIPE)
     before.trials["trunk"] = [Trial(Program(), 100.0, 0.0), Trial(Program("mixed_float16"), 2, 1)]
     before.keep("a", Keep(4, 4, True, "the trunk's outputs"))
     before.keep("b", Keep(None, 0, False, "nothing"))
 
     def read(data: bytes) -> None:
         run.plan.write_bytes(data)
-        after = Decisions(run)
+        after = Decisions(run, RECIPE)
         assert all(keep.slots >= 0 and keep.views != 0 for keep in after.keeps.values())
         for trials in after.trials.values():
             precision.table(trials)

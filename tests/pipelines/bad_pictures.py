@@ -203,7 +203,9 @@ ODD: dict[str, Maker] = {
     "jpeg_odd_exif": lambda random: saved(
         noisy(random), "JPEG", exif=b"Exif\0\0" + random.bytes(99)
     ),
-    "animated": lambda random: saved(COLOUR, "WEBP", save_all=True, append_images=[COLOUR] * 3),
+    "animated": lambda random: saved(
+        COLOUR, "WEBP", save_all=True, append_images=[COLOUR.rotate(180), COLOUR]
+    ),
     "one_pixel": lambda random: saved(COLOUR.resize((1, 1)), "PNG"),
     "thread": lambda random: saved(COLOUR.resize((3000, 1)), "PNG"),
     "one_colour": lambda random: saved(Image.new("RGB", (50, 40), (9, 99, 9)), "JPEG"),

@@ -1,4 +1,4 @@
-"""What tests of the pixel cache, and of what comes from the web, begin with."""
+"""What tests of the pixel cache, of batches, and of what comes from the web, begin with."""
 
 import threading
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.pipelines.cached import write
+from tests.pipelines.feeds import COUNT, index, picture
 from tests.pipelines.web_server import Server
 
 
@@ -18,6 +19,17 @@ def paths(tmp_path: Path) -> list[Path]:
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten files; every other one is a JPEG."""
+    paths = []
+    for number in range(COUNT):
+        kind = ("PNG", "JPEG")[number % 2]
+        paths.append(tmp_path / f"{number}.{kind.lower()}")
+        paths[-1].write_bytes(picture(number, kind))
+    return index([str(path) for path in paths])
 
 
 @pytest.fixture

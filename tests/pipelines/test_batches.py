@@ -1,86 +1,26 @@
 """Batches from real files: every example once, the same from any step, and faults by name."""
 
-import dataclasses
-import gc
 import os
 import threading
-import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 
-from engine.specs import Batch, DataSpec, Phase, Recipe, UserError
+from engine.specs import Batch
 from pipelines import batches, examples
-from tests.pipelines.pictures import saved
-
-COUNT, SIZE, HEIGHT, WIDTH = 10, 4, 6, 8
-RECIPE = Recipe(
-    data=DataSpec("folders", "pictures"),
-    phases=(Phase("transfer"),),
-    backbone="efficientnet_lite0",
-    image_size=(HEIGHT, WIDTH),
-    batch_size=SIZE,
-    seed=5,
+from tests.pipelines.feeds import (
+    COUNT,
+    HEIGHT,
+    RECIPE,
+    SIZE,
+    WIDTH,
+    check_pixels,
+    columns,
+    feed_of,
+    same,
+    trained,
 )
-
-
-def colour(number: int) -> tuple[int, int, int]:
-    """Every picture is of one colour, which tells who it is."""
-    return 25 * number, 255 - 20 * number, 7 * number
-
-
-def picture(number: int, kind: str = "PNG") -> bytes:
-    options = {"quality": 95} if kind == "JPEG" else {}
-    return saved(Image.new("RGB", (20, 17), colour(number)), kind, **options)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Ten files; every other one is a JPEG."""
-    paths = []
-    for number in range(COUNT):
-        kind = ("PNG", "JPEG")[number % 2]
-        paths.append(tmp_path / f"{number}.{kind.lower()}")
-        paths[-1].write_bytes(picture(number, kind))
-    return index([str(path) for path in paths])
-
-
-def index(paths, **columns) -> examples.Examples:
-    labels = [number % 3 for number in range(len(paths))]
-    keys = [str(number) for number in range(len(paths))]
-    return examples.from_columns(paths, labels, ("a", "b", "c"), keys=keys, **columns)
-
-
-def feed_of(data, threads=2, **changes):
-    return batches.make_feed(data, dataclasses.replace(RECIPE, **changes), threads)
-
-
-def trained(feed, first, stop, **more) -> list[Batch]:
-    """The training batches of these steps, one by one."""
-    return [batch for call in feed.train(first, stop, **more) for batch in unstacked(call)]
-
-
-def unstacked(call: Batch) -> list[Batch]:
-    count = call.labels.shape[0]
-    return [tf.nest.map_structure(lambda column: column[n], call) for n in range(count)]  # noqa: B023
-
-
-def columns(read) -> list[np.ndarray]:
-    """All batches one behind the other: pictures, labels, weights, examples, epochs, views."""
-    return [np.concatenate(column) for column in zip(*read, strict=True)]
-
-
-def same(one: Batch, other: Batch) -> bool:
-    pairs = zip(tf.nest.flatten(one), tf.nest.flatten(other), strict=True)
-    return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in pairs)
-
-
-def check_pixels(images: np.ndarray, numbers: np.ndarray) -> None:
-    for image, number in zip(images, numbers, strict=True):
-        wanted = np.broadcast_to(colour(number), image.shape)
-        np.testing.assert_allclose(image, wanted, atol=3 if number % 2 else 0)
 
 
 def test_a_batch_has_the_types_and_the_shape_that_it_promises(folder):
@@ -261,79 +201,3 @@ def test_a_part_smaller_than_a_batch_fills_one(folder):
     _, _, weights, numbers, _, _ = columns(trained(feed_of(folder.take([4, 7])), 0, 1))
     assert weights.tolist() == [1, 1, 0, 0]
     assert sorted(numbers[:2]) == [0, 1]
-
-
-def test_pictures_inside_a_bigger_file_are_read_at_their_place(tmp_path):
-    contents, offsets = b"", []
-    for number in range(COUNT):
-        contents += b"between" * number
-        offsets.append(len(contents))
-        contents += picture(number)
-    (tmp_path / "records").write_bytes(contents)
-    data = index(
-        [str(tmp_path / "records")] * COUNT,
-        offsets=offsets,
-        lengths=[len(picture(number)) for number in range(COUNT)],
-    )
-    images, labels, _, numbers, _, _ = columns(trained(feed_of(data), 0, 3))
-    assert np.array_equal(labels, numbers % 3)
-    for image, number in zip(images, numbers, strict=True):
-        assert np.array_equal(image, np.broadcast_to(colour(number), image.shape))
-
-
-def test_file_names_may_be_any_bytes(tmp_path):
-    names = [b"with space.png", b"\xff\xfe.png", "Größe 大.png".encode(), b"new\nline.png"]
-    paths = [os.path.join(os.fsencode(tmp_path), name) for name in names]
-    for number, path in enumerate(paths):
-        with open(path, "wb") as file:
-            file.write(picture(2 * number))
-    images, _, _, numbers, _, _ = columns(trained(feed_of(index([*map(os.fsdecode, paths)])), 0, 1))
-    check_pixels(images, 2 * numbers)
-
-
-def test_a_file_that_vanished_is_named(folder):
-    os.unlink(folder.paths[6])
-    with pytest.raises(UserError, match=r"6\.png: No such file or directory.*put it back"):
-        list(feed_of(folder).train(0, 3))
-
-
-def test_a_file_that_was_damaged_is_named(folder):
-    with open(folder.paths[3], "r+b") as file:
-        file.truncate(200)
-    with pytest.raises(UserError, match=r"3\.jpeg: truncated or damaged JPEG.*sound when"):
-        list(feed_of(folder).train(0, 3))
-
-
-def test_a_record_file_that_was_cut_off_is_named(tmp_path):
-    (tmp_path / "records").write_bytes(picture(1) + picture(2)[:-9])
-    sizes = [len(picture(1)), len(picture(2))]
-    data = index([str(tmp_path / "records")] * 2, offsets=[0, sizes[0]], lengths=sizes)
-    with pytest.raises(UserError, match=rf"records@{sizes[0]}: .*ends before byte {sum(sizes)}"):
-        list(feed_of(data).train(0, 1))
-
-
-def test_batches_before_a_broken_one_still_come(folder):
-    feed = feed_of(folder)
-    last = int(columns(trained(feed, 0, 3))[3][9])  # the only real ones of step 2 are 8 and 9
-    first = columns(trained(feed, 0, 2))[3]
-    os.unlink(folder.paths[last])
-    read = feed.train(0, 3)
-    assert np.array_equal(columns([unstacked(next(read))[0] for _ in range(2)])[3], first)
-    with pytest.raises(UserError, match=rf"/{last}\."):
-        next(read)
-
-
-def test_no_file_stays_open(folder):
-    def open_files() -> int:
-        gc.collect()
-        return len(os.listdir("/proc/self/fd"))
-
-    feed = feed_of(folder)
-    list(feed.train(0, 3))
-    before = open_files()
-    list(feed.train(3, 6))
-    next(iter(feed.train(0, 30)))  # one that is given up half-way
-    deadline = time.monotonic() + 30  # what a thread is just reading it reads to its end
-    while open_files() > before and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert open_files() <= before

@@ -48,6 +48,18 @@ FORMATS = {
         saved(COLOUR.quantize(64), "GIF", save_all=True, append_images=[GREY.convert("P")]),
         0,
     ),
+    "gif with a comment and a table for each frame": (
+        saved(
+            COLOUR.quantize(64),
+            "GIF",
+            save_all=True,
+            append_images=[COLOUR.rotate(180).quantize(16)],
+            comment=b"x" * 600,
+            loop=0,
+            duration=40,
+        ),
+        0,
+    ),
     "webp": (saved(COLOUR, "WEBP"), 1),
     "webp lossless": (saved(COLOUR, "WEBP", lossless=True), 0),
     "webp alpha": (saved(pictures.with_alpha("RGBA"), "WEBP", lossless=True, exact=True), 0),
@@ -55,6 +67,10 @@ FORMATS = {
     "webp animated": (
         saved(COLOUR, "WEBP", save_all=True, append_images=[GREY.convert("RGB")], lossless=True),
         0,
+    ),
+    "webp animated lossy": (
+        saved(COLOUR, "WEBP", save_all=True, append_images=[GREY.convert("RGB")]),
+        1,
     ),
     "bmp": (saved(COLOUR, "BMP"), 0),
     "bmp top down": (bmp(24, bgr_rows(), top_down=True), 0),
@@ -112,6 +128,15 @@ def test_orientation_behind_other_segments():
     assert (unresized(shifted).numpy() == unresized(contents).numpy()).all()
     plain = unresized(saved(COLOUR, "JPEG")).numpy()
     assert (unresized(shifted).numpy() == plain[::-1, ::-1]).all()
+
+
+@pytest.mark.parametrize(("count", "found"), [(500, True), (2000, False)])
+def test_orientation_is_looked_for_behind_so_many_chunks_and_no_more(count, found):
+    """A file of nothing but chunks would hold everything up."""
+    contents = saved(COLOUR, "PNG", exif=b"Exif\0\0" + tiff("<", 3))
+    shifted = contents[:33] + pictures.chunk(b"prVt", b"") * count + contents[33:]
+    plain = unresized(saved(COLOUR, "PNG")).numpy()
+    assert (unresized(shifted).numpy() == (plain[::-1, ::-1] if found else plain)).all()
 
 
 DAMAGED_EXIF = {

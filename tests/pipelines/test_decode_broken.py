@@ -90,6 +90,18 @@ def test_gif_that_does_not_fill_its_screen_is_refused():
     assert "first frame does not fill it" in refusal(larger)
 
 
+@pytest.mark.parametrize("head", [b"\xff\x0a", b"XXXX"], ids=["a JPEG XL", "nothing"])
+def test_what_only_says_that_it_is_webp_is_refused(head):
+    """TensorFlow would look for other formats in it, of whose size nothing is known here."""
+    assert refusal((head + bytes(8))[:8] + FILES["WebP"][8:]) == "WebP of an unknown kind"
+
+
+def test_webp_without_a_name_before_its_pixels_is_refused():
+    """libwebp reads it, and its size stands elsewhere."""
+    lossless = saved(COLOUR, "WEBP", lossless=True)
+    assert refusal(lossless[:12] + lossless[20:]) == "WebP of an unknown kind"
+
+
 def patched(contents: bytes, at: int, new: bytes) -> bytes:
     return contents[:at] + new + contents[at + len(new) :]
 

@@ -12,12 +12,13 @@ import tensorflow as tf
 
 from pipelines import pixels
 from pipelines.free_memory import free_memory
+from pipelines.headers import COLUMN
 from pipelines.pixels import ALIGNMENT, Pixels
 
 SHAPE = (13, 7, 3)
 COUNT = 50
 PICTURES = np.random.default_rng(0).integers(0, 256, (COUNT, *SHAPE), np.uint8)
-FACTS = (np.zeros(COUNT, np.int64), np.ones(COUNT, np.uint8))
+FACTS = (np.zeros(COUNT, np.int64), np.ones(COUNT, np.uint8), np.zeros(COUNT, COLUMN))
 
 
 @pytest.fixture
@@ -99,7 +100,7 @@ def test_the_memory_stays_flat_while_a_large_file_is_read(tmp_path):
     rows, shape = 2000, (256, 256, 3)
     with open(tmp_path / "large", "wb") as file:
         file.truncate(rows * 256 * 256 * 3)  # 393 MB of zeros that take no place on the disk
-    facts = (np.zeros(rows, np.int64), np.ones(rows, np.uint8))
+    facts = (np.zeros(rows, np.int64), np.ones(rows, np.uint8), np.zeros(rows, COLUMN))
     kept = Pixels(shape, *facts, file=io.FileIO(tmp_path / "large"))
 
     def resident():

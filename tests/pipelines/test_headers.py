@@ -1,9 +1,10 @@
 """What the first bytes of a picture say of it."""
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.doctor import headers
+from pipelines import headers
 from pipelines.examples import from_columns
 from tests.pipelines import bad_pictures
 from tests.pipelines.pictures import COLOUR, RGB, saved
@@ -41,9 +42,26 @@ def test_a_picture_inside_a_record_file(tmp_path):
 def test_what_claims_to_be_huge_is_told_and_not_decoded(tmp_path):
     (tmp_path / "bomb.png").write_bytes(bad_pictures.png_bomb(None))
     limit = Image.MAX_IMAGE_PIXELS
-    with headers.unlimited():
-        assert headers.header(one(tmp_path / "bomb.png"), 0)[1:3] == (20_000, 20_000)
+    assert headers.header(one(tmp_path / "bomb.png"), 0)[1:3] == (20_000, 20_000)
     assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_many_are_rows_and_what_is_none_is_said_to_be(tmp_path):
+    (tmp_path / "one.png").write_bytes(saved(COLOUR, "PNG"))
+    paths = [str(tmp_path / name) for name in ("none", "one.png")]
+    examples = from_columns(paths, [0, 0], ("a", "b"), keys=paths)
+    rows = headers.of(examples, np.array([1, 0]))
+    assert rows.tolist() == [(b"PNG", *RGB.shape[:2], 1), (b"?", 0, 0, 0)]
+    assert headers.are_sound(rows)
+    rows["format"][1] = b"\x1b[2J"
+    assert not headers.are_sound(rows)
+
+
+@pytest.mark.parametrize("count", [0, 1, 9_999, 10_000, 10_001, 25_000, 1_000_003])
+def test_a_sample_is_all_or_spread_evenly(count):
+    chosen = np.flatnonzero(headers.sample(count))
+    assert len(chosen) == count if count <= 10_000 else 4_900 < len(chosen) <= 10_000
+    assert len(set(np.diff(chosen).tolist())) <= 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,84 @@
+"""Help and mistyped flags: answered at once, without TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import _flags
+import pytest
+from absl import flags
+
+from engine.optimizers import OPTIMIZERS
+from engine.schedules import SCHEDULES
+from pipelines.augment import AUGMENTATIONS
+from tests.bin.flagged import ROOT
+
+WITHOUT_TENSORFLOW = """
+import runpy, sys
+sys.modules["tensorflow"] = sys.modules["keras"] = None
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def program(name: str, *arguments) -> subprocess.CompletedProcess:
+    """Runs a program where TensorFlow can't be imported: whoever tries fails."""
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_TENSORFLOW, ROOT / "bin" / name, *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "bin")},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict"])
+def test_help_lists_all_flags_and_needs_no_tensorflow(name):
+    done = program(name, "--help", "--nonsense")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: bin/{name} [--flagfile=FILE] ")
+    assert "--flagfile=FILE" in done.stdout
+    assert all(len(line) <= 100 for line in done.stdout.splitlines())
+    if name != "train":
+        return
+    values = flags.FlagValues()
+    for group in _flags.RUN:
+        group(values)
+    listed = [line.strip() for line in done.stdout.splitlines() if line.startswith("  --")]
+    own = (
+        "recipe",
+        "overwrite",
+        "checkpoint_minutes",
+        "log_steps",
+        "steps_per_call",
+        "show_augmented",
+    )
+    for flag in [*values, *own]:
+        assert any(line.startswith((f"--{flag}=", f"--[no]{flag}")) for line in listed), flag
+    for allowed in (*OPTIMIZERS, *SCHEDULES, *AUGMENTATIONS, "inception_v3", "mixed_float16"):
+        assert allowed in done.stdout
+    assert "--seed=… (default: 0)" in listed
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("train", "--bacth_size=3", "did you mean 'batch_size'?"),
+        ("train", "--batch_size=0", "allowed: a whole number, 1 or more"),
+        ("train", "--data_dir=x --phase=a(epochs=-1)", "epochs=-1; allowed: 0 or more"),
+        ("train", "--data_dir=x --augment=rotat(3)", "did you mean 'rotate'?"),
+        ("train", "--flagfile=solar_cels.flags", "did you mean 'solar_cells.flags'?"),
+        ("train", "--recipe=gone.json", "can't be read (No such file or directory)"),
+        ("evaluate", "--format=jsn", "did you mean 'json'?"),
+        ("predict", "--backbone=resnet5", "did you mean 'resnet50'?"),
+    ],
+)
+def test_a_mistyped_flag_ends_with_2_and_needs_no_tensorflow(name, arguments, message):
+    done = program(name, *arguments.split())
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"{name}: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1, "one line"

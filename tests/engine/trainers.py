@@ -1,0 +1,73 @@
+"""A small network made ready for one phase, and what a step has moved in it."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from engine import freezing, optimizers, steps, trunk
+from engine.lower import make_lower
+from engine.metrics import Totals
+from engine.precision import Program
+from engine.specs import Phase
+from tests.engine import small
+
+RATE = tf.constant(0.1)
+FLOAT32 = Program()
+
+
+@dataclasses.dataclass
+class Trainer:
+    """A small network made ready for one phase. lower: what stands for the trunk, if anything."""
+
+    net: object
+    phase: Phase
+    recipe: object
+    class_weights: tuple = (1.0, 1.0, 1.0)
+    augment: object = small.PLAIN
+    scale_loss: bool = False
+    program: Program = FLOAT32
+    lower: object = None
+    extra: tuple = ()
+
+    def __post_init__(self):
+        self.totals = Totals()
+        cut = freezing.split(self.net, self.phase.trainable)
+        self.split = dataclasses.replace(cut, variables=[*cut.variables, *self.extra])
+        options = dict(self.phase.options)
+        self.optimizer = optimizers.build(
+            self.phase, options, self.split.variables, self.scale_loss
+        )
+        fixed = trunk.specialise(self.split.trunk, FLOAT32)
+        self.given = steps.Training(
+            recipe=self.recipe,
+            phase=self.phase,
+            split=self.split,
+            program=self.program,
+            lower=self.lower or make_lower(self.recipe, self.augment, fixed).drawn,
+            optimizer=self.optimizer,
+            class_weights=list(self.class_weights),
+            totals=self.totals,
+        )
+        self.steps = steps.make_train_step(self.given)
+
+    def step(self, batch, rate):
+        """One step alone."""
+        self.steps(small.stacked(batch), tf.stack([rate]))
+
+
+def trainer(trainable="head", optimizer="sgd", net=None, recipe=None, **changes) -> Trainer:
+    """Fields of Phase go to the phase, all others to the Trainer."""
+    known = {field.name for field in dataclasses.fields(Phase)} & set(changes)
+    phase = Phase("test", trainable, 1, optimizer, **{key: changes.pop(key) for key in known})
+    return Trainer(net or small.network(), phase, recipe or small.recipe(), **changes)
+
+
+def moved(model, before) -> set[str]:
+    pairs = zip(model.weights, before, strict=True)
+    return {variable.path for variable, old in pairs if not np.array_equal(variable, old)}
+
+
+def agree(ours, theirs) -> None:
+    for one, other in zip(ours.weights, theirs.weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5, err_msg=one.path)

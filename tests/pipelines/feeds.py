@@ -1,0 +1,67 @@
+"""Pictures of one colour each, fed in batches, and how to tell them."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from engine.specs import Batch, DataSpec, Phase, Recipe
+from pipelines import batches, examples
+from tests.pipelines.pictures import saved
+
+COUNT, SIZE, HEIGHT, WIDTH = 10, 4, 6, 8
+RECIPE = Recipe(
+    data=DataSpec("folders", "pictures"),
+    phases=(Phase("transfer"),),
+    backbone="efficientnet_lite0",
+    image_size=(HEIGHT, WIDTH),
+    batch_size=SIZE,
+    seed=5,
+)
+
+
+def colour(number: int) -> tuple[int, int, int]:
+    """Every picture is of one colour, which tells who it is."""
+    return 25 * number, 255 - 20 * number, 7 * number
+
+
+def picture(number: int, kind: str = "PNG") -> bytes:
+    options = {"quality": 95} if kind == "JPEG" else {}
+    return saved(Image.new("RGB", (20, 17), colour(number)), kind, **options)
+
+
+def index(paths, **columns) -> examples.Examples:
+    labels = [number % 3 for number in range(len(paths))]
+    keys = [str(number) for number in range(len(paths))]
+    return examples.from_columns(paths, labels, ("a", "b", "c"), keys=keys, **columns)
+
+
+def feed_of(data, threads=2, **changes):
+    return batches.make_feed(data, dataclasses.replace(RECIPE, **changes), threads)
+
+
+def trained(feed, first, stop, **more) -> list[Batch]:
+    """The training batches of these steps, one by one."""
+    return [batch for call in feed.train(first, stop, **more) for batch in unstacked(call)]
+
+
+def unstacked(call: Batch) -> list[Batch]:
+    count = call.labels.shape[0]
+    return [tf.nest.map_structure(lambda column: column[n], call) for n in range(count)]  # noqa: B023
+
+
+def columns(read) -> list[np.ndarray]:
+    """All batches one behind the other: pictures, labels, weights, examples, epochs, views."""
+    return [np.concatenate(column) for column in zip(*read, strict=True)]
+
+
+def same(one: Batch, other: Batch) -> bool:
+    pairs = zip(tf.nest.flatten(one), tf.nest.flatten(other), strict=True)
+    return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in pairs)
+
+
+def check_pixels(images: np.ndarray, numbers: np.ndarray) -> None:
+    for image, number in zip(images, numbers, strict=True):
+        wanted = np.broadcast_to(colour(number), image.shape)
+        np.testing.assert_allclose(image, wanted, atol=3 if number % 2 else 0)

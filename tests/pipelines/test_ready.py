@@ -1,0 +1,92 @@
+"""From a recipe to pictures that can be trained on, and what is written meanwhile."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from engine.specs import DataSpec, Phase, Recipe
+from pipelines import pixel_cache, pixel_files, ready, sources
+from pipelines.examples import from_columns
+from pipelines.pixel_plan import plan
+from pipelines.pixels import Place
+from tests.pipelines.cached import (
+    PLENTY,
+    SIZE,
+    expected,
+)
+
+
+def recipe(folder):
+    data = DataSpec("folders", str(folder), validation_fraction=0.25)
+    phases = (Phase("transfer"),)
+    return Recipe(data=data, phases=phases, backbone="efficientnet_lite0", image_size=SIZE)
+
+
+def test_what_is_kept_for_later_runs_is_written_when_nothing_else_comes_first(paths, cache):
+    asked, go_on = threading.Event(), threading.Event()
+
+    def give_way():
+        asked.set()
+        assert go_on.wait(60)
+
+    names = [str(path) for path in paths]
+    examples = from_columns(names, [0] * len(names), ("a",), keys=names)
+    place = Place(cache, PLENTY, give_way)
+    pixels = pixel_cache.look(plan(examples, SIZE, "squash", 2, print, place)).pixels
+    assert asked.wait(60)
+    np.testing.assert_array_equal(pixels.rows, expected(paths))  # in memory, and taken already
+    assert not [path for path in cache.glob("pixels-*") if pixel_files.PART not in path.name]
+    go_on.set()
+    pixels.wait()
+    (folder,) = cache.glob("pixels-*")
+    written = np.fromfile(folder / pixel_files.PIXELS, np.uint8)
+    np.testing.assert_array_equal(written, expected(paths).reshape(-1))
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_what_the_end_of_the_program_interrupts_leaves_nothing_behind(paths, cache, written):
+    """Before it is written, and before it is brought to the disk."""
+    looks = iter([written])
+
+    def give_way():
+        if not next(looks, False):
+            raise InterruptedError("the program ends")
+
+    lines, names = [], [str(path) for path in paths]
+    examples = from_columns(names, [0] * len(names), ("a",), keys=names)
+    place = Place(cache, PLENTY, give_way)
+    pixels = pixel_cache.look(plan(examples, SIZE, "squash", 2, lines.append, place)).pixels
+    pixels.wait()
+    assert not list(cache.glob("pixels-*"))
+    assert len(lines) == 1, "nothing but that it decodes"
+
+
+def test_from_a_recipe(coloured, cache, tmp_path):
+    report = tmp_path / "bad.csv"
+    lines = []
+    place, given = Place(cache, PLENTY), sources.load(recipe(coloured).data)
+    examples, pixels = ready.to_train(given, recipe(coloured), report, 2, lines.append, place)
+    pixels.wait()
+    for part in ("train", "validation"):
+        some = examples.part(part)
+        np.testing.assert_array_equal(pixels.take(some.rows), expected(some.paths))
+    found, pixels = ready.to_measure(
+        recipe(coloured), examples.classes, "validation", 2, lines.append, place
+    )
+    assert not pixels.in_memory
+    np.testing.assert_array_equal(pixels.take(found.rows), expected(found.paths))
+    assert len(lines) == 1
+    elsewhere = Place(tmp_path / "none", PLENTY)
+    for nowhere in (elsewhere, None):
+        found, pixels = ready.to_measure(
+            recipe(coloured), examples.classes, "all", 2, lines.append, nowhere
+        )
+        assert pixels is None
+        assert len(found) == 52
+        assert (found.rows == -1).all()
+    examples, pixels = ready.to_train(
+        sources.load(recipe(coloured).data), recipe(coloured), report, 2, lines.append
+    )
+    assert pixels is None
+    assert len(examples) == 52
