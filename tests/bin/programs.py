@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,3 +31,22 @@ def run(program, *arguments, cwd=ROOT, status=0) -> str:
     out, err = process.communicate(timeout=600)
     assert process.returncode == status, f"{out}\n{err}"
     return err if status else out
+
+
+WITHOUT_TENSORFLOW = """
+import runpy, sys
+sys.modules["tensorflow"] = sys.modules["keras"] = None
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def without_tensorflow(name: str, *arguments) -> subprocess.CompletedProcess:
+    """Runs a program where TensorFlow can't be imported: whoever tries fails."""
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_TENSORFLOW, ROOT / "bin" / name, *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "bin")},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import _flags
 import pytest
 from absl import flags
@@ -13,30 +9,12 @@ from absl import flags
 from engine.optimizers import OPTIMIZERS
 from engine.schedules import SCHEDULES
 from pipelines.augment import AUGMENTATIONS
-from tests.bin.flagged import ROOT
-
-WITHOUT_TENSORFLOW = """
-import runpy, sys
-sys.modules["tensorflow"] = sys.modules["keras"] = None
-del sys.argv[0]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+from tests.bin.programs import without_tensorflow
 
 
-def program(name: str, *arguments) -> subprocess.CompletedProcess:
-    """Runs a program where TensorFlow can't be imported: whoever tries fails."""
-    return subprocess.run(
-        [sys.executable, "-c", WITHOUT_TENSORFLOW, ROOT / "bin" / name, *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "bin")},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-
-
-@pytest.mark.parametrize("name", ["train", "evaluate", "predict"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "export"])
 def test_help_lists_all_flags_and_needs_no_tensorflow(name):
-    done = program(name, "--help", "--nonsense")
+    done = without_tensorflow(name, "--help", "--nonsense")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"usage: bin/{name} [--flagfile=FILE] ")
     assert "--flagfile=FILE" in done.stdout
@@ -76,7 +54,7 @@ def test_help_lists_all_flags_and_needs_no_tensorflow(name):
     ],
 )
 def test_a_mistyped_flag_ends_with_2_and_needs_no_tensorflow(name, arguments, message):
-    done = program(name, *arguments.split())
+    done = without_tensorflow(name, *arguments.split())
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith(f"{name}: ")

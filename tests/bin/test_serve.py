@@ -21,8 +21,7 @@ from PIL import Image
 
 from engine.rules import Rule
 from engine.rundir import RunDir, claim
-from tests.bin.programs import run, start
-from tests.bin.test_flags import program
+from tests.bin.programs import run, start, without_tensorflow
 from tests.engine import small
 from tests.engine.serving import browser, served_run
 from tests.pipelines import every_format
@@ -109,7 +108,7 @@ def service(made_run):
 
 
 def test_help_needs_no_tensorflow():
-    done = program("serve", "--help")
+    done = without_tensorflow("serve", "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert "--allow_host=…" in done.stdout
     assert all(len(line) <= 100 for line in done.stdout.splitlines())
