@@ -16,7 +16,7 @@ from engine import results
 from engine.locking import is_ours
 from engine.report import write
 from engine.report.gather import Measured, Told, gather
-from engine.results import Conclusion
+from engine.conclusion import Conclusion
 from engine.rundir import RunDir
 from engine.runs import Reopened
 from engine.specs import DataSpec, Feed, UserError

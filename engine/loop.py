@@ -26,10 +26,10 @@ import tensorflow as tf
 
 from engine import checkpoints, quiet, results, setbacks, steps
 from engine.checkpoints import Progress
+from engine.conclusion import Conclusion, conclude
 from engine.evaluation import Evaluation, evaluate
 from engine.probe import Probe, probe
 from engine.profiling import Profiler
-from engine.results import Conclusion
 from engine.rundir import write_json
 from engine.saving import Saving
 from engine.setbacks import Diverged, Setback
@@ -103,7 +103,7 @@ def _train(run: Run, saved: dict[str, list[np.ndarray]]) -> Conclusion:
         del stage, supply  # what they kept makes room for what the next ones keep
     run.profiler.close()
     job.watch.end()
-    found = results.conclude(job, progress, steps.make_eval_step(model), run.clock)
+    found = conclude(job, progress, steps.make_eval_step(model), run.clock)
     run.saving.insist(lambda: _write_end(run, found))
     return found
 
