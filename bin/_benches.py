@@ -91,11 +91,11 @@ def _inputs(made: Job, threads: int, repeats: int) -> Iterator[str]:
     feed = batches.make_feed(examples, recipe, threads)
     steps = min(made.steps_per_epoch, max(1, 2000 // recipe.batch_size))
     images = steps * recipe.batch_size
-    bare = Work(lambda: drain(bare(examples, recipe, threads).take(steps)), images)
+    alone = Work(lambda: drain(bare(examples, recipe, threads).take(steps)), images)
     files = Work(lambda: drain(feed.train(0, steps)), images)
-    yield line("input from files / bare decoding", (files, bare), repeats)
+    yield line("input from files / bare decoding", (files, alone), repeats)
     kept = Work(lambda: drain(made.feed.train(0, steps)), images)
-    yield line("input in use / bare decoding", (kept, bare), repeats)
+    yield line("input in use / bare decoding", (kept, alone), repeats)
 
 
 def bare(examples: Examples, recipe: Recipe, threads: int) -> tf.data.Dataset:
