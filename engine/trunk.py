@@ -24,9 +24,12 @@ from engine.rounding import rounded
 MOST_CONSTANT = 2**16
 
 
-def specialise(model: keras.Model, program: Program) -> Callable[[Any], list]:
+def specialise(
+    model: keras.Model, program: Program, instead: dict[Any, Callable] | None = None
+) -> Callable[[Any], list]:
     """float32 [B, H, W, 3] -> the model's outputs in inference mode, a list.
 
+    instead: functions in the place of some layers; none of a convolution that is folded.
     Later changes of the model's variables are not seen. What the program holds lies on each of the
     devices of the strategy in whose scope it is made.
     """
@@ -34,7 +37,7 @@ def specialise(model: keras.Model, program: Program) -> Callable[[Any], list]:
     gone = {id(variable) for pair in pairs for variable in pair.variables}
     rest = [variable for variable in model.weights if id(variable) not in gone]
     values = [(variable, _fixed(variable.numpy())) for variable in rest]
-    forward = run(model, together(pairs) | _shared_sums(model))
+    forward = run(model, _shared_sums(model) | (instead or {}) | together(pairs))
     signature = [tf.TensorSpec([None, *tensor.shape[1:]], tf.float32) for tensor in model.inputs]
 
     @tf.function(autograph=False, jit_compile=program.xla, input_signature=signature)

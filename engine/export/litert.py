@@ -56,7 +56,8 @@ def _save_constant(subject: Subject, place: str) -> None:
         # Outputs come in the order of their names.
         return dict(zip((program.DECISION, program.PROBABILITIES), fixed(images), strict=True))
 
-    tf.saved_model.save(tf.Module(), place, {SIGNATURE: constant})
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # swish has one
+    tf.saved_model.save(tf.Module(), place, {SIGNATURE: constant}, options)
 
 
 def _as_float32(subject: Subject, place: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,13 +26,26 @@ def write(subject: Subject, path: Path) -> None:
 
     answer = program.make(subject)
     made, _ = tf2onnx.convert.from_function(
-        answer, input_signature=answer.input_signature, opset=OPSET
+        answer,
+        input_signature=answer.input_signature,
+        opset=OPSET,
+        custom_op_handlers={"Erfc": (_erfc, [])},
     )
     for value in (*made.graph.input, *made.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = BATCH
     onnx.helper.set_model_props(made, properties(subject))
     onnx.checker.check_model(made, full_check=True)
     path.write_bytes(made.SerializeToString())
+
+
+def _erfc(graph: Any, node: Any, name: str, _: list) -> None:
+    """1 - erf, for tf2onnx, which does not know TensorFlow's Erfc; GELU is made of it."""
+    shapes, types = node.output_shapes, node.output_dtypes
+    outputs, inputs = node.output, node.input
+    graph.remove_node(name)
+    erf = graph.make_node("Erf", inputs, shapes=shapes, dtypes=types).output[0]
+    one = graph.make_const(f"{name}/one", np.array(1, np.float32)).output[0]
+    graph.make_node("Sub", [one, erf], name=name, outputs=outputs, shapes=shapes, dtypes=types)
 
 
 def properties(subject: Subject) -> dict[str, str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
+from keras import ops
 
 from engine import rules, trunk
 from engine.export.subject import Subject
@@ -25,7 +28,8 @@ def make(subject: Subject) -> Any:
     probabilities: float32 [B, classes]. decision: int32 [B], the index of the answer or -1.
     The weights are fixed, normalisations folded once, and scaling, temperature and rule are within.
     """
-    network = trunk.specialise(subject.opened.model, Program())
+    model = subject.opened.model
+    network = trunk.specialise(model, Program(), _depthwise(model))
     spec = tf.TensorSpec([None, *subject.pixels], tf.uint8, name=IMAGES)
 
     @tf.function(autograph=False, input_signature=[spec])
@@ -38,6 +42,26 @@ def make(subject: Subject) -> Any:
         }
 
     return answer
+
+
+def _depthwise(model: keras.Model) -> dict[Any, Callable]:
+    """Another convolution in the place of one in which every channel is a group of its own.
+
+    Keras 3.15 has XLA compile that on a CPU, a call that no converter to ONNX knows. ConvNeXt has
+    such convolutions.
+    """
+    inside = [layer for layer in model.layers if type(layer) is keras.layers.Conv2D]
+    apart = [layer for layer in inside if 1 < layer.groups == layer.input.shape[-1]]
+    return {layer: functools.partial(_by_channel, layer) for layer in apart}
+
+
+def _by_channel(layer: keras.layers.Conv2D, inputs: tf.Tensor) -> tf.Tensor:
+    # The outputs of a group lie beside each other, as those of a channel do.
+    kernel = ops.reshape(layer.kernel, (*layer.kernel_size, layer.groups, -1))
+    found = ops.depthwise_conv(
+        inputs, kernel, layer.strides, layer.padding, layer.data_format, layer.dilation_rate
+    )
+    return layer.activation(found if layer.bias is None else found + layer.bias)
 
 
 def decide(rule: Rule, classes: Sequence[str], chances: tf.Tensor) -> tf.Tensor:

@@ -50,7 +50,9 @@ def write(subject: Subject, path: Path) -> None:
     module = tf.Module()
     # Where a module does not name them, the variables are not saved.
     module.weights = answer.get_concrete_function().graph.variables
-    tf.saved_model.save(module, str(path), {FROM_BYTES: from_bytes, FROM_PIXELS: from_pixels})
+    signatures = {FROM_BYTES: from_bytes, FROM_PIXELS: from_pixels}
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # it only answers
+    tf.saved_model.save(module, str(path), signatures, options)
 
 
 def load(subject: Subject, path: Path) -> Answer:

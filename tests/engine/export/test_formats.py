@@ -13,7 +13,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
-from engine import rules
+from engine import classifier, rules
 from engine.export import litert
 from engine.export.formats import FORMATS
 from engine.export.subject import BYTES, FLOAT16, FLOAT32, INT8, PRECISIONS
@@ -89,18 +89,27 @@ def test_threshold_and_abstaining_travel(name, rule, tmp_path):
     np.testing.assert_array_equal(decisions, want)
 
 
+# Smaller ones end in maps of a single pixel, where tf2onnx 1.17 gets a LayerNormalization wrong.
+SIDES = {**FAMILIES, "convnext_tiny": 64}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("backbone", FAMILIES)
+@pytest.mark.parametrize("backbone", SIDES)
 def test_every_family_of_networks(name, backbone, tmp_path):
-    network = build(backbone)
+    side = SIDES[backbone]
+    network = classifier.build(small.recipe(backbone=backbone, image_size=(side, side)), 3)
     small.enliven(network.model)
+    images = leaving.pictures(3, side)
+    kernel, bias = network.head.get_weights()  # made a head that tells the pictures apart
+    logits = network.model(images.astype(np.float32)).numpy()
+    spread = logits.std(0).max()
+    network.head.set_weights([kernel / spread, bias - logits.mean(0) / spread])
     given = leaving.subject(network=network)
-    images = leaving.pictures(3, FAMILIES[backbone])
     chances, _ = exported(name, given, tmp_path)[1](entering(name, images))
     wanted = leaving.wanted(given, images)
     assert np.abs(chances - wanted).max() < 10 * TOLERANCE
-    assert wanted.std(0).max() > 100 * TOLERANCE, "else any answer would do"
+    assert wanted.std(0).max() > 1000 * TOLERANCE, "else any answer would do"
     keras.backend.clear_session()
 
 
