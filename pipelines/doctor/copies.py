@@ -12,16 +12,14 @@ from pipelines.examples import SPLITS, TRAIN, Examples
 
 def groups(count: int, pairs: np.ndarray) -> list[np.ndarray]:
     """Those of 0 to count - 1 that pairs (int [n, 2]) join, directly or through others; sorted."""
-    lowest = np.arange(count)  # of the group, as far as it is known
-    one, other = pairs[:, 0], pairs[:, 1]
-    while np.any(apart := lowest[one] != lowest[other]):
-        one, other = one[apart], other[apart]
-        least = np.minimum(lowest[one], lowest[other])
-        for members in (one, other):
-            np.minimum.at(lowest, lowest[members], least)
-            np.minimum.at(lowest, members, least)
-        while np.any(lowest[lowest] != lowest):
-            lowest = lowest[lowest]
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    links = coo_matrix((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), (count, count))
+    _, first, of = np.unique(
+        connected_components(links, directed=False)[1], return_index=True, return_inverse=True
+    )
+    lowest = first[of]  # of each one's group
     order = np.argsort(lowest, kind="stable")
     borders = np.flatnonzero(np.diff(lowest[order])) + 1
     return [group for group in np.split(order, borders) if len(group) > 1]

@@ -9,7 +9,7 @@ import tensorflow as tf
 from engine import prediction, rules
 from engine.export import saved_model
 from engine.specs import RESIZES
-from pipelines import pictures
+from pipelines.stream import Stream
 from tests.engine.export import leaving
 from tests.pipelines import every_format
 from tests.pipelines.every_format import KINDS, SIZES
@@ -47,8 +47,8 @@ def predicted(given, files) -> np.ndarray:
     model = prediction.Predictor(
         probabilities, given.classes, recipe.image_size, recipe.resize, rule
     )
-    read = pictures.read(map(str, files), recipe.image_size, recipe.resize)
-    answers = list(prediction.predict(model, read, 8, len(given.classes)))
+    stream = Stream(list(map(str, files)), recipe.image_size, recipe.resize, 2)
+    answers = list(prediction.predict(model, stream.groups(8), 8, len(given.classes)))
     return np.array([[dict(one.labels)[name] for name in given.classes] for one in answers])
 
 
