@@ -44,7 +44,6 @@ KINDS = {
          "--phase=top(trainable=mixed9, epochs=3, optimizer=sgd)"),
     ),
 }  # fmt: skip
-LONGEST = 15.0  # seconds until a run is ended: about as long as one takes
 STARTED = 2.0  # seconds after which a program has surely read its flags, and listens to signals
 
 
@@ -115,8 +114,9 @@ def test_so_does_one_that_is_ended_time_and_again(coloured, tmp_path, kind):
     """At any moment, from the start of the process on; begun anew where it came to its end."""
     wanted, flags = KINDS[kind]
     command = ("train", *flags, f"--data_dir={coloured}")
+    started = time.monotonic()
     run(*command, f"--run_dir={tmp_path / 'undisturbed'}")
-    seed = random.randrange(2**32)
+    whole, seed = time.monotonic() - started, random.randrange(2**32)
     chance, ended, runs = random.Random(seed), 0, 0
     print("seed of the moments:", seed)
     while ended < wanted:
@@ -124,9 +124,9 @@ def test_so_does_one_that_is_ended_time_and_again(coloured, tmp_path, kind):
         while ended < wanted and not finished(place):
             process = start(*command, f"--run_dir={place}", start_new_session=True)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(moment := chance.uniform(0, LONGEST))
+                process.wait(moment := chance.uniform(0, whole))
             ended += end(process, chance.choice(SIGNALS), listens=moment > STARTED)
         if not finished(place):
             run(*command, f"--run_dir={place}")
         same_end(place, tmp_path / "undisturbed")
-    print(f"{kind}: ended {ended} times in {runs} runs, each with the same bits")
+    print(f"{kind}: ended {ended} times, runs: {runs}, each with the same bits")
