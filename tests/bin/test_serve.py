@@ -152,6 +152,19 @@ def test_a_bomb_and_a_broken_file_are_named_among_good_ones(service, pictures, t
     assert large["problem"] == "more than 178,956,970 pixels"
 
 
+def test_nonsense_in_a_form_is_not_told_to_who_runs_the_service(service):
+    """The fixture looks at the error stream."""
+    head = b"--b\r\nContent-Disposition: form-data; %s\r\n\r\nno picture\r\n--b--\r\n"
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
+    for odd in (b"filename*=UTF-8''%ff", b'name="a; =;;filename'):
+        kind = {"Content-Type": "multipart/form-data; boundary=b"}
+        connection.request("POST", "/predict", head.replace(b"%s", odd), kind)
+        response = connection.getresponse()
+        assert response.status == 422, response.read()
+        response.read()
+    connection.close()
+
+
 def test_sigterm_answers_what_was_asked_and_ends_with_0(made_run, pictures, service, tmp_path):
     """And nothing is written anywhere. In the fastest precision, which says nearly the same."""
     before = sorted(path.name for path in made_run.rglob("*"))
@@ -226,6 +239,8 @@ def test_ctrl_c_while_it_loads_ends_it_quietly(made_run):
         (["--run_dir={run}", "--host=203.0.113.1"], 1, "--host=203.0.113.1 --port=8501: "),
         (["--run_dir={run}", "--host=no.such.host.invalid"], 1, "allowed: an address or name"),
         (["--run_dir={run}", "--host="], 1, "allowed: an address or name of this machine"),
+        (["--run_dir={run}", "--allow_host=a.example:80"], 2, "allowed: names such as a.example"),
+        (["--run_dir={run}", "--allow_host=http://a"], 2, "--allow_host=http://a; allowed: names"),
         (["--run_dir={run}", "--queue=3"], 2, "less than --max_files=32"),
         (["--run_dir={run}", "--max_mb=0"], 2, "--max_mb=0; allowed: a number above 0"),
         (["--run_dir={run}", "--timeout_seconds=0"], 2, "allowed: a number above 0"),
