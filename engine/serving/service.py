@@ -133,7 +133,7 @@ class Service:
 
     async def _answered(self, request: web.Request, handler: Callable) -> web.StreamResponse:
         try:
-            doors.check(request.method, request.headers, self._names)
+            doors.check(request, self._names)
             return await handler(request)
         except RefusalError as refused:
             return refused.response()
