@@ -234,6 +234,8 @@ def test_ctrl_c_while_it_loads_ends_it_quietly(made_run):
         (["--run_dir={run}", "picture.jpg"], 2, "'picture.jpg' has no use here; it goes with"),
         (["--run_dir={run}", "--connections=3"], 2, "--connections has no use here"),
         (["--run_dir={run}", "--measure"], 2, "no picture is named"),
+        (["--run_dir={run}", "--measure", "http://a/b.jpg"], 1, "http://a/b.jpg can't be read"),
+        (["--run_dir={run}", "--measure", "{links}"], 1, "; --measure takes files and folders"),
         (["--run_dir={run}", "--port=70000"], 2, "--port=70000; allowed: 0 to 65535"),
         (["--run_dir={run}", "--port={taken}"], 1, "Address already in use; name another"),
         (["--run_dir={run}", "--host=203.0.113.1"], 1, "--host=203.0.113.1 --port=8501: "),
@@ -248,9 +250,12 @@ def test_ctrl_c_while_it_loads_ends_it_quietly(made_run):
     ],
 )
 def test_mistakes_are_a_line(made_run, tmp_path, flags, status, message):
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "nowhere.jpg").symlink_to("gone")
     claim(RunDir(tmp_path / "empty"), RunDir(made_run).read_recipe(), overwrite=False)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         known = {"run": made_run, "empty": tmp_path / "empty", "taken": taken.getsockname()[1]}
+        known["links"] = tmp_path / "links"
         said = run("serve", *(flag.format(**known) for flag in flags), status=status)
     assert message in said
     assert said.startswith("serve: ")
