@@ -36,7 +36,7 @@ def measure(command: list[str], parsed: _flags.Parsed) -> None:
         print(line)
 
 
-def _pictures(parsed: _flags.Parsed) -> list[bytes]:
+def _pictures(parsed: _flags.Parsed) -> list[tuple[str, bytes]]:
     """As many as requests are to be sent; those that there are come again where there are fewer."""
     if not parsed.words:
         raise _flags.FlagError("--measure: no picture is named; give files or folders")
@@ -44,7 +44,7 @@ def _pictures(parsed: _flags.Parsed) -> list[bytes]:
     from pipelines import pictures
 
     places = itertools.islice(pictures.find(parsed.words), parsed.requests)
-    files = [_contents(place) for place in places]
+    files = [(printable(place), _contents(place)) for place in places]
     return [files[number % len(files)] for number in range(parsed.requests)]
 
 
