@@ -16,6 +16,7 @@ import _setup
 from engine.serving import load
 from engine.serving.load import Sent
 from engine.specs import UserError
+from pipelines.examples import printable, read_bytes
 
 WARM_UP = 16  # pictures sent before the clock starts
 END_SECONDS = 60
@@ -35,16 +36,26 @@ def measure(command: list[str], parsed: _flags.Parsed) -> None:
         print(line)
 
 
-def _pictures(parsed: _flags.Parsed) -> list[bytes]:
+def _pictures(parsed: _flags.Parsed) -> list[tuple[str, bytes]]:
     """As many as requests are to be sent; those that there are come again where there are fewer."""
     if not parsed.words:
         raise _flags.FlagError("--measure: no picture is named; give files or folders")
     _setup.start_tensorflow(parsed.threads)
-    from pipelines import examples, pictures
+    from pipelines import pictures
 
-    places = list(itertools.islice(pictures.find(parsed.words), parsed.requests))
-    files = [examples.read_bytes(place) for place in places]
+    places = itertools.islice(pictures.find(parsed.words), parsed.requests)
+    files = [(printable(place), _contents(place)) for place in places]
     return [files[number % len(files)] for number in range(parsed.requests)]
+
+
+def _contents(place: str) -> bytes:
+    try:
+        return read_bytes(place)
+    except OSError as error:
+        raise UserError(
+            f"{printable(place)} can't be read: {error.strerror or error}; "
+            "--measure takes files and folders"
+        ) from None
 
 
 @contextlib.contextmanager

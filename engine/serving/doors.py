@@ -8,36 +8,52 @@ import urllib.parse
 from collections.abc import Collection
 from typing import Any
 
-from multidict import CIMultiDictProxy
+from aiohttp import HttpVersion11
+from aiohttp.web import BaseRequest
 
 from engine.serving.limits import Limits, RefusalError
 
 
-def check(method: str, headers: CIMultiDictProxy[str], names: Collection[str]) -> None:
+def check(request: BaseRequest, names: Collection[str]) -> None:
     """Nothing, where a request is meant for this service and comes from no foreign page.
 
     A page of another site that has its own name lead to this machine (DNS rebinding) still sends
     that name in `Host`; so hosts are addresses, or of the names that are known. And where it posts
-    across sites, the browser says so in `Origin` and `Sec-Fetch-Site`. Programs send neither.
+    across sites, the browser says so in `Sec-Fetch-Site`. Older ones, and any that came by plain
+    HTTP, say only in `Origin` where the page is from. Programs send neither.
 
     Raises:
       RefusalError: it is not.
     """
-    hosts = headers.getall("Host", [])
+    host = _host(request)
+    name = _hostname(f"//{host}")
+    if host is not None and not (_is_address(name) or name in names):
+        raise RefusalError(
+            421,
+            f"Host {host[:100]!r} is not known here; allowed: {', '.join(sorted(names))}, any "
+            "address, and what --allow_host names",
+        )
+    if request.method not in ("GET", "HEAD") and _is_foreign(request, host):
+        raise RefusalError(403, "pages of other sites may not send pictures here")
+
+
+def _host(request: BaseRequest) -> str | None:
+    """None in HTTP/1.0, which has no such thing, and which no browser speaks."""
+    hosts = request.headers.getall("Host", [])
+    if not hosts and request.version < HttpVersion11:
+        return None
     if len(hosts) != 1:
         raise RefusalError(400, "allowed: one Host in the head of a request")
-    name = _hostname(f"//{hosts[0]}")
-    if not (_is_address(name) or name in names):
-        raise RefusalError(
-            421, f"Host {hosts[0][:100]!r} is not known here; allowed: {', '.join(sorted(names))}"
-        )
-    if method in ("GET", "HEAD"):
-        return
-    origin, site = headers.get("Origin"), headers.get("Sec-Fetch-Site")
-    ours = [f"{scheme}://{hosts[0]}".lower() for scheme in ("http", "https")]
-    foreign = origin is not None and origin.lower() not in ours
-    if foreign or site not in (None, "none", "same-origin"):
-        raise RefusalError(403, "pages of other sites may not send pictures here")
+    return hosts[0]
+
+
+def _is_foreign(request: BaseRequest, host: str | None) -> bool:
+    """A proxy may have put another `Host` in the place of the page's, so that comes second."""
+    origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site not in ("none", "same-origin")
+    ours = [f"{scheme}://{host}".lower() for scheme in ("http", "https")]
+    return origin is not None and origin.lower() not in ours
 
 
 def _hostname(address: str) -> str:

@@ -32,8 +32,10 @@ class Sent:
         return len(self.latencies) / self.seconds
 
 
-async def send(address: str, pictures: Sequence[bytes], connections: int) -> Sent:
+async def send(address: str, pictures: Sequence[tuple[str, bytes]], connections: int) -> Sent:
     """Posts each picture once, on so many connections, each waiting for its answer.
+
+    pictures: names, by which one is called that has no answer, and contents.
 
     Raises:
       UserError: one is not answered with 200, or all take longer than MOST_SECONDS.
@@ -45,7 +47,7 @@ async def send(address: str, pictures: Sequence[bytes], connections: int) -> Sen
 
         async def one_after_the_other() -> None:
             for number in numbers:
-                found[number] = await _post(session, address, pictures[number])
+                found[number] = await _post(session, address, *pictures[number])
 
         started = time.perf_counter()
         try:
@@ -59,15 +61,15 @@ async def send(address: str, pictures: Sequence[bytes], connections: int) -> Sen
 
 
 async def _post(
-    session: aiohttp.ClientSession, address: str, picture: bytes
+    session: aiohttp.ClientSession, address: str, name: str, contents: bytes
 ) -> tuple[float, dict[str, float]]:
     started = time.perf_counter()
     headers = {"Content-Type": "application/octet-stream"}
-    async with session.post(f"{address}predict", data=picture, headers=headers) as response:
+    async with session.post(f"{address}predict", data=contents, headers=headers) as response:
         values = await response.json()
     latency = time.perf_counter() - started
     if response.status != 200:
-        raise UserError(f"{address}: answered {response.status}: {values['error']}")
+        raise UserError(f"{name}: answered {response.status}: {values['error']}")
     labels = values["files"][0]["predictions"]
     return latency, {row["label"]: row["probability"] for row in labels}
 

@@ -74,10 +74,9 @@ def load(run: RunDir, chosen: str, say: Callable[[str], None]) -> Model:
 
 def _fastest(opened: Reopened, frozen: tf.keras.Model, say: Callable[[str], None]) -> Program:
     """Tried on drawn pictures, since a run holds none: colours that run into each other."""
-    recipe = dataclasses.replace(opened.recipe, precision="auto", xla="auto")
     images = tf.cast(drawn(TRIED, opened.recipe.image_size), tf.float32)
     found = precision.trials(
-        precision.candidates(recipe),
+        precision.programs(),
         lambda program: _features(frozen, program),
         images,
     )

@@ -2,10 +2,10 @@
 
 const MOST = 50; // pictures that stay on the page
 const LANES = 4; // requests at a time
+const PATIENCE = 60_000; // milliseconds that a service may have too much to do
 const TOP = 5;
 const drop = document.getElementById("drop");
 const pick = document.getElementById("pick");
-const status = document.getElementById("status");
 const answers = document.getElementById("answers");
 const waiting = [];
 let lanes = 0;
@@ -23,37 +23,60 @@ function copy(id) {
 }
 
 function take(files) {
-  const taken = [...files];
-  for (const file of taken) waiting.push({ file, card: card(file) });
-  if (taken.length) say("");
+  if (!files.length) return;
+  const taken = [...files].slice(0, MOST).map((file) => ({ file, card: card(file) }));
+  answers.prepend(...taken.map(({ card }) => card));
+  while (answers.childElementCount > MOST) forget(answers.lastElementChild);
+  waiting.push(...taken);
+  const left = files.length - taken.length;
+  notify(left ? `The first ${MOST} were taken; the other ${left} are too many at a time.` : "");
   while (lanes < LANES && waiting.length > 0) run();
 }
 
 async function run() {
-  const { file, card } = waiting.shift();
   lanes += 1;
-  try {
-    show(card, await ask(file));
-  } catch (error) {
-    fail(card, error.message);
+  while (waiting.length) {
+    const { file, card } = waiting.shift();
+    if (!card.isConnected) continue; // newer ones have taken its place
+    try {
+      show(card, await ask(file));
+    } catch (error) {
+      fail(card, error.message);
+    }
   }
   lanes -= 1;
-  if (waiting.length) run();
 }
 
+// A service that is loading, or has too much to do, is asked again.
 async function ask(file) {
+  for (const ends = Date.now() + PATIENCE; ; await pause(1000)) {
+    const { answer, values } = await send(file);
+    const found = (values.files || [])[0] || {};
+    if (answer.ok && !found.problem) return found;
+    if (answer.status !== 503 || Date.now() > ends) {
+      throw new Error(found.problem || values.error || `the service answered ${answer.status}`);
+    }
+  }
+}
+
+async function send(file) {
   const form = new FormData();
   form.append("picture", file);
-  let answer, values;
   try {
-    answer = await fetch(`predict?top=${TOP}`, { method: "POST", body: form });
-    values = await answer.json();
+    await file.slice(0, 1).arrayBuffer();
+  } catch {
+    throw new Error("It can't be read; a folder can't be taken.");
+  }
+  try {
+    const answer = await fetch(`predict?top=${TOP}`, { method: "POST", body: form });
+    return { answer, values: await answer.json() };
   } catch {
     throw new Error("The service does not answer, or the picture is too large for it.");
   }
-  const found = (values.files || [])[0] || {};
-  if (found.problem || !answer.ok) throw new Error(found.problem || values.error);
-  return found;
+}
+
+function pause(milliseconds) {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
 
 function card(file) {
@@ -65,12 +88,12 @@ function card(file) {
   made.querySelector(".name").textContent = file.name;
   made.querySelector("h2").textContent = "Looking …";
   made.classList.add("waiting");
-  answers.prepend(made);
-  while (answers.childElementCount > MOST) {
-    URL.revokeObjectURL(answers.lastElementChild.querySelector("img").src);
-    answers.lastElementChild.remove();
-  }
   return made;
+}
+
+function forget(card) {
+  URL.revokeObjectURL(card.querySelector("img").src);
+  card.remove();
 }
 
 function show(card, found) {
@@ -78,8 +101,7 @@ function show(card, found) {
   const title = decision === null ? "Uncertain" : decision;
   card.classList.remove("waiting");
   card.querySelector("h2").textContent = title;
-  card.querySelector(".note").textContent =
-    decision === null ? "No label is likely enough." : "";
+  card.querySelector(".note").textContent = note(decision, predictions);
   for (const { label, probability } of predictions) {
     const row = copy("row");
     row.classList.toggle("chosen", label === decision);
@@ -91,16 +113,25 @@ function show(card, found) {
   say(`${card.querySelector(".name").textContent}: ${title}`);
 }
 
+function note(decision, predictions) {
+  if (decision === null) return "No label is likely enough.";
+  return decision === predictions[0].label ? "" : "Not the likeliest: the model's threshold decides.";
+}
+
 function fail(card, message) {
   card.classList.replace("waiting", "failed");
   card.querySelector("h2").textContent = message[0].toUpperCase() + message.slice(1);
   say(`${card.querySelector(".name").textContent}: ${message}`);
 }
 
-// Read out; shown only where no card says it.
-function say(text, shown = false) {
-  status.textContent = text;
-  status.classList.toggle("shown", shown);
+// Read out only; the cards show it.
+function say(text) {
+  document.getElementById("said").textContent = text;
+}
+
+// Of no card.
+function notify(text) {
+  document.getElementById("notice").textContent = text;
 }
 
 async function greet() {
@@ -110,11 +141,11 @@ async function greet() {
       const count = about.classes.length;
       const labels = count > 6 ? `${count} labels` : about.classes.join(", ");
       document.getElementById("model").textContent = `${about.run} · ${about.model} · ${labels}`;
-      return say("");
+      return notify("");
     }
-    say(`The service is ${about.status} …`, true);
+    notify(`The service is ${about.status} …`);
   } catch {
-    say("The service does not answer.", true);
+    notify("The service does not answer.");
   }
   setTimeout(greet, 1000);
 }
@@ -133,7 +164,8 @@ document.addEventListener("dragleave", (event) => {
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   drop.classList.remove("over");
-  take(event.dataTransfer.files);
+  if (event.dataTransfer.files.length) take(event.dataTransfer.files);
+  else notify("That was no file; save the picture, and drop or choose it then.");
 });
 document.addEventListener("paste", (event) => take(event.clipboardData.files));
 greet();

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import logging
 import socket
+import warnings
 from collections.abc import Callable
 
-from aiohttp import web
+from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, web
 
 from engine.errors import UserError
 from engine.serving.batcher import Pace
@@ -23,10 +24,14 @@ _PATIENCE = 1.0  # for connections, when all requests have been answered
 # What aiohttp has to say of clients that send nonsense is no news for whoever runs the service.
 _silent = logging.getLogger("engine.serving.http")
 _silent.disabled = True
+for _kind in (BadContentDispositionHeader, BadContentDispositionParam):
+    warnings.filterwarnings("ignore", category=_kind)
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket at the first address that the host's name has; port 0 is any free one.
+    """A socket that listens at the first address that the host's name has; port 0 is any free one.
+
+    Two that are bound, and don't listen, may have the same port.
 
     Raises:
       UserError: there is no such host, or the port is not to be had.
@@ -42,6 +47,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
+        bound.listen(BACKLOG)
     except OSError as error:
         bound.close()
         raise UserError(

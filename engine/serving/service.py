@@ -28,8 +28,8 @@ TOP = 5
 LOADING, READY, STOPPING = "loading", "ready", "stopping"
 _PAGE = {"/": ("page.html", "text/html"), "/page.css": ("page.css", "text/css")}
 _PAGE["/page.js"] = ("page.js", "text/javascript")
-# Of every answer. The page loads nothing but its own two files, and shows pictures that it was
-# given (`blob:`); no other page may frame it.
+# Of every answer, but for what aiohttp says of requests that it can't read. The page loads nothing
+# but its own two files, and shows pictures that it was given (`blob:`); no other page may frame it.
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src blob: data:; "
@@ -133,7 +133,7 @@ class Service:
 
     async def _answered(self, request: web.Request, handler: Callable) -> web.StreamResponse:
         try:
-            doors.check(request.method, request.headers, self._names)
+            doors.check(request, self._names)
             return await handler(request)
         except RefusalError as refused:
             return refused.response()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any, cast
 
-from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from engine.serving.limits import MB, Limits, RefusalError
 
 CHUNK = 2**16
 LONGEST_NAME = 255
+PART_LINES = 40  # of a form, for each of its files: boundaries and heads
 RAW = ("application/octet-stream",)  # beside image/*
 KINDS = "multipart/form-data, image/* or application/octet-stream"
 
@@ -56,11 +58,31 @@ async def _read(request: web.Request, limits: Limits, take: Callable[[int], None
     return [_upload("body", whole, limits)]
 
 
+class _Lines:
+    """A body of which not more than so many lines are read as lines.
+
+    aiohttp looks for the beginning of a form without end, and while the lines are there already,
+    without letting anybody else have a turn.
+    """
+
+    def __init__(self, content: StreamReader, most: int) -> None:
+        self._content, self._left = content, most
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._content, name)
+
+    async def readline(self, **settings: Any) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError("too many lines")
+        return await self._content.readline(**settings)
+
+
 async def _form(request: web.Request, limits: Limits, take: Callable[[int], None]) -> list[Upload]:
     found: list[Upload] = []
     try:
-        reader = await request.multipart()
-        async for part in reader:
+        lines = _Lines(request.content, PART_LINES * (limits.files + 1))
+        async for part in MultipartReader(request.headers, cast(StreamReader, lines)):
             if len(found) == limits.files:
                 raise RefusalError(
                     413, f"more than {limits.files} files; send them in several requests"
@@ -104,7 +126,8 @@ async def _kept(
 
 
 def _upload(name: str, whole: bytes | None, limits: Limits) -> Upload:
-    name = name[:LONGEST_NAME]
+    # Bytes that are no UTF-8 have come as lone surrogates, which JSON could not be read with.
+    name = name[:LONGEST_NAME].encode(errors="surrogateescape").decode(errors="replace")
     if whole is None:
         return Upload(name, problem=f"larger than {limits.file_bytes / MB:g} MB")
     return Upload(name, whole)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+
+from tests.bin.serving import CLASSES, served
 
 
 @pytest.fixture(scope="module")
@@ -24,3 +28,23 @@ def write(tmp_path):
         return f"--flagfile={tmp_path / name}"
 
     return make
+
+
+@pytest.fixture(scope="module")
+def made_run(tmp_path_factory) -> Path:
+    """With ImageNet's features and a head by chance."""
+    from engine.rules import Rule
+    from tests.engine import small
+    from tests.engine.serving import served_run
+
+    place = tmp_path_factory.mktemp("served") / "run"
+    recipe = small.recipe(backbone="efficientnet_lite0", image_size=(64, 64), weights="imagenet")
+    return served_run.make(place, recipe, CLASSES, Rule(temperature=1.5)).path
+
+
+@pytest.fixture(scope="module")
+def service(made_run):
+    with served(f"--run_dir={made_run}") as it:
+        yield it
+        status, out, err = it.end()
+        assert (status, out, err) == (0, "", ""), "whatever was sent to it"

@@ -1,9 +1,8 @@
-"""The service as a person starts it: its answers, its page in a browser, how it ends."""
+"""The service as a person starts it: its answers, and how it ends."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import http.client
 import json
 import os
@@ -11,32 +10,16 @@ import signal
 import socket
 import subprocess
 import time
-import urllib.request
 from pathlib import Path
 
 import aiohttp
-import numpy as np
 import pytest
-from PIL import Image
 
-from engine.rules import Rule
 from engine.rundir import RunDir, claim
 from tests.bin.programs import run, start, without_tensorflow
-from tests.engine import small
-from tests.engine.serving import browser, served_run
+from tests.bin.serving import CLASSES, SMALL, served
 from tests.pipelines import every_format
 from tests.pipelines.every_format import KINDS, SIZES
-
-CLASSES = ("<b>bold</b> & “quoted”", "blue", "red")
-SMALL = ("--batch_size=4", "--threads=2")
-
-
-@pytest.fixture(scope="module")
-def made_run(tmp_path_factory) -> Path:
-    """With ImageNet's features and a head by chance."""
-    place = tmp_path_factory.mktemp("served") / "run"
-    recipe = small.recipe(backbone="efficientnet_lite0", image_size=(64, 64), weights="imagenet")
-    return served_run.make(place, recipe, CLASSES, Rule(temperature=1.5)).path
 
 
 @pytest.fixture(scope="module")
@@ -51,60 +34,6 @@ def pictures(tmp_path_factory) -> list[Path]:
 
 def by_label(answer: dict) -> dict[str, float]:
     return {row["label"]: row["probability"] for row in answer["predictions"]}
-
-
-class Served:
-    """A service in a process of its own."""
-
-    def __init__(self, *flags, **settings) -> None:
-        self.process = start("serve", *SMALL, "--port=0", *flags, **settings)
-        first = self.process.stdout.readline()
-        self.address, self.lines = first.split(" ")[0], [first]
-        while self.lines[-1] and not self.lines[-1].startswith("ready"):
-            self.lines.append(self.process.stdout.readline())
-        assert self.lines[-1], self.process.communicate()
-        self.port = int(self.address.rstrip("/").rpartition(":")[2])
-
-    def post(self, *files: Path) -> list[dict]:
-        async def send():
-            form = aiohttp.FormData()
-            for file in files:
-                form.add_field("any", file.read_bytes(), filename=file.name)
-            async with (
-                aiohttp.ClientSession() as session,
-                session.post(f"{self.address}predict?top=9", data=form) as response,
-            ):
-                assert response.status == 200, await response.text()
-                return (await response.json())["files"]
-
-        return asyncio.run(send())
-
-    def health(self) -> dict:
-        with urllib.request.urlopen(f"{self.address}healthz", timeout=60) as response:
-            return json.load(response)
-
-    def end(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
-        self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=60)
-        return self.process.returncode, out, err
-
-
-@contextlib.contextmanager
-def served(*flags, **settings):
-    it = Served(*flags, **settings)
-    try:
-        yield it
-    finally:
-        it.process.kill()
-        it.process.communicate()
-
-
-@pytest.fixture(scope="module")
-def service(made_run):
-    with served(f"--run_dir={made_run}") as it:
-        yield it
-        status, out, err = it.end()
-        assert (status, out, err) == (0, "", ""), "whatever was sent to it"
 
 
 def test_help_needs_no_tensorflow():
@@ -150,6 +79,19 @@ def test_a_bomb_and_a_broken_file_are_named_among_good_ones(service, pictures, t
     assert good["decision"] in CLASSES
     assert "truncated or damaged" in cut["problem"]
     assert large["problem"] == "more than 178,956,970 pixels"
+
+
+def test_nonsense_in_a_form_is_not_told_to_who_runs_the_service(service):
+    """The fixture looks at the error stream."""
+    head = b"--b\r\nContent-Disposition: form-data; %s\r\n\r\nno picture\r\n--b--\r\n"
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
+    for odd in (b"filename*=UTF-8''%ff", b'name="a; =;;filename'):
+        kind = {"Content-Type": "multipart/form-data; boundary=b"}
+        connection.request("POST", "/predict", head.replace(b"%s", odd), kind)
+        response = connection.getresponse()
+        assert response.status == 422, response.read()
+        response.read()
+    connection.close()
 
 
 def test_sigterm_answers_what_was_asked_and_ends_with_0(made_run, pictures, service, tmp_path):
@@ -221,11 +163,15 @@ def test_ctrl_c_while_it_loads_ends_it_quietly(made_run):
         (["--run_dir={run}", "picture.jpg"], 2, "'picture.jpg' has no use here; it goes with"),
         (["--run_dir={run}", "--connections=3"], 2, "--connections has no use here"),
         (["--run_dir={run}", "--measure"], 2, "no picture is named"),
+        (["--run_dir={run}", "--measure", "http://a/b.jpg"], 1, "http://a/b.jpg can't be read"),
+        (["--run_dir={run}", "--measure", "{links}"], 1, "; --measure takes files and folders"),
         (["--run_dir={run}", "--port=70000"], 2, "--port=70000; allowed: 0 to 65535"),
         (["--run_dir={run}", "--port={taken}"], 1, "Address already in use; name another"),
         (["--run_dir={run}", "--host=203.0.113.1"], 1, "--host=203.0.113.1 --port=8501: "),
         (["--run_dir={run}", "--host=no.such.host.invalid"], 1, "allowed: an address or name"),
         (["--run_dir={run}", "--host="], 1, "allowed: an address or name of this machine"),
+        (["--run_dir={run}", "--allow_host=a.example:80"], 2, "allowed: names such as a.example"),
+        (["--run_dir={run}", "--allow_host=http://a"], 2, "--allow_host=http://a; allowed: names"),
         (["--run_dir={run}", "--queue=3"], 2, "less than --max_files=32"),
         (["--run_dir={run}", "--max_mb=0"], 2, "--max_mb=0; allowed: a number above 0"),
         (["--run_dir={run}", "--timeout_seconds=0"], 2, "allowed: a number above 0"),
@@ -233,9 +179,12 @@ def test_ctrl_c_while_it_loads_ends_it_quietly(made_run):
     ],
 )
 def test_mistakes_are_a_line(made_run, tmp_path, flags, status, message):
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "nowhere.jpg").symlink_to("gone")
     claim(RunDir(tmp_path / "empty"), RunDir(made_run).read_recipe(), overwrite=False)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         known = {"run": made_run, "empty": tmp_path / "empty", "taken": taken.getsockname()[1]}
+        known["links"] = tmp_path / "links"
         said = run("serve", *(flag.format(**known) for flag in flags), status=status)
     assert message in said
     assert said.startswith("serve: ")
@@ -266,150 +215,6 @@ def test_head_and_keep_alive(service):
         assert (response.status, response.read()) == (200, b"")
         assert response.headers["Server"] == "unfreeze"
     connection.close()
-
-
-@pytest.fixture
-def noise(tmp_path) -> list[Path]:
-    random = np.random.default_rng(0)
-    files = []
-    for number in range(2):
-        files.append(tmp_path / f"noise <{number}> & so on.png")
-        Image.fromarray(random.integers(0, 256, (90, 120, 3), np.uint8)).save(files[-1])
-    return files
-
-
-DROP = """
-(async () => {
-  const picture = new OffscreenCanvas(40, 30);
-  picture.getContext("2d").fillRect(0, 0, 20, 30);
-  const blob = await picture.convertToBlob({ type: "image/png" });
-  const data = new DataTransfer();
-  data.items.add(new File([blob], "%s.png", { type: "image/png" }));
-  document.getElementById("drop").dispatchEvent(new %s);
-})()
-"""
-TAB = {"key": "Tab", "code": "Tab", "windowsVirtualKeyCode": 9, "nativeVirtualKeyCode": 9}
-DONE = (
-    "document.querySelectorAll('article').length == %d"
-    " && !document.querySelector('article.waiting')"
-)
-FOREIGN = """
-performance.getEntriesByType("resource").map((entry) => entry.name)
-  .filter((name) => !name.startsWith(location.origin) && !/^(data|blob):/.test(name))
-"""
-CARD = """
-[...document.querySelectorAll("article")].map((card) => ({
-  title: card.querySelector("h2").textContent,
-  name: card.querySelector(".name").textContent,
-  alt: card.querySelector("img").alt,
-  shown: card.querySelector("img").naturalWidth,
-  rows: [...card.querySelectorAll("li")].map((row) => [
-    row.querySelector(".label").textContent,
-    row.querySelector(".share").textContent,
-    row.querySelector("i").getBoundingClientRect().width
-      / row.querySelector(".track").getBoundingClientRect().width,
-  ]),
-}))
-"""
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    if not browser.PROGRAM:
-        pytest.skip("needs chromium, a browser that can be driven")
-
-    def within(service, test, **settings):
-        async def main():
-            async with browser.browser(tmp_path_factory.mktemp("profile")) as tab:
-                await tab.open(service.address, **settings)
-                await tab.until("document.getElementById('model').textContent.includes('run')")
-                await test(tab)
-                assert not tab.complaints
-
-        asyncio.run(asyncio.wait_for(main(), 120))
-
-    return within
-
-
-def test_the_page_answers_what_is_chosen(service, noise, chromium):
-    answers = service.post(*noise)
-
-    async def test(tab):
-        await tab.choose("#pick", *noise)
-        await tab.until(DONE % 2)
-        await asyncio.sleep(0.6)  # the bars have grown
-        cards = await tab.run(CARD)
-        assert [card["name"] for card in cards] == [file.name for file in reversed(noise)]
-        for card, answer in zip(cards, reversed(answers), strict=True):
-            assert card["title"] == answer["decision"]
-            assert card["alt"] == f"The picture {card['name']}"
-            assert card["shown"] == 120
-            assert {row[0] for row in card["rows"]} == set(CLASSES), "names are text, not markup"
-            for row, wanted in zip(card["rows"], answer["predictions"], strict=True):
-                assert row[0] == wanted["label"]
-                assert row[2] == pytest.approx(wanted["probability"], abs=0.02)
-                assert float(row[1].strip("%")) == pytest.approx(
-                    100 * wanted["probability"], abs=0.06
-                )
-        assert await tab.run("document.querySelectorAll('article b').length") == 0
-
-    chromium(service, test)
-
-
-@pytest.mark.parametrize(
-    ("name", "event"),
-    [
-        ("dropped", 'DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })'),
-        ("pasted", 'ClipboardEvent("paste", { clipboardData: data, bubbles: true })'),
-    ],
-)
-def test_the_page_answers_what_is_dropped_and_pasted(service, chromium, name, event):
-    async def test(tab):
-        await tab.run(DROP % (name, event))
-        await tab.until(DONE % 1)
-        (card,) = await tab.run(CARD)
-        assert card["name"] == f"{name}.png"
-        assert card["title"] in CLASSES
-        assert (await tab.run("document.getElementById('status').textContent")).startswith(name)
-
-    chromium(service, test)
-
-
-def test_the_page_fits_a_phone_and_the_dark_and_needs_no_mouse(service, noise, chromium):
-    async def test(tab):
-        scheme = {"name": "prefers-color-scheme", "value": "dark"}
-        await tab.call("Emulation.setEmulatedMedia", features=[scheme])
-        await tab.choose("#pick", noise[0])
-        await tab.until(DONE % 1)
-        assert await tab.run("document.documentElement.scrollWidth") == 375
-        ground = await tab.run("getComputedStyle(document.body).backgroundColor")
-        assert max(int(level) for level in ground[4:-1].split(",")) < 60
-        for kind in ("keyDown", "keyUp"):
-            await tab.call("Input.dispatchKeyEvent", type=kind, **TAB)
-        assert await tab.run("document.activeElement.id") == "pick"
-        named = (await tab.call("Accessibility.getFullAXTree"))["nodes"]
-        roles = {(node["role"]["value"], node.get("name", {}).get("value")) for node in named}
-        assert ("button", "Choose a picture") in roles
-        assert ("heading", "What does it show?") in roles
-        assert any(role == "status" for role, _ in roles)
-        assert await tab.run(FOREIGN) == []
-
-    chromium(service, test, width=375, height=700)
-
-
-def test_the_page_says_what_went_wrong(service, tmp_path, chromium):
-    broken = tmp_path / "notes.png"
-    broken.write_text("no picture")
-
-    async def test(tab):
-        await tab.choose("#pick", broken)
-        await tab.until(DONE % 1)
-        (card,) = await tab.run(CARD)
-        assert card["title"].startswith("Not a picture (JPEG, PNG")
-        assert card["rows"] == []
-        tab.complaints = [c for c in tab.complaints if "422" not in c["entry"]["text"]]
-
-    chromium(service, test)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="looks at open files")

@@ -13,7 +13,7 @@ from engine.serving.load import Sent
 from engine.specs import UserError
 from tests.engine.serving.made import PACE, logits, picture, running
 
-PICTURES = [picture(n, 100, 255 - n) for n in range(40)]
+PICTURES = [(f"{n}.jpg", picture(n, 100, 255 - n)) for n in range(40)]
 
 
 @pytest.mark.parametrize("connections", [1, 8])
@@ -47,8 +47,8 @@ def test_a_picture_that_is_not_answered_ends_it():
         async with running(**settings) as it:
             await load.send(it.address, pictures, 8)
 
-    with pytest.raises(UserError, match="answered 422: body: not a picture"):
-        asyncio.run(main([*PICTURES, b"nothing"]))
+    with pytest.raises(UserError, match=r"^b\.jpg: answered 422: body: not a picture"):
+        asyncio.run(main([*PICTURES, ("b.jpg", b"nothing")]))
     full = dataclasses.replace(PACE, queue=0)
     with pytest.raises(UserError, match="answered 503: the queue is full"):
         asyncio.run(main(PICTURES, pace=full))

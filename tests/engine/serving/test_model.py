@@ -48,7 +48,7 @@ def test_logits_are_those_of_the_network_at_every_size(run, monkeypatch):
 def test_auto_takes_what_was_fastest_among_the_sound(run, monkeypatch):
     """Bfloat16 where that was tried; its head stays in float32, and so do the logits."""
     half = Program("mixed_bfloat16")
-    monkeypatch.setattr(precision, "candidates", lambda recipe: [Program(), half])
+    monkeypatch.setattr(precision, "programs", lambda: [Program(), half])
     monkeypatch.setattr(precision, "best", lambda trials: trials[1])
     said = []
     served = model.load(run, "auto", said.append)

@@ -87,6 +87,15 @@ async def test_names_of_files_may_be_anything_and_stay_what_they_are(it):
 
 
 @over_http()
+async def test_names_that_are_no_unicode_can_be_written_as_json(it):
+    """Of lone surrogates most readers of JSON make an error."""
+    name = b'--b\r\nContent-Disposition: form-data; name=a; filename="caf\xe9.jpg"\r\n\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    status, values = await it.post(name + ANT + b"\r\n--b--\r\n", headers=kind)
+    assert (status, values["files"][0]["name"]) == (200, "caf\ufffd.jpg")
+
+
+@over_http()
 async def test_a_raw_body_is_one_picture(it):
     for kind in ("image/jpeg", "application/octet-stream", "image/x-odd"):
         status, values = await it.post(ANT, headers={"Content-Type": kind})
@@ -111,6 +120,7 @@ def test_a_rule_with_a_threshold_decides_against_the_likeliest():
     assert (said["decision"], said["predictions"][0]["label"]) == ("cow", "ant")
 
 
+OURS = {"Origin": "https://a.example", "Sec-Fetch-Site": "same-origin"}
 REFUSED = [
     ("GET", "predict", {}, b"", 405, "Method Not Allowed"),
     ("DELETE", "", {}, b"", 405, "Method Not Allowed"),
@@ -141,6 +151,7 @@ REFUSED = [
     ("POST", "predict", {"Origin": "http://127.0.0.1:1"}, ANT, 403, "other sites"),
     ("POST", "predict", {"Sec-Fetch-Site": "cross-site"}, ANT, 403, "other sites"),
     ("POST", "predict", {"Sec-Fetch-Site": "same-site"}, ANT, 403, "other sites"),
+    ("POST", "predict", {"Host": "evil.example", **OURS}, ANT, 421, "--allow_host"),
 ]
 
 
@@ -197,12 +208,29 @@ async def test_the_page_itself_may_post(it):
 
 
 @over_http()
+async def test_the_page_behind_a_proxy_that_gives_another_host_may_post(it):
+    """As nginx does by itself; the browser knows where the page came from."""
+    headers = {"Host": f"127.0.0.1:{it.port}", **OURS, "Content-Type": "image/png"}
+    assert (await it.post(ANT, headers=headers))[0] == 200
+
+
+@over_http()
 async def test_a_request_without_a_host_or_with_two_is_refused(it):
     for head in (b"", b"Host: localhost\r\nHost: 127.0.0.1\r\n"):
         found = await raw(
             it.port, b"GET /healthz HTTP/1.1\r\n" + head + b"Connection: close\r\n\r\n"
         )
         assert re.match(rb"HTTP/1\.[01] 400 ", found)
+
+
+@over_http()
+async def test_http_1_0_knows_no_host(it):
+    """Some proxies ask so whether a service is well."""
+    found = await raw(it.port, b"GET /healthz HTTP/1.0\r\n\r\n")
+    assert found.startswith(b"HTTP/1.0 200 ")
+    head = b"POST /predict HTTP/1.0\r\nOrigin: http://evil.example\r\n"
+    found = await raw(it.port, head + b"Content-Type: image/png\r\nContent-Length: 4\r\n\r\n" + ANT)
+    assert found.startswith(b"HTTP/1.0 403 ")
 
 
 @over_http(limits=Limits(file_bytes=1000, files=3))
@@ -229,6 +257,25 @@ async def test_a_body_without_an_end_is_cut_off(it):
     found = await raw(it.port, head, *[chunk] * 200)
     assert found.startswith(b"HTTP/1.1 413 ")
     assert it.service._memory.held == 0
+
+
+@over_http(limits=Limits(files=3))
+async def test_lines_before_a_form_are_not_read_without_end(it):
+    """They are read one by one, and nobody else would be answered meanwhile."""
+    head = HEAD + b"Connection: close\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    whole = b"\n" * 1000 + PART + ANT + b"\r\n--b--\r\n"
+    found = await raw(it.port, head + b"Content-Length: %d\r\n\r\n" % len(whole) + whole)
+    assert found.startswith(b"HTTP/1.1 400 ")
+    assert b"broken or cut short" in found
+
+
+@over_http(limits=Limits(files=3))
+async def test_forms_may_have_a_line_before_them_and_many_heads(it):
+    part = b"--b\r\nContent-Disposition: form-data; name=a\r\n" + b"X-Y: z\r\n" * 9 + b"\r\n"
+    body = b"\r\n" + (part + ANT + b"\r\n") * 3 + b"--b--\r\n"
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    status, values = await it.post(body, headers=kind)
+    assert (status, len(values["files"])) == (200, 3)
 
 
 @over_http(limits=Limits(seconds=0.5, head_seconds=0.5))
