@@ -45,10 +45,7 @@ def main(work: Callable[[list[str]], None]) -> None:
         raise SystemExit(STOPPED) from None
     except KeyboardInterrupt:
         quiet.over()
-        print(
-            f"{program}: interrupted; a run goes on when started again without --overwrite",
-            file=sys.stderr,
-        )
+        print(f"{program}: interrupted; the same command starts it again", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

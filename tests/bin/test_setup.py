@@ -50,7 +50,7 @@ def test_a_program_gets_its_arguments(monkeypatch, capsys):
         (UserError("no such folder"), 1, "train: no such folder\n"),
         (_flags.FlagError("no such flag"), 2, "train: no such flag\n"),
         (Stopped("SIGTERM"), 75, "train: stopped by SIGTERM; started again without --overwrite"),
-        (KeyboardInterrupt(), 130, "train: interrupted; a run goes on when started again"),
+        (KeyboardInterrupt(), 130, "train: interrupted; the same command starts it again\n"),
     ],
 )
 def test_a_users_mistake_is_one_line(error, status, line, monkeypatch, capsys):
