@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine import evaluation, label_check, steps
+from engine import evaluation, label_check, rules, steps
 from engine.report import gather, pictures
 from engine.report.gather import Measured, Told
 from engine.rules import Rule
@@ -129,7 +129,8 @@ def test_of_two_classes_it_is_the_positive_one(measured, rule, name):
     keep = np.flatnonzero(answers.labels < 2)
     two = evaluation.Answers(("a", "b"), answers.labels[keep], answers.logits[keep, :2])
     found = gather.figures(two, rule)
-    assert [curve.name for curve in gather._curves(two, rule, found)] == [name]
+    chances = rules.probabilities(rule, two.logits)
+    assert [curve.name for curve in gather._curves(two, rule, found, chances)] == [name]
 
 
 def test_whoever_wants_an_end_is_heard(measured):
