@@ -7,6 +7,7 @@ import io
 import json
 from pathlib import Path
 
+from engine import cells
 from engine.report.facts import Facts, as_json
 from engine.report.markup import visible
 from engine.report.page import page
@@ -37,6 +38,7 @@ def _suspects(facts: Facts) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "given", "suggested", "likely_wrong"])
     for one in facts.labels.suspects if facts.labels else ():
-        cells = [visible(cell) for cell in (one.name, one.given, one.suggested)]
-        writer.writerow([*cells, "yes" if one.likely else "no"])
+        labels = [cells.text(visible(label)) for label in (one.given, one.suggested)]
+        path = cells.path(visible(one.name))
+        writer.writerow([path, *labels, "yes" if one.likely else "no"])
     return text.getvalue()

@@ -39,16 +39,17 @@ def test_the_files_of_a_report(tmp_path):
 
 
 def test_any_name_goes_through_the_table_of_suspects(tmp_path):
-    names = ('a,"b".jpg', "line\nbreak.jpg", "half \udcff.jpg")
+    names = ('a,"b".jpg', "line\nbreak.jpg", "half \udcff.jpg", "=a.jpg")
     suspects = tuple(Suspect(name, "=1+1", "x", name.startswith("a")) for name in names)
     write.write(tmp_path, made.facts(3, labels=LabelCheck(9, 0.9, "x", suspects)))
     with open(tmp_path / "suspect_labels.csv", newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [
         ["path", "given", "suggested", "likely_wrong"],
-        ['a,"b".jpg', "=1+1", "x", "yes"],
-        [r"line\nbreak.jpg", "=1+1", "x", "no"],
-        [r"half \udcff.jpg", "=1+1", "x", "no"],
+        ['a,"b".jpg', "'=1+1", "x", "yes"],
+        [r"line\nbreak.jpg", "'=1+1", "x", "no"],
+        [r"half \udcff.jpg", "'=1+1", "x", "no"],
+        ["./=a.jpg", "'=1+1", "x", "no"],
     ]
 
 
