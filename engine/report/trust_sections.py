@@ -81,13 +81,19 @@ def decisions(facts: Facts) -> Section:
         parts = [
             paragraph(
                 "The likeliest class is the answer, always. For a class that must not be missed, ",
-                tag("code", "bin/evaluate --positive_class=CLASS --min_recall=0.95"),
+                join(
+                    map(_flag, ("bin/evaluate", "--positive_class=CLASS", "--min_recall=0.95")), " "
+                ),
                 " fits a threshold, and ",
-                tag("code", "--abstain=0.6"),
+                _flag("--abstain=0.6"),
                 " leaves answers open that are less sure.",
             )
         ]
     return Section("decisions", "What is decided", "Decisions", join(parts))
+
+
+def _flag(text: str) -> Markup:
+    return tag("code", text, class_="flag")
 
 
 def _operating(facts: Facts, found: Operating) -> list[Markup]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 from engine import cells
 from engine.report.facts import Facts, as_json
@@ -27,10 +29,16 @@ def write(folder: Path, facts: Facts) -> Path:
         write_file(folder / SUSPECTS, _suspects(facts).encode())
     else:
         (folder / SUSPECTS).unlink(missing_ok=True)  # of an earlier report on other data
-    figures = json.dumps(as_json(facts), indent=2, allow_nan=False)
-    write_file(folder / FIGURES, f"{figures}\n".encode())
+    write_file(folder / FIGURES, f"{_json(as_json(facts))}\n".encode())
     write_file(folder / PAGE, page(facts).encode())
     return folder / PAGE
+
+
+def _json(values: dict[str, Any]) -> str:
+    """A list of numbers on one line: a thousand classes have a million in their matrix."""
+    text = json.dumps(values, indent=2, allow_nan=False)
+    # No string holds a line break in JSON, so this is in none.
+    return re.sub(r"\[\n[-\d.e,\s]+\]", lambda found: " ".join(found[0].split()), text)
 
 
 def _suspects(facts: Facts) -> str:

@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from engine.report import write
@@ -36,6 +37,15 @@ def test_the_files_of_a_report(tmp_path):
     assert value["cost"] == pytest.approx(4 * 90 / 3600)
     assert value["training"]["epochs"][0]["phase"] == "head"
     assert sum(row["pictures"] for row in value["calibration"]["bins_after"]) == 300
+
+
+def test_figures_of_many_classes_stay_small(tmp_path):
+    """A row of the matrix is a line."""
+    write.write(tmp_path, made.facts(300, pictures=600))
+    text = (tmp_path / "report.json").read_text()
+    assert len(text) < 600_000
+    assert text.count("\n") < 10_000
+    assert np.shape(json.loads(text)["confusion_matrix"]) == (300, 300)
 
 
 def test_any_name_goes_through_the_table_of_suspects(tmp_path):
