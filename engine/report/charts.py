@@ -125,7 +125,7 @@ def heat(name: str, summary: str, matrix: np.ndarray) -> Markup:
     as the strongest of theirs.
     matrix: int64 [classes, classes], given labels down. Classes are counted from 1.
     """
-    count, step = len(matrix), -(-len(matrix) // _CELLS)
+    count, step = len(matrix), together(len(matrix))
     cells = strongest(matrix / np.maximum(matrix.sum(1, keepdims=True), 1), step)
     end = len(cells) * step + 0.5
     # Of one colour that shows on a light page and on a dark one, from nothing to all of it.
@@ -143,6 +143,11 @@ def heat(name: str, summary: str, matrix: np.ndarray) -> Markup:
         axes.spines[["top", "right"]].set_visible(True)
 
     return _chart(name, summary, draw, size=(_WIDE, _WIDE))
+
+
+def together(classes: int) -> int:
+    """How many classes a cell of `heat` stands for, across and down."""
+    return -(-classes // _CELLS)
 
 
 def strongest(matrix: np.ndarray, step: int) -> np.ndarray:

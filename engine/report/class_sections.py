@@ -102,6 +102,9 @@ def _chart(found: Figures) -> Markup:
         f"Given labels down, predicted labels across, {number:,} classes in the order of the table "
         "of all classes; the stronger, the larger the share of the row (root scale)."
     )
+    step = charts.together(number)
+    if step > 1:
+        caption += f" A dot is the strongest of {step} by {step} classes."
     chart = charts.heat("heat", summary, found.confusion)
     return tag("div", tag("figure", tag("figcaption", caption), chart), class_="charts")
 

@@ -116,6 +116,12 @@ def test_what_the_rule_decides_is_told(measured):
     assert found.abstaining.uncertain == (chances.max(1) < 0.34).sum()
 
 
+def test_what_the_answers_are_means_of_is_told(measured):
+    told = dataclasses.replace(TOLD, views="two views")
+    views = [gather.gather(measured, one).subject.views for one in (TOLD, told)]
+    assert views == ["", "two views"]
+
+
 def test_curves_are_of_the_classes_told_apart_worst(measured, monkeypatch):
     monkeypatch.setattr(gather, "CURVES", 2)
     facts = gather.gather(measured, TOLD)
