@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from engine.report.operating import Operating
 
 
+FEW = 30  # classes whose confusion matrix a terminal has room for
+
+
 def print_json(found: Measured) -> None:
     figures, made = found.figures, found.calibrated
     value = {
@@ -79,11 +82,12 @@ def between(interval: Interval) -> str:
 
 
 def _headline(figures: Figures) -> list[str]:
+    lone = f", too narrow: classes with one picture: {figures.lone}" if figures.lone else ""
     top = "".join(f", top {k} {share:.2%}" for k, share in figures.top_k.items())
     return [
         f"{figures.count} pictures: accuracy {figures.accuracy:.2%} "
         f"({between(figures.accuracy_interval)}), loss {figures.loss:.4f}",
-        f"macro F1 {figures.macro_f1:.2%} ({between(figures.macro_f1_interval)}){top}",
+        f"macro F1 {figures.macro_f1:.2%} ({between(figures.macro_f1_interval)}{lone}){top}",
     ]
 
 
@@ -99,6 +103,8 @@ def _classes(figures: Figures) -> list[str]:
 
 
 def _confusion(classes: tuple[str, ...], figures: Figures) -> list[str]:
+    if len(classes) > FEW:
+        return [f"confusion matrix of {len(classes)} classes: in --format=json"]
     names = [printable(name) for name in classes]
     width = max(map(len, (*names, "class")))
     digits = len(str(figures.confusion.max()))

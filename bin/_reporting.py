@@ -11,6 +11,7 @@ from pathlib import Path
 import _flags
 import _measuring
 import _setup
+import _tta
 
 from engine import results
 from engine.locking import is_ours
@@ -96,7 +97,8 @@ def after_evaluating(
         training=_training(parsed, opened, source, part) if own else None,
     )
     data = other.location if other else "the run's own"
-    told = Told(part, data, own, _now(), _command(), parsed.price_per_hour)
+    views = _tta.in_words(parsed.tta)
+    told = Told(part, data, own, _now(), _command(), parsed.price_per_hour, views)
     facts = gather(measured, told)
     try:
         return write.write(Path(parsed.report).expanduser(), facts)

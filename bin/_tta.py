@@ -55,6 +55,15 @@ def check(parsed: _flags.Parsed) -> None:
         )
 
 
+def in_words(kind: str | int | None) -> str:
+    """What an answer is the mean over; nothing where it is of the picture as it is."""
+    if kind is None:
+        return ""
+    if kind == FLIP:
+        return "the picture and its mirror image"
+    return f"{kind} views, the picture and draws of the run’s own augmentation"
+
+
 def measuring(
     kind: str | int | None, opened: Reopened, data: Iterator[Batch]
 ) -> tuple[Callable, Iterator[Batch]]:

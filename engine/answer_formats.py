@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from engine import cells
 from engine.errors import choose
 
 if TYPE_CHECKING:
     from engine.prediction import Answer
 
 UNCERTAIN = "uncertain"  # the decision of an answer that has none
-# A cell that begins with one of these is a formula to spreadsheets (OWASP, "CSV Injection").
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class Row(NamedTuple):
@@ -90,14 +89,10 @@ def _csv_rows(answers: Iterable[Answer], top: int) -> bytes:
 def _csv_row(answer: Answer, top: int) -> list[Any]:
     pairs: list[Any] = []
     for label, share in answer.labels:
-        pairs += [label, _short(share)]
+        pairs += [cells.text(label), _short(share)]
     pairs += [""] * (2 * top - len(pairs))
-    return [_csv_name(answer.path), decision(answer), *pairs, answer.problem or ""]
-
-
-def _csv_name(path: str) -> str:
-    """A name that would be a formula, as another name of the same file."""
-    return f"./{path}" if path.startswith(_FORMULA) else path
+    decided = cells.text(decision(answer))
+    return [cells.path(answer.path), decided, *pairs, answer.problem or ""]
 
 
 def _csv_lines(file: Any) -> Iterator[bytes]:
@@ -113,12 +108,12 @@ def _csv_lines(file: Any) -> Iterator[bytes]:
 def _csv_read(line: bytes) -> Row:
     text = io.StringIO(line.decode("utf-8", "surrogateescape"), newline="")
     try:
-        cells: list = next(csv.reader(text, quoting=csv.QUOTE_NONNUMERIC, strict=True), [])
+        row: list = next(csv.reader(text, quoting=csv.QUOTE_NONNUMERIC, strict=True), [])
     except csv.Error as error:
         raise ValueError(str(error)) from None
-    if len(cells) < 3 or not isinstance(cells[0], str) or not isinstance(cells[-1], str):
+    if len(row) < 3 or not isinstance(row[0], str) or not isinstance(row[-1], str):
         raise ValueError("no text at its ends")
-    return Row(cells[0], cells[-1])
+    return Row(row[0], row[-1])
 
 
 def _json_rows(answers: Iterable[Answer], top: int) -> bytes:
@@ -152,6 +147,6 @@ def _json_read(line: bytes) -> Row:
 
 
 FORMATS = {
-    ".csv": Format(_csv_head, _csv_rows, _csv_lines, _csv_read, _csv_name),
+    ".csv": Format(_csv_head, _csv_rows, _csv_lines, _csv_read, cells.path),
     ".jsonl": Format(lambda top: b"", _json_rows, _json_lines, _json_read, lambda path: path),
 }

@@ -69,14 +69,12 @@ def check(
     feed: Feed,
     trained: Classifier,
     between: Callable[[], None] = lambda: None,
-    groups: Sequence[str] | None = None,
 ) -> Checked:
-    """Checks the labels of the training part.
+    """Checks the labels of the training part. Pictures of one group do not vouch for each other.
 
     Args:
       trained: the run's network, which serves where there is no pretrained one.
       between: called before each batch and each fold; what it raises ends the check.
-      groups: of each training example; see `out_of_fold`.
     """
     network, features_of = _network(recipe, len(feed.classes), trained)
     which = _batches(feed.train_examples, recipe.batch_size)
@@ -85,9 +83,9 @@ def check(
         forward(network, recipe, feed), _noted(feed.once("train", which), seen, between)
     )
     labels, examples = (np.concatenate(column) for column in zip(*seen, strict=True))
-    some = None if groups is None else np.asarray(groups)[examples]
+    groups = [feed.groups[example] for example in examples] if feed.groups else None
     chances = out_of_fold(
-        features, labels, len(feed.classes), groups=some, seed=recipe.seed, between=between
+        features, labels, len(feed.classes), groups=groups, seed=recipe.seed, between=between
     )
     accuracy = float((chances.argmax(-1) == labels).mean())
     found, note = suspects(chances, labels), ""

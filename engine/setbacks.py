@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from engine import checkpoints
+from engine import cells, checkpoints
 from engine.conversion import convert, parse_json
 from engine.metrics import Figures
 from engine.rundir import RunDir, write_csv, write_json
@@ -150,7 +150,7 @@ def list_batch(run: RunDir, batch: Batch, names: Callable[[int], str], classes: 
     rows = [
         {
             "path": names(int(example)),
-            "label": classes[int(label)],
+            "label": cells.text(classes[int(label)]),
             "example": int(example),
             "epoch": int(epoch),
             "view": int(view),

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import math
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from engine.calls import Call, parse_call, parse_calls
@@ -237,6 +237,8 @@ class Feed:
     `once(part, which)` gives every example of `train`, `validation` or `test` once, in their order,
     the last batch filled up at weight 0; `which` chooses among these batches by number.
     `name(example, part="train")` says where an example lies, for a message.
+    `groups` has the group of each training example, '' for none; examples of one group show one
+    thing. It is empty where nothing is known of groups.
     """
 
     classes: tuple[str, ...]
@@ -246,6 +248,7 @@ class Feed:
     train: Callable[..., Iterable[Batch]]
     once: Callable[..., Iterable[Batch]]
     name: Callable[..., str] = lambda example, part="train": str(example)
+    groups: Sequence[str] = ()
 
     @property
     def train_examples(self) -> int:

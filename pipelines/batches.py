@@ -82,6 +82,7 @@ def make_feed(
         train=train,
         once=lambda part, which=None: once(parts[part], which),
         name=lambda example, part="train": parts[part].examples.name(example),
+        groups=tuple(training.examples.groups),
     )
 
 

@@ -13,7 +13,8 @@ from engine.rules import PLAIN, Rule
 @dataclasses.dataclass(frozen=True)
 class Calibrated:
     """error_before, error_after: expected calibration errors, 0 to 1, without the temperature and
-    with it; the bins are what they are made of.
+    with it; the bins are what they are made of. crossed: each picture is read by the temperature
+    of the half that it is not in.
     """
 
     temperature: float
@@ -21,6 +22,7 @@ class Calibrated:
     error_after: float
     bins_before: tuple[Bin, ...]
     bins_after: tuple[Bin, ...]
+    crossed: bool
 
 
 def calibrated(answers: Answers, rule: Rule, fitted_on_these: bool) -> Calibrated:
@@ -32,7 +34,8 @@ def calibrated(answers: Answers, rule: Rule, fitted_on_these: bool) -> Calibrate
     """
     logits, labels = answers.logits, answers.labels
     before = rules.probabilities(PLAIN, logits)
-    if fitted_on_these and rule.temperature != PLAIN.temperature:
+    crossed = fitted_on_these and rule.temperature != PLAIN.temperature
+    if crossed:
         after = calibration.cross_fitted(logits, labels)
     else:
         after = rules.probabilities(rule, logits)
@@ -42,4 +45,5 @@ def calibrated(answers: Answers, rule: Rule, fitted_on_these: bool) -> Calibrate
         error_after=calibration.calibration_error(after, labels),
         bins_before=tuple(calibration.reliability(before, labels)),
         bins_after=tuple(calibration.reliability(after, labels)),
+        crossed=crossed,
     )

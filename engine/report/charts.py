@@ -29,6 +29,7 @@ STYLES = (
 )  # fmt: skip
 _WIDE, _HIGH = 4.3, 2.9  # inches of 72 units: letters can be read at half the page, or on a phone
 _TEXT = 9  # units
+_CELLS = 200  # of a matrix, across: a phone has a dot for each
 
 _RC = {
     "svg.fonttype": "none",
@@ -120,24 +121,39 @@ def history(
 def heat(name: str, summary: str, matrix: np.ndarray) -> Markup:
     """The confusion matrix of many classes: a cell is as strong as its share of the row.
 
+    Where there are more than a page has room for, a cell stands for a few classes, and is as strong
+    as the strongest of theirs.
     matrix: int64 [classes, classes], given labels down. Classes are counted from 1.
     """
-    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    count = len(matrix)
+    count, step = len(matrix), together(len(matrix))
+    cells = strongest(matrix / np.maximum(matrix.sum(1, keepdims=True), 1), step)
+    end = len(cells) * step + 0.5
     # Of one colour that shows on a light page and on a dark one, from nothing to all of it.
     fades = LinearSegmentedColormap.from_list("fades", ["#2b93aa00", "#2b93aaff"])
 
     def draw(axes: Any) -> None:
         axes.imshow(
-            np.sqrt(shares), cmap=fades, vmin=0, vmax=1, interpolation="nearest",
-            extent=(0.5, count + 0.5, count + 0.5, 0.5),
+            np.sqrt(cells), cmap=fades, vmin=0, vmax=1, interpolation="none",
+            extent=(0.5, end, end, 0.5),
         )  # fmt: skip
         axes.set(xlabel="predicted", ylabel="given")
+        axes.set(xlim=(0.5, count + 0.5), ylim=(count + 0.5, 0.5))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(6, integer=True, prune=None))
         axes.spines[["top", "right"]].set_visible(True)
 
     return _chart(name, summary, draw, size=(_WIDE, _WIDE))
+
+
+def together(classes: int) -> int:
+    """How many classes a cell of `heat` stands for, across and down."""
+    return -(-classes // _CELLS)
+
+
+def strongest(matrix: np.ndarray, step: int) -> np.ndarray:
+    """The maximum of each block of step x step cells; the last ones may be smaller."""
+    starts = np.arange(0, len(matrix), step)
+    return np.maximum.reduceat(np.maximum.reduceat(matrix, starts, 0), starts, 1)
 
 
 def _shares(axes: Any, across: str, up: str) -> None:
@@ -155,6 +171,8 @@ def _chart(
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(length=3)
+        for spine in axes.spines.values():
+            spine.set_zorder(0)  # a curve along the edge lies over it
         draw(axes)
         figure.patch.set_visible(False)
         axes.patch.set_visible(False)

@@ -28,8 +28,8 @@ def classes(facts: Facts) -> Section:
 def _figures(found: Figures) -> Markup:
     intro = paragraph(
         "Precision is the share of a class’s answers that are right, recall the share of its "
-        "pictures that are found, F1 their harmonic mean. Intervals hold the true value 95 times "
-        "in 100."
+        "pictures that are found, F1 their harmonic mean. The interval is where F1 may lie in "
+        "other pictures like these, 95 times in 100."
     )
     rows = found.per_class
     if len(rows) <= ROWS:
@@ -48,6 +48,8 @@ def _table(caption: str, rows: Sequence[ClassFigures]) -> Markup:
 
 
 def _row(row: ClassFigures) -> Sequence[str]:
+    if not row.support:
+        return (row.name, "0", *["–"] * 6)
     figures = [percent(value) for value in (row.precision, row.recall, row.f1)]
     known = (row.roc_area, row.average_precision)
     areas = ["–" if value is None else f"{value:.4f}" for value in known]
@@ -63,7 +65,7 @@ def confusion(facts: Facts) -> Section:
         heads = ("given", "predicted", "pictures")
         parts.append(table("Most confused pairs", heads, rows, class_="pairs"))
     else:
-        parts.append(paragraph("None: every picture was named as its label says."))
+        parts.append(paragraph("Nothing: every picture was named as its label says."))
     return Section("confusion", "What is taken for what", "Confusion", join(parts))
 
 
@@ -100,6 +102,9 @@ def _chart(found: Figures) -> Markup:
         f"Given labels down, predicted labels across, {number:,} classes in the order of the table "
         "of all classes; the stronger, the larger the share of the row (root scale)."
     )
+    step = charts.together(number)
+    if step > 1:
+        caption += f" A dot is the strongest of {step} by {step} classes."
     chart = charts.heat("heat", summary, found.confusion)
     return tag("div", tag("figure", tag("figcaption", caption), chart), class_="charts")
 
@@ -108,9 +113,7 @@ def curves(facts: Facts) -> Section | None:
     if not facts.curves:
         return None
     several = len(facts.subject.classes) > 2
-    of = f"{len(facts.curves)} classes that are told from all others worst"
-    what = of if several else f"class {facts.curves[0].name} against the other"
-    parts = [paragraph(f"For the {what}. ", _means(facts.figures, several))]
+    parts = [paragraph(f"{_of_which(facts, several)}. ", _means(facts.figures, several))]
     names = [curve.name for curve in facts.curves]
     key = legend(names) if several else None
     parts.append(
@@ -119,13 +122,25 @@ def curves(facts: Facts) -> Section | None:
     return Section("curves", "At every threshold", "Curves", join(parts))
 
 
+def _of_which(facts: Facts, several: bool) -> str:
+    if not several:
+        return f"For {facts.curves[0].name} against the other class"
+    known = sum(row.roc_area is not None for row in facts.figures.per_class)
+    if len(facts.curves) == known:
+        return "For each class against all others"
+    return f"For the {len(facts.curves)} classes that are told from all others worst"
+
+
 def _means(found: Figures, several: bool) -> str:
     known = [row for row in found.per_class if row.roc_area is not None]
     if not several or not known:
         return "A threshold trades what is found for what is found wrongly."
     roc = np.mean([row.roc_area for row in known])
     average = np.mean([row.average_precision for row in known])
-    return f"The mean over all classes: ROC area {roc:.4f}, average precision {average:.4f}."
+    return (
+        f"The mean over all classes that have pictures: ROC area {roc:.4f}, average precision "
+        f"{average:.4f}."
+    )
 
 
 def _roc(found: Sequence[ClassCurves], key: Markup | None) -> Markup:

@@ -17,7 +17,8 @@ class Subject:
     """What was measured, and by which command.
 
     run: the run's directory. part: of the data. data: where the pictures are.
-    own: whether the pictures are the run's own. when: a date and time. recipe: as JSON.
+    own: whether the pictures are the run's own. views: what each answer is the mean over, in words;
+    nothing where it is of the picture as it is. when: a date and time. recipe: as JSON.
     """
 
     run: str
@@ -30,6 +31,7 @@ class Subject:
     when: str
     command: str
     recipe: str
+    views: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +165,7 @@ def _calibration(found: Calibrated) -> dict[str, Any]:
         "temperature": found.temperature,
         "error_before": found.error_before,
         "error_after": found.error_after,
+        "cross_fitted": found.crossed,
         "bins_before": [row._asdict() for row in found.bins_before],
         "bins_after": [row._asdict() for row in found.bins_after],
     }

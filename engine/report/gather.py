@@ -47,7 +47,10 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Told:
-    """What the program knows and no file tells. data: where the pictures are, in words."""
+    """What the program knows and no file tells.
+
+    data: where the pictures are, in words. views: see `Subject`.
+    """
 
     part: str
     data: str
@@ -55,6 +58,7 @@ class Told:
     when: str
     command: str
     price_per_hour: float | None = None
+    views: str = ""
 
 
 def gather(measured: Measured, told: Told, between: Callable[[], None] = lambda: None) -> Facts:
@@ -72,7 +76,7 @@ def gather(measured: Measured, told: Told, between: Callable[[], None] = lambda:
         subject=_subject(measured, told),
         rule=rule,
         figures=found,
-        curves=_curves(answers, rule, found),
+        curves=_curves(answers, rule, found, chances),
         calibrated=calibrated(answers, rule, measured.fitted_on_these),
         operating=operating,
         abstaining=abstaining,
@@ -96,6 +100,7 @@ def _subject(measured: Measured, told: Told) -> Subject:
         when=told.when,
         command=told.command,
         recipe=to_json(recipe),
+        views=told.views,
     )
 
 
@@ -112,7 +117,9 @@ def _decisions(
     return operating, abstaining
 
 
-def _curves(answers: Answers, rule: Rule, found: Figures) -> tuple[ClassCurves, ...]:
+def _curves(
+    answers: Answers, rule: Rule, found: Figures, chances: np.ndarray
+) -> tuple[ClassCurves, ...]:
     """Of two classes the positive one, or the second; of more those with the smallest areas."""
     names = [row.name for row in found.per_class if row.roc_area is not None]
     if len(answers.classes) == 2:
@@ -123,7 +130,11 @@ def _curves(answers: Answers, rule: Rule, found: Figures) -> tuple[ClassCurves, 
         names = sorted(names, key=lambda name: areas[name])[:CURVES]
     places = {name: answers.classes.index(name) for name in names}
     return tuple(
-        ClassCurves(name, roc(answers, rule, label), precision_recall(answers, rule, label))
+        ClassCurves(
+            name,
+            roc(chances, answers.labels, label),
+            precision_recall(chances, answers.labels, label),
+        )
         for name, label in places.items()
     )
 

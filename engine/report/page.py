@@ -71,11 +71,16 @@ def _measured(facts: Facts) -> str:
     part = "all of the data" if subject.part == "all" else f"the {subject.part} part"
     data = "the run’s own data" if subject.own else f"other data, {subject.data}"
     pictures = count(facts.figures.count, "picture")
+    views = f" Each answer is the mean over {subject.views}." if subject.views else ""
     return (
         f"{subject.backbone} at {height}\xa0×\xa0{width} pixels, measured on {pictures} in "
         f"{count(len(subject.classes), 'class', 'classes')}: {part} of {data}, on "
-        f"{day(subject.when)}."
+        f"{day(subject.when)}.{views}"
     )
+
+
+def _of_one(classes: int) -> str:
+    return f"{count(classes, 'class', 'classes')} {'has' if classes == 1 else 'have'} one picture"
 
 
 def _contents(sections: list[Section]) -> Markup:
@@ -97,8 +102,11 @@ def _headline(facts: Facts) -> Markup:
 
 def _figures(facts: Facts) -> Iterator[tuple[str, str, str]]:
     found = facts.figures
-    yield "Accuracy", percent(found.accuracy), f"95\xa0%: {span(found.accuracy_interval)}"
-    yield "Macro F1", percent(found.macro_f1), f"95\xa0%: {span(found.macro_f1_interval)}"
+    likeliest = ", of the likeliest class" if facts.rule.decides else ""
+    accuracy = f"95\xa0%: {span(found.accuracy_interval)}{likeliest}"
+    yield "Accuracy", percent(found.accuracy), accuracy
+    of_one = f", too narrow: {_of_one(found.lone)}" if found.lone else ""
+    yield "Macro F1", percent(found.macro_f1), f"95\xa0%: {span(found.macro_f1_interval)}{of_one}"
     yield "Loss", f"{found.loss:.4f}", "cross entropy, nats"
     if len(facts.subject.classes) > _MANY:
         for k, share in sorted(found.top_k.items()):

@@ -23,12 +23,17 @@ def _mistakes(found: tuple[Mistake, ...], facts: Facts) -> Markup:
     if not found:
         return paragraph("None: every picture was named as its label says.")
     shown = [one for one in found if one.picture]
-    those = "All" if len(shown) == len(found) else f"The {len(shown):,} surest"
+    by = " by the likeliest class" if facts.rule.decides else ""
+    if len(found) == 1:
+        those = "Here it is"
+    elif len(shown) == len(found):
+        those = "Here they are, the surest first"
+    else:
+        those = f"Here are the {len(shown):,} surest"
     intro = paragraph(
-        f"{count(len(found), 'picture')} of {facts.figures.count:,} got a wrong answer. {those} of "
-        "them, the surest first, as the network sees them, and beside each where it saw the class "
-        "that it named (Grad-CAM: yellow is strong, blue is weak). Some may be right, and their "
-        "labels wrong."
+        f"{count(len(found), 'picture')} of {facts.figures.count:,} got a wrong answer{by}. "
+        f"{those}, as the network sees pictures, and beside each where it saw the class that it "
+        "named (Grad-CAM: yellow is strong, blue is weak). It may be right, and the label wrong."
     )
     return join([intro, _wall(shown, _mistake, "wall"), _rest(found, shown, "report.json")])
 
@@ -57,17 +62,26 @@ def _labels(found: LabelCheck) -> Markup:
     every = found.suspects
     if not every:
         return paragraph(looked, "No label looks wrong.")
-    likely = sum(one.likely for one in every)
     shown = [one for one in every if one.picture]
     those = "" if len(shown) == len(every) else f" Here are the {len(shown):,} likeliest."
-    intro = paragraph(
-        looked,
-        f"Of the {count(len(every), 'other')}, {likely:,} are likely wrong, by how sure it is; "
-        "the rest may only be hard. Look before you believe it.",
-        those,
-    )
+    intro = paragraph(looked, _which_are_wrong(every), " Look before you believe it.", those)
     return join(
         [intro, _wall(shown, _suspect, "wall single"), _rest(every, shown, "suspect_labels.csv")]
+    )
+
+
+def _which_are_wrong(every: Sequence[Suspect]) -> str:
+    likely = sum(one.likely for one in every)
+    if len(every) == 1:
+        return f"The other one {'is likely wrong' if likely else 'may only be hard to tell'}."
+    if not likely:
+        return f"The {len(every):,} others may only be hard to tell."
+    if likely == len(every):
+        return f"The {len(every):,} others are likely wrong, by how sure it is."
+    are = "is" if likely == 1 else "are"
+    return (
+        f"Of the {len(every):,} others, {likely:,} {are} likely wrong, by how sure it is; the rest "
+        "may only be hard to tell."
     )
 
 

@@ -38,6 +38,9 @@ h1, h2, h3, p, dd, li, figcaption, caption { overflow-wrap: anywhere }
 p { max-width: 42rem; margin: 0 0 1rem }
 a { color: var(--accent); text-underline-offset: .2em; text-decoration-thickness: 1px }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 3px }
+/* Names of files and classes may be of letters that run the other way. */
+strong, code, .file, .legend li { unicode-bidi: isolate }
+.flag { white-space: nowrap }
 code { font: .875em/1.6 ui-monospace, "Cascadia Mono", Menlo, Consolas, monospace }
 .skip { position: absolute; left: -100vw; background: var(--paper); padding-block: .5rem }
 .skip:focus { left: 0 }
@@ -61,7 +64,11 @@ footer { margin-top: 6rem; padding-block: 1.5rem 3rem; border-top: 1px solid var
   font-variant-numeric: tabular-nums; letter-spacing: -.01em }
 .headline div:first-child .value { color: var(--accent) }
 
-.scroll { overflow-x: auto; max-width: 100%; margin: 1.25rem 0 }
+/* A shade at the right edge where more is out of sight; what scrolls along covers it at the end. */
+.scroll { overflow-x: auto; max-width: 100%; margin: 1.25rem 0;
+  background: linear-gradient(to left, var(--paper) 1.5rem, transparent) right / 3rem 100% local,
+    linear-gradient(to left, var(--line), transparent) right / 1rem 100%;
+  background-repeat: no-repeat }
 .tall { max-height: 32rem; overflow-y: auto }
 table { border-collapse: collapse; font-size: .9375rem; font-variant-numeric: tabular-nums }
 caption { text-align: left; padding-bottom: .5rem; font-weight: 600 }
@@ -70,26 +77,30 @@ th, td { padding: .4rem 1.25rem .4rem 0; border-bottom: 1px solid var(--line);
 th { font-weight: 400; text-align: right }
 thead th { color: var(--muted); font-size: .875rem }
 th:first-child { text-align: left }
-tbody th { max-width: 22rem; white-space: normal; overflow-wrap: break-word; min-width: 6rem }
+tbody th { max-width: min(18rem, 45vw); white-space: normal; overflow-wrap: break-word;
+  min-width: 6rem }
 .texts td, .texts th, .pairs :is(td, th):nth-child(2) { text-align: left }
 .texts td { white-space: normal; overflow-wrap: anywhere }
 
 .confusion td, .confusion thead th { text-align: center; padding: .45rem .6rem; min-width: 3rem }
-.confusion td { border: 1px solid var(--paper);
+.confusion thead td { text-align: left; padding-left: 0 }
+.confusion tbody td { border: 1px solid var(--paper);
   background: color-mix(in srgb, var(--tint) calc(var(--share) * 100%), var(--wash)) }
 .confusion tbody th { border-bottom: 0 }
-.confusion thead th { border-bottom: 0; vertical-align: bottom }
+.confusion thead th { border-bottom: 0; vertical-align: bottom; white-space: normal;
+  max-width: 14rem; overflow-wrap: break-word }
 .confusion.upright thead th:not(:first-child) { writing-mode: vertical-rl; max-height: 12rem;
   text-align: left; padding: .4rem .2rem; line-height: 1.2 }
 .confusion .right { font-weight: 600 }
 
 .charts { display: grid; gap: 2rem clamp(1.5rem, 4vw, 3rem); margin: 1.5rem 0;
   grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)) }
-.charts > * { min-width: 0; max-width: 34rem }
+.charts > * { min-width: 0; max-width: 29rem }
 figure { margin: 0 }
 .charts figcaption { color: var(--ink); font-weight: 600; font-size: .9375rem }
 .charts svg { margin-top: .75rem }
 svg { display: block; width: 100%; height: auto }
+svg image { image-rendering: pixelated }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.25rem; margin: .5rem 0;
   padding: 0; font-size: .875rem; line-height: 1.5 }
 .legend span { display: inline-block; width: 1.6rem; margin-right: .5rem; vertical-align: .25em;

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
+from engine.calibration import Bin
 from engine.report import charts
+from engine.report.calibrating import Calibrated
 from engine.report.facts import Facts
 from engine.report.markup import Markup, join, paragraph, table, tag
 from engine.report.operating import Abstaining, Operating
@@ -12,50 +16,59 @@ from engine.report.words import count, percent, span
 
 def calibration(facts: Facts) -> Section:
     found = facts.calibrated
-    fitted = found.temperature != 1
     before, after = percent(found.error_before), percent(found.error_after)
-    if fitted:
-        text = (
-            f"A calibrated model that says 80 % is right 80 times in 100. The expected calibration "
-            f"error is the mean distance from that: {before} as the network answers, {after} with "
-            f"the temperature that bin/train fitted, {found.temperature:.3f}, by which logits are "
-            "divided."
-        )
+    text = (
+        "A calibrated model that says 80 % is right 80 times in 100. The expected calibration "
+        f"error is the mean distance from that: {before}"
+    )
+    if found.temperature == 1:
+        text += ". No temperature was fitted that would mend it; bin/train fits one at its end."
     else:
-        text = (
-            f"A calibrated model that says 80 % is right 80 times in 100. The expected calibration "
-            f"error is the mean distance from that: {before}. This model has no temperature that "
-            "would mend it; a run that bin/train makes today fits one."
+        text += (
+            f" as the network answers, {after} with the temperature that bin/train fitted, "
+            f"{found.temperature:.3f}, by which logits are divided."
         )
-    body = join([paragraph(text), tag("div", _reliability(facts, fitted), class_="charts")])
+    if found.crossed:
+        text += (
+            " It was fitted on these very pictures; so that this does not flatter it, each half of "
+            "them is read here by the temperature of the other half."
+        )
+    body = join([paragraph(text), tag("div", _reliability(found), class_="charts")])
     return Section("calibration", "As sure as it is right?", "Calibration", body)
 
 
-def _reliability(facts: Facts, fitted: bool) -> Markup:
-    found = facts.calibrated
-    summary = (
-        "Reliability diagram: accuracy over confidence. Expected calibration error "
-        f"{percent(found.error_before)} before and {percent(found.error_after)} after the "
-        f"temperature of {found.temperature:.3f}"
-    )
+def _reliability(found: Calibrated) -> Markup:
+    fitted = found.temperature != 1
+    summary = "Reliability diagram: accuracy over confidence. Expected calibration error "
+    if fitted:
+        summary += (
+            f"{percent(found.error_before)} before and {percent(found.error_after)} after the "
+            f"temperature of {found.temperature:.3f}"
+        )
+        numbers = join(
+            [
+                _bins("Before the temperature", found.bins_before),
+                _bins("With the temperature", found.bins_after),
+            ]
+        )
+        key = legend(["with the temperature", "before"])
+    else:
+        summary += percent(found.error_before)
+        numbers, key = _bins("By confidence", found.bins_after), None
     shown = found.bins_before if fitted else ()
     chart = charts.reliability("reliability", summary, shown, found.bins_after)
-    heads = ("confidence", "pictures", "mean confidence", "accuracy")
-    numbers = join(
-        table(
-            f"{title} the temperature",
-            heads,
-            [
-                (f"{percent(b.low, 1)} to {percent(b.high, 1)}", f"{b.pictures:,}",
-                 percent(b.confidence), percent(b.accuracy))
-                for b in bins if b.pictures
-            ],
-        )
-        for title, bins in (("Before", found.bins_before), ("With", found.bins_after))
-    )  # fmt: skip
     caption = "How often the answer was right, by how sure it was; larger dots are more pictures"
-    key = legend(["with the temperature", "before"]) if fitted else None
     return figure(chart, caption, numbers, key)
+
+
+def _bins(title: str, bins: Sequence[Bin]) -> Markup:
+    heads = ("confidence", "pictures", "mean confidence", "accuracy")
+    rows = [
+        (f"{percent(b.low, 1)} to {percent(b.high, 1)}", f"{b.pictures:,}",
+         percent(b.confidence), percent(b.accuracy))
+        for b in bins if b.pictures
+    ]  # fmt: skip
+    return table(title, heads, rows)
 
 
 def decisions(facts: Facts) -> Section:
@@ -68,46 +81,71 @@ def decisions(facts: Facts) -> Section:
         parts = [
             paragraph(
                 "The likeliest class is the answer, always. For a class that must not be missed, ",
-                tag("code", "bin/evaluate --positive_class=CLASS --min_recall=0.95"),
+                join(
+                    map(_flag, ("bin/evaluate", "--positive_class=CLASS", "--min_recall=0.95")), " "
+                ),
                 " fits a threshold, and ",
-                tag("code", "--abstain=0.6"),
+                _flag("--abstain=0.6"),
                 " leaves answers open that are less sure.",
             )
         ]
     return Section("decisions", "What is decided", "Decisions", join(parts))
 
 
+def _flag(text: str) -> Markup:
+    return tag("code", text, class_="flag")
+
+
 def _operating(facts: Facts, found: Operating) -> list[Markup]:
-    name = facts.rule.positive_class or ""
-    positives = found.found + found.missed
-    wish = facts.rule.min_recall
+    name, wish = facts.rule.positive_class or "", facts.rule.min_recall
     made_for = f", made to find {percent(wish, 1)} of them" if wish is not None else ""
-    rows = [
-        ("recall", f"{percent(found.recall)} ({span(found.recall_interval, 1)})",
-         f"{found.found:,} found of {positives:,}, {found.missed:,} missed"),
-        ("false alarms", percent(found.false_alarm_rate),
-         f"{found.false_alarms:,} of {found.negatives:,} others"),
-        ("precision", percent(found.precision), f"{found.found:,} right of "
-         f"{found.found + found.false_alarms:,} answers"),
-    ]  # fmt: skip
+    where = "On these pictures"
+    if facts.abstaining:
+        where += ", before any is left uncertain"
     return [
         heading(f"The threshold for {name}"),
         paragraph(
             f"{name} is the answer where its probability is {found.threshold:.4f} or more"
             f"{made_for}."
         ),
-        table("On these pictures", ("figure", "share", "pictures"), rows),
+        table(where, ("figure", "share", "pictures"), _costs(found)),
     ]
 
 
+def _costs(found: Operating) -> Iterator[tuple[str, str, str]]:
+    """A dash is a share of nothing."""
+    positives, answers = found.found + found.missed, found.found + found.false_alarms
+    recall = f"{percent(found.recall)} ({span(found.recall_interval, 1)})"
+    yield (
+        "recall",
+        recall if positives else percent(None),
+        f"{found.found:,} found of {positives:,}, {found.missed:,} missed",
+    )
+    yield (
+        "false alarms",
+        percent(found.false_alarm_rate if found.negatives else None),
+        f"{found.false_alarms:,} of {found.negatives:,} others",
+    )
+    yield (
+        "precision",
+        percent(found.precision if answers else None),
+        f"{found.found:,} right of {count(answers, 'answer')}",
+    )
+
+
 def _abstaining(found: Abstaining) -> list[Markup]:
+    if not found.sure:
+        right = "No picture has a sure answer."
+    else:
+        right = (
+            f"Of the {count(found.sure, 'other')} {percent(found.accuracy)} are right "
+            f"({span(found.accuracy_interval, 1)})."
+        )
     return [
         heading("Abstaining"),
         paragraph(
             "An answer is uncertain where no class has a probability of "
             f"{percent(found.level, 1)}: {count(found.uncertain, 'picture')} "
-            f"({percent(found.share_uncertain)}). Of the "
-            f"{found.sure:,} others {percent(found.accuracy)} are right "
-            f"({span(found.accuracy_interval, 1)})."
+            f"({percent(found.share_uncertain)}). {right}"
         ),
     ]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
+from typing import Any
 
+from engine import cells
 from engine.report.facts import Facts, as_json
 from engine.report.markup import visible
 from engine.report.page import page
@@ -26,10 +29,16 @@ def write(folder: Path, facts: Facts) -> Path:
         write_file(folder / SUSPECTS, _suspects(facts).encode())
     else:
         (folder / SUSPECTS).unlink(missing_ok=True)  # of an earlier report on other data
-    figures = json.dumps(as_json(facts), indent=2, allow_nan=False)
-    write_file(folder / FIGURES, f"{figures}\n".encode())
+    write_file(folder / FIGURES, f"{_json(as_json(facts))}\n".encode())
     write_file(folder / PAGE, page(facts).encode())
     return folder / PAGE
+
+
+def _json(values: dict[str, Any]) -> str:
+    """A list of numbers on one line: a thousand classes have a million in their matrix."""
+    text = json.dumps(values, indent=2, allow_nan=False)
+    # No string holds a line break in JSON, so this is in none.
+    return re.sub(r"\[\n[-\d.e,\s]+\]", lambda found: " ".join(found[0].split()), text)
 
 
 def _suspects(facts: Facts) -> str:
@@ -37,6 +46,7 @@ def _suspects(facts: Facts) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "given", "suggested", "likely_wrong"])
     for one in facts.labels.suspects if facts.labels else ():
-        cells = [visible(cell) for cell in (one.name, one.given, one.suggested)]
-        writer.writerow([*cells, "yes" if one.likely else "no"])
+        labels = [cells.text(visible(label)) for label in (one.given, one.suggested)]
+        path = cells.path(visible(one.name))
+        writer.writerow([path, *labels, "yes" if one.likely else "no"])
     return text.getvalue()

@@ -81,6 +81,14 @@ def test_of_other_pictures_no_label_is_looked_at(trained, coloured, tmp_path):
     assert value["count"] == 52
 
 
+@pytest.mark.parametrize(
+    ("more", "views"), [((), ""), (("--tta=flip",), "the picture and its mirror image")]
+)
+def test_what_answers_are_means_of_is_said(trained, tmp_path, more, views):
+    run("evaluate", f"--run_dir={trained[0]}", *more, f"--report={tmp_path}")
+    assert json.loads((tmp_path / "report.json").read_text())["views"] == views
+
+
 def test_a_place_that_can_t_be_written_is_one_line(trained, tmp_path):
     (tmp_path / "file").write_text("x")
     place = tmp_path / "file" / "report"

@@ -108,6 +108,13 @@ def test_no_name_is_a_formula_to_a_spreadsheet():
     assert b'"a,b;=1+1.jpg"' in data
 
 
+def test_nor_is_a_label():
+    labels = (("=cmd|' /C calc'!A0", 0.5), ("-1", 0.3))
+    (row,) = of_csv(whole(".csv", [Answer("a.jpg", labels, labels[0][0])], 2))
+    assert row["label_1"] == row["decision"] == "'=cmd|' /C calc'!A0"
+    assert row["label_2"] == "-1"
+
+
 def test_what_is_torn_is_no_row():
     for form in FORMATS.values():
         whole_row = form.rows([Answer('a"\n.jpg', (("x", 0.5),), "x")], 1)

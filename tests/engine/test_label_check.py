@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 
 import numpy as np
@@ -211,6 +212,23 @@ def test_the_features_are_those_of_the_network_before_training(pretrained, monke
     chances = out_of_fold(features, labels, 3)
     assert result.accuracy == pytest.approx((chances.argmax(1) == labels).mean())
     assert np.array_equal(result.suspects.order, suspects(chances, labels).order)
+
+
+def test_the_groups_of_the_feed_go_with_their_examples(pretrained, monkeypatch):
+    """Also where not all are looked at."""
+    handed = []
+
+    def kept(features, labels, classes, groups=None, **settings):
+        handed.append(groups)
+        return out_of_fold(features, labels, classes, groups=groups, **settings)
+
+    monkeypatch.setattr(label_check, "out_of_fold", kept)
+    monkeypatch.setattr(label_check, "MOST", 8)
+    feed = small.feed(count=40)
+    grouped = dataclasses.replace(feed, groups=tuple(f"g{n // 2}" for n in range(40)))
+    for each in (feed, grouped):
+        check(recipe(), each, small.network())
+    assert handed == [None, [f"g{n // 2}" for n in (0, 1, 2, 3, 36, 37, 38, 39)]]
 
 
 @pytest.mark.parametrize("weights", ["none", "gone"])

@@ -36,6 +36,13 @@ def test_a_batch_has_the_types_and_the_shape_that_it_promises(folder):
         assert [column.dtype.name for column in batch[1:]] == types
 
 
+def test_groups_are_those_of_the_training_part(folder):
+    grouped = folder.replace(groups=np.array([f"g{n}" for n in range(len(folder))], object))
+    expected = [f"g{n}" for n in np.flatnonzero(folder.splits == examples.TRAIN)]
+    assert list(feed_of(grouped).groups) == expected
+    assert set(feed_of(folder).groups) == {""}
+
+
 def test_an_epoch_reads_every_picture_once_with_its_label(folder):
     read = trained(feed_of(folder), 0, 6)
     assert len(read) == 6

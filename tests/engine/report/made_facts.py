@@ -65,8 +65,8 @@ def facts(classes: int = 3, rule: Rule | None = None, pictures: int = 300, **cha
         rule=rule,
         figures=figures(found, rule),
         curves=tuple(
-            ClassCurves(found.classes[label], roc(found, rule, label),
-                        precision_recall(found, rule, label))
+            ClassCurves(found.classes[label], roc(chances, found.labels, label),
+                        precision_recall(chances, found.labels, label))
             for label in (range(min(classes, pictures, 5)) if classes > 2 else [1])
         ),
         calibrated=calibrated(found, rule, True),

@@ -1,8 +1,11 @@
+import base64
+import io
 import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from engine.calibration import Bin
 from engine.report import charts
@@ -62,3 +65,25 @@ def test_a_point_stands_where_its_figures_say():
     assert points[0, 0] == pytest.approx(min(ticks), abs=0.01)
     assert points[-1, 0] == pytest.approx(max(ticks), abs=0.01)
     assert points[0, 1] > points[-1, 1]  # upward
+
+
+def test_of_many_cells_the_strongest_is_seen():
+    """Seven classes by threes: blocks of 3, 3 and 1."""
+    matrix = np.arange(49.0).reshape(7, 7)
+    matrix[0, 1] = 99
+    expected = [[99, 19, 20], [37, 40, 41], [44, 47, 48]]
+    assert charts.strongest(matrix, 3).tolist() == expected
+    assert np.array_equal(charts.strongest(matrix, 1), matrix)
+
+
+@pytest.mark.parametrize("classes", [30, 1000])
+def test_the_diagonal_of_many_classes_is_seen(classes):
+    """Every class is always right: one cell of each row is full, and no other shows at all."""
+    made = charts.heat("heat", "x", np.eye(classes, dtype=int))
+    data = re.search(r'href="data:image/png;base64,([^"]*)"', made)[1]
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        alpha = np.asarray(image.convert("RGBA"))[..., 3]
+    for axis in (0, 1):
+        assert ((alpha > 250).sum(axis) == 1).all()
+        assert ((alpha > 0).sum(axis) == 1).all()
+    assert len(alpha) == min(classes, 200)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import scipy.special
 from sklearn import metrics
 
+from engine import rules
 from engine.evaluation import Answers
 from engine.report.figures import Pair, figures, precision_recall, roc
 from engine.report.intervals import wilson
@@ -68,7 +70,7 @@ def test_roc_area_is_how_often_a_picture_of_the_class_stands_before_another():
     pairs = itertools.product(logits[labels == 0, 0], logits[labels == 1, 0])
     expected = np.mean([(own > other) + (own == other) / 2 for own, other in pairs])
     assert expected == (2 + 1.5 + 1) / 9
-    curve = roc(made, PLAIN, 0)
+    curve = roc(rules.probabilities(PLAIN, logits), labels, 0)
     assert curve.area == pytest.approx(expected)
     assert figures(made, PLAIN).per_class[0].roc_area == pytest.approx(expected)
     assert (curve.x[0], curve.y[0], curve.x[-1], curve.y[-1]) == (0, 0, 1, 1)
@@ -79,7 +81,7 @@ def test_average_precision_by_hand():
     """Ranked: right, wrong, right, wrong: precision at each right one, 1 and 2/3."""
     logits = np.array([[4, 0], [3, 0], [2, 0], [1, 0]], np.float32)
     made = Answers(("a", "b"), np.array([0, 1, 0, 1], np.int32), logits)
-    curve = precision_recall(made, PLAIN, 0)
+    curve = precision_recall(rules.probabilities(PLAIN, logits), made.labels, 0)
     assert curve.area == pytest.approx((1 + 2 / 3) / 2)
     points = set(zip(curve.x.tolist(), curve.y.tolist(), strict=True))
     assert {(0.5, 1.0), (0.5, 0.5), (1.0, 2 / 3), (1.0, 0.5)} <= points
@@ -90,7 +92,7 @@ def test_average_precision_by_hand():
 def test_a_class_that_no_picture_or_every_picture_is_of_has_no_curve(curve, label):
     made = Answers(("a", "b"), np.zeros(4, np.int32), answers(4, 2).logits)
     with pytest.raises(ValueError, match=f"{4 - 4 * label} of 4 pictures are of class {label}"):
-        curve(made, PLAIN, label)
+        curve(rules.probabilities(PLAIN, made.logits), made.labels, label)
     for row in figures(made, PLAIN).per_class:
         assert row.roc_area is row.average_precision is None
 
@@ -138,5 +140,38 @@ def test_the_likeliest_class_counts_whatever_threshold_there_is():
 
 def test_a_single_picture():
     found = figures(answers(1, better=99), PLAIN)
-    assert (found.accuracy, found.macro_f1, found.macro_f1_interval) == (1, 1, (1, 1))
-    assert found.accuracy_interval.low == pytest.approx(0.2065, abs=1e-4)
+    assert (found.accuracy, found.macro_f1, found.lone) == (1, 1, 1)
+    low = found.accuracy_interval.low
+    assert low == pytest.approx(0.2065, abs=1e-4)
+    (own,) = [row.f1_interval for row in found.per_class if row.support]
+    assert own == pytest.approx((2 * low / (1 + low), 1))
+    assert found.macro_f1_interval.low < 0.6
+    assert found.macro_f1_interval.high == 1
+
+
+@pytest.mark.parametrize(("sizes", "lone"), [((1,) * 2 + (3,) * 18, 0), ((1,) * 3 + (3,) * 17, 3)])
+def test_single_pictures_are_told_of_where_a_tenth_of_the_classes_have_no_more(sizes, lone):
+    labels = np.repeat(np.arange(20), sizes).astype(np.int32)
+    logits = np.eye(22, dtype=np.float32)[labels]  # two classes that no picture is of
+    assert figures(Answers(tuple("abcdefghijklmnopqrstuv"), labels, logits), PLAIN).lone == lone
+
+
+@pytest.mark.parametrize("digits", [0, 1, 6])
+def test_areas_with_ties_as_scikit_learn_has_them(digits, monkeypatch):
+    """Some classes at a time, some of them with a single picture or none."""
+    monkeypatch.setattr("engine.report.figures._AT_ONCE", 3)
+    made = answers(40, 8)
+    made = dataclasses.replace(
+        made, logits=np.round(made.logits, digits), labels=np.minimum(made.labels, 6)
+    )
+    made.labels[made.labels == 5] = 4
+    made.labels[7] = 5
+    chances = rules.probabilities(PLAIN, made.logits)
+    for label, row in enumerate(figures(made, PLAIN).per_class):
+        given = made.labels == label
+        if label == 7:
+            assert row.roc_area is row.average_precision is None
+            continue
+        area = metrics.roc_auc_score(given, chances[:, label])
+        average = metrics.average_precision_score(given, chances[:, label])
+        assert (row.roc_area, row.average_precision) == pytest.approx((area, average), abs=1e-12)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine import evaluation, label_check, steps
+from engine import evaluation, label_check, rules, steps
 from engine.report import gather, pictures
 from engine.report.gather import Measured, Told
 from engine.rules import Rule
@@ -116,6 +116,12 @@ def test_what_the_rule_decides_is_told(measured):
     assert found.abstaining.uncertain == (chances.max(1) < 0.34).sum()
 
 
+def test_what_the_answers_are_means_of_is_told(measured):
+    told = dataclasses.replace(TOLD, views="two views")
+    views = [gather.gather(measured, one).subject.views for one in (TOLD, told)]
+    assert views == ["", "two views"]
+
+
 def test_curves_are_of_the_classes_told_apart_worst(measured, monkeypatch):
     monkeypatch.setattr(gather, "CURVES", 2)
     facts = gather.gather(measured, TOLD)
@@ -129,7 +135,8 @@ def test_of_two_classes_it_is_the_positive_one(measured, rule, name):
     keep = np.flatnonzero(answers.labels < 2)
     two = evaluation.Answers(("a", "b"), answers.labels[keep], answers.logits[keep, :2])
     found = gather.figures(two, rule)
-    assert [curve.name for curve in gather._curves(two, rule, found)] == [name]
+    chances = rules.probabilities(rule, two.logits)
+    assert [curve.name for curve in gather._curves(two, rule, found, chances)] == [name]
 
 
 def test_whoever_wants_an_end_is_heard(measured):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from engine.report.intervals import bootstrap_f1, macro, wilson
+from engine.report.intervals import f1_intervals, macro_f1, macro_f1_interval, wilson
 
 
 @pytest.mark.parametrize(
@@ -39,66 +39,125 @@ def test_of_nothing_nothing_is_known():
     assert wilson(0, 0) == (0, 1)
 
 
-def examples(confusion):
-    """Labels and predictions that have this confusion matrix."""
-    given, predicted = np.indices(confusion.shape).reshape(2, -1)
-    return np.repeat(given, confusion.flat), np.repeat(predicted, confusion.flat)
-
-
 CONFUSION = np.array([[30, 4, 1], [2, 12, 0], [3, 1, 7]])
 
 
-def test_f1_as_by_drawing_the_examples_themselves():
-    given, predicted = examples(CONFUSION)
-    random = np.random.default_rng(1)
-    drawn, means = [], []
-    for _ in range(2000):
-        rows = random.integers(0, len(given), len(given))
-        scores = f1_score(given[rows], predicted[rows], average=None, labels=[0, 1, 2])
-        drawn.append(scores)
-        means.append(f1_score(given[rows], predicted[rows], average="macro"))
-    each, whole = bootstrap_f1(CONFUSION)
-    edges = [0.025, 0.975]
-    np.testing.assert_allclose(each, np.quantile(drawn, edges, axis=0).T, atol=0.02)
-    np.testing.assert_allclose(whole, np.quantile(means, edges), atol=0.02)
+def f1_of(chances: np.ndarray) -> np.ndarray:
+    return 2 * np.diag(chances) / (chances.sum(0) + chances.sum(1))
 
 
-def test_f1_with_few_pieces_at_once_and_with_many(monkeypatch):
-    whole = bootstrap_f1(CONFUSION, draws=50)
-    monkeypatch.setattr("engine.report.intervals._AT_ONCE", 7 * np.count_nonzero(CONFUSION))
-    np.testing.assert_allclose(np.vstack(bootstrap_f1(CONFUSION, draws=50)[0]), np.vstack(whole[0]))
-
-
-def test_f1_covers_what_endlessly_many_pictures_would_give():
-    """200 samples of 150 pictures; how often the interval holds the true value."""
-    chances = np.array([[0.45, 0.05, 0.02], [0.06, 0.24, 0.01], [0.03, 0.02, 0.12]])
-    true = 2 * np.diag(chances) / (chances.sum(0) + chances.sum(1))
-    random = np.random.default_rng(0)
-    held = []
-    for _ in range(200):
-        sample = random.multinomial(150, chances.ravel()).reshape(3, 3)
-        each, whole = bootstrap_f1(sample, draws=300)
-        pairs = zip([*each, whole], [*true, true.mean()], strict=True)
-        held.append([low <= value <= high for (low, high), value in pairs])
-    shares = np.mean(held, axis=0)
-    assert (shares > 0.89).all(), shares
-    assert shares.mean() < 0.99, "so wide that it says nothing"
+def test_f1_of_a_class_by_the_formula_turned_round():
+    """F1 = 2 TP / (2 TP + FP + FN) at TP / (TP + FP + FN) = an end of Wilson's interval."""
+    for label, found in enumerate(f1_intervals(CONFUSION)):
+        right = CONFUSION[label, label]
+        either = CONFUSION[label].sum() + CONFUSION[:, label].sum() - right
+        for share, end in zip(wilson(right, either), found, strict=True):
+            assert end == pytest.approx(2 * share * either / (share * either + either))
 
 
 def test_f1_of_a_class_that_is_never_there():
-    confusion = np.array([[5, 0, 0], [0, 5, 0], [0, 0, 0]])
-    each, whole = bootstrap_f1(confusion)
-    assert each == [(1, 1), (1, 1), (0, 0)]
-    assert whole == (1, 1)
+    each = f1_intervals(np.array([[5, 0, 0], [0, 0, 2], [0, 0, 0]]))
+    assert each[0].low == pytest.approx(2 * wilson(5, 5).low / (1 + wilson(5, 5).low))
+    assert each[0].high == 1
+    assert each[1].low == each[2].low == 0
+    assert 0.5 < each[1].high < 1
+    assert f1_intervals(np.diag([3, 0]))[1] == (0, 1)
 
 
-def test_another_seed_draws_otherwise_and_a_narrower_level_lies_within():
-    wide, narrow = bootstrap_f1(CONFUSION)[1], bootstrap_f1(CONFUSION, level=0.5)[1]
+def test_macro_f1_as_scikit_learn_has_it():
+    given, predicted = np.indices(CONFUSION.shape).reshape(2, -1)
+    given, predicted = (np.repeat(part, CONFUSION.flat) for part in (given, predicted))
+    assert macro_f1(CONFUSION) == pytest.approx(f1_score(given, predicted, average="macro"))
+    assert macro_f1(np.diag([4, 4, 0])) == 1, "what does not occur is left out"
+
+
+def test_of_many_pictures_the_interval_is_what_drawing_them_anew_gives():
+    """The percentiles of a bootstrap within each class; Efron 1979."""
+    confusion = CONFUSION * 50
+    random, rows = np.random.default_rng(1), confusion.sum(1)
+    drawn = np.stack(
+        [random.multinomial(n, row / n, 20_000) for n, row in zip(rows, confusion, strict=True)], 1
+    )
+    means = np.array([f1_of(one).mean() for one in drawn])
+    found = macro_f1_interval(confusion)
+    np.testing.assert_allclose(found, np.quantile(means, [0.025, 0.975]), atol=1.5e-3)
+
+
+def one_in(classes: int, pictures: int, right: tuple[float, float]):
+    """So many pictures of each class; classes are told right by chances between these two, and
+    taken for others by chances that are drawn.
+    """
+    random = np.random.default_rng(0)
+    chances = random.dirichlet(np.ones(classes), classes)
+    np.fill_diagonal(chances, 0)
+    own = random.uniform(*right, classes)
+    chances *= ((1 - own) / chances.sum(1))[:, None]
+    return chances + np.diag(own), np.full(classes, pictures)
+
+
+WORLDS = {
+    "two classes": one_in(2, 100, (0.9, 0.95)),
+    "nearly no mistakes": one_in(2, 150, (0.99, 0.99)),
+    "few pictures": one_in(2, 10, (0.85, 0.95)),
+    "uneven": (one_in(5, 0, (0.8, 0.9))[0], np.array([500, 100, 30, 10, 4])),
+    "many classes": one_in(30, 10, (0.6, 1.0)),
+    "many classes of three": one_in(100, 3, (0.5, 0.9)),
+    "many classes of two": one_in(200, 2, (0.6, 1.0)),
+    "of three, nearly all right": one_in(100, 3, (0.98, 1.0)),
+}
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_macro_f1_covers_what_endlessly_many_pictures_would_give(name):
+    """400 samples; 95 % is then counted as 91.7 to 98.3, but for three times in 1,000."""
+    chances, sizes = WORLDS[name]
+    true = f1_of(chances * sizes[:, None]).mean()
+    random = np.random.default_rng(0)
+    held, widths = [], []
+    for _ in range(400):
+        sample = [random.multinomial(n, row) for n, row in zip(sizes, chances, strict=True)]
+        low, high = macro_f1_interval(np.stack(sample))
+        held.append(low <= true <= high)
+        widths.append(high - low)
+    print(f"{name}: held {np.mean(held):.1%}, {np.mean(widths):.3f} wide")
+    assert np.mean(held) >= 0.917
+
+
+def test_f1_of_a_class_covers_what_endlessly_many_pictures_would_give():
+    chances = np.array([[0.45, 0.05, 0.02], [0.06, 0.24, 0.01], [0.03, 0.02, 0.12]])
+    random = np.random.default_rng(0)
+    samples = [random.multinomial(150, chances.ravel()).reshape(3, 3) for _ in range(400)]
+    each = np.array([f1_intervals(sample) for sample in samples])
+    held = ((each[..., 0] <= f1_of(chances)) & (f1_of(chances) <= each[..., 1])).mean(0)
+    assert (held > 0.917).all(), held
+    assert held.mean() < 0.985, "so wide that it says nothing"
+
+
+@pytest.mark.parametrize(
+    "confusion",
+    [
+        np.diag([1, 0, 0]),
+        np.array([[0, 1], [0, 0]]),
+        np.diag([100, 100]),
+        np.array([[0, 7], [9, 0]]),
+        np.diag([0, 3, 5]),
+        np.ones((4, 4), int),
+    ],
+)
+def test_no_mistakes_or_nothing_else_is_not_taken_for_certain(confusion):
+    """And the figure itself is within."""
+    low, high = macro_f1_interval(confusion)
+    here = macro_f1(confusion)
+    assert 0 <= low <= here <= high <= 1
+    assert high - low > 0.005
+
+
+def test_of_no_mistakes_it_says_about_what_the_accuracy_does():
+    low, high = macro_f1_interval(np.diag([100, 100]))
+    assert low == pytest.approx(wilson(200, 200).low, abs=0.005)
+    assert high == 1
+
+
+def test_a_narrower_level_lies_within():
+    wide, narrow = macro_f1_interval(CONFUSION), macro_f1_interval(CONFUSION, level=0.5)
     assert wide.low < narrow.low < narrow.high < wide.high
-    assert bootstrap_f1(CONFUSION)[1] == wide
-    assert bootstrap_f1(CONFUSION, seed=1)[1] != wide
-
-
-def test_macro_leaves_out_what_does_not_occur():
-    f1, occurring = np.array([0.5, 0.0, 0.0]), np.array([True, True, False])
-    assert macro(f1, occurring) == 0.25

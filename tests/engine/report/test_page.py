@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from engine.report import style
+from engine.report.calibrating import calibrated
 from engine.report.facts import LabelCheck, Mistake, Suspect
+from engine.report.intervals import Interval
+from engine.report.operating import Abstaining, Operating
 from engine.report.page import page
-from engine.rules import PLAIN
+from engine.rules import PLAIN, Rule
 from tests.engine.report import made_facts as made
 from tests.engine.report.html_checks import complaints
 
@@ -140,7 +143,89 @@ def test_names_mean_nothing_to_a_browser():
 
 def test_a_class_without_pictures_is_no_trouble():
     facts = made.facts(4, pictures=3)  # class 3 has none
-    assert complaints(page(facts)) == []
+    shown = page(facts)
+    assert complaints(shown) == []
+    assert "class 3 0 – – – – – –" in text(shown)
+    assert "For each class against all others. The mean over all classes that have" in text(shown)
+
+
+def test_an_interval_that_can_t_be_trusted_says_so():
+    assert "too narrow: 3 classes have one picture" in text(page(made.facts(4, pictures=3)))
+    assert "too narrow" not in text(page(made.facts(3)))
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (Abstaining(0.9, 300, 0, 1.0, 0.0, Interval(0, 1)), "No picture has a sure answer."),
+        (
+            Abstaining(0.9, 299, 1, 0.9967, 1.0, Interval(0.2, 1)),
+            "299 pictures (99.67 %). Of the 1 other 100.00 % are right (20.0 to 100.0 %).",
+        ),
+    ],
+)
+def test_of_no_sure_answers_none_is_called_right(found, expected):
+    said = text(page(made.facts(abstaining=found)))
+    assert expected in said
+    assert "Of the 0" not in said
+
+
+def test_a_share_of_nothing_is_a_dash():
+    nothing = Operating(0.5, 0.0, Interval(0, 1), 0.0, 0, 0, 0, 0, 0.0)
+    said = text(page(made.facts(operating=nothing)))
+    for row in ("recall – 0 found of 0", "false alarms – 0 of 0", "precision – 0 right of 0"):
+        assert row in said
+    assert "On these pictures, before any is left uncertain" in said
+
+
+def test_temperatures_are_told_as_they_were_used():
+    answers = made.answers(3)
+    own, others = (calibrated(answers, Rule(1.5), here) for here in (True, False))
+    plain = calibrated(answers, PLAIN, True)
+    crossed = "each half of them is read here by the temperature of the other half"
+    assert crossed in text(page(made.facts(calibrated=own)))
+    assert crossed not in text(page(made.facts(calibrated=others)))
+    shown = page(made.facts(calibrated=plain))
+    assert "No temperature was fitted that would mend it" in text(shown)
+    assert "Before the temperature" not in shown
+    assert "temperature of 1.000" not in shown
+
+
+def test_answers_that_are_means_are_said_to_be():
+    subject = dataclasses.replace(made.facts().subject, views="the picture and its mirror image")
+    said = "Each answer is the mean over the picture and its mirror image."
+    assert said in text(page(made.facts(subject=subject)))
+    assert "Each answer is the mean" not in text(page(made.facts()))
+
+
+def test_by_which_answer_it_is_measured_is_said_where_there_are_two():
+    both = text(page(made.facts())), text(page(made.facts(rule=Rule(1.5))))
+    assert ["of the likeliest class" in said for said in both] == [True, False]
+    assert ["a wrong answer by the likeliest class." in said for said in both] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("likely", "expected"),
+    [
+        ([True], "labels agree. The other one is likely wrong. Look"),
+        ([False], "The other one may only be hard to tell. Look"),
+        ([False, False], "The 2 others may only be hard to tell. Look"),
+        ([True, True], "The 2 others are likely wrong, by how sure it is. Look"),
+        ([True, False], "Of the 2 others, 1 is likely wrong, by how sure it is; the rest may only"),
+        ([True, True, False], "Of the 3 others, 2 are likely wrong"),
+        ([], "No label looks wrong."),
+    ],
+)
+def test_how_many_labels_are_likely_wrong(likely, expected):
+    square = made.facts().mistakes[0].picture
+    suspects = tuple(Suspect(f"{n}.jpg", "a", "b", one, square) for n, one in enumerate(likely))
+    assert expected in text(page(made.facts(labels=LabelCheck(9, 0.5, "x", suspects))))
+
+
+def test_one_mistake_is_one():
+    one = made.facts().mistakes[:1]
+    said = text(page(made.facts(mistakes=one)))
+    assert "1 picture of 300 got a wrong answer by the likeliest class. Here it is, as the" in said
 
 
 def luminance(colour: str) -> float:

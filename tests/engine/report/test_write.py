@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from engine.report import write
@@ -38,17 +39,27 @@ def test_the_files_of_a_report(tmp_path):
     assert sum(row["pictures"] for row in value["calibration"]["bins_after"]) == 300
 
 
+def test_figures_of_many_classes_stay_small(tmp_path):
+    """A row of the matrix is a line."""
+    write.write(tmp_path, made.facts(300, pictures=600))
+    text = (tmp_path / "report.json").read_text()
+    assert len(text) < 600_000
+    assert text.count("\n") < 10_000
+    assert np.shape(json.loads(text)["confusion_matrix"]) == (300, 300)
+
+
 def test_any_name_goes_through_the_table_of_suspects(tmp_path):
-    names = ('a,"b".jpg', "line\nbreak.jpg", "half \udcff.jpg")
+    names = ('a,"b".jpg', "line\nbreak.jpg", "half \udcff.jpg", "=a.jpg")
     suspects = tuple(Suspect(name, "=1+1", "x", name.startswith("a")) for name in names)
     write.write(tmp_path, made.facts(3, labels=LabelCheck(9, 0.9, "x", suspects)))
     with open(tmp_path / "suspect_labels.csv", newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [
         ["path", "given", "suggested", "likely_wrong"],
-        ['a,"b".jpg', "=1+1", "x", "yes"],
-        [r"line\nbreak.jpg", "=1+1", "x", "no"],
-        [r"half \udcff.jpg", "=1+1", "x", "no"],
+        ['a,"b".jpg', "'=1+1", "x", "yes"],
+        [r"line\nbreak.jpg", "'=1+1", "x", "no"],
+        [r"half \udcff.jpg", "'=1+1", "x", "no"],
+        ["./=a.jpg", "'=1+1", "x", "no"],
     ]
 
 
