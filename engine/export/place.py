@@ -11,6 +11,7 @@ from pathlib import Path
 
 from engine.conversion import parse_json
 from engine.errors import UserError
+from engine.export import leftovers
 
 PARITY, CARD = "parity.json", "MODEL_CARD.md"
 
@@ -19,19 +20,23 @@ PARITY, CARD = "parity.json", "MODEL_CARD.md"
 def beside(out: Path, overwrite: bool) -> Iterator[Path]:
     """A new folder that becomes `out` where the block ends well, and is gone where it does not.
 
+    What exports to `out` left that were killed is cleared away first.
+
     Raises:
       UserError: see `refuse`; or nothing can be written there.
     """
     out = Path(os.path.realpath(out))
+    leftovers.clear(out)
     refuse(out, overwrite)
     missing = [folder for folder in out.parents if not os.path.exists(folder)]
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    part = leftovers.name(out, leftovers.PART, os.getpid())
     try:
         part.mkdir(parents=True)
-        yield part
-        _sync(part)
-        refuse(out, overwrite)  # what came there meanwhile is somebody's
-        _put(part, out)
+        with leftovers.held(part):
+            yield part
+            _sync(part)
+            refuse(out, overwrite)  # what came there meanwhile is somebody's
+            _put(part, out)
     except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
         for folder in missing:
@@ -83,7 +88,7 @@ def _own(out: Path) -> set[str] | None:
 
 
 def _put(part: Path, out: Path) -> None:
-    old = part.with_suffix(".old")
+    old = leftovers.name(out, leftovers.OLD, os.getpid())
     replaced = out.exists()
     if replaced:
         os.rename(out, old)
