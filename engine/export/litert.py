@@ -159,10 +159,18 @@ decisions = answers.get("decision", probabilities.argmax(-1))""",
 It has one signature, `{SIGNATURE}`. `labels.txt` in it holds the labels one a line, with `\\n` for
 a line break within a name; `model.json` holds them as they are, with temperature, rule and
 resizing. {_in_apps(subject)}
-
-Run beside the file:
+{_calibration(subject)}
+Run beside the file, with the packages ai-edge-litert, numpy and Pillow:
 
 {program}"""
+
+
+def _calibration(subject: Subject) -> str:
+    if subject.samples is None:
+        return ""
+    return f"""
+Weights and arithmetic are int8 up to the logits, calibrated on {len(subject.samples)} training pictures.
+"""
 
 
 def _in_apps(subject: Subject) -> str:
