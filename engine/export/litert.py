@@ -168,8 +168,9 @@ Run beside the file, with the packages ai-edge-litert, numpy and Pillow:
 def _calibration(subject: Subject) -> str:
     if subject.samples is None:
         return ""
+    count = len(subject.samples)
     return f"""
-Weights and arithmetic are int8 up to the logits, calibrated on {len(subject.samples)} training pictures.
+Weights and arithmetic are int8 up to the logits, calibrated on {count} training pictures.
 """
 
 

@@ -42,8 +42,8 @@ def beside(out: Path, overwrite: bool) -> Iterator[Path]:
         for folder in missing:
             with suppress(OSError):
                 folder.rmdir()
-        if isinstance(error, OSError) and _ours(error, out.parent):
-            raise _unwritten(out, error) from None
+        if reason := _reason(error, out.parent):
+            raise _unwritten(out, reason) from None
         raise
 
 
@@ -60,7 +60,7 @@ def refuse(out: Path, overwrite: bool) -> None:
     try:
         names = {entry.name for entry in out.iterdir()}
     except OSError as error:
-        raise _unwritten(out, error) from None
+        raise _unwritten(out, str(error.strerror)) from None
     if not names:
         return
     own = _own(out)
@@ -111,12 +111,15 @@ def _sync(folder: Path) -> None:
                 os.fsync(file.fileno())
 
 
-def _ours(error: OSError, folder: Path) -> bool:
-    """Whether an error is about this place, and not about pictures or the run."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    name = error.filename
-    return full or (isinstance(name, str) and Path(name).is_relative_to(folder))
+def _reason(error: BaseException, folder: Path) -> str | None:
+    """Why this place can't be written; None for errors about pictures, the run or anything else."""
+    for full in map(os.strerror, (errno.ENOSPC, errno.EDQUOT)):
+        if full in str(error):  # TensorFlow's errors have no number
+            return full
+    if isinstance(error, OSError) and isinstance(error.filename, str):
+        return error.strerror if Path(error.filename).is_relative_to(folder) else None
+    return None
 
 
-def _unwritten(out: Path, error: OSError) -> UserError:
-    return UserError(f"--out={out}: can't be written ({error.strerror}); name another --out=")
+def _unwritten(out: Path, reason: str) -> UserError:
+    return UserError(f"--out={out}: can't be written ({reason}); name another --out=")

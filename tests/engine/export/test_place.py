@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
 
 from engine.errors import UserError
 from engine.export import place
@@ -121,8 +122,15 @@ def test_a_link_leads_to_the_place(tmp_path):
     assert (tmp_path / "link").is_symlink()
 
 
-def test_a_full_disk_is_told_in_one_line(tmp_path):
-    out, full = tmp_path / "out", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+@pytest.mark.parametrize(
+    "full",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        tf.errors.ResourceExhaustedError(None, None, "out/1/saved_model; No space left on device"),
+    ],
+)
+def test_a_full_disk_is_told_in_one_line(full, tmp_path):
+    out = tmp_path / "out"
     with pytest.raises(UserError, match="No space left on device"), place.beside(out, False):
         raise full
     assert below(tmp_path) == []
