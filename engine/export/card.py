@@ -152,6 +152,7 @@ def _parity(found: Parity, kind: Format) -> str:
 def _limits(found: Parity) -> str:
     return f"""\
 - It knows these labels only, and gives one of them to any picture, whatever that shows.
+- It takes one picture or more at once; of none most formats make an error.
 - The figures hold for pictures like those it was measured on; {found.pictures:,} of them were.
 - Probabilities are as well calibrated as the temperature makes them on such pictures.
 - Times are those of the machine that it was exported on."""

@@ -72,7 +72,7 @@ decisions = [decide(row) for row in probabilities]""",
 The program applies the rule. `model.json` in the file holds the labels, the
 temperature, the rule and how pictures are resized.
 
-Run beside the file:
+Run beside the file, with the packages tensorflow, which Keras comes with, and Pillow:
 
 {program}"""
 

@@ -1,7 +1,9 @@
 """LiteRT (TensorFlow Lite): one file for phones and small boards, in three precisions.
 
 Files that belong to the model lie in it as TensorFlow Lite's metadata convention has it: a zip
-archive, uncompressed, behind the flat buffer, which the interpreter does not look at.
+archive, uncompressed, behind the flat buffer, which the interpreter does not look at. The libraries
+that read the metadata take a classifier with one output: there is no `decision` where it would be
+the likeliest label anyway.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.export import snippets
+from engine.export import lite_metadata, snippets
+from engine.export.lite_metadata import FACTS, LABELS
 from engine.export.subject import (
     FLOAT16,
     FLOAT32,
@@ -27,7 +30,6 @@ from engine.export.subject import (
     facts_json,
 )
 
-LABELS, FACTS = "labels.txt", "model.json"
 SIGNATURE = "serving_default"
 
 
@@ -35,10 +37,17 @@ def write(subject: Subject, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as place:
         _save_constant(subject, place)
         contents = CONVERTERS[subject.precision](subject, place)
-    path.write_bytes(contents)
+    path.write_bytes(
+        lite_metadata.put(contents, lite_metadata.describe(subject, _outputs(subject)))
+    )
     with zipfile.ZipFile(path, "a") as archive:
         for name, text in ((LABELS, _lines(subject)), (FACTS, facts_json(subject))):
             archive.writestr(zipfile.ZipInfo(name), text.encode())  # of no date: the same bytes
+
+
+def _outputs(subject: Subject) -> list[str]:
+    """In the order that the converter gives them, that of the alphabet."""
+    return ["decision", "probabilities"] if subject.rule.decides else ["probabilities"]
 
 
 def _save_constant(subject: Subject, place: str) -> None:
@@ -53,8 +62,9 @@ def _save_constant(subject: Subject, place: str) -> None:
 
     @tf.function(autograph=False, input_signature=answer.input_signature)
     def constant(images: Any) -> dict[str, Any]:
-        # Outputs come in the order of their names.
-        return dict(zip((program.DECISION, program.PROBABILITIES), fixed(images), strict=True))
+        # What is fixed comes in the order of its names.
+        found = dict(zip((program.DECISION, program.PROBABILITIES), fixed(images), strict=True))
+        return {name: found[name] for name in _outputs(subject)}
 
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # swish has one
     tf.saved_model.save(tf.Module(), place, {SIGNATURE: constant}, options)
@@ -126,7 +136,8 @@ def load(subject: Subject, path: Path) -> Answer:
 
     def answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found = run(images=images)
-        return found["probabilities"], found["decision"]
+        chances = found["probabilities"]
+        return chances, found.get("decision", chances.argmax(-1))
 
     return answer
 
@@ -140,17 +151,40 @@ with zipfile.ZipFile("model.tflite") as files:
     labels = json.loads(files.read("model.json"))["labels"]
 model = ai_edge_litert.interpreter.Interpreter("model.tflite").get_signature_runner()
 answers = model(images=images)
-probabilities, decisions = answers["probabilities"], answers["decision"]""",
+probabilities = answers["probabilities"]
+decisions = answers.get("decision", probabilities.argmax(-1))""",
     )
     return f"""\
-{snippets.gives(subject)}
+{snippets.gives(subject, subject.rule.decides)}
 It has one signature, `{SIGNATURE}`. `labels.txt` in it holds the labels one a line, with `\\n` for
 a line break within a name; `model.json` holds them as they are, with temperature, rule and
-resizing.
-
-Run beside the file:
+resizing. {_in_apps(subject)}
+{_calibration(subject)}
+Run beside the file, with the packages ai-edge-litert, numpy and Pillow:
 
 {program}"""
+
+
+def _calibration(subject: Subject) -> str:
+    if subject.samples is None:
+        return ""
+    count = len(subject.samples)
+    return f"""
+Weights and arithmetic are int8 up to the logits, calibrated on {count} training pictures.
+"""
+
+
+def _in_apps(subject: Subject) -> str:
+    if subject.rule.decides:
+        return (
+            "It has TensorFlow Lite's metadata, but libraries that show the likeliest label, such "
+            "as MediaPipe's\nImageClassifier, refuse it for `decision`: they know no such rule. "
+            "Where the likeliest label will do,\nexport the run after `bin/evaluate --plain`."
+        )
+    return (
+        "By the metadata in it MediaPipe's ImageClassifier takes the file as it is;\n"
+        "that squashes pictures to the size, with a filter of its own."
+    )
 
 
 FORMAT = Format("LiteRT", "model.tflite", PIXELS, write, load, usage, PRECISIONS)

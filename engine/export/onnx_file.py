@@ -84,7 +84,7 @@ probabilities, decisions = session.run(["probabilities", "decision"], {"images":
 Opset {OPSET}. The model's properties hold `labels`, `rule` and `image_size` as JSON, and
 `temperature`, `resize` and `backbone`.
 
-Run beside the file:
+Run beside the file, with the packages numpy, onnxruntime and Pillow:
 
 {program}"""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from engine.conversion import parse_json
 from engine.errors import UserError
+from engine.export import leftovers
 
 PARITY, CARD = "parity.json", "MODEL_CARD.md"
 
@@ -19,26 +20,30 @@ PARITY, CARD = "parity.json", "MODEL_CARD.md"
 def beside(out: Path, overwrite: bool) -> Iterator[Path]:
     """A new folder that becomes `out` where the block ends well, and is gone where it does not.
 
+    What exports to `out` left that were killed is cleared away first.
+
     Raises:
       UserError: see `refuse`; or nothing can be written there.
     """
     out = Path(os.path.realpath(out))
+    leftovers.clear(out)
     refuse(out, overwrite)
     missing = [folder for folder in out.parents if not os.path.exists(folder)]
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    part = leftovers.name(out, leftovers.PART, os.getpid())
     try:
         part.mkdir(parents=True)
-        yield part
-        _sync(part)
-        refuse(out, overwrite)  # what came there meanwhile is somebody's
-        _put(part, out)
+        with leftovers.held(part):
+            yield part
+            _sync(part)
+            refuse(out, overwrite)  # what came there meanwhile is somebody's
+            _put(part, out)
     except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
         for folder in missing:
             with suppress(OSError):
                 folder.rmdir()
-        if isinstance(error, OSError) and _ours(error, out.parent):
-            raise _unwritten(out, error) from None
+        if reason := _reason(error, out.parent):
+            raise _unwritten(out, reason) from None
         raise
 
 
@@ -55,7 +60,7 @@ def refuse(out: Path, overwrite: bool) -> None:
     try:
         names = {entry.name for entry in out.iterdir()}
     except OSError as error:
-        raise _unwritten(out, error) from None
+        raise _unwritten(out, str(error.strerror)) from None
     if not names:
         return
     own = _own(out)
@@ -83,7 +88,7 @@ def _own(out: Path) -> set[str] | None:
 
 
 def _put(part: Path, out: Path) -> None:
-    old = part.with_suffix(".old")
+    old = leftovers.name(out, leftovers.OLD, os.getpid())
     replaced = out.exists()
     if replaced:
         os.rename(out, old)
@@ -106,12 +111,15 @@ def _sync(folder: Path) -> None:
                 os.fsync(file.fileno())
 
 
-def _ours(error: OSError, folder: Path) -> bool:
-    """Whether an error is about this place, and not about pictures or the run."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    name = error.filename
-    return full or (isinstance(name, str) and Path(name).is_relative_to(folder))
+def _reason(error: BaseException, folder: Path) -> str | None:
+    """Why this place can't be written; None for errors about pictures, the run or anything else."""
+    for full in map(os.strerror, (errno.ENOSPC, errno.EDQUOT)):
+        if full in str(error):  # TensorFlow's errors have no number
+            return full
+    if isinstance(error, OSError) and isinstance(error.filename, str):
+        return error.strerror if Path(error.filename).is_relative_to(folder) else None
+    return None
 
 
-def _unwritten(out: Path, error: OSError) -> UserError:
-    return UserError(f"--out={out}: can't be written ({error.strerror}); name another --out=")
+def _unwritten(out: Path, reason: str) -> UserError:
+    return UserError(f"--out={out}: can't be written ({reason}); name another --out=")

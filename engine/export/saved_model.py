@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from engine.export.subject import BYTES, UNCERTAIN, Answer, Format, Subject, encoded
+from engine.machine import software
 
 IMAGE_BYTES = "image_bytes"
 FROM_BYTES, FROM_PIXELS = "serving_default", "pixels"
@@ -71,7 +72,7 @@ def usage(subject: Subject) -> str:
     (height, width, _), count = subject.pixels, len(subject.classes)
     return f"""\
 It takes the bytes of JPEG, PNG, BMP, GIF and WebP files as they are, and turns, resizes and scales
-them itself. Broken bytes are an error of the request.
+them itself. Broken bytes are an error of the whole call.
 
 | signature | takes |
 |---|---|
@@ -85,6 +86,8 @@ them itself. Broken bytes are an error of the request.
 | `probabilities` | float32 [B, {count}] |
 | `classes` | string [B, {count}], the label of each probability |
 
+Run beside the folder `1`, with the package tensorflow:
+
 ```python
 import sys
 
@@ -97,12 +100,30 @@ for path, label, row in zip(sys.argv[1:], answers["labels"].numpy(), answers["pr
     print(path, label.decode("utf-8", "backslashreplace"), float(max(row)), sep="\\t")
 ```
 
-With TensorFlow Serving, this folder as `/models/pictures`:
+{_serving()}"""
 
+
+def _serving() -> str:
+    made_with = software()["tensorflow"]
+    return f"""\
+TensorFlow Serving takes the folder that this card lies in, as version 1 of a model; it should not
+be older than TensorFlow {made_with}, which wrote it. Started in this folder, in either way:
+
+```sh
+docker run --rm -p 8501:8501 -v "$PWD:/models/pictures" -e MODEL_NAME=pictures tensorflow/serving
+tensorflow_model_server --rest_api_port=8501 --model_name=pictures --model_base_path="$PWD"
 ```
-curl -d '{{"instances": [{{"{IMAGE_BYTES}": {{"b64": "'$(base64 -w0 picture.jpg)'"}}}}]}}' \\
-  http://localhost:8501/v1/models/pictures:predict
-```"""
+
+and asked, for any number of pictures:
+
+```sh
+{{ printf '{{"instances": [{{"{IMAGE_BYTES}": {{"b64": "'
+  base64 < picture.jpg | tr -d '\\n'
+  printf '"}}}}]}}'; }} |
+  curl --data-binary @- http://localhost:8501/v1/models/pictures:predict
+```
+
+With `--enable_batching` a broken picture fails the requests of others that are computed with it."""
 
 
 FORMAT = Format("SavedModel", "1", BYTES, write, load, usage)

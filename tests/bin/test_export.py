@@ -7,8 +7,8 @@ import shutil
 import signal
 
 import numpy as np
-import onnxruntime
 import pytest
+import tensorflow as tf
 
 from engine import results, runs
 from engine.checkpoints import Progress, pack
@@ -42,9 +42,9 @@ def trained(pictures, tmp_path_factory) -> RunDir:
 
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory):
-    """(folder, what was printed) of an export to ONNX."""
-    out = tmp_path_factory.mktemp("exported") / "onnx"
-    process = start("export", f"--run_dir={trained.path}", "--format=onnx", f"--out={out}")
+    """(folder, what was printed) of an export to a SavedModel."""
+    out = tmp_path_factory.mktemp("exported") / "out"
+    process = start("export", f"--run_dir={trained.path}", "--format=saved_model", f"--out={out}")
     printed, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert err == "", "converters and TensorFlow are to be silent"
@@ -56,29 +56,30 @@ def test_it_says_in_plain_words_what_it_does(exported):
     lines = printed.splitlines()
     assert lines[:3] == [
         "reading the pictures",
-        "converting to ONNX, float32",
+        "converting to SavedModel, float32",
         "comparing it with the original on 13 validation pictures",
     ]
     assert [line.split("  ")[0] for line in lines[4:13]] == [
         *("pictures", "same likeliest label", "same answer by the rule", "largest difference"),
-        *("mean difference", "accuracy", "size", "one picture", "8 pictures"),
+        *("mean difference", "accuracy", "size", "one picture, decoded", "8 pictures, decoded"),
     ]
     assert lines[-1] == f"written to {out}"
 
 
 def test_the_folder_holds_model_card_and_parity(exported, trained):
     out, _ = exported
-    assert {path.name for path in out.iterdir()} == {"model.onnx", "MODEL_CARD.md", "parity.json"}
+    assert {path.name for path in out.iterdir()} == {"1", "MODEL_CARD.md", "parity.json"}
     parity = json.loads((out / "parity.json").read_text())
     assert parity["pictures"] == 13
     assert parity["agreement"] == parity["same_decisions"] == 1
     assert parity["largest_difference"] < 1e-5
-    assert parity["bytes"] == (out / "model.onnx").stat().st_size
+    files = [path for path in (out / "1").rglob("*") if path.is_file()]
+    assert parity["bytes"] == sum(path.stat().st_size for path in files)
     assert parity["min_agreement"] == 0.995
     opened = runs.reopen(trained)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
-    session = onnxruntime.InferenceSession(out / "model.onnx")
-    chances = session.run(["probabilities"], {"images": images})[0]
+    signature = tf.saved_model.load(str(out / "1")).signatures["pixels"]
+    chances = signature(images=tf.constant(images))["probabilities"].numpy()
     logits = opened.model(images.astype(np.float32), training=False).numpy() / 1.5
     shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     assert np.abs(chances - shares).max() < 1e-5
@@ -88,23 +89,17 @@ def test_an_earlier_export_is_not_overwritten_unasked(exported, trained):
     out, _ = exported
     message = run("export", f"--run_dir={trained.path}", "--format=keras", f"--out={out}", status=1)
     assert "add --overwrite" in message
-    assert (out / "model.onnx").exists()
+    assert (out / "1" / "saved_model.pb").exists()
 
 
-def test_int8_is_calibrated_and_measured(trained, tmp_path):
-    run(
-        "export", f"--run_dir={trained.path}", "--format=litert", "--precision=int8",
-        "--min_agreement=0", f"--out={tmp_path / 'a'}",
+def test_int8_is_calibrated_and_measured_on_pictures_that_lie_elsewhere_now(
+    trained, pictures, tmp_path
+):
+    moved, out = tmp_path / "moved", tmp_path / "there" / "out"
+    arguments = (
+        f"--run_dir={trained.path}", "--format=litert", "--precision=int8", "--min_agreement=0",
+        f"--out={out}",
     )  # fmt: skip
-    parity = json.loads((tmp_path / "a" / "parity.json").read_text())
-    assert parity["precision"] == "int8"
-    assert parity["share_of_weights"] < 0.4
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
-
-
-def test_pictures_that_are_gone_are_asked_for_and_taken_from_elsewhere(trained, pictures, tmp_path):
-    moved, out = tmp_path / "moved", tmp_path / "out"
-    arguments = (f"--run_dir={trained.path}", "--format=saved_model", f"--out={out}")
     pictures.rename(moved)
     try:
         message = run("export", *arguments, status=1)
@@ -114,7 +109,10 @@ def test_pictures_that_are_gone_are_asked_for_and_taken_from_elsewhere(trained, 
     finally:
         moved.rename(pictures)
     assert "on 13 validation pictures" in printed, "divided as the run divides them"
-    assert (out / "1" / "saved_model.pb").exists()
+    parity = json.loads((out / "parity.json").read_text())
+    assert parity["precision"] == "int8"
+    assert parity["share_of_weights"] < 0.4
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
 def test_an_export_that_disagrees_leaves_nothing(trained, tmp_path):
@@ -134,13 +132,15 @@ def test_an_export_that_disagrees_leaves_nothing(trained, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-@pytest.mark.parametrize("wish", [signal.SIGINT, signal.SIGTERM])
-def test_one_that_is_stopped_leaves_nothing(trained, tmp_path, wish):
+@pytest.mark.parametrize(
+    ("wish", "when"), [(signal.SIGINT, "reading"), (signal.SIGTERM, "converting")]
+)
+def test_one_that_is_stopped_leaves_nothing(trained, tmp_path, wish, when):
     process = start(
         "export", f"--run_dir={trained.path}", "--format=onnx", f"--out={tmp_path / 'a' / 'b'}"
     )
     for line in process.stdout:
-        if line.startswith("converting"):
+        if line.startswith(when):
             break
     process.send_signal(wish)
     _, err = process.communicate(timeout=600)

@@ -1,8 +1,12 @@
 """The model card: its programs run, its figures are right, and names do no harm in it."""
 
+import base64
 import dataclasses
 import html
+import json
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +34,7 @@ def written(given, name="onnx", result=RESULT, data=None):
 
 
 def program(text: str) -> str:
-    return re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    return re.search(r"```python\n(.*?)```", text, re.S)[1]
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +67,36 @@ def test_the_program_of_a_card_runs_for_a_stranger_and_answers_as_the_model(
     assert [row[1] for row in rows] == [[*given.classes, "uncertain"][place] for place in decided]
     # Pillow rounds between its two passes, we after the second: a grey level here and there.
     assert np.abs([float(row[2]) for row in rows] - wanted.max(-1)).max() < 0.02
+
+
+def test_the_request_of_a_card_can_be_sent_for_a_large_picture(tmp_path):
+    """The system takes no argument of 128 KiB; photographs are larger."""
+    picture = np.random.default_rng(0).bytes(1_000_000)
+    (tmp_path / "picture.jpg").write_bytes(picture)
+    text = written(leaving.subject(), "saved_model")
+    _, request = re.findall(r"```sh\n(.*?)```", text, re.S)
+    (tmp_path / "curl").write_text('#!/bin/sh\ncat > sent\necho "$@" > told\n')
+    (tmp_path / "curl").chmod(0o755)
+    way = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["sh", "-ec", request], cwd=tmp_path, env=way, check=True)
+    (instance,) = json.loads((tmp_path / "sent").read_text())["instances"]
+    assert base64.b64decode(instance["image_bytes"]["b64"]) == picture
+    told = (tmp_path / "told").read_text()
+    assert told == "--data-binary @- http://localhost:8501/v1/models/pictures:predict\n"
+
+
+def test_int8_says_what_it_was_calibrated_on():
+    given = leaving.subject(precision="int8", samples=leaving.pictures(5))
+    assert "calibrated on 5 training pictures" in written(given, "litert")
+    assert "calibrated on" not in written(leaving.subject(), "litert")
+
+
+@pytest.mark.parametrize("rule", ["tempered", "sharp"])
+def test_apps_are_promised_what_holds(rule):
+    """MediaPipe refuses a second output; see test_lite_metadata.py."""
+    text = written(leaving.subject(leaving.RULES[rule]), "litert")
+    assert ("takes the file as it is" in text) == (rule == "tempered")
+    assert ("decision`, int32" in text) == ("refuse it for `decision`" in text) == (rule == "sharp")
 
 
 @pytest.mark.parametrize("resize", RESIZES)

@@ -3,8 +3,11 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 
 import pytest
+import tensorflow as tf
 
 from engine.errors import UserError
 from engine.export import place
@@ -119,8 +122,15 @@ def test_a_link_leads_to_the_place(tmp_path):
     assert (tmp_path / "link").is_symlink()
 
 
-def test_a_full_disk_is_told_in_one_line(tmp_path):
-    out, full = tmp_path / "out", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+@pytest.mark.parametrize(
+    "full",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        tf.errors.ResourceExhaustedError(None, None, "out/1/saved_model; No space left on device"),
+    ],
+)
+def test_a_full_disk_is_told_in_one_line(full, tmp_path):
+    out = tmp_path / "out"
     with pytest.raises(UserError, match="No space left on device"), place.beside(out, False):
         raise full
     assert below(tmp_path) == []
@@ -146,3 +156,77 @@ def test_the_old_one_comes_back_where_the_new_one_can_not_be_put(tmp_path, monke
         export(out, overwrite=True)
     assert (out / "model.onnx").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from engine.export import place
+with place.beside(Path(sys.argv[1]), True) as folder:
+    (folder / "1").mkdir()
+    (folder / "1" / "half").write_text("x")
+    print(os.getpid(), flush=True)
+    sys.stdin.read()
+"""
+
+
+def begun(out):
+    """A process within its export, and the folder that it builds."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(out)], **pipes)
+    number = process.stdout.readline().strip()
+    return process, out.with_name(f".{out.name}.{number}.part")
+
+
+def test_what_a_killed_export_left_goes_with_the_next_and_a_living_one_stays(tmp_path):
+    out = tmp_path / "o[u]t"
+    (dead, left), (living, built) = begun(out), begun(out)
+    try:
+        dead.kill()
+        dead.wait()
+        assert (left / "1" / "half").exists()
+        export(out)
+        assert sorted(path.name for path in tmp_path.iterdir()) == [built.name, out.name]
+        assert (built / "1" / "half").exists()
+    finally:
+        for process in (dead, living):
+            process.kill()
+            process.communicate()
+
+
+def test_a_living_export_stays_whose_number_means_nothing_here(tmp_path):
+    """In another container, or on another machine with the same disk."""
+    process, built = begun(tmp_path / "out")
+    try:
+        foreign = built.with_name(f".out.{2**30}.part")
+        built.rename(foreign)
+        export(tmp_path / "out")
+        assert (foreign / "1" / "half").exists()
+    finally:
+        process.kill()
+        process.communicate()
+    export(tmp_path / "out", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_earlier_export_that_was_moved_aside_by_a_killed_one_comes_back(tmp_path):
+    out, number = tmp_path / "out", 2**30  # beyond the numbers of processes
+    export(out, text="old")
+    out.rename(tmp_path / f".out.{number}.old")
+    (tmp_path / f".out.{number}.part").mkdir()
+    with pytest.raises(UserError, match="earlier export"):
+        export(out)
+    assert (out / "model.onnx").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_names_that_only_look_like_leftovers_stay(tmp_path):
+    number = 2**30
+    (tmp_path / f".other.{number}.part").mkdir()
+    (tmp_path / ".out.mine.part").mkdir()
+    (tmp_path / f".out.{number}.part").write_text("a file")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / f".out.{number + 1}.part").symlink_to("theirs")
+    before = below(tmp_path)
+    export(tmp_path / "out")
+    assert [name for name in below(tmp_path) if not name.startswith("out")] == before
