@@ -44,14 +44,15 @@ def order_of(parsed: _flags.Parsed, top: int, precision: str) -> Order:
     for name, why in {"format": "the file's ending says it", "plot": "it keeps no picture"}.items():
         if name in parsed.given:
             raise _flags.FlagError(f"--{name} has no use with --out: {why}; leave one away")
-    words = (word if fetch.is_url(word) else os.path.abspath(word) for word in parsed.words)
+    paths = {word: os.path.abspath(word) for word in parsed.words if not fetch.is_url(word)}
     settings = {"top": top, "precision": precision, "batch_size": parsed.batch_size}
     settings["tta"] = parsed.tta
     return Order(
         model=_model(parsed),
-        words=tuple(words),
+        words=tuple(paths.get(word, word) for word in parsed.words),
         options={**settings, "allow_private_urls": parsed.allow_private_urls},
-        replaces=parsed.overwrite and os.path.exists(parsed.out),
+        replaces=parsed.overwrite,
+        folder="" if all(map(os.path.isabs, paths)) else os.getcwd(),
     )
 
 
@@ -78,7 +79,8 @@ def run(parsed: _flags.Parsed, top: int, precision: str, load: Callable[[], Pred
     stop = _setup.stop(None, False)
     begun = answer_file.begun(path, wanted, parsed.overwrite)
     order = begun or dataclasses.replace(wanted, places=tuple(pictures.find(parsed.words)))
-    with AnswerFile(path, order, parsed.batch_size, going_on=bool(begun)) as file:
+    stretch = pictures.stretch(parsed.batch_size)
+    with AnswerFile(path, order, parsed.batch_size, stretch, going_on=bool(begun)) as file:
         threads = _setup.start_tensorflow(parsed.threads)
         model = load()
 

@@ -11,6 +11,11 @@ from pipelines import fetch
 NAMES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")  # what counts inside a folder
 
 
+def stretch(batch_size: int) -> int:
+    """Places after which a batch ends however full it is; counted from the first of all."""
+    return 32 * batch_size
+
+
 def find(words: Iterable[str]) -> list[str]:
     """The files and addresses that the words mean; a folder means the pictures below it, sorted.
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from engine.specs import UserError
-from pipelines import decode, fetch, stream
+from pipelines import decode, fetch, pictures, stream
 from pipelines.stream import Stream
 from tests.pipelines import bad_pictures
 from tests.pipelines.pictures import saved
@@ -61,6 +61,21 @@ def test_all_come_once_in_their_order(mixed, batch_size):
     full, rest = divmod(13, batch_size)
     counts = [len(group.images) for group in groups]
     assert counts == [batch_size] * full + [rest] * (rest > 0) + [0], "the last place is bad"
+
+
+def test_a_group_ends_with_its_stretch_however_little_of_that_can_be_read(tmp_path):
+    """Else a folder of broken pictures would say nothing until its end, and keep nothing."""
+    good, bad = laid(tmp_path, {"good.png": coloured(8), "bad.png": b"bad"})
+    length = pictures.stretch(2)
+    places = [bad] * (2 * length + 5) + [good] + [bad] * length
+    groups = read(places, 2)
+    assert [group.places for group in groups[:2]] == [[bad] * length] * 2
+    assert max(len(group.places) for group in groups) <= length
+    assert [place for group in groups for place in group.places] == places
+    assert [row[1] for row in flat(groups) if row[1]] == [8]
+    later = read(places, 2, first=length + 3)
+    assert len(later[0].places) == length - 3, "they end where they would have from the first on"
+    assert flat(later) == flat(groups)[length + 3 :]
 
 
 @pytest.mark.parametrize("first", [1, 7, 19, 20])
@@ -177,12 +192,12 @@ def test_no_group_is_kept(mixed):
 
 def test_what_was_fetched_is_let_go_with_its_group(monkeypatch):
     monkeypatch.setattr(fetch, "fetch", lambda url, allow_private: coloured(5))
-    pictures = Stream(["http://a.org/b"] * 200, SIZE, "squash", 2)
+    made = Stream(["http://a.org/b"] * 200, SIZE, "squash", 2)
     most = 0
-    for _ in pictures.groups(4):
-        most = max(most, len(pictures._fetched))
+    for _ in made.groups(4):
+        most = max(most, len(made._fetched))
     assert most < 100
-    assert not pictures._fetched
+    assert not made._fetched
 
 
 def test_who_stops_asking_leaves_no_thread_behind(mixed):
