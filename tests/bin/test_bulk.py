@@ -182,6 +182,20 @@ def test_bad_files_and_odd_names_each_have_their_row(trained, tmp_path):
     assert err.count("\n") < 20
 
 
+def test_with_no_stream_open_nothing_is_printed_into_the_answers(trained, coloured, tmp_path):
+    def closed():
+        for number in range(3):
+            os.close(number)
+
+    command = ("predict", f"--run_dir={trained.path}", "--out=a.jsonl", coloured / "red", "no.jpg")
+    (tmp_path / "no.jpg").touch()
+    process = start(*command, cwd=tmp_path, preexec_fn=closed)
+    assert process.communicate(timeout=300) == ("", "")
+    assert process.returncode == 0
+    found = [json.loads(line) for line in (tmp_path / "a.jsonl").open()]
+    assert [Path(row["path"]).name for row in found if row["problem"]] == ["no.jpg"]
+
+
 def test_nothing_that_can_be_read_ends_with_1_and_has_its_rows(trained, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"")
     err = run(

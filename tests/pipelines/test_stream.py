@@ -112,12 +112,13 @@ def test_a_broken_picture_is_a_problem_and_the_others_go_on(tmp_path):
 def test_all_bad_ones_are_named_and_none_ends_it(tmp_path):
     laid_out = bad_pictures.lay_out(tmp_path / "bad")
     places = [str(path) for path in (*laid_out.bad, *laid_out.odd)]
-    places += [str(tmp_path / "bad" / "pipe.jpg"), "/dev/zero"]
+    places += [str(tmp_path / "bad" / "pipe.jpg"), "/dev/zero", str(tmp_path)]
     rows = flat(read(places, 32))
     assert [place for place, _, _ in rows] == places
     problems = {place: problem for place, _, problem in rows}
     assert all(problems[str(path)] for path in laid_out.bad)
     assert problems["/dev/zero"] == "can't be read: not a regular file"
+    assert problems[str(tmp_path)] == "can't be read: not a regular file"
     assert problems[str(tmp_path / "bad" / "pipe.jpg")] == "can't be read: not a regular file"
 
 
