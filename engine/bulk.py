@@ -18,7 +18,7 @@ from engine.trunk import specialise
 # one or two milliseconds a picture: below this number float32 is ready sooner.
 WORTH_TRIALS = 2000
 # Groups. Where nothing in these can be read, nobody is to wait longer for the first rows.
-MOST_LOOKED_AT = 8
+MOST_LOOKED_AT = 4
 
 
 def fastest(

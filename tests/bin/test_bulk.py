@@ -155,6 +155,27 @@ def test_ctrl_c_ends_with_75_too_and_what_came_or_went_meanwhile_is_no_matter(
     assert found[-1]["problem"] == "can't be read: No such file or directory"
 
 
+@pytest.mark.slow
+def test_a_wish_to_end_is_heard_among_broken_pictures(trained, tmp_path):
+    """Where TensorFlow raises one error after another, and no group is full before the end."""
+    folder, seed = tmp_path / "pictures", random.randrange(2**32)
+    print("seed of the moment:", seed)
+    folder.mkdir()
+    (tmp_path / "broken").write_bytes(b"no picture")
+    for number in range(30_000):
+        (folder / f"{number:05}.jpg").symlink_to(tmp_path / "broken")
+    path = tmp_path / "a.csv"
+    process = start("predict", f"--run_dir={trained.path}", f"--out={path}", folder)
+    while process.poll() is None and part(path) < 200:
+        time.sleep(0.005)
+    time.sleep(random.Random(seed).uniform(0, 3))
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 75, err
+    assert err.splitlines()[-1].startswith("predict: stopped by SIGTERM")
+    assert part(path) > 1000, "what was found out is kept"
+
+
 def test_bad_files_and_odd_names_each_have_their_row(trained, tmp_path):
     laid = bad_pictures.lay_out(tmp_path / "pictures")
     odd = [b"\xff\xfe good.jpg", b"two\nlines good.jpg", b"=1+1 good.jpg"]
