@@ -44,14 +44,15 @@ def order_of(parsed: _flags.Parsed, top: int, precision: str) -> Order:
     for name, why in {"format": "the file's ending says it", "plot": "it keeps no picture"}.items():
         if name in parsed.given:
             raise _flags.FlagError(f"--{name} has no use with --out: {why}; leave one away")
-    words = (word if fetch.is_url(word) else os.path.abspath(word) for word in parsed.words)
+    paths = {word: os.path.abspath(word) for word in parsed.words if not fetch.is_url(word)}
     settings = {"top": top, "precision": precision, "batch_size": parsed.batch_size}
     settings["tta"] = parsed.tta
     return Order(
         model=_model(parsed),
-        words=tuple(words),
+        words=tuple(paths.get(word, word) for word in parsed.words),
         options={**settings, "allow_private_urls": parsed.allow_private_urls},
-        replaces=parsed.overwrite and os.path.exists(parsed.out),
+        replaces=parsed.overwrite,
+        folder="" if all(map(os.path.isabs, paths)) else os.getcwd(),
     )
 
 
@@ -78,7 +79,8 @@ def run(parsed: _flags.Parsed, top: int, precision: str, load: Callable[[], Pred
     stop = _setup.stop(None, False)
     begun = answer_file.begun(path, wanted, parsed.overwrite)
     order = begun or dataclasses.replace(wanted, places=tuple(pictures.find(parsed.words)))
-    with AnswerFile(path, order, parsed.batch_size, going_on=bool(begun)) as file:
+    stretch = pictures.stretch(parsed.batch_size)
+    with AnswerFile(path, order, parsed.batch_size, stretch, going_on=bool(begun)) as file:
         threads = _setup.start_tensorflow(parsed.threads)
         model = load()
 
@@ -98,17 +100,18 @@ def _answer(model: Predictor, stream: Stream, file: AnswerFile, meter: Meter, st
     from engine import bulk, prediction
     from engine.precision import Program
 
-    groups: Any = stream.groups(file.batch_size, file.tally.rows)
-    if file.order.program:
-        meter.note(f"going on after {file.tally.rows:,} of {len(stream.places):,} pictures")
-        model = bulk.in_program(model, Program(**file.order.program))
-    else:
-        if file.order.options["precision"] == AUTO:
-            model, groups = bulk.fastest(model, groups, len(stream.places), meter.note)
-        file.begin(dataclasses.asdict(model.program))
-    meter.note(f"computing in {model.program}")
+    # A signal that raised in the midst of TensorFlow's own errors would come out as one of them.
     with stop.patient():
-        for group in stop.checked(groups):
+        groups: Any = stop.checked(stream.groups(file.batch_size, file.tally.rows))
+        if file.order.program:
+            meter.note(f"going on after {file.tally.rows:,} of {len(stream.places):,} pictures")
+            model = bulk.in_program(model, Program(**file.order.program))
+        else:
+            if file.order.options["precision"] == AUTO:
+                model, groups = bulk.fastest(model, groups, len(stream.places), meter.note)
+            file.begin(dataclasses.asdict(model.program))
+        meter.note(f"computing in {model.program}")
+        for group in groups:
             file.add(prediction.answers(model, group, file.batch_size, file.top))
             meter.show()
         file.finish()
@@ -138,7 +141,7 @@ class Meter:
     """Says how far it has come: a bar where somebody looks, a line now and then elsewhere."""
 
     def __init__(self, total: int, tally: Tally) -> None:
-        self.total, self.tally, self.before = total, tally, tally.rows
+        self.total, self.tally = total, tally
         self.console = Console(file=sys.stderr, highlight=False)
         self.bar = Progress(
             BarColumn(),
@@ -148,7 +151,8 @@ class Meter:
             disable=not self.console.is_terminal,
         )
         self.task = self.bar.add_task("", total=total, completed=tally.rows)
-        self.started = self.told = time.monotonic()
+        self.told = time.monotonic()
+        self.first: tuple[int, float] | None = None  # rows and time, after the first group
 
     def __enter__(self) -> Meter:
         self.bar.start()
@@ -158,25 +162,24 @@ class Meter:
         self.bar.stop()
 
     def note(self, line: str) -> None:
-        """A sentence before the first answer; the time is taken from the last one on."""
-        self._say(line)
-        self.started = time.monotonic()
-
-    def _say(self, line: str) -> None:
+        """A sentence by itself."""
         self.console.print(Text(line), soft_wrap=True)
 
     def show(self) -> None:
+        """To be called after each group. The first one, in which all is compiled, is no measure."""
+        self.first = self.first or (self.tally.rows, time.monotonic())
         if self.console.is_terminal:
             words = self.in_words()
             self.bar.update(self.task, completed=self.tally.rows, description=words)
         elif time.monotonic() - self.told > PLAIN_SECONDS:
             self.told = time.monotonic()
-            self._say(self.in_words())
+            self.note(self.in_words())
 
     def in_words(self) -> str:
         """`1,024 of 100,000 pictures, 410 a second, 4 min 1 s left, 2 unreadable`."""
         rows, unread = self.tally.rows, self.tally.unread
-        speed = (rows - self.before) / max(time.monotonic() - self.started, 1e-3)
+        before, started = self.first or (rows, 0.0)
+        speed = (rows - before) / max(time.monotonic() - started, 1e-3)
         words = [
             f"{rows:,} pictures" if rows == self.total else f"{rows:,} of {self.total:,} pictures"
         ]

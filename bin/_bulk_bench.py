@@ -19,6 +19,7 @@ from engine.prediction import Predictor
 from engine.specs import Recipe
 from pipelines import sources
 from pipelines.examples import WHOLE_FILE, Examples
+from pipelines.pictures import stretch
 from pipelines.stream import Stream
 
 PICTURES = 3000  # of a sample at most; at each of its ends the pipeline fills up, and runs dry
@@ -66,8 +67,9 @@ def _works(
     calls = max(1, min(20, count // batch_size))
 
     def whole() -> None:
-        order = Order({}, (), {"top": 1}, tuple(stream.places))
-        with AnswerFile(folder / "answers.csv", order, batch_size, going_on=False) as file:
+        order = Order({}, (), {"top": 1}, tuple(stream.places), replaces=True)
+        path, length = folder / "answers.csv", stretch(batch_size)
+        with AnswerFile(path, order, batch_size, length, going_on=False) as file:
             file.begin(dataclasses.asdict(model.program))
             for group in stream.groups(batch_size):
                 file.add(prediction.answers(model, group, batch_size, 1))

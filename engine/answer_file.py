@@ -30,6 +30,7 @@ _DIFFERENCES = {
     "version": "another version of Unfreeze",
     "model": "another model",
     "words": "other files, folders or addresses",
+    "folder": "names that count from another folder",
 }
 
 
@@ -37,9 +38,10 @@ _DIFFERENCES = {
 class Order:
     """What is to be answered, and by what: a part of another order is not gone on with.
 
-    model: what tells it from others. words: those of the command line. options: the flags that
-    rows depend on. places: what the words mean. program: the fields of the `Program` in use.
-    replaces: whether a file of that name was to be overwritten.
+    model: what tells it from others. words: those of the command line, paths absolute. folder: from
+    which the places are named, or nothing where that does not matter. options: the flags that rows
+    depend on. places: what the words mean. program: the fields of the `Program` in use.
+    replaces: whether a file of that name is to be overwritten.
     """
 
     model: Mapping[str, Any]
@@ -48,15 +50,18 @@ class Order:
     places: tuple[str, ...] = ()
     program: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     replaces: bool = False
-    version: int = 1
+    folder: str = ""
+    version: int = 2
 
     def difference(self, other: Order) -> str | None:
         """What the other one has that makes other rows, in a few words."""
         for name, words in _DIFFERENCES.items():
             if getattr(self, name) != getattr(other, name):
                 return words
-        flags = [name for name in self.options if self.options[name] != other.options.get(name)]
-        return f"--{flags[0]}={other.options.get(flags[0])}" if flags else None
+        for name, mine in self.options.items():
+            if (its := other.options.get(name)) != mine:
+                return f"no --{name}" if its is None else f"--{name}={its}"
+        return None
 
 
 @dataclasses.dataclass
@@ -93,12 +98,15 @@ def begun(path: Path, order: Order, overwrite: bool) -> Order | None:
     names = Names(path)
     if path.is_dir():
         raise UserError(f"--out={path}: is a folder; name a file in it, such as {path}/answers.csv")
+    if path.exists() and not path.is_file():
+        raise UserError(f"--out={path}: is no regular file; name another, such as answers.csv")
     if overwrite:
         return None
-    found, part = _read(names), names.part.exists()
+    part = names.part.exists()
+    found = _read(names) if part else None
     for taken in (path, names.made):
         ours = part and found and (found.replaces or taken == names.made)
-        if taken.exists() and not ours:
+        if os.path.lexists(taken) and not ours:
             raise UserError(f"--out={path}: {taken} exists; name another file, or add --overwrite")
     anew = "add --overwrite to begin anew, or name another file"
     if found is None:
@@ -126,24 +134,28 @@ class AnswerFile:
     tally: of the rows that are there.
     """
 
-    def __init__(self, path: Path, order: Order, batch_size: int, going_on: bool) -> None:
-        """going_on: whether a part that is there is one of this order; else nothing of it stays.
+    def __init__(
+        self, path: Path, order: Order, batch_size: int, stretch: int, going_on: bool
+    ) -> None:
+        """
+        Args:
+          batch_size, stretch: a batch ends with so many pictures that could be read, and after each
+            so many places.
+          going_on: whether a part that is there is one of this order; else nothing of it stays
+            when this one begins.
 
         Raises:
           UserError: the place can't be written, or another process writes there.
         """
-        self.names, self.order, self.batch_size = Names(path), order, batch_size
+        self.names, self.order = Names(path), order
+        self.batch_size, self.stretch = batch_size, stretch
         self.format, self.top = of_path(path.name), order.options["top"]
         self.tally = Tally()
         self._synced = time.monotonic()
         try:
             self._file = self._held()
-            end = self._take_up() if going_on else 0
-            os.ftruncate(self._file, end)
-            os.lseek(self._file, end, os.SEEK_SET)
-            os.fsync(self._file)  # before the order changes, so that no old row stands under it
-            if going_on and not end:
-                self._write(self.format.head(self.top))
+            if going_on:
+                self._cut(self._take_up())
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -163,8 +175,10 @@ class AnswerFile:
         """
         self.order = dataclasses.replace(self.order, program=program)
         try:
+            os.ftruncate(self._file, 0)
+            os.fsync(self._file)  # before the order changes, so that no old row stands under it
             write(self.names.order, (json.dumps(dataclasses.asdict(self.order)) + "\n").encode())
-            self._write(self.format.head(self.top))
+            self._cut(0)
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -188,10 +202,15 @@ class AnswerFile:
         """Makes the part the file, and says beside it what it was made with.
 
         Raises:
-          UserError: it can't be written; the part is there.
+          UserError: it can't be written, or something has come to lie there; the part is there.
         """
         about = {key: getattr(self.order, key) for key in ("model", "words", "options", "program")}
         counts = {"pictures": self.tally.rows, "unreadable": self.tally.unread}
+        if os.path.lexists(self.names.path) and not self.order.replaces:
+            raise UserError(
+                f"--out={self.names.path}: came to be while {self.names.part.name} was written; "
+                "move it away, then start the same command again"
+            )
         try:
             os.fsync(self._file)
             write_json(self.names.made, about | counts)
@@ -219,7 +238,7 @@ class AnswerFile:
     def _take_up(self) -> int:
         """Where the part is cut off, in bytes; the tally is of what comes before.
 
-        That is after the last full batch of pictures: what comes out of a batch may depend, in the
+        That is after the last batch that has ended: what comes out of a batch may depend, in the
         last bit, on what else is in it. A row is taken for one if it names the place whose turn it
         is, so nothing that a crash left behind passes for one.
         """
@@ -237,11 +256,18 @@ class AnswerFile:
                     break
                 tally.add(Row(place, row.problem))
                 sound, at = sound + (not row.problem), at + len(line)
-                if sound % self.batch_size == 0:
-                    end, self.tally = at, dataclasses.replace(tally)
+                if sound in (0, self.batch_size) or tally.rows % self.stretch == 0:
+                    end, sound, self.tally = at, 0, dataclasses.replace(tally)
             if tally.rows == len(self.order.places):
                 end, self.tally = at, tally
         return end
+
+    def _cut(self, end: int) -> None:
+        """To `end` bytes, where the next row is to stand."""
+        os.ftruncate(self._file, end)
+        os.lseek(self._file, end, os.SEEK_SET)
+        if not end:
+            self._write(self.format.head(self.top))
 
     def _write(self, data: bytes) -> None:
         while data:

@@ -17,6 +17,8 @@ from engine.trunk import specialise
 # Pictures. To compile two programs and try them took four seconds on two cores, and bfloat16 saves
 # one or two milliseconds a picture: below this number float32 is ready sooner.
 WORTH_TRIALS = 2000
+# Groups. Where nothing in these can be read, nobody is to wait longer for the first rows.
+MOST_LOOKED_AT = 4
 
 
 def fastest(
@@ -29,10 +31,12 @@ def fastest(
     programs = precision.programs()
     if count < WORTH_TRIALS or len(programs) == 1 or model.trunk is None:
         return model, groups
-    first = list(itertools.islice(groups, 1))
-    for _, _, images in first:
-        if len(images):
+    first = []
+    for group in itertools.islice(groups, MOST_LOOKED_AT):
+        first.append(group)
+        if len(images := group[2]):
             model = _tried(model, programs, images, say)
+            break
     return model, itertools.chain(first, groups)
 
 

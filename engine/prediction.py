@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from engine.specs import Recipe
 # Names of some pictures, the problem of each or None, and uint8 [n, H, W, 3], the pictures of those
 # that have none, in their order: see `pipelines.stream.Group`.
 Group = tuple[Sequence[str], Sequence[str | None], Any]
+NO_NUMBER = "the network gives no number for it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,9 +122,10 @@ def predict(
     """
     for group in groups:
         seen = iter(np.asarray(group[2]) if images else ())
-        for answer in answers(model, group, batch_size, top):
-            image = None if answer.problem else next(seen, None)
-            yield dataclasses.replace(answer, image=image)
+        found = answers(model, group, batch_size, top)
+        for answer, problem in zip(found, group[1], strict=True):
+            image = None if problem else next(seen, None)
+            yield dataclasses.replace(answer, image=None if answer.problem else image)
 
 
 def answers(model: Predictor, group: Group, batch_size: int, top: int) -> list[Answer]:
@@ -134,7 +137,7 @@ def answers(model: Predictor, group: Group, batch_size: int, top: int) -> list[A
     decided = rules.decide(model.rule, model.classes, chances).tolist()
     rows = zip(best.tolist(), shares, decided, strict=True)
     return [
-        Answer(path, problem=problem) if problem else Answer(path, *_read(model, *next(rows)))
+        Answer(path, problem=problem) if problem else _answer(model, path, *next(rows))
         for path, problem in zip(places, problems, strict=True)
     ]
 
@@ -152,12 +155,15 @@ def _chances(model: Predictor, images: Any, batch_size: int) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _read(
-    model: Predictor, best: list[int], shares: list[float], decided: int
-) -> tuple[tuple[tuple[str, float], ...], str | None]:
-    """Labels and decision of one answer."""
+def _answer(
+    model: Predictor, path: str, best: list[int], shares: list[float], decided: int
+) -> Answer:
+    if math.isnan(
+        shares[0]
+    ):  # so all are: half precision ends at 65,504, and what is above is none
+        return Answer(path, problem=NO_NUMBER)
     labels = tuple((model.classes[k], share) for k, share in zip(best, shares, strict=True))
-    return labels, None if decided == rules.UNCERTAIN else model.classes[decided]
+    return Answer(path, labels, None if decided == rules.UNCERTAIN else model.classes[decided])
 
 
 def plot(answers: Iterable[Answer]) -> bytes:

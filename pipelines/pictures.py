@@ -11,8 +11,15 @@ from pipelines import fetch
 NAMES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")  # what counts inside a folder
 
 
+def stretch(batch_size: int) -> int:
+    """Places after which a batch ends however full it is; counted from the first of all."""
+    return 32 * batch_size
+
+
 def find(words: Iterable[str]) -> list[str]:
     """The files and addresses that the words mean; a folder means the pictures below it, sorted.
+
+    A folder in it that can't be looked into stands there itself: it is one of what can't be read.
 
     Raises:
       UserError: a path that does not exist, or a folder without pictures.
@@ -29,12 +36,14 @@ def find(words: Iterable[str]) -> list[str]:
 
 
 def _inside(folder: str) -> list[str]:
+    closed: list[str] = []
     files = [
         os.path.join(place, name)
-        for place, _, names in os.walk(folder)
+        for place, _, names in os.walk(folder, onerror=lambda error: closed.append(error.filename))
         for name in names
         if name.lower().endswith(NAMES) and not name.startswith(".")
     ]
+    files += closed
     if not files:
         raise UserError(f"{folder}: no pictures below it; allowed: {', '.join(NAMES)}")
     files.sort()

@@ -18,6 +18,7 @@ from engine.specs import UserError
 from pipelines import decode, fetch
 from pipelines.batches import IN_FLIGHT, PREFETCH, options
 from pipelines.examples import read_bytes
+from pipelines.pictures import stretch
 
 _FILE, _ADDRESS, _NEITHER = range(3)
 _TYPES = (tf.int64, tf.string, tf.int32)
@@ -66,34 +67,45 @@ class Stream:
     def groups(self, batch_size: int, first: int = 0) -> Iterator[Group]:
         """From place `first` on; each has `batch_size` pictures, at the end there may be fewer.
 
-        And more where a file that failed in the pipeline was sound when it was asked once more.
+        Also at the end of each `pictures.stretch`: where nothing can be read, nobody is to wait
+        for a picture. And more where a file that failed in the pipeline was sound when it was
+        asked once more.
         """
         for numbers, images in self._sound(batch_size, first):
             stop = int(numbers[-1]) + 1
-            yield self._group(first, stop, numbers.numpy(), images)
-            first = stop
-        if first < len(self.places):
-            nothing = np.zeros([0, *self.image_size, 3], np.uint8)
-            yield self._group(first, len(self.places), np.zeros(0, np.int64), nothing)
+            if stop > first:
+                yield self._group(first, stop, numbers[: len(images)].numpy(), images)
+                first = stop
 
     def _sound(self, batch_size: int, first: int) -> Any:
-        """Batches of numbers, int64 [n], and their pictures."""
-        if first >= len(self.places):
-            return []
-        starts = tf.data.Dataset.range(first, len(self.places), batch_size)
+        """Batches of numbers, int64 [n], and their pictures.
 
-        def planned(start: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        After each stretch comes the number of its last place, without a picture.
+        """
+        length, count = stretch(batch_size), len(self.places)
+
+        def planned(start: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, ...]:
             columns = tf.numpy_function(
-                lambda start: self._plan(range(start, start + batch_size)), [start], _TYPES
+                lambda start, stop: self._plan(range(start, stop)), [start, stop], _TYPES
             )
             return tuple(tf.ensure_shape(column, [None]) for column in columns)
 
         def example(number: tf.Tensor, path: tf.Tensor, kind: tf.Tensor) -> tuple[tf.Tensor, Any]:
             return number, self._pixels(self._contents(number, path, kind))
 
-        dataset = starts.map(planned).prefetch(1).unbatch()
-        dataset = dataset.map(example, IN_FLIGHT * self.threads, deterministic=True)
-        dataset = dataset.ignore_errors().batch(batch_size).with_options(options(self.threads))
+        def read(place: tf.Tensor) -> tf.data.Dataset:
+            start = tf.maximum(place * length, first)
+            stop = tf.minimum((place + 1) * length, count)
+            chunks = tf.data.Dataset.range(start, stop, batch_size)
+            chunks = chunks.map(lambda at: planned(at, tf.minimum(at + batch_size, stop)))
+            sound = chunks.prefetch(1).unbatch()
+            sound = sound.map(example, IN_FLIGHT * self.threads, deterministic=True)
+            last = (stop[None] - 1, tf.zeros([0, *self.image_size, 3], tf.uint8))
+            end = tf.data.Dataset.from_tensors(last)
+            return sound.ignore_errors().batch(batch_size).concatenate(end)
+
+        dataset = tf.data.Dataset.range(first // length, -(-count // length)).flat_map(read)
+        dataset = dataset.with_options(options(self.threads))
         if self.device:
             return dataset.apply(tf.data.experimental.prefetch_to_device(self.device, PREFETCH))
         return dataset.prefetch(PREFETCH)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import _setup
 import pytest
 
+from engine.stopping import Stop
+from tests.bin.programs import program
 from tests.bin.serving import CLASSES, served
 
 
@@ -16,6 +19,22 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(place))
         yield place
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs a program in this process, where TensorFlow is at work already."""
+    monkeypatch.setattr(_setup, "start_tensorflow", lambda *_: 2)
+    monkeypatch.setattr(_setup, "stop", lambda *_: Stop())  # signals are for the tests to have
+
+    def called(name: str, *arguments) -> str:
+        try:
+            program(name).main([f"bin/{name}", *map(str, arguments)])
+        finally:
+            called.said = capsys.readouterr()
+        return called.said.out
+
+    return called
 
 
 @pytest.fixture

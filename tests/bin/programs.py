@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.machinery
+import importlib.util
 import os
 import subprocess
 import sys
@@ -31,6 +33,14 @@ def run(program, *arguments, cwd=ROOT, status=0) -> str:
     out, err = process.communicate(timeout=600)
     assert process.returncode == status, f"{out}\n{err}"
     return err if status else out
+
+
+def program(name: str):
+    """As a module."""
+    loader = importlib.machinery.SourceFileLoader(name, str(ROOT / "bin" / name))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    loader.exec_module(module)
+    return module
 
 
 WITHOUT_TENSORFLOW = """

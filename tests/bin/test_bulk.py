@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 
 from engine import rules, runs
+from engine.answer_file import AnswerFile
+from engine.errors import UserError
 from engine.rules import Rule
 from pipelines.decode import decode
 from tests.bin.programs import run, start
@@ -52,13 +54,13 @@ def rows(path: Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def test_a_row_a_picture_with_the_numbers_that_are_printed(trained, coloured, tmp_path):
+def test_a_row_a_picture_with_the_numbers_that_are_printed(call, trained, coloured, tmp_path):
     flags = (f"--run_dir={trained.path}", coloured)
-    out = run("predict", "--top=3", "--precision=float32", f"--out={tmp_path / 'a.csv'}", *flags)
+    out = call("predict", "--top=3", "--precision=float32", f"--out={tmp_path / 'a.csv'}", *flags)
     assert "52 pictures, " in out
     assert out.endswith(f"written to {tmp_path / 'a.csv'}\n")
     found = rows(tmp_path / "a.csv")
-    printed = json.loads(run("predict", "--format=json", *flags))
+    printed = json.loads(call("predict", "--format=json", *flags))
     assert [row["path"] for row in found] == [row["path"] for row in printed]
     for row, answer in zip(found, printed, strict=True):
         for rank, one in enumerate(answer["predictions"], 1):
@@ -69,8 +71,8 @@ def test_a_row_a_picture_with_the_numbers_that_are_printed(trained, coloured, tm
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.csv", "a.csv.json"]
 
 
-def test_the_decision_is_that_of_the_models_rule(trained, coloured, tmp_path):
-    run("predict", f"--run_dir={trained.path}", f"--out={tmp_path / 'a.jsonl'}", coloured)
+def test_the_decision_is_that_of_the_models_rule(call, trained, coloured, tmp_path):
+    call("predict", f"--run_dir={trained.path}", f"--out={tmp_path / 'a.jsonl'}", coloured)
     found = [json.loads(line) for line in (tmp_path / "a.jsonl").open()]
     opened = runs.reopen(trained)
     images = np.stack([decode(Path(row["path"]).read_bytes(), 32, 32).numpy() for row in found])
@@ -94,11 +96,24 @@ def part(path: Path) -> int:
         return 0
 
 
-@pytest.mark.parametrize("ending", ["csv", pytest.param("jsonl", marks=pytest.mark.slow)])
-def test_killed_at_random_moments_it_ends_with_the_same_bytes(trained, many, tmp_path, ending):
+@pytest.fixture(scope="module")
+def whole(trained, many, tmp_path_factory):
+    """The command for all of `many`, and by ending what it writes where nothing comes between."""
+    place = tmp_path_factory.mktemp("whole")
     command = ("predict", f"--run_dir={trained.path}", "--precision=float32", "--threads=1", many)
-    run(*command, f"--out={tmp_path / f'whole.{ending}'}")
-    wanted = (tmp_path / f"whole.{ending}").read_bytes()
+
+    def written(ending: str) -> tuple[tuple, bytes]:
+        path = place / f"answers.{ending}"
+        if not path.exists():
+            run(*command, f"--out={path}")
+        return command, path.read_bytes()
+
+    return written
+
+
+@pytest.mark.parametrize("ending", ["csv", pytest.param("jsonl", marks=pytest.mark.slow)])
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(whole, tmp_path, ending):
+    command, wanted = whole(ending)
     path, seed = tmp_path / f"killed.{ending}", random.randrange(2**32)
     print("seed of the moments:", seed)
     chance, killed = random.Random(seed), 0
@@ -155,7 +170,29 @@ def test_ctrl_c_ends_with_75_too_and_what_came_or_went_meanwhile_is_no_matter(
     assert found[-1]["problem"] == "can't be read: No such file or directory"
 
 
-def test_bad_files_and_odd_names_each_have_their_row(trained, tmp_path):
+@pytest.mark.slow
+def test_a_wish_to_end_is_heard_among_broken_pictures(trained, tmp_path):
+    """Where TensorFlow raises one error after another, and no group is full before the end."""
+    folder, seed = tmp_path / "pictures", random.randrange(2**32)
+    print("seed of the moment:", seed)
+    folder.mkdir()
+    (tmp_path / "broken").write_bytes(b"no picture")
+    for number in range(30_000):
+        (folder / f"{number:05}.jpg").symlink_to(tmp_path / "broken")
+    path = tmp_path / "a.csv"
+    process = start("predict", f"--run_dir={trained.path}", f"--out={path}", folder)
+    while process.poll() is None and part(path) < 200:
+        time.sleep(0.005)
+    time.sleep(random.Random(seed).uniform(0, 3))
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 75, err
+    assert err.splitlines()[-1].startswith("predict: stopped by SIGTERM")
+    assert part(path) > 1000, "what was found out is kept"
+
+
+def test_bad_files_and_odd_names_each_have_their_row(call, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     laid = bad_pictures.lay_out(tmp_path / "pictures")
     odd = [b"\xff\xfe good.jpg", b"two\nlines good.jpg", b"=1+1 good.jpg"]
     for number, name in enumerate(odd):
@@ -163,12 +200,8 @@ def test_bad_files_and_odd_names_each_have_their_row(trained, tmp_path):
         place.write_bytes(saved(bad_pictures.noisy(np.random.default_rng(number)), "JPEG"))
     path = tmp_path / "a.csv"
     inside = [os.path.join("pictures", os.fsdecode(name)) for name in odd]
-    process = start(
-        "predict", f"--run_dir={trained.path}", "--out=a.csv", "--top=2", "pictures", *inside,
-        cwd=tmp_path, errors="surrogateescape",
-    )  # fmt: skip
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+    call("predict", f"--run_dir={trained.path}", "--out=a.csv", "--top=2", "pictures", *inside)
+    err = call.said.err
     found = {row["path"]: row for row in rows(path)}
     named = {str(file.relative_to(tmp_path)) for file in laid.bad}
     listed = {name for name in named if Path(name).suffix.lower() in (".jpg", ".jpeg", ".png")}
@@ -182,12 +215,28 @@ def test_bad_files_and_odd_names_each_have_their_row(trained, tmp_path):
     assert err.count("\n") < 20
 
 
-def test_nothing_that_can_be_read_ends_with_1_and_has_its_rows(trained, tmp_path):
+def test_with_no_stream_open_nothing_is_printed_into_the_answers(trained, coloured, tmp_path):
+    def closed():
+        for number in range(3):
+            os.close(number)
+
+    command = ("predict", f"--run_dir={trained.path}", "--out=a.jsonl", coloured / "red", "no.jpg")
+    (tmp_path / "no.jpg").touch()
+    process = start(*command, cwd=tmp_path, preexec_fn=closed)
+    assert process.communicate(timeout=300) == ("", "")
+    assert process.returncode == 0
+    found = [json.loads(line) for line in (tmp_path / "a.jsonl").open()]
+    assert [Path(row["path"]).name for row in found if row["problem"]] == ["no.jpg"]
+
+
+def test_nothing_that_can_be_read_ends_with_1_and_has_its_rows(
+    call, trained, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "a.jpg").write_bytes(b"")
-    err = run(
-        "predict", f"--run_dir={trained.path}", "--out=o.csv", "a.jpg", cwd=tmp_path, status=1
-    )
-    assert err.endswith("  a.jpg: empty file\npredict: no picture could be read\n")
+    with pytest.raises(UserError, match=r"^no picture could be read$"):
+        call("predict", f"--run_dir={trained.path}", "--out=o.csv", "a.jpg")
+    assert call.said.err.endswith("  a.jpg: empty file\n")
     assert [row["problem"] for row in rows(tmp_path / "o.csv")] == ["empty file"]
 
 
@@ -198,7 +247,7 @@ class Pictures(Handler):
         self.answer("image/png", saved(bad_pictures.COLOUR, "PNG"))
 
 
-def test_addresses_and_files_in_one_list(trained, coloured, tmp_path, monkeypatch):
+def test_addresses_and_files_in_one_list(call, trained, coloured, tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     file = str(coloured / "red" / "00.jpg")
     with Server() as server:
@@ -207,10 +256,9 @@ def test_addresses_and_files_in_one_list(trained, coloured, tmp_path, monkeypatc
         thread.start()
         words = [server.address("good"), file, server.address("page"), server.address("inside")]
         command = ("predict", f"--run_dir={trained.path}", *words)
-        run(*command, f"--out={tmp_path / 'a.csv'}", "--allow_private_urls")
+        call(*command, f"--out={tmp_path / 'a.csv'}", "--allow_private_urls")
         asked = len(server.paths)
-        process = start(*command, f"--out={tmp_path / 'b.csv'}")
-        process.communicate(timeout=300)
+        call(*command, f"--out={tmp_path / 'b.csv'}")
         server.over.set()
         server.shutdown()
         thread.join()
@@ -253,37 +301,51 @@ def test_what_can_not_be_is_one_line_and_leaves_nothing(
     assert (tmp_path / "taken.csv").read_text() == "mine"
 
 
-def test_a_part_of_another_model_is_refused_and_begun_anew_where_that_is_asked(
-    trained, coloured, tmp_path
+def test_a_part_of_another_order_is_refused_and_begun_anew_where_that_is_asked(
+    call, trained, coloured, tmp_path, monkeypatch
 ):
+    monkeypatch.chdir(tmp_path)
     other = saved_run.save(tmp_path / "other", Rule(2.0))
-    command = ("predict", coloured, "--out=a.csv")
-    run(*command, f"--run_dir={trained.path}", cwd=tmp_path)
-    # As it was a moment before it ended.
-    done = (tmp_path / "a.csv").read_bytes()
-    made = json.loads((tmp_path / "a.csv.json").read_text())
-    keys = ("model", "words", "options", "program")
-    places = [row["path"] for row in rows(tmp_path / "a.csv")]
-    order = {key: made[key] for key in keys} | {"places": places, "replaces": False, "version": 1}
-    (tmp_path / "a.csv").rename(tmp_path / "a.csv.part")
-    (tmp_path / "a.csv.json").unlink()
-    (tmp_path / "a.csv.part.json").write_text(json.dumps(order))
-    err = run(*command, f"--run_dir={other.path}", cwd=tmp_path, status=1)
-    assert "a.csv.part was begun with another model" in err
-    assert err.count("\n") == 1
-    err = run(*command, f"--run_dir={trained.path}", "--top=2", cwd=tmp_path, status=1)
-    assert "a.csv.part was begun with --top=1" in err
+    mine, its = f"--run_dir={trained.path}", f"--run_dir={other.path}"
+    (tmp_path / "pictures").symlink_to(coloured)
+    command = ("predict", "pictures", "--out=a.csv")
+    with monkeypatch.context() as patch:  # as it is a moment before it ends
+        patch.setattr(AnswerFile, "finish", lambda file: None)
+        call(*command, mine)
+    done = (tmp_path / "a.csv.part").read_bytes()
+    for flags, words in {
+        (its, *command[1:]): "another model",
+        (mine, "--top=2", *command[1:]): "--top=1",
+        (mine, "--tta=flip", *command[1:]): "no --tta",
+        (mine, tmp_path / "pictures", "--out=a.csv"): "names that count from another folder",
+    }.items():
+        with pytest.raises(UserError, match=f"a.csv.part was begun with {words}; go on with the"):
+            call("predict", *flags)
     assert (tmp_path / "a.csv.part").read_bytes() == done
-    run(*command, f"--run_dir={other.path}", "--overwrite", cwd=tmp_path)
+    call(*command, its, "--overwrite")
     assert (tmp_path / "a.csv").read_bytes() != done
-    run(*command, f"--run_dir={trained.path}", "--overwrite", cwd=tmp_path)
+    call(*command, mine, "--overwrite")
     assert (tmp_path / "a.csv").read_bytes() == done
 
 
-def test_a_full_disk_is_one_line_and_it_goes_on_when_there_is_room(trained, many, tmp_path):
+def test_overwriting_that_was_interrupted_goes_on_wherever_home_is(
+    call, trained, coloured, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.csv").write_text("old")
+    command = ("predict", f"--run_dir={trained.path}", coloured / "red", "--out=~/a.csv")
+    with monkeypatch.context() as patch:
+        patch.setattr(AnswerFile, "finish", lambda file: None)
+        call(*command, "--overwrite")
+    assert (tmp_path / "a.csv").read_text() == "old"
+    call(*command)
+    assert len(rows(tmp_path / "a.csv")) == 26
+
+
+def test_a_full_disk_is_one_line_and_it_goes_on_when_there_is_room(whole, tmp_path):
     """A limit on the size of files ends a write as a full disk does, in the middle of a row."""
-    limit = 150_000
-    command = ("predict", f"--run_dir={trained.path}", "--top=3", many)
+    command, wanted = whole("csv")
+    limit = len(wanted) * 2 // 3
 
     def limited():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -296,5 +358,4 @@ def test_a_full_disk_is_one_line_and_it_goes_on_when_there_is_room(trained, many
     assert "rows are in a.csv.part; make room" in err.splitlines()[-1]
     assert (tmp_path / "a.csv.part").stat().st_size == limit
     run(*command, "--out=a.csv", cwd=tmp_path)
-    run(*command, "--out=b.csv", cwd=tmp_path)
-    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    assert (tmp_path / "a.csv").read_bytes() == wanted

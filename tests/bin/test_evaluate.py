@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib.machinery
-import importlib.util
 import json
 from pathlib import Path
 
@@ -25,11 +23,9 @@ from engine.rundir import RunDir, write
 from engine.specs import Recipe, to_json
 from pipelines import sources
 from pipelines.decode import decode
-from tests.bin.programs import start
+from tests.bin.programs import program, start
 from tests.engine import small
 from tests.engine.small_runs import small_recipe
-
-BIN = Path(__file__).resolve().parents[2] / "bin"
 
 
 def make(place: Path, recipe: Recipe, seed: int = 0, classes=("blue", "red"), rule=None) -> RunDir:
@@ -66,27 +62,6 @@ def run(models, tmp_path) -> RunDir:
         (tmp_path / "run").mkdir(exist_ok=True)
         (tmp_path / "run" / name).write_bytes((models["one"].path / name).read_bytes())
     return RunDir(tmp_path / "run")
-
-
-def program(name: str):
-    """As a module."""
-    loader = importlib.machinery.SourceFileLoader(name, str(BIN / name))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
-    loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Runs a program in this process, where TensorFlow is at work already."""
-    monkeypatch.setattr(_setup, "start_tensorflow", lambda *_: 2)
-
-    def called(name: str, *arguments) -> str:
-        program(name).main([f"bin/{name}", *map(str, arguments)])
-        called.said = capsys.readouterr()
-        return called.said.out
-
-    return called
 
 
 def evaluate(call, *arguments):

@@ -17,6 +17,7 @@ from engine.errors import UserError
 from engine.prediction import Answer
 
 BATCH = 3
+STRETCH = 7
 PLACES = tuple(f'{n}\n,".jpg' for n in range(11))
 ORDER = Order({"best.npz": "abc"}, ("pictures",), {"top": 1, "precision": "auto"}, PLACES)
 PROGRAM = {"policy": "float32", "xla": False}
@@ -28,22 +29,23 @@ def answers(first: int) -> list[Answer]:
 
     As answers of a network may, in the last bit.
     """
-    found, company = [], 0.0
+    found, company = [], []
     for number, place in list(enumerate(PLACES))[first:]:
+        if number % STRETCH == 0:
+            company = []
         if number in BAD:
             found.append(Answer(place, problem="empty\nfile"))
             continue
-        company = company or float(number + 1)
-        found.append(Answer(place, (("cat", 1 / (number + 1 + company / 7)),), "cat"))
-        if sum(1 for one in found if not one.problem) % BATCH == 0:
-            company = 0.0
+        company = [*company, number] if len(company) < BATCH else [number]
+        share = 1 / (number + 1 + company[0] / 7)
+        found.append(Answer(place, (("cat", share),), "cat"))
     return found
 
 
 def go_on(path: Path, rows: int | None = None) -> AnswerFile:
     """Begins or goes on, and writes so many rows, or all with the end."""
     found = begun(path, ORDER, overwrite=False)
-    with AnswerFile(path, found or ORDER, BATCH, going_on=bool(found)) as file:
+    with AnswerFile(path, found or ORDER, BATCH, STRETCH, going_on=bool(found)) as file:
         if not found:
             file.begin(PROGRAM)
         lacking = answers(file.tally.rows)
@@ -112,16 +114,22 @@ def test_what_a_crash_left_behind_does_not_pass_for_rows(path, rubbish):
 
 
 def test_it_goes_on_after_the_last_full_batch(path):
-    """Rows 0 to 3 and the first of the next batch: the batch is made anew as a whole."""
-    go_on(path, 7)
-    with AnswerFile(path, begun(path, ORDER, False), BATCH, going_on=True) as file:
+    """Rows 0 to 5 and the first of the next batch: the batch is made anew as a whole."""
+    go_on(path, 6)
+    with AnswerFile(path, begun(path, ORDER, False), BATCH, STRETCH, going_on=True) as file:
         assert file.tally.rows == 6  # bad 0, sound 1 2 3, bad 4 5
         assert file.tally.unread == 3
 
 
+def test_it_goes_on_at_the_end_of_a_stretch_however_full_the_batch_was(path):
+    go_on(path, 9)
+    with AnswerFile(path, begun(path, ORDER, False), BATCH, STRETCH, going_on=True) as file:
+        assert file.tally.rows == 7  # a batch that is row 6 alone
+
+
 def test_all_rows_and_no_end_is_only_brought_to_its_end(path):
     go_on(path, 11)
-    with AnswerFile(path, begun(path, ORDER, False), BATCH, going_on=True) as file:
+    with AnswerFile(path, begun(path, ORDER, False), BATCH, STRETCH, going_on=True) as file:
         assert file.tally.rows == 11
 
 
@@ -140,6 +148,8 @@ def test_the_list_is_that_of_the_beginning(path):
         ({"words": ("others",)}, "begun with other files, folders or addresses"),
         ({"options": {"top": 2, "precision": "auto"}}, "begun with --top=1"),
         ({"options": {"top": 1, "precision": "float32"}}, "begun with --precision=auto"),
+        ({"options": {"top": 1, "precision": "auto", "tta": "flip"}}, "begun with no --tta"),
+        ({"folder": "/elsewhere"}, "begun with names that count from another folder"),
         ({"version": 0}, "begun with another version of Unfreeze"),
     ],
 )
@@ -176,37 +186,75 @@ def test_a_folder_and_a_place_that_is_none_are_refused(path, tmp_path):
     path.mkdir()
     with pytest.raises(UserError, match="is a folder"):
         begun(path, ORDER, overwrite=True)
+    pipe = tmp_path / f"pipe{path.suffix}"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match="is no regular file"):
+        begun(pipe, ORDER, overwrite=True)
     with pytest.raises(UserError, match=r"can't be written \(No such file or directory\)"):
-        AnswerFile(tmp_path / "gone" / path.name, ORDER, BATCH, going_on=False)
+        AnswerFile(tmp_path / "gone" / path.name, ORDER, BATCH, STRETCH, going_on=False)
 
 
 def test_overwriting_can_be_gone_on_with_and_leaves_the_old_until_the_end(path):
     path.write_text("old")
     order = dataclasses.replace(ORDER, replaces=True)
-    with AnswerFile(path, order, BATCH, going_on=False) as file:
+    with AnswerFile(path, order, BATCH, STRETCH, going_on=False) as file:
         file.begin(PROGRAM)
         file.add(answers(0)[:6])
     assert path.read_text() == "old"
     found = begun(path, ORDER, overwrite=False)
-    with AnswerFile(path, found, BATCH, going_on=True) as file:
+    with AnswerFile(path, found, BATCH, STRETCH, going_on=True) as file:
         assert file.tally.rows == 6
         file.add(answers(6))
         file.finish()
     assert path.read_bytes().endswith(FORMATS[path.suffix].rows(answers(0)[-1:], 1))
 
 
-def test_of_the_old_part_no_row_stands_under_a_new_order(path):
+@pytest.mark.parametrize("left", ["mine", None])
+def test_what_came_to_lie_there_meanwhile_is_not_written_over(path, left):
+    """A file, or a link to one that is yet to be."""
+    with AnswerFile(path, ORDER, BATCH, STRETCH, going_on=False) as file:
+        file.begin(PROGRAM)
+        file.add(answers(0))
+        path.write_text(left) if left else path.symlink_to("gone")
+        with pytest.raises(UserError, match=r"came to be while .*\.part was written; move it away"):
+            file.finish()
+    assert path.is_symlink() or path.read_text() == left
+    path.unlink()
+    go_on(path)
+    assert path.read_bytes().endswith(FORMATS[path.suffix].rows(answers(0)[-1:], 1))
+
+
+def test_a_part_lasts_until_what_takes_its_place_begins(path):
+    """A model that can't be loaded, say, costs nobody the rows that were there."""
     go_on(path, 6)
-    with AnswerFile(path, ORDER, BATCH, going_on=False):
-        assert not path.with_name(f"{path.name}.part").read_bytes()
-    assert ".part" not in names(path), "nothing is left of what failed before it began"
+    part = path.with_name(f"{path.name}.part")
+    rows = part.read_bytes()
+    with AnswerFile(path, ORDER, BATCH, STRETCH, going_on=False):
+        assert part.read_bytes() == rows
+    assert part.read_bytes() == rows
+    with AnswerFile(path, ORDER, BATCH, STRETCH, going_on=False) as file:
+        file.begin(PROGRAM)
+        assert part.read_bytes() == FORMATS[path.suffix].head(1)
+
+
+def test_of_what_failed_before_it_began_nothing_is_left(path):
+    with AnswerFile(path, ORDER, BATCH, STRETCH, going_on=False):
+        pass
+    assert not names(path)
+
+
+def test_an_order_without_its_part_is_no_beginning(path):
+    """As it stays where the power fails between the last two steps of `finish`."""
+    go_on(path, 6)
+    path.with_name(f"{path.name}.part").unlink()
+    assert begun(path, dataclasses.replace(ORDER, words=("others",)), overwrite=False) is None
 
 
 def test_one_process_at_a_time(path):
-    with AnswerFile(path, ORDER, BATCH, going_on=False) as file:
+    with AnswerFile(path, ORDER, BATCH, STRETCH, going_on=False) as file:
         file.begin(PROGRAM)
         with pytest.raises(UserError, match="another process is at work there"):
-            AnswerFile(path, ORDER, BATCH, going_on=False)
+            AnswerFile(path, ORDER, BATCH, STRETCH, going_on=False)
         file.add(answers(0)[:6])
     go_on(path)
 

@@ -62,7 +62,14 @@ def test_where_there_is_nothing_to_choose_nothing_is_tried(model, told, monkeypa
     assert told == []
 
 
-@pytest.mark.parametrize("seen", [[], [(["a"], ["empty file"], IMAGES[:0])]])
+def test_those_that_can_not_be_read_may_come_first(model, told):
+    bad = (["a"] * 9, ["empty file"] * 9, IMAGES[:0])
+    found, rest = bulk.fastest(model, iter([bad, bad, *groups()]), 10**6, lambda line: None)
+    assert found.program == HALF
+    assert len(list(rest)) == 5
+
+
+@pytest.mark.parametrize("seen", [[], [(["a"], ["empty file"], IMAGES[:0])] * 9])
 def test_where_nothing_can_be_read_nothing_is_tried(model, told, seen):
     found, rest = bulk.fastest(model, iter(seen), 10**6, print)
     assert found is model

@@ -85,6 +85,19 @@ def test_images_are_there_where_they_are_wanted():
         assert answer.labels == other.labels
 
 
+def test_where_the_network_gives_no_number_there_is_no_answer():
+    """As float16 does where something in it is above 65,504; the others keep their pictures."""
+    black = ("black", picture(0, 0, 0), None)
+    colours = Colours()
+    with np.errstate(invalid="ignore"):
+        seen = groups([SEEN[1], black, SEEN[0]], 3)
+        answers = list(prediction.predict(colours.model, seen, 3, 3))
+    assert [answer.problem for answer in answers] == [SEEN[1][2], prediction.NO_NUMBER, None]
+    assert answers[1].labels == ()
+    assert answers[1].image is None
+    assert np.array_equal(answers[2].image, SEEN[0][1])
+
+
 def test_nothing_but_problems_needs_no_model():
     colours = Colours()
     answers = list(prediction.predict(colours.model, groups([SEEN[1], SEEN[4]], 2), 4, 3))

@@ -1,5 +1,6 @@
 """Pictures named on a command line: what is found, and what becomes of broken ones."""
 
+import errno
 import os
 
 import pytest
@@ -40,6 +41,26 @@ def test_a_folder_without_pictures_is_named(folder):
     (folder / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty: no pictures below it; allowed: \.jpg, "):
         pictures.find([str(folder / "empty")])
+
+
+def test_a_folder_that_can_not_be_looked_into_is_not_passed_over(folder, monkeypatch):
+    """As one without permission is, which an administrator is never refused."""
+    scan, closed = os.scandir, str(folder / "below")
+
+    def scandir(place):
+        if place == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), place)
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    names = [str(folder / name) for name in ("a.PNG", "b.png")]
+    assert pictures.find([str(folder)]) == [*names, closed]
+    assert pictures.find([closed]) == [closed]
+
+
+def test_a_link_in_a_circle_ends(folder):
+    (folder / "below" / "up").symlink_to(folder)
+    assert len(pictures.find([str(folder)])) == 3
 
 
 def test_odd_names_are_found_and_links_with_them(folder):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from engine.specs import UserError
-from pipelines import decode, fetch, stream
+from pipelines import decode, fetch, pictures, stream
 from pipelines.stream import Stream
 from tests.pipelines import bad_pictures
 from tests.pipelines.pictures import saved
@@ -63,6 +63,21 @@ def test_all_come_once_in_their_order(mixed, batch_size):
     assert counts == [batch_size] * full + [rest] * (rest > 0) + [0], "the last place is bad"
 
 
+def test_a_group_ends_with_its_stretch_however_little_of_that_can_be_read(tmp_path):
+    """Else a folder of broken pictures would say nothing until its end, and keep nothing."""
+    good, bad = laid(tmp_path, {"good.png": coloured(8), "bad.png": b"bad"})
+    length = pictures.stretch(2)
+    places = [bad] * (2 * length + 5) + [good] + [bad] * length
+    groups = read(places, 2)
+    assert [group.places for group in groups[:2]] == [[bad] * length] * 2
+    assert max(len(group.places) for group in groups) <= length
+    assert [place for group in groups for place in group.places] == places
+    assert [row[1] for row in flat(groups) if row[1]] == [8]
+    later = read(places, 2, first=length + 3)
+    assert len(later[0].places) == length - 3, "they end where they would have from the first on"
+    assert flat(later) == flat(groups)[length + 3 :]
+
+
 @pytest.mark.parametrize("first", [1, 7, 19, 20])
 def test_it_begins_where_it_is_told_to(mixed, first):
     assert flat(read(mixed, 4, first)) == flat(read(mixed, 4))[first:]
@@ -97,12 +112,13 @@ def test_a_broken_picture_is_a_problem_and_the_others_go_on(tmp_path):
 def test_all_bad_ones_are_named_and_none_ends_it(tmp_path):
     laid_out = bad_pictures.lay_out(tmp_path / "bad")
     places = [str(path) for path in (*laid_out.bad, *laid_out.odd)]
-    places += [str(tmp_path / "bad" / "pipe.jpg"), "/dev/zero"]
+    places += [str(tmp_path / "bad" / "pipe.jpg"), "/dev/zero", str(tmp_path)]
     rows = flat(read(places, 32))
     assert [place for place, _, _ in rows] == places
     problems = {place: problem for place, _, problem in rows}
     assert all(problems[str(path)] for path in laid_out.bad)
     assert problems["/dev/zero"] == "can't be read: not a regular file"
+    assert problems[str(tmp_path)] == "can't be read: not a regular file"
     assert problems[str(tmp_path / "bad" / "pipe.jpg")] == "can't be read: not a regular file"
 
 
@@ -177,12 +193,12 @@ def test_no_group_is_kept(mixed):
 
 def test_what_was_fetched_is_let_go_with_its_group(monkeypatch):
     monkeypatch.setattr(fetch, "fetch", lambda url, allow_private: coloured(5))
-    pictures = Stream(["http://a.org/b"] * 200, SIZE, "squash", 2)
+    made = Stream(["http://a.org/b"] * 200, SIZE, "squash", 2)
     most = 0
-    for _ in pictures.groups(4):
-        most = max(most, len(pictures._fetched))
+    for _ in made.groups(4):
+        most = max(most, len(made._fetched))
     assert most < 100
-    assert not pictures._fetched
+    assert not made._fetched
 
 
 def test_who_stops_asking_leaves_no_thread_behind(mixed):
