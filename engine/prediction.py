@@ -158,9 +158,8 @@ def _chances(model: Predictor, images: Any, batch_size: int) -> np.ndarray:
 def _answer(
     model: Predictor, path: str, best: list[int], shares: list[float], decided: int
 ) -> Answer:
-    if math.isnan(
-        shares[0]
-    ):  # so all are: half precision ends at 65,504, and what is above is none
+    # Then all are: half precision ends at 65,504, and what lies above is no number.
+    if math.isnan(shares[0]):
         return Answer(path, problem=NO_NUMBER)
     labels = tuple((model.classes[k], share) for k, share in zip(best, shares, strict=True))
     return Answer(path, labels, None if decided == rules.UNCERTAIN else model.classes[decided])
