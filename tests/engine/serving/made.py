@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import threading
 from collections.abc import AsyncIterator
 
@@ -36,6 +37,11 @@ def logits(images: np.ndarray) -> np.ndarray:
 
 def picture(*levels: int) -> bytes:
     return b"p" + bytes(levels)
+
+
+ANT, BEE, UNSURE = picture(200, 20, 10), picture(10, 180, 20), picture(100, 100, 100)
+HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
+PART = b'--b\r\nContent-Disposition: form-data; name="a"; filename="a.jpg"\r\n\r\n'
 
 
 class Held:
@@ -124,3 +130,21 @@ async def running(
         await client.close()
         stopping.set()
         await asyncio.wait_for(work, 20)
+
+
+def over_http(**settings):
+    """A test that gets a running service."""
+
+    def wrap(test):
+        @functools.wraps(test)
+        def whole(*arguments, **named):
+            async def main():
+                async with running(**settings) as it:
+                    await asyncio.wait_for(test(*arguments, it=it, **named), 60)
+
+            asyncio.run(main())
+
+        del whole.__wrapped__  # else pytest would look for a fixture `it`
+        return whole
+
+    return wrap
