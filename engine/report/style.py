@@ -111,7 +111,8 @@ svg image { image-rendering: pixelated }
 
 details { margin: 1rem 0 }
 summary { cursor: pointer; color: var(--accent); font-size: .9375rem; padding-block: .25rem }
-pre { margin: 0; padding: 1rem; background: var(--wash) }
+pre { margin: 0; padding: 1rem; background: var(--wash); white-space: pre-wrap;
+  overflow-wrap: anywhere }
 
 .wall { list-style: none; margin: 1.5rem 0; padding: 0; display: grid; gap: 2rem 1.5rem;
   grid-template-columns: repeat(auto-fill, minmax(min(17rem, 100%), 1fr)) }
