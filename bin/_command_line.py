@@ -168,6 +168,7 @@ def parse(
     define: Sequence[Callable[[flags.FlagValues], None]],
     argv: Sequence[str],
     of_others: Iterable[str] = (),
+    about: str | None = None,
 ) -> Parsed:
     """Reads the flags of a program.
 
@@ -176,6 +177,7 @@ def parse(
 
     Args:
       of_others: flags that a flag file may hold for other programs; passed over there.
+      about: what the program does, for `--help`.
 
     Raises:
       FlagError: an unknown flag, a value that does not fit, a flag file that can't be read, or a
@@ -186,7 +188,7 @@ def parse(
         group(values)
     program = Path(argv[0]).name
     if {"--help", "-help", "-h", "-?"} & set(argv[1:]):
-        print(help_text(program, usage, values), flush=True)
+        print(help_text(program, usage, about, values), flush=True)
         raise SystemExit(0)
     tokens, rest = _expand(argv[1:], {*of_others} - {*values})
     for token in tokens:
@@ -283,8 +285,9 @@ def _text(file: str) -> str:
     return text
 
 
-def help_text(program: str, usage: str, values: flags.FlagValues) -> str:
+def help_text(program: str, usage: str, about: str | None, values: flags.FlagValues) -> str:
     lines = [f"usage: bin/{program} [--flagfile=FILE] {usage}", ""]
+    lines += [about, ""] if about else []
     for name in values:
         flag = values[name]
         none = flag.default is None or flag.default is False

@@ -120,8 +120,9 @@ def define_training(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string(
         "phase",
         None,
-        "name(key=value, ...), once for each phase; keys: trainable (head, all, a stage or layer), "
-        f"epochs, optimizer ({', '.join(OPTIMIZERS)}), learning_rate, schedule "
+        "name(key=value, ...), once for each phase; if not given, the head, then the network's top "
+        "as well, at a low rate; keys: trainable (head, all, a stage or layer; head), epochs (1), "
+        f"optimizer ({', '.join(OPTIMIZERS)}; rmsprop), learning_rate (1e-3), schedule "
         f"({', '.join(SCHEDULES)}), warmup_steps or warmup_epochs, batch_norm "
         f"({', '.join(specs.BATCH_NORM)}), weight_decay, clip_norm, early_stop (epochs), views, "
         "refresh, and the optimizer's and schedule's own",

@@ -9,14 +9,18 @@ from absl import flags
 from engine.optimizers import OPTIMIZERS
 from engine.schedules import SCHEDULES
 from pipelines.augment import AUGMENTATIONS
-from tests.bin.programs import without_tensorflow
+from tests.bin.programs import ROOT, without_tensorflow
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "export"])
+@pytest.mark.parametrize(
+    "name", ["train", "evaluate", "predict", "export", "serve", "doctor", "benchmark"]
+)
 def test_help_lists_all_flags_and_needs_no_tensorflow(name):
     done = without_tensorflow(name, "--help", "--nonsense")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"usage: bin/{name} [--flagfile=FILE] ")
+    about = (ROOT / "bin" / name).read_text().split('"""')[1]
+    assert done.stdout.splitlines()[1:4] == ["", about, ""]
     assert "--flagfile=FILE" in done.stdout
     assert all(len(line) <= 100 for line in done.stdout.splitlines())
     if name != "train":
