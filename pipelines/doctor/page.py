@@ -21,7 +21,8 @@ _AT_A_TIME = 4  # pictures of a case
 _STYLE = """
 :root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1a1a1a; background: #fff; overflow-wrap: anywhere }
+  color: #1a1a1a; background: #fff }
+p { overflow-wrap: anywhere }
 a { color: #0b57d0 } a:visited { color: #6b3fa0 }
 table { border-collapse: collapse; margin: 1rem 0 }
 th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #ddd }
