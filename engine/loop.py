@@ -67,7 +67,7 @@ def train(job: Job) -> Conclusion:
     model, (progress, saved) = job.classifier.model, checkpoints.load(job.run)
     first = {} if saved else {"model": [variable.numpy() for variable in model.weights]}
     saving = Saving(job.run, job.recipe, job.watch, job.stop)
-    profiler = Profiler(job.profile_steps, job.run.events)
+    profiler = Profiler(job.profile_steps, job.run.events, job.watch.note)
     run = Run(job, progress, results.Clock(), profiler, saving, setbacks.read(job.run), first)
     with job.stop.patient(), contextlib.closing(profiler):
         while True:
@@ -101,7 +101,7 @@ def _train(run: Run, saved: dict[str, list[np.ndarray]]) -> Conclusion:
             _settle(run, stage)
         _finish(run, stage)
         del stage, supply  # what they kept makes room for what the next ones keep
-    run.profiler.close()
+    run.profiler.end(progress.step)
     job.watch.end()
     found = conclude(job, progress, steps.make_eval_step(model), run.clock)
     run.saving.insist(lambda: _write_end(run, found))

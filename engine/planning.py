@@ -120,10 +120,15 @@ def _saving(asked: Question, slots: int, passes: float, where: str) -> str:
     kept = slots * feed.train_examples * asked.row_bytes
     saved = max(0, epochs - passes) * feed.train_examples / asked.images_per_second
     views = "all " * (asked.phase.views is None and asked.outcomes == slots)
-    return (
+    kept_there = (
         f"the trunk's outputs for {views}{slots} view{'s' * (slots > 1)} of each picture, "
-        f"{size(kept)} {'in memory' if where == 'memory' else 'on disk'}; it runs {passes:g} times "
-        f"instead of {epochs}, which saves about {saved:.0f} s"
+        f"{size(kept)} {'in memory' if where == 'memory' else 'on disk'}"
+    )
+    if passes >= epochs:  # as the recipe asks for it
+        return kept_there
+    return (
+        f"{kept_there}; it runs {passes:g} time{'s' * (passes != 1)} instead of {epochs}, "
+        f"which saves about {saved:.0f} s"
     )
 
 

@@ -180,6 +180,11 @@ def _pread(descriptor: int, wanted: int, offset: int) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
+def counted(count: int, one: str, many: str) -> str:
+    """`1 picture is`, `1,000 pictures are`."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
 def printable(path: str) -> str:
     """A path that any terminal and any UTF-8 file takes: odd bytes are shown as `\\xff`.
 

@@ -199,8 +199,8 @@ def leave_out(
         for name, before, after in counts:
             if before and not after:
                 raise UserError(
-                    f"none of the {before} images of class {name!r} in {split} can be used; "
-                    f"they are listed in {os.fspath(report)} with the reasons; replace them"
+                    f"no image of class {name!r} in {split} can be used, of {before:,}; "
+                    f"{os.fspath(report)} lists all with the reasons; replace them"
                 )
     return rest
 

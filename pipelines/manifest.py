@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from engine.specs import UserError
-from pipelines.examples import TEST, TRAIN, VALIDATION, Examples, from_columns, printable
+from pipelines.examples import TEST, TRAIN, VALIDATION, Examples, counted, from_columns, printable
 
 NEEDED = ("path", "label")
 OPTIONAL = ("split", "group")
@@ -68,6 +68,16 @@ def read_manifest(file: str, root: str | None = None) -> Examples:
         keys=list(rows),
         splits=parts,
         groups=groups,
+    )
+
+
+def absent(file: str, missing: list[str], count: int) -> str:
+    """What to say of the paths in a manifest that lead nowhere, `missing` of `count`."""
+    folder = os.path.dirname(os.path.abspath(os.path.expanduser(file)))
+    are = "does not exist" if len(missing) == 1 else "do not exist"
+    return (
+        f"{len(missing):,} of {counted(count, 'file', 'files')} of the manifest {are}, "
+        f"as {missing[0]}; paths count from {printable(folder)}"
     )
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.specs import Recipe, UserError
-from pipelines import first_look, pixel_cache, sources
+from engine.specs import DataSpec, Recipe, UserError
+from pipelines import first_look, manifest, pixel_cache, sources
 from pipelines.decode import decode
 from pipelines.doctor import census
-from pipelines.examples import Examples
+from pipelines.examples import Examples, counted
+from pipelines.first_look import Broken
 from pipelines.pixel_plan import Job, Seen, plan
 from pipelines.pixels import Pixels, Place
+from pipelines.stamps import MISSING
 
 Say = Callable[[str], None]
 
@@ -42,10 +44,19 @@ def to_train(
         seen = pixel_cache.look(_plan(examples, recipe, threads, say, place))
     else:
         seen = _look(examples, recipe, threads, say)
-    if seen.broken:
-        say(f"{len(seen.broken)} broken pictures are left out; {report} lists them")
-    on_bad_image = recipe.data.on_bad_image
-    sound = first_look.leave_out(seen.examples, seen.broken, report, on_bad_image)
+    absent, others = _absent(recipe.data, seen)
+    try:
+        on_bad_image = recipe.data.on_bad_image
+        sound = first_look.leave_out(seen.examples, seen.broken, report, on_bad_image)
+    except UserError:
+        if absent:
+            raise UserError(f"{absent}; correct the paths; {report} lists all") from None
+        raise
+    if absent:
+        say(f"left out: {absent}; {report} lists all")
+    if others:
+        are = counted(len(others), "broken picture is", "broken pictures are")
+        say(f"{are} left out; {report} lists all")
     for line in census.in_short(recipe.data, sound, seen.pixels):
         say(line)
     return sound, seen.pixels
@@ -75,15 +86,31 @@ def to_measure(
     seen = pixel_cache.find(_plan(examples, recipe, threads, say, place)) if place else None
     if seen is None:
         seen = _look(examples, recipe, threads, say)
-    for one in seen.broken:
+    absent, others = _absent(recipe.data, seen)
+    if absent:
+        say(f"left out: {absent}")
+    for one in others:
         say(f"left out: {one.path}: {one.reason}")
     if seen.broken and recipe.data.on_bad_image == "fail":
-        raise UserError(f"{len(seen.broken)} pictures can't be used; mend or remove them")
+        unfit = counted(len(seen.broken), "picture", "pictures")
+        raise UserError(f"{unfit} can't be used; mend or remove what is named above")
     broken = np.array([one.index for one in seen.broken], dtype=np.int64)
     rest = seen.examples.without(broken)
     if not len(rest):
         raise UserError(f"--part={part}: the data has no such examples; give another --part")
     return rest, seen.pixels
+
+
+def _absent(spec: DataSpec, seen: Seen) -> tuple[str, list[Broken]]:
+    """What to say of a manifest's files that do not exist, empty if all do; and the other faults.
+
+    There may be as many as rows, where the manifest lies in another folder than it was made for.
+    """
+    gone = [one for one in seen.broken if one.reason == MISSING]
+    if spec.source != "manifest" or not gone:
+        return "", seen.broken
+    sentence = manifest.absent(spec.location, [one.path for one in gone], len(seen.examples))
+    return sentence, [one for one in seen.broken if one.reason != MISSING]
 
 
 def _plan(examples: Examples, recipe: Recipe, threads: int, say: Say, place: Place) -> Job:

@@ -34,12 +34,25 @@ def listed(spec: DataSpec) -> Examples:
       UserError: the place does not exist, is remote, or does not hold what the source asks for.
     """
     source = choose(spec.source, SOURCES, "source")
+    require_places(spec)
+    return source(spec)
+
+
+def require_places(spec: DataSpec) -> None:
+    """Whether there is anything where the data are to lie; it costs nothing to ask.
+
+    Raises:
+      UserError: a place is remote, or does not exist.
+    """
     for place in (spec.location, spec.validation_location, spec.test_location):
         if place and re.match(r"[a-z][a-z0-9+.-]*://", place, re.IGNORECASE):
             raise UserError(
                 f"{place} is a remote place; allowed: files of this machine; copy it here first"
             )
-    return source(spec)
+        # What the library of data sets knows by name is fetched.
+        if place and spec.source != "tfds" and not os.path.exists(os.path.expanduser(place)):
+            what = "manifest" if spec.source == "manifest" else "folder"
+            raise UserError(f"the {what} {printable(place)} does not exist; check its name")
 
 
 def divided(examples: Examples, spec: DataSpec) -> Examples:
@@ -141,8 +154,6 @@ def _folders_in(place: str) -> dict[str, str]:
     try:
         with os.scandir(os.path.expanduser(place)) as entries:
             found = {e.name: e.path for e in entries if e.is_dir() and not _is_junk(e.name)}
-    except FileNotFoundError:
-        raise UserError(f"the folder {printable(place)} does not exist; check its name") from None
     except OSError as error:
         raise UserError(
             f"{printable(place)} can't be read as a folder: {error.strerror}; "

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 BYTES = 16
+MISSING = os.strerror(errno.ENOENT).lower()  # what is said of a file that is not there
 _STATUS = struct.Struct("<qq")  # size, modification time in nanoseconds
 _STRETCH = struct.Struct("<qq")  # offset, length
 _REMEMBERED = 4096  # files: record files hold many examples each

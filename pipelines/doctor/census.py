@@ -9,7 +9,7 @@ import numpy as np
 from engine.specs import DataSpec
 from pipelines import headers
 from pipelines.doctor import copies, places, unusual
-from pipelines.doctor.kinds import KINDS, NOTE, Entry, Finding
+from pipelines.doctor.kinds import KINDS, NOTE, WARNING, Entry, Finding
 from pipelines.examples import Examples
 from pipelines.pixels import Pixels
 
@@ -35,7 +35,7 @@ def in_short(spec: DataSpec, examples: Examples, pixels: Pixels | None) -> Itera
         found += _colourless(examples, pixels)
     found.sort(key=lambda finding: list(KINDS).index(finding.name))
     yield from (_line(finding) for finding in found if finding.kind.level != NOTE)
-    if notes := [f"{len(f.entries):,} {f.kind.title}" for f in found if f.kind.level == NOTE]:
+    if notes := [f.counted for f in found if f.kind.level == NOTE]:
         yield f"note: {', '.join(notes)}; bin/doctor shows all"
     looked_at = np.count_nonzero(rows["format"])
     if of_headers and looked_at < len(examples):
@@ -43,12 +43,12 @@ def in_short(spec: DataSpec, examples: Examples, pixels: Pixels | None) -> Itera
 
 
 def _line(finding: Finding) -> str:
-    level, title, advice = finding.kind
     first = finding.entries[0]
     detail = f": {first.detail}" if first.detail else ""
+    # No error, whatever its level: the run goes on.
     return (
-        f"{level}: {len(finding.entries):,} {title}, as {', '.join(first.places[:2])}"
-        f"{detail}; {advice}; bin/doctor shows all"
+        f"{WARNING}: {finding.counted}, as {', '.join(first.places[:2])}"
+        f"{detail}; {finding.kind.advice}; bin/doctor shows all"
     )
 
 

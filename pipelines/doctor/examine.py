@@ -14,6 +14,7 @@ from pipelines.doctor import census, copies, likeness, places, unusual
 from pipelines.doctor.kinds import KINDS, Entry, Finding
 from pipelines.examples import VALIDATION, Examples, printable
 from pipelines.first_look import Broken, Facts
+from pipelines.stamps import MISSING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +146,7 @@ def _broken(broken: list[Broken], examples: Examples) -> Iterator[Finding]:
 
 def _kind_of(one: Broken) -> str:
     if not one.lasting:
-        return "unreadable"
+        return "missing" if one.reason == MISSING else "unreadable"
     reasons = {
         "empty file": "empty",
         formats.NOT_A_PICTURE: "no_picture",

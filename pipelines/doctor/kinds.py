@@ -5,16 +5,22 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+from pipelines.examples import counted
 from pipelines.formats import PIXEL_LIMIT
 
 ERROR, WARNING, NOTE = LEVELS = ("error", "warning", "note")
 
 
 class Kind(NamedTuple):
-    """level: one of `LEVELS`. title: what the pictures have in common. advice: what to do next."""
+    """A way in which pictures can be wrong.
+
+    level: one of `LEVELS`. title: what is found, in the plural, to stand after a number. one: the
+    same of a single case; None where cases are not counted. advice: what to do next.
+    """
 
     level: str
     title: str
+    one: str | None
     advice: str
 
 
@@ -42,61 +48,147 @@ class Finding:
     def kind(self) -> Kind:
         return KINDS[self.name]
 
+    @property
+    def counted(self) -> str:
+        """What was found, after its number: `1 empty file`."""
+        _, title, one, _ = self.kind
+        return title if one is None else counted(len(self.entries), one, title)
+
 
 # From the gravest to what is only worth knowing; reports keep this order.
 KINDS = {
-    "refused": Kind(ERROR, "training would refuse this data", "do as the message says"),
-    "unreadable": Kind(
-        ERROR, "can't be opened", "give yourself the right to read them, or mend the links"
+    "refused": Kind(ERROR, "training would refuse this data", None, "do as the message says"),
+    "missing": Kind(
+        ERROR,
+        "files that do not exist",
+        "file that does not exist",
+        "correct the paths, which a manifest counts from its own folder, or the links",
     ),
-    "empty": Kind(ERROR, "empty files", "copy them again, or remove them"),
+    "unreadable": Kind(
+        ERROR,
+        "files that can't be opened",
+        "file that can't be opened",
+        "give yourself the right to read what is there, or mend the links",
+    ),
+    "empty": Kind(ERROR, "empty files", "empty file", "copy anew, or remove"),
     "no_picture": Kind(
-        ERROR, "hold no picture that is read here", "save them as JPEG or PNG, or move them away"
+        ERROR,
+        "files that hold no picture that is read here",
+        "file that holds no picture that is read here",
+        "save as JPEG or PNG, or move away",
     ),
     "bomb": Kind(
         ERROR,
-        f"claim more than {PIXEL_LIMIT:,} pixels",
-        "make sure that they come from where you think, and shrink them",
+        f"files that claim more than {PIXEL_LIMIT:,} pixels",
+        f"file that claims more than {PIXEL_LIMIT:,} pixels",
+        "make sure that it comes from where you think, and shrink it",
     ),
     "damaged": Kind(
-        ERROR, "damaged, cut short, or of a kind that decodes wrongly", "save or copy them anew"
+        ERROR,
+        "files damaged, cut short, or of a kind that decodes wrongly",
+        "file damaged, cut short, or of a kind that decodes wrongly",
+        "save or copy anew",
     ),
     "copies_across_parts": Kind(
         ERROR,
-        "the same file in training and in what it is measured on",
-        "remove one of them: figures come out too good",
+        "files that are in training and in what it is measured on",
+        "file that is in training and in what it is measured on",
+        "remove one copy: figures come out too good",
     ),
     "copies_of_other_label": Kind(
-        ERROR, "the same file under different labels", "decide which label is right"
+        ERROR,
+        "files that are there under different labels",
+        "file that is there under different labels",
+        "decide which label is right",
     ),
     "likeness_across_parts": Kind(
         WARNING,
-        "nearly the same picture in training and in what it is measured on",
+        "groups of nearly the same picture in training and in what it is measured on",
+        "group of nearly the same picture in training and in what it is measured on",
         "look at them; what belongs together goes into one part, as by a manifest's column group",
     ),
     "likeness_of_other_label": Kind(
-        WARNING, "nearly the same picture under different labels", "look at them"
+        WARNING,
+        "groups of nearly the same picture under different labels",
+        "group of nearly the same picture under different labels",
+        "look at them",
     ),
-    "one_colour": Kind(WARNING, "of one colour throughout", "look at them: is it all there?"),
-    "huge": Kind(WARNING, "so large that they are slow to decode", "shrink them beforehand"),
-    "tiny": Kind(WARNING, "so small that there is little to see", "find larger ones"),
+    "one_colour": Kind(
+        WARNING,
+        "pictures of one colour throughout",
+        "picture of one colour throughout",
+        "look whether it is all there",
+    ),
+    "huge": Kind(
+        WARNING,
+        "pictures so large that they are slow to decode",
+        "picture so large that it is slow to decode",
+        "shrink beforehand",
+    ),
+    "tiny": Kind(
+        WARNING,
+        "pictures so small that there is little to see",
+        "picture so small that there is little to see",
+        "find larger ones",
+    ),
     "narrow": Kind(
-        WARNING, "far longer than wide, or wider than long", "cut them, or choose --resize=pad"
+        WARNING,
+        "pictures far longer than wide, or wider than long",
+        "picture far longer than wide, or wider than long",
+        "cut it to shape, or choose --resize=pad",
     ),
     "imbalance": Kind(
         WARNING,
         "some classes have far more pictures than others",
+        None,
         "add pictures, or choose --class_weights=balanced",
     ),
     "link_outside": Kind(
-        WARNING, "links that lead out of the folder", "make sure that they are meant"
+        WARNING,
+        "links that lead out of the folder",
+        "link that leads out of the folder",
+        "make sure that this is meant",
     ),
-    "link_circle": Kind(WARNING, "links that lead in a circle", "remove them"),
-    "copies": Kind(NOTE, "the same file more than once", "one of each is enough"),
-    "likeness": Kind(NOTE, "nearly the same picture more than once", "look at them"),
-    "wrong_name": Kind(NOTE, "named as another format", "nothing: contents count, not names"),
-    "several_frames": Kind(NOTE, "animated or of several pages", "only the first is read"),
-    "turned": Kind(NOTE, "turned by EXIF", "nothing: they are read upright"),
-    "odd_name": Kind(NOTE, "names that are not UTF-8", "rename them: other programs may stumble"),
-    "stray": Kind(NOTE, "beside the class folders, and not read", "move them into a class"),
+    "link_circle": Kind(
+        WARNING, "links that lead in a circle", "link that leads in a circle", "remove what circles"
+    ),
+    "copies": Kind(
+        NOTE,
+        "files that are there more than once",
+        "file that is there more than once",
+        "one of each is enough",
+    ),
+    "likeness": Kind(
+        NOTE,
+        "groups of nearly the same picture",
+        "group of nearly the same picture",
+        "look at them",
+    ),
+    "wrong_name": Kind(
+        NOTE,
+        "pictures named as another format",
+        "picture named as another format",
+        "nothing: contents count, not names",
+    ),
+    "several_frames": Kind(
+        NOTE,
+        "pictures with motion or several pages",
+        "picture with motion or several pages",
+        "only the first frame is read",
+    ),
+    "turned": Kind(
+        NOTE, "pictures turned by EXIF", "picture turned by EXIF", "nothing: it is read upright"
+    ),
+    "odd_name": Kind(
+        NOTE,
+        "names that are not UTF-8",
+        "name that is not UTF-8",
+        "rename: other programs may stumble",
+    ),
+    "stray": Kind(
+        NOTE,
+        "pictures beside the class folders, and not read",
+        "picture beside the class folders, and not read",
+        "move into a class",
+    ),
 }

@@ -12,15 +12,18 @@ from pipelines import decode
 from pipelines.doctor.examine import Examined
 from pipelines.doctor.kinds import Entry, Finding
 from pipelines.doctor.report import common, counts, describe, summary
-from pipelines.examples import Examples, read
+from pipelines.examples import Examples, counted, printable, read
 
 SHOWN = 60  # cases of each kind
 SIDE = 112  # pixels of a thumbnail
 _AT_A_TIME = 4  # pictures of a case
 
 _STYLE = """
+:root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
   color: #1a1a1a; background: #fff }
+p { overflow-wrap: anywhere }
+a { color: #0b57d0 } a:visited { color: #6b3fa0 }
 table { border-collapse: collapse; margin: 1rem 0 }
 th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #ddd }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
@@ -31,6 +34,9 @@ li { max-width: 30rem; overflow-wrap: anywhere; font-size: .85rem }
 img { width: 7rem; height: 7rem; object-fit: contain; background: #eee; margin-right: .25rem }
 @media (prefers-color-scheme: dark) {
   body { color: #eee; background: #161616 } th, td { border-color: #444 } img { background: #333 }
+  a { color: #8ab4f8 } a:visited { color: #c8a8f5 }
+  h2 { border-color: #9a9a9a } .error h2 { border-color: #f2b8b5 }
+  .warning h2 { border-color: #f0c26a }
 }
 """
 
@@ -40,7 +46,8 @@ def page(examined: Examined, seconds: float) -> str:
     examples = examined.examples
     body = [
         "<h1>The pictures before the training</h1>",
-        f"<p>{len(examples):,} pictures looked at in {seconds:.1f} s: "
+        f"<p>{counted(len(examples), 'picture', 'pictures')} in "
+        f"{html.escape(printable(common(examples)))} looked at in {seconds:.1f} s: "
         f"{summary(examined.findings)}.</p>",
         *_classes(examples),
         *_contents(examined.findings),
@@ -67,9 +74,12 @@ def _classes(examples: Examples) -> Iterator[str]:
 
 
 def _contents(findings: tuple[Finding, ...]) -> Iterator[str]:
+    if not findings:
+        yield "<p>All is well: nothing was found that training would stumble over.</p>"
+        return
     yield '<table><tr><th scope="col">level</th><th scope="col">cases</th><th></th></tr>'
     for finding in findings:
-        level, title, _ = finding.kind
+        level, title, *_ = finding.kind
         link = f'<a href="#{finding.name}">{html.escape(title)}</a>'
         number = f'<td class="number">{len(finding.entries):,}</td>'
         yield f"<tr><td>{level}</td>{number}<td>{link}</td></tr>"
@@ -77,9 +87,9 @@ def _contents(findings: tuple[Finding, ...]) -> Iterator[str]:
 
 
 def _section(finding: Finding, examined: Examined) -> Iterator[str]:
-    level, title, advice = finding.kind
+    level, title, _, advice = finding.kind
     yield f'<section class="{level}" id="{finding.name}"><h2>{level}: {html.escape(title)}</h2>'
-    yield f"<p>{len(finding.entries):,} of them. What to do: {html.escape(advice)}.</p><ul>"
+    yield f"<p>{html.escape(finding.counted)}. What to do: {html.escape(advice)}.</p><ul>"
     root = common(examined.examples)
     for entry in finding.entries[:SHOWN]:
         pictures = "".join(_thumbnails(entry, examined))

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.doctor.examine import Examined
 from pipelines.doctor.kinds import LEVELS, Entry, Finding
-from pipelines.examples import SPLITS, Examples, printable
+from pipelines.examples import SPLITS, Examples, counted, printable
 
 SHOWN = 3  # cases of each kind in the terminal
 
@@ -27,16 +27,15 @@ def lines(examined: Examined, seconds: float) -> Iterator[str]:
     examples = examined.examples
     speed, root = len(examples) / seconds, common(examples)
     yield (
-        f"{len(examples):,} pictures in {printable(root)} looked at in {seconds:.1f} s, "
-        f"{speed:,.0f} a second"
+        f"{counted(len(examples), 'picture', 'pictures')} in {printable(root)} looked at in "
+        f"{seconds:.1f} s, {speed:,.0f} a second"
     )
     for split, classes in counts(examples).items():
         of_classes = ", ".join(f"{count:,} {name}" for name, count in classes.items())
         yield f"{split}: {of_classes if len(classes) <= 10 else f'{len(classes)} classes'}"
     for finding in examined.findings:
-        level, title, advice = finding.kind
         yield ""
-        yield f"{level}: {len(finding.entries):,} {title}; {advice}"
+        yield f"{finding.kind.level}: {finding.counted}; {finding.kind.advice}"
         for entry in finding.entries[:SHOWN]:
             yield f"  {describe(entry, root)}"
         if len(finding.entries) > SHOWN:
@@ -76,7 +75,9 @@ def as_json(examined: Examined, seconds: float) -> dict[str, Any]:
         "findings": [
             {
                 "kind": finding.name,
-                **finding.kind._asdict(),
+                "level": finding.kind.level,
+                "title": finding.kind.title,
+                "advice": finding.kind.advice,
                 "cases": [{"places": e.places, "detail": e.detail} for e in finding.entries],
             }
             for finding in examined.findings

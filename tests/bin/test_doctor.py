@@ -113,7 +113,7 @@ def test_the_doctor_reports_them_and_writes_a_list_that_trains(data, tmp_path):
     assert process.returncode == 0, err
     assert err == "", "decoders keep quiet, and no bar is drawn where nobody looks"
     found = json.loads((tmp_path / "doctor" / "report.json").read_text())
-    left_out = ("unreadable", "empty", "no_picture", "bomb", "damaged")
+    left_out = ("missing", "unreadable", "empty", "no_picture", "bomb", "damaged")
     cases = [one for one in found["findings"] if one["kind"] in left_out]
     named = [case["places"][0] for one in cases for case in one["cases"]]
     every_bad_one_once(named, data)

@@ -13,6 +13,7 @@ import pytest
 
 from engine import loop
 from engine.console import Terminal
+from engine.specs import UserError
 from engine.stopping import Stop
 
 PROGRAM = Path(__file__).resolve().parents[2] / "bin" / "train"
@@ -20,7 +21,10 @@ SMALL = (
     *("--backbone=mobilenet_v2", "--weights=none", "--image_size=32", "--batch_size=8"),
     *("--validation_fraction=0.25", "--cache_dir=none", "--noreport", "--phase=head(epochs=1)"),
 )
-RESULT = {"best": {"val_accuracy": 0.5, "phase": "head", "epoch": 1}}
+RESULT = {
+    "best": {"val_accuracy": 0.5, "phase": "head", "epoch": 1},
+    "validation": {"accuracy": 0.5},
+}
 
 
 @pytest.fixture
@@ -52,10 +56,12 @@ def stop(monkeypatch) -> Stop:
         (("--preemption_signal=SIGUSR2", "--watch_preemption"), ("SIGUSR2", True)),
     ],
 )
-def test_what_ends_a_run_is_listened_for(train, stop, monkeypatch, tmp_path, flags, asked):
+def test_what_ends_a_run_is_listened_for(
+    train, stop, monkeypatch, coloured, tmp_path, flags, asked
+):
     monkeypatch.setattr(train, "train", lambda recipe, run, parsed, given: got.append(given))
     got = []
-    train.main(["bin/train", "--data_dir=x", f"--run_dir={tmp_path / 'run'}", *flags])
+    train.main(["bin/train", f"--data_dir={coloured}", f"--run_dir={tmp_path / 'run'}", *flags])
     assert got == [stop]
     assert stop.asked == asked
 
@@ -81,3 +87,41 @@ def test_a_finished_run_is_not_called_interrupted(
     assert not (place / "result.json").exists(), "which the loop writes, and a failure"
     (job,) = jobs
     assert (job.on_nan, job.stop) == ("stop", stop)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--data_dir={}/flowers", "the folder {}/flowers does not exist"),
+        ("--manifest={}/list.csv", "the manifest {}/list.csv does not exist"),
+    ],
+)
+def test_missing_pictures_are_said_before_an_earlier_run_is_in_the_way(
+    train, stop, tmp_path, flags, said
+):
+    """Which has another recipe, as it was made from pictures that are there."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.json").write_text('{"backbone": "other", "phases": []}')
+    (run / "best.npz").touch()
+    with pytest.raises(UserError) as caught:
+        train.main(["bin/train", *SMALL, f"--run_dir={run}", flags.format(tmp_path)])
+    assert said.format(tmp_path) in str(caught.value)
+    assert sorted(path.name for path in run.iterdir()) == ["best.npz", "recipe.json"]
+
+
+def test_a_run_to_begin_from_is_named_by_its_own_flag(train, stop, monkeypatch, coloured, tmp_path):
+    run, gone = tmp_path / "run", tmp_path / "nosuch"
+    flags = ("bin/train", *SMALL, f"--data_dir={coloured}", f"--run_dir={run}")
+    with pytest.raises(UserError, match=rf"--init_from={gone}: holds no run with a model"):
+        train.main([*flags, f"--init_from={gone}"])
+    assert not run.exists()
+    monkeypatch.setattr(train, "train", lambda *_: got.append(True))
+    got = []
+    gone.mkdir()
+    (gone / "best.npz").touch()
+    train.main([*flags, f"--init_from={gone}"])
+    (gone / "best.npz").unlink()
+    (run / "checkpoints" / "step_4.npz").touch()
+    train.main([*flags, f"--init_from={gone}"])
+    assert len(got) == 2, "what goes on has its weights in a checkpoint"

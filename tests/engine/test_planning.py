@@ -163,7 +163,7 @@ def test_it_says_how_often_the_trunk_runs_and_what_that_saves(count, refresh, ep
         for mine, view in zip(seen, views(np.arange(TRAIN), epoch), strict=True):
             mine.add(int(view))
     passes = sum(map(len, seen)) / TRAIN
-    found = re.search(r"runs ([\d.]+) times instead of (\d+), which saves about (\d+) s", reason)
+    found = re.search(r"runs ([\d.]+) times? instead of (\d+), which saves about (\d+) s", reason)
     assert float(found[1]) == pytest.approx(passes, rel=0.01)
     assert int(found[2]) == epochs
     assert int(found[3]) == pytest.approx(
@@ -171,6 +171,12 @@ def test_it_says_how_often_the_trunk_runs_and_what_that_saves(count, refresh, ep
     )
     assert f"for {count} view{'s' * (count > 1)} of each picture" in reason
     assert f"{count * TRAIN * ROW / 1e6:.0f} MB in memory" in reason
+
+
+def test_where_nothing_is_saved_nothing_is_said_of_it():
+    reason = planning.decide(question(epochs=4, cache="features"), PLENTY).reason
+    assert "for 4 views of each picture" in reason
+    assert "instead of" not in reason
 
 
 def test_all_outcomes_are_said_to_be_all():

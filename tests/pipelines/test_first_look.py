@@ -140,7 +140,7 @@ def test_a_class_that_loses_all_is_an_error(tmp_path, index, part):
     examples = make(
         ["1", "2", "3", "4"], labels=[0, 0, 1, 1], splits=[TRAIN, TRAIN, TRAIN, VALIDATION]
     )
-    with pytest.raises(UserError, match=f"none of the 1 images of class 'b' in {part}"):
+    with pytest.raises(UserError, match=f"no image of class 'b' in {part} can be used"):
         leave_out(examples, [Broken(index, "x", "empty file")], tmp_path / "bad.csv", "skip")
 
 

@@ -1,11 +1,12 @@
 """From a recipe to pictures that can be trained on, and what is written meanwhile."""
 
+import dataclasses
 import threading
 
 import numpy as np
 import pytest
 
-from engine.specs import DataSpec, Phase, Recipe
+from engine.specs import DataSpec, Phase, Recipe, UserError
 from pipelines import pixel_cache, pixel_files, ready, sources
 from pipelines.examples import from_columns
 from pipelines.pixel_plan import plan
@@ -90,3 +91,29 @@ def test_from_a_recipe(coloured, cache, tmp_path):
     )
     assert pixels is None
     assert len(examples) == 52
+
+
+@pytest.mark.parametrize("gone", [1, 2])
+def test_files_that_a_manifest_only_names_are_said_not_to_exist(coloured, tmp_path, gone):
+    """In one line, and not as broken pictures that could be replaced."""
+    rows = [f"{path},{path.parent.name}" for path in sorted(coloured.glob("*/*"))]
+    rows += [f"gone/{number}.jpg,{rows[0].split(',')[1]}" for number in range(gone)]
+    data = DataSpec("manifest", str(tmp_path / "list.csv"), validation_fraction=0.25)
+    data = dataclasses.replace(data, manifest_root="/")
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))
+    whole = dataclasses.replace(recipe(coloured), data=data)
+    lines = []
+    ready.to_train(sources.load(data), whole, tmp_path / "bad.csv", 2, lines.append)
+    (line,) = [line for line in lines if "left out" in line]
+    for words in (f"{gone} of {len(rows)} files", "exist", "gone/", f"count from {tmp_path};"):
+        assert words in line
+    assert ("does not" if gone == 1 else "do not") in line
+
+
+def test_where_all_files_of_a_manifest_are_elsewhere_that_is_the_error(tmp_path):
+    rows = [f"{label}{number}.jpg,{label}" for label in "ab" for number in range(4)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))
+    data = DataSpec("manifest", str(tmp_path / "list.csv"), validation_fraction=0.25)
+    whole = dataclasses.replace(recipe(tmp_path), data=data)
+    with pytest.raises(UserError, match=rf"8 of 8 files .* do not exist.*a0.*from {tmp_path};"):
+        ready.to_train(sources.load(data), whole, tmp_path / "bad.csv", 2, print)

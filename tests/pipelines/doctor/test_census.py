@@ -49,7 +49,7 @@ def test_copies_under_two_labels_are_said_and_plain_copies_are_counted():
     line, note = in_short(examples([0, 1, 0, 0]), pixels([7, 7, 3, 3]))
     for words in ("different labels", "0.jpg (train, cats), 1.jpg (train, dogs)", "bin/doctor"):
         assert words in line
-    assert note == "note: 1 the same file more than once; bin/doctor shows all"
+    assert note == "note: 1 file that is there more than once; bin/doctor shows all"
 
 
 def test_copies_in_two_parts_are_said():
@@ -108,15 +108,19 @@ def odd(tmp_path):
 def said(lines) -> dict[str, int]:
     """Kind -> how many, from the lines; every line is of a known kind."""
     titles = {kind.title: name for name, kind in kinds.KINDS.items()}
+    titles |= {kind.one: name for name, kind in kinds.KINDS.items() if kind.one}
     counts = {}
     for line in lines:
         level, rest = line.split(": ", 1)
+        assert level in ("warning", "note"), "a run that goes on names no error"
         rest = rest.split("; bin/doctor")[0]
         parts = re.split(r", (?=\d)", rest) if level == "note" else [rest]  # titles have commas
         for part in parts:
-            count, words = part.split(" ", 1)
-            title = words if level == "note" else words.split(", as ")[0]
-            counts[titles[title]] = int(count)
+            count, words = re.fullmatch(r"(?:([\d,]+) )?(.*)", part).groups()
+            name = titles[words if level == "note" else words.split(", as ")[0]]
+            counts[name] = int(count) if count else None
+            one = kinds.KINDS[name].one
+            assert words.startswith(one) if count == "1" else not one or not words.startswith(one)
     return counts
 
 
@@ -159,5 +163,5 @@ def test_of_very_many_a_sample_is_looked_at_and_that_is_said(tmp_path, monkeypat
         Path(name).write_bytes(saved(SCENES[0].resize((20, 16)), "PNG"))
     found = from_columns(names, [0, 1] * 4, ("cats", "dogs"), keys=names)
     warning, last = in_short(found, None)
-    assert warning.startswith("warning: 4 so small")
+    assert warning.startswith("warning: 4 pictures so small")
     assert last == "sizes and formats are those of 4 of the 8 pictures"

@@ -1,5 +1,6 @@
 """A data set with one of everything, looked at by the doctor; its list, its page and its JSON."""
 
+import dataclasses
 import html.parser
 import json
 import os
@@ -138,3 +139,19 @@ def test_the_terminal_shows_some_of_each_and_counts_the_rest(examined):
     many = examine.Finding("empty", tuple(examine.Entry((f"{n}.jpg",)) for n in range(9)))
     short = examine.Examined(examined.examples, True, examined.sound, np.zeros(0), (), (many,))
     assert "  and 6 more" in report.lines(short, 1.0)
+
+
+def test_the_page_names_the_place_and_says_where_nothing_is_wrong(examined, data):
+    assert f"in {data}/" in page.page(examined, 1.0)
+    assert "All is well" not in page.page(examined, 1.0)
+    sound = dataclasses.replace(examined, findings=())
+    text = page.page(sound, 1.0)
+    assert "All is well" in text
+    assert Reader(text).tags["table"] == 1, "that of the classes alone"
+
+
+def test_the_page_has_colours_of_its_own_for_links_in_the_dark(examined):
+    light, dark = page.page(examined, 1.0).split("prefers-color-scheme: dark")
+    assert "color-scheme: light dark" in light
+    assert "a { color:" in light
+    assert "a { color:" in dark
