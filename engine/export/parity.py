@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import decimal
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -126,16 +127,25 @@ def check(found: Parity, least: float) -> None:
             "the export gives probabilities that are no numbers, so nothing was written; "
             "take another --format or --precision"
         )
-    for share, what in (
-        (found.agreement, "the likeliest label"),
-        (found.same_decisions, "the answer by the model's rule"),
-    ):
+    shares = {
+        "the likeliest label": found.agreement,
+        "the answer by the model's rule": found.same_decisions,
+    }
+    for what, share in shares.items():
         if share < least:
+            differing = round((1 - share) * found.pictures)
             raise UserError(
-                f"the export and the original agree on {what} of {share:.2%} of {found.pictures} "
-                f"pictures, and --min_agreement={least:g} asks for {least:.2%}, so nothing was "
-                "written; take another --format or --precision, or a lower --min_agreement"
+                f"the export and the original differ in {what} of {differing:,} of "
+                f"{found.pictures:,} pictures, more than --min_agreement={least:g} allows, so "
+                "nothing was written; take another --format or --precision, or take this one with "
+                f"--min_agreement={_below(min(shares.values()))}"
             )
+
+
+def _below(share: float) -> str:
+    """A share in four decimals at most, rounded down."""
+    written = decimal.Decimal(repr(share))
+    return f"{float(written.quantize(decimal.Decimal('0.0001'), decimal.ROUND_FLOOR)):.4g}"
 
 
 def rows(found: Parity, kind: Format) -> list[tuple[str, str, str]]:

@@ -96,8 +96,12 @@ import tensorflow as tf
 model = tf.saved_model.load("1").signatures["{FROM_BYTES}"]
 contents = [open(path, "rb").read() for path in sys.argv[1:]]
 answers = model({IMAGE_BYTES}=tf.constant(contents))
-for path, label, row in zip(sys.argv[1:], answers["labels"].numpy(), answers["probabilities"]):
-    print(path, label.decode("utf-8", "backslashreplace"), float(max(row)), sep="\\t")
+labels, decisions, probabilities = (
+    answers[name].numpy() for name in ("labels", "decision", "probabilities")
+)
+for path, label, decision, row in zip(sys.argv[1:], labels, decisions, probabilities):
+    chance = row[decision] if decision >= 0 else max(row)
+    print(path, label.decode("utf-8", "backslashreplace"), float(chance), sep="\\t")
 ```
 
 {_serving()}"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 
@@ -123,12 +124,19 @@ def test_an_export_that_disagrees_leaves_nothing(trained, tmp_path):
     arrays[-2] = arrays[-2] * 100 + np.float32(1e5)
     values["rule"]["abstain"] = 0.6
     write(spoilt.best, pack({"model": arrays}, values))
-    message = run(
+    process = start(
         "export", f"--run_dir={spoilt.path}", "--format=litert", "--precision=float16",
-        f"--out={tmp_path / 'deep' / 'out'}", status=1,
+        f"--out={tmp_path / 'deep' / 'out'}",
     )  # fmt: skip
+    printed, message = process.communicate(timeout=600)
+    assert process.returncode == 1
     assert "nothing was written; take another --format or --precision" in message
+    assert re.search(r" of \d+ of 13 pictures, more than --min_agreement=0\.995 allows", message)
     assert len(message.splitlines()) == 1
+    shown = [line.split("  ")[0] for line in printed.splitlines()]
+    assert "same likeliest label" in shown, "what it is judged by"
+    assert {"pictures", "accuracy", "size", "one picture"} < set(shown)
+    assert "written to" not in printed
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 

@@ -23,6 +23,7 @@ RULES = {
     "plain": Rule(),
     "tempered": Rule(temperature=2.5),
     "sharp": Rule(temperature=0.4, positive_class="dogs", threshold=0.1),
+    "eager": Rule(temperature=5, positive_class="dogs", threshold=0.1),
     "shy": Rule(temperature=1.5, abstain=0.55),
     "both": Rule(temperature=0.7, positive_class="newts", threshold=0.3, abstain=0.58),
 }

@@ -52,11 +52,12 @@ def photographs(tmp_path_factory) -> list[Path]:
     return [place / name for name in names]
 
 
+@pytest.mark.parametrize("rule", ["eager", "both"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_program_of_a_card_runs_for_a_stranger_and_answers_as_the_model(
-    name, photographs, tmp_path
+    name, rule, photographs, tmp_path
 ):
-    given = leaving.subject(leaving.RULES["both"])
+    given = leaving.subject(leaving.RULES[rule])
     FORMATS[name].write(given, tmp_path / FORMATS[name].path)
     out = leaving.as_a_stranger(program(written(given, name)), *photographs, cwd=tmp_path)
     images = np.stack([given.decode(path.read_bytes()).numpy() for path in photographs])
@@ -65,8 +66,9 @@ def test_the_program_of_a_card_runs_for_a_stranger_and_answers_as_the_model(
     rows = [line.split("\t") for line in out.splitlines()]
     assert [row[0] for row in rows] == [str(path) for path in photographs]
     assert [row[1] for row in rows] == [[*given.classes, "uncertain"][place] for place in decided]
-    # Pillow rounds between its two passes, we after the second: a grey level here and there.
-    assert np.abs([float(row[2]) for row in rows] - wanted.max(-1)).max() < 0.02
+    own = np.where(decided < 0, wanted.max(-1), wanted[np.arange(len(wanted)), decided])
+    assert (own < wanted.max(-1)).any() == (rule == "eager")
+    assert np.abs([float(row[2]) for row in rows] - own).max() < 0.001
 
 
 def test_the_request_of_a_card_can_be_sent_for_a_large_picture(tmp_path):
@@ -99,23 +101,47 @@ def test_apps_are_promised_what_holds(rule):
     assert ("decision`, int32" in text) == ("refuse it for `decision`" in text) == (rule == "sharp")
 
 
-@pytest.mark.parametrize("resize", RESIZES)
-@pytest.mark.parametrize("size", [(8, 8), (24, 40), (31, 17)])
-def test_pictures_are_resized_as_in_training(resize, size, photographs):
-    given = leaving.subject(resize=resize, network=small.network())
+@pytest.fixture(scope="module")
+def files(photographs, tmp_path_factory) -> list[Path]:
+    """Also with a palette, a thread of a picture, and JPEGs so large that they are read smaller."""
+    place = tmp_path_factory.mktemp("files")
+    whole = Image.fromarray(small.pictures(16).astype(np.uint8)[5])
+    images = {
+        "palette.gif": whole.resize((61, 47)).quantize(64),
+        "thread.png": whole.resize((3, 211)),
+        "large_grey.jpg": whole.resize((403, 301), Image.Resampling.BICUBIC).convert("L"),
+        **{f"{n}.jpg": whole.resize((517, 389), Image.Resampling.BICUBIC) for n in range(1, 9)},
+    }
+    for name, image in images.items():
+        exif = Image.Exif()
+        exif[0x0112] = int(name[0]) if name[0].isdigit() else 1
+        image.save(place / name, exif=exif)
+    return [*photographs, *(place / name for name in images)]
+
+
+def pixels_of_a_card(given, size):
+    """The function in the program of a card."""
     recipe = dataclasses.replace(given.opened.recipe, image_size=size)
     given = dataclasses.replace(given, opened=dataclasses.replace(given.opened, recipe=recipe))
     text = program(f"{snippets.of_pixels(given, ('zipfile',), '')}").split("images =")[0]
     scope: dict = {}
     exec(text, scope)
-    for path in photographs:
-        mine = scope["pixels"](path).astype(int)
-        wanted = decode(path.read_bytes(), *size, resize).numpy().astype(int)
-        assert mine.shape == wanted.shape
-        # At a cut edge we see the pixels beyond it, and Pillow does not.
-        inner = np.abs(mine - wanted)[1:-1, 1:-1]
-        assert inner.max() <= 1, path.name
-        assert np.abs(mine - wanted).mean() < 1
+    return scope["pixels"]
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("size", [(8, 8), (24, 40), (31, 17)])
+def test_pictures_are_resized_as_in_training(resize, size, files):
+    """The rest is float32 against Pillow's float64, where a value lies at a half."""
+    pixels = pixels_of_a_card(leaving.subject(resize=resize, network=small.network()), size)
+    differing = []
+    for path in files:
+        mine = pixels(path).astype(int)
+        difference = np.abs(mine - decode(path.read_bytes(), *size, resize).numpy())
+        assert mine.shape == (*size, 3)
+        assert difference.max() <= 1, path.name
+        differing.append(np.mean(difference > 0))
+    assert np.mean(differing) < 0.001
 
 
 def test_the_interval_is_wilsons():

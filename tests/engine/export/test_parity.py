@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -100,8 +101,8 @@ GOOD = parity.Parity(
     ("changes", "least", "message"),
     [
         ({}, 0.999, None),
-        ({"agreement": 0.994}, 0.995, r"likeliest label of 99\.40% of 1000 .*asks for 99\.50%"),
-        ({"same_decisions": 0.5}, 0.995, r"the answer by the model's rule of 50\.00%"),
+        ({"agreement": 0.994}, 0.995, "likeliest label of 6 of 1,000 pictures, more than --min_ag"),
+        ({"same_decisions": 0.5}, 0.995, "the answer by the model's rule of 500 of 1,000 pictures"),
         ({"agreement": 0.5, "same_decisions": 0.5}, 0.5, None),
         ({"largest_difference": float("nan")}, 0.0, "no numbers"),
     ],
@@ -113,6 +114,21 @@ def test_what_disagrees_is_refused(changes, least, message):
     with pytest.raises(UserError, match=message):
         parity.check(found, least)
     return None
+
+
+@pytest.mark.parametrize("pictures", [3, 7, 197, 1000, 30011])
+@pytest.mark.parametrize("wrong", [1, 2, 3])
+def test_a_refusal_names_an_agreement_that_takes_it(pictures, wrong):
+    """Where the two shares differ, that of the lower one."""
+    agreement, same = (pictures - np.array([1, wrong])) / pictures
+    found = dataclasses.replace(
+        GOOD, pictures=pictures, agreement=float(agreement), same_decisions=float(same)
+    )
+    with pytest.raises(UserError, match=f"label of 1 of {pictures:,} pictures") as refused:
+        parity.check(found, 1.0)
+    named = float(re.search(r"with --min_agreement=([\d.]+)$", str(refused.value))[1])
+    assert same - 1.0001e-4 < named <= same
+    parity.check(found, named)
 
 
 def test_a_conversion_that_forgot_the_scaling_is_refused(tmp_path):
