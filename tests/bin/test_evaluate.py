@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import _setup
@@ -14,7 +15,7 @@ import scipy.special
 from _flags import FlagError
 from sklearn import metrics
 
-from engine import checkpoints, classifier, results, rules, runs
+from engine import checkpoints, classifier, gradcam, plots, results, rules, runs
 from engine.errors import UserError
 from engine.locking import lock
 from engine.report.intervals import wilson
@@ -317,6 +318,42 @@ def test_predict_shows_what_the_rule_makes_of_it(call, run, coloured):
     lines = list(csv.DictReader(call("predict", "--format=csv", *flags).splitlines()))
     assert [line["decision"] for line in lines[::2]] == [name or "" for name in expected]
     assert lines[0].keys() == {"path", "rank", "label", "probability", "decision"}
+
+
+def test_a_plot_shows_and_explains_what_the_rule_makes_of_it(
+    call, run, coloured, tmp_path, monkeypatch
+):
+    """Where it leaves a picture uncertain, what speaks for the likeliest class."""
+    odd = tmp_path / os.fsdecode(b"caf\xe9.jpg")
+    odd.write_bytes((coloured / "red" / "00.jpg").read_bytes())
+    files = [odd, *sorted((coloured / "red").iterdir())[1:8]]
+    flags = (
+        f"--run_dir={run.path}",
+        "--top=1",
+        f"--plot={tmp_path / 'a.png'}",
+        "--explain",
+        *files,
+    )
+    drawn, draw = [], plots.predictions
+    monkeypatch.setattr(plots, "predictions", lambda items: drawn.append(items) or draw(items))
+    call("predict", *flags)
+    assert [shown.decision for shown in drawn[0]] == [None] * 8
+    assert [shown.speaks[1] for shown in drawn[0]] == [shown.labels[0][0] for shown in drawn[0]]
+    likeliest = [{"blue": 0, "red": 1}[shown.labels[0][0]] for shown in drawn[0]]
+    sure = [shown.labels[0][1] for shown in drawn[0]]
+    rule = Rule(2.5, "blue", 0.0, 0.9, sorted(sure)[4] - 1e-6)
+    results.keep_rule(run, rule)
+    call("predict", *flags)
+    decided = ["uncertain" if share < rule.abstain else "blue" for share in sure]
+    assert [shown.decision for shown in drawn[1]] == decided
+    asked = [0 if name == "blue" else n for name, n in zip(decided, likeliest, strict=True)]
+    assert asked != likeliest, "else little is tested"
+    assert [shown.speaks[1] for shown in drawn[1]] == [("blue", "red")[n] for n in asked]
+    images = np.stack([shown.image for shown in drawn[1]])
+    heats = gradcam.make(runs.reopen(run).classifier)(images, asked)
+    for shown, heat in zip(drawn[1], heats, strict=True):
+        np.testing.assert_allclose(shown.speaks[0], gradcam.overlay(shown.image, heat), atol=2)
+    assert drawn[1][0].title.endswith(r"caf\xe9.jpg")
 
 
 def test_as_a_person_starts_it(run):
