@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from engine.plots import Shown
     from engine.prediction import Answer, Predictor
+
+    Spoken = tuple[np.ndarray, str]  # see `Shown`
 
 
 def define(values: flags.FlagValues) -> None:
@@ -39,25 +41,30 @@ def plot(parsed: _flags.Parsed, model: Predictor, answers: list[Answer]) -> byte
     """The answers that the model gave, with their pictures, as PNG."""
     from engine import plots
 
-    pictures = [one for one in answers if one.image is not None][: plots.MOST]
-    spoken = _speaking(parsed, model, pictures) if parsed.explain else [None] * len(pictures)
+    seen = [(one, one.image) for one in answers if one.image is not None][: plots.MOST]
+    spoken: Iterable[Spoken | None] = [None] * len(seen)
+    if parsed.explain:
+        spoken = _speaking(parsed, model, [image for _, image in seen])
     decides = model.rule.decides
     return plots.predictions(
-        [_shown(one, decides, speaks) for one, speaks in zip(pictures, spoken, strict=True)]
+        [
+            _shown(one, image, decides, speaks)
+            for (one, image), speaks in zip(seen, spoken, strict=True)
+        ]
     )
 
 
-def _shown(answer: Answer, decides: bool, speaks: tuple[np.ndarray, str] | None) -> Shown:
+def _shown(answer: Answer, image: np.ndarray, decides: bool, speaks: Spoken | None) -> Shown:
     from engine import plots
 
     labels = [(printable(label), share) for label, share in answer.labels]
     decision = printable(answer.decision or "uncertain") if decides else None
-    return plots.Shown(printable(answer.path), answer.image, labels, decision, speaks)
+    return plots.Shown(printable(answer.path), image, labels, decision, speaks)
 
 
 def _speaking(
-    parsed: _flags.Parsed, model: Predictor, answers: list[Answer]
-) -> Iterator[tuple[np.ndarray, str]]:
+    parsed: _flags.Parsed, model: Predictor, images: list[np.ndarray]
+) -> Iterator[Spoken]:
     """What speaks for the answer to each picture, uint8 [H, W, 3], and its name; some at a time.
 
     For the likeliest label where the rule leaves it uncertain.
@@ -70,8 +77,8 @@ def _speaking(
         heat_of = gradcam.make(runs.reopen(RunDir(Path(parsed.run_dir))).classifier)
     else:
         heat_of = gradcam.make_imagenet(parsed.backbone)
-    for start in range(0, len(answers), parsed.batch_size):
-        some = np.stack([one.image for one in answers[start : start + parsed.batch_size]])
+    for start in range(0, len(images), parsed.batch_size):
+        some = np.stack(images[start : start + parsed.batch_size])
         chances = model.probabilities(some).numpy()
         # Not by the label's name: two classes of ImageNet are a `crane`.
         decided = rules.decide(model.rule, model.classes, chances)

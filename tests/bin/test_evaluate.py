@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 
 import _setup
@@ -136,6 +137,30 @@ def test_a_threshold_is_fitted_on_the_validation_part_and_stays(call, run):
     assert f"false alarms: {operating['false_alarms']} of {operating['negatives']} others" in out
 
 
+@pytest.mark.parametrize("abstain", [None, 0.7, 1.0])
+def test_the_table_says_how_right_the_rules_own_answers_are(call, run, abstain):
+    plain = call("evaluate", f"--run_dir={run.path}", "--cache_dir=none")
+    assert plain.startswith("13 pictures: accuracy ")
+    assert "rule" not in plain
+    labels, chances = known(run, "validation")
+    level = abstain and (1.0 if abstain == 1 else float(np.quantile(chances.max(-1), abstain)))
+    rule = Rule(2.5, "blue", float(np.quantile(chances[:, 0], 0.1)) + 1e-4, 0.9, level)
+    results.keep_rule(run, rule)
+    decided = rules.decide(rule, ("blue", "red"), chances)
+    sure, right = int((decided >= 0).sum()), int((decided == labels).sum())
+    assert right != (chances.argmax(-1) == labels).sum(), "else little is tested"
+    first, _, by_rule = call("evaluate", f"--run_dir={run.path}", "--cache_dir=none").split("\n")[
+        :3
+    ]
+    assert first.startswith("13 pictures, by the likeliest class: accuracy ")
+    if abstain == 1:
+        assert by_rule == "by the saved rule: no answer, all are uncertain"
+        return
+    assert by_rule.startswith(f"by the saved rule: accuracy {right / sure:.2%} (95%: ")
+    of = f" of the {sure} pictures that are not uncertain"
+    assert by_rule.endswith(of) == (abstain is not None)
+
+
 def test_abstaining_is_added_and_all_is_taken_off_again(call, run):
     results.keep_rule(run, Rule(2.5, "blue", 0.4, 0.9))
     _, chances = known(run, "validation")
@@ -172,6 +197,7 @@ def test_abstaining_is_added_and_all_is_taken_off_again(call, run):
         ("--split_seed=3", "--split_seed goes with other data"),
         ("another", "'another' is no flag; runs follow --compare"),
         ("--compare another", "--run_dir has no use with --compare"),
+        ("--price_per_hour=0", "--price_per_hour has no use without --report; give --report=DIR"),
     ],
 )
 def test_flags_that_do_not_fit_are_told_before_anything_starts(monkeypatch, models, flags, message):
@@ -190,6 +216,7 @@ def test_flags_that_do_not_fit_are_told_before_anything_starts(monkeypatch, mode
         ("--compare", "--compare takes two runs or more"),
         ("--compare runs/a", "--compare takes two runs or more"),
         ("--compare runs/a runs/b --abstain=0.5", "--abstain has no use with --compare"),
+        ("--compare a b --price_per_hour=0", "--price_per_hour has no use with --compare"),
     ],
 )
 def test_runs_that_are_missing(flags, message):
@@ -279,6 +306,18 @@ def test_runs_side_by_side_on_the_pictures_that_both_have(call, models, coloured
     assert rows[1]["against_first"]["common"] == 13 > rows[2]["against_first"]["common"] > 0
 
 
+def test_two_of_three_runs_with_no_picture_in_common_are_named(call, models, coloured, tmp_path):
+    copied = tmp_path / "copied"
+    shutil.copytree(coloured, copied)
+    one, other = models["one"], models["other"]
+    spec = dataclasses.replace(one.read_recipe().data, location=str(copied))
+    third = make(tmp_path / "third", dataclasses.replace(one.read_recipe(), data=spec))
+    with pytest.raises(UserError) as raised:
+        evaluate(call, "--compare", one.path, other.path, third.path)
+    message = f"{one.path} and {third.path} have no picture in common (of 13 and 13)"
+    assert str(raised.value).startswith(message)
+
+
 def test_pictures_that_a_run_was_trained_on_are_told(call, models, coloured):
     flags = ("--cache_dir=none", f"--data_dir={coloured}")
     out = call("evaluate", "--compare", *flags, *(run.path for run in models.values()))
@@ -361,7 +400,7 @@ def test_as_a_person_starts_it(run):
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert err == f"saved with the model, {run.best}: bin/predict answers so from now on\n"
-    assert out.startswith("13 pictures: accuracy ")
+    assert out.startswith("13 pictures, by the likeliest class: accuracy ")
     assert "(95%: " in out.splitlines()[0]
     assert "uncertain where no class has 60.0%: " in out
     assert results.rule_of(run, results.load_model(run)[1]) != PLAIN
