@@ -50,17 +50,19 @@ def rows(runs: Sequence[RunDir], what: Asked) -> list[Row]:
         seen.append([same_file(examples, index) for index in range(len(examples))])
         named = dataclasses.replace(answers, name=seen[-1].__getitem__)
         found = measured(opened, named, source, what)
-        made.append(_row(run, found, made[0].found if made else None))
+        made.append(_row(run, found, made[0] if made else None))
     _warn(runs, seen, what)
     return made
 
 
-def _row(run: RunDir, found: Measured, first: Measured | None) -> Row:
+def _row(run: RunDir, found: Measured, first: Row | None) -> Row:
     if first is None:
         return Row(run, found, None, None)
-    versus = compare(first.answers, found.answers)
-    plain = not (first.rule.decides or found.rule.decides)
-    decided = None if plain else compare(first.answers, found.answers, first.rule, found.rule)
+    answers, rule = first.found.answers, first.found.rule
+    called = (str(first.run.path), str(run.path))
+    versus = compare(answers, found.answers, called=called)
+    plain = not (rule.decides or found.rule.decides)
+    decided = None if plain else compare(answers, found.answers, rule, found.rule)
     return Row(run, found, versus, decided)
 
 

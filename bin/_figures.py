@@ -66,7 +66,7 @@ def _as_dict(value: Any) -> dict[str, Any] | None:
 def print_table(found: Measured) -> None:
     figures = found.figures
     blocks = [
-        _headline(figures),
+        [*_headline(found), *_decided(found)],
         _classes(figures),
         _confusion(found.answers.classes, figures),
         _pairs(figures),
@@ -81,13 +81,28 @@ def between(interval: Interval) -> str:
     return f"95%: {interval.low:.1%} to {interval.high:.1%}"
 
 
-def _headline(figures: Figures) -> list[str]:
+def _headline(found: Measured) -> list[str]:
+    figures = found.figures
+    by = ", by the likeliest class" if found.rule.decides else ""
     lone = f", too narrow: classes with one picture: {figures.lone}" if figures.lone else ""
     top = "".join(f", top {k} {share:.2%}" for k, share in figures.top_k.items())
     return [
-        f"{figures.count} pictures: accuracy {figures.accuracy:.2%} "
+        f"{figures.count} pictures{by}: accuracy {figures.accuracy:.2%} "
         f"({between(figures.accuracy_interval)}), loss {figures.loss:.4f}",
         f"macro F1 {figures.macro_f1:.2%} ({between(figures.macro_f1_interval)}{lone}){top}",
+    ]
+
+
+def _decided(found: Measured) -> list[str]:
+    """How right the answers are that are given, where a rule decides."""
+    what = found.decided
+    if what is None:
+        return []
+    if not what.sure:
+        return ["by the saved rule: no answer, all are uncertain"]
+    of = "" if found.abstaining is None else f" of the {what.sure} pictures that are not uncertain"
+    return [
+        f"by the saved rule: accuracy {what.accuracy:.2%} ({between(what.accuracy_interval)}){of}"
     ]
 
 
@@ -167,11 +182,7 @@ def _uncertain(found: Measured) -> list[str]:
     what = found.abstaining
     if what is None:
         return []
-    uncertain = (
+    return [
         f"uncertain where no class has {what.level:.1%}: {what.uncertain} pictures "
         f"({what.share_uncertain:.2%})"
-    )
-    if not what.sure:
-        return [f"{uncertain}, which are all"]
-    right = f"{what.accuracy:.2%} right ({between(what.accuracy_interval)})"
-    return [f"{uncertain}; the other {what.sure} are {right}"]
+    ]

@@ -107,8 +107,9 @@ def measure(run: RunDir, what: Asked, changes: Changes | None) -> Measured:
 class Measured:
     """All that is shown of a run on one part.
 
-    source: the pictures. fitted: what a threshold that has just been fitted does on the validation
-      part.
+    source: the pictures. decided: how right the rule's answers are, less those that it leaves
+      uncertain; None where they are always the likeliest classes. fitted: what a threshold that
+      has just been fitted does on the validation part.
     """
 
     part: str
@@ -118,12 +119,16 @@ class Measured:
     figures: Figures
     calibrated: Calibrated
     operating: Operating | None
-    abstaining: Abstaining | None
+    decided: Abstaining | None
     fitted: Operating | None = None
 
     @property
     def rule(self) -> Rule:
         return self.opened.rule
+
+    @property
+    def abstaining(self) -> Abstaining | None:
+        return None if self.rule.abstain is None else self.decided
 
 
 def measured(
@@ -142,7 +147,7 @@ def measured(
         figures=figures.figures(answers, rule),
         calibrated=calibrating.calibrated(answers, rule, what.own_validation),
         operating=operate(answers, rule),
-        abstaining=_abstain(answers, rule),
+        decided=_decided(answers, rule),
         fitted=fitted,
     )
 
@@ -156,12 +161,12 @@ def operate(answers: Answers, rule: Rule) -> Operating | None:
     return operating.operate(chances, answers.labels, positive, rule.threshold)
 
 
-def _abstain(answers: Answers, rule: Rule) -> Abstaining | None:
-    if rule.abstain is None:
+def _decided(answers: Answers, rule: Rule) -> Abstaining | None:
+    if not rule.decides:
         return None
     chances = rules.probabilities(rule, answers.logits)
     decisions = rules.decide(rule, answers.classes, chances)
-    return operating.abstain(chances, answers.labels, rule.abstain, decisions)
+    return operating.abstain(chances, answers.labels, rule.abstain or 0.0, decisions)
 
 
 def revised(rule: Rule, changes: Changes, validation: Answers) -> Rule:

@@ -5,18 +5,24 @@ Every function gives the bytes of a PNG.
 
 from __future__ import annotations
 
+import bisect
+import dataclasses
 import io
 from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator
 
 TRAIN, VALIDATION, GRID = "#4c72b0", "#dd8452", "#e4e4e4"
 MOST = 160  # pictures in one plot; a PNG of matplotlib has fewer than 2**16 pixels on a side
+DPI, TEXT_SIZE = 100, 10  # of predictions; the size in points
+WIDTHS = {2: 9, 3: 12}  # of predictions in inches, by their columns
+NAME_SHARE = 0.45  # of a column, which a class's name beside its bar may take
 
 matplotlib.rcParams["text.parse_math"] = False  # classes and files may have `$` in their names
 
@@ -83,44 +89,94 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
     return _png(figure)
 
 
-def predictions(items: Sequence[tuple[str, np.ndarray, Sequence[tuple[str, float]]]]) -> bytes:
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A picture and what a model says of it.
+
+    image: uint8 [H, W, 3]. labels: [(label, probability)]. decision: the answer that a rule makes
+    of them; None where there is no rule. speaks: what is seen in the picture that speaks for a
+    label, and that label: (uint8 [H, W, 3], name); of all pictures in a plot, or of none.
+    """
+
+    title: str
+    image: np.ndarray
+    labels: Sequence[tuple[str, float]]
+    decision: str | None = None
+    speaks: tuple[np.ndarray, str] | None = None
+
+
+def predictions(items: Sequence[Shown]) -> bytes:
     """Each picture beside the bars of its labels, for the first MOST pictures.
 
-    items: (title, uint8 [H, W, 3], [(label, probability)]).
+    What speaks for a label stands between the two. Names that are too long for their place are
+    shortened in the middle.
     """
-    return _beside_bars([(title, [image], labels) for title, image, labels in items], 9)
-
-
-def explanations(
-    items: Sequence[tuple[str, np.ndarray, np.ndarray, Sequence[tuple[str, float]]]],
-) -> bytes:
-    """As `predictions`, with a second picture between each and its bars: what was seen in it.
-
-    items: (title, uint8 [H, W, 3], another of that kind, [(label, probability)]).
-    """
-    return _beside_bars([(title, [image, seen], bars) for title, image, seen, bars in items], 12)
-
-
-def _beside_bars(items: Sequence[tuple], width: float) -> bytes:
-    """items: (title, one or more pictures, [(label, probability)]), as many of each."""
     items = items[:MOST]
-    figure = Figure(figsize=(width, 3.2 * max(len(items), 1)), dpi=100, layout="constrained")
-    for place, (title, images, labels) in enumerate(items):
-        columns = len(images) + 1
-        for column, image in enumerate(images, 1):
-            left = figure.add_subplot(len(items), columns, columns * place + column)
-            left.imshow(image)
-            left.axis("off")
-            left.set_title(title if column == 1 else f"what speaks for {labels[0][0]}", fontsize=10)
-        right = figure.add_subplot(len(items), columns, columns * (place + 1))
-        # By place and not by name, since two classes of ImageNet are a `crane`.
-        bars = right.barh(range(len(labels)), [p for _, p in labels], color=TRAIN)
-        right.set_yticks(range(len(labels)), [label for label, _ in labels])
-        right.invert_yaxis()
-        right.bar_label(bars, fmt="%.3f", padding=3)
-        right.set(xlim=(0, 1.15), xlabel="probability")
-        right.spines[["top", "right"]].set_visible(False)
+    columns = 3 if items and items[0].speaks else 2
+    size = (WIDTHS[columns], 3.2 * max(len(items), 1))
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    titles: list[tuple[Any, str, str]] = []
+    for place, item in enumerate(items):
+        first = columns * place + 1
+        axes = [figure.add_subplot(len(items), columns, first + n) for n in range(columns)]
+        titles.append((_picture(axes[0], item.image), "", item.title))
+        if item.speaks:
+            titles.append((_picture(axes[1], item.speaks[0]), "what speaks for ", item.speaks[1]))
+        _bars(axes[-1], item.labels, NAME_SHARE * figure.bbox.width / columns)
+        if item.decision is not None:
+            titles.append((axes[-1], "-> ", item.decision))
+    _entitle(figure, titles)
     return _png(figure)
+
+
+def _picture(axes: Any, image: np.ndarray) -> Any:
+    axes.imshow(image)
+    axes.axis("off")
+    return axes
+
+
+def _bars(axes: Any, labels: Sequence[tuple[str, float]], room: float) -> None:
+    """room: for the names, in pixels."""
+    # By place and not by name, since two classes of ImageNet are a `crane`.
+    bars = axes.barh(range(len(labels)), [p for _, p in labels], color=TRAIN)
+    axes.set_yticks(range(len(labels)), [_shortened(label, room) for label, _ in labels])
+    axes.invert_yaxis()
+    axes.bar_label(bars, fmt="%.3f", padding=3)
+    axes.set(xlim=(0, 1.15), xlabel="probability")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _entitle(figure: Figure, titles: Sequence[tuple[Any, str, str]]) -> None:
+    """Titles no wider than their column: (axes, what stays, the name that follows it).
+
+    The columns are laid out first, with titles that are as high: how wide they are depends on the
+    names beside the bars.
+    """
+    for axes, _, _ in titles:
+        axes.set_title(" ", fontsize=TEXT_SIZE)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes, before, name in titles:
+        room = axes.get_position(original=True).width * figure.bbox.width - _width(before)
+        axes.set_title(before + _shortened(name, room), fontsize=TEXT_SIZE)
+
+
+def _shortened(text: str, room: float) -> str:
+    """The text, or as much of its two ends as so many pixels hold, at TEXT_SIZE."""
+    if _width(text) <= room:
+        return text
+
+    def ends(kept: int) -> str:
+        return f"{text[: kept // 2]}…{text[len(text) - (kept + 1) // 2 :]}"
+
+    fitting = bisect.bisect_right(range(len(text)), room, key=lambda kept: _width(ends(kept)))
+    return ends(max(fitting - 1, 0))
+
+
+def _width(text: str) -> float:
+    """In pixels, at TEXT_SIZE."""
+    font = FontProperties(size=TEXT_SIZE)
+    return RendererAgg(1, 1, DPI).get_text_width_height_descent(text, font, ismath=False)[0]
 
 
 def sheet(images: np.ndarray, titles: Sequence[str], columns: int = 8) -> bytes:

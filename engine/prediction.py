@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from engine import classifier, freezing, plots, rules, runs
+from engine import classifier, freezing, rules, runs
 from engine.backbones import BACKBONES
 from engine.folding import fold
 from engine.precision import FLOAT32, Program
@@ -163,9 +163,3 @@ def _answer(
         return Answer(path, problem=NO_NUMBER)
     labels = tuple((model.classes[k], share) for k, share in zip(best, shares, strict=True))
     return Answer(path, labels, None if decided == rules.UNCERTAIN else model.classes[decided])
-
-
-def plot(answers: Iterable[Answer]) -> bytes:
-    """Each picture beside its bars, as PNG."""
-    seen = [(a.path, a.image, a.labels) for a in answers if a.image is not None]
-    return plots.predictions(seen)

@@ -29,11 +29,17 @@ class Comparison:
     p_value: float
 
 
-def compare(a: Answers, b: Answers, rule_a: Rule = PLAIN, rule_b: Rule = PLAIN) -> Comparison:
+def compare(
+    a: Answers,
+    b: Answers,
+    rule_a: Rule = PLAIN,
+    rule_b: Rule = PLAIN,
+    called: tuple[str, str] = ("one model", "the other"),
+) -> Comparison:
     """By the likeliest classes, or by what the rules make of them; uncertain is not right.
 
     A picture is the same where `name` is: the caller sees to it that a picture has one name, and
-    no two have the same. What stands twice among the answers counts once.
+    no two have the same. What stands twice among the answers counts once. called: the models.
 
     Raises:
       UserError: the models know other classes, no picture is in both, or one is labelled otherwise.
@@ -43,14 +49,14 @@ def compare(a: Answers, b: Answers, rule_a: Rule = PLAIN, rule_b: Rule = PLAIN) 
     common = [name for name in places_a if name in places_b]
     if not common:
         raise UserError(
-            f"the two have no picture in common (of {len(a)} and {len(b)}); "
+            f"{called[0]} and {called[1]} have no picture in common (of {len(a)} and {len(b)}); "
             "name the same pictures for both, as with --data_dir"
         )
     rows_a, rows_b = ([places[name] for name in common] for places in (places_a, places_b))
     for name, one, other in zip(common, _given(a, rows_a), _given(b, rows_b), strict=True):
         if one != other:
             raise UserError(
-                f"{name} is labelled {one!r} for one model and {other!r} for the other; "
+                f"{name} is labelled {one!r} for {called[0]} and {other!r} for {called[1]}; "
                 "name the same labels for both, as with --manifest"
             )
     right_a, right_b = _right(a, rule_a)[rows_a], _right(b, rule_b)[rows_b]

@@ -14,7 +14,8 @@ from engine.serving.limits import MB, Limits, RefusalError
 CHUNK = 2**16
 LONGEST_NAME = 255
 PART_LINES = 40  # of a form, for each of its files: boundaries and heads
-RAW = ("application/octet-stream",)  # beside image/*
+# Beside image/*; the second is what `curl --data-binary` says of whatever it sends.
+RAW = ("application/octet-stream", "application/x-www-form-urlencoded")
 KINDS = "multipart/form-data, image/* or application/octet-stream"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
+import shutil
 from pathlib import Path
 
 import _setup
@@ -14,7 +16,7 @@ import scipy.special
 from _flags import FlagError
 from sklearn import metrics
 
-from engine import checkpoints, classifier, results, rules, runs
+from engine import checkpoints, classifier, gradcam, plots, results, rules, runs
 from engine.errors import UserError
 from engine.locking import lock
 from engine.report.intervals import wilson
@@ -135,6 +137,30 @@ def test_a_threshold_is_fitted_on_the_validation_part_and_stays(call, run):
     assert f"false alarms: {operating['false_alarms']} of {operating['negatives']} others" in out
 
 
+@pytest.mark.parametrize("abstain", [None, 0.7, 1.0])
+def test_the_table_says_how_right_the_rules_own_answers_are(call, run, abstain):
+    plain = call("evaluate", f"--run_dir={run.path}", "--cache_dir=none")
+    assert plain.startswith("13 pictures: accuracy ")
+    assert "rule" not in plain
+    labels, chances = known(run, "validation")
+    level = abstain and (1.0 if abstain == 1 else float(np.quantile(chances.max(-1), abstain)))
+    rule = Rule(2.5, "blue", float(np.quantile(chances[:, 0], 0.1)) + 1e-4, 0.9, level)
+    results.keep_rule(run, rule)
+    decided = rules.decide(rule, ("blue", "red"), chances)
+    sure, right = int((decided >= 0).sum()), int((decided == labels).sum())
+    assert right != (chances.argmax(-1) == labels).sum(), "else little is tested"
+    first, _, by_rule = call("evaluate", f"--run_dir={run.path}", "--cache_dir=none").split("\n")[
+        :3
+    ]
+    assert first.startswith("13 pictures, by the likeliest class: accuracy ")
+    if abstain == 1:
+        assert by_rule == "by the saved rule: no answer, all are uncertain"
+        return
+    assert by_rule.startswith(f"by the saved rule: accuracy {right / sure:.2%} (95%: ")
+    of = f" of the {sure} pictures that are not uncertain"
+    assert by_rule.endswith(of) == (abstain is not None)
+
+
 def test_abstaining_is_added_and_all_is_taken_off_again(call, run):
     results.keep_rule(run, Rule(2.5, "blue", 0.4, 0.9))
     _, chances = known(run, "validation")
@@ -171,6 +197,7 @@ def test_abstaining_is_added_and_all_is_taken_off_again(call, run):
         ("--split_seed=3", "--split_seed goes with other data"),
         ("another", "'another' is no flag; runs follow --compare"),
         ("--compare another", "--run_dir has no use with --compare"),
+        ("--price_per_hour=0", "--price_per_hour has no use without --report; give --report=DIR"),
     ],
 )
 def test_flags_that_do_not_fit_are_told_before_anything_starts(monkeypatch, models, flags, message):
@@ -189,6 +216,7 @@ def test_flags_that_do_not_fit_are_told_before_anything_starts(monkeypatch, mode
         ("--compare", "--compare takes two runs or more"),
         ("--compare runs/a", "--compare takes two runs or more"),
         ("--compare runs/a runs/b --abstain=0.5", "--abstain has no use with --compare"),
+        ("--compare a b --price_per_hour=0", "--price_per_hour has no use with --compare"),
     ],
 )
 def test_runs_that_are_missing(flags, message):
@@ -278,6 +306,18 @@ def test_runs_side_by_side_on_the_pictures_that_both_have(call, models, coloured
     assert rows[1]["against_first"]["common"] == 13 > rows[2]["against_first"]["common"] > 0
 
 
+def test_two_of_three_runs_with_no_picture_in_common_are_named(call, models, coloured, tmp_path):
+    copied = tmp_path / "copied"
+    shutil.copytree(coloured, copied)
+    one, other = models["one"], models["other"]
+    spec = dataclasses.replace(one.read_recipe().data, location=str(copied))
+    third = make(tmp_path / "third", dataclasses.replace(one.read_recipe(), data=spec))
+    with pytest.raises(UserError) as raised:
+        evaluate(call, "--compare", one.path, other.path, third.path)
+    message = f"{one.path} and {third.path} have no picture in common (of 13 and 13)"
+    assert str(raised.value).startswith(message)
+
+
 def test_pictures_that_a_run_was_trained_on_are_told(call, models, coloured):
     flags = ("--cache_dir=none", f"--data_dir={coloured}")
     out = call("evaluate", "--compare", *flags, *(run.path for run in models.values()))
@@ -319,12 +359,48 @@ def test_predict_shows_what_the_rule_makes_of_it(call, run, coloured):
     assert lines[0].keys() == {"path", "rank", "label", "probability", "decision"}
 
 
+def test_a_plot_shows_and_explains_what_the_rule_makes_of_it(
+    call, run, coloured, tmp_path, monkeypatch
+):
+    """Where it leaves a picture uncertain, what speaks for the likeliest class."""
+    odd = tmp_path / os.fsdecode(b"caf\xe9.jpg")
+    odd.write_bytes((coloured / "red" / "00.jpg").read_bytes())
+    files = [odd, *sorted((coloured / "red").iterdir())[1:8]]
+    flags = (
+        f"--run_dir={run.path}",
+        "--top=1",
+        f"--plot={tmp_path / 'a.png'}",
+        "--explain",
+        *files,
+    )
+    drawn, draw = [], plots.predictions
+    monkeypatch.setattr(plots, "predictions", lambda items: drawn.append(items) or draw(items))
+    call("predict", *flags)
+    assert [shown.decision for shown in drawn[0]] == [None] * 8
+    assert [shown.speaks[1] for shown in drawn[0]] == [shown.labels[0][0] for shown in drawn[0]]
+    likeliest = [{"blue": 0, "red": 1}[shown.labels[0][0]] for shown in drawn[0]]
+    sure = [shown.labels[0][1] for shown in drawn[0]]
+    rule = Rule(2.5, "blue", 0.0, 0.9, sorted(sure)[4] - 1e-6)
+    results.keep_rule(run, rule)
+    call("predict", *flags)
+    decided = ["uncertain" if share < rule.abstain else "blue" for share in sure]
+    assert [shown.decision for shown in drawn[1]] == decided
+    asked = [0 if name == "blue" else n for name, n in zip(decided, likeliest, strict=True)]
+    assert asked != likeliest, "else little is tested"
+    assert [shown.speaks[1] for shown in drawn[1]] == [("blue", "red")[n] for n in asked]
+    images = np.stack([shown.image for shown in drawn[1]])
+    heats = gradcam.make(runs.reopen(run).classifier)(images, asked)
+    for shown, heat in zip(drawn[1], heats, strict=True):
+        np.testing.assert_allclose(shown.speaks[0], gradcam.overlay(shown.image, heat), atol=2)
+    assert drawn[1][0].title.endswith(r"caf\xe9.jpg")
+
+
 def test_as_a_person_starts_it(run):
     process = start("evaluate", f"--run_dir={run.path}", "--abstain=0.6", "--cache_dir=none")
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert err == f"saved with the model, {run.best}: bin/predict answers so from now on\n"
-    assert out.startswith("13 pictures: accuracy ")
+    assert out.startswith("13 pictures, by the likeliest class: accuracy ")
     assert "(95%: " in out.splitlines()[0]
     assert "uncertain where no class has 60.0%: " in out
     assert results.rule_of(run, results.load_model(run)[1]) != PLAIN

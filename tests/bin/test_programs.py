@@ -144,7 +144,11 @@ def test_predict_names_files_and_folders_and_goes_on_after_a_broken_one(
     out, err = process.communicate(timeout=300)
     answer = json.loads(out)
     assert process.returncode == 0
-    assert len(answer) == 27
+    assert len(answer) == 28
+    unread = answer.pop(1)
+    assert (unread["path"], unread["predictions"]) == (str(broken), [])
+    assert unread["problem"].startswith("not a picture")
+    assert {row["problem"] for row in answer} == {None}
     assert answer[0]["path"].endswith("red/00.jpg")
     assert answer[0]["predictions"][0]["label"] == "red"
     assert sum(p["probability"] for p in answer[0]["predictions"]) == pytest.approx(1, abs=1e-5)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import itertools
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from engine import plots
+from engine.plots import Shown
 
 ODD = ("a$b$c{", "$\\frac$", "täglich")  # what matplotlib would read as a formula
 RED = np.full((30, 40, 3), (250, 10, 20), np.uint8)
@@ -84,10 +86,11 @@ def test_what_can_not_be_read_is_not_written(drawn, classes, named, counted):
 
 
 def test_a_prediction_is_the_picture_beside_its_bars(drawn):
-    plots.predictions([("a.jpg", RED, [("crane", 0.6), ("crane", 0.3), ("other", 0.1)])])
+    labels = [("crane", 0.6), ("crane", 0.3), ("other", 0.1)]
+    plots.predictions([Shown("a.jpg", RED, labels)])
     left, right = drawn[0].axes
     np.testing.assert_array_equal(left.images[0].get_array(), RED)
-    assert left.get_title() == "a.jpg"
+    assert (left.get_title(), right.get_title()) == ("a.jpg", "")
     assert [bar.get_width() for bar in right.patches] == [0.6, 0.3, 0.1], "two are called crane"
     assert [label.get_text() for label in right.get_yticklabels()] == ["crane", "crane", "other"]
     heights = [right.transData.transform((0, bar.get_y()))[1] for bar in right.patches]
@@ -96,16 +99,42 @@ def test_a_prediction_is_the_picture_beside_its_bars(drawn):
 
 def test_an_explanation_stands_between_the_picture_and_its_bars(drawn):
     labels = [("cat", 0.7), ("dog", 0.3)]
-    plots.explanations([("a.jpg", RED, 255 - RED, labels), ("b.jpg", RED, RED, labels[::-1])])
+    first = Shown("a.jpg", RED, labels, "dog", (255 - RED, "dog"))
+    plots.predictions([first, Shown("b.jpg", RED, labels, "uncertain", (RED, "cat"))])
     axes = drawn[0].axes
     assert [one.get_title() for one in axes] == [
-        *("a.jpg", "what speaks for cat", ""),
-        *("b.jpg", "what speaks for dog", ""),
+        *("a.jpg", "what speaks for dog", "-> dog"),
+        *("b.jpg", "what speaks for cat", "-> uncertain"),
     ]
     np.testing.assert_array_equal(axes[0].images[0].get_array(), RED)
     np.testing.assert_array_equal(axes[1].images[0].get_array(), 255 - RED)
     assert [bar.get_width() for bar in axes[2].patches] == [0.7, 0.3]
     assert axes[0].get_position().x1 < axes[1].get_position().x0 < axes[2].get_position().x0
+
+
+@pytest.mark.parametrize("seen", [False, True])
+@pytest.mark.parametrize("shape", [(30, 40), (10, 300), (300, 10)])
+def test_long_names_are_shortened_and_keep_to_their_column(drawn, seen, shape):
+    """Where they are drawn, whatever the picture's shape; their ends are what tells them apart."""
+    image = np.zeros([*shape, 3], np.uint8)
+    path, name = "/first/" + "folder/" * 40 + "last.jpg", "begin " + "of a long name " * 20 + "end"
+    labels, speaks = [(name, 0.9), ("red", 0.1)], (image, name) if seen else None
+    plots.predictions([Shown(path, image, labels, name, speaks)] * 2)
+    figure = drawn[0]
+    axes = figure.axes[: 3 if seen else 2]
+    boxes = [one.title.get_window_extent() for one in axes]
+    assert boxes[0].x0 >= 0
+    assert boxes[-1].x1 <= figure.bbox.width
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+    assert axes[0].get_title().startswith("/first/")
+    assert axes[0].get_title().endswith("/last.jpg")
+    bar = axes[-1].get_yticklabels()[0]
+    for text in (axes[-1].get_title(), bar.get_text()):
+        assert "begin" in text
+        assert "…" in text
+        assert text.endswith("end")
+    assert bar.get_window_extent().x0 > axes[-2].get_window_extent().x1
+    assert axes[-1].get_yticklabels()[1].get_text() == "red"
 
 
 def test_a_sheet_has_rows_of_eight(drawn):
@@ -119,8 +148,7 @@ def test_a_sheet_has_rows_of_eight(drawn):
 def test_names_are_names_and_no_formulas():
     labels = [(name, 0.25) for name in ODD]
     pixels(plots.confusion(np.eye(3, dtype=int), ODD))
-    pixels(plots.predictions([(ODD[0], RED, labels)]))
-    pixels(plots.explanations([(ODD[0], RED, RED, labels)]))
+    pixels(plots.predictions([Shown(ODD[0], RED, labels, ODD[1], (RED, ODD[2]))]))
     pixels(plots.sheet(np.stack([RED] * 3), ODD))
     pixels(plots.history(rows("tune"), ["tune"]))
 
@@ -129,7 +157,7 @@ def test_there_are_never_more_pictures_than_a_png_holds(drawn, monkeypatch):
     """The largest plot stays below 2**16 pixels on a side; smaller ones show that it is cut."""
     assert 3.2 * 100 * plots.MOST < 2**16
     monkeypatch.setattr(plots, "MOST", 3)
-    plots.predictions([("a.jpg", RED, [("red", 1.0)])] * 5)
+    plots.predictions([Shown("a.jpg", RED, [("red", 1.0)])] * 5)
     plots.sheet(np.stack([RED] * 5), ["red"] * 5)
     assert [len(figure.axes) for figure in drawn] == [6, 3]
 

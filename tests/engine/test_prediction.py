@@ -1,13 +1,11 @@
 """Answers for single pictures: order, batches of one shape, problems that stop nobody."""
 
-import io
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 
 from engine import prediction
 from pipelines.stream import Stream
@@ -107,15 +105,6 @@ def test_nothing_but_problems_needs_no_model():
 
 def test_no_pictures_give_no_answers():
     assert list(prediction.predict(Colours().model, [], 4, 3)) == []
-
-
-def test_the_plot_is_a_picture_taller_for_more_answers():
-    answers = list(prediction.predict(Colours().model, groups(SEEN, 2), 2, 3))
-    one, three = (
-        Image.open(io.BytesIO(prediction.plot(chosen))) for chosen in (answers[:2], answers)
-    )
-    assert three.format == "PNG"
-    assert three.height > one.height
 
 
 def test_imagenets_own_classes_name_what_a_photograph_shows():

@@ -62,8 +62,9 @@ def test_a_picture_that_stands_twice_counts_once():
 
 
 def test_nothing_in_common_and_other_labels_are_one_line():
-    with pytest.raises(UserError, match=r"no picture in common \(of 2 and 1\); name the same"):
-        compare(made("aa", "uv"), made("a", "w"))
+    message = r"runs/a and runs/c have no picture in common \(of 2 and 1\); name the same"
+    with pytest.raises(UserError, match=message):
+        compare(made("aa", "uv"), made("a", "w"), called=("runs/a", "runs/c"))
     with pytest.raises(UserError, match="v is labelled 'a' for one model and 'b' for the other"):
         compare(made("aa", "uv"), made("aa", "uv", "ab"))
 

@@ -75,7 +75,8 @@ async def test_names_that_are_no_unicode_can_be_written_as_json(it):
 
 @over_http()
 async def test_a_raw_body_is_one_picture(it):
-    for kind in ("image/jpeg", "application/octet-stream", "image/x-odd"):
+    by_curl = "application/x-www-form-urlencoded"
+    for kind in ("image/jpeg", "application/octet-stream", "image/x-odd", by_curl):
         status, values = await it.post(ANT, headers={"Content-Type": kind})
         assert (status, values["files"][0]["decision"]) == (200, "ant")
 

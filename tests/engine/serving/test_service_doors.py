@@ -18,6 +18,7 @@ from tests.engine.serving.made import (
 )
 
 OURS = {"Origin": "https://a.example", "Sec-Fetch-Site": "same-origin"}
+FORM = "application/x-www-form-urlencoded"
 REFUSED = [
     ("GET", "predict", {}, b"", 405, "Method Not Allowed"),
     ("DELETE", "", {}, b"", 405, "Method Not Allowed"),
@@ -31,6 +32,8 @@ REFUSED = [
     ("POST", "predict", {"Content-Type": "multipart/form-data"}, ANT, 400, "broken or cut short"),
     ("POST", "predict", {"Content-Type": "image/png"}, b"", 400, "empty"),
     ("POST", "predict", {"Content-Type": "image/png"}, b"nothing", 422, "body: not a picture"),
+    ("POST", "predict", {"Content-Type": FORM}, b"a=b", 422, "body: not a picture"),
+    ("POST", "predict", {"Content-Type": FORM, "Origin": "null"}, ANT, 403, "other sites"),
     ("POST", "predict", {"Content-Encoding": "gzip"}, ANT, 415, "compressed"),
     ("POST", "predict?top=0", {}, ANT, 400, "top='0'; allowed: a whole number"),
     ("POST", "predict?top=-1", {}, ANT, 400, "allowed: a whole number"),

@@ -1,0 +1,87 @@
+"""`--plot` and `--explain`: pictures beside their answers, and what in them speaks for these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import _flags
+from absl import flags
+
+from engine.rundir import RunDir
+from pipelines.examples import printable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from engine.plots import Shown
+    from engine.prediction import Answer, Predictor
+
+    Spoken = tuple[np.ndarray, str]  # see `Shown`
+
+
+def define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("plot", None, "write each picture beside its bars, as PNG", values)
+    flags.DEFINE_bool(
+        "explain", False, "show in --plot, by Grad-CAM, what speaks for each answer", values
+    )
+
+
+def check(parsed: _flags.Parsed) -> None:
+    """
+    Raises:
+      FlagError: there is no plot to explain in.
+    """
+    if parsed.explain and not parsed.plot:
+        raise _flags.FlagError("--explain draws into a plot; give --plot=FILE.png with it")
+
+
+def plot(parsed: _flags.Parsed, model: Predictor, answers: list[Answer]) -> bytes:
+    """The answers that the model gave, with their pictures, as PNG."""
+    from engine import plots
+
+    seen = [(one, one.image) for one in answers if one.image is not None][: plots.MOST]
+    spoken: Iterable[Spoken | None] = [None] * len(seen)
+    if parsed.explain:
+        spoken = _speaking(parsed, model, [image for _, image in seen])
+    decides = model.rule.decides
+    return plots.predictions(
+        [
+            _shown(one, image, decides, speaks)
+            for (one, image), speaks in zip(seen, spoken, strict=True)
+        ]
+    )
+
+
+def _shown(answer: Answer, image: np.ndarray, decides: bool, speaks: Spoken | None) -> Shown:
+    from engine import plots
+
+    labels = [(printable(label), share) for label, share in answer.labels]
+    decision = printable(answer.decision or "uncertain") if decides else None
+    return plots.Shown(printable(answer.path), image, labels, decision, speaks)
+
+
+def _speaking(
+    parsed: _flags.Parsed, model: Predictor, images: list[np.ndarray]
+) -> Iterator[Spoken]:
+    """What speaks for the answer to each picture, uint8 [H, W, 3], and its name; some at a time.
+
+    For the likeliest label where the rule leaves it uncertain.
+    """
+    import numpy as np
+
+    from engine import gradcam, rules, runs
+
+    if parsed.run_dir:
+        heat_of = gradcam.make(runs.reopen(RunDir(Path(parsed.run_dir))).classifier)
+    else:
+        heat_of = gradcam.make_imagenet(parsed.backbone)
+    for start in range(0, len(images), parsed.batch_size):
+        some = np.stack(images[start : start + parsed.batch_size])
+        chances = model.probabilities(some).numpy()
+        # Not by the label's name: two classes of ImageNet are a `crane`.
+        decided = rules.decide(model.rule, model.classes, chances)
+        explained = np.where(decided == rules.UNCERTAIN, chances.argmax(-1), decided)
+        seen = map(gradcam.overlay, some, heat_of(some, explained))
+        yield from zip(seen, (printable(model.classes[n]) for n in explained), strict=True)
