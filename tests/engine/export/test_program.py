@@ -46,6 +46,6 @@ def test_the_rules_make_different_answers():
         for name, rule in leaving.RULES.items()
     }
     assert answers["plain"] == answers["tempered"]
-    assert len(set(answers.values())) == 4
+    assert len(set(answers.values())) == len(answers) - 1
     assert rules.UNCERTAIN in answers["shy"]
     assert rules.UNCERTAIN in answers["both"]
