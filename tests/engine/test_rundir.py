@@ -245,3 +245,13 @@ def test_a_file_system_that_can_not_keep_names_is_no_failure(tmp_path, monkeypat
 def test_csv_as_a_spreadsheet_reads_it(tmp_path):
     rundir.write_csv(tmp_path / "a.csv", ("a", "b"), [{"a": 1, "b": 'x,"y'}, {"a": 0.5, "b": ""}])
     assert (tmp_path / "a.csv").read_text() == 'a,b\n1,"x,""y"\n0.5,\n'
+
+
+def test_what_is_no_file_is_written_into_and_stays(tmp_path):
+    """A user's `--plot=/dev/null` may not put a file in the place of the device."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    rundir.write(pipe, b"a picture")
+    assert (os.read(reader, 100), pipe.is_fifo()) == (b"a picture", True)
+    os.close(reader)
