@@ -84,11 +84,12 @@ def test_predicting_answers_for_the_others_and_names_each_once(data, trained):
     )
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    answered = {answer["path"] for answer in json.loads(out)}
-    unread = [line.removeprefix("predict: ") for line in err.splitlines()]
-    assert len(answered) + len(unread) == len(files) + 20
-    assert all(line.split(": ")[0] not in answered for line in unread)
-    assert len({line.rpartition(": ")[0] for line in unread}) == len(unread)
+    answers = json.loads(out)
+    assert len({answer["path"] for answer in answers}) == len(answers) == len(files) + 20
+    unread = {answer["path"] for answer in answers if answer["problem"]}
+    named = [line.removeprefix("predict: ").rpartition(": ")[0] for line in err.splitlines()]
+    assert Counter(named) == Counter(printable(path) for path in unread)
+    assert {str(path) for path in laid.bad if path.is_file()} <= unread
 
 
 def test_predicting_waits_for_no_pipe_and_reads_no_device(data, trained):
