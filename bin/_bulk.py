@@ -27,7 +27,7 @@ from pipelines import fetch, pictures
 from pipelines.examples import printable
 
 if TYPE_CHECKING:
-    from engine.prediction import Predictor
+    from engine.predictor import Predictor
     from pipelines.stream import Stream
 
 AUTO = "auto"  # the precision that is fastest
@@ -97,7 +97,7 @@ def run(parsed: _flags.Parsed, top: int, precision: str, load: Callable[[], Pred
 
 def _answer(model: Predictor, stream: Stream, file: AnswerFile, meter: Meter, stop: Stop) -> None:
     """What the file lacks, to its end."""
-    from engine import bulk, prediction
+    from engine import bulk, prediction, predictor
     from engine.precision import Program
 
     # A signal that raised in the midst of TensorFlow's own errors would come out as one of them.
@@ -105,7 +105,7 @@ def _answer(model: Predictor, stream: Stream, file: AnswerFile, meter: Meter, st
         groups: Any = stop.checked(stream.groups(file.batch_size, file.tally.rows))
         if file.order.program:
             meter.note(f"going on after {file.tally.rows:,} of {len(stream.places):,} pictures")
-            model = bulk.in_program(model, Program(**file.order.program))
+            model = predictor.in_program(model, Program(**file.order.program))
         else:
             if file.order.options["precision"] == AUTO:
                 model, groups = bulk.fastest(model, groups, len(stream.places), meter.note)

@@ -10,12 +10,12 @@ import _benches
 import numpy as np
 import tensorflow as tf
 
-from engine import bulk, classifier, machine, prediction
+from engine import bulk, classifier, machine, prediction, predictor
 from engine.answer_file import AnswerFile, Order
 from engine.benchmark.rows import PREDICT, Rate, Row
 from engine.benchmark.timing import Work, alternate
 from engine.precision import Program
-from engine.prediction import Predictor
+from engine.predictor import Predictor
 from engine.specs import Recipe
 from pipelines import sources
 from pipelines.examples import WHOLE_FILE, Examples
@@ -32,7 +32,7 @@ def row(recipe: Recipe, threads: int, device: str | None, folder: Path, repeats:
     files = examples.take(examples.lengths == WHOLE_FILE)
     files = files.take(np.arange(min(len(files), PICTURES)))
     made = classifier.build(recipe, len(examples.classes))
-    model = prediction.of_classifier(recipe, made, examples.classes)
+    model = predictor.of_classifier(recipe, made, examples.classes)
     size = (model.image_size, model.resize)
     stream = Stream([os.fspath(path) for path in files.paths], *size, threads, device=device)
     model = _chosen(model, recipe, stream)
@@ -53,7 +53,7 @@ def row(recipe: Recipe, threads: int, device: str | None, folder: Path, repeats:
 
 def _chosen(model: Predictor, recipe: Recipe, stream: Stream) -> Predictor:
     if recipe.precision != "auto":
-        return bulk.in_program(model, Program(recipe.precision))
+        return predictor.in_program(model, Program(recipe.precision))
     groups = stream.groups(recipe.batch_size)
     return bulk.fastest(model, groups, bulk.WORTH_TRIALS, _benches.Quiet().note)[0]
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from engine.plots import Shown
-    from engine.prediction import Answer, Predictor
+    from engine.prediction import Answer
+    from engine.predictor import Predictor
 
     Spoken = tuple[np.ndarray, str]  # see `Shown`
 

@@ -16,7 +16,7 @@ from engine.specs import Batch, Recipe
 from pipelines import augment
 
 if TYPE_CHECKING:
-    from engine.prediction import Predictor
+    from engine.predictor import Predictor
     from engine.runs import Reopened
     from engine.tta import Views
 

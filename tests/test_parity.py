@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from engine import classifier, prediction, results, rules, runs, stages, steps
+from engine import classifier, prediction, predictor, results, rules, runs, stages, steps
 from engine.checkpoints import Progress
 from engine.rundir import RunDir, claim
 from engine.specs import RESIZES, Recipe, parse_phase
@@ -182,7 +182,7 @@ def test_evaluation_and_prediction_give_the_numbers_of_the_saved_network(
 ):
     """From the files on, and whatever number of pictures shares a batch."""
     run, wanted = served.runs[resize], served.of(resize)
-    model = prediction.from_run(run)
+    model = predictor.from_run(run)
     files = list(map(str, served.files))
     read = Stream(files, model.image_size, model.resize, 2).groups(batch_size)
     answers = [dict(one.labels) for one in prediction.predict(model, read, batch_size, 3)]

@@ -14,7 +14,7 @@ from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, web
 from engine.errors import UserError
 from engine.serving.batcher import Pace
 from engine.serving.doors import Guard
-from engine.serving.service import Predictor, Service
+from engine.serving.service import Model, Service
 from engine.stopping import Stopped
 
 BACKLOG = 128
@@ -66,9 +66,9 @@ def address(bound: socket.socket) -> str:
 async def run(
     service: Service,
     bound: socket.socket,
-    load: Callable[[], tuple[Predictor, Pace]],
+    load: Callable[[], tuple[Model, Pace]],
     stopping: asyncio.Event,
-    ready: Callable[[Predictor], None],
+    ready: Callable[[Model], None],
 ) -> None:
     """Serves until `stopping` is set; returns when every request that was there is answered.
 
@@ -99,9 +99,9 @@ async def run(
     try:
         await asyncio.wait({loading, asked}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done() and not stopping.is_set():
-            predictor, pace = loading.result()
-            service.begin(predictor, pace)
-            ready(predictor)
+            model, pace = loading.result()
+            service.begin(model, pace)
+            ready(model)
             await asked
     finally:
         asked.cancel()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
-from engine import rules
+from engine import prediction
 from engine.rules import Rule
 from engine.serving import doors, uploads
 from engine.serving.batcher import Batcher, Decode, Pace, Predict, QueueFullError
@@ -47,8 +47,8 @@ log = logging.getLogger("serve")
 
 
 @dataclasses.dataclass(frozen=True)
-class Predictor:
-    """What answers: `decode` and `predict` as `Batcher` takes them, `predict` giving logits.
+class Model:
+    """What answers: `decode` and `predict` as `Batcher` takes them, `predict` giving probabilities.
 
     about: what `/healthz` says of it.
     """
@@ -70,7 +70,7 @@ class Service:
         self.metrics = Metrics()
         self._names = frozenset(names)
         self._memory = Memory(HELD_REQUESTS * limits.request_bytes)
-        self._predictor: Predictor | None = None
+        self._model: Model | None = None
         self._batcher: Batcher | None = None
         self._work: asyncio.Task | None = None
         self._active = 0
@@ -88,11 +88,11 @@ class Service:
             app.router.add_get(place, self._show)
         return app
 
-    def begin(self, predictor: Predictor, pace: Pace) -> None:
+    def begin(self, model: Model, pace: Pace) -> None:
         """From now on pictures are answered; within the event loop."""
-        batcher = Batcher(predictor.decode, predictor.predict, pace, self.metrics)
+        batcher = Batcher(model.decode, model.predict, pace, self.metrics)
         self.metrics.watch_queue(lambda: batcher.held)
-        self._predictor, self._batcher, self.state = predictor, batcher, READY
+        self._model, self._batcher, self.state = model, batcher, READY
         self._work = asyncio.ensure_future(batcher.work())
 
     async def end(self) -> None:
@@ -159,14 +159,14 @@ class Service:
 
     async def _healthz(self, _: web.Request) -> web.Response:
         about: dict[str, Any] = {"status": self.state}
-        if self._predictor:
-            about |= {**self._predictor.about, "classes": list(self._predictor.classes)}
+        if self._model:
+            about |= {**self._model.about, "classes": list(self._model.classes)}
         return web.json_response(about, status=200 if self.state == READY else 503)
 
     async def _predict(self, request: web.Request) -> web.Response:
-        if self.state != READY or not (self._predictor and self._batcher):
+        if self.state != READY or not (self._model and self._batcher):
             raise RefusalError(503, f"the service is {self.state}")
-        top = _top(request, len(self._predictor.classes))
+        top = _top(request, len(self._model.classes))
         ends = time.monotonic() + self.limits.seconds
         with self._memory.held_by_one() as take:
             files = await _until(
@@ -188,8 +188,8 @@ class Service:
         return self._as_response(_matched(files, rows), top)
 
     def _as_response(self, found: list[tuple[str, Any]], top: int) -> web.Response:
-        assert self._predictor
-        answers = [{"name": name, **describe(self._predictor, one, top)} for name, one in found]
+        assert self._model
+        answers = [describe(self._model, name, one, top) for name, one in found]
         read = sum("problem" not in answer for answer in answers)
         self.metrics.picture(True, read)
         self.metrics.picture(False, len(answers) - read)
@@ -218,27 +218,26 @@ async def _until(ends: float, work: Awaitable, late: RefusalError) -> Any:
 
 
 def _matched(files: Sequence[Upload], rows: Sequence[Any]) -> list[tuple[str, Any]]:
-    """Each file's name, and its row of logits or its problem."""
+    """Each file's name, and its row of probabilities or its problem."""
     rest = iter(rows)
     return [(file.name, file.problem if file.problem else next(rest)) for file in files]
 
 
-def describe(predictor: Predictor, found: np.ndarray | UserError | str, top: int) -> dict[str, Any]:
+def describe(model: Model, name: str, found: np.ndarray | UserError | str, top: int) -> dict:
     """What is said of one picture, as JSON has it: its labels, likeliest first, or its problem.
 
-    found: its logits [classes], or the problem.
+    found: its probabilities [classes], or the problem.
     """
     if isinstance(found, UserError | str):
-        return {"problem": str(found)}
-    chances = rules.probabilities(predictor.rule, found[None])
-    decided = int(rules.decide(predictor.rule, predictor.classes, chances)[0])
-    uncertain = decided == rules.UNCERTAIN
-    best = np.argsort(-chances[0], kind="stable")[:top]
+        return {"name": name, "problem": str(found)}
+    [answer] = prediction.interpret(model.classes, model.rule, [name], found[None], top)
+    if answer.problem:
+        return {"name": name, "problem": answer.problem}
     return {
-        "decision": None if uncertain else predictor.classes[decided],
-        "uncertain": uncertain,
+        "name": name,
+        "decision": answer.decision,
+        "uncertain": answer.decision is None,
         "predictions": [
-            {"label": predictor.classes[index], "probability": float(chances[0, index])}
-            for index in best
+            {"label": label, "probability": probability} for label, probability in answer.labels
         ],
     }

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from engine import bulk, precision, prediction, rules
+from engine import bulk, precision, prediction, predictor, rules
 from engine.precision import FLOAT32, Program, Trial
 from engine.rules import Rule
 from tests.engine.saved_run import save
@@ -15,8 +15,8 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)).astype(np.uin
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> prediction.Predictor:
-    return prediction.from_run(save(tmp_path_factory.mktemp("run"), head_units=5))
+def model(tmp_path_factory) -> predictor.Predictor:
+    return predictor.from_run(save(tmp_path_factory.mktemp("run"), head_units=5))
 
 
 def groups(count: int = 3):
@@ -77,7 +77,7 @@ def test_where_nothing_can_be_read_nothing_is_tried(model, told, seen):
 
 
 def test_half_precision_comes_near_with_its_last_layers_in_float32(model):
-    plain, half = model.probabilities(IMAGES).numpy(), bulk.in_program(model, HALF)
+    plain, half = model.probabilities(IMAGES).numpy(), predictor.in_program(model, HALF)
     chances = half.probabilities(IMAGES).numpy()
     assert half.program == HALF
     assert chances.dtype == np.float32
@@ -89,13 +89,13 @@ def test_half_precision_comes_near_with_its_last_layers_in_float32(model):
 
 
 def test_plain_float32_is_the_model_as_it_is(model):
-    assert bulk.in_program(model, FLOAT32) is model
+    assert predictor.in_program(model, FLOAT32) is model
 
 
 def test_the_rule_is_kept(model):
     asking = dataclasses.replace(model, rule=Rule(abstain=1.0))
     for program in (FLOAT32, HALF):
-        one = bulk.in_program(asking, program)
+        one = predictor.in_program(asking, program)
         (group,) = groups(1)
         decided = [answer.decision for answer in prediction.answers(one, group, 8, 1)]
         chances = one.probabilities(IMAGES).numpy()

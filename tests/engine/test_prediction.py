@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from engine import prediction
+from engine import prediction, predictor
 from pipelines.stream import Stream
 
 CLASSES = ("red", "green", "blue")
@@ -19,7 +19,7 @@ class Colours:
 
     def __init__(self):
         self.shapes = []
-        self.model = prediction.Predictor(self, CLASSES, (4, 5), "squash")
+        self.model = predictor.Predictor(self, CLASSES, (4, 5), "squash")
 
     def __call__(self, images):
         self.shapes.append(images.shape)
@@ -108,7 +108,7 @@ def test_no_pictures_give_no_answers():
 
 
 def test_imagenets_own_classes_name_what_a_photograph_shows():
-    model = prediction.from_imagenet("efficientnet_lite0")
+    model = predictor.from_imagenet("efficientnet_lite0")
     assert len(model.classes) == 1000
     assert model.image_size == (224, 224)
     read = Stream([str(ADMIRAL), "gone.jpg"], model.image_size, model.resize, 2).groups(3)

