@@ -54,9 +54,8 @@ def answers(model: Predictor, group: Group, batch_size: int, top: int) -> list[A
     """The answers of a group, without their images."""
     places, problems, images = group
     sound = [path for path, problem in zip(places, problems, strict=True) if not problem]
-    found = iter(
-        interpret(model.classes, model.rule, sound, _chances(model, images, batch_size), top)
-    )
+    chances = _chances(model, images, batch_size)
+    found = iter(interpret(model.classes, model.rule, sound, chances, top))
     return [
         Answer(path, problem=problem) if problem else next(found)
         for path, problem in zip(places, problems, strict=True)
