@@ -25,7 +25,7 @@ def describe(
         f"{feed.train_examples:,} pictures to train on, {feed.validation_examples:,} to validate "
         f"on; {len(feed.classes)} classes: {_short(feed.classes)}",
         f"{recipe.backbone} at {recipe.image_size[0]}x{recipe.image_size[1]}, "
-        f"{classifier.model.count_params():,} parameters, {recipe.precision}",
+        f"{classifier.model.count_params():,} parameters; {_batches(recipe)}; {_precision(recipe)}",
     ]
     for phase, split in zip(recipe.phases, splits, strict=True):
         lines.append(
@@ -41,6 +41,16 @@ def describe(
         f"about {size(memory)} of memory and {size(_disk(recipe, classifier, splits))} of disk"
     )
     return lines
+
+
+def _batches(recipe: Recipe) -> str:
+    pieces = f", each in {recipe.accumulate} pieces" if recipe.accumulate > 1 else ""
+    return f"batches of {recipe.batch_size}{pieces}"
+
+
+def _precision(recipe: Recipe) -> str:
+    tried = recipe.precision == "auto"
+    return "the fastest sound precision, tried by phase" if tried else recipe.precision
 
 
 def _reach(phase: Phase) -> str:

@@ -41,6 +41,12 @@ def test_it_names_pictures_classes_variables_and_steps():
     assert "3 x 5 steps, adam" in text
 
 
+def test_it_names_how_batches_pass_and_the_precision():
+    assert "; batches of 32; float32\n" in described(batch_size=32, precision="float32")
+    text = described(batch_size=32, accumulate=4, precision="auto")
+    assert "; batches of 32, each in 4 pieces; the fastest sound precision, tried by phase" in text
+
+
 def test_many_classes_are_shortened():
     assert "class7, … (12 more)" in described(classes=20)
 
