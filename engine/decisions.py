@@ -37,6 +37,7 @@ class Decisions:
             pass  # none were made so far, or none that can be read: they are made anew
         except (KeyError, TypeError, AttributeError):
             pass  # it has another form
+        self._to_tell = set(self.trials)
 
     def program(
         self,
@@ -57,6 +58,10 @@ class Decisions:
                 watch.note(f"{what}, tried on a batch of your pictures:")
                 for line in precision.table(self.trials[what]):
                     watch.note(line)
+        elif what in self._to_tell and len(programs) > 1:
+            chosen = precision.best(self.trials[what]).program
+            watch.note(f"{what}: {chosen}, as {self.run.plan} has it")
+        self._to_tell.discard(what)
         return precision.best(self.trials[what])
 
     def keep(self, phase: str, keep: Keep) -> None:
