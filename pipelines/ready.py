@@ -53,10 +53,10 @@ def to_train(
             raise UserError(f"{absent}; correct the paths; {report} lists all") from None
         raise
     if absent:
-        say(f"left out: {absent}; {report} lists all")
+        say(f"left out: {absent}, listed in {report}")
     if others:
         are = counted(len(others), "broken picture is", "broken pictures are")
-        say(f"{are} left out; {report} lists all")
+        say(f"{are} left out, listed with the reasons in {report}")
     for line in census.in_short(recipe.data, sound, seen.pixels):
         say(line)
     return sound, seen.pixels
