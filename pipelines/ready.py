@@ -53,7 +53,7 @@ def to_train(
             raise UserError(f"{absent}; correct the paths; {report} lists all") from None
         raise
     if absent:
-        say(f"left out: {absent}, listed in {report}")
+        say(f"left out: {absent}; listed in {report}")
     if others:
         are = counted(len(others), "broken picture is", "broken pictures are")
         say(f"{are} left out, listed with the reasons in {report}")
