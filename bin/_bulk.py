@@ -75,7 +75,7 @@ def run(parsed: _flags.Parsed, top: int, precision: str, load: Callable[[], Pred
       UserError: the file can't be written or belongs to something else; no picture could be read.
       Stopped: it was asked to end; what was answered so far is kept.
     """
-    path, wanted = Path(parsed.out).expanduser(), order_of(parsed, top, precision)
+    path, wanted = Path(parsed.out), order_of(parsed, top, precision)
     stop = _setup.stop(None, False)
     begun = answer_file.begun(path, wanted, parsed.overwrite)
     order = begun or dataclasses.replace(wanted, places=tuple(pictures.find(parsed.words)))

@@ -44,6 +44,15 @@ class Choice(flags.ArgumentParser):
         raise ValueError(f"{argument!r} does not exist{hint}; allowed: {', '.join(self.allowed)}")
 
 
+class Place(flags.ArgumentParser):
+    """A path; `~` is the home folder, which shells leave alone behind `--flag=`."""
+
+    syntactic_help = ""
+
+    def parse(self, argument: str) -> str:
+        return os.path.expanduser(argument)
+
+
 class Size(flags.ArgumentParser):
     """`224` or `HEIGHTxWIDTH`, in pixels."""
 
@@ -153,6 +162,10 @@ def choice(
     parser = Choice(allowed)
     text = f"{help}; allowed: {', '.join(parser.allowed)}"
     flags.DEFINE(parser, name, default, text, flag_values=values)
+
+
+def place(values: flags.FlagValues, name: str, default: str | None, help: str) -> None:
+    flags.DEFINE(Place(), name, default, help, flag_values=values)
 
 
 def whole(values: flags.FlagValues, name: str, default: Any, help: str, least: int = 0) -> None:

@@ -25,6 +25,7 @@ from _command_line import (
     flagfile_name,
     number,
     parse,
+    place,
     whole,
 )
 from engine import recipes, specs
@@ -57,6 +58,7 @@ __all__ = [
     "of_a_recipe",
     "of_a_run",
     "parse",
+    "place",
     "price_per_hour",
     "recipe",
     "whole",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("plot", None, "write each picture beside its bars, as PNG", values)
+    _flags.place(values, "plot", None, "write each picture beside its bars, as PNG")
     flags.DEFINE_bool(
         "explain", False, "show in --plot, by Grad-CAM, what speaks for each answer", values
     )

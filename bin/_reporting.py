@@ -101,7 +101,7 @@ def after_evaluating(
     told = Told(part, data, own, _now(), _command(), parsed.price_per_hour, views)
     facts = gather(measured, told)
     try:
-        return write.write(Path(parsed.report).expanduser(), facts)
+        return write.write(Path(parsed.report), facts)
     except OSError as error:
         raise UserError(
             f"--report={parsed.report}: can't be written ({error.strerror}); name another folder"

@@ -14,7 +14,7 @@ SIGNALS = ("SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU", "SIGURG", "SIGALRM")
 
 def define(values: flags.FlagValues) -> None:
     text = "the run; default: runs/ and the name of the flag file, or of the recipe or its run"
-    flags.DEFINE_string("run_dir", None, text, values)
+    _flags.place(values, "run_dir", None, text)
     flags.DEFINE_string("recipe", None, _recipe_file.HELP, flag_values=values)
     flags.DEFINE_bool("overwrite", False, "remove the run that --run_dir holds", flag_values=values)
     _flags.number(values, "checkpoint_minutes", 10.0, "between checkpoints within an epoch")
@@ -36,7 +36,7 @@ def define(values: flags.FlagValues) -> None:
     _flags.choice(values, "on_nan", "halve", ON_NAN, "halve the rate and go back, or stop")
     flags.DEFINE_bool("report", True, "write report/report.html at the end", flag_values=values)
     _flags.price_per_hour(values)
-    flags.DEFINE_string("show_augmented", None, "write what the network sees, as PNG", values)
+    _flags.place(values, "show_augmented", None, "write what the network sees, as PNG")
 
 
 ALL = (*_flags.RUN, define)

@@ -14,15 +14,13 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine.answer_formats import Row, of_path
 from engine.conversion import convert, parse_json
 from engine.errors import UserError
+from engine.prediction import NO_NUMBER, Answer
 from engine.rundir import sync_folder, write, write_json
-
-if TYPE_CHECKING:
-    from engine.prediction import Answer
 
 SYNC_SECONDS = 10.0  # what is lost at most when the power fails
 SHOWN = 10  # names of pictures that could not be read
@@ -255,7 +253,8 @@ class AnswerFile:
                 if row.path != self.format.name(place):
                     break
                 tally.add(Row(place, row.problem))
-                sound, at = sound + (not row.problem), at + len(line)
+                sound += row.problem in ("", NO_NUMBER)  # what could be read was in a batch
+                at += len(line)
                 if sound in (0, self.batch_size) or tally.rows % self.stretch == 0:
                     end, sound, self.tally = at, 0, dataclasses.replace(tally)
             if tally.rows == len(self.order.places):

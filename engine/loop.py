@@ -292,7 +292,7 @@ def _finish(run: Run, stage: Stage) -> None:
     job, progress = run.job, run.progress
     for line in stage.audit.check(trained=progress.step > stage.first_step):
         job.watch.note(line)
-    result = results.phase_result(job, stage, progress)
+    result = results.phase_result(stage, progress)
     if probed := _probe(run, stage):
         result["probe"] = dataclasses.asdict(probed)
         if probed.gap:

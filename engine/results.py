@@ -186,7 +186,7 @@ def draw_history(job: Job, progress: Progress) -> None:
         write(job.run.plot, plots.history(progress.history, names))
 
 
-def phase_result(job: Job, stage: Stage, progress: Progress) -> dict[str, Any]:
+def phase_result(stage: Stage, progress: Progress) -> dict[str, Any]:
     rows = [row for row in progress.history if row["phase"] == stage.phase.name]
     trained = progress.step - progress.phase_start
     result = {

@@ -72,12 +72,12 @@ def read_manifest(file: str, root: str | None = None) -> Examples:
 
 
 def absent(file: str, missing: list[str], count: int) -> str:
-    """What to say of the paths in a manifest that lead nowhere, `missing` of `count`."""
+    """What to say of the paths in a manifest that lead nowhere, of `count` that were followed."""
     folder = os.path.dirname(os.path.abspath(os.path.expanduser(file)))
     are = "does not exist" if len(missing) == 1 else "do not exist"
     return (
-        f"{len(missing):,} of {counted(count, 'file', 'files')} of the manifest {are}, "
-        f"as {missing[0]}; paths count from {printable(folder)}"
+        f"{len(missing):,} of {counted(count, 'file', 'files')} that were looked for {are}, as "
+        f"{missing[0]}; the manifest's paths count from {printable(folder)}"
     )
 
 

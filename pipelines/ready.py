@@ -48,7 +48,9 @@ def to_train(
     try:
         on_bad_image = recipe.data.on_bad_image
         sound = first_look.leave_out(seen.examples, seen.broken, report, on_bad_image)
-    except UserError:
+    except UserError as error:
+        if absent and others:
+            raise UserError(f"{error}; besides, {absent}") from None
         if absent:
             raise UserError(f"{absent}; correct the paths; {report} lists all") from None
         raise
@@ -91,11 +93,11 @@ def to_measure(
         say(f"left out: {absent}")
     for one in others:
         say(f"left out: {one.path}: {one.reason}")
-    if seen.broken and recipe.data.on_bad_image == "fail":
-        unfit = counted(len(seen.broken), "picture", "pictures")
-        raise UserError(f"{unfit} can't be used; mend or remove what is named above")
     broken = np.array([one.index for one in seen.broken], dtype=np.int64)
     rest = seen.examples.without(broken)
+    if seen.broken and (recipe.data.on_bad_image == "fail" or not len(rest)):
+        unfit = f"{len(broken):,} of {counted(len(seen.examples), 'picture', 'pictures')}"
+        raise UserError(f"{unfit} can't be used; mend or remove what is named above")
     if not len(rest):
         raise UserError(f"--part={part}: the data has no such examples; give another --part")
     return rest, seen.pixels

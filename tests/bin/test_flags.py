@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from tests.bin.flagged import parse, recipe, refused
+from tests.bin.programs import program
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,38 @@ def test_paths_mean_what_they_mean_here(monkeypatch, tmp_path):
     assert (found.validation_location, found.test_location) == ("/home/me/v", "/t")
     assert recipe("--weights=w.h5", "--init_from=r").weights == str(tmp_path / "w.h5")
     assert recipe("--weights=none").weights == "none"
+
+
+PLACES = {
+    "train": ("run_dir", "show_augmented"),
+    "evaluate": ("run_dir", "report"),
+    "predict": ("run_dir", "plot", "out"),
+    "export": ("run_dir", "out"),
+    "serve": ("run_dir",),
+    "doctor": ("out", "write_manifest"),
+    "benchmark": ("out", "plot"),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_tilde_means_home_whatever_the_flag(name, monkeypatch):
+    """Shells leave it as it is behind `--flag=`; a folder of that name would be made."""
+
+    class ReadError(Exception):
+        """Ends a program when its flags have been read."""
+
+    def read(*arguments, **settings):
+        raise ReadError(whole(*arguments, **settings))
+
+    whole = _flags.parse
+    monkeypatch.setattr(_flags, "parse", read)
+    monkeypatch.setenv("HOME", "/home/me")
+    with pytest.raises(ReadError) as caught:
+        program(name).main([f"bin/{name}", *(f"--{flag}=~/x" for flag in PLACES[name])])
+    (parsed,) = caught.value.args
+    assert {flag: getattr(parsed, flag) for flag in PLACES[name]} == dict.fromkeys(
+        PLACES[name], "/home/me/x"
+    )
 
 
 @pytest.mark.parametrize("flag", ["--val_dir=/a", "--test_dir=/a"])

@@ -14,7 +14,7 @@ from engine import answer_file
 from engine.answer_file import AnswerFile, Order, begun
 from engine.answer_formats import FORMATS, Row
 from engine.errors import UserError
-from engine.prediction import Answer
+from engine.prediction import NO_NUMBER, Answer
 
 BATCH = 3
 STRETCH = 7
@@ -125,6 +125,18 @@ def test_it_goes_on_at_the_end_of_a_stretch_however_full_the_batch_was(path):
     go_on(path, 9)
     with AnswerFile(path, begun(path, ORDER, False), BATCH, STRETCH, going_on=True) as file:
         assert file.tally.rows == 7  # a batch that is row 6 alone
+
+
+@pytest.mark.parametrize(("written", "kept"), [(2, 1), (5, 5)])
+def test_a_picture_that_there_is_no_number_for_was_one_of_its_batch(path, written, kept):
+    """Else those after it would have other company than where nothing came between."""
+    rows = answers(0)[:written]
+    rows[1] = Answer(PLACES[1], problem=NO_NUMBER)
+    with AnswerFile(path, ORDER, BATCH, STRETCH, going_on=False) as file:
+        file.begin(PROGRAM)
+        file.add(rows)
+    with AnswerFile(path, begun(path, ORDER, False), BATCH, STRETCH, going_on=True) as file:
+        assert file.tally.rows == kept
 
 
 def test_all_rows_and_no_end_is_only_brought_to_its_end(path):

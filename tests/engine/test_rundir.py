@@ -255,3 +255,16 @@ def test_what_is_no_file_is_written_into_and_stays(tmp_path):
     rundir.write(pipe, b"a picture")
     assert (os.read(reader, 100), pipe.is_fifo()) == (b"a picture", True)
     os.close(reader)
+
+
+@pytest.mark.parametrize("before", [b"old", None])
+def test_a_link_stays_one_and_leads_to_what_was_written(tmp_path, before):
+    """As `--write_manifest=/dev/stdout` is one to the file that a shell sends the output to."""
+    (tmp_path / "there").mkdir()
+    if before:
+        (tmp_path / "there" / "real").write_bytes(before)
+    (tmp_path / "link").symlink_to("there/real")
+    rundir.write(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "there" / "real").read_bytes() == b"new"
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["real"]

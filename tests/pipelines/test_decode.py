@@ -19,7 +19,6 @@ from tests.pipelines import pictures
 from tests.pipelines.pictures import COLOUR, GREY, RGB, bgr_rows, bmp, opened, saved, tiff
 
 HEIGHT, WIDTH = RGB.shape[:2]
-GREYS = b"".join(bytes([level, level, level, 0]) for level in range(256))
 MASKS = (0xFF0000).to_bytes(4, "little") + (0xFF00).to_bytes(4, "little") + b"\xff\0\0\0"
 
 

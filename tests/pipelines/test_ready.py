@@ -110,6 +110,36 @@ def test_files_that_a_manifest_only_names_are_said_not_to_exist(coloured, tmp_pa
     assert ("does not" if gone == 1 else "do not") in line
 
 
+def test_a_part_of_which_nothing_can_be_used_is_not_called_empty(coloured, tmp_path):
+    """Its own files are counted, not all that the manifest names."""
+    rows = [f"{path},{path.parent.name},train" for path in sorted(coloured.glob("*/*"))]
+    rows += [f"{name}/{n}.jpg,{name},test" for name in ("blue", "red") for n in range(2)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,split", *rows]))
+    data = DataSpec("manifest", str(tmp_path / "list.csv"), manifest_root="/")
+    whole, lines = dataclasses.replace(recipe(tmp_path), data=data), []
+    with pytest.raises(UserError, match=r"^4 of 4 pictures can't be used; mend or remove what"):
+        ready.to_measure(whole, ("blue", "red"), "test", 2, lines.append)
+    assert "4 of 4 files that were looked for do not exist" in lines[0]
+    with pytest.raises(UserError, match="--part=test: the data has no such examples"):
+        ready.to_measure(recipe(coloured), ("blue", "red"), "test", 2, lines.append)
+
+
+def test_a_class_that_is_broken_is_told_beside_files_that_do_not_exist(coloured, tmp_path):
+    """Else who corrects the paths is stopped again, by what was there to be seen."""
+    rows = [f"{path},blue" for path in sorted(coloured.glob("blue/*"))]
+    rows += ["gone.jpg,blue", *(f"{n}.jpg,red" for n in range(4))]
+    for number in range(4):
+        (tmp_path / f"{number}.jpg").write_bytes(b"bad")
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))
+    data = DataSpec("manifest", str(tmp_path / "list.csv"), validation_fraction=0.25)
+    data = dataclasses.replace(data, manifest_root="/")
+    whole = dataclasses.replace(recipe(tmp_path), data=data)
+    with pytest.raises(UserError) as caught:
+        ready.to_train(sources.load(whole.data), whole, tmp_path / "bad.csv", 2, print)
+    assert "no image of class 'red' in train can be used" in str(caught.value)
+    assert "1 of 31 files that were looked for does not exist" in str(caught.value)
+
+
 def test_where_all_files_of_a_manifest_are_elsewhere_that_is_the_error(tmp_path):
     rows = [f"{label}{number}.jpg,{label}" for label in "ab" for number in range(4)]
     (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import json
 import shutil
@@ -70,10 +69,6 @@ class Tab:
         root = (await self.call("DOM.getDocument"))["root"]["nodeId"]
         node = (await self.call("DOM.querySelector", nodeId=root, selector=selector))["nodeId"]
         await self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file) for file in files])
-
-    async def screenshot(self, path: Path) -> None:
-        data = (await self.call("Page.captureScreenshot", captureBeyondViewport=True))["data"]
-        path.write_bytes(base64.b64decode(data))
 
 
 @contextlib.asynccontextmanager
