@@ -106,23 +106,21 @@ def _drawn(
     confusion: np.ndarray, extra: float, draws: int, random: np.random.Generator
 ) -> np.ndarray:
     """F1 of each class when pictures are drawn from `_padded`; float64 [draws, classes]."""
-    given, predicted = np.nonzero(confusion)
-    numbers, counts = confusion[given, predicted], confusion.sum(1)
-    answers = np.repeat(predicted, numbers)  # by class
-    astray, share = np.cumsum(_astray(confusion), 1), extra / (counts.sum() + extra)
-    labels = np.repeat(np.arange(len(counts)), np.where(counts > 1, counts - 1, counts))
-    first, size = (np.cumsum(counts) - counts)[labels], counts[labels]
-    weights = size / np.maximum(size - 1, 1)
-    found = np.empty([draws, len(counts)])
-    for one in found:
-        said = answers[first + (random.random(len(labels)) * size).astype(int)]
-        added = np.flatnonzero(random.random(len(labels)) < share)
-        wrong = (astray[labels[added]] >= random.random([len(added), 1])).argmax(1)
-        said[added] = np.where(random.random(len(added)) < 0.5, labels[added], wrong)
-        right = np.bincount(labels, weights * (said == labels), len(counts))
-        sums = counts + np.bincount(said, weights, len(counts))
-        one[:] = np.divide(2 * right, sums, out=np.zeros(len(counts)), where=sums > 0)
-    return found
+    counts, astray = confusion.sum(1), _astray(confusion)
+    added = extra / (counts.sum() + extra)
+    right, predicted = np.zeros([draws, len(counts)]), np.zeros([draws, len(counts)])
+    for label in np.flatnonzero(counts):
+        one_less = max(counts[label] - 1, 1)
+        weight = counts[label] / one_less
+        seen = np.union1d(np.flatnonzero(confusion[label]), label)
+        shares = (1 - added) * confusion[label, seen] / counts[label] + added / 2 * (seen == label)
+        numbers = random.multinomial(one_less, [*shares, added / 2], draws)
+        right[:, label] = weight * numbers[:, np.searchsorted(seen, label)]
+        predicted[:, seen] += weight * numbers[:, :-1]
+        some = np.flatnonzero(numbers[:, -1])  # go to any class, as few do
+        predicted[some] += weight * random.multinomial(numbers[some, -1], astray[label])
+    sums = counts + predicted
+    return np.divide(2 * right, sums, out=np.zeros_like(sums), where=sums > 0)
 
 
 def _bias(confusion: np.ndarray) -> float:
