@@ -42,6 +42,7 @@ def print_json(found: Measured) -> None:
             "bins_after": _bins(made.bins_after),
         },
         "rule": dataclasses.asdict(found.rule),
+        "decided": _as_dict(found.decided),
         "operating": _as_dict(found.operating),
         "operating_on_validation": _as_dict(found.fitted),
         "abstaining": _as_dict(found.abstaining),
