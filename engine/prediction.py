@@ -22,7 +22,6 @@ from engine.specs import Recipe
 # Names of some pictures, the problem of each or None, and uint8 [n, H, W, 3], the pictures of those
 # that have none, in their order: see `pipelines.stream.Group`.
 Group = tuple[Sequence[str], Sequence[str | None], Any]
-NO_NUMBER = "the network gives no number for it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +159,6 @@ def _answer(
 ) -> Answer:
     # Then all are: half precision ends at 65,504, and what lies above is no number.
     if math.isnan(shares[0]):
-        return Answer(path, problem=NO_NUMBER)
+        return Answer(path, problem=rules.NO_NUMBER)
     labels = tuple((model.classes[k], share) for k, share in zip(best, shares, strict=True))
     return Answer(path, labels, None if decided == rules.UNCERTAIN else model.classes[decided])

@@ -12,6 +12,7 @@ from engine.conversion import convert
 from engine.errors import choose, require
 
 UNCERTAIN = -1  # in the place of a class
+NO_NUMBER = "the network gives no number for it"  # said of a picture in the place of an answer
 _LEAST, _MOST = 1e-3, 1e3  # temperatures; those that are fitted lie well within
 
 

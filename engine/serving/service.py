@@ -230,6 +230,8 @@ def describe(predictor: Predictor, found: np.ndarray | UserError | str, top: int
     """
     if isinstance(found, UserError | str):
         return {"problem": str(found)}
+    if not np.isfinite(found).all():
+        return {"problem": rules.NO_NUMBER}
     chances = rules.probabilities(predictor.rule, found[None])
     decided = int(rules.decide(predictor.rule, predictor.classes, chances)[0])
     uncertain = decided == rules.UNCERTAIN

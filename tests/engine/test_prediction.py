@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from engine import prediction
+from engine import prediction, rules
 from pipelines.stream import Stream
 
 CLASSES = ("red", "green", "blue")
@@ -90,7 +90,7 @@ def test_where_the_network_gives_no_number_there_is_no_answer():
     with np.errstate(invalid="ignore"):
         seen = groups([SEEN[1], black, SEEN[0]], 3)
         answers = list(prediction.predict(colours.model, seen, 3, 3))
-    assert [answer.problem for answer in answers] == [SEEN[1][2], prediction.NO_NUMBER, None]
+    assert [answer.problem for answer in answers] == [SEEN[1][2], rules.NO_NUMBER, None]
     assert answers[1].labels == ()
     assert answers[1].image is None
     assert np.array_equal(answers[2].image, SEEN[0][1])

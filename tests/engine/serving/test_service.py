@@ -99,6 +99,14 @@ def test_a_rule_with_a_threshold_decides_against_the_likeliest():
     assert (said["decision"], said["predictions"][0]["label"]) == ("cow", "ant")
 
 
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_what_is_no_number_is_no_answer(broken):
+    """Half precision ends at 65,504; and JSON has no word for what comes then."""
+    predictor = Predictor(decode, logits, CLASSES, RULE)
+    found = np.array([1, broken, 2], np.float32)
+    assert describe(predictor, found, 2) == {"problem": "the network gives no number for it"}
+
+
 def test_what_fails_in_the_model_stays_here(caplog):
     def predict(images):
         if images[0, 0, 0, 0] == 200:
