@@ -205,7 +205,8 @@ def _free_name(path: Path) -> Path:
 def write(path: Path, data: bytes) -> None:
     """Writes the whole file or leaves the old one: beside, to the disk, then renamed.
 
-    What is no file, such as `/dev/null` or a pipe, stays what it is and is written into.
+    What is no file, such as `/dev/null` or a pipe, stays what it is and is written into; a link
+    stays one, and what it leads to is written.
 
     Raises:
       OSError: it can't be written; what there is of it takes no room any more.
@@ -213,6 +214,8 @@ def write(path: Path, data: bytes) -> None:
     if path.exists() and not (path.is_file() or path.is_dir()):
         path.write_bytes(data)
         return
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
     part = _part(path)
     try:
         with open(part, "wb") as file:

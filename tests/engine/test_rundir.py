@@ -255,3 +255,16 @@ def test_what_is_no_file_is_written_into_and_stays(tmp_path):
     rundir.write(pipe, b"a picture")
     assert (os.read(reader, 100), pipe.is_fifo()) == (b"a picture", True)
     os.close(reader)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path, there):
+    """`/dev/stdout` is one, and leads to a file where the shell has opened one."""
+    link, file = tmp_path / "link", tmp_path / "elsewhere" / "file"
+    file.parent.mkdir()
+    if there:
+        file.write_bytes(b"old")
+    link.symlink_to("elsewhere/file")
+    rundir.write(link, b"a picture")
+    assert (link.is_symlink(), file.read_bytes()) == (True, b"a picture")
+    assert sorted(tmp_path.rglob("*")) == [file.parent, file, link]
