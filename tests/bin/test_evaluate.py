@@ -219,6 +219,18 @@ def test_flags_that_do_not_fit_are_told_before_anything_starts(monkeypatch, mode
     assert {path.name: path.read_bytes() for path in place.iterdir()} == before
 
 
+def test_a_report_takes_the_place_of_nothing_else(monkeypatch, run, tmp_path):
+    """Said before anything starts, and before a rule is saved."""
+    monkeypatch.setattr(_setup, "start_tensorflow", None)
+    (tmp_path / "report.html").write_text("the doctor's")
+    before = run.best.read_bytes()
+    flags = (f"--run_dir={run.path}", "--abstain=0.5", f"--report={tmp_path}")
+    with pytest.raises(UserError, match=r"holds a report\.html that is of no such report"):
+        program("evaluate").main(["bin/evaluate", *flags])
+    assert run.best.read_bytes() == before
+    assert (tmp_path / "report.html").read_text() == "the doctor's"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
