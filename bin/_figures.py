@@ -6,6 +6,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
+from engine.rules import in_digits
 from pipelines.examples import printable
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def _threshold(found: Measured) -> list[str]:
     before = "" if rule.abstain is None else ", before any is left uncertain"
     lines = [
         f"{printable(rule.positive_class)} is the answer from a probability of "
-        f"{here.threshold:.4f}{aim}",
+        f"{in_digits(here.threshold)}{aim}",
         f"  on these pictures{before}: {_found(here)}",
     ]
     if found.fitted:
