@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from engine.answer_formats import Row, of_path
 from engine.conversion import convert, parse_json
 from engine.errors import UserError
+from engine.rules import NO_NUMBER
 from engine.rundir import sync_folder, write, write_json
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ class AnswerFile:
                 if row.path != self.format.name(place):
                     break
                 tally.add(Row(place, row.problem))
-                sound, at = sound + (not row.problem), at + len(line)
+                sound, at = sound + (row.problem in ("", NO_NUMBER)), at + len(line)
                 if sound in (0, self.batch_size) or tally.rows % self.stretch == 0:
                     end, sound, self.tally = at, 0, dataclasses.replace(tally)
             if tally.rows == len(self.order.places):

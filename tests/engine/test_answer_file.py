@@ -15,6 +15,7 @@ from engine.answer_file import AnswerFile, Order, begun
 from engine.answer_formats import FORMATS, Row
 from engine.errors import UserError
 from engine.prediction import Answer
+from engine.rules import NO_NUMBER
 
 BATCH = 3
 STRETCH = 7
@@ -119,6 +120,17 @@ def test_it_goes_on_after_the_last_full_batch(path):
     with AnswerFile(path, begun(path, ORDER, False), BATCH, STRETCH, going_on=True) as file:
         assert file.tally.rows == 6  # bad 0, sound 1 2 3, bad 4 5
         assert file.tally.unread == 3
+
+
+def test_a_picture_without_a_number_was_in_its_batch(path):
+    """It was read: bad 0, sound 1 2 3 of which 2 has no number, sound 4."""
+    sound = [Answer(place, (("cat", 0.5),), "cat") for place in PLACES[:5]]
+    with AnswerFile(path, ORDER, BATCH, STRETCH, going_on=False) as file:
+        file.begin(PROGRAM)
+        bad = [Answer(PLACES[0], problem="empty"), Answer(PLACES[2], problem=NO_NUMBER)]
+        file.add([bad[0], sound[1], bad[1], sound[3], sound[4]])
+    with AnswerFile(path, begun(path, ORDER, False), BATCH, STRETCH, going_on=True) as file:
+        assert (file.tally.rows, file.tally.unread) == (4, 2)
 
 
 def test_it_goes_on_at_the_end_of_a_stretch_however_full_the_batch_was(path):
