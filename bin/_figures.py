@@ -6,6 +6,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
+from engine.rules import in_digits
 from pipelines.examples import printable
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def print_json(found: Measured) -> None:
             "bins_after": _bins(made.bins_after),
         },
         "rule": dataclasses.asdict(found.rule),
+        "decided": _as_dict(found.decided),
         "operating": _as_dict(found.operating),
         "operating_on_validation": _as_dict(found.fitted),
         "abstaining": _as_dict(found.abstaining),
@@ -156,7 +158,7 @@ def _threshold(found: Measured) -> list[str]:
     before = "" if rule.abstain is None else ", before any is left uncertain"
     lines = [
         f"{printable(rule.positive_class)} is the answer from a probability of "
-        f"{here.threshold:.4f}{aim}",
+        f"{in_digits(here.threshold)}{aim}",
         f"  on these pictures{before}: {_found(here)}",
     ]
     if found.fitted:

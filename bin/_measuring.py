@@ -178,7 +178,7 @@ def revised(rule: Rule, changes: Changes, validation: Answers) -> Rule:
     if changes.plain:
         return Rule(rule.temperature)
     if changes.abstain is not None:
-        rule = dataclasses.replace(rule, abstain=changes.abstain)
+        rule = dataclasses.replace(rule, abstain=changes.abstain or None)
     name, least = changes.positive_class, changes.min_recall
     if name is None or least is None:
         return rule

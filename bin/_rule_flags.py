@@ -25,7 +25,8 @@ def define(values: flags.FlagValues) -> None:
         values,
         "abstain",
         None,
-        "answers where no class is as likely as this, 0 to 1, are uncertain; saved with the model",
+        "answers where no class is as likely as this, 0 to 1, are uncertain, and none at 0; saved "
+        "with the model",
     )
     flags.DEFINE_bool(
         "plain",
@@ -38,7 +39,10 @@ def define(values: flags.FlagValues) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-    """What is to become of a saved rule; plain takes all off but the temperature."""
+    """What is to become of a saved rule; plain takes all off but the temperature.
+
+    abstain: 0 takes that off alone.
+    """
 
     positive_class: str | None
     min_recall: float | None
@@ -70,4 +74,5 @@ def changes(parsed: _flags.Parsed) -> Changes | None:
 
 def given(parsed: _flags.Parsed) -> list[str]:
     """Those that ask for something."""
-    return [name for name in NAMES if getattr(parsed, name) not in (None, False)]
+    values = {name: getattr(parsed, name) for name in NAMES}
+    return [name for name, value in values.items() if value is not None and value is not False]

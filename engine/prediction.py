@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Names of some pictures, the problem of each or None, and uint8 [n, H, W, 3], the pictures of those
 # that have none, in their order: see `pipelines.stream.Group`.
 Group = tuple[Sequence[str], Sequence[str | None], Any]
-NO_NUMBER = "the network gives no number for it"
+NO_NUMBER = "the network gives no number for it"  # said of a picture in the place of an answer
 
 
 @dataclasses.dataclass(frozen=True)

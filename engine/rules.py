@@ -66,6 +66,12 @@ def parse(values: Any, classes: Sequence[str]) -> Rule:
     return rule
 
 
+def in_digits(share: float) -> str:
+    """A threshold in four decimals, or in as many as tell it from 0 and 1."""
+    texts = (f"{share:.{decimals}f}" for decimals in range(4, 17))
+    return next((text for text in texts if float(text) not in (0, 1)), f"{share:g}")
+
+
 def log_probabilities(logits: Any, temperature: float = 1.0) -> np.ndarray:
     """float64 [N, classes], from logits [N, classes]."""
     scaled = np.asarray(logits, np.float64) / temperature

@@ -9,6 +9,7 @@ from engine.export import parity
 from engine.export.parity import Parity
 from engine.export.snippets import in_markdown, steps
 from engine.export.subject import BYTES, Format, Subject
+from engine.rules import in_digits
 from engine.specs import SOURCES_OF_WEIGHTS, DataSpec, Recipe
 
 PARTS = ("validation", "test")
@@ -76,15 +77,16 @@ def _labels(subject: Subject, counts: Sequence[int]) -> str:
 def _rule(subject: Subject) -> str:
     rule = subject.rule
     lines = [f"Logits are divided by the temperature {rule.temperature:.4g} before the softmax."]
-    if rule.positive_class is None:
+    if rule.positive_class is None or rule.threshold is None:
         lines.append("The answer is the likeliest label.")
     else:
         lines.append(
             f"The answer is {in_markdown(rule.positive_class)} where its probability is "
-            f"{rule.threshold:.4g} or more, and elsewhere the likeliest of the others."
+            f"{in_digits(rule.threshold)} or more, and elsewhere the likeliest of the others."
         )
     if rule.abstain is not None:
-        lines.append(f"It is left open where no label has a probability of {rule.abstain:.4g}.")
+        level = in_digits(rule.abstain)
+        lines.append(f"It is left open where no label has a probability of {level}.")
     return " ".join(lines)
 
 

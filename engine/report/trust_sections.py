@@ -12,6 +12,7 @@ from engine.report.markup import Markup, join, paragraph, table, tag
 from engine.report.operating import Abstaining, Operating
 from engine.report.sections import Section, figure, heading, legend
 from engine.report.words import count, percent, span
+from engine.rules import in_digits
 
 
 def calibration(facts: Facts) -> Section:
@@ -105,7 +106,7 @@ def _operating(facts: Facts, found: Operating) -> list[Markup]:
     return [
         heading(f"The threshold for {name}"),
         paragraph(
-            f"{name} is the answer where its probability is {found.threshold:.4f} or more"
+            f"{name} is the answer where its probability is {in_digits(found.threshold)} or more"
             f"{made_for}."
         ),
         table(where, ("figure", "share", "pictures"), _costs(found)),

@@ -5,17 +5,40 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 from engine import cells
+from engine.conversion import parse_json
+from engine.errors import UserError
 from engine.report.facts import Facts, as_json
 from engine.report.markup import visible
 from engine.report.page import page
 from engine.rundir import write as write_file
 
 PAGE, FIGURES, SUSPECTS = "report.html", "report.json", "suspect_labels.csv"
+
+
+def refuse(folder: Path) -> None:
+    """What lies there under the names of a report has to be one, which another may replace.
+
+    Raises:
+      UserError: it is something else's.
+    """
+    there = [name for name in (PAGE, FIGURES, SUSPECTS) if os.path.lexists(folder / name)]
+    if there and not _is_report(folder / FIGURES):
+        raise UserError(
+            f"--report={folder}: holds a {there[0]} that is of no such report; name another folder"
+        )
+
+
+def _is_report(figures: Path) -> bool:
+    try:
+        return {"confusion_matrix", "calibration"} <= set(parse_json(figures.read_text("utf-8")))
+    except (OSError, UnicodeDecodeError, UserError, TypeError):
+        return False
 
 
 def write(folder: Path, facts: Facts) -> Path:
@@ -25,11 +48,11 @@ def write(folder: Path, facts: Facts) -> Path:
       OSError: one can't be written; none is left half written.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    write_file(folder / FIGURES, f"{_json(as_json(facts))}\n".encode())  # it is known by them
     if facts.labels:
         write_file(folder / SUSPECTS, _suspects(facts).encode())
     else:
         (folder / SUSPECTS).unlink(missing_ok=True)  # of an earlier report on other data
-    write_file(folder / FIGURES, f"{_json(as_json(facts))}\n".encode())
     write_file(folder / PAGE, page(facts).encode())
     return folder / PAGE
 

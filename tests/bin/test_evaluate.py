@@ -109,7 +109,8 @@ def test_all_figures_of_the_validation_part(call, models):
     assert made["temperature"] == 2.5
     assert set(made["bins_after"][0]) == {"low", "high", "pictures", "confidence", "accuracy"}
     assert found["rule"] == dataclasses.asdict(Rule(2.5))
-    assert found["operating"] is found["operating_on_validation"] is found["abstaining"] is None
+    names = ("decided", "operating", "operating_on_validation", "abstaining")
+    assert [found[name] for name in names] == [None] * 4
 
 
 def test_a_threshold_is_fitted_on_the_validation_part_and_stays(call, run):
@@ -130,6 +131,11 @@ def test_a_threshold_is_fitted_on_the_validation_part_and_stays(call, run):
     assert operating["found"] == (taken & (labels == 0)).sum()
     assert operating["false_alarms"] == (taken & (labels == 1)).sum()
     assert operating["found"] + operating["missed"] + operating["negatives"] == found["count"] == 39
+    right = (np.where(taken, 0, 1) == labels).sum()
+    assert right != (chances.argmax(-1) == labels).sum(), "else little is tested"
+    decided = found["decided"]
+    assert (decided["accuracy"], decided["sure"], decided["uncertain"]) == (right / 39, 39, 0)
+    assert decided["accuracy_interval"] == pytest.approx(wilson(int(right), 39))
     out = call("evaluate", *flags, "--cache_dir=none")
     assert "validation part" not in out
     assert "blue is the answer from a probability of 0." in out
@@ -173,6 +179,10 @@ def test_abstaining_is_added_and_all_is_taken_off_again(call, run):
     out = call("evaluate", f"--run_dir={run.path}", "--cache_dir=none")
     assert "before any is left uncertain" in out
     assert f"uncertain where no class has {level:.1%}: " in out
+    found = evaluate(call, f"--run_dir={run.path}", "--abstain=0")
+    assert f"saved with the model, {run.best}" in call.said.err
+    assert results.rule_of(run, results.load_model(run)[1]) == Rule(2.5, "blue", 0.4, 0.9)
+    assert (found["abstaining"], found["decided"]["uncertain"]) == (None, 0)
     arrays = results.load_model(run)[0]
     out = call("evaluate", f"--run_dir={run.path}", "--cache_dir=none", "--plain")
     assert "uncertain" not in out
@@ -192,7 +202,7 @@ def test_abstaining_is_added_and_all_is_taken_off_again(call, run):
         ("--positive_class=blue --min_recall=nan", "allowed: a number"),
         ("--abstain=1.5", "abstain=1.5; allowed: 0 to 1"),
         ("--abstain=most", "allowed: a number"),
-        ("--plain --abstain=0.5", "--plain and --abstain; allowed: one of them"),
+        ("--plain --abstain=0", "--plain and --abstain; allowed: one of them"),
         ("--plain --positive_class=a --min_recall=1", "--plain and --positive_class"),
         ("--split_seed=3", "--split_seed goes with other data"),
         ("another", "'another' is no flag; runs follow --compare"),
@@ -209,13 +219,25 @@ def test_flags_that_do_not_fit_are_told_before_anything_starts(monkeypatch, mode
     assert {path.name: path.read_bytes() for path in place.iterdir()} == before
 
 
+def test_a_report_takes_the_place_of_nothing_else(monkeypatch, run, tmp_path):
+    """Said before anything starts, and before a rule is saved."""
+    monkeypatch.setattr(_setup, "start_tensorflow", None)
+    (tmp_path / "report.html").write_text("the doctor's")
+    before = run.best.read_bytes()
+    flags = (f"--run_dir={run.path}", "--abstain=0.5", f"--report={tmp_path}")
+    with pytest.raises(UserError, match=r"holds a report\.html that is of no such report"):
+        program("evaluate").main(["bin/evaluate", *flags])
+    assert run.best.read_bytes() == before
+    assert (tmp_path / "report.html").read_text() == "the doctor's"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ("", "--run_dir is missing"),
         ("--compare", "--compare takes two runs or more"),
         ("--compare runs/a", "--compare takes two runs or more"),
-        ("--compare runs/a runs/b --abstain=0.5", "--abstain has no use with --compare"),
+        ("--compare runs/a runs/b --abstain=0", "--abstain has no use with --compare"),
         ("--compare a b --price_per_hour=0", "--price_per_hour has no use with --compare"),
     ],
 )

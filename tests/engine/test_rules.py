@@ -165,3 +165,12 @@ def test_what_is_no_rule_in_a_models_file_is_one_line(run, hostile, message):
     assert text.endswith("train anew with --overwrite")
     assert text.isprintable()
     assert len(text) < 2500
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.3, "0.3000"), (0.99994, "0.9999"), (0.99996, "0.99996"), (2e-6, "0.000002"), (1.0, "1"),
+     (0.0, "0"), (1e-30, "1e-30"), (1 - 2**-53, "0.9999999999999999")],
+)  # fmt: skip
+def test_no_threshold_reads_as_nothing_or_certainty_that_is_not(share, text):
+    assert rules.in_digits(share) == text

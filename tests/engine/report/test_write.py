@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from engine.errors import UserError
 from engine.report import write
 from engine.report.facts import LabelCheck, Suspect
 from tests.engine.report import made_facts as made
@@ -74,3 +75,21 @@ def test_a_place_that_is_a_file_is_an_error_of_the_system(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(OSError, match="file"):
         write.write(tmp_path / "file" / "report", made.facts(2))
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.json", "suspect_labels.csv"])
+def test_files_of_something_else_are_not_replaced(tmp_path, name):
+    """bin/doctor's have two of the names."""
+    (tmp_path / name).write_text('{"pictures": 3}')
+    with pytest.raises(UserError, match=rf"holds a {name} that is of no such report; name another"):
+        write.refuse(tmp_path)
+
+
+def test_what_is_a_report_or_has_other_names_may_be_there(tmp_path):
+    write.refuse(tmp_path / "new")
+    (tmp_path / "notes.txt").write_text("")
+    write.refuse(tmp_path)
+    write.write(tmp_path, made.facts(3))
+    write.refuse(tmp_path)
+    (tmp_path / "report.html").unlink()
+    write.refuse(tmp_path)
