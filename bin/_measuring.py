@@ -97,7 +97,7 @@ def measure(run: RunDir, what: Asked, changes: Changes | None) -> Measured:
             validation, _ = answer(opened, dataclasses.replace(what, other=None, part="validation"))
         rule = revised(rule, changes, validation)
         if changes.positive_class is not None:
-            fitted = operate(validation, rule)
+            fitted = operating.at_threshold(validation, rule)
         keep(run, rule)
     opened = dataclasses.replace(opened, rule=rule)
     return measured(opened, found, source, what, fitted)
@@ -146,27 +146,10 @@ def measured(
         source=source,
         figures=figures.figures(answers, rule),
         calibrated=calibrating.calibrated(answers, rule, what.own_validation),
-        operating=operate(answers, rule),
-        decided=_decided(answers, rule),
+        operating=operating.at_threshold(answers, rule),
+        decided=operating.decided(answers, rule),
         fitted=fitted,
     )
-
-
-def operate(answers: Answers, rule: Rule) -> Operating | None:
-    """What the rule's threshold does to these pictures, if it has one."""
-    if rule.positive_class is None or rule.threshold is None:
-        return None
-    positive = answers.classes.index(rule.positive_class)
-    chances = rules.probabilities(rule, answers.logits)
-    return operating.operate(chances, answers.labels, positive, rule.threshold)
-
-
-def _decided(answers: Answers, rule: Rule) -> Abstaining | None:
-    if not rule.decides:
-        return None
-    chances = rules.probabilities(rule, answers.logits)
-    decisions = rules.decide(rule, answers.classes, chances)
-    return operating.abstain(chances, answers.labels, rule.abstain or 0.0, decisions)
 
 
 def revised(rule: Rule, changes: Changes, validation: Answers) -> Rule:

@@ -91,7 +91,8 @@ class LabelCheck:
 class Facts:
     """All of it; None for what the run or its rule doesn't have.
 
-    curves: of a handful of classes, those told apart worst.
+    curves: of a handful of classes, those told apart worst. decided: how right the rule's answers
+      are, less those that it leaves uncertain.
     """
 
     subject: Subject
@@ -100,11 +101,15 @@ class Facts:
     curves: tuple[ClassCurves, ...]
     calibrated: Calibrated
     operating: Operating | None
-    abstaining: Abstaining | None
+    decided: Abstaining | None
     mistakes: tuple[Mistake, ...]
     labels: LabelCheck | None
     course: Course | None
     price_per_hour: float | None
+
+    @property
+    def abstaining(self) -> Abstaining | None:
+        return None if self.rule.abstain is None else self.decided
 
     @property
     def cost(self) -> float | None:
@@ -135,6 +140,7 @@ def as_json(facts: Facts) -> dict[str, Any]:
         ],
         "calibration": _calibration(facts.calibrated),
         "operating": _plain(facts.operating),
+        "decided": _plain(facts.decided),
         "abstaining": _plain(facts.abstaining),
         "mistakes": [_without_pictures(mistake) for mistake in facts.mistakes],
         "label_check": _label_check(facts.labels),

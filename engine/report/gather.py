@@ -11,11 +11,10 @@ import numpy as np
 from engine import rules
 from engine.classifier import Classifier
 from engine.evaluation import Answers
-from engine.report import course, pictures
+from engine.report import course, operating, pictures
 from engine.report.calibrating import calibrated
 from engine.report.facts import ClassCurves, Facts, LabelCheck, Mistake, Subject, Suspect
 from engine.report.figures import Figures, figures, precision_recall, roc
-from engine.report.operating import Abstaining, Operating, abstain, operate
 from engine.report.pictures import Source
 from engine.rules import Rule
 from engine.rundir import RunDir
@@ -71,15 +70,14 @@ def gather(measured: Measured, told: Told, between: Callable[[], None] = lambda:
     chances = rules.probabilities(rule, answers.logits)
     found = figures(answers, rule)
     between()
-    operating, abstaining = _decisions(answers, rule, chances)
     return Facts(
         subject=_subject(measured, told),
         rule=rule,
         figures=found,
         curves=_curves(answers, rule, found, chances),
         calibrated=calibrated(answers, rule, measured.fitted_on_these),
-        operating=operating,
-        abstaining=abstaining,
+        operating=operating.at_threshold(answers, rule),
+        decided=operating.decided(answers, rule),
         mistakes=_mistakes(measured, chances, between),
         labels=_labels(measured, training, between) if training else None,
         course=course.read(measured.run),
@@ -102,19 +100,6 @@ def _subject(measured: Measured, told: Told) -> Subject:
         recipe=to_json(recipe),
         views=told.views,
     )
-
-
-def _decisions(
-    answers: Answers, rule: Rule, chances: np.ndarray
-) -> tuple[Operating | None, Abstaining | None]:
-    operating = abstaining = None
-    if rule.positive_class is not None and rule.threshold is not None:
-        positive = answers.classes.index(rule.positive_class)
-        operating = operate(chances, answers.labels, positive, rule.threshold)
-    if rule.abstain is not None:
-        decisions = rules.decide(rule, answers.classes, chances)
-        abstaining = abstain(chances, answers.labels, rule.abstain, decisions)
-    return operating, abstaining
 
 
 def _curves(

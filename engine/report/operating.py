@@ -12,6 +12,7 @@ import numpy as np
 
 from engine import rules
 from engine.errors import UserError, require
+from engine.evaluation import Answers
 from engine.report.intervals import Interval, wilson
 from engine.rules import Rule
 
@@ -116,6 +117,27 @@ def abstain(
         accuracy=_share(right, count),
         accuracy_interval=wilson(right, count),
     )
+
+
+def at_threshold(answers: Answers, rule: Rule) -> Operating | None:
+    """What the rule's threshold does to these pictures; None where it has none."""
+    if rule.positive_class is None or rule.threshold is None:
+        return None
+    positive = answers.classes.index(rule.positive_class)
+    chances = rules.probabilities(rule, answers.logits)
+    return operate(chances, answers.labels, positive, rule.threshold)
+
+
+def decided(answers: Answers, rule: Rule) -> Abstaining | None:
+    """How right the rule's answers are, less those that it leaves uncertain.
+
+    None where they are always the likeliest classes.
+    """
+    if not rule.decides:
+        return None
+    chances = rules.probabilities(rule, answers.logits)
+    decisions = rules.decide(rule, answers.classes, chances)
+    return abstain(chances, answers.labels, rule.abstain or 0.0, decisions)
 
 
 def _names(chances: np.ndarray) -> list[str]:

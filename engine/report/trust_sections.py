@@ -110,7 +110,15 @@ def _operating(facts: Facts, found: Operating) -> list[Markup]:
             f"{made_for}."
         ),
         table(where, ("figure", "share", "pictures"), _costs(found)),
+        *([] if facts.abstaining or not facts.decided else [_right(facts.decided)]),
     ]
+
+
+def _right(found: Abstaining) -> Markup:
+    return paragraph(
+        f"Of all answers, by this threshold, {percent(found.accuracy)} are right "
+        f"({span(found.accuracy_interval, 1)})."
+    )
 
 
 def _costs(found: Operating) -> Iterator[tuple[str, str, str]]:

@@ -12,7 +12,7 @@ from engine.report.calibrating import calibrated
 from engine.report.course import Course, Epoch, PhaseCourse
 from engine.report.facts import ClassCurves, Facts, LabelCheck, Mistake, Subject, Suspect
 from engine.report.figures import figures, precision_recall, roc
-from engine.report.operating import abstain, operate
+from engine.report.operating import decided, operate
 from engine.report.pictures import jpeg
 from engine.rules import Rule
 
@@ -71,7 +71,7 @@ def facts(classes: int = 3, rule: Rule | None = None, pictures: int = 300, **cha
         ),
         calibrated=calibrated(found, rule, True),
         operating=operate(chances, found.labels, 1, 0.3),
-        abstaining=abstain(chances, found.labels, 0.5),
+        decided=decided(found, rule),
         mistakes=(
             Mistake("/data/val/1.jpg", "class 0", "class 1", 0.987, square, square),
             Mistake("/data/val/sub/2.jpg", "class 1", "class 0", 0.9),

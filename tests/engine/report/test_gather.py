@@ -105,7 +105,7 @@ def test_without_data_of_the_run_no_label_is_looked_at(measured):
 def test_what_the_rule_decides_is_told(measured):
     plain = gather.gather(measured, TOLD)
     assert plain.operating is None
-    assert plain.abstaining is None
+    assert plain.decided is plain.abstaining is None
     rule = Rule(1.0, "b", 0.3, 0.9, 0.34)
     found = gather.gather(dataclasses.replace(measured, rule=rule), TOLD)
     given = measured.answers.labels == 1
@@ -114,6 +114,12 @@ def test_what_the_rule_decides_is_told(measured):
     chances /= chances.sum(1, keepdims=True)
     assert found.operating.found == (chances[given, 1] >= 0.3).sum()
     assert found.abstaining.uncertain == (chances.max(1) < 0.34).sum()
+    rule = dataclasses.replace(rule, abstain=None)
+    found = gather.gather(dataclasses.replace(measured, rule=rule), TOLD)
+    others = np.where(np.arange(chances.shape[1]) == 1, 0, chances).argmax(1)
+    answers = np.where(chances[:, 1] >= 0.3, 1, others)
+    assert found.decided.accuracy == (answers == measured.answers.labels).mean()
+    assert found.abstaining is None
 
 
 def test_what_the_answers_are_means_of_is_told(measured):

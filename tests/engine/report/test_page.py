@@ -13,6 +13,7 @@ from engine.report.facts import LabelCheck, Mistake, Suspect
 from engine.report.intervals import Interval
 from engine.report.operating import Abstaining, Operating
 from engine.report.page import page
+from engine.report.words import percent
 from engine.rules import PLAIN, Rule
 from tests.engine.report import made_facts as made
 from tests.engine.report.html_checks import complaints
@@ -38,7 +39,7 @@ def test_nothing_is_to_be_complained_of(classes):
 
 def test_nor_where_there_is_little_to_say():
     bare = made.facts(
-        2, PLAIN, operating=None, abstaining=None, mistakes=(), labels=None, course=None, curves=(),
+        2, PLAIN, operating=None, decided=None, mistakes=(), labels=None, course=None, curves=(),
         price_per_hour=None,
     )  # fmt: skip
     made_of_it = page(bare)
@@ -154,6 +155,15 @@ def test_an_interval_that_can_t_be_trusted_says_so():
     assert "too narrow" not in text(page(made.facts(3)))
 
 
+def test_a_threshold_alone_is_told_with_how_right_its_answers_are():
+    facts = made.facts(rule=Rule(1.5, "class 1", 0.3, 0.95))
+    share = text(percent(facts.decided.accuracy))
+    right = f"Of all answers, by this threshold, {share} are right"
+    assert facts.decided.accuracy != facts.figures.accuracy
+    assert right in text(page(facts))
+    assert "Of all answers" not in text(page(made.facts())), "where some are uncertain"
+
+
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
@@ -165,7 +175,7 @@ def test_an_interval_that_can_t_be_trusted_says_so():
     ],
 )
 def test_of_no_sure_answers_none_is_called_right(found, expected):
-    said = text(page(made.facts(abstaining=found)))
+    said = text(page(made.facts(decided=found)))
     assert expected in said
     assert "Of the 0" not in said
 
