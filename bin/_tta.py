@@ -94,7 +94,7 @@ def looking_again(parsed: _flags.Parsed, model: Predictor) -> Predictor:
     from engine import tta
 
     recipe = RunDir(Path(parsed.run_dir)).read_recipe() if parsed.run_dir else None
-    mean = tta.averaged(model.probabilities, len(model.classes), _views(parsed.tta, recipe))
+    mean = tta.averaged(model.forward, len(model.classes), _views(parsed.tta, recipe))
 
     @tf.function(autograph=False)
     def probabilities(images: tf.Tensor) -> tf.Tensor:

@@ -25,7 +25,8 @@ Forward = Callable[[tf.Tensor], tf.Tensor]
 class Predictor:
     """A model that knows its own labels, size and scaling.
 
-    probabilities: uint8 [B, H, W, 3] -> float32 [B, classes], by the rule's temperature.
+    probabilities: uint8 [B, H, W, 3] -> float32 [B, classes], by the rule's temperature; compiled.
+    forward: the same of float32 pixels, 0 to 255, as a part of other programs.
     rule: how an answer is made of them.
     program: in which the network computes, less its last layers.
     trunk, upper: the network in two, from which it is made anew in another program: float32
@@ -33,6 +34,7 @@ class Predictor:
     """
 
     probabilities: Callable[[Any], tf.Tensor]
+    forward: Forward
     classes: tuple[str, ...]
     image_size: tuple[int, int]
     resize: str
@@ -56,7 +58,7 @@ def of_classifier(
     recipe: Recipe, made: classifier.Classifier, classes: tuple[str, ...], rule: Rule = PLAIN
 ) -> Predictor:
     """A recipe's classifier, with its weights of now."""
-    forward, split = fold(made.model), freezing.split(made, "head")
+    network, split = fold(made.model), freezing.split(made, "head")
 
     def softmax(logits: tf.Tensor) -> tf.Tensor:
         return tf.nn.softmax(tf.cast(logits, tf.float32) / rule.temperature)
@@ -65,9 +67,12 @@ def of_classifier(
         vector = split.tail(features, training=False) if split.tail else features
         return softmax(split.head(vector))
 
-    probabilities = _compiled(lambda pixels: softmax(forward(pixels)), recipe.image_size)
+    def forward(pixels: tf.Tensor) -> tf.Tensor:
+        return softmax(network(pixels))
+
+    probabilities = _compiled(forward, recipe.image_size)
     known = (classes, recipe.image_size, recipe.resize, rule)
-    return Predictor(probabilities, *known, trunk=split.trunk, upper=upper)
+    return Predictor(probabilities, forward, *known, trunk=split.trunk, upper=upper)
 
 
 def from_imagenet(backbone: str) -> Predictor:
@@ -83,13 +88,13 @@ def from_imagenet(backbone: str) -> Predictor:
     size = (BACKBONES[backbone].image_size,) * 2
     model = classifier.build_imagenet(backbone)
     forward, last = fold(model), model.layers[-1]
-    probabilities = _compiled(lambda pixels: tf.cast(forward(pixels), tf.float32), size)
+    probabilities = _compiled(forward, size)
     trunk = keras.Model(model.inputs[0], last.input)
-    return Predictor(probabilities, classes, size, "squash", trunk=trunk, upper=last)
+    return Predictor(probabilities, forward, classes, size, "squash", trunk=trunk, upper=last)
 
 
 def _compiled(forward: Forward, image_size: tuple[int, int]) -> Callable[[Any], tf.Tensor]:
-    """uint8 [B, H, W, 3], B any number -> what `forward` makes of it as float32; traced once."""
+    """uint8 [B, H, W, 3] -> what `forward` makes of them; traced once, whatever B is."""
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, *image_size, 3], tf.uint8)])
     def program(images: tf.Tensor) -> tf.Tensor:

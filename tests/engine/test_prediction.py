@@ -19,7 +19,7 @@ class Colours:
 
     def __init__(self):
         self.shapes = []
-        self.model = predictor.Predictor(self, CLASSES, (4, 5), "squash")
+        self.model = predictor.Predictor(self, self, CLASSES, (4, 5), "squash")
 
     def __call__(self, images):
         self.shapes.append(images.shape)

@@ -40,12 +40,14 @@ def predicted(given, files) -> np.ndarray:
     """As bin/predict has it: read, resized and answered by the project itself."""
     recipe, rule = given.opened.recipe, given.rule
 
+    def forward(pixels):
+        return tf.nn.softmax(given.opened.model(pixels, training=False) / rule.temperature)
+
     def probabilities(images):
-        logits = given.opened.model(tf.cast(images, tf.float32), training=False)
-        return tf.nn.softmax(logits / rule.temperature)
+        return forward(tf.cast(images, tf.float32))
 
     model = predictor.Predictor(
-        probabilities, given.classes, recipe.image_size, recipe.resize, rule
+        probabilities, forward, given.classes, recipe.image_size, recipe.resize, rule
     )
     stream = Stream(list(map(str, files)), recipe.image_size, recipe.resize, 2)
     answers = list(prediction.predict(model, stream.groups(8), 8, len(given.classes)))
