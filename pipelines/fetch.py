@@ -27,6 +27,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         check(newurl)
+        fp.close()  # else urllib would read its body, however long that is
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from pipelines import fetch
-from tests.pipelines.web_server import PICTURE, got, refused
+from tests.pipelines.web_server import MUCH, PICTURE, got, refused
 
 
 def test_a_picture_comes_as_it_is(server):
@@ -18,6 +18,12 @@ def test_a_picture_comes_as_it_is(server):
 def test_a_redirect_to_the_web_is_followed(server):
     assert got(server.address("moved")) == PICTURE
     assert server.paths == ["/moved", "/picture"]
+
+
+def test_what_a_redirect_says_beside_is_not_read(server):
+    """It would be held in memory, and could go on for ever."""
+    assert got(server.address("moved-at-length")) == PICTURE
+    assert server.taken < MUCH
 
 
 def test_spaces_and_letters_beyond_ascii_are_escaped_and_escapes_are_kept(server):

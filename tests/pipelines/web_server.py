@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import threading
 
@@ -12,6 +13,7 @@ from pipelines import fetch
 from tests.pipelines import bad_pictures
 
 PICTURE = bytes(range(256)) * 40
+MUCH = 100 * 2**20
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -20,7 +22,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.over = threading.Event()
-        self.agents, self.paths = [], []
+        self.agents, self.paths, self.taken = [], [], 0
 
     def address(self, path: str) -> str:
         return f"http://127.0.0.1:{self.server_port}/{path}"
@@ -62,6 +64,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def moved(self):
         self.redirect("/picture")
+
+    def moved_at_length(self):
+        """A redirect with a body that does not end; notes how much of it was taken."""
+        self.moved()
+        with contextlib.suppress(OSError):
+            while self.server.taken < MUCH:
+                self.server.taken += self.wfile.write(bytes(1 << 20))
 
     def circle(self):
         self.redirect("/circle")
