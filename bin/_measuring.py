@@ -22,7 +22,7 @@ from engine.rules import Rule
 from engine.rundir import RunDir
 from engine.runs import Reopened
 from engine.specs import DataSpec, UserError
-from pipelines import batches, ready
+from pipelines import batches, overlap, ready
 from pipelines.pixels import Place
 
 
@@ -100,14 +100,34 @@ def measure(run: RunDir, what: Asked, changes: Changes | None) -> Measured:
             fitted = operate(validation, rule)
         keep(run, rule)
     opened = dataclasses.replace(opened, rule=rule)
-    return measured(opened, found, source, what, fitted)
+    shown = measured(opened, found, source, what, fitted)
+    if what.other is None:
+        return shown
+    count = int(trained_on(opened, source, what).sum())
+    warn_of_trained(run, count, len(found))
+    return dataclasses.replace(shown, trained_on=count)
+
+
+def trained_on(opened: Reopened, source: batches.Part, what: Asked) -> np.ndarray:
+    """bool [N]: see `overlap.trained_on`."""
+    own = opened.recipe.data
+    return overlap.trained_on(own, what.other or own, source.examples)
+
+
+def warn_of_trained(run: RunDir, count: int, of: int) -> None:
+    if count:
+        complain(
+            f"{run.path} was trained on {count} of the {of} pictures that it is measured on, whose "
+            "answers it knows; name some that it has not seen, as with --data_dir"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
     """All that is shown of a run on one part.
 
-    source: the pictures. decided: how right the rule's answers are, less those that it leaves
+    source: the pictures. trained_on: how many of them the model was trained on, where they are
+      other data than its own. decided: how right the rule's answers are, less those that it leaves
       uncertain; None where they are always the likeliest classes. fitted: what a threshold that
       has just been fitted does on the validation part.
     """
@@ -121,6 +141,7 @@ class Measured:
     operating: Operating | None
     decided: Abstaining | None
     fitted: Operating | None = None
+    trained_on: int = 0
 
     @property
     def rule(self) -> Rule:

@@ -49,7 +49,7 @@ class Measured:
 class Told:
     """What the program knows and no file tells.
 
-    data: where the pictures are, in words. views: see `Subject`.
+    data: where the pictures are, in words. views, trained_on: see `Subject`.
     """
 
     part: str
@@ -59,6 +59,7 @@ class Told:
     command: str
     price_per_hour: float | None = None
     views: str = ""
+    trained_on: int = 0
 
 
 def gather(measured: Measured, told: Told, between: Callable[[], None] = lambda: None) -> Facts:
@@ -101,6 +102,7 @@ def _subject(measured: Measured, told: Told) -> Subject:
         command=told.command,
         recipe=to_json(recipe),
         views=told.views,
+        trained_on=told.trained_on,
     )
 
 

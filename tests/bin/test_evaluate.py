@@ -330,6 +330,41 @@ def test_pictures_that_a_run_was_trained_on_are_told(call, models, coloured):
     assert "McNemar" in out
 
 
+@pytest.mark.parametrize("how", ["the folder itself", "copies under other names", "others"])
+def test_pictures_that_the_one_run_was_trained_on_are_told_too(
+    call, models, coloured, tmp_path, how
+):
+    place = coloured
+    if how != "the folder itself":
+        place = tmp_path / "data"
+        trained = sources.load(models["one"].read_recipe().data).part("train")
+        for number, (path, label) in enumerate(zip(trained.paths, trained.labels, strict=True)):
+            (place / trained.classes[label]).mkdir(parents=True, exist_ok=True)
+            behind = b"" if how != "others" else b"behind the end"
+            copy = place / trained.classes[label] / f"{number}.jpg"
+            copy.write_bytes(Path(path).read_bytes() + behind)
+    flags = (f"--run_dir={models['one'].path}", f"--data_dir={place}", f"--report={tmp_path}/page")
+    found = evaluate(call, *flags)
+    assert found["trained_on"] == (0 if how == "others" else 39)
+    lines = [line for line in call.said.err.splitlines() if "was trained on" in line]
+    page = (tmp_path / "page" / "report.html").read_text()
+    said = [f"{models['one'].path} was trained on 39 of"] if how != "others" else []
+    assert [line.partition(" the ")[0] for line in lines] == said
+    assert page.count("It was trained on 39 of these.") == len(said)
+
+
+def test_where_those_are_gone_nothing_can_be_told(call, models, coloured, tmp_path):
+    copied = tmp_path / "copied"
+    shutil.copytree(coloured, copied)
+    recipe = models["one"].read_recipe()
+    recipe = dataclasses.replace(
+        recipe, data=dataclasses.replace(recipe.data, location=str(copied))
+    )
+    run = make(tmp_path / "run", recipe)
+    shutil.rmtree(copied)
+    assert evaluate(call, f"--run_dir={run.path}", f"--data_dir={coloured}")["trained_on"] == 0
+
+
 def test_runs_of_other_classes_are_refused_before_anything_is_measured(call, models, tmp_path):
     other = make(tmp_path / "run", models["one"].read_recipe(), classes=("blue", "green"))
     with pytest.raises(UserError, match="other classes: blue, red and blue, green"):
