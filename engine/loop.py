@@ -210,7 +210,8 @@ def _record(run: Run, stage: Stage, evaluation: Evaluation) -> None:
     stage.totals.reset()
     progress.close_epoch()
     if stage.phase.early_stop:
-        better = progress.best_loss is None or evaluation.loss < progress.best_loss
+        least = math.inf if progress.best_loss is None else progress.best_loss
+        better = evaluation.loss < least
         progress.stale = 0 if better else progress.stale + 1
         progress.best_loss = evaluation.loss if better else progress.best_loss
     if progress.best is None or results.rank(row) > results.rank(progress.best):

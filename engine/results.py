@@ -94,7 +94,12 @@ def process_seconds() -> float:
 
 
 def rank(standing: dict[str, Any]) -> tuple[float, float]:
-    """What makes an epoch better than another: accuracy on validation, then a lower loss."""
+    """What makes an epoch better than another: accuracy on validation, then a lower loss.
+
+    One whose loss is no number has answers that are none, and is better than no other.
+    """
+    if not math.isfinite(standing["val_loss"]):
+        return -1.0, 0.0
     return standing["val_accuracy"], -standing["val_loss"]
 
 
