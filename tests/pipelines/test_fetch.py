@@ -35,6 +35,7 @@ def test_spaces_and_letters_beyond_ascii_are_escaped_and_escapes_are_kept(server
     ("path", "words"),
     [
         ("page", "gives text/html"),
+        ("broken-off", "could not be fetched (IncompleteRead(10233 bytes read, 7 more expected))"),
         ("missing", "could not be fetched (Not Found)"),
         ("circle", "could not be fetched (The HTTP server returned a redirect error"),
         ("nonsense", "could not be fetched (this is no HTTP)"),

@@ -56,6 +56,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def bomb(self):
         self.answer("image/png", bad_pictures.png_bomb(None))
 
+    def broken_off(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "image/jpeg")
+        self.send_header("Content-Length", str(len(PICTURE)))
+        self.end_headers()
+        self.wfile.write(PICTURE[:-7])
+
     def page(self):
         self.answer("text/html; charset=utf-8", b"<html>")
 
