@@ -23,6 +23,7 @@ from engine.rundir import RunDir
 from engine.runs import Reopened
 from engine.specs import DataSpec, UserError
 from pipelines import batches, overlap, ready
+from pipelines.examples import identity
 from pipelines.pixels import Place
 
 
@@ -66,9 +67,21 @@ def answer(opened: Reopened, what: Asked) -> tuple[Answers, batches.Part]:
         recipe, opened.classes, what.part, what.threads, complain, what.place
     )
     source = batches.Part(examples, recipe, what.threads, kept)
+    if what.other is None:
+        _warn_of_change(opened, what.part, identity(examples))
     step, data = _tta.measuring(what.tta, opened, batches.once(source))
     found = evaluation.collect(step, data, opened.classes, examples.name)
     return found, source
+
+
+def _warn_of_change(opened: Reopened, part: str, now: str) -> None:
+    """Where a validation part is taken from the others, a new picture can move an old one there."""
+    then = opened.data.get(part, now)
+    if then != now:
+        complain(
+            f"{opened.recipe.data.location}: the {part} part has changed since the run: {then} "
+            f"then, {now} now; pictures that it was trained on may be among them"
+        )
 
 
 def measure(run: RunDir, what: Asked, changes: Changes | None) -> Measured:

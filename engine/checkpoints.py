@@ -55,7 +55,7 @@ class Progress:
     total_seconds: float = 0.0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     phases: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    data: str = ""
+    data: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def close_epoch(self) -> None:
         """Adds the epoch's times to those of the run, and begins the next at nought."""
@@ -103,15 +103,20 @@ def load(run: RunDir) -> tuple[Progress, dict[str, list[np.ndarray]]]:
     return Progress(), {}
 
 
-def require_same_pictures(run: RunDir, progress: Progress, identity: str) -> None:
+def require_same_pictures(run: RunDir, progress: Progress, identity: dict[str, str]) -> None:
     """Notes them where a run begins. Steps read them by number, so one more would shift all.
 
     Raises:
       UserError: the run that goes on began with others.
     """
-    if progress.data not in ("", identity):
+    changed = [part for part, was in progress.data.items() if was != identity.get(part)]
+    if changed:
+        then, now = (
+            ", ".join(f"{part} {of.get(part)}" for part in changed)
+            for of in (progress.data, identity)
+        )
         raise UserError(
-            f"--run_dir={run.path}: began with other pictures: {progress.data}; now {identity}; "
+            f"--run_dir={run.path}: began with other pictures: {then}; now {now}; "
             "put them back as they were, or begin anew with --overwrite"
         )
     progress.data = identity

@@ -129,7 +129,7 @@ def save_best(job: Job, progress: Progress, clock: Clock) -> None:
     """Writes the best model, if there is one that no file holds; its labels travel with it."""
     if clock.best is None or (clock.best_written and job.run.best.exists()):
         return
-    values = {"classes": list(job.feed.classes), **(progress.best or {})}
+    values = {"classes": list(job.feed.classes), "data": progress.data, **(progress.best or {})}
     if clock.rule:
         values["rule"] = dataclasses.asdict(clock.rule)
     write(job.run.best, checkpoints.pack({"model": clock.best}, values))
@@ -179,6 +179,12 @@ def rule_of(run: RunDir, values: dict[str, Any]) -> Rule:
         return rules.parse(values.get("rule"), values["classes"])
     except UserError as error:
         raise UserError(f"{run.best}: {error}; train anew with --overwrite") from None
+
+
+def data_of(values: dict[str, Any]) -> dict[str, str]:
+    """`Feed.identity` of what a model was trained on; empty where its file does not say."""
+    known = values.get("data")
+    return known if isinstance(known, dict) else {}
 
 
 def write_history(run: RunDir, history: list[dict[str, Any]]) -> None:

@@ -83,7 +83,7 @@ def make_feed(
         once=lambda part, which=None: once(parts[part], which),
         name=lambda example, part="train": parts[part].examples.name(example),
         groups=tuple(training.examples.groups),
-        identity=identity(examples),
+        identity={name: identity(part.examples) for name, part in parts.items()},
     )
 
 
