@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from _figures import between
-from _measuring import Asked, Measured, answer, complain, measured
+from _measuring import Asked, Measured, answer, measured, trained_on, warn_of_trained
 
 from engine import results
 from engine.report.comparing import Comparison, compare, require_same_classes
 from engine.rundir import RunDir
 from engine.runs import reopen
-from engine.specs import UserError
-from pipelines import sources
-from pipelines.examples import WHOLE_FILE, Examples, printable
+from pipelines.examples import printable
+from pipelines.overlap import same_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +42,17 @@ def rows(runs: Sequence[RunDir], what: Asked) -> list[Row]:
     require_same_classes([results.load_model(run)[1]["classes"] for run in runs])
     made: list[Row] = []
     seen: list[list[str]] = []
+    known: list[set[str]] = []
     for run in runs:
         opened = reopen(run)
         answers, source = answer(opened, what)
         examples = source.examples
         seen.append([same_file(examples, index) for index in range(len(examples))])
+        known.append(set(itertools.compress(seen[-1], trained_on(opened, source, what))))
         named = dataclasses.replace(answers, name=seen[-1].__getitem__)
         found = measured(opened, named, source, what)
         made.append(_row(run, found, made[0] if made else None))
-    _warn(runs, seen, what)
+    _warn(runs, seen, known)
     return made
 
 
@@ -66,39 +67,11 @@ def _row(run: RunDir, found: Measured, first: Row | None) -> Row:
     return Row(run, found, versus, decided)
 
 
-def same_file(examples: Examples, index: int) -> str:
-    """A picture's name that is the same by whatever way it was reached, and no other's.
-
-    Links are followed, so that a folder of links to pictures holds those pictures. A copy is
-    another picture.
-    """
-    inside = "" if examples.lengths[index] == WHOLE_FILE else f"@{examples.offsets[index]}"
-    return os.path.realpath(examples.paths[index]) + inside
-
-
-def _warn(runs: Sequence[RunDir], seen: Sequence[list[str]], what: Asked) -> None:
-    """Says where a run has trained on pictures that it is compared on."""
+def _warn(runs: Sequence[RunDir], seen: Sequence[list[str]], known: Sequence[set[str]]) -> None:
+    """Says where a run was trained on pictures, those `known`, that it is compared on."""
     common = [set(seen[0]).intersection(names) for names in seen[1:]]
-    for run, compared in zip(runs, [set().union(*common), *common], strict=True):
-        count = len(compared & _trained_on(run, what))
-        if count:
-            complain(
-                f"{run.path} was trained on {count} of the {len(compared)} pictures that it is "
-                "compared on; name some that it has not seen, as with --data_dir"
-            )
-
-
-def _trained_on(run: RunDir, what: Asked) -> set[str]:
-    """By name; none where the data is not there any more."""
-    spec = run.read_recipe().data
-    other = what.other.location if what.other else spec.location
-    if spec.source == "tfds" and other != spec.location:
-        return set()  # it may still have to be downloaded, and nothing else lies in its files
-    try:
-        trained = sources.load(spec).part("train")
-    except UserError:
-        return set()
-    return {same_file(trained, index) for index in range(len(trained))}
+    for run, mine, compared in zip(runs, known, [set().union(*common), *common], strict=True):
+        warn_of_trained(run, len(mine & compared), len(compared))
 
 
 def print_json(made: Sequence[Row]) -> None:

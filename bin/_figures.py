@@ -28,6 +28,7 @@ def print_json(found: Measured) -> None:
         "accuracy_interval": figures.accuracy_interval,
         "loss": figures.loss,
         "count": figures.count,
+        "trained_on": found.trained_on,
         "macro_f1": figures.macro_f1,
         "macro_f1_interval": figures.macro_f1_interval,
         "top_k": figures.top_k,

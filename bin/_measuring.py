@@ -22,7 +22,8 @@ from engine.rules import Rule
 from engine.rundir import RunDir
 from engine.runs import Reopened
 from engine.specs import DataSpec, UserError
-from pipelines import batches, ready
+from pipelines import batches, overlap, ready
+from pipelines.examples import identity
 from pipelines.pixels import Place
 
 
@@ -66,15 +67,21 @@ def answer(opened: Reopened, what: Asked) -> tuple[Answers, batches.Part]:
         recipe, opened.classes, what.part, what.threads, complain, what.place
     )
     source = batches.Part(examples, recipe, what.threads, kept)
+    if what.other is None:
+        _warn_of_change(opened, what.part, identity(examples))
     step, data = _tta.measuring(what.tta, opened, batches.once(source))
     found = evaluation.collect(step, data, opened.classes, examples.name)
-    broken = int((~np.isfinite(found.logits)).any(-1).sum())
-    if broken:
-        raise UserError(
-            f"the model's answers to {broken} of {len(found)} pictures are no numbers; "
-            "train anew, with a lower learning_rate or --precision=float32"
-        )
     return found, source
+
+
+def _warn_of_change(opened: Reopened, part: str, now: str) -> None:
+    """Where a validation part is taken from the others, a new picture can move an old one there."""
+    then = opened.data.get(part, now)
+    if then != now:
+        complain(
+            f"{opened.recipe.data.location}: the {part} part has changed since the run: {then} "
+            f"then, {now} now; pictures that it was trained on may be among them"
+        )
 
 
 def measure(run: RunDir, what: Asked, changes: Changes | None) -> Measured:
@@ -100,14 +107,34 @@ def measure(run: RunDir, what: Asked, changes: Changes | None) -> Measured:
             fitted = operating.at_threshold(validation, rule)
         keep(run, rule)
     opened = dataclasses.replace(opened, rule=rule)
-    return measured(opened, found, source, what, fitted)
+    shown = measured(opened, found, source, what, fitted)
+    if what.other is None:
+        return shown
+    count = int(trained_on(opened, source, what).sum())
+    warn_of_trained(run, count, len(found))
+    return dataclasses.replace(shown, trained_on=count)
+
+
+def trained_on(opened: Reopened, source: batches.Part, what: Asked) -> np.ndarray:
+    """bool [N]: see `overlap.trained_on`."""
+    own = opened.recipe.data
+    return overlap.trained_on(own, what.other or own, source.examples)
+
+
+def warn_of_trained(run: RunDir, count: int, of: int) -> None:
+    if count:
+        complain(
+            f"{run.path} was trained on {count} of the {of} pictures that it is measured on, whose "
+            "answers it knows; name some that it has not seen, as with --data_dir"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
     """All that is shown of a run on one part.
 
-    source: the pictures. decided: how right the rule's answers are, less those that it leaves
+    source: the pictures. trained_on: how many of them the model was trained on, where they are
+      other data than its own. decided: how right the rule's answers are, less those that it leaves
       uncertain; None where they are always the likeliest classes. fitted: what a threshold that
       has just been fitted does on the validation part.
     """
@@ -121,6 +148,7 @@ class Measured:
     operating: Operating | None
     decided: Abstaining | None
     fitted: Operating | None = None
+    trained_on: int = 0
 
     @property
     def rule(self) -> Rule:

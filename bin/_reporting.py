@@ -38,7 +38,7 @@ def after_training(job: Job, found: Conclusion, price_per_hour: float | None) ->
         job.stop.check()
         if not is_ours(job.run):
             raise UserError(f"{job.run.path} is another run's by now")
-        print(f"report: {write.write(job.run.report, facts)}")
+        job.watch.note(f"report: {write.write(job.run.report, facts)}")
     except (Exception, Stopped) as error:
         reason = str(error) if isinstance(error, UserError | OSError | Stopped) else repr(error)
         again = shlex.join(
@@ -96,9 +96,16 @@ def after_evaluating(
         fitted_on_these=own and part == "validation",
         training=_training(parsed, opened, source, part) if own else None,
     )
-    data = other.location if other else "the run's own"
-    views = _tta.in_words(parsed.tta)
-    told = Told(part, data, own, _now(), _command(), parsed.price_per_hour, views)
+    told = Told(
+        part=part,
+        data=other.location if other else "the run's own",
+        own=own,
+        when=_now(),
+        command=_command(),
+        price_per_hour=parsed.price_per_hour,
+        views=_tta.in_words(parsed.tta),
+        trained_on=found.trained_on,
+    )
     facts = gather(measured, told)
     try:
         return write.write(Path(parsed.report), facts)

@@ -33,7 +33,7 @@ def main(work: Callable[[list[str]], None]) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         work(sys.argv)
-        sys.stdout.flush()  # here, where a reader that has gone away is no surprise
+        _flush()  # here, where a reader that has gone away is no surprise
     except UserError as error:
         print(f"{program}: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, _flags.FlagError) else 1) from None
@@ -48,8 +48,25 @@ def main(work: Callable[[list[str]], None]) -> None:
         print(f"{program}: interrupted; the same command starts it again", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _to_nobody()
         raise SystemExit(1) from None
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _to_nobody()
+        raise UserError(
+            f"its last words can't be written ({error.strerror}); make room where they go"
+        ) from None
+
+
+def _to_nobody() -> None:
+    """Else Python would try once more to write what is left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _name() -> str:

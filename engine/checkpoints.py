@@ -37,6 +37,7 @@ class Progress:
     spent: the same over the epochs that are done, and save_seconds, of all checkpoints before this.
     total_seconds: of the run, over all its processes.
     history: one row for each epoch. phases: one entry for each phase that is done.
+    data: `Feed.identity` of the pictures that it is trained on.
     """
 
     phase: int = 0
@@ -54,6 +55,7 @@ class Progress:
     total_seconds: float = 0.0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     phases: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    data: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def close_epoch(self) -> None:
         """Adds the epoch's times to those of the run, and begins the next at nought."""
@@ -99,6 +101,25 @@ def load(run: RunDir) -> tuple[Progress, dict[str, list[np.ndarray]]]:
             "begin anew with --overwrite"
         )
     return Progress(), {}
+
+
+def require_same_pictures(run: RunDir, progress: Progress, identity: dict[str, str]) -> None:
+    """Notes them where a run begins. Steps read them by number, so one more would shift all.
+
+    Raises:
+      UserError: the run that goes on began with others.
+    """
+    changed = [part for part, was in progress.data.items() if was != identity.get(part)]
+    if changed:
+        then, now = (
+            ", ".join(f"{part} {of.get(part)}" for part in changed)
+            for of in (progress.data, identity)
+        )
+        raise UserError(
+            f"--run_dir={run.path}: began with other pictures: {then}; now {now}; "
+            "put them back as they were, or begin anew with --overwrite"
+        )
+    progress.data = identity
 
 
 def _newest_first(run: RunDir) -> list[Path]:

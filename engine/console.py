@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import Any
@@ -32,11 +33,14 @@ class Terminal:
 
     def __exit__(self, *_: Any) -> None:
         if self.live:
-            self.live.stop()
+            with contextlib.suppress(OSError):
+                self.live.stop()
 
     def note(self, line: str) -> None:
-        # As Text, since in a plain string rich would see a picture of a cat in `:cat:`.
-        self.console.print(Text(line), soft_wrap=True)
+        # The output may lie on a full disk, or be a terminal that is gone: that ends no run.
+        with contextlib.suppress(OSError):
+            # As Text, since in a plain string rich would see a picture of a cat in `:cat:`.
+            self.console.print(Text(line), soft_wrap=True)
 
     def step(self, moment: Moment) -> None:
         if self.live:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from engine.rules import log_probabilities
-from engine.specs import Batch
+from engine.specs import Batch, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +98,19 @@ def collect(
     classes: Sequence[str],
     name: Callable[[int], str] = str,
 ) -> Answers:
-    """As `evaluate`, and keeps all."""
+    """As `evaluate`, and keeps all.
+
+    Raises:
+      UserError: an answer is no number.
+    """
     columns = [(labels, logits) for labels, logits, _ in answered(step, batches)]
     labels, logits = (np.concatenate(column) for column in zip(*columns, strict=True))
+    broken = int((~np.isfinite(logits)).any(-1).sum())
+    if broken:
+        raise UserError(
+            f"the model's answers to {broken} of {len(labels)} pictures are no numbers; "
+            "train anew, with a lower learning_rate or --precision=float32"
+        )
     return Answers(tuple(classes), labels, logits, name)
 
 

@@ -61,7 +61,7 @@ def train(job: Job) -> Conclusion:
 
     Raises:
       UserError: the loss is no longer a number and `setbacks` does not go on, or a checkpoint is
-        of another model.
+        of another model or of other pictures.
       Stopped: the run was asked to end; it is saved.
     """
     model, (progress, saved) = job.classifier.model, checkpoints.load(job.run)
@@ -80,6 +80,7 @@ def train(job: Job) -> Conclusion:
 def _train(run: Run, saved: dict[str, list[np.ndarray]]) -> Conclusion:
     """saved: the groups of a checkpoint, or the first weights alone; emptied once in use."""
     job, progress, model = run.job, run.progress, run.job.classifier.model
+    checkpoints.require_same_pictures(job.run, progress, job.feed.identity)
     checkpoints.restore(model.weights, saved.pop("model", []), str(job.run.checkpoints))
     run.clock.take_up(job.run, progress)
     if saved:
@@ -209,7 +210,8 @@ def _record(run: Run, stage: Stage, evaluation: Evaluation) -> None:
     stage.totals.reset()
     progress.close_epoch()
     if stage.phase.early_stop:
-        better = progress.best_loss is None or evaluation.loss < progress.best_loss
+        least = math.inf if progress.best_loss is None else progress.best_loss
+        better = evaluation.loss < least
         progress.stale = 0 if better else progress.stale + 1
         progress.best_loss = evaluation.loss if better else progress.best_loss
     if progress.best is None or results.rank(row) > results.rank(progress.best):

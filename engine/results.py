@@ -94,7 +94,12 @@ def process_seconds() -> float:
 
 
 def rank(standing: dict[str, Any]) -> tuple[float, float]:
-    """What makes an epoch better than another: accuracy on validation, then a lower loss."""
+    """What makes an epoch better than another: accuracy on validation, then a lower loss.
+
+    One whose loss is no number has answers that are none, and is better than no other.
+    """
+    if not math.isfinite(standing["val_loss"]):
+        return -1.0, 0.0
     return standing["val_accuracy"], -standing["val_loss"]
 
 
@@ -124,7 +129,7 @@ def save_best(job: Job, progress: Progress, clock: Clock) -> None:
     """Writes the best model, if there is one that no file holds; its labels travel with it."""
     if clock.best is None or (clock.best_written and job.run.best.exists()):
         return
-    values = {"classes": list(job.feed.classes), **(progress.best or {})}
+    values = {"classes": list(job.feed.classes), "data": progress.data, **(progress.best or {})}
     if clock.rule:
         values["rule"] = dataclasses.asdict(clock.rule)
     write(job.run.best, checkpoints.pack({"model": clock.best}, values))
@@ -174,6 +179,12 @@ def rule_of(run: RunDir, values: dict[str, Any]) -> Rule:
         return rules.parse(values.get("rule"), values["classes"])
     except UserError as error:
         raise UserError(f"{run.best}: {error}; train anew with --overwrite") from None
+
+
+def data_of(values: dict[str, Any]) -> dict[str, str]:
+    """`Feed.identity` of what a model was trained on; empty where its file does not say."""
+    known = values.get("data")
+    return known if isinstance(known, dict) else {}
 
 
 def write_history(run: RunDir, history: list[dict[str, Any]]) -> None:

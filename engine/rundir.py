@@ -178,12 +178,16 @@ def _holds_run(run: RunDir) -> bool:
 def _clear(run: RunDir) -> None:
     """Removes the files of a run, and nothing else that may lie there.
 
-    The recipe stays until another takes its place: a run is known by it.
+    The recipe stays until another takes its place: a run is known by it. The best model goes first,
+    since what is left where this is ended in the middle is gone on with, as long as it is there.
 
     Raises:
       UserError: something can't be removed; left there, it would become part of the next run.
     """
+    aside = _part(run.best)
     try:
+        with suppress(FileNotFoundError):
+            os.replace(run.best, aside)
         for folder in (run.checkpoints, run.events, run.report):
             if folder.exists():
                 shutil.rmtree(folder)
@@ -192,6 +196,8 @@ def _clear(run: RunDir) -> None:
             path.unlink(missing_ok=True)
             _part(path).unlink(missing_ok=True)
     except OSError as error:
+        with suppress(OSError):
+            os.replace(aside, run.best)
         raise UserError(
             f"--run_dir={run.path}: {error.filename or run.path} can't be removed "
             f"({error.strerror or error}); name another --run_dir="

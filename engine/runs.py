@@ -113,13 +113,15 @@ def show_augmented(job: Job, path: Path) -> None:
 class Reopened:
     """A run's recipe, its best model with the places where it may be cut, and how it answers.
 
-    classes: the labels that the model knows. rule: how its logits are read.
+    classes: the labels that the model knows. rule: how its logits are read. data: `Feed.identity`
+    of what it was trained on, empty where that is not known.
     """
 
     recipe: Recipe
     classifier: Classifier
     classes: tuple[str, ...]
     rule: Rule
+    data: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def model(self) -> Any:
@@ -137,4 +139,5 @@ def reopen(run: RunDir) -> Reopened:
     bare = dataclasses.replace(recipe, weights="none")
     made = classifier.build(bare, len(values["classes"]))
     checkpoints.restore(made.model.weights, arrays, str(run.best))
-    return Reopened(recipe, made, tuple(values["classes"]), results.rule_of(run, values))
+    rule = results.rule_of(run, values)
+    return Reopened(recipe, made, tuple(values["classes"]), rule, results.data_of(values))

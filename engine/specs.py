@@ -239,6 +239,7 @@ class Feed:
     `name(example, part="train")` says where an example lies, for a message.
     `groups` has the group of each training example, '' for none; examples of one group show one
     thing. It is empty where nothing is known of groups.
+    `identity` tells each part's examples and labels from others; empty where nobody asks.
     """
 
     classes: tuple[str, ...]
@@ -249,6 +250,7 @@ class Feed:
     once: Callable[..., Iterable[Batch]]
     name: Callable[..., str] = lambda example, part="train": str(example)
     groups: Sequence[str] = ()
+    identity: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def train_examples(self) -> int:

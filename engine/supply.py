@@ -1,8 +1,8 @@
 """The batches of a phase, made ready while the steps before them are made.
 
 What makes them ready works on over the ends of epochs, so that no epoch begins by waiting: it is
-opened anew only where the number of steps per call changes, or where the kept outputs of the trunk
-have to be filled first.
+opened anew only where the number of steps per call changes, where the kept outputs of the trunk
+have to be filled first, and after very many steps.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Generator
 
 from engine.specs import Batch, Feed
 from engine.stages import Stage
+
+MOST_STEPS = 100_000  # that are planned at a time, and the rest of their epoch: a plan takes memory
 
 
 class Supply:
@@ -39,10 +41,11 @@ class Supply:
     def reach(self, step: int) -> int:
         """The step up to which all that is read is there already."""
         features, length = self.stage.features, self.steps_per_epoch
+        most = min(self.last_step, -(-(step + MOST_STEPS) // length) * length)
         if features is None:
-            return self.last_step
+            return most
         epoch = step // length + 1
-        while epoch * length < self.last_step and features.ready(epoch):
+        while epoch * length < most and features.ready(epoch):
             epoch += 1
         return epoch * length
 

@@ -18,7 +18,7 @@ import tensorflow as tf
 from engine.specs import Batch, Feed, Recipe, UserError
 from pipelines import decode, order
 from pipelines.ahead import ahead
-from pipelines.examples import WHOLE_FILE, Examples, read
+from pipelines.examples import WHOLE_FILE, Examples, identity, read
 from pipelines.pixels import ALIGNMENT, Pixels
 
 PREFETCH = 4  # batches that wait ready: enough to ride out a slow file, little memory
@@ -83,6 +83,7 @@ def make_feed(
         once=lambda part, which=None: once(parts[part], which),
         name=lambda example, part="train": parts[part].examples.name(example),
         groups=tuple(training.examples.groups),
+        identity={name: identity(part.examples) for name, part in parts.items()},
     )
 
 

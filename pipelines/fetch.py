@@ -27,6 +27,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         check(newurl)
+        fp.close()  # else urllib would read its body, however long that is
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -97,6 +98,8 @@ def _download(url: str, most_bytes: int, most_seconds: float, allow_private: boo
         contents = answer.read(most_bytes + 1)
     if len(contents) > most_bytes:
         raise UserError(f"{url}: more than {_size(most_bytes)}; download it and shrink it")
+    if answer.length:  # of what was promised; a read of so many bytes does not complain itself
+        raise http.client.IncompleteRead(contents, answer.length)
     return contents
 
 

@@ -19,6 +19,7 @@ class Subject:
     run: the run's directory. part: of the data. data: where the pictures are.
     own: whether the pictures are the run's own. views: what each answer is the mean over, in words;
     nothing where it is of the picture as it is. when: a date and time. recipe: as JSON.
+    trained_on: how many of other data's pictures the model was trained on.
     """
 
     run: str
@@ -32,6 +33,7 @@ class Subject:
     command: str
     recipe: str
     views: str = ""
+    trained_on: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,7 +48,7 @@ class Measured:
 class Told:
     """What the program knows and no file tells.
 
-    data: where the pictures are, in words. views: see `Subject`.
+    data: where the pictures are, in words. views, trained_on: see `Subject`.
     """
 
     part: str
@@ -58,6 +58,7 @@ class Told:
     command: str
     price_per_hour: float | None = None
     views: str = ""
+    trained_on: int = 0
 
 
 def gather(measured: Measured, told: Told, between: Callable[[], None] = lambda: None) -> Facts:
@@ -99,6 +100,7 @@ def _subject(measured: Measured, told: Told) -> Subject:
         command=told.command,
         recipe=to_json(recipe),
         views=told.views,
+        trained_on=told.trained_on,
     )
 
 

@@ -72,10 +72,11 @@ def _measured(facts: Facts) -> str:
     data = "the run’s own data" if subject.own else f"other data, {subject.data}"
     pictures = count(facts.figures.count, "picture")
     views = f" Each answer is the mean over {subject.views}." if subject.views else ""
+    trained = f" It was trained on {subject.trained_on:,} of these." if subject.trained_on else ""
     return (
         f"{subject.backbone} at {height}\xa0×\xa0{width} pixels, measured on {pictures} in "
         f"{count(len(subject.classes), 'class', 'classes')}: {part} of {data}, on "
-        f"{day(subject.when)}.{views}"
+        f"{day(subject.when)}.{trained}{views}"
     )
 
 

@@ -128,6 +128,18 @@ def test_the_doctor_reports_them_and_writes_a_list_that_trains(data, tmp_path):
     assert "broken pictures" not in ran
 
 
+def test_the_doctor_writes_no_list_over_the_one_that_it_reads(data, tmp_path):
+    """Which may have columns and rows that somebody has kept by hand."""
+    listed = tmp_path / "list.csv"
+    listed.write_text("path,label,note\ncats/good 0.jpg,cats,mine\ndogs/good 1.jpg,dogs,mine\n")
+    (tmp_path / "link.csv").symlink_to(listed)
+    before = listed.read_bytes()
+    flags = (f"--manifest={listed}", f"--manifest_root={data[0]}", "--out=none")
+    err = run("doctor", *flags, f"--write_manifest={tmp_path / 'link.csv'}", status=2)
+    assert "is the manifest that is read, which stays as it is; name another file" in err
+    assert listed.read_bytes() == before
+
+
 def test_the_doctor_says_in_a_line_what_it_can_not_do(data, tmp_path):
     err = run("doctor", cwd=tmp_path, status=2)
     assert err.startswith("doctor: no pictures are named; give --data_dir")

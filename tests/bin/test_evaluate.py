@@ -23,7 +23,7 @@ from engine.report.intervals import wilson
 from engine.rules import PLAIN, Rule
 from engine.rundir import RunDir, write
 from engine.specs import Recipe, to_json
-from pipelines import sources
+from pipelines import batches, sources
 from pipelines.decode import decode
 from tests.bin.programs import program, start
 from tests.engine import small
@@ -350,6 +350,61 @@ def test_pictures_that_a_run_was_trained_on_are_told(call, models, coloured):
     assert f"{models['other'].path} against {models['one'].path}" in out
     assert "of 52 pictures that both have" in out
     assert "McNemar" in out
+
+
+@pytest.mark.parametrize("how", ["the folder itself", "copies under other names", "others"])
+def test_pictures_that_the_one_run_was_trained_on_are_told_too(
+    call, models, coloured, tmp_path, how
+):
+    place = coloured
+    if how != "the folder itself":
+        place = tmp_path / "data"
+        trained = sources.load(models["one"].read_recipe().data).part("train")
+        for number, (path, label) in enumerate(zip(trained.paths, trained.labels, strict=True)):
+            (place / trained.classes[label]).mkdir(parents=True, exist_ok=True)
+            behind = b"" if how != "others" else b"behind the end"
+            copy = place / trained.classes[label] / f"{number}.jpg"
+            copy.write_bytes(Path(path).read_bytes() + behind)
+    flags = (f"--run_dir={models['one'].path}", f"--data_dir={place}", f"--report={tmp_path}/page")
+    found = evaluate(call, *flags)
+    assert found["trained_on"] == (0 if how == "others" else 39)
+    lines = [line for line in call.said.err.splitlines() if "was trained on" in line]
+    page = (tmp_path / "page" / "report.html").read_text()
+    said = [f"{models['one'].path} was trained on 39 of"] if how != "others" else []
+    assert [line.partition(" the ")[0] for line in lines] == said
+    assert page.count("It was trained on 39 of these.") == len(said)
+
+
+def test_a_part_that_has_changed_since_the_run_is_told(call, coloured, tmp_path):
+    """A new picture moves another from what is trained on to what is validated on."""
+    place = tmp_path / "data"
+    shutil.copytree(coloured, place)
+    recipe = small_recipe(place)
+    run = make(tmp_path / "run", recipe)
+    examples = sources.load(recipe.data)
+    arrays, values = results.load_model(run)
+    values["data"] = batches.make_feed(examples, recipe, 1).identity
+    write(run.best, checkpoints.pack({"model": arrays}, values))
+    evaluate(call, f"--run_dir={run.path}")
+    assert call.said.err == ""
+    for number, path in enumerate(examples.paths[:4]):
+        (place / "blue" / f"new {number}.jpg").write_bytes(Path(path).read_bytes() + b"anew")
+    evaluate(call, f"--run_dir={run.path}")
+    (line,) = call.said.err.splitlines()
+    assert line.startswith(f"{place}: the validation part has changed since the run: 13 (")
+    assert "pictures that it was trained on may be among them" in line
+
+
+def test_where_those_are_gone_nothing_can_be_told(call, models, coloured, tmp_path):
+    copied = tmp_path / "copied"
+    shutil.copytree(coloured, copied)
+    recipe = models["one"].read_recipe()
+    recipe = dataclasses.replace(
+        recipe, data=dataclasses.replace(recipe.data, location=str(copied))
+    )
+    run = make(tmp_path / "run", recipe)
+    shutil.rmtree(copied)
+    assert evaluate(call, f"--run_dir={run.path}", f"--data_dir={coloured}")["trained_on"] == 0
 
 
 def test_runs_of_other_classes_are_refused_before_anything_is_measured(call, models, tmp_path):

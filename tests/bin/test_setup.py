@@ -152,6 +152,21 @@ def test_a_reader_that_goes_away_is_no_fault(lines):
     assert process.returncode == 1
 
 
+def test_last_words_that_find_no_room_are_told_of_in_one_line():
+    code = "import _setup; _setup.main(lambda argv: print('so it is'))"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    environment["PYTHONPATH"] = "bin"
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=-1, text=True, env=environment
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.endswith(
+        ": its last words can't be written (No space left on device); make room where they go\n"
+    )
+    assert ended.stderr.count("\n") == 1
+
+
 def test_a_terminal_that_does_not_know_a_letter_shows_its_number():
     process = python(
         "import _setup; _setup.main(lambda argv: print('B\\xe4ume\\u2026 \\udcff'))",

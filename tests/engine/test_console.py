@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 
 import numpy as np
 import pytest
@@ -49,6 +51,30 @@ def test_an_epoch_is_one_line_however_narrow_the_output():
     )
     watch.epoch(ROW, EVALUATION, best=False)
     assert out.getvalue().endswith("12 s\n")
+
+
+class OnFullDisk(io.StringIO):
+    full = True
+
+    def write(self, text):
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(text)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_an_output_that_can_not_be_written_ends_no_run(live):
+    out = OnFullDisk()
+    out.full = False
+    with Terminal(Console(file=out, force_terminal=live, width=200)) as watch:
+        out.full = True
+        watch.note("lost, perhaps")
+        watch.step(MOMENT)
+        watch.epoch(ROW, EVALUATION, best=True)
+        out.full = False
+        watch.note("there is room again")
+        out.full = True
+    assert "there is room again" in out.getvalue()
 
 
 @pytest.mark.parametrize("line", ["[bold]a[/bold]", "a :cat: in /x/:dog:.jpg", "[/]", "a   b"])

@@ -13,6 +13,7 @@ import pytest
 
 from engine import calibration, evaluation, loop, results, runs, steps, storage
 from engine.rules import Rule
+from engine.specs import UserError
 from engine.storage import Room
 from tests.engine.small_runs import (
     LONGER,
@@ -134,6 +135,42 @@ def test_early_stop_ends_the_phase_and_the_next_one_begins(coloured, tmp_path):
     result = loop.train(job(small_recipe(coloured, phases), tmp_path / "run", watcher)).result
     assert [phase["epochs"] for phase in result["phases"]] == [3, 1]
     assert any("did not move" in note for note in watcher.notes)
+
+
+def test_an_epoch_whose_validation_loss_is_no_number_is_better_than_none(
+    coloured, tmp_path, monkeypatch
+):
+    """Neither the best, nor what others have to be better than for the phase to go on."""
+    losses = iter([np.nan, 0.5, np.nan, 0.4])
+
+    def evaluate(*arguments):
+        return evaluation.Evaluation(next(losses), np.diag([9, 4]))
+
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    recipe = small_recipe(coloured, ["transfer(epochs=4, learning_rate=1e-2, early_stop=2)"])
+    watcher = Watcher()
+    result = loop.train(job(recipe, tmp_path / "run", watcher)).result
+    assert len(watcher.rows) == 4
+    assert result["best"]["epoch"] == 4
+
+
+def test_nor_does_a_run_end_well_whose_model_answers_so(coloured, tmp_path, monkeypatch):
+    real = steps.make_eval_step
+
+    def spoiled(model):
+        step = real(model)
+
+        def answer(images, labels):
+            losses, logits = step(images, labels)
+            return losses, logits * np.nan
+
+        return answer
+
+    monkeypatch.setattr(steps, "make_eval_step", spoiled)
+    made = job(small_recipe(coloured, ["transfer(epochs=1)"]), tmp_path / "run", Watcher())
+    with pytest.raises(UserError, match="answers to 13 of 13 pictures are no numbers; train anew"):
+        loop.train(made)
+    assert not made.run.finished()
 
 
 def test_a_phase_gives_its_room_back_before_the_next_one_takes_its_own(

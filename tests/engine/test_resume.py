@@ -13,6 +13,7 @@ from engine.errors import UserError
 from engine.rundir import RunDir
 from engine.stopping import Stop, Stopped
 from engine.storage import Room
+from pipelines import batches, sources
 from tests.engine.small_runs import (
     LONGER,
     Watcher,
@@ -252,3 +253,26 @@ def test_a_run_that_only_has_to_conclude_warns_of_nothing(coloured, undisturbed,
     assert again["best"] == undisturbed[2]["best"]
     assert not any("did not move" in note for note in watcher.notes)
     assert watcher.rows == []
+
+
+@pytest.mark.parametrize("change", ["one is missing", "one is new", "one has another label"])
+def test_with_other_pictures_it_does_not_go_on(coloured, tmp_path, change):
+    """Such as while a drive is not there: every step would read others than it was to read."""
+    made = job(small_recipe(coloured), tmp_path / "run", Watcher(stop_at=8), checkpoint_minutes=0)
+    with pytest.raises(InterruptedError):
+        loop.train(made)
+    examples = sources.load(made.recipe.data)
+    labels, keys = examples.labels.copy(), examples.keys.copy()
+    labels[0] = 1 - labels[0]
+    keys[0] = "another.jpg"
+    others = {
+        "one is missing": examples.without([0]),
+        "one is new": examples.replace(keys=keys),
+        "one has another label": examples.replace(labels=labels),
+    }
+    feed = batches.make_feed(others[change], made.recipe, 2)
+    before = made.run.history.read_bytes()
+    with pytest.raises(UserError, match=r"began with other pictures: .*; now .*; put them back"):
+        loop.train(dataclasses.replace(made, feed=feed))
+    assert made.run.history.read_bytes() == before
+    loop.train(job(small_recipe(coloured), tmp_path / "run", Watcher()))

@@ -123,6 +123,24 @@ def test_overwrite_of_nothing_is_a_new_run(run):
     assert run.read_recipe() == MINE
 
 
+def test_ended_while_it_overwrites_nothing_of_the_old_run_is_gone_on_with(run, monkeypatch):
+    """A best model without checkpoints would count as one of the new run's."""
+    finish(run)
+    real = rundir.shutil.rmtree
+
+    def killed(folder):
+        real(folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rundir.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        claim(run, MINE, overwrite=True)
+    monkeypatch.undo()
+    assert not run.started()
+    claim(run, MINE, overwrite=False)
+    assert content(run.path).keys() == {"recipe.json", "checkpoints"}
+
+
 def test_overwrite_of_a_run_of_another_version(run):
     finish(run)
     run.recipe.write_text('{"backbone": "x", "phases": [], "gone": 1}')
@@ -175,6 +193,7 @@ def test_what_can_not_be_removed_is_no_part_of_the_next_run(run, tmp_path):
     with pytest.raises(UserError, match="can't be removed"):
         claim(run, OTHER, overwrite=True)
     assert run.read_recipe() == MINE
+    assert run.best.read_bytes() == b"old"
 
 
 def test_no_run_here(run):

@@ -5,6 +5,7 @@ import types
 import numpy as np
 import pytest
 
+from engine import supply
 from engine.supply import Supply
 from tests.engine import small
 
@@ -54,6 +55,15 @@ def test_the_end_of_an_epoch_is_no_reason_to_begin_anew(feed):
     stage = Stage(2)
     taken(Supply(feed, stage, LENGTH, 9), 1, 9)
     assert stage.opened == [(1, 9)]
+
+
+@pytest.mark.parametrize("filled", [None, set(range(10))], ids=["pictures", "kept"])
+def test_of_very_many_steps_some_epochs_are_planned_at_a_time(feed, monkeypatch, filled):
+    monkeypatch.setattr(supply, "MOST_STEPS", 4)
+    stage = Stage(2, filled)
+    expected = [np.asarray(one.examples)[0].tolist() for one in feed.train(1, 12)]
+    assert taken(Supply(feed, stage, LENGTH, 12), 1, 12) == expected
+    assert stage.opened == [(1, 6), (6, 12)]
 
 
 def test_what_is_not_filled_yet_is_not_read(feed):

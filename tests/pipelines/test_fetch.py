@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from pipelines import fetch
-from tests.pipelines.web_server import PICTURE, got, refused
+from tests.pipelines.web_server import MUCH, PICTURE, got, refused
 
 
 def test_a_picture_comes_as_it_is(server):
@@ -20,6 +20,12 @@ def test_a_redirect_to_the_web_is_followed(server):
     assert server.paths == ["/moved", "/picture"]
 
 
+def test_what_a_redirect_says_beside_is_not_read(server):
+    """It would be held in memory, and could go on for ever."""
+    assert got(server.address("moved-at-length")) == PICTURE
+    assert server.taken < MUCH
+
+
 def test_spaces_and_letters_beyond_ascii_are_escaped_and_escapes_are_kept(server):
     assert got(server.address("große Katze%20.jpg?size=1&x=é")) == PICTURE
     assert server.paths == ["/gro%C3%9Fe%20Katze%20.jpg?size=1&x=%C3%A9"]
@@ -29,6 +35,7 @@ def test_spaces_and_letters_beyond_ascii_are_escaped_and_escapes_are_kept(server
     ("path", "words"),
     [
         ("page", "gives text/html"),
+        ("broken-off", "could not be fetched (IncompleteRead(10233 bytes read, 7 more expected))"),
         ("missing", "could not be fetched (Not Found)"),
         ("circle", "could not be fetched (The HTTP server returned a redirect error"),
         ("nonsense", "could not be fetched (this is no HTTP)"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import threading
 
@@ -12,6 +13,7 @@ from pipelines import fetch
 from tests.pipelines import bad_pictures
 
 PICTURE = bytes(range(256)) * 40
+MUCH = 100 * 2**20
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -20,7 +22,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.over = threading.Event()
-        self.agents, self.paths = [], []
+        self.agents, self.paths, self.taken = [], [], 0
 
     def address(self, path: str) -> str:
         return f"http://127.0.0.1:{self.server_port}/{path}"
@@ -54,6 +56,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def bomb(self):
         self.answer("image/png", bad_pictures.png_bomb(None))
 
+    def broken_off(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "image/jpeg")
+        self.send_header("Content-Length", str(len(PICTURE)))
+        self.end_headers()
+        self.wfile.write(PICTURE[:-7])
+
     def page(self):
         self.answer("text/html; charset=utf-8", b"<html>")
 
@@ -62,6 +71,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def moved(self):
         self.redirect("/picture")
+
+    def moved_at_length(self):
+        """A redirect with a body that does not end; notes how much of it was taken."""
+        self.moved()
+        with contextlib.suppress(OSError):
+            while self.server.taken < MUCH:
+                self.server.taken += self.wfile.write(bytes(1 << 20))
 
     def circle(self):
         self.redirect("/circle")
