@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from engine import predictor
+from engine.precision import FLOAT32
 from engine.predictor import Predictor
 from engine.rundir import RunDir
 
@@ -27,9 +28,9 @@ def load(run: RunDir, chosen: str, say: Callable[[str], None]) -> Predictor:
       UserError: there is no run, or it has no model yet.
     """
     model = predictor.from_run(run)
-    if chosen == "float32":
-        return model
-    return predictor.fastest(model, drawn(TRIED, model.image_size), say)
+    if chosen == "auto":
+        model = predictor.fastest(model, drawn(TRIED, model.image_size), say)
+    return predictor.fixed(model) if model.program == FLOAT32 else model
 
 
 def drawn(count: int, size: tuple[int, int]) -> np.ndarray:
