@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -57,7 +58,8 @@ def _hold(run: RunDir) -> None:
         old.close()
     run.held[:] = [file]
     os.ftruncate(file.fileno(), 0)
-    os.write(file.fileno(), str(os.getpid()).encode())
+    # The file may be seen from other machines and containers, which number processes of their own.
+    os.write(file.fileno(), f"{os.getpid()} on {platform.node()}".encode())
 
 
 def is_ours(run: RunDir) -> bool:

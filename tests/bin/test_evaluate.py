@@ -255,7 +255,7 @@ def test_no_run_is_made_where_none_is(call, tmp_path):
 def test_a_run_that_is_at_work_is_measured_and_not_changed(call, run):
     before = run.best.read_bytes()
     with lock(RunDir(run.path)):
-        with pytest.raises(UserError, match=r"process \d+ is at work there"):
+        with pytest.raises(UserError, match=r"process \d+ on .+ is at work there"):
             call("evaluate", f"--run_dir={run.path}", "--abstain=0.5", "--cache_dir=none")
         assert run.best.read_bytes() == before
         assert evaluate(call, f"--run_dir={run.path}")["count"] == 13

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -51,17 +52,18 @@ def holder(run):
 
 
 def test_two_processes_do_not_share_a_run(run, holder):
-    expected = f"process {holder.pid} is at work there; wait for it or name another --run_dir="
+    who = f"{holder.pid} on {platform.node()}"
+    expected = f"process {who} is at work there; wait for it or name another --run_dir="
     with pytest.raises(UserError, match=expected), lock(run):
         pass
-    assert run.lock.read_text() == str(holder.pid)
+    assert run.lock.read_text() == who
 
 
 def test_the_lock_of_a_killed_process_is_free(run, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     with lock(run):
-        assert run.lock.read_text() == str(os.getpid())
+        assert run.lock.read_text() == f"{os.getpid()} on {platform.node()}"
 
 
 def test_a_lock_ends_with_its_block(run):
@@ -117,7 +119,7 @@ def test_where_another_process_holds_the_new_one_nothing_is_touched(run, request
         holder = request.getfixturevalue("holder")
         claim(RunDir(run.path), MINE, overwrite=False)
         before = theirs(run)
-        message = f"process {holder.pid} is at work there"
+        message = f"process {holder.pid} on .* is at work there"
         with pytest.raises(UserError, match=message), results.noting_failure(run):
             renew(run, MINE)
         assert theirs(run) == before
