@@ -432,7 +432,7 @@ def test_predict_shows_what_the_rule_makes_of_it(call, run, coloured):
     decisions = [line.strip() for line in table if "->" in line]
     assert decisions == [f"-> {name or 'uncertain'}" for name in expected]
     lines = list(csv.DictReader(call("predict", "--format=csv", *flags).splitlines()))
-    assert [line["decision"] for line in lines[::2]] == [name or "" for name in expected]
+    assert [line["decision"] for line in lines[::2]] == [name or "uncertain" for name in expected]
     assert lines[0].keys() == {"path", "rank", "label", "probability", "decision"}
 
 
