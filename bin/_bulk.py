@@ -80,7 +80,8 @@ def run(parsed: _flags.Parsed, top: int, precision: str, load: Callable[[], Pred
     begun = answer_file.begun(path, wanted, parsed.overwrite)
     order = begun or dataclasses.replace(wanted, places=tuple(pictures.find(parsed.words)))
     stretch = pictures.stretch(parsed.batch_size)
-    with AnswerFile(path, order, parsed.batch_size, stretch, going_on=bool(begun)) as file:
+    answers = AnswerFile(path, order, parsed.batch_size, stretch, going_on=bool(begun))
+    with stop.undisguised(), answers as file:
         threads = _setup.start_tensorflow(parsed.threads)
         model = load()
 

@@ -41,6 +41,7 @@ class Stop:
         self._asked = threading.Event()
         self._patience = 0
         self._ending = False
+        self._raised = False
 
     def ask(self, reason: str) -> None:
         """The run is to end soon; the first reason counts. From any thread."""
@@ -85,6 +86,20 @@ class Stop:
         finally:
             self._patience -= 1
 
+    @contextmanager
+    def undisguised(self) -> Iterator[None]:
+        """An error that came of Stopped is that again.
+
+        Where a signal comes while TensorFlow's C++ calls Python, to build an error of its own for
+        instance, what the handler raises comes out as a RuntimeError.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self._raised:
+                raise Stopped(self.reason) from error
+            raise
+
     def on(self, hurry: Iterable[signal.Signals], notices: Iterable[signal.Signals] = ()) -> None:
         """Takes these signals as the wish; a second one later than REPEAT_SECONDS ends the process.
 
@@ -109,6 +124,7 @@ class Stop:
     def _raise(self, number: int, _: object) -> None:
         self.reason = self.reason or signal.Signals(number).name  # the event is the thread's to set
         if not self._patience and not self._ending:
+            self._raised = True
             self.check()
 
     def _listen(self, pipe: int, known: Set[int], hurry: Set[int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import json
 import signal
 import types
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 from engine import loop
 from engine.console import Terminal
 from engine.specs import UserError
-from engine.stopping import Stop
+from engine.stopping import Stop, Stopped
+from pipelines import first_look
 
 PROGRAM = Path(__file__).resolve().parents[2] / "bin" / "train"
 SMALL = (
@@ -87,6 +89,23 @@ def test_a_finished_run_is_not_called_interrupted(
     assert not (place / "result.json").exists(), "which the loop writes, and a failure"
     (job,) = jobs
     assert (job.on_nan, job.stop) == ("stop", stop)
+
+
+def test_a_signal_within_tensorflow_is_no_failure(train, stop, monkeypatch, coloured, tmp_path):
+    """Its C++ was building an error when the signal came, and made another of it."""
+
+    def look(*_, **__):
+        try:
+            stop._raise(signal.SIGTERM, None)
+        except Stopped as error:
+            raise RuntimeError("MISMATCH of original and normalized exception") from error
+
+    monkeypatch.setattr(_setup, "start_tensorflow", lambda *_: 2)
+    monkeypatch.setattr(first_look, "look", look)
+    place = tmp_path / "run"
+    with pytest.raises(Stopped, match="SIGTERM"):
+        train.main(["bin/train", *SMALL, f"--data_dir={coloured}", f"--run_dir={place}"])
+    assert json.loads((place / "result.json").read_text())["status"] == "interrupted"
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,31 @@ def test_once_all_is_done_none_is_raised():
     assert ended(process) == ("", 0)
 
 
+DISGUISED = """
+    with stop.undisguised():
+        print("ready", flush=True)
+        try:
+            time.sleep(600)
+        except BaseException:
+            raise RuntimeError("as C++ has it") from None
+"""
+
+
+def test_what_foreign_code_makes_of_it_is_still_the_wish():
+    process = started(DISGUISED)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == ("stopped by SIGTERM\n", 75)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_an_error_that_did_not_come_of_it_stays(asked):
+    stop = Stop()
+    if asked:
+        stop.ask("the cloud")
+    with pytest.raises(RuntimeError, match="of its own"), stop.undisguised():
+        raise RuntimeError("of its own")
+
+
 ELSEWHERE = """
     import threading
     threading.Timer(0.1, stop.interrupt, ["the cloud"]).start()
