@@ -68,7 +68,8 @@ def test_evaluating_leaves_them_out_and_names_each_once(data, trained):
     process = start("evaluate", f"--run_dir={trained}", f"--data_dir={data[0]}", "--format=json")
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    lines = err.splitlines()
+    *lines, last = err.splitlines()
+    assert f"{trained} was trained on " in last, "some of them"
     assert all(line.startswith("left out: ") for line in lines), "and nothing else is said"
     every_bad_one_once(
         [line.removeprefix("left out: ").rpartition(": ")[0] for line in lines], data
