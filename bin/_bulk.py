@@ -24,7 +24,7 @@ from engine.rundir import RunDir
 from engine.specs import UserError
 from engine.stopping import Stop
 from pipelines import fetch, pictures
-from pipelines.examples import printable
+from pipelines.examples import counted, printable
 
 if TYPE_CHECKING:
     from engine.predictor import Predictor
@@ -181,9 +181,8 @@ class Meter:
         rows, unread = self.tally.rows, self.tally.unread
         before, started = self.first or (rows, 0.0)
         speed = (rows - before) / max(time.monotonic() - started, 1e-3)
-        words = [
-            f"{rows:,} pictures" if rows == self.total else f"{rows:,} of {self.total:,} pictures"
-        ]
+        done = "" if rows == self.total else f"{rows:,} of "
+        words = [done + counted(self.total, "picture", "pictures")]
         if speed:
             words.append(f"{speed:,.0f} a second")
             if rows < self.total:

@@ -12,11 +12,12 @@ import threading
 import time
 from pathlib import Path
 
+import _bulk
 import numpy as np
 import pytest
 
 from engine import rules, runs
-from engine.answer_file import AnswerFile
+from engine.answer_file import AnswerFile, Tally
 from engine.errors import UserError
 from engine.rules import Rule
 from pipelines.decode import decode
@@ -52,6 +53,14 @@ def many(coloured, tmp_path_factory) -> Path:
 def rows(path: Path) -> list[dict]:
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("total", "done", "said"),
+    [(1, 1, "1 picture"), (2, 1, "1 of 2 pictures"), (2, 2, "2 pictures")],
+)
+def test_how_far_it_is_in_words(total, done, said):
+    assert _bulk.Meter(total, Tally(rows=done)).in_words() == said
 
 
 def test_a_row_a_picture_with_the_numbers_that_are_printed(call, trained, coloured, tmp_path):
