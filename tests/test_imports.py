@@ -1,4 +1,8 @@
-"""Imports run one way: bin -> pipelines, engine; pipelines -> engine.specs; and in no circles."""
+"""Imports run downward: bin, unfreeze -> engine.cli -> engine.commands -> the rest -> engine.core.
+
+Imports that only a type checker reads count too. `bin/test tests/test_imports.py -s` prints the
+levels.
+"""
 
 from __future__ import annotations
 
@@ -12,52 +16,61 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("engine", "pipelines", "bin")
+TREES = ("engine", "pipelines", "bin")
 SLOW = {"tensorflow", "keras", "tensorflow_datasets", "tensorboard", "matplotlib"}
+TOGETHER = ("engine.commands", "engine.cli")  # where engine and pipelines are put together
 
-# Those that hold a table, or that are read before a mistyped flag is answered.
-LIGHT = (
-    *("engine.specs", "engine.calls", "engine.errors", "engine.conversion", "engine.recipes"),
-    *("engine.backbones", "engine.optimizers", "engine.schedules", "engine.rundir"),
-    *("engine.answer_file", "engine.answer_formats"),
-    *("pipelines.augment", "pipelines.sources", "pipelines.pictures"),
-    *("bin._flags", "bin._command_line", "bin._setup", "bin.train", "bin.evaluate", "bin.predict"),
-    *("bin._bulk", "bin.serve", "bin.export"),
+# What holds a table, or is read before a mistyped flag is answered: it must not import TensorFlow.
+LIGHT_PACKAGES = ("engine.core", "engine.cli", "bin")
+LIGHT_MODULES = (
+    *("engine.models.backbones", "engine.optim.options", "engine.optim.optimizers"),
+    *("engine.optim.schedules", "engine.runs.directory", "engine.inference.predictions_file"),
+    *("engine.inference.predictions_format", "pipelines.augment.augment"),
+    *("pipelines.sources.sources", "pipelines.predict.find_images"),
 )
 
 
-def modules() -> dict[str, Path]:
-    """Every module and program by its name, such as engine.specs or bin.train."""
+def find_modules() -> dict[str, Path]:
+    """Every module and program by its name, such as engine.core.recipe or bin.train."""
     found = {}
-    for package in PACKAGES:
-        for path in (ROOT / package).rglob("*"):
-            if path.is_file() and path.suffix in (".py", ""):
+    for tree in TREES:
+        for path in (ROOT / tree).rglob("*"):
+            if path.is_file() and path.suffix in (".py", "") and path.name != "__init__.py":
                 found[".".join(path.relative_to(ROOT).with_suffix("").parts)] = path
+    if (ROOT / "unfreeze.py").exists():
+        found["unfreeze"] = ROOT / "unfreeze.py"
     return found
 
 
-MODULES = modules()
+MODULES = find_modules()
 
 
-def nodes(body: list[ast.stmt], within_functions: bool) -> Iterator[ast.stmt]:
-    """The import statements, less those for type checkers only."""
+def import_statements(body: list[ast.stmt], in_functions: bool, for_types: bool) -> Iterator:
+    """Every import statement.
+
+    Args:
+      in_functions: those inside functions too.
+      for_types: those that only a type checker reads too.
+    """
     for statement in body:
         if isinstance(statement, ast.Import | ast.ImportFrom):
             yield statement
             continue
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef) and not in_functions:
+            continue
+        parts = ["body", "orelse", "handlers", "finalbody"]
         if isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.unparse(statement.test):
-            yield from nodes(statement.orelse, within_functions)
-            continue
-        if isinstance(statement, ast.FunctionDef) and not within_functions:
-            continue
-        for inner in ("body", "orelse", "handlers", "finalbody"):
-            yield from nodes(getattr(statement, inner, []), within_functions)
+            parts = parts if for_types else ["orelse"]
+        for part in parts:
+            yield from import_statements(getattr(statement, part, []), in_functions, for_types)
+        for case in getattr(statement, "cases", []):
+            yield from import_statements(case.body, in_functions, for_types)
 
 
-def imports(source: str, within_functions: bool = True) -> set[str]:
+def imported_names(source: str, in_functions: bool = True, for_types: bool = True) -> set[str]:
     """Names of the modules that a source imports, as far as they are told from other names."""
     found = set()
-    for node in nodes(ast.parse(source).body, within_functions):
+    for node in import_statements(ast.parse(source).body, in_functions, for_types):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
             continue
@@ -68,44 +81,87 @@ def imports(source: str, within_functions: bool = True) -> set[str]:
     return {f"bin.{name}" if f"bin.{name}" in MODULES else name for name in found}
 
 
-def of_module(name: str, within_functions: bool = True) -> set[str]:
-    return imports(MODULES[name].read_text(), within_functions)
+def imports_of(module: str, in_functions: bool = True, for_types: bool = True) -> set[str]:
+    return imported_names(MODULES[module].read_text(), in_functions, for_types)
 
 
-def top(name: str) -> str:
-    return name.split(".")[0]
+def package(module: str) -> str:
+    """`engine.core` for engine.core.files, `bin` for bin.train."""
+    return ".".join(module.split(".")[: 2 if "." in module else 1]).replace("bin.", "bin ")
 
 
-def offence(importer: str, imported: str) -> bool:
-    """Whether this import runs against the order."""
-    if importer.startswith("engine."):
-        return top(imported) in ("pipelines", "bin", "absl")
-    if importer.startswith("pipelines."):
-        inside = top(imported) == "engine" and imported != "engine.specs"
-        return inside or top(imported) in ("bin", "absl")
-    return False
+def tree(module: str) -> str:
+    return module.split(".")[0]
 
 
-def reached(start: str) -> dict[str, set[str]]:
+def is_within(module: str, *packages: str) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in packages)
+
+
+def offence(importer: str, imported: str) -> str | None:
+    """Why this import runs against the order, if it does."""
+    if tree(imported) == "absl" and not is_within(importer, "engine.cli"):
+        return "only engine.cli reads flags"
+    if is_within(importer, "bin", "unfreeze"):
+        return None
+    if tree(imported) in ("bin", "unfreeze"):
+        return "bin and unfreeze are on top"
+    if is_within(importer, "pipelines"):
+        inside = is_within(imported, "engine") and not is_within(imported, "engine.core")
+        return "pipelines imports nothing of the engine but engine.core" if inside else None
+    if is_within(imported, "engine.cli") and not is_within(importer, "engine.cli"):
+        return "engine.cli is on top of the engine"
+    if not is_within(importer, *TOGETHER):
+        if is_within(imported, "engine.commands"):
+            return "engine.commands is on top of the other packages"
+        if is_within(imported, "pipelines"):
+            return "only engine.commands and engine.cli import pipelines"
+    if is_within(importer, "engine.core") and not is_within(imported, "engine.core"):
+        own = tree(imported) in sys.stdlib_module_names
+        return None if own else "engine.core needs the standard library only"
+    return None
+
+
+def reached_from(start: str) -> dict[str, set[str]]:
     """What is read when a module is imported: our modules, each with all that it imports."""
     found: dict[str, set[str]] = {}
     waiting = [start]
     while waiting:
         name = waiting.pop()
         if name in MODULES and name not in found:
-            found[name] = of_module(name, within_functions=False)
+            found[name] = imports_of(name, in_functions=False, for_types=False)
             waiting += found[name]
     return found
 
 
-def test_the_reader_of_imports_sees_them_all():
-    """Else the tests below would pass on anything."""
+def module_graph() -> dict[str, set[str]]:
+    return {name: (imports_of(name) & MODULES.keys()) - {name} for name in MODULES}
+
+
+def package_graph() -> dict[str, set[str]]:
+    """Packages of the engine and of pipelines, each with those that it imports."""
+    graph: dict[str, set[str]] = {}
+    for name, imported in module_graph().items():
+        if tree(name) in ("engine", "pipelines"):
+            graph.setdefault(package(name), set()).update(map(package, imported))
+    return {name: imported - {name} for name, imported in graph.items()}
+
+
+def levels(graph: dict[str, set[str]]) -> dict[str, int]:
+    """How many imports lie below each; a CycleError names a circle."""
+    found: dict[str, int] = {}
+    for name in graphlib.TopologicalSorter(graph).static_order():
+        found[name] = 1 + max((found[below] for below in graph.get(name, ())), default=0)
+    return found
+
+
+def test_reader_of_imports_sees_every_kind():
     source = """
 import a.b, c as d
-from engine import specs, nothing
+from engine.core import recipe, nothing
 from typing import TYPE_CHECKING
 if TYPE_CHECKING:
-    from engine import loop
+    from engine.training import loop
 else:
     import e
 try:
@@ -116,67 +172,83 @@ class K:
     import h
     def method(self):
         with x:
-            import _flags
+            import _bootstrap
 def function():
     import keras
 """
-    outside = {"a.b", "c", "engine.specs", "engine", "typing", "e", "f", "g", "h"}
-    assert imports(source, within_functions=False) == outside
-    assert imports(source) == outside | {"bin._flags", "keras"}
-    assert {"engine.loop", "pipelines.batches", "bin._flags", "bin.train"} <= MODULES.keys()
+    loaded = {"a.b", "c", "engine.core.recipe", "engine.core", "typing", "e", "f", "g", "h"}
+    assert imported_names(source, in_functions=False, for_types=False) == loaded
+    everything = loaded | {"engine.training.loop", "bin._bootstrap", "keras"}
+    assert imported_names(source) == everything
+    assert {"engine.training.loop", "pipelines.loading.batches", "bin.train"} <= MODULES.keys()
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_imports_run_one_way(name):
-    assert not [imported for imported in of_module(name) if offence(name, imported)]
+def test_module_imports_downward_only(name):
+    found = {imported: offence(name, imported) for imported in imports_of(name)}
+    assert not {imported: why for imported, why in found.items() if why}
 
 
 @pytest.mark.parametrize(
-    ("importer", "imported", "expected"),
+    ("importer", "imported", "forbidden"),
     [
-        ("engine.loop", "pipelines.batches", True),
-        ("engine.loop", "absl.flags", True),
-        ("engine.loop", "bin._flags", True),
-        ("engine.loop", "engine.steps", False),
-        ("pipelines.batches", "engine.steps", True),
-        ("pipelines.batches", "engine", True),
-        ("pipelines.batches", "engine.specs", False),
-        ("pipelines.batches", "bin._flags", True),
-        ("bin.train", "engine.loop", False),
+        ("engine.training.loop", "pipelines.loading.batches", True),
+        ("engine.training.loop", "absl.flags", True),
+        ("engine.training.loop", "engine.commands.train", True),
+        ("engine.training.loop", "engine.training.steps", False),
+        ("engine.commands.train", "pipelines.loading.batches", False),
+        ("engine.commands.train", "engine.cli.flags", True),
+        ("engine.commands.train", "absl.flags", True),
+        ("engine.core.files", "numpy", True),
+        ("engine.core.files", "engine.core.errors", False),
+        ("pipelines.loading.batches", "engine.training.steps", True),
+        ("pipelines.loading.batches", "engine", True),
+        ("pipelines.loading.batches", "engine.core.recipe", False),
+        ("pipelines.loading.batches", "bin._bootstrap", True),
+        ("bin.train", "engine.cli.train", False),
     ],
 )
-def test_what_is_an_offence(importer, imported, expected):
-    assert offence(importer, imported) == expected
+def test_offence_is_told_from_allowed_import(importer, imported, forbidden):
+    assert bool(offence(importer, imported)) == forbidden
 
 
-@pytest.mark.parametrize("package", ["engine", "pipelines"])
-def test_nothing_goes_in_circles(package):
-    mine = [name for name in MODULES if top(name) == package]
-    graph = {name: of_module(name) & set(mine) for name in mine}
-    order = list(graphlib.TopologicalSorter(graph).static_order())  # CycleError names a circle
-    assert set(order) == set(mine)
+def test_no_modules_import_each_other_in_a_circle():
+    print(f"\n{max(levels(module_graph()).values())} levels of modules, no circles")
 
 
-@pytest.mark.parametrize("name", LIGHT)
-def test_a_light_module_brings_nothing_slow(name):
+def test_no_packages_import_each_other_in_a_circle():
+    found = levels(package_graph())
+    print(f"\n{len(found)} packages on {max(found.values())} levels, no circles")
+    for name, level in sorted(found.items(), key=lambda item: (-item[1], item[0])):
+        print(f"  {level}  {name}")
+
+
+def test_no_module_lies_directly_in_a_tree():
+    assert [name for name in MODULES if tree(name) != "bin" and name.count(".") == 1] == []
+
+
+def light_modules() -> list[str]:
+    return [*LIGHT_MODULES, *(name for name in MODULES if is_within(name, *LIGHT_PACKAGES))]
+
+
+@pytest.mark.parametrize("name", light_modules())
+def test_light_module_imports_nothing_slow(name):
     slow = {
         f"{module} imports {imported}"
-        for module, imported_there in reached(name).items()
+        for module, imported_there in reached_from(name).items()
         for imported in imported_there
-        if top(imported) in SLOW
+        if tree(imported) in SLOW
     }
     assert not slow
 
 
-def test_the_ground_needs_the_standard_library_only():
-    outside = {top(name) for found in reached("engine.specs").values() for name in found}
-    assert outside - {"engine"} <= sys.stdlib_module_names
-
-
 def test_flags_are_read_without_tensorflow():
-    code = f"import sys, _flags, _setup; print(sorted({SLOW!r} & set(sys.modules)))"
-    folders = {"PYTHONPATH": f"{ROOT}:{ROOT / 'bin'}"}
+    code = f"import sys, engine.cli.train; print(sorted({SLOW!r} & set(sys.modules)))"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=folders, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout == "[]\n"

@@ -16,16 +16,23 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from engine import classifier, prediction, predictor, results, rules, runs, stages, steps
-from engine.checkpoints import Progress
-from engine.rundir import RunDir, claim
-from engine.specs import RESIZES, Recipe, parse_phase
-from engine.stages import Stage
-from engine.storage import Room
-from pipelines import augment, batches, ready
-from pipelines.examples import TRAIN, VALIDATION, Examples, from_columns
-from pipelines.pixels import Place
-from pipelines.stream import Stream
+from engine.core.recipe import RESIZES, Recipe, parse_phase
+from engine.evaluation import decision_rule
+from engine.frozen.array_store import Room
+from engine.inference import predict as prediction
+from engine.inference import predictor
+from engine.models import classifier
+from engine.runs.checkpoints import Progress
+from engine.runs.directory import RunDir, claim
+from engine.training import epoch_record, setup, steps
+from engine.training import phase as stages
+from engine.training.phase import Stage
+from pipelines.augment import augment
+from pipelines.loading import batches
+from pipelines.loading import prepare as ready
+from pipelines.pixel_cache.pixels import Place
+from pipelines.predict.image_stream import Stream
+from pipelines.sources.examples import TRAIN, VALIDATION, Examples, from_columns
 from tests.engine.small import enliven
 from tests.engine.small_runs import Watcher, small_recipe
 from tests.pipelines import every_format
@@ -117,7 +124,7 @@ class Served:
 
 
 class Rows:
-    """Pictures, twice over, as `pipelines.pixels.Pixels` gives them."""
+    """Pictures, twice over, as `pipelines.pixel_cache.pixels.Pixels` gives them."""
 
     def __init__(self, images: np.ndarray) -> None:
         self.images = images
@@ -151,9 +158,9 @@ def served(tmp_path_factory) -> Served:
 def save(job: stages.Job) -> None:
     """As a run does whose best model is that of now."""
     claim(job.run, job.recipe, overwrite=False)
-    clock = results.Clock()
+    clock = epoch_record.Clock()
     clock.best = [variable.numpy() for variable in job.classifier.model.weights]
-    results.save_best(job, Progress(), clock)
+    epoch_record.save_best(job, Progress(), clock)
 
 
 def as_saved(run: RunDir, images: np.ndarray) -> np.ndarray:
@@ -188,7 +195,7 @@ def test_evaluation_and_prediction_give_the_numbers_of_the_saved_network(
     answers = [dict(one.labels) for one in prediction.predict(model, read, batch_size, 3)]
     predicted = np.array([[answer[name] for name in CLASSES] for answer in answers])
     assert near(predicted, wanted)
-    opened = runs.reopen(run)
+    opened = setup.reopen(run)
     feed = batches.make_feed(examples(served.files), opened.recipe, 2)
     losses, chances = evaluated(steps.make_eval_step(opened.model), feed.once("validation"))
     assert near(chances, wanted)
@@ -203,7 +210,7 @@ def evaluated(step, read) -> tuple[np.ndarray, np.ndarray]:
         for batch in read
     ]
     losses, logits = (np.concatenate(column) for column in zip(*rows, strict=True))
-    return losses, np.exp(rules.log_probabilities(logits))
+    return losses, np.exp(decision_rule.log_probabilities(logits))
 
 
 def given(chances: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from engine.metadata import ADDRESS, NOBODY, Ask, asking, aws_token, checked, google
+from engine.runtime.cloud_metadata import ADDRESS, NOBODY, Ask, asking, aws_token, checked, google
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

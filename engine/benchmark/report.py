@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 
 from engine.benchmark.layout import WIDTH, columns, rate, short, size
 from engine.benchmark.rows import STAGES, Rate, Row, allowed, efficiency, explain, require_name
-from engine.conversion import convert
-from engine.errors import UserError, require
+from engine.core.conversion import convert
+from engine.core.errors import UserError, require
 
 __all__ = [
     "Rate",
@@ -37,9 +37,9 @@ FILE_NAME = 100  # letters of a file's name
 class Report:
     """The measurements of one machine.
 
-    `machine` and `software` are those of `engine.machine`; `instance_type` is the cloud's name for
-    the machine; `price_per_hour` is in any currency; `when` is a date and time; `command` is what
-    was run.
+    `machine` and `software` are those of `engine.runtime.hardware`; `instance_type` is the cloud's
+    name for the machine; `price_per_hour` is in any currency; `when` is a date and time;
+    `command` is what was run.
     """
 
     machine: Mapping[str, Any]

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.errors import choose, require
+from engine.core.errors import choose, require
 
 STAGES = {  # what each is called in a sentence
     "input": "the input",

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from engine import quiet
 from engine.benchmark.rows import Rate
+from engine.runtime import background
 
 SAMPLE_SECONDS = 0.4  # a shorter work is repeated until a sample is as long as that
 
@@ -27,7 +27,7 @@ def alternate(works: Mapping[str, Work], repeats: int) -> dict[str, list[float]]
         work.run()  # compiles
         counts[name] = max(1, math.ceil(SAMPLE_SECONDS / max(_seconds(work, 1), 1e-6)))
     samples: dict[str, list[float]] = {name: [] for name in works}
-    with quiet.kept():
+    with background.kept():
         for _ in range(repeats):
             for name, work in works.items():
                 samples[name].append(work.images * counts[name] / _seconds(work, counts[name]))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from engine.core.recipe import SOURCES_OF_WEIGHTS, DataSpec, Recipe
+from engine.evaluation.decision_rule import in_digits
 from engine.export import parity
 from engine.export.parity import Parity
 from engine.export.snippets import in_markdown, steps
 from engine.export.subject import BYTES, Format, Subject
-from engine.rules import in_digits
-from engine.specs import SOURCES_OF_WEIGHTS, DataSpec, Recipe
 
 PARTS = ("validation", "test")
 

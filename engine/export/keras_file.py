@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine import rules
+from engine.evaluation import decision_rule
 from engine.export import snippets
 from engine.export.subject import PIXELS, Answer, Format, Subject, facts_json
 
@@ -38,7 +38,7 @@ def load(subject: Subject, path: Path) -> Answer:
 
     def answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         chances = forward(tf.cast(images, tf.float32)).numpy()
-        return chances, rules.decide(subject.rule, subject.classes, chances)
+        return chances, decision_rule.decide(subject.rule, subject.classes, chances)
 
     return answer
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from engine import rules, steps
-from engine.errors import UserError
+from engine.core.dataset import Batch
+from engine.core.errors import UserError
+from engine.evaluation import decision_rule
 from engine.export.subject import BYTES, Answer, Format, Subject
-from engine.machine import machine, software
-from engine.specs import Batch
+from engine.runtime.hardware import machine, software
+from engine.training import steps
 
 WARM_UP, REPEATS = 3, 20
 LONGEST_SECONDS = 3.0  # of repeats; two there are in any case
@@ -101,8 +102,8 @@ def _compared(
     decisions: np.ndarray,
 ) -> dict[str, Any]:
     """The first fields of `Parity`."""
-    wanted = rules.probabilities(subject.rule, original).astype(np.float32)
-    decided = rules.decide(subject.rule, subject.classes, wanted)
+    wanted = decision_rule.probabilities(subject.rule, original).astype(np.float32)
+    decided = decision_rule.decide(subject.rule, subject.classes, wanted)
     difference = np.abs(chances.astype(np.float64) - wanted)
     return {
         "pictures": len(labels),

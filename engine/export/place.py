@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from engine.conversion import parse_json
-from engine.errors import UserError
+from engine.core.conversion import parse_json
+from engine.core.errors import UserError
 from engine.export import leftovers
 
 PARITY, CARD = "parity.json", "MODEL_CARD.md"

@@ -10,10 +10,11 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from engine import rules, trunk
+from engine.evaluation import decision_rule
+from engine.evaluation.decision_rule import Rule
 from engine.export.subject import Subject
-from engine.precision import Program
-from engine.rules import Rule
+from engine.frozen import trunk
+from engine.frozen.precision import Program
 
 PROBABILITIES, DECISION = "probabilities", "decision"
 IMAGES = "images"
@@ -65,7 +66,7 @@ def _by_channel(layer: keras.layers.Conv2D, inputs: tf.Tensor) -> tf.Tensor:
 
 
 def decide(rule: Rule, classes: Sequence[str], chances: tf.Tensor) -> tf.Tensor:
-    """`engine.rules.decide` in graph operations: float32 [B, classes] -> int32 [B]."""
+    """`decision_rule.decide` in graph operations: float32 [B, classes] -> int32 [B]."""
     # The two likeliest. To mask the positive class instead would bring int8 in among the
     # probabilities: TensorFlow Lite wants one scale on both sides of a choice.
     top = tf.math.top_k(chances, min(2, len(classes)))
@@ -76,5 +77,5 @@ def decide(rule: Rule, classes: Sequence[str], chances: tf.Tensor) -> tf.Tensor:
         taken = chances[:, positive] >= rule.threshold
         found = tf.where(taken, positive, best_other)
     if rule.abstain is not None:
-        found = tf.where(top.values[:, 0] < rule.abstain, rules.UNCERTAIN, found)
+        found = tf.where(top.values[:, 0] < rule.abstain, decision_rule.UNCERTAIN, found)
     return found

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from engine.export.subject import BYTES, UNCERTAIN, Answer, Format, Subject, encoded
-from engine.machine import software
+from engine.runtime.hardware import software
 
 IMAGE_BYTES = "image_bytes"
 FROM_BYTES, FROM_PIXELS = "serving_default", "pixels"

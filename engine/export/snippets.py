@@ -9,7 +9,7 @@ from engine.export.subject import UNCERTAIN, Subject
 
 _PLAIN = frozenset(" ,.-'/()=%:;?")  # punctuation that Markdown leaves alone within a line
 
-# Steps of `pixels` below, as in `pipelines.resizing`: to what size which part of a picture goes.
+# Steps of `pixels` below, as in `pipelines.decode.resizing`.
 BEFORE_READING = {
     "squash": "",
     "crop": "",

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.errors import UserError
-from engine.rules import Rule
+from engine.core.errors import UserError
+from engine.evaluation.decision_rule import Rule
 
 if TYPE_CHECKING:
-    from engine.runs import Reopened
+    from engine.training.setup import Reopened
 
 UNCERTAIN = "uncertain"  # stands for a label where the rule leaves an answer open
 INT8, FLOAT16, FLOAT32 = "int8", "float16", "float32"

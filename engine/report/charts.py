@@ -17,7 +17,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from engine.calibration import Bin
+from engine.evaluation.calibration import Bin
 from engine.report.markup import Markup, escape
 
 # Colours that stand for those of the page until the SVG is made; see `style`.

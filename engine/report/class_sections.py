@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from engine.evaluation.classification_metrics import ClassFigures, Figures
 from engine.report import charts
 from engine.report.facts import ClassCurves, Facts
-from engine.report.figures import ClassFigures, Figures
+from engine.report.formatting import count, percent, span
 from engine.report.markup import Markup, details, join, paragraph, scroll, table, tag
 from engine.report.sections import Section, at, figure, from_there, legend, sentence
-from engine.report.words import count, percent, span
 
 FEW = 20  # classes that a table of confusion takes
 ROWS = 30  # classes that a table of figures shows before it folds

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from engine.report.calibrating import Calibrated
-from engine.report.course import Course
-from engine.report.figures import ClassFigures, Curve, Figures
-from engine.report.operating import Abstaining, Operating
-from engine.rules import Rule
+from engine.evaluation.classification_metrics import ClassFigures, Curve, Figures
+from engine.evaluation.decision_rule import Rule
+from engine.evaluation.operating_point import Abstaining, Operating
+from engine.evaluation.reliability import Calibrated
+from engine.report.training_log import Course
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from engine.report import class_sections, picture_sections, run_sections, trust_sections
+from engine.report import class_sections, image_sections, run_sections, trust_sections
 from engine.report.facts import Facts
+from engine.report.formatting import count, day, percent, span
 from engine.report.markup import Markup, paragraph, tag
 from engine.report.sections import Section, render
 from engine.report.style import SHEET
-from engine.report.words import count, day, percent, span
 
 # In their order; those that have nothing to say are left out.
 SECTIONS = (
@@ -19,8 +19,8 @@ SECTIONS = (
     class_sections.curves,
     trust_sections.calibration,
     trust_sections.decisions,
-    picture_sections.mistakes,
-    picture_sections.labels,
+    image_sections.mistakes,
+    image_sections.labels,
     run_sections.training,
     run_sections.resources,
     run_sections.recipe,

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.report import charts
-from engine.report.course import Course
 from engine.report.facts import Facts
+from engine.report.formatting import count, money, names, percent, seconds, size
 from engine.report.markup import Markup, details, join, paragraph, preformatted, table, tag
 from engine.report.sections import Section, bar, legend
-from engine.report.words import count, money, names, percent, seconds, size
+from engine.report.training_log import Course
 
 _NOT_FINISHED = (
     "Nothing is known of it: the run is not finished, or its history.csv and result.json are gone."

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.report import charts
+from engine.report.formatting import percent
 from engine.report.markup import Markup, details, escape, tag
-from engine.report.words import percent
 
 
 class Section(NamedTuple):

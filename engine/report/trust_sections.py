@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from engine.calibration import Bin
+from engine.evaluation.calibration import Bin
+from engine.evaluation.decision_rule import in_digits
+from engine.evaluation.operating_point import Abstaining, Operating
+from engine.evaluation.reliability import Calibrated
 from engine.report import charts
-from engine.report.calibrating import Calibrated
 from engine.report.facts import Facts
+from engine.report.formatting import count, percent, span
 from engine.report.markup import Markup, join, paragraph, table, tag
-from engine.report.operating import Abstaining, Operating
 from engine.report.sections import Section, figure, heading, legend
-from engine.report.words import count, percent, span
-from engine.rules import in_digits
 
 
 def calibration(facts: Facts) -> Section:

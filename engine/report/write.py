@@ -10,13 +10,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from engine import cells
-from engine.conversion import parse_json
-from engine.errors import UserError
+from engine.core import text as cells
+from engine.core.conversion import parse_json
+from engine.core.errors import UserError
+from engine.core.files import write as write_file
 from engine.report.facts import Facts, as_json
 from engine.report.markup import visible
 from engine.report.page import page
-from engine.rundir import write as write_file
 
 PAGE, FIGURES, SUSPECTS = "report.html", "report.json", "suspect_labels.csv"
 

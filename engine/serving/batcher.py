@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from engine.core.errors import UserError
 from engine.serving.metrics import Metrics
-from engine.specs import UserError
 
 Decode = Callable[[bytes], np.ndarray]
 Predict = Callable[[np.ndarray], np.ndarray]

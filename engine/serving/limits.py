@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from aiohttp import web
 
-from engine.errors import UserError
+from engine.core.errors import UserError
 
 MB = 10**6
 REQUEST_FILES = 4  # a request may be so many times as large as a file

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from engine import predictor
-from engine.precision import FLOAT32
-from engine.predictor import Predictor
-from engine.rundir import RunDir
+from engine.frozen.precision import FLOAT32
+from engine.inference import predictor
+from engine.inference.predictor import Predictor
+from engine.runs.directory import RunDir
 
 TRIED = 32  # pictures of the batch that precisions are tried on
 REPEATS = 3

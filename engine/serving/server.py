@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, web
 
-from engine.errors import UserError
+from engine.core.errors import UserError
+from engine.runtime.shutdown import Stopped
 from engine.serving.batcher import Pace
-from engine.serving.doors import Guard
+from engine.serving.request_guard import Guard
 from engine.serving.service import Model, Service
-from engine.stopping import Stopped
 
 BACKLOG = 128
 LINGER_SECONDS = 2.0  # how long a client that was refused may go on sending

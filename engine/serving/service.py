@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
-from engine import prediction
-from engine.rules import Rule
-from engine.serving import doors, uploads
+from engine.core.errors import UserError
+from engine.evaluation.decision_rule import Rule
+from engine.inference import predict as prediction
+from engine.serving import request_guard, uploads
 from engine.serving.batcher import Batcher, Decode, Pace, Predict, QueueFullError
-from engine.serving.doors import Doorkeeper
 from engine.serving.limits import HELD_REQUESTS, Limits, Memory, RefusalError
 from engine.serving.metrics import CONTENT_TYPE, Metrics
+from engine.serving.request_guard import Doorkeeper
 from engine.serving.uploads import Upload
-from engine.specs import UserError
 
 TOP = 5
 LOADING, READY, STOPPING = "loading", "ready", "stopping"
@@ -133,7 +133,7 @@ class Service:
 
     async def _answered(self, request: web.Request, handler: Callable) -> web.StreamResponse:
         try:
-            doors.check(request, self._names)
+            request_guard.check(request, self._names)
             return await handler(request)
         except RefusalError as refused:
             return refused.response()

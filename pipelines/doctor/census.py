@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from engine.specs import DataSpec
-from pipelines import headers
+from engine.core.recipe import DataSpec
+from pipelines.decode import headers
 from pipelines.doctor import copies, places, unusual
 from pipelines.doctor.kinds import KINDS, NOTE, WARNING, Entry, Finding
-from pipelines.examples import Examples
-from pipelines.pixels import Pixels
+from pipelines.pixel_cache.pixels import Pixels
+from pipelines.sources.examples import Examples
 
 LEVELS_OF_ONE_COLOUR = 3  # of 255: what saving as JPEG makes of a single colour
 IMBALANCE = 10.0  # times as many pictures

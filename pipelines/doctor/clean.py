@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.specs import UserError
+from engine.core.errors import UserError
 from pipelines.doctor import copies
 from pipelines.doctor.examine import Examined
-from pipelines.examples import SPLITS, TEST, VALIDATION, WHOLE_FILE, Examples
+from pipelines.sources.examples import SPLITS, TEST, VALIDATION, WHOLE_FILE, Examples
 
 COLUMNS = ("path", "label", "split", "group")
 # Why a picture is not listed; 0 is why one is.

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from pipelines.doctor.kinds import Entry, Finding
-from pipelines.examples import SPLITS, TRAIN, Examples
+from pipelines.sources.examples import SPLITS, TRAIN, Examples
 
 
 def groups(count: int, pairs: np.ndarray) -> list[np.ndarray]:

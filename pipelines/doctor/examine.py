@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from engine.specs import DataSpec, UserError
-from pipelines import decode, first_look, formats, headers, sources, splits
+from engine.core.errors import UserError
+from engine.core.recipe import DataSpec
+from pipelines.decode import decode, formats, headers
 from pipelines.doctor import census, copies, likeness, places, unusual
 from pipelines.doctor.kinds import KINDS, Entry, Finding
-from pipelines.examples import VALIDATION, Examples, printable
-from pipelines.first_look import Broken, Facts
-from pipelines.stamps import MISSING
+from pipelines.pixel_cache import scan
+from pipelines.pixel_cache.scan import Broken, Facts
+from pipelines.pixel_cache.stamps import MISSING
+from pipelines.sources import sources, splits
+from pipelines.sources.examples import VALIDATION, Examples, printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +81,7 @@ def examine(spec: DataSpec, threads: int, progress: Callable[[int, int], None]) 
         notes.keep(numbers, facts)
         progress(notes.count, len(examples))
 
-    broken = first_look.look(examples, _small, threads, keep=keep)
+    broken = scan.look(examples, _small, threads, keep=keep)
     joined, pairs = notes.same_files(), notes.alike()
     found = [
         *refused,

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from pipelines import decode
+from pipelines.decode import decode
 from pipelines.doctor.examine import Examined
 from pipelines.doctor.kinds import Entry, Finding
 from pipelines.doctor.report import common, counts, describe, summary
-from pipelines.examples import Examples, counted, printable, read
+from pipelines.sources.examples import Examples, counted, printable, read
 
 SHOWN = 60  # cases of each kind
 SIDE = 112  # pixels of a thumbnail

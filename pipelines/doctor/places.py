@@ -6,11 +6,11 @@ import itertools
 import os
 from collections.abc import Iterator
 
-from engine.specs import DataSpec
-from pipelines import sources
+from engine.core.recipe import DataSpec
+from pipelines.decode.headers import NAMES
 from pipelines.doctor.kinds import Entry, Finding
-from pipelines.examples import Examples, printable
-from pipelines.headers import NAMES
+from pipelines.sources import sources
+from pipelines.sources.examples import Examples, printable
 
 _SUFFIXES = tuple(f".{suffix}" for suffixes in NAMES.values() for suffix in suffixes)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.doctor.examine import Examined
 from pipelines.doctor.kinds import LEVELS, Entry, Finding
-from pipelines.examples import SPLITS, Examples, counted, printable
+from pipelines.sources.examples import SPLITS, Examples, counted, printable
 
 SHOWN = 3  # cases of each kind in the terminal
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipelines import headers
+from pipelines.decode import headers
 from pipelines.doctor.kinds import Entry, Finding
-from pipelines.examples import Examples
+from pipelines.sources.examples import Examples
 
 HUGE_PIXELS = 50_000_000
 TINY_SIDE = 32  # pixels

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine import loop
+from engine.training import loop
 from tests.engine.small_runs import Watcher, job, small_recipe
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from engine import checkpoints, classifier
-from engine.rules import PLAIN, Rule
-from engine.rundir import RunDir, claim, write
+from engine.core.files import write
+from engine.evaluation.decision_rule import PLAIN, Rule
+from engine.models import classifier
+from engine.runs import checkpoints
+from engine.runs.directory import RunDir, claim
 from tests.engine.small import enliven
 from tests.engine.small_runs import small_recipe
 

@@ -6,9 +6,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from engine.classifier import Classifier
-from engine.specs import Batch, DataSpec, Feed, Phase, Recipe
-from pipelines import augment, order
+from engine.core.dataset import Batch, Feed
+from engine.core.recipe import DataSpec, Phase, Recipe
+from engine.models.classifier import Classifier
+from pipelines.augment import augment
+from pipelines.loading import shuffle
 
 SIDE, CLASSES = 8, 3
 PLAIN = augment.compose(())
@@ -62,7 +64,7 @@ def stacked(*batches: Batch) -> Batch:
 def feed(count: int = 10, size: int = 4, seed: int = 0) -> Feed:
     """`count` random pictures in memory, in batches of `size`; the first four are to validate on.
 
-    Every epoch has an order of its own, as `engine.specs.Feed` wants it.
+    Every epoch has an order of its own, as `engine.core.dataset.Feed` wants it.
     """
     random = np.random.default_rng(seed)
     pictures = random.integers(0, 256, (count, SIDE, SIDE, 3)).astype(np.uint8)
@@ -81,7 +83,7 @@ def feed(count: int = 10, size: int = 4, seed: int = 0) -> Feed:
         return (found % number).astype(np.int32), (found < number).astype(np.float32)
 
     def train(first, stop, per_call=1, views=lambda _, epoch: [epoch] * size, lookup=None):
-        for call in order.calls(range(first, stop), per_call, count, size):
+        for call in shuffle.calls(range(first, stop), per_call, count, size):
             steps = []
             for step in call:
                 epoch, place = divmod(step, per_epoch)

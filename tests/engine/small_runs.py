@@ -9,10 +9,15 @@ import resource
 
 import numpy as np
 
-from engine import checkpoints, classifier, loop, results
-from engine.rundir import RunDir, claim
-from engine.specs import DataSpec, Recipe, parse_calls, parse_phase
-from pipelines import augment, batches, examples, sources
+from engine.core.call_syntax import parse_calls
+from engine.core.recipe import DataSpec, Recipe, parse_phase
+from engine.models import classifier
+from engine.runs import checkpoints
+from engine.runs.directory import RunDir, claim
+from engine.training import epoch_record, loop
+from pipelines.augment import augment
+from pipelines.loading import batches
+from pipelines.sources import examples, sources
 from tests.engine import small
 
 PHASES = (
@@ -74,7 +79,7 @@ def small_recipe(
 
 
 class Decoded:
-    """All pictures of a data set, as `pipelines.pixels.Pixels` gives them."""
+    """All pictures of a data set, as `pipelines.pixel_cache.pixels.Pixels` gives them."""
 
     def __init__(self, recipe: Recipe) -> None:
         data = sources.load(recipe.data)
@@ -124,7 +129,7 @@ def final(run: RunDir) -> dict[str, list[np.ndarray]]:
 
 def timeless(run: RunDir) -> list[list]:
     """History, less the columns that tell times."""
-    return [[row[c] for c in results.COLUMNS[:8]] for row in checkpoints.load(run)[0].history]
+    return [[row[c] for c in epoch_record.COLUMNS[:8]] for row in checkpoints.load(run)[0].history]
 
 
 def same_end(one: RunDir, other: RunDir) -> bool:

@@ -5,11 +5,14 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from engine import freezing, optimizers, steps, trunk
-from engine.lower import make_lower
-from engine.metrics import Totals
-from engine.precision import Program
-from engine.specs import Phase
+from engine.core.recipe import Phase
+from engine.frozen import trunk
+from engine.frozen.forward import make_lower
+from engine.frozen.precision import Program
+from engine.models import freezing
+from engine.optim import optimizers
+from engine.training import steps
+from engine.training.metrics import Totals
 from tests.engine import small
 
 RATE = tf.constant(0.1)

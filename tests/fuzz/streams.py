@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from pipelines.records import masked_crc32c
+from pipelines.sources.tfrecord_index import masked_crc32c
 
 SIZES = (0, 1, 127, 128, 300, 9)
 

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine import checkpoints, results
-from engine.checkpoints import Progress
-from engine.rundir import RunDir
-from engine.specs import UserError
-from pipelines import pixel_files, pixel_index, records
-from pipelines.examples import from_columns
-from pipelines.stamps import stamp
+from engine.core.errors import UserError
+from engine.runs import checkpoints
+from engine.runs.checkpoints import Progress
+from engine.runs.directory import RunDir
+from engine.training import epoch_record
+from pipelines.pixel_cache import pixel_files, pixel_index
+from pipelines.pixel_cache.stamps import stamp
+from pipelines.sources import tfrecord_index
+from pipelines.sources.examples import from_columns
 from tests.fuzz.mutations import cases, zip_cases, zipped
 from tests.fuzz.streams import SIZES, record_files
 
@@ -154,7 +156,7 @@ def test_best_model(judge, run, attack):
 
     def read(data: bytes) -> None:
         run.best.write_bytes(data)
-        arrays, found = results.load_model(run)
+        arrays, found = epoch_record.load_model(run)
         assert all(name.upper() for name in found["classes"])
         checkpoints.restore([], arrays[:0], "here")
 
@@ -168,13 +170,13 @@ def test_record_index(judge, tmp_path, attack):
     """An index that can't be read, or lies, is made anew from the record files."""
     files = record_files(tmp_path)
     cache = tmp_path / "index.npz"
-    right = records.index(files, "image", "label", str(cache))
+    right = tfrecord_index.index(files, "image", "label", str(cache))
     sizes = [os.path.getsize(file) for file in files]
     sample = cache.read_bytes()
 
     def read(data: bytes) -> None:
         cache.write_bytes(data)
-        found = records.index(files, "image", "label", str(cache))
+        found = tfrecord_index.index(files, "image", "label", str(cache))
         assert [column.dtype for column in found] == [column.dtype for column in right]
         for file, offset, length in zip(found.files, found.offsets, found.lengths, strict=True):
             assert 0 <= int(offset) <= int(offset) + int(length) <= sizes[file]

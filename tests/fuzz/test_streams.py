@@ -14,13 +14,14 @@ from random import Random
 import numpy as np
 import pytest
 
-from engine import preemption, torch_checkpoint
 from engine.benchmark import cloud
-from engine.metadata import NOBODY, asking
-from engine.specs import UserError
-from pipelines import records
-from tests.engine import pickles
-from tests.engine.pickles import part, plain, state, storage, tensor, whole
+from engine.core.errors import UserError
+from engine.models import torch_weights
+from engine.runtime import preemption
+from engine.runtime.cloud_metadata import NOBODY, asking
+from pipelines.sources import tfrecord_index
+from tests.engine.models import pickles
+from tests.engine.models.pickles import part, plain, state, storage, tensor, whole
 from tests.fuzz.mutations import cases
 from tests.fuzz.streams import example, framed, record_files
 
@@ -33,7 +34,7 @@ RECORD_TOKENS = [
 def _headed(claimed: int) -> bytes:
     """A header with a right checksum, of a record that is not there."""
     length = struct.pack("<Q", claimed)
-    return length + struct.pack("<I", records.masked_crc32c(length))
+    return length + struct.pack("<I", tfrecord_index.masked_crc32c(length))
 
 
 def test_record_file(judge, tmp_path):
@@ -42,7 +43,7 @@ def test_record_file(judge, tmp_path):
 
     def read(data: bytes) -> None:
         file.write_bytes(data)
-        found = records.index([str(file)], "image", "label", nowhere)
+        found = tfrecord_index.index([str(file)], "image", "label", nowhere)
         assert np.all(found.offsets + found.lengths <= len(data))
 
     samples = [Path(path).read_bytes() for path in record_files(tmp_path)]
@@ -111,7 +112,7 @@ def test_weight_file(judge, tmp_path, monkeypatch):
 
     def read(data: bytes) -> None:
         file.write_bytes(data)
-        arrays = torch_checkpoint.read(file)
+        arrays = torch_weights.read(file)
         assert sum(value.nbytes for value in arrays.values()) <= 4 * len(data)
 
     assert judge("weight file", read, WEIGHTS, UserError) == (len(WEIGHTS), 0)

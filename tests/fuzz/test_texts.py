@@ -8,18 +8,21 @@ import re
 from pathlib import Path
 from typing import Any
 
-import _flags
 import pytest
 
-from engine import precision, setbacks
 from engine.benchmark import report as reports
-from engine.decisions import Decisions
-from engine.planning import Keep
-from engine.precision import Program, Trial
-from engine.rundir import RunDir
-from engine.setbacks import Setback
-from engine.specs import Call, DataSpec, Phase, Recipe, UserError, to_json
-from pipelines.manifest import read_manifest
+from engine.cli import flags as cli_flags
+from engine.core.call_syntax import Call
+from engine.core.errors import UserError
+from engine.core.recipe import DataSpec, Phase, Recipe, to_json
+from engine.frozen import precision
+from engine.frozen.autotune import Decisions
+from engine.frozen.cache_policy import Keep
+from engine.frozen.precision import Program, Trial
+from engine.runs.directory import RunDir
+from engine.training import nan_recovery
+from engine.training.nan_recovery import Setback
+from pipelines.sources.manifest import read_manifest
 from tests.engine.benchmark import made
 from tests.fuzz.mutations import cases, json_cases
 
@@ -113,8 +116,8 @@ def test_flag_file(judge, tmp_path, monkeypatch):
 
     def read(data: bytes) -> None:
         (tmp_path / "case").write_bytes(data)
-        parsed = _flags.parse("[flags]", _flags.RUN, ["bin/train", "--flagfile=case"])
-        _flags.recipe(parsed)
+        parsed = cli_flags.parse("[flags]", cli_flags.RUN, ["bin/train", "--flagfile=case"])
+        cli_flags.recipe(parsed)
 
     samples = [path.read_bytes() for path in sorted(ROOT.glob("*.flags"))]
     assert judge("flag file", read, samples, UserError) == (len(samples), 0)
@@ -175,12 +178,12 @@ def test_plan(judge, run):
 
 def test_setbacks(judge, run):
     run.path.mkdir()
-    setbacks.write(run, [Setback("transfer", 12, 10), Setback("tune", 30, 20)])
+    nan_recovery.write(run, [Setback("transfer", 12, 10), Setback("tune", 30, 20)])
 
     def read(data: bytes) -> None:
         run.setbacks.write_bytes(data)
         for phase in RECIPE.phases:
-            rate = setbacks.slowed(lambda _: 1.0, setbacks.read(run), phase, 5)
+            rate = nan_recovery.slowed(lambda _: 1.0, nan_recovery.read(run), phase, 5)
             assert 0 <= rate(15) <= 1
 
     _judge_json(judge, "setbacks.json", read, [run.setbacks.read_bytes()])

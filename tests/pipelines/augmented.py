@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from engine.specs import parse_calls
-from pipelines import augment
+from engine.core.call_syntax import parse_calls
+from pipelines.augment import augment
 from tests.pipelines.geometry import noise
 
 

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines import decode, pixel_cache, pixel_files, pixel_fill
-from pipelines.examples import from_columns
-from pipelines.pixel_plan import Seen, plan
-from pipelines.pixels import Place
+from pipelines.decode import decode
+from pipelines.pixel_cache import pixel_cache, pixel_files, pixel_fill
+from pipelines.pixel_cache.pixel_plan import Seen, plan
+from pipelines.pixel_cache.pixels import Place
+from pipelines.sources.examples import from_columns
 from tests.pipelines.pictures import saved
 
 SIZE = (24, 20)

@@ -6,8 +6,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from engine.specs import Batch, DataSpec, Phase, Recipe
-from pipelines import batches, examples
+from engine.core.dataset import Batch
+from engine.core.recipe import DataSpec, Phase, Recipe
+from pipelines.loading import batches
+from pipelines.sources import examples
 from tests.pipelines.pictures import saved
 
 COUNT, SIZE, HEIGHT, WIDTH = 10, 4, 6, 8

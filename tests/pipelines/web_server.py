@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from engine.specs import UserError
-from pipelines import fetch
+from engine.core.errors import UserError
+from pipelines.predict import fetch
 from tests.pipelines import bad_pictures
 
 PICTURE = bytes(range(256)) * 40

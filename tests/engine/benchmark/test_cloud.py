@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from engine.benchmark import cloud
-from tests.engine.metadata_server import NOTHING, TOKEN, Answer, serving, token
+from tests.engine.runtime.metadata_server import NOTHING, TOKEN, Answer, serving, token
 
 PATIENT = 20.0  # never waited for where somebody answers
 

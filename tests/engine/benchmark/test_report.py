@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from engine.benchmark import report as reports
 from engine.benchmark.report import Report, explain, table
-from engine.errors import UserError
+from engine.core.errors import UserError
 from tests.engine.benchmark.made import STAGES, rate, report, row, with_gpus
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.benchmark.report import Rate, efficiency, explain
-from engine.errors import UserError
+from engine.core.errors import UserError
 from tests.engine.benchmark.made import STAGES, row
 
 speeds = st.floats(0.001, 1e8)

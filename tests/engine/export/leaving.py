@@ -10,11 +10,11 @@ import keras
 import numpy as np
 import scipy.special
 
-from engine.classifier import Classifier
+from engine.evaluation.decision_rule import Rule
 from engine.export.subject import Subject
-from engine.rules import Rule
-from engine.runs import Reopened
-from pipelines.decode import decode
+from engine.models.classifier import Classifier
+from engine.training.setup import Reopened
+from pipelines.decode.decode import decode
 from tests.engine import small
 
 CLASSES = ("cats", "dogs", "newts")

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine import rules
+from engine.core.recipe import RESIZES, DataSpec
+from engine.evaluation import decision_rule
 from engine.export import card, snippets
 from engine.export.formats import FORMATS
-from engine.specs import RESIZES, DataSpec
-from pipelines.decode import decode
+from pipelines.decode.decode import decode
 from tests.engine import small
 from tests.engine.export import leaving
 from tests.engine.export.test_parity import GOOD
@@ -62,7 +62,7 @@ def test_the_program_of_a_card_runs_for_a_stranger_and_answers_as_the_model(
     out = leaving.as_a_stranger(program(written(given, name)), *photographs, cwd=tmp_path)
     images = np.stack([given.decode(path.read_bytes()).numpy() for path in photographs])
     wanted = leaving.wanted(given, images)
-    decided = rules.decide(given.rule, given.classes, wanted)
+    decided = decision_rule.decide(given.rule, given.classes, wanted)
     rows = [line.split("\t") for line in out.splitlines()]
     assert [row[0] for row in rows] == [str(path) for path in photographs]
     assert [row[1] for row in rows] == [[*given.classes, "uncertain"][place] for place in decided]

@@ -13,13 +13,14 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
-from engine import classifier, rules
+from engine.evaluation import decision_rule
 from engine.export import litert
 from engine.export.formats import FORMATS
 from engine.export.subject import BYTES, FLOAT16, FLOAT32, INT8, PRECISIONS
+from engine.models import classifier
 from tests.engine import small
 from tests.engine.export import leaving
-from tests.engine.test_freezing import FAMILIES, build
+from tests.engine.models.test_freezing import FAMILIES, build
 
 TOLERANCE = 1e-5  # of probabilities, float32
 
@@ -48,7 +49,9 @@ def exported(name, given, place):
 @pytest.fixture(scope="module", params=FORMATS)
 def out(request, tmp_path_factory):
     """(format, subject, path, answer): a rule with everything, odd names, an oblong network."""
-    rule = rules.Rule(temperature=0.7, positive_class=leaving.ODD[1], threshold=0.3, abstain=0.5)
+    rule = decision_rule.Rule(
+        temperature=0.7, positive_class=leaving.ODD[1], threshold=0.3, abstain=0.5
+    )
     given = leaving.subject(rule, leaving.ODD, leaving.oblong())
     return request.param, given, *exported(request.param, given, tmp_path_factory.mktemp("out"))
 
@@ -60,7 +63,9 @@ def test_any_number_of_pictures_at_once(out, count):
     chances, decisions = answer(entering(name, images))
     assert chances.dtype == np.float32
     assert np.abs(chances - leaving.wanted(given, images)).max() < TOLERANCE
-    np.testing.assert_array_equal(decisions, rules.decide(given.rule, given.classes, chances))
+    np.testing.assert_array_equal(
+        decisions, decision_rule.decide(given.rule, given.classes, chances)
+    )
 
 
 def test_the_labels_come_back_as_they_were(out):
@@ -85,7 +90,7 @@ def test_threshold_and_abstaining_travel(name, rule, tmp_path):
     given = leaving.subject(leaving.RULES[rule])
     images = leaving.pictures(8)
     decisions = exported(name, given, tmp_path)[1](entering(name, images))[1]
-    want = rules.decide(given.rule, given.classes, leaving.wanted(given, images))
+    want = decision_rule.decide(given.rule, given.classes, leaving.wanted(given, images))
     np.testing.assert_array_equal(decisions, want)
 
 
@@ -138,7 +143,9 @@ def test_litert_stays_near_in_every_precision(lite, precision, apart):
     images = leaving.pictures(8, 32)
     chances, decisions = answer(images)
     assert np.abs(chances - leaving.wanted(given, images)).max() < apart
-    np.testing.assert_array_equal(decisions, rules.decide(given.rule, given.classes, chances))
+    np.testing.assert_array_equal(
+        decisions, decision_rule.decide(given.rule, given.classes, chances)
+    )
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

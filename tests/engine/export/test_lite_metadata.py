@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
-from engine import rules
+from engine.evaluation import decision_rule
 from engine.export import litert
 from tests.engine.export import leaving, lite_reader
 
@@ -56,4 +56,6 @@ def test_without_a_rule_the_likeliest_is_the_answer_and_the_only_output(tmp_path
     path = written(given, tmp_path)
     assert len(Interpreter(str(path)).get_output_details()) == 1
     chances, decisions = litert.load(given, path)(leaving.pictures(8))
-    np.testing.assert_array_equal(decisions, rules.decide(given.rule, given.classes, chances))
+    np.testing.assert_array_equal(
+        decisions, decision_rule.decide(given.rule, given.classes, chances)
+    )

@@ -7,11 +7,11 @@ import re
 import numpy as np
 import pytest
 
-from engine import rules
-from engine.errors import UserError
+from engine.core.dataset import Batch
+from engine.core.errors import UserError
+from engine.evaluation import decision_rule
 from engine.export import parity
 from engine.export.formats import FORMATS
-from engine.specs import Batch
 from tests.engine import small
 from tests.engine.export import leaving
 from tests.engine.export.test_formats import png
@@ -38,7 +38,7 @@ def measured(given, answer, tmp_path, name="onnx"):
 def honest(given):
     def answer(images):
         chances = leaving.wanted(given, images).astype(np.float32)
-        return chances, rules.decide(given.rule, given.classes, chances)
+        return chances, decision_rule.decide(given.rule, given.classes, chances)
 
     return answer
 

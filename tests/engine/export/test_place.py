@@ -9,7 +9,7 @@ import sys
 import pytest
 import tensorflow as tf
 
-from engine.errors import UserError
+from engine.core.errors import UserError
 from engine.export import place
 
 

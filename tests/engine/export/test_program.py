@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from engine import rules
+from engine.evaluation import decision_rule
+from engine.evaluation.decision_rule import Rule
 from engine.export import program
-from engine.rules import Rule
 from tests.engine.export import leaving
 
 EDGES = (0.0, 0.25, 1 / 3, 0.5, 0.75, 1.0)
@@ -23,7 +23,7 @@ def test_decisions_are_those_of_the_rule(positive, abstain):
         rule = Rule(positive_class=positive, threshold=threshold, abstain=abstain)
         found = program.decide(rule, leaving.CLASSES, tf.constant(chances))
         assert found.dtype == tf.int32
-        np.testing.assert_array_equal(found, rules.decide(rule, leaving.CLASSES, chances))
+        np.testing.assert_array_equal(found, decision_rule.decide(rule, leaving.CLASSES, chances))
 
 
 @pytest.mark.parametrize("name", leaving.RULES)
@@ -32,7 +32,7 @@ def test_the_program_is_the_model_with_its_rule(name):
     images = leaving.pictures(8)
     answers = program.make(given)(images)
     np.testing.assert_allclose(answers["probabilities"], leaving.wanted(given, images), atol=1e-6)
-    decided = rules.decide(given.rule, given.classes, answers["probabilities"].numpy())
+    decided = decision_rule.decide(given.rule, given.classes, answers["probabilities"].numpy())
     np.testing.assert_array_equal(answers["decision"], decided)
 
 
@@ -42,10 +42,12 @@ def test_the_rules_make_different_answers():
     given = leaving.subject(leaving.RULES["plain"])
     logits = given.opened.model(images.astype(np.float32)).numpy()
     answers = {
-        name: tuple(rules.decide(rule, leaving.CLASSES, rules.probabilities(rule, logits)))
+        name: tuple(
+            decision_rule.decide(rule, leaving.CLASSES, decision_rule.probabilities(rule, logits))
+        )
         for name, rule in leaving.RULES.items()
     }
     assert answers["plain"] == answers["tempered"]
     assert len(set(answers.values())) == len(answers) - 1
-    assert rules.UNCERTAIN in answers["shy"]
-    assert rules.UNCERTAIN in answers["both"]
+    assert decision_rule.UNCERTAIN in answers["shy"]
+    assert decision_rule.UNCERTAIN in answers["both"]

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from engine import prediction, predictor, rules
+from engine.core.recipe import RESIZES
+from engine.evaluation import decision_rule
 from engine.export import saved_model
-from engine.specs import RESIZES
-from pipelines.stream import Stream
+from engine.inference import predict as prediction
+from engine.inference import predictor
+from pipelines.predict.image_stream import Stream
 from tests.engine.export import leaving
 from tests.pipelines import every_format
 from tests.pipelines.every_format import KINDS, SIZES
@@ -73,7 +75,7 @@ def test_every_kind_of_file_is_answered_as_by_prediction(files, answered, resize
     given, found = answered[resize]
     wanted = predicted(given, files)
     assert np.abs(np.array(found["probabilities"]) - wanted).max() < 1e-5
-    decided = rules.decide(given.rule, given.classes, wanted.astype(np.float32)).tolist()
+    decided = decision_rule.decide(given.rule, given.classes, wanted.astype(np.float32)).tolist()
     assert found["decision"] == decided
     names = [*leaving.CLASSES, "uncertain"]
     assert found["labels"] == [names[place] for place in decided]

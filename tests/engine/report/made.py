@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.evaluation import Answers
+from engine.evaluation.evaluate import Answers
 
 
 def answers(count: int = 60, classes: int = 3, seed: int = 0, better: float = 1.5) -> Answers:

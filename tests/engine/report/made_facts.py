@@ -6,15 +6,15 @@ import dataclasses
 
 import numpy as np
 
-from engine import rules
-from engine.evaluation import Answers
-from engine.report.calibrating import calibrated
-from engine.report.course import Course, Epoch, PhaseCourse
+from engine.evaluation import decision_rule
+from engine.evaluation.classification_metrics import figures, precision_recall, roc
+from engine.evaluation.decision_rule import Rule
+from engine.evaluation.evaluate import Answers
+from engine.evaluation.operating_point import decided, operate
+from engine.evaluation.reliability import calibrated
 from engine.report.facts import ClassCurves, Facts, LabelCheck, Mistake, Subject, Suspect
-from engine.report.figures import figures, precision_recall, roc
-from engine.report.operating import decided, operate
-from engine.report.pictures import jpeg
-from engine.rules import Rule
+from engine.report.images import jpeg
+from engine.report.training_log import Course, Epoch, PhaseCourse
 
 WHEN = "2026-02-03T04:05:06+00:00"
 
@@ -58,7 +58,7 @@ def facts(classes: int = 3, rule: Rule | None = None, pictures: int = 300, **cha
     """Everything a page can show."""
     found = answers(classes, pictures)
     rule = rule or Rule(1.5, "class 1", 0.3, 0.95, 0.5)
-    chances = rules.probabilities(rule, found.logits)
+    chances = decision_rule.probabilities(rule, found.logits)
     square = jpeg(np.full((8, 8, 3), 90, np.uint8))
     made = Facts(
         subject=subject(found.classes),

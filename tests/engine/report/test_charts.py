@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.calibration import Bin
+from engine.evaluation.calibration import Bin
 from engine.report import charts
 
 X = np.linspace(0, 1, 11)

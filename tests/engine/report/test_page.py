@@ -7,14 +7,14 @@ import re
 import numpy as np
 import pytest
 
+from engine.evaluation.decision_rule import PLAIN, Rule
+from engine.evaluation.intervals import Interval
+from engine.evaluation.operating_point import Abstaining, Operating
+from engine.evaluation.reliability import calibrated
 from engine.report import style
-from engine.report.calibrating import calibrated
 from engine.report.facts import LabelCheck, Mistake, Suspect
-from engine.report.intervals import Interval
-from engine.report.operating import Abstaining, Operating
+from engine.report.formatting import percent
 from engine.report.page import page
-from engine.report.words import percent
-from engine.rules import PLAIN, Rule
 from tests.engine.report import made_facts as made
 from tests.engine.report.html_checks import complaints
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from engine.errors import UserError
+from engine.core.errors import UserError
 from engine.report import write
 from engine.report.facts import LabelCheck, Suspect
 from tests.engine.report import made_facts as made

@@ -13,12 +13,12 @@ import aiohttp
 import numpy as np
 import scipy.special
 
-from engine.rules import Rule
+from engine.core.errors import UserError
+from engine.evaluation.decision_rule import Rule
 from engine.serving import server
 from engine.serving.batcher import Pace, sizes
 from engine.serving.limits import Limits
 from engine.serving.service import Model, Service
-from engine.specs import UserError
 
 CLASSES = ("ant", "bee", "cow")
 RULE = Rule(temperature=2.0, abstain=0.5)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from engine import checkpoints, classifier
-from engine.rules import Rule
-from engine.rundir import RunDir, claim, write
-from engine.specs import Recipe
+from engine.core.files import write
+from engine.core.recipe import Recipe
+from engine.evaluation.decision_rule import Rule
+from engine.models import classifier
+from engine.runs import checkpoints
+from engine.runs.directory import RunDir, claim
 from tests.engine import small
 
 

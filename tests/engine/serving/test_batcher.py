@@ -12,9 +12,9 @@ import threading
 import numpy as np
 import pytest
 
+from engine.core.errors import UserError
 from engine.serving.batcher import Batcher, Pace, QueueFullError, size_for, sizes
 from engine.serving.metrics import Metrics
-from engine.specs import UserError
 from tests.engine import small
 from tests.engine.serving.made import PACE, Held, decode, picture, probabilities
 

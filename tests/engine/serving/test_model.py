@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from engine import precision, rules, runs
-from engine.precision import FLOAT32, Program
-from engine.rules import Rule
+from engine.core.errors import UserError
+from engine.evaluation import decision_rule
+from engine.evaluation.decision_rule import Rule
+from engine.frozen import precision
+from engine.frozen.precision import FLOAT32, Program
 from engine.serving import model
-from engine.specs import UserError
+from engine.training import setup
 from tests.engine import small
 from tests.engine.serving import served_run
 
@@ -31,7 +33,7 @@ def images(count: int) -> np.ndarray:
 
 def test_answers_are_those_of_the_network_at_every_size(run, monkeypatch):
     """And nothing is traced any more once its times are known."""
-    network = runs.reopen(run).model
+    network = setup.reopen(run).model
     served = model.load(run, "float32", print)
     seconds = model.seconds(served, [1, 2, 5])
     assert (served.classes, served.rule, served.program) == (CLASSES, RULE, FLOAT32)
@@ -41,7 +43,7 @@ def test_answers_are_those_of_the_network_at_every_size(run, monkeypatch):
     traced = []
     monkeypatch.setattr(tf, "cast", lambda *_: traced.append(1))  # what the program begins with
     for count, logits in wanted.items():
-        chances = rules.probabilities(RULE, logits)
+        chances = decision_rule.probabilities(RULE, logits)
         assert np.ptp(chances) > 1e-3
         found = model.answers(served, images(count))
         np.testing.assert_allclose(found, chances, rtol=1e-4, atol=1e-5)

@@ -6,8 +6,8 @@ import contextlib
 
 import pytest
 
+from engine.core.errors import UserError
 from engine.serving import server
-from engine.specs import UserError
 
 
 def test_a_port_is_taken_from_the_moment_on_that_it_is_bound():

@@ -12,10 +12,11 @@ import pytest
 import scipy.special
 from prometheus_client.parser import text_string_to_metric_families
 
-from engine import prediction, rules
+from engine.core.errors import UserError
+from engine.evaluation import decision_rule
+from engine.inference import predict as prediction
+from engine.runtime.shutdown import Stopped
 from engine.serving.service import Model, describe
-from engine.specs import UserError
-from engine.stopping import Stopped
 from tests.engine.serving.made import (
     ANT,
     BEE,
@@ -93,7 +94,7 @@ def test_top_says_how_many_labels(top, expected):
 
 
 def test_a_rule_with_a_threshold_decides_against_the_likeliest():
-    rule = rules.Rule(positive_class="cow", threshold=0.1)
+    rule = decision_rule.Rule(positive_class="cow", threshold=0.1)
     model = Model(decode, probabilities, CLASSES, rule)
     said = describe(model, "a", np.array([0.7, 0.1, 0.2]), 1)
     assert (said["decision"], said["predictions"][0]["label"]) == ("cow", "ant")

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from engine.specs import DataSpec
+from engine.core.recipe import DataSpec
 from pipelines.doctor import examine
 from tests.pipelines import bad_pictures
 from tests.pipelines.doctor.scenes import SCENES, jpeg, scene

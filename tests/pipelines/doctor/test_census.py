@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.specs import DataSpec
-from pipelines import headers, pixel_cache, sources
+from engine.core.recipe import DataSpec
+from pipelines.decode import headers
 from pipelines.doctor import census, examine, kinds
-from pipelines.examples import from_columns
-from pipelines.pixel_plan import plan
-from pipelines.pixels import Pixels, Place
+from pipelines.pixel_cache import pixel_cache
+from pipelines.pixel_cache.pixel_plan import plan
+from pipelines.pixel_cache.pixels import Pixels, Place
+from pipelines.sources import sources
+from pipelines.sources.examples import from_columns
 from tests.pipelines.cached import spoil
 from tests.pipelines.doctor.scenes import SCENES, scene
 from tests.pipelines.pictures import COLOUR, saved

@@ -8,9 +8,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from engine.specs import DataSpec, UserError
-from pipelines import sources
+from engine.core.errors import UserError
+from engine.core.recipe import DataSpec
 from pipelines.doctor import clean, examine
+from pipelines.sources import sources
 from tests.pipelines.doctor.scenes import SCENES, jpeg, scene
 from tests.pipelines.pictures import saved
 
@@ -103,7 +104,7 @@ def test_of_a_chain_only_what_is_like_what_is_measured_on_goes():
     """0 to 4 look like their neighbours; 0 is measured on."""
     labels, splits = [0, 0, 0, 0, 0], [1, 0, 0, 0, 0]
     names = [f"{number}.jpg" for number in range(5)]
-    from pipelines.examples import from_columns
+    from pipelines.sources.examples import from_columns
 
     examples = from_columns(names, labels, ("cats", "dogs"), keys=names, splits=splits)
     pairs = np.array([[0, 1], [1, 2], [2, 3], [3, 4]])

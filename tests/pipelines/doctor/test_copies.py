@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipelines.doctor import copies
-from pipelines.examples import from_columns
+from pipelines.sources.examples import from_columns
 
 EDGES = st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=40)
 

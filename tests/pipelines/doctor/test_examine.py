@@ -9,9 +9,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from engine.specs import DataSpec, UserError
-from pipelines import sources
+from engine.core.errors import UserError
+from engine.core.recipe import DataSpec
 from pipelines.doctor import examine, page, report
+from pipelines.sources import sources
 from tests.pipelines.doctor.scenes import scene
 
 

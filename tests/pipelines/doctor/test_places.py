@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from engine.specs import DataSpec
-from pipelines import sources
+from engine.core.recipe import DataSpec
 from pipelines.doctor import places
+from pipelines.sources import sources
 from tests.pipelines.pictures import COLOUR, saved
 
 

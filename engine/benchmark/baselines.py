@@ -1,0 +1,138 @@
+"""The same job as others do it: Keras' `Model.fit`, and the blog's generator with `fit`.
+
+A program of its own, so that nothing of ours is in the process but the network with its weights:
+
+    python -m engine.benchmark.baselines '{"way": "fit", "train_dir": …}'
+
+It prints a line when it begins to read and one after each epoch, which `races` reads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from typing import Any
+
+READING = "reading pictures"
+EPOCH = "epoch: validation accuracy "
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is trained: folders of class folders, and a recipe as JSON. way: a key of WAYS."""
+
+    way: str
+    train_dir: str
+    validation_dir: str
+    recipe: str
+
+
+def main(text: str) -> None:
+    task = Task(**json.loads(text))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import keras
+
+    from engine.core.recipe import Recipe, from_json
+    from engine.models import classifier, freezing
+
+    recipe = from_json(Recipe, task.recipe)
+    keras.utils.set_random_seed(recipe.seed)
+    classes = len([entry for entry in os.scandir(task.train_dir) if entry.is_dir()])
+    made = classifier.build(recipe, classes)
+    training, validation, model = WAYS[task.way](task, recipe, made)
+    print(READING, flush=True)
+    for phase in recipe.phases:
+        opened = freezing.split(made, phase.trainable).open_layers
+        for layer in made.model.layers:
+            layer.trainable = layer.name in opened
+        _compile(model, phase)
+        _fit(model, training, validation, phase.epochs)
+
+
+def _compile(model: Any, phase: Any) -> None:
+    import keras
+
+    from engine.optim import optimizers
+    from engine.optim import options as recipes
+
+    common = {"learning_rate": phase.learning_rate, "weight_decay": phase.weight_decay}
+    optimizer = optimizers.OPTIMIZERS[phase.optimizer](common, **recipes.options(phase).optimizer)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"])
+
+
+def _fit(model: Any, training: Any, validation: Any, epochs: int) -> None:
+    import keras
+
+    class Report(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            print(f"{EPOCH}{(logs or {})['val_accuracy']:.6f}", flush=True)
+
+    model.fit(training, validation_data=validation, epochs=epochs, verbose=0, callbacks=[Report()])
+
+
+def with_layers(task: Task, recipe: Any, made: Any) -> tuple[Any, Any, Any]:
+    """`image_dataset_from_directory`, prefetched; augmentation layers inside the model."""
+    import keras
+    import tensorflow as tf
+
+    from engine.benchmark.keras_comparison import keras_layers
+
+    def read(folder: str, shuffle: bool) -> Any:
+        data = keras.utils.image_dataset_from_directory(
+            folder,
+            image_size=recipe.image_size,
+            batch_size=recipe.batch_size,
+            shuffle=shuffle,
+            seed=recipe.seed,
+            verbose=False,
+        )
+        return data.prefetch(tf.data.AUTOTUNE)
+
+    pixels = keras.Input((*recipe.image_size, 3))
+    augmented = pixels
+    for layer in keras_layers(recipe.augment):
+        augmented = layer(augmented)
+    model = keras.Model(pixels, made.model(augmented, training=False))
+    return read(task.train_dir, True), read(task.validation_dir, False), model
+
+
+def with_generator(task: Task, recipe: Any, made: Any) -> tuple[Any, Any, Any]:
+    """The blog's way: `ImageDataGenerator`, one picture after the other in NumPy and SciPy."""
+    import keras
+    from keras.src.legacy.preprocessing.image import ImageDataGenerator
+
+    names = {
+        "rotate": lambda degrees=30: {"rotation_range": degrees},
+        "shift": lambda share=0.2: {"width_shift_range": share, "height_shift_range": share},
+        "shear": lambda radians=0.2: {"shear_range": radians * 57.29578},  # in degrees there
+        "zoom": lambda reach=0.2: {"zoom_range": reach},
+        "flip": lambda probability=0.5: {"horizontal_flip": True},
+        "vertical_flip": lambda probability=0.5: {"vertical_flip": True},
+    }
+    settings: dict[str, Any] = {}
+    for call in recipe.augment:
+        settings |= names[call.name](*call.args, **call.kwargs) if call.name in names else {}
+
+    def read(folder: str, generator: Any, shuffle: bool) -> Any:
+        return generator.flow_from_directory(
+            folder,
+            target_size=recipe.image_size,
+            batch_size=recipe.batch_size,
+            class_mode="sparse",
+            shuffle=shuffle,
+            seed=recipe.seed,
+        )
+
+    pixels = keras.Input((*recipe.image_size, 3))
+    model = keras.Model(pixels, made.model(pixels, training=False))
+    training = read(task.train_dir, ImageDataGenerator(**settings), True)
+    return training, read(task.validation_dir, ImageDataGenerator(), False), model
+
+
+WAYS = {"fit": with_layers, "blog": with_generator}
+
+if __name__ == "__main__":
+    main(sys.argv[1])

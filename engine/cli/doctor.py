@@ -1,0 +1,86 @@
+"""Looks at pictures before the training: what is broken, doubled, mislabelled or odd."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+from rich.progress import Progress
+
+from engine.cli import flags as cli_flags
+from engine.cli import main as cli_main
+from engine.cli import train_flags
+from engine.core.errors import UserError
+from engine.core.files import write
+
+
+def define(values: flags.FlagValues) -> None:
+    cli_flags.place(values, "out", "doctor", "folder for report.html and report.json, or none")
+    what = "CSV file to write with the pictures that are fit to use"
+    cli_flags.place(values, "write_manifest", None, what)
+    cli_flags.whole(values, "threads", None, "CPU threads; all cores if not given", least=1)
+
+
+def main(argv: list[str]) -> None:
+    groups = (cli_flags.define_pictures, define)
+    parsed = cli_flags.parse("[flags]", groups, argv, train_flags.names(), __doc__)
+    spec = cli_flags.data_spec(parsed)
+    if spec is None:
+        raise cli_flags.FlagError(cli_flags.NO_PICTURES)
+    if parsed.write_manifest and spec.source == "tfds":
+        raise cli_flags.FlagError(
+            "--write_manifest lists files, and the pictures of --dataset lie in record files; "
+            "leave it away"
+        )
+    if parsed.write_manifest and _same_file(parsed.write_manifest, spec.location):
+        raise cli_flags.FlagError(
+            f"--write_manifest={parsed.write_manifest}: is the manifest that is read, which stays "
+            "as it is; name another file"
+        )
+    threads = cli_main.start_tensorflow(parsed.threads)
+
+    from pipelines.doctor import clean, examine, page, report
+
+    started = time.perf_counter()
+    seen = Console(file=sys.stderr)
+    with Progress(console=seen, transient=True, disable=not seen.is_terminal) as bar:
+        task = bar.add_task("looking", total=None)
+        examined = examine.examine(
+            spec, threads, lambda done, of: bar.update(task, completed=done, total=of)
+        )
+    seconds = time.perf_counter() - started
+    for line in report.lines(examined, seconds):
+        print(line)
+    if parsed.out != "none":
+        folder = Path(parsed.out)
+        text = json.dumps(report.as_json(examined, seconds), indent=2) + "\n"
+        save("out", folder / "report.json", text.encode())
+        save("out", folder / "report.html", page.page(examined, seconds).encode())
+        print(f"written to {folder / 'report.html'} and {folder / 'report.json'}")
+    if parsed.write_manifest:
+        place = parsed.write_manifest
+        made = clean.manifest(examined, place)
+        save("write_manifest", Path(place), made.contents)
+        without = ", ".join(f"{count:,} {reason}" for reason, count in made.left_out.items())
+        print(f"{made.listed:,} pictures listed" + (f", without {without}" if without else ""))
+        print(f"train with {clean.flags(examined.examples, place)}")
+
+
+def _same_file(one: str, other: str) -> bool:
+    one, other = os.path.expanduser(one), os.path.expanduser(other)
+    return os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)
+
+
+def save(flag: str, path: Path, contents: bytes) -> None:
+    try:
+        os.makedirs(path.parent, exist_ok=True)
+        write(path, contents)
+    except OSError as error:
+        raise UserError(
+            f"--{flag}: {path} can't be written ({error.strerror}); name another place"
+        ) from None

@@ -1,0 +1,134 @@
+"""The report of a run: at its end, and where bin/evaluate is asked for one."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import shlex
+import sys
+from pathlib import Path
+
+from engine.cli import flags, main
+from engine.commands import measure
+from engine.commands import tta as tta_module
+from engine.core.dataset import Feed
+from engine.core.errors import UserError
+from engine.core.recipe import DataSpec
+from engine.report import write
+from engine.report.collect import Measured, Told, gather
+from engine.runs.directory import RunDir
+from engine.runs.lock import is_ours
+from engine.runtime.shutdown import Stopped
+from engine.training import epoch_record
+from engine.training.final_evaluation import Conclusion
+from engine.training.phase import Job
+from engine.training.setup import Reopened
+from pipelines.loading import batches, prepare
+from pipelines.pixel_cache.pixels import Place
+
+
+def after_training(job: Job, found: Conclusion, price_per_hour: float | None) -> None:
+    """Writes the report of a run that has just ended, and says where, or in one line why not.
+
+    Whatever goes wrong here, the run is finished. Whoever asks it to end meanwhile does without the
+    report, and who asks twice is heard at once, as ever.
+    """
+    try:
+        facts = gather(_trained(job, found), _told(found, price_per_hour), job.stop.check)
+        job.stop.check()
+        if not is_ours(job.run):
+            raise UserError(f"{job.run.path} is another run's by now")
+        job.watch.note(f"report: {write.write(job.run.report, facts)}")
+    except (Exception, Stopped) as error:
+        reason = str(error) if isinstance(error, UserError | OSError | Stopped) else repr(error)
+        again = shlex.join(
+            ["bin/evaluate", f"--run_dir={job.run.path}", f"--report={job.run.report}"]
+        )
+        measure.complain(f"train: no report ({' '.join(reason.split())}); {again} makes one")
+
+
+def _trained(job: Job, found: Conclusion) -> Measured:
+    """The test part where there is one, which nothing was chosen on."""
+    part = list(found.answers)[-1]
+    rule = epoch_record.rule_of(job.run, epoch_record.load_model(job.run)[1])
+    return Measured(
+        run=job.run,
+        recipe=job.recipe,
+        classifier=job.classifier,
+        rule=rule,
+        answers=found.answers[part],
+        once=functools.partial(job.feed.once, part),
+        fitted_on_these=part == "validation",
+        training=job.feed,
+    )
+
+
+def _told(found: Conclusion, price_per_hour: float | None) -> Told:
+    return Told(
+        part=list(found.answers)[-1],
+        data="the run's own",
+        own=True,
+        when=_now(),
+        command=_command(),
+        price_per_hour=price_per_hour,
+    )
+
+
+def after_evaluating(
+    parsed: flags.Parsed, run: RunDir, found: measure.Measured, other: DataSpec | None
+) -> Path:
+    """Writes the report of what was measured, and gives its place.
+
+    other: the data where they are not the run's own.
+
+    Raises:
+      UserError: it can't be written, or a picture can't be read any more.
+    """
+    own, part = other is None, found.part
+    opened, source = found.opened, found.source
+    measured = Measured(
+        run=run,
+        recipe=opened.recipe,
+        classifier=opened.classifier,
+        rule=opened.rule,
+        answers=found.answers,
+        once=lambda which: batches.once(source, which),
+        fitted_on_these=own and part == "validation",
+        training=_training(parsed, opened, source, part) if own else None,
+    )
+    told = Told(
+        part=part,
+        data=other.location if other else "the run's own",
+        own=own,
+        when=_now(),
+        command=_command(),
+        price_per_hour=parsed.price_per_hour,
+        views=tta_module.in_words(parsed.tta),
+        trained_on=found.trained_on,
+    )
+    facts = gather(measured, told)
+    try:
+        return write.write(Path(parsed.report), facts)
+    except OSError as error:
+        raise UserError(
+            f"--report={parsed.report}: can't be written ({error.strerror}); name another folder"
+        ) from None
+
+
+def _training(parsed: flags.Parsed, opened: Reopened, source: batches.Part, part: str) -> Feed:
+    """The training part of the run's own data."""
+    if part == "train":
+        return batches.make_feed(source.examples, source.recipe, source.threads, source.pixels)
+    place = Place(main.cache_dir(parsed), memory=0)
+    examples, kept = prepare.to_measure(
+        opened.recipe, opened.classes, "train", source.threads, measure.complain, place
+    )
+    return batches.make_feed(examples, opened.recipe, source.threads, kept)
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def _command() -> str:
+    return shlex.join([f"bin/{Path(sys.argv[0]).name}", *sys.argv[1:]])

@@ -1,0 +1,69 @@
+"""Frozen parts that are compiled while the pictures are looked at."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import tensorflow as tf
+
+from engine.core.recipe import Phase, Recipe
+from engine.frozen import precision, trunk
+from engine.frozen.precision import Program
+from engine.models import freezing
+from engine.models.classifier import Classifier
+
+
+class Early:
+    """Programs by phase, ready to run; for most phases there are none."""
+
+    def __init__(self) -> None:
+        self._ready: dict[str, dict[Program, Callable]] = {}
+
+    def make(self, phase: Phase, split: freezing.Split) -> Callable[[Program], Callable]:
+        """Gives the phase's trunk as a program, as `trunk.specialise` does; once for each."""
+        ready = self._ready.pop(phase.name, {})
+        return functools.cache(
+            lambda program: ready.get(program) or trunk.specialise(split.trunk, program)
+        )
+
+    def prepare(self, made: Classifier, recipe: Recipe, phase: Phase) -> None:
+        """The phase's programs, each run once on a batch without pictures in it."""
+        split = freezing.split(made, phase.trainable)
+        ready = self._ready.setdefault(phase.name, {})
+        pixels = tf.zeros((recipe.batch_size, *recipe.image_size, 3))
+        for program in precision.candidates(recipe) if split.frozen else ():
+            function = trunk.specialise(split.trunk, program)
+            function(pixels)
+            ready[program] = function
+
+
+@contextlib.contextmanager
+def meanwhile(
+    made: Classifier,
+    recipe: Recipe,
+    phases: Sequence[Phase],
+    devices: tf.distribute.Strategy | None = None,
+) -> Iterator[Early]:
+    """Compiles on a thread within the block; nobody else may touch the model there.
+
+    Args:
+      phases: those of the recipe that begin with the weights of now.
+      devices: as `classifier.build` takes them.
+    """
+    early, scope = Early(), (devices or tf.distribute.get_strategy()).scope()
+
+    def work() -> None:
+        # What fails here is made anew by the phase, and fails there.
+        with contextlib.suppress(Exception), scope:
+            for phase in phases:
+                early.prepare(made, recipe, phase)
+
+    thread = threading.Thread(target=work, name="early")
+    thread.start()
+    try:
+        yield early
+    finally:
+        thread.join()

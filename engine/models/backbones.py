@@ -1,0 +1,213 @@
+"""The networks that a classifier can stand on: how to build them and what their pixels look like.
+
+An entry knows its network's input size, the scaling that its weights were trained with, the names
+of its stages, and where its weights come from. No preprocessing function of another library runs:
+scaling is part of the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from engine.core.errors import UserError
+from engine.core.recipe import SOURCES_OF_WEIGHTS
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """One network.
+
+    build(pixels, weights): KerasTensor [B, H, W, 3], scaled -> features [B, h, w, c]; `weights` is
+      `imagenet`, `none`, or the path of a Keras weight file.
+    image_size: the side in pixels that the weights were trained at.
+    scaling: a key of SCALINGS.
+    stages: a pattern of layer names. Without a group, each match is the output of a stage of that
+      name; with a group, layers that share the group's text form the stage of that name.
+    opened: the stage from which everything upward trains in the default fine-tune phase.
+    whole(pixels): the network with its own ImageNet classifier -> probabilities of the 1,000
+      classes [B, 1000].
+    """
+
+    build: Callable[[Any, str], Any]
+    image_size: int
+    scaling: str
+    stages: str
+    opened: str
+    whole: Callable[[Any], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """(pixel - mean) / deviation for each channel, red, green, blue; `bgr` turns that round."""
+
+    mean: tuple[float, float, float]
+    deviation: tuple[float, float, float]
+    bgr: bool = False
+
+
+SCALINGS: dict[str, Scaling] = {
+    # To -1 … 1, as the networks that Google trained.
+    "symmetric": Scaling((127.5,) * 3, (127.5,) * 3),
+    # EfficientNetV2 S, M and L.
+    "half": Scaling((128.0,) * 3, (128.0,) * 3),
+    # EfficientNet-Lite, whose int8 ancestors wanted whole numbers.
+    "lite": Scaling((127.0,) * 3, (128.0,) * 3),
+    # Mean and deviation of ImageNet, as torchvision uses them.
+    "standard": Scaling((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    # Caffe: blue first, mean taken away, no division.
+    "caffe": Scaling((123.68, 116.779, 103.939), (1.0,) * 3, bgr=True),
+}
+
+
+def _lite(variant: str, size: int) -> Backbone:
+    def build(pixels: Any, weights: str) -> Any:
+        from engine.models import efficientnet_lite
+
+        return efficientnet_lite.build(variant, pixels, weights)
+
+    def whole(pixels: Any) -> Any:
+        from engine.models import efficientnet_lite
+
+        return efficientnet_lite.whole(variant, pixels)
+
+    return Backbone(build, size, "lite", r"stem|block\d|top", "block6", whole)
+
+
+def _keras(
+    name: str,
+    size: int,
+    scaling: str,
+    stages: str,
+    opened: str,
+    make: Callable[..., Any] | None = None,
+    **arguments: Any,
+) -> Backbone:
+    make = make or _application
+
+    def build(pixels: Any, weights: str) -> Any:
+        return make(name, pixels, weights, include_top=False, **arguments).output
+
+    def whole(pixels: Any) -> Any:
+        return make(name, pixels, "imagenet", include_top=True, **arguments).output
+
+    return Backbone(build, size, scaling, stages, opened, whole)
+
+
+def _application(name: str, pixels: Any, weights: str, **arguments: Any) -> Any:
+    """A model of keras.applications over these pixels.
+
+    Raises:
+      UserError: its weights could not be fetched, or the file does not fit.
+    """
+    import keras
+
+    if weights not in SOURCES_OF_WEIGHTS and not os.path.isfile(weights):
+        raise UserError(f"--weights={weights}: no such file; allowed: imagenet, none, or a file")
+    source = None if weights == "none" else weights
+    make = getattr(keras.applications, name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one for each layer that a file does not fit
+            return make(weights=source, input_tensor=pixels, **arguments)
+    except Exception as error:  # Keras raises bare Exception where a download fails
+        if source is None:
+            raise
+        reason = str(error).strip().split("\n")[0].split(". ")[0]
+        if weights == "imagenet":
+            raise UserError(
+                f"the ImageNet weights of {name} could not be fetched ({reason}); connect once, "
+                "give --weights=FILE or --weights=none, or take --backbone=efficientnet_lite0, "
+                "whose weights are installed"
+            ) from None
+        raise UserError(f"--weights={weights}: does not fit {name}: {reason}") from None
+
+
+def _from_stem(name: str, pixels: Any, weights: str, **arguments: Any) -> Any:
+    """EfficientNet without the layers that scale its pixels: those are the classifier's own.
+
+    Keras builds one of them for `imagenet` only, so a run that is opened again, with weights from
+    its own files, would be another network than the one that was trained.
+    """
+    import keras
+
+    model = _application(name, keras.Input(pixels.shape[1:]), weights, **arguments)
+    inner = keras.Model(model.get_layer("stem_conv_pad").input, model.output)
+    copy = keras.models.clone_model(inner, input_tensors=pixels)
+    copy.set_weights(inner.get_weights())
+    return copy.layers[-1]  # `copy.output` would begin at an input of its own, not at `pixels`
+
+
+_CONCAT, _RESNET = r"conv\d+_block\d+_concat", r"conv\d_block\d+_out"
+_MBCONV, _CONVNEXT = r"(block\d)[a-z]_.*", r".*(stage_\d_block_\d+)_.*"
+_NASNET, _V3 = r"(?:normal|reduction)_concat_\w+", r"(expanded_conv(?:_\d+)?)_.*"
+_SCALED: dict[str, Any] = {"include_preprocessing": False}
+
+BACKBONES: dict[str, Backbone] = {
+    "efficientnet_lite0": _lite("lite0", 224),
+    "efficientnet_lite1": _lite("lite1", 240),
+    "efficientnet_lite2": _lite("lite2", 260),
+    "inception_v3": _keras("InceptionV3", 299, "symmetric", r"mixed\d+", "mixed9"),
+    "inception_resnet_v2": _keras(
+        "InceptionResNetV2",
+        299,
+        "symmetric",
+        r"mixed_\d[ab]|block\d+_\d+_ac|conv_7b_ac",
+        "block8_9_ac",
+    ),
+    "xception": _keras("Xception", 299, "symmetric", r"(block\d+)_.*", "block13"),
+    "vgg16": _keras("VGG16", 224, "caffe", r"block\d_pool", "block5_pool"),
+    "vgg19": _keras("VGG19", 224, "caffe", r"block\d_pool", "block5_pool"),
+    "resnet50": _keras("ResNet50", 224, "caffe", _RESNET, "conv5_block1_out"),
+    "resnet101": _keras("ResNet101", 224, "caffe", _RESNET, "conv5_block1_out"),
+    "resnet152": _keras("ResNet152", 224, "caffe", _RESNET, "conv5_block1_out"),
+    "resnet50_v2": _keras("ResNet50V2", 224, "symmetric", _RESNET, "conv5_block1_out"),
+    "resnet101_v2": _keras("ResNet101V2", 224, "symmetric", _RESNET, "conv5_block1_out"),
+    "resnet152_v2": _keras("ResNet152V2", 224, "symmetric", _RESNET, "conv5_block1_out"),
+    "densenet121": _keras("DenseNet121", 224, "standard", _CONCAT, "conv5_block1_concat"),
+    "densenet169": _keras("DenseNet169", 224, "standard", _CONCAT, "conv5_block1_concat"),
+    "densenet201": _keras("DenseNet201", 224, "standard", _CONCAT, "conv5_block1_concat"),
+    "mobilenet": _keras("MobileNet", 224, "symmetric", r"conv_pw_\d+_relu", "conv_pw_12_relu"),
+    "mobilenet_v2": _keras("MobileNetV2", 224, "symmetric", r"(block_\d+)_.*", "block_14"),
+    "mobilenet_v3_small": _keras(
+        "MobileNetV3Small", 224, "symmetric", _V3, "expanded_conv_8", **_SCALED
+    ),
+    "mobilenet_v3_large": _keras(
+        "MobileNetV3Large", 224, "symmetric", _V3, "expanded_conv_12", **_SCALED
+    ),
+    "nasnet_mobile": _keras("NASNetMobile", 224, "symmetric", _NASNET, "normal_concat_10"),
+    "nasnet_large": _keras("NASNetLarge", 331, "symmetric", _NASNET, "normal_concat_16"),
+    "efficientnet_b0": _keras("EfficientNetB0", 224, "standard", _MBCONV, "block7", _from_stem),
+    "efficientnet_b1": _keras("EfficientNetB1", 240, "standard", _MBCONV, "block7", _from_stem),
+    "efficientnet_b2": _keras("EfficientNetB2", 260, "standard", _MBCONV, "block7", _from_stem),
+    "efficientnet_b3": _keras("EfficientNetB3", 300, "standard", _MBCONV, "block7", _from_stem),
+    "efficientnet_b4": _keras("EfficientNetB4", 380, "standard", _MBCONV, "block7", _from_stem),
+    "efficientnet_b5": _keras("EfficientNetB5", 456, "standard", _MBCONV, "block7", _from_stem),
+    "efficientnet_b6": _keras("EfficientNetB6", 528, "standard", _MBCONV, "block7", _from_stem),
+    "efficientnet_b7": _keras("EfficientNetB7", 600, "standard", _MBCONV, "block7", _from_stem),
+    "efficientnet_v2_b0": _keras("EfficientNetV2B0", 224, "standard", _MBCONV, "block6", **_SCALED),
+    "efficientnet_v2_b1": _keras("EfficientNetV2B1", 240, "standard", _MBCONV, "block6", **_SCALED),
+    "efficientnet_v2_b2": _keras("EfficientNetV2B2", 260, "standard", _MBCONV, "block6", **_SCALED),
+    "efficientnet_v2_b3": _keras("EfficientNetV2B3", 300, "standard", _MBCONV, "block6", **_SCALED),
+    "efficientnet_v2_s": _keras("EfficientNetV2S", 384, "half", _MBCONV, "block6", **_SCALED),
+    "efficientnet_v2_m": _keras("EfficientNetV2M", 480, "half", _MBCONV, "block7", **_SCALED),
+    "efficientnet_v2_l": _keras("EfficientNetV2L", 480, "half", _MBCONV, "block7", **_SCALED),
+    "convnext_tiny": _keras(
+        "ConvNeXtTiny", 224, "standard", _CONVNEXT, "stage_3_block_0", **_SCALED
+    ),
+    "convnext_small": _keras(
+        "ConvNeXtSmall", 224, "standard", _CONVNEXT, "stage_3_block_0", **_SCALED
+    ),
+    "convnext_base": _keras(
+        "ConvNeXtBase", 224, "standard", _CONVNEXT, "stage_3_block_0", **_SCALED
+    ),
+    "convnext_large": _keras(
+        "ConvNeXtLarge", 224, "standard", _CONVNEXT, "stage_3_block_0", **_SCALED
+    ),
+    "convnext_xlarge": _keras(
+        "ConvNeXtXLarge", 224, "standard", _CONVNEXT, "stage_3_block_0", **_SCALED
+    ),
+}

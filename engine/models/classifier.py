@@ -1,0 +1,114 @@
+"""The classifier: pixels -> scale -> backbone -> pool -> head. The only place a model is built."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from engine.core.recipe import Recipe
+from engine.models.backbones import BACKBONES, SCALINGS, Scaling
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A model with names for the places where it may be cut.
+
+    model: float32 [B, H, W, 3], 0 to 255, RGB -> logits, float32 [B, classes].
+    features: the pooled features, where the backbone ends, [B, channels].
+    vector: what the last dense layer takes; dropout acts on it in training.
+    head: the last dense layer, vector -> logits.
+    stages: the backbone's stages in order, name -> the tensor that is the stage's output.
+    """
+
+    model: keras.Model
+    features: Any
+    vector: Any
+    head: keras.layers.Layer
+    stages: dict[str, Any]
+
+
+def build(
+    recipe: Recipe, classes: int, devices: tf.distribute.Strategy | None = None
+) -> Classifier:
+    """The recipe's classifier with its first weights: the backbone's own, and a random head.
+
+    The recipe's seed decides the random weights. The model is float32, whatever the precision that
+    programs made of it compute in. Layer names are those of a fresh process, however
+    many models were built before. The backbone's own dropout is off: the recipe's `dropout` is the
+    only one, so that every draw is a function of (seed, epoch, example).
+
+    Args:
+      devices: on which copies of the variables are kept; see `replicas.strategy`. Its scope is
+        entered here, since a new session would end one that was entered before.
+
+    Raises:
+      UserError: the weights could not be fetched or don't fit.
+    """
+    keras.utils.clear_session(free_memory=False)
+    keras.utils.set_random_seed(recipe.seed)
+    with (devices or tf.distribute.get_strategy()).scope():
+        return _build(recipe, classes)
+
+
+def _build(recipe: Recipe, classes: int) -> Classifier:
+    backbone = BACKBONES[recipe.backbone]
+    pixels = keras.Input((*recipe.image_size, 3), dtype="float32", name="pixels")
+    maps = backbone.build(scale(pixels, SCALINGS[backbone.scaling]), recipe.weights)
+    features = keras.layers.GlobalAveragePooling2D(name="pool")(maps)
+    vector = features
+    if recipe.head_units:
+        hidden = keras.layers.Dense(recipe.head_units, activation="relu", name="hidden")
+        vector = hidden(features)
+    head = keras.layers.Dense(classes, name="logits")
+    model = keras.Model(pixels, head(vector), name=recipe.backbone)
+    _silence(model)
+    return Classifier(model, features, vector, head, _stages(model, backbone.stages, maps))
+
+
+def build_imagenet(name: str) -> keras.Model:
+    """The backbone with its own classifier: pixels, 0 to 255 -> probabilities [B, 1000].
+
+    Raises:
+      UserError: the weights could not be fetched.
+    """
+    backbone = BACKBONES[name]
+    size = backbone.image_size
+    pixels = keras.Input((size, size, 3), dtype="float32", name="pixels")
+    return keras.Model(pixels, backbone.whole(scale(pixels, SCALINGS[backbone.scaling])))
+
+
+def scale(pixels: Any, scaling: Scaling) -> Any:
+    """(pixel - mean) / deviation by layers of the model."""
+    if scaling.bgr:
+        pixels = pixels[..., ::-1]
+    mean, deviation = scaling.mean, scaling.deviation
+    if scaling.bgr:
+        mean, deviation = mean[::-1], deviation[::-1]
+    factors: Any = [1 / value for value in deviation]
+    offsets: Any = [-m / value for m, value in zip(mean, deviation, strict=True)]
+    if len(set(factors)) == len(set(offsets)) == 1:
+        factors, offsets = factors[0], offsets[0]  # a number is several times as fast as three
+    return keras.layers.Rescaling(factors, offsets, name="scale")(pixels)
+
+
+def _silence(model: keras.Model) -> None:
+    """Turns the backbone's own dropout off."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+
+
+def _stages(model: keras.Model, pattern: str, end: Any) -> dict[str, Any]:
+    """Stage name -> output tensor, in order; see `Backbone.stages`. `end` is the backbone's."""
+    matches = [(m, layer) for layer in model.layers if (m := re.fullmatch(pattern, layer.name))]
+    if not re.compile(pattern).groups:
+        return {match[0]: layer.output for match, layer in matches}
+    first: dict[str, Any] = {}
+    for match, layer in matches:
+        first.setdefault(match[1], layer)
+    outputs = [layer.input for layer in list(first.values())[1:]]
+    return dict(zip(first, [*outputs, end], strict=True))

@@ -1,0 +1,75 @@
+"""Optimizers by name. Each phase builds its own, with the variables of that phase and no others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from engine.core.recipe import Phase
+
+
+def sgd(common: dict, momentum: float = 0.0, nesterov: bool = False) -> Any:
+    import keras
+
+    return keras.optimizers.SGD(momentum=momentum, nesterov=nesterov, **common)
+
+
+def rmsprop(common: dict, rho: float = 0.9, momentum: float = 0.0, epsilon: float = 1e-7) -> Any:
+    import keras
+
+    return keras.optimizers.RMSprop(rho=rho, momentum=momentum, epsilon=epsilon, **common)
+
+
+def adam(common: dict, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7) -> Any:
+    import keras
+
+    return keras.optimizers.Adam(beta_1=beta_1, beta_2=beta_2, epsilon=epsilon, **common)
+
+
+def adamw(common: dict, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7) -> Any:
+    """Adam with a weight decay of 0.01 where the phase names none, the default of PyTorch."""
+    decay = 0.01 if common["weight_decay"] is None else common["weight_decay"]
+    return adam({**common, "weight_decay": decay}, beta_1, beta_2, epsilon)
+
+
+def lion(common: dict, beta_1: float = 0.9, beta_2: float = 0.99) -> Any:
+    import keras
+
+    return keras.optimizers.Lion(beta_1=beta_1, beta_2=beta_2, **common)
+
+
+def build(phase: Phase, options: dict, variables: Sequence[Any], scale_loss: bool) -> Any:
+    """The phase's optimizer, built over its variables.
+
+    Weight decay is decoupled (Loshchilov and Hutter, 2019: each step takes learning_rate times
+    weight_decay of the variable away) for every optimizer, and spares biases and norms, that is
+    every variable of fewer than two dimensions. With `scale_loss` the loss is scaled dynamically,
+    as float16 needs.
+    """
+    import keras
+
+    common = {
+        "learning_rate": phase.learning_rate,
+        "global_clipnorm": phase.clip_norm,
+        "weight_decay": phase.weight_decay,
+    }
+    optimizer = OPTIMIZERS[phase.optimizer](common, **options)
+    if optimizer.weight_decay:
+        spared = [variable for variable in variables if len(variable.shape) < 2]
+        optimizer.exclude_from_weight_decay(var_list=spared)
+    # The steps add gradients up over the devices before they come here, as clipping by the norm and
+    # the search for overflows need it; Keras would do it once more, after these.
+    optimizer._all_reduce_sum_gradients = list
+    if scale_loss:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer.build(variables)
+    return optimizer
+
+
+OPTIMIZERS: dict[str, Callable[..., Any]] = {
+    "sgd": sgd,
+    "rmsprop": rmsprop,
+    "adam": adam,
+    "adamw": adamw,
+    "lion": lion,
+}

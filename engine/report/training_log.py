@@ -1,0 +1,110 @@
+"""How a run went, as its files tell: epochs, time, memory, machine and software."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from engine.runs.directory import RunDir
+
+# What `spent` of `result.json` holds: the parts of an epoch's time, and of that of steps.
+SPENT = ("seconds", "fill_seconds", "eval_seconds", "save_seconds", "wait_seconds")
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """A row of `history.csv`, as far as a report shows it."""
+
+    phase: str
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    learning_rate: float
+    images_per_second: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseCourse:
+    """What `result.json` says of a phase."""
+
+    name: str
+    epochs: int
+    steps: int
+    trainable_parameters: int
+    seconds: float
+    images_per_second: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+    """A finished run, from its first epoch to its last.
+
+    best_epoch: the place of the saved model's epoch in `epochs`, from 0; None if not among them.
+    spent: seconds by what they went into, the keys of SPENT. peak_memory_bytes: by where.
+    """
+
+    epochs: tuple[Epoch, ...]
+    best_epoch: int | None
+    phases: tuple[PhaseCourse, ...]
+    spent: dict[str, float]
+    seconds_to_first_step: float | None
+    seconds_total: float
+    peak_memory_bytes: dict[str, int]
+    software: dict[str, str]
+    machine: dict[str, Any]
+
+
+def read(run: RunDir) -> Course | None:
+    """None where the run is not finished, or its files are gone or say something else."""
+    result = run.read_result()
+    if result.get("status") != "finished":
+        return None
+    try:
+        return _course(result, _epochs(run))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _epochs(run: RunDir) -> tuple[Epoch, ...]:
+    with open(run.history, encoding="utf-8", newline="") as file:
+        return tuple(_taken(Epoch, row) for row in csv.DictReader(file))
+
+
+def _course(result: Mapping[str, Any], epochs: tuple[Epoch, ...]) -> Course:
+    best = (str(result["best"]["phase"]), int(result["best"]["epoch"]))
+    places = [place for place, row in enumerate(epochs) if (row.phase, row.epoch) == best]
+    first = result["seconds_to_first_step"]
+    return Course(
+        epochs=epochs,
+        best_epoch=places[0] if places else None,
+        phases=tuple(_taken(PhaseCourse, phase) for phase in result["phases"]),
+        spent={name: _number(result["spent"].get(name, 0)) for name in SPENT},
+        seconds_to_first_step=None if first is None else _number(first),
+        seconds_total=_number(result["seconds_total"]),
+        peak_memory_bytes={
+            str(name): int(value)
+            for name, value in result["peak_memory_bytes"].items()
+            if value is not None
+        },
+        software={str(name): str(version) for name, version in result["software"].items()},
+        machine=dict(result["machine"]),
+    )
+
+
+def _taken(kind: Any, row: Mapping[str, Any]) -> Any:
+    """The fields of that dataclass out of a row, each in its type."""
+    take: dict[Any, Callable[[Any], Any]] = {"str": str, "int": int, "float": _number}
+    return kind(**{f.name: take[f.type](row[f.name]) for f in dataclasses.fields(kind)})
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is no figure")
+    return number

@@ -1,0 +1,205 @@
+"""The files of a run, and how they are written: beside, then renamed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from engine.core import files
+from engine.core.conversion import parse_json
+from engine.core.errors import UserError
+from engine.core.recipe import Recipe, from_json, to_json
+from engine.optim import options
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDir:
+    """The paths inside a run. held: its lock's file, where `locking` has taken it."""
+
+    path: Path
+    held: list[TextIO] = dataclasses.field(default_factory=list, compare=False, repr=False)
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.json"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def history(self) -> Path:
+        return self.path / "history.csv"
+
+    @property
+    def plot(self) -> Path:
+        return self.path / "history.png"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def bad_images(self) -> Path:
+        return self.path / "bad_images.csv"
+
+    @property
+    def setbacks(self) -> Path:
+        return self.path / "setbacks.json"
+
+    @property
+    def nan_batch(self) -> Path:
+        return self.path / "nan_batch.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.npz"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "lock"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events"
+
+    def read_recipe(self) -> Recipe:
+        """The recipe of this run.
+
+        Raises:
+          UserError: there is no run here, or its recipe can't be read.
+        """
+        if not self.recipe.is_file():
+            raise UserError(
+                f"--run_dir={self.path}: holds no run; name a directory that bin/train wrote"
+            )
+        try:
+            recipe = from_json(Recipe, self.recipe.read_text("utf-8"))
+            options.check(recipe)
+            return recipe
+        except (UserError, UnicodeDecodeError, RecursionError) as error:
+            raise UserError(
+                f"{self.recipe}: no recipe of this version of Unfreeze ({error}); "
+                "name another --run_dir="
+            ) from None
+
+    def read_result(self) -> dict[str, Any]:
+        """What `result.json` says, or an empty dict where the run has not come so far."""
+        try:
+            values = parse_json(self.result.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, UserError):
+            return {}
+        return values if isinstance(values, dict) else {}
+
+    def started(self) -> bool:
+        """Whether there is anything that was trained."""
+        return self.best.exists() or any(self.checkpoints.glob("step_*"))
+
+    def finished(self) -> bool:
+        return self.read_result().get("status") == "finished"
+
+
+def claim(run: RunDir, recipe: Recipe, overwrite: bool, plan: bytes | None = None) -> None:
+    """Makes the directory this recipe's: new, or the same run to go on with.
+
+    Args:
+      plan: the `plan.json` that a new run goes by; it decides for itself if not given.
+
+    Raises:
+      UserError: it holds a finished run, another recipe's, or something that is no run.
+    """
+    refuse_foreign(run)
+    # What failed before its first step has decided and noted things that are its own.
+    if overwrite or not run.recipe.exists() or not run.started():
+        _clear(run)
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        files.write(run.recipe, to_json(recipe).encode())
+        if plan:
+            files.write(run.plan, plan)
+        return
+    refuse_other(run, recipe)
+
+
+def refuse_other(run: RunDir, recipe: Recipe) -> None:
+    """Only a run of the same recipe that is not finished is gone on with.
+
+    Raises:
+      UserError: it is finished, or another recipe's.
+    """
+    other = f"name another --run_dir= (such as {_free_name(run.path)}) or add --overwrite"
+    if run.read_recipe() != recipe:
+        raise UserError(f"--run_dir={run.path}: holds a run with another recipe; {other}")
+    if run.finished():
+        raise UserError(f"--run_dir={run.path}: holds this run, finished; {other}")
+
+
+def refuse_foreign(run: RunDir) -> None:
+    """A folder that somebody keeps other things in is not written to, whatever was asked.
+
+    Raises:
+      UserError: something lies there that is no run, nor what one killed at its start left behind.
+    """
+    own = {run.checkpoints.name, run.lock.name, files.part_path(run.recipe).name}
+    names = _names(run.path)
+    # Checkpoints without a recipe are somebody else's: ours are written after it.
+    if not (names <= own and not _names(run.checkpoints)) and not _holds_run(run):
+        raise UserError(
+            f"--run_dir={run.path}: is not empty and holds no run; name another --run_dir="
+        )
+
+
+def _names(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+
+
+def _holds_run(run: RunDir) -> bool:
+    """Whether the recipe there is one of ours, be it of another version."""
+    try:
+        return {"backbone", "phases"} <= set(parse_json(run.recipe.read_text("utf-8")))
+    except (OSError, UnicodeDecodeError, UserError, TypeError):
+        return False
+
+
+def _clear(run: RunDir) -> None:
+    """Removes the files of a run, and nothing else that may lie there.
+
+    The recipe stays until another takes its place: a run is known by it. The best model goes first,
+    since what is left where this is ended in the middle is gone on with, as long as it is there.
+
+    Raises:
+      UserError: something can't be removed; left there, it would become part of the next run.
+    """
+    aside = files.part_path(run.best)
+    try:
+        with suppress(FileNotFoundError):
+            os.replace(run.best, aside)
+        for folder in (run.checkpoints, run.events, run.report):
+            if folder.exists():
+                shutil.rmtree(folder)
+        reports = (run.history, run.plot, run.result, run.bad_images, run.nan_batch)
+        for path in (run.plan, run.setbacks, *reports, run.best):
+            path.unlink(missing_ok=True)
+            files.part_path(path).unlink(missing_ok=True)
+    except OSError as error:
+        with suppress(OSError):
+            os.replace(aside, run.best)
+        raise UserError(
+            f"--run_dir={run.path}: {error.filename or run.path} can't be removed "
+            f"({error.strerror or error}); name another --run_dir="
+        ) from None
+
+
+def _free_name(path: Path) -> Path:
+    return next(p for n in range(2, 10_000) if not (p := Path(f"{path}_{n}")).exists())

@@ -1,0 +1,97 @@
+"""What comes of a run: its best model measured, and how that model's answers are to be read."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from engine.core.errors import UserError
+from engine.evaluation import calibration, decision_rule
+from engine.evaluation.decision_rule import Rule
+from engine.evaluation.evaluate import Answers, collect
+from engine.runs import checkpoints
+from engine.runs.checkpoints import Progress
+from engine.runtime.hardware import machine, peak_memory, software
+from engine.training.epoch_record import Clock, standing
+
+if TYPE_CHECKING:
+    from engine.training.phase import Job
+
+
+@dataclasses.dataclass(frozen=True)
+class Conclusion:
+    """What came of a run: `result.json`, and the saved model's answers by part."""
+
+    result: dict[str, Any]
+    answers: dict[str, Answers]
+
+
+def conclude(job: Job, progress: Progress, eval_step: Callable, clock: Clock) -> Conclusion:
+    """Puts the best weights into the model, measures it and fits its temperature.
+
+    The model is measured as it is saved, in float32: on the validation part once more, since the
+    epochs were measured with the frozen part in its fastest precision, and on the test part.
+    """
+    if not progress.history:
+        raise UserError("no phase has an epoch to train; give a phase epochs=1 or more")
+    checkpoints.restore(job.classifier.model.weights, clock.best or [], str(job.run.best))
+    result: dict[str, Any] = {
+        "status": "finished",
+        "classes": list(job.feed.classes),
+        "best": progress.best,
+        "final": standing(progress.history[-1]),
+    }
+    answers = _answers(job, eval_step)
+    for part, found in answers.items():
+        figures = found.evaluation()
+        result[part] = {
+            "accuracy": figures.accuracy,
+            "loss": figures.loss,
+            "count": figures.count,
+        }
+    if "validation" in answers:
+        clock.rule, result["calibration"] = _calibrate(answers["validation"])
+        clock.best_written = False
+    clock.saved(progress)
+    result |= {
+        "phases": progress.phases,
+        "spent": progress.spent,
+        "seconds_to_first_step": clock.first_step,
+        "seconds_total": progress.total_seconds,
+        "peak_memory_bytes": peak_memory(),
+        "software": software(),
+        "machine": machine(),
+    }
+    return Conclusion(result, answers)
+
+
+def _answers(job: Job, eval_step: Callable) -> dict[str, Answers]:
+    feed = job.feed
+    counts = {"validation": feed.validation_examples, "test": feed.test_examples}
+    return {
+        part: collect(
+            eval_step,
+            job.stop.checked(feed.once(part)),
+            feed.classes,
+            functools.partial(feed.name, part=part),
+        )
+        for part, count in counts.items()
+        if count
+    }
+
+
+def _calibrate(answers: Answers) -> tuple[Rule, dict[str, float]]:
+    """The rule with the temperature of these answers, and what it does, for `result.json`."""
+    logits, labels = answers.logits, answers.labels
+    rule = Rule(calibration.fit_temperature(logits, labels))
+    before = calibration.calibration_error(
+        decision_rule.probabilities(decision_rule.PLAIN, logits), labels
+    )
+    after = calibration.calibration_error(calibration.cross_fitted(logits, labels), labels)
+    return rule, {
+        "temperature": rule.temperature,
+        "error_before": before,
+        "error_after": after,
+    }

@@ -1,0 +1,151 @@
+"""A run put together: from a recipe and data to a job, and from a run directory to its model."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from engine.core.dataset import Batch, Feed
+from engine.core.files import write_image
+from engine.core.recipe import Recipe
+from engine.evaluation.decision_rule import Rule
+from engine.loggers import plots, tensorboard
+from engine.loggers.base import Watch, Watches
+from engine.models import classifier, freezing
+from engine.models.classifier import Classifier
+from engine.runs import checkpoints
+from engine.runs.directory import RunDir
+from engine.runtime import stateless_random
+from engine.training import epoch_record, summary
+from engine.training.phase import Job
+
+SHOWN = 16  # augmented pictures on the board
+
+
+def build(
+    recipe: Recipe,
+    classes: tuple[str, ...],
+    run: RunDir,
+    terminal: Watch,
+    devices: tf.distribute.Strategy | None = None,
+) -> Classifier:
+    """The classifier with the weights that the run begins with, on these devices.
+
+    Raises:
+      UserError: weights that can't be had or don't fit.
+    """
+    taken_up = any(run.checkpoints.glob("step_*.npz"))
+    # A run that is taken up has its weights in the checkpoint: nothing is fetched for it.
+    source = dataclasses.replace(recipe, weights="none", init_from=None) if taken_up else recipe
+    made = classifier.build(source, len(classes), devices)
+    if source.init_from:
+        terminal.note(start_from(RunDir(Path(source.init_from)), made, classes))
+    return made
+
+
+def prepare(
+    recipe: Recipe,
+    made: Classifier,
+    feed: Feed,
+    augment: Any,
+    run: RunDir,
+    terminal: Watch,
+    **settings: Any,
+) -> Job:
+    """Says what the run will do, and opens TensorBoard's files.
+
+    augment is a `pipelines.augment.augment.Augmentation`; settings are further fields of `Job`.
+
+    Raises:
+      UserError: a `trainable` that does not exist.
+    """
+    splits = [freezing.split(made, phase.trainable) for phase in recipe.phases]
+    for line in summary.describe(recipe, feed, made, splits):
+        terminal.note(line)
+    board = tensorboard.Board(run, feed.classes, made.model)
+    board.begin(recipe, augmented(recipe, feed, augment)[1][:SHOWN])
+    return Job(recipe, made, feed, augment, run, Watches((terminal, board)), **settings)
+
+
+def start_from(run: RunDir, made: Classifier, classes: tuple[str, ...]) -> str:
+    """Puts a finished run's best weights into the model; a head of other classes stays new.
+
+    Returns:
+      a sentence that says what was taken.
+
+    Raises:
+      UserError: there is no such run, or its network is another.
+    """
+    arrays, values = epoch_record.load_model(run)
+    variables = made.model.weights
+    if values["classes"] == list(classes):
+        checkpoints.restore(variables, arrays, f"--init_from={run.path}")
+        return f"starting from {run.path}, head included"
+    head = len(made.head.weights)
+    checkpoints.restore(variables[:-head], arrays[:-head], f"--init_from={run.path}")
+    return f"starting from {run.path}, with a new head for {len(classes)} other classes"
+
+
+def first_batch(feed: Feed) -> Batch:
+    """The batch of the run's first step."""
+    stacked = next(iter(feed.train(0, 1)))
+    return tf.nest.map_structure(lambda column: column[0], stacked)
+
+
+def augmented(recipe: Recipe, feed: Feed, augment: Any) -> tuple[Batch, np.ndarray]:
+    """The run's first batch, and its pictures as the network sees them, uint8 [B, H, W, 3]."""
+    batch = first_batch(feed)
+    numbers = stateless_random.uniform(
+        recipe.seed, stateless_random.AUGMENT, batch.views, batch.examples, augment.draws
+    )
+    images = augment.apply(batch.inputs, numbers)
+    return batch, tf.cast(tf.round(images), tf.uint8).numpy()
+
+
+def show_augmented(job: Job, path: Path) -> None:
+    """Writes the run's first batch as the network sees it, a PNG sheet.
+
+    Raises:
+      UserError: the file can't be written.
+    """
+    batch, images = augmented(job.recipe, job.feed, job.augment)
+    titles = [job.feed.classes[label] for label in np.asarray(batch.labels)]
+    write_image(path, plots.sheet(images, titles), "show_augmented")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reopened:
+    """A run's recipe, its best model with the places where it may be cut, and how it answers.
+
+    classes: the labels that the model knows. rule: how its logits are read. data: `Feed.identity`
+    of what it was trained on, empty where that is not known.
+    """
+
+    recipe: Recipe
+    classifier: Classifier
+    classes: tuple[str, ...]
+    rule: Rule
+    data: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def model(self) -> Any:
+        return self.classifier.model
+
+
+def reopen(run: RunDir) -> Reopened:
+    """The best model of a run, whether the run is finished or not.
+
+    Raises:
+      UserError: there is no run, it has no model yet, or its files don't belong together.
+    """
+    recipe = run.read_recipe()
+    arrays, values = epoch_record.load_model(run)
+    bare = dataclasses.replace(recipe, weights="none")
+    made = classifier.build(bare, len(values["classes"]))
+    checkpoints.restore(made.model.weights, arrays, str(run.best))
+    rule = epoch_record.rule_of(run, values)
+    return Reopened(recipe, made, tuple(values["classes"]), rule, epoch_record.data_of(values))

@@ -1,0 +1,243 @@
+"""The train step and the evaluation step: the only GradientTape of the project.
+
+Each phase makes its own, since a `tf.function` that was traced before unfreezing would go on
+training the old variables. Shapes are fixed, so each is compiled once; only how many steps one
+call makes is left open.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from engine.core.dataset import Batch
+from engine.core.recipe import Phase, Recipe
+from engine.frozen.precision import Program, running_in
+from engine.models.batchnorm_folding import as_list, fold
+from engine.models.freezing import Split
+from engine.optim import losses
+from engine.runtime import distribution, stateless_random
+from engine.training.metrics import Totals
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What a train step is made of.
+
+    lower: Batch -> the tensors that enter the tail, a list.
+    program: how the tail is computed.
+    """
+
+    recipe: Recipe
+    phase: Phase
+    split: Split
+    program: Program
+    lower: Callable[[Batch], list]
+    optimizer: keras.optimizers.Optimizer
+    class_weights: list[float]
+    totals: Totals
+
+
+def make_tail(split: Split, program: Program) -> Callable[..., tf.Tensor]:
+    """`tail(tensors, training)` -> [B, features], what the head takes.
+
+    Folded where the statistics of its normalisations are frozen, the model itself elsewhere.
+    """
+    if split.tail is None:
+        return lambda tensors, training=False: tf.cast(tensors[0], program.dtype)
+    model, folded = split.tail, fold(split.tail)
+
+    def tail(tensors: list, training: bool = False) -> tf.Tensor:
+        tensors = [tf.cast(tensor, program.dtype) for tensor in tensors]
+        with running_in(model, program.policy):
+            return model(tensors, training=True) if training else folded(tensors)
+
+    return tail
+
+
+def make_train_step(given: Training) -> Callable[[Batch, tf.Tensor], None]:
+    """Updates of the phase's variables: `step(batches, learning_rates)`.
+
+    batches: columns of N batches, [N, B, …]. learning_rates: float32 [N].
+
+    Raises:
+      RuntimeError: when traced, a variable of the phase that no gradient reaches.
+    """
+    update = _make_update(given)
+
+    def step(batches: Batch, learning_rates: tf.Tensor) -> None:
+        def body(place: tf.Tensor) -> tuple[tf.Tensor]:
+            batch = tf.nest.map_structure(lambda column: column[place], batches)
+            distribution.run(update, batch, learning_rates[place])
+            return (place + 1,)
+
+        count = tf.shape(learning_rates)[0]
+        tf.while_loop(lambda place: place < count, body, [tf.constant(0)])
+
+    return Stacked(step)
+
+
+class Stacked:
+    """A function of columns that is compiled at its first call, once for any number of rows."""
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self.function = function
+        self.compiled: Any = None
+
+    def __call__(self, *columns: Any) -> None:
+        if self.compiled is None:
+            specs = tf.nest.map_structure(
+                lambda column: tf.TensorSpec([None, *column.shape[1:]], column.dtype), columns
+            )
+            self.compiled = tf.function(self.function, specs, autograph=False)
+        self.compiled(*columns)
+
+
+def _make_update(given: Training) -> Callable[[Batch, tf.Tensor], None]:
+    """One update: `update(batch, learning_rate)`, on this replica's share of the batch."""
+    recipe, optimizer, variables = given.recipe, given.optimizer, given.split.variables
+    of_class = tf.constant(given.class_weights)
+    gradients_of = _make_gradients(given)
+
+    def piece(batch: Batch, total: tf.Tensor) -> list:
+        weights = batch.weights * tf.gather(of_class, batch.labels)
+        kept = dropout_mask(recipe, batch, given.split.head.kernel.shape[0])
+        each, logits, gradients = gradients_of(
+            given.lower(batch), batch.labels, weights / total, kept
+        )
+        correct = tf.cast(tf.argmax(logits, -1, tf.int32) == batch.labels, tf.float32)
+        given.totals.add(each, weights, correct, batch.weights)
+        return gradients
+
+    def update(batch: Batch, learning_rate: tf.Tensor) -> None:
+        total = tf.reduce_sum(batch.weights * tf.gather(of_class, batch.labels))
+        total = distribution.total([total])[0]
+        gradients = _in_pieces(lambda part: piece(part, total), batch, recipe.accumulate)
+        optimizer.learning_rate = learning_rate
+        optimizer.apply(distribution.total(gradients), variables)
+        given.totals.end_step()
+
+    return update
+
+
+def _make_gradients(given: Training) -> Callable[..., tuple]:
+    """`(boundary, labels, shares, kept)` -> each example's loss, logits, and the gradients.
+
+    The gradients are those of the sum of loss x share. kept: see `dropout_mask`.
+    """
+    recipe, phase, split = given.recipe, given.phase, given.split
+    tail = make_tail(split, given.program)
+    watched = [variable.value for variable in split.variables]
+
+    @tf.function(autograph=False, jit_compile=given.program.xla)
+    def gradients_of(boundary: list, labels: tf.Tensor, shares: tf.Tensor, kept: Any) -> tuple:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(watched)
+            vector = tail(boundary, training=phase.batch_norm == "train")
+            logits = split.head(vector if kept is None else vector * tf.cast(kept, vector.dtype))
+            each = losses.cross_entropy(labels, logits, recipe.label_smoothing)
+            scaled = given.optimizer.scale_loss(tf.reduce_sum(each * shares))
+        gradients = tape.gradient(scaled, watched)
+        _all_reached(phase, split.variables, gradients)
+        return each, logits, gradients
+
+    return gradients_of
+
+
+def make_trial(
+    recipe: Recipe, phase: Phase, split: Split, program: Program
+) -> Callable[[list], list]:
+    """The way forth and back through the tail: boundary tensors -> logits and a gradient.
+
+    The gradient is that of the lowest variable, which takes all the others'.
+    """
+    nothing = Training(
+        recipe=recipe,
+        phase=dataclasses.replace(phase, batch_norm="frozen"),
+        split=split,
+        program=program,
+        lower=list,
+        optimizer=keras.optimizers.SGD(),
+        class_weights=[],
+        totals=Totals(),
+    )
+    gradients_of = _make_gradients(nothing)
+
+    @tf.function(autograph=False)
+    def trial(boundary: list) -> list:
+        size = tf.shape(boundary[0])[0]
+        labels, shares = tf.zeros([size], tf.int32), tf.fill([size], 1 / tf.cast(size, tf.float32))
+        _, logits, gradients = gradients_of(boundary, labels, shares, None)
+        return [logits, gradients[0]]
+
+    return trial
+
+
+def _in_pieces(gradients_of: Callable[[Batch], list], batch: Batch, pieces: int) -> list:
+    """The gradients of the whole batch, worked out in equal pieces one after the other."""
+    if pieces == 1:
+        return gradients_of(batch)
+    parts = tf.nest.map_structure(lambda t: tf.reshape(t, [pieces, -1, *t.shape[1:]]), batch)
+
+    def part(place: Any) -> Batch:
+        return tf.nest.map_structure(lambda column: column[place], parts)
+
+    def body(place: tf.Tensor, *sums: tf.Tensor) -> tuple:
+        more = gradients_of(part(place))
+        return (place + 1, *(one + other for one, other in zip(sums, more, strict=True)))
+
+    first = gradients_of(part(0))
+    return tf.while_loop(lambda place, *_: place < pieces, body, [tf.constant(1), *first])[1:]
+
+
+def dropout_mask(recipe: Recipe, batch: Batch, width: int) -> tf.Tensor | None:
+    """What dropout multiplies with: 0 or 1 / (1 - rate), float32 [B, width]; None without dropout.
+
+    Each is drawn by (seed, epoch, example), outside of what XLA may compile.
+    """
+    if not recipe.dropout:
+        return None
+    numbers = stateless_random.uniform(
+        recipe.seed, stateless_random.DROPOUT, batch.epochs, batch.examples, width
+    )
+    return tf.cast(numbers >= recipe.dropout, tf.float32) / (1 - recipe.dropout)
+
+
+def make_eval_step(model: keras.Model) -> Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]:
+    """`step(images, labels)` -> each example's loss and its logits, in inference mode.
+
+    images: uint8 [B, H, W, 3]. labels: int32 [B]. Returns float32 [B] and float32 [B, classes].
+    The whole model in float32, its normalisations folded.
+    """
+    forward = fold(model)
+    return evaluating(lambda images: forward(tf.cast(images, tf.float32)))
+
+
+def make_upper_step(split: Split, program: Program) -> Callable[[Any, Any], tuple]:
+    """As `make_eval_step`, from the trunk's outputs instead of images."""
+    tail = make_tail(split, program)
+    return evaluating(lambda boundary: split.head(tail(as_list(boundary))))
+
+
+def evaluating(forward: Callable) -> Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]:
+    """As `make_eval_step`, by any function from inputs to logits; compiled."""
+
+    @tf.function(autograph=False)
+    def step(inputs: Any, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        logits = forward(inputs)
+        return losses.cross_entropy(labels, logits), logits
+
+    return step
+
+
+def _all_reached(phase: Phase, variables: list, gradients: list) -> None:
+    missed = [v.path for v, g in zip(variables, gradients, strict=True) if g is None]
+    if missed:
+        raise RuntimeError(
+            f"phase {phase.name!r}: no gradient reaches {', '.join(missed)}; "
+            "the loss does not depend on them"
+        )

@@ -1,0 +1,188 @@
+"""Pictures for prediction, out of the pipeline that training has: no labels, no end to a bad one.
+
+They are read and decoded in parallel, in the order of their places; what fails is left out there
+and asked once more for its reason. Only what is in flight is in memory, however many there are.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from engine.core.errors import UserError
+from pipelines.decode import decode
+from pipelines.loading.batches import IN_FLIGHT, PREFETCH, options
+from pipelines.predict import fetch
+from pipelines.predict.find_images import stretch
+from pipelines.sources.examples import read_bytes
+
+_FILE, _ADDRESS, _NEITHER = range(3)
+_TYPES = (tf.int64, tf.string, tf.int32)
+
+
+class Group(NamedTuple):
+    """Some places that follow one another, and the pictures of those that could be read.
+
+    places: their names. problems: why each has no picture, None where it has one.
+    images: uint8 [n, H, W, 3], those of the others in their order.
+    """
+
+    places: Sequence[str]
+    problems: Sequence[str | None]
+    images: Any
+
+
+class Stream:
+    """The pictures of some files and addresses, as groups that each fill a batch.
+
+    places: paths, as the system names files, and http(s) addresses.
+    allow_private: see `fetch.fetch`.
+    device: where the pictures are to lie, or None for the host's memory.
+    """
+
+    def __init__(
+        self,
+        places: Sequence[str],
+        image_size: tuple[int, int],
+        resize: str,
+        threads: int,
+        allow_private: bool = False,
+        device: str | None = None,
+    ) -> None:
+        self.places, self.image_size, self.threads = places, image_size, threads
+        self.allow_private, self.device = allow_private, device
+        # What was fetched, or why not, until its group is handed out: nothing is asked for twice.
+        self._fetched: dict[int, bytes | UserError] = {}
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+        def pixels(contents: tf.Tensor) -> tf.Tensor:
+            return decode.decode(contents, *image_size, resize)
+
+        self._pixels = pixels
+
+    def groups(self, batch_size: int, first: int = 0) -> Iterator[Group]:
+        """From place `first` on; each has `batch_size` pictures, at the end there may be fewer.
+
+        Also at the end of each `pictures.stretch`: where nothing can be read, nobody is to wait
+        for a picture. And more where a file that failed in the pipeline was sound when it was
+        asked once more.
+        """
+        for numbers, images in self._sound(batch_size, first):
+            stop = int(numbers[-1]) + 1
+            if stop > first:
+                yield self._group(first, stop, numbers[: len(images)].numpy(), images)
+                first = stop
+
+    def _sound(self, batch_size: int, first: int) -> Any:
+        """Batches of numbers, int64 [n], and their pictures.
+
+        After each stretch comes the number of its last place, without a picture.
+        """
+        length, count = stretch(batch_size), len(self.places)
+
+        def planned(start: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            columns = tf.numpy_function(
+                lambda start, stop: self._plan(range(start, stop)), [start, stop], _TYPES
+            )
+            return tuple(tf.ensure_shape(column, [None]) for column in columns)
+
+        def example(number: tf.Tensor, path: tf.Tensor, kind: tf.Tensor) -> tuple[tf.Tensor, Any]:
+            return number, self._pixels(self._contents(number, path, kind))
+
+        def read(place: tf.Tensor) -> tf.data.Dataset:
+            start = tf.maximum(place * length, first)
+            stop = tf.minimum((place + 1) * length, count)
+            chunks = tf.data.Dataset.range(start, stop, batch_size)
+            chunks = chunks.map(lambda at: planned(at, tf.minimum(at + batch_size, stop)))
+            sound = chunks.prefetch(1).unbatch()
+            sound = sound.map(example, IN_FLIGHT * self.threads, deterministic=True)
+            last = (stop[None] - 1, tf.zeros([0, *self.image_size, 3], tf.uint8))
+            end = tf.data.Dataset.from_tensors(last)
+            return sound.ignore_errors().batch(batch_size).concatenate(end)
+
+        dataset = tf.data.Dataset.range(first // length, -(-count // length)).flat_map(read)
+        dataset = dataset.with_options(options(self.threads))
+        if self.device:
+            return dataset.apply(tf.data.experimental.prefetch_to_device(self.device, PREFETCH))
+        return dataset.prefetch(PREFETCH)
+
+    def _plan(self, numbers: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Numbers, encoded paths and kinds of those that there are."""
+        places = self.places[numbers.start : numbers.stop]
+        paths = np.array([os.fsencode(place) for place in places], object)
+        kinds = np.array([_kind(place) for place in places], np.int32)
+        return np.arange(numbers.start, numbers.start + len(places)), paths, kinds
+
+    def _contents(self, number: tf.Tensor, path: tf.Tensor, kind: tf.Tensor) -> tf.Tensor:
+        """The encoded bytes; none where there is nothing to read, which no decoder takes."""
+
+        def fetched() -> tf.Tensor:
+            return tf.ensure_shape(tf.numpy_function(self._fetch, [number], tf.string), [])
+
+        readers = [lambda: tf.io.read_file(path), fetched, lambda: tf.constant(b"")]
+        return tf.switch_case(kind, readers)
+
+    def _fetch(self, number: int) -> bytes:
+        place = self.places[number]
+        try:
+            outcome: bytes | UserError = fetch.fetch(place, allow_private=self.allow_private)
+        except UserError as error:
+            outcome = error
+        self._fetched[int(number)] = outcome
+        return outcome if isinstance(outcome, bytes) else b""
+
+    def _group(self, first: int, stop: int, numbers: np.ndarray, images: Any) -> Group:
+        """The group of places first to stop - 1, of which these numbers have their pictures."""
+        problems: list[str | None] = [None] * (stop - first)
+        late = {}
+        for number in np.setdiff1d(np.arange(first, stop), numbers).tolist():
+            image, problems[number - first] = self._again(number)
+            if image is not None:
+                late[number] = image
+        if late:
+            places = np.searchsorted(numbers, list(late))
+            images = np.insert(np.asarray(images), places, np.stack(list(late.values())), axis=0)
+        for number in list(self._fetched):
+            if number < stop:
+                del self._fetched[number]
+        return Group(self.places[first:stop], problems, images)
+
+    def _again(self, number: int) -> tuple[np.ndarray | None, str | None]:
+        """The picture after all, or what is wrong with it: the pipeline says only that it failed.
+
+        A file may have been written, or come within reach, in the meantime.
+        """
+        place = self.places[number]
+        try:
+            return self._pixels(self._bytes(number)).numpy(), None
+        except OSError as error:
+            return None, f"can't be read: {error.strerror or error}"
+        except UserError as error:
+            return None, str(error).removeprefix(f"{place}: ")
+        except tf.errors.OpError as error:
+            return None, decode.reason(error)
+
+    def _bytes(self, number: int) -> bytes:
+        if not fetch.is_url(self.places[number]):
+            return read_bytes(self.places[number])
+        if number not in self._fetched:
+            self._fetch(number)
+        outcome = self._fetched[number]
+        if isinstance(outcome, UserError):
+            raise outcome
+        return outcome
+
+
+def _kind(place: str) -> int:
+    """To open a named pipe would wait for a writer that never comes, so no file is opened."""
+    if fetch.is_url(place):
+        return _ADDRESS
+    try:
+        return _FILE if stat.S_ISREG(os.stat(place).st_mode) else _NEITHER
+    except (OSError, ValueError):
+        return _NEITHER

@@ -1,0 +1,155 @@
+"""A list of pictures in a CSV file: columns path and label and, if wished, split and group.
+
+Other columns are passed over. Relative paths are relative to the file's own folder, so that it can
+be moved together with its pictures. All must lie below one folder, links followed: a list that came
+from somewhere can't reach for what was never meant. Rows of one group never part: photographs of
+one thing, cells of one module.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import functools
+import os
+from collections.abc import Callable, Iterator
+
+from engine.core.errors import UserError
+from pipelines.sources.examples import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Examples,
+    counted,
+    from_columns,
+    printable,
+)
+
+NEEDED = ("path", "label")
+OPTIONAL = ("split", "group")
+# A row without a split trains; validation is taken from those where no row says `validation`.
+NAMES_OF_SPLITS = {
+    "": TRAIN,
+    "train": TRAIN,
+    "val": VALIDATION,
+    "validation": VALIDATION,
+    "test": TEST,
+}
+
+
+def read_manifest(file: str, root: str | None = None) -> Examples:
+    """The rows as examples, in their order; the classes are the labels, sorted.
+
+    Args:
+      file: a CSV file with a header row, UTF-8; bytes that are none are kept, as paths may hold
+        any.
+      root: the folder that every path must lie below; the file's own if not given.
+
+    Raises:
+      UserError: it can't be read, a column is missing, or a row does not fit; the line is named.
+    """
+    rows: dict[str, tuple[str, int, str, str]] = {}
+    folder = os.path.dirname(os.path.abspath(os.path.expanduser(file)))
+    root = folder if root is None else root
+    inside = _below(root)
+    for line, row in _rows(file):
+        path, label, split, group = row
+        where = f"{file}, line {line}"
+        _require_sound(where, path, label, split)
+        full = os.path.normpath(os.path.join(folder, path))
+        if not inside(full):
+            raise UserError(
+                f"{where}: {printable(path)} leads out of {root}; put the manifest above its "
+                "pictures, or name their folder: --manifest_root=DIR (/ for anywhere)"
+            )
+        key = os.path.relpath(full, folder)
+        if key in rows:
+            raise UserError(f"{where}: {printable(path)} stands in it twice; drop one of the rows")
+        rows[key] = (label, NAMES_OF_SPLITS[split.lower()], group, full)
+    names = sorted({label for label, *_ in rows.values()})
+    labels, parts, groups, paths = zip(*rows.values(), strict=True) if rows else ((), (), (), ())
+    places = {name: index for index, name in enumerate(names)}
+    return from_columns(
+        paths,
+        [places[label] for label in labels],
+        tuple(printable(name) for name in names),
+        keys=list(rows),
+        splits=parts,
+        groups=groups,
+    )
+
+
+def absent(file: str, missing: list[str], count: int) -> str:
+    """What to say of the paths in a manifest that lead nowhere, of `count` that were followed."""
+    folder = os.path.dirname(os.path.abspath(os.path.expanduser(file)))
+    are = "does not exist" if len(missing) == 1 else "do not exist"
+    return (
+        f"{len(missing):,} of {counted(count, 'file', 'files')} that were looked for {are}, as "
+        f"{missing[0]}; the manifest's paths count from {printable(folder)}"
+    )
+
+
+def _require_sound(where: str, path: str, label: str, split: str) -> None:
+    if not path or not label:
+        raise UserError(f"{where}: path {path!r}, label {label!r}; give both, or drop the row")
+    if "\0" in path:
+        raise UserError(f"{where}: the path holds a zero byte, which no file name can")
+    if split.lower() not in NAMES_OF_SPLITS:
+        raise UserError(f"{where}: split {split!r}; allowed: train, validation, test, or empty")
+
+
+def _below(root: str) -> Callable[[str], bool]:
+    """Whether a path lies below a folder, when all links are followed."""
+    real = functools.cache(os.path.realpath)
+    start = os.path.join(real(root), "")
+
+    def inside(path: str) -> bool:
+        folder, name = os.path.split(path)
+        place = os.path.join(real(folder), name)
+        return (real(place) if os.path.islink(place) else place).startswith(start)
+
+    return inside
+
+
+def _rows(file: str) -> Iterator[tuple[int, tuple[str, str, str, str]]]:
+    """(line, (path, label, split, group)) of each row; cells that are missing are empty."""
+    try:
+        with open(
+            os.path.expanduser(file), encoding="utf-8-sig", errors="surrogateescape", newline=""
+        ) as text:
+            reader = csv.reader(text, strict=True)
+            places = _columns(file, next(reader, []))
+            for cells in reader:
+                if not any(cells):
+                    continue
+                if len(cells) <= max(places["path"], places["label"]):
+                    raise UserError(
+                        f"{file}, line {reader.line_num}: {len(cells)} cells, so path or label is "
+                        "missing; give both, or drop the row"
+                    )
+                path, label, split, group = (
+                    cells[places[name]] if places.get(name, len(cells)) < len(cells) else ""
+                    for name in (*NEEDED, *OPTIONAL)
+                )
+                yield reader.line_num, (path, label.strip(), split.strip(), group.strip())
+    except OSError as error:
+        raise UserError(
+            f"the manifest {printable(file)} can't be read: {error.strerror}; allowed: a CSV file "
+            "with columns path and label"
+        ) from None
+    except csv.Error as error:
+        raise UserError(f"{file} is no CSV file, line {reader.line_num}: {error}") from None
+
+
+def _columns(file: str, header: list[str]) -> dict[str, int]:
+    names = [cell.strip().lower() for cell in header]
+    for name in (*NEEDED, *OPTIONAL):
+        near = difflib.get_close_matches(name, set(names) - {*NEEDED, *OPTIONAL}, n=1, cutoff=0.75)
+        if name not in names and (near or name in NEEDED):
+            hint = f" (is it {near[0]!r}?)" if near else ""
+            raise UserError(
+                f"{file} has the columns {printable(', '.join(names)) or '(none)'} "
+                f"and no {name!r}{hint}; "
+                f"allowed: {', '.join(NEEDED)} and, if wished, {', '.join(OPTIONAL)}"
+            )
+    return {name: names.index(name) for name in (*NEEDED, *OPTIONAL) if name in names}

@@ -1,0 +1,126 @@
+"""A TFDS data set over the pictures of the package `elpv-dataset`: solar cells, sound or not.
+
+2,624 electroluminescence images of cells from 44 photovoltaic modules, 300 x 300 pixels, grey
+(Buerhop-Lutz et al. 2018, Deitsch et al. 2019). The pictures are licensed CC BY-NC-SA 4.0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from engine.core.errors import UserError
+
+CLASSES = ("functional", "defective")
+KINDS = ("mono", "poly")
+THRESHOLD = 0.5  # a cell is defective from this probability on
+TRAIN_SHARE = 0.75
+
+_CITATION = """@article{deitsch2019,
+  author = {Deitsch, Sergiu and Christlein, Vincent and Berger, Stephan and Buerhop-Lutz, Claudia
+    and Maier, Andreas and Gallwitz, Florian and Riess, Christian},
+  title = {Automatic classification of defective photovoltaic module cells in
+    electroluminescence images},
+  journal = {Solar Energy}, volume = {185}, pages = {455--468}, year = {2019}}"""
+
+
+class Cell(NamedTuple):
+    """A row of the package's table: a file, its probability of a defect (0 to 1), its kind."""
+
+    file: str
+    probability: float
+    kind: str
+
+    @property
+    def label(self) -> str:
+        return CLASSES[self.probability >= THRESHOLD]
+
+
+class SolarCells(tfds.core.GeneratorBasedBuilder):
+    """Functional against defective solar cells; three quarters train, one quarter test."""
+
+    name = "solar_cells"
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First."}  # noqa: RUF012  (TFDS reads it so)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=__doc__,
+            homepage="https://github.com/zae-bayern/elpv-dataset",
+            citation=_CITATION,
+            license="CC BY-NC-SA 4.0",
+            supervised_keys=("image", "label"),
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(300, 300, 1), encoding_format="png"),
+                    "label": tfds.features.ClassLabel(names=CLASSES),
+                    "kind": tfds.features.ClassLabel(names=KINDS),
+                    "probability": tfds.features.Scalar(np.float32),
+                    "key": tfds.features.Text(),
+                }
+            ),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
+        folder = package_folder()
+        train, test = divide(read_table(folder / "labels.csv"))
+        return {
+            "train": self._generate_examples(folder, train),
+            "test": self._generate_examples(folder, test),
+        }
+
+    def _generate_examples(self, folder: Path, cells: list[Cell]) -> Iterator[tuple[str, dict]]:
+        for cell in cells:
+            yield (
+                cell.file,
+                {
+                    # A path: TFDS stores the file's bytes as they are.
+                    "image": folder / cell.file,
+                    "label": cell.label,
+                    "kind": cell.kind,
+                    "probability": cell.probability,
+                    "key": cell.file,
+                },
+            )
+
+
+def package_folder() -> Path:
+    """Where the installed package keeps its table and pictures; the package is not imported.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    found = importlib.util.find_spec("elpv_dataset")
+    if found is None or found.origin is None:
+        raise UserError("solar_cells needs the package elpv-dataset; pip install elpv-dataset")
+    return Path(found.origin).parent / "data"
+
+
+def read_table(file: Path) -> list[Cell]:
+    """Rows of `file, probability, kind`, separated by blanks, in the table's order."""
+    rows = (line.split() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+    return [Cell(name, float(probability), kind) for name, probability, kind in rows]
+
+
+def divide(cells: list[Cell]) -> tuple[list[Cell], list[Cell]]:
+    """(train, test), three quarters and one quarter of each label of each kind, for good.
+
+    Decided by a hash of the file's name, never by `split_seed`: a test part is the same for all.
+    """
+    train: list[Cell] = []
+    test: list[Cell] = []
+    for label in CLASSES:
+        for kind in KINDS:
+            stratum = [cell for cell in cells if (cell.label, cell.kind) == (label, kind)]
+            stratum.sort(key=lambda cell: hashlib.blake2b(cell.file.encode()).digest())
+            border = round(len(stratum) * TRAIN_SHARE)
+            train += stratum[:border]
+            test += stratum[border:]
+    return sorted(train), sorted(test)

@@ -1,0 +1,117 @@
+"""Stages of a small job, measured: which there are, and that the parts fit the whole."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from engine.benchmark import keras_comparison, measure, timing
+from engine.benchmark.rows import efficiency, explain
+from engine.core.call_syntax import parse_calls
+from engine.frozen.array_store import Room
+from engine.models import classifier
+from engine.runs.directory import RunDir, claim
+from engine.training.phase import Job
+from pipelines.augment import augment
+from pipelines.loading import batches
+from pipelines.sources import sources
+from tests.engine.small_runs import Watcher, small_recipe
+
+CASES = {
+    "head": ("head(epochs=1)", {"input", "augment", "trunk", "tail"}),
+    "kept": ("head(epochs=3, views=1)", {"input", "tail"}),
+    "all": ("all(trainable=all, epochs=1, optimizer=sgd)", {"input", "augment", "tail"}),
+}
+
+
+@pytest.fixture(autouse=True)
+def short_samples(monkeypatch):
+    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 0.01)
+
+
+def job(coloured, place, phase: str, **changes) -> Job:
+    recipe = small_recipe(coloured, (phase,), precision="float32", dropout=0.0, **changes)
+    run = RunDir(place)
+    claim(run, recipe, overwrite=False)
+    feed = batches.make_feed(sources.load(recipe.data), recipe, threads=2)
+    made = classifier.build(recipe, len(feed.classes))
+    changes = augment.compose(recipe.augment)
+    return Job(recipe, made, feed, changes, run, Watcher(), room=Room(2**26))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_row_has_the_stages_that_a_step_has(coloured, tmp_path, case):
+    phase, stages = CASES[case]
+    made = job(coloured, tmp_path / "run", phase)
+    row = measure.row(made, made.recipe.phases[0], 2)
+    assert set(row.stages) == stages
+    assert row.shares_cores == (not tf.config.list_physical_devices("GPU"))
+    assert row.peak_memory["host"] > 50e6
+    assert 0.1 < efficiency(row) < 10
+    assert explain(row)
+
+
+def test_the_plain_step_and_ours_make_the_same_update(coloured, tmp_path):
+    phase = "all(trainable=all, epochs=1, optimizer=sgd, learning_rate=1e-2)"
+    updates = []
+    for which in (0, 1):
+        made = job(coloured, tmp_path / str(which), phase)
+        model = made.classifier.model
+        start = [weight.numpy() for weight in model.weights]
+        bench = measure.prepare(made, made.recipe.phases[0])  # which trains for a while
+        bench.stage.pace.steps = 1
+        batch = next(iter(made.feed.once("train", [0])))
+        pair = keras_comparison.update(bench, batch)
+        for weight, old in zip(model.weights, start, strict=True):
+            weight.assign(old)
+        pair[which].run()
+        updates.append([w.numpy() - old for w, old in zip(model.weights, start, strict=True)])
+    assert max(np.abs(change).max() for change in updates[0]) > 1e-5
+    for one, other in zip(*updates, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_the_frozen_parts_that_meet_give_the_same(coloured, tmp_path):
+    made = job(coloured, tmp_path / "run", "head(epochs=1)")
+    bench = measure.prepare(made, made.recipe.phases[0])
+    batch = next(iter(made.feed.once("train", [0])))
+    ours = bench.stage.lower.plain(batch.inputs)[0]
+    theirs = bench.stage.split.trunk(tf.cast(batch.inputs, tf.float32), training=False)
+    theirs = theirs[0] if isinstance(theirs, list) else theirs
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+    for work in keras_comparison.forward(bench, batch):
+        work.run()
+
+
+def test_keras_has_a_layer_for_each_change_of_the_blog():
+    calls = parse_calls("rotate(30)|shift(0.2)|shear(0.2)|zoom(0.2)|flip")
+    layers = keras_comparison.keras_layers(calls)
+    names = ["RandomRotation", "RandomTranslation", "RandomShear", "RandomZoom", "RandomFlip"]
+    assert [type(layer).__name__ for layer in layers] == names
+    images = tf.cast(tf.random.stateless_uniform([2, 16, 16, 3], [1, 2]) * 255, tf.float32)
+    changed = keras.Sequential(layers)(images, training=True)
+    assert changed.shape == images.shape
+    assert np.abs(changed - images).max() > 1
+
+
+def test_without_augmentation_there_is_no_duel_of_it(coloured, tmp_path):
+    made = job(coloured, tmp_path / "run", "head(epochs=1)", augment="none")
+    bench = measure.prepare(made, made.recipe.phases[0])
+    batch = next(iter(made.feed.once("train", [0])))
+    assert keras_comparison.augmentation(bench, batch) is None
+
+
+def test_a_sample_goes_over_the_ends_of_epochs_where_all_that_it_reads_is_there(coloured, tmp_path):
+    made = job(coloured, tmp_path / "run", "head(epochs=3)", augment="none")
+    bench = measure.prepare(made, made.recipe.phases[0])
+    bench.stage.pace.steps = 2
+    assert (
+        bench.sample
+        == min(2 * bench.calls, bench.calls * made.steps_per_epoch)
+        > made.steps_per_epoch
+    )
+    calls = [batch.labels.shape[0] for batch in bench.batches()]
+    assert sum(calls) == bench.sample
+    assert max(calls) == 2

@@ -1,0 +1,30 @@
+"""Flags read as bin/train reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.cli import flags as cli_flags
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def parse(*arguments) -> cli_flags.Parsed:
+    return cli_flags.parse("[flags]", cli_flags.RUN, ["bin/train", *map(str, arguments)])
+
+
+def recipe(*arguments):
+    return cli_flags.recipe(parse("--data_dir=x", *arguments))
+
+
+def refused(*arguments, read=recipe) -> str:
+    with pytest.raises(cli_flags.FlagError) as caught:
+        read(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def phases(found) -> list[str]:
+    return [phase.name for phase in found.phases]

@@ -1,0 +1,180 @@
+"""Flag files: how they are read, and what overrides what."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from engine.cli import flags as cli_flags
+from engine.cli import train_flags
+from engine.core.recipe import DataSpec
+from tests.engine.cli.flagged import ROOT, parse, phases, recipe, refused
+
+
+def test_a_flag_file_has_a_flag_on_each_line(write):
+    found = recipe(
+        write(
+            "# a comment\n\n--batch_size=8\n  --seed=3  \r\n// another\n"
+            "--phase=a(trainable=head, epochs=2)\n--phase=b(epochs=1)\n--deterministic\n"
+        )
+    )
+    assert (found.batch_size, found.seed, found.deterministic) == (8, 3, True)
+    assert phases(found) == ["a", "b"]
+
+
+def test_a_flag_file_may_stand_before_flags_that_override_it(write):
+    file = write("--batch_size=8\n--deterministic\n--augment=flip\n")
+    found = recipe(file, "--batch_size=4", "--nodeterministic")
+    assert (found.batch_size, found.deterministic, str(found.augment[0])) == (4, False, "flip")
+    assert recipe("--batch_size=4", file).batch_size == 8, "the last holds"
+
+
+def test_a_phase_on_the_command_line_takes_the_place_of_the_files(write):
+    file = write("--phase=a(epochs=1)\n--phase=b(epochs=1)\n")
+    assert phases(recipe(file, "--phase=c()")) == ["c"]
+    assert phases(recipe("--phase=c()", "--phase=d()", file)) == ["c", "d"]
+    assert phases(recipe(file, "--phase", "c()")) == ["c"]
+
+
+def test_flag_files_may_hold_flag_files(write):
+    inner = write("--seed=3\n--batch_size=8\n--phase=a()\n", "inner.flags")
+    outer = write(f"{inner}\n--seed=4\n", "outer.flags")
+    found = recipe(outer)
+    assert (found.seed, found.batch_size, phases(found)) == (4, 8, ["a"])
+    assert phases(recipe(outer, "--phase=b()")) == ["b"], "the inner file's is a file's too"
+
+
+def test_a_flag_file_that_holds_itself_is_read_once(write, tmp_path):
+    assert recipe(write(f"--flagfile={tmp_path / 'my.flags'}\n--seed=3\n")).seed == 3
+
+
+def test_a_flag_file_may_be_named_by_the_next_word(write):
+    assert recipe(*write("--seed=3\n").split("=")).seed == 3
+
+
+def test_a_mark_at_the_beginning_as_windows_writes_it(write):
+    assert recipe(write("\ufeff# comment\r\n--seed=3\r\n".encode())).seed == 3
+    assert recipe(write("\ufeff--seed=3\n".encode())).seed == 3
+
+
+def test_flag_files_are_utf8_wherever_they_are_read(write):
+    code = "import sys, _flags; print(ascii(_flags.parse('', _flags.RUN, sys.argv).data_dir))"
+    done = subprocess.run(
+        [sys.executable, "-X", "utf8=0", "-c", code, write("--data_dir=Bäume\n")],
+        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'bin'}", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "'B\\xe4ume'\n"
+
+
+@pytest.mark.parametrize(
+    ("flag", "reason"),
+    [
+        ("--flagfile=cats_dgos.flags", "such file or directory) (did you mean 'cats_dogs.flags'"),
+        ("--flagfile=", "can't be read"),
+        ("--flagfile", "can't be read"),
+        (f"--flagfile={ROOT}", "Is a directory"),
+    ],
+)  # fmt: skip
+def test_a_flag_file_that_is_not_there(flag, reason):
+    message = refused(flag)
+    assert reason in message
+    assert "Unfreeze brings blog.flags, cats_dogs.flags" in message
+
+
+def test_a_flag_file_that_is_no_text(write):
+    assert "it is no text in UTF-8" in refused(write(b"--data_dir=B\xe4ume\n"))
+
+
+def test_a_flag_file_that_holds_what_no_argument_can(write):
+    assert "it holds a zero byte" in refused(write("--data_dir=~\0\n"))
+
+
+def test_a_flag_file_without_an_end():
+    assert "it is larger than 1,048,576 bytes" in refused("--flagfile=/dev/zero")
+
+
+def test_a_long_flag_file_is_read_as_fast_as_a_short_one(write):
+    assert recipe(write("--seed=3\n" * 100_000)).seed == 3
+
+
+def test_a_comment_behind_a_value_is_seen(write):
+    assert "--seed=3 # mine: '3 # mine'; allowed: a whole number" in refused(
+        write("--seed=3 # mine")
+    )
+
+
+@pytest.mark.parametrize("name", [path.name for path in ROOT.glob("*.flags")])
+def test_every_flag_file_that_is_brought_makes_a_recipe(name):
+    assert cli_flags.recipe(parse(f"--flagfile={ROOT / name}")).phases
+
+
+def test_the_name_of_the_run_comes_from_the_flag_file():
+    assert cli_flags.flagfile_name(["train", "--flagfile=a/b.flags", "--seed=1"]) == "b"
+    assert cli_flags.flagfile_name(["train", "--flagfile", "a/b.flags"]) == "b"
+    assert cli_flags.flagfile_name(["train", "--seed=1"]) is None
+
+
+def test_a_source_behind_a_flag_file_overrides_it(write):
+    found = cli_flags.data_spec(parse(write("--dataset=cats\n--split_seed=3\n"), "--data_dir=/a"))
+    assert found == DataSpec("folders", "/a", split_seed=3)
+
+
+lines = some.lists(
+    some.builds("--seed={}".format, some.integers(0, 99))
+    | some.builds("--dropout={!r}".format, some.floats(0, 0.9))
+    | some.builds("--image_size={}x{}".format, some.integers(1, 99), some.integers(1, 99))
+    | some.builds("--cache_memory={}{}".format, some.integers(0, 99), some.sampled_from(["", "MB"]))
+    | some.builds("--phase={}(epochs=1)".format, some.sampled_from("abc"))
+    | some.sampled_from(
+        ["--deterministic", "--nodeterministic", "--xla=on", "--augment=flip|turn"]
+    ),
+    max_size=6,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(before=lines, inner=lines, outer=lines, after=lines)
+def test_flag_files_are_as_their_lines_in_their_place(before, inner, outer, after):
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / "inner").write_text("\n".join(inner))
+        (Path(place) / "outer").write_text("\n".join([f"--flagfile={place}/inner", *outer]))
+        found = parse(*before, f"--flagfile={place}/outer", *after)
+    own = any(line.startswith("--phase") for line in before + after)
+    brought = [line for line in inner + outer if not (own and line.startswith("--phase"))]
+    expected = parse(*before, *brought, *after)
+    for name in cli_flags.of_a_run():
+        assert getattr(found, name) == getattr(expected, name)
+    assert found.given == expected.given
+
+
+@settings(deadline=None, max_examples=60)
+@given(lines)
+def test_another_program_takes_from_flags_what_this_one_took(given):
+    found = parse(*given)
+    again = parse(*found.as_flags(cli_flags.of_a_run()))
+    for name in cli_flags.of_a_run():
+        assert getattr(again, name) == getattr(found, name)
+
+
+def test_what_a_flag_file_holds_for_other_programs_is_passed_over(write):
+    file = write("--data_dir=x\n--seed=3\n--nodeterministic\n--phase=a()\n--on_bad_image=fail\n")
+
+    def read(*arguments):
+        group = (cli_flags.define_pictures,)
+        return cli_flags.parse("[flags]", group, ["bin/doctor", *arguments], train_flags.names())
+
+    assert cli_flags.data_spec(read(file)).location.endswith("/x")
+    assert "'seed'" not in refused(file, "--nosuch=1", read=read)
+    for flag in ("--seed=3", "--on_bad_image=skip"):
+        assert refused(file, flag, read=read).startswith(f"{flag.split('=')[0]} is no flag")
+    mistyped = write("--data_dir=x\n--sed=3\n", "other.flags")
+    assert refused(mistyped, read=read).startswith("--sed is no flag")

@@ -1,0 +1,227 @@
+"""What is around a program: one line for a mistake, an exit status, a quiet TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.cli import flags
+from engine.cli import main as cli_main
+from engine.core.errors import UserError
+from engine.runtime.shutdown import Stopped
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def end_of(work, monkeypatch, capsys) -> tuple[int, str, str]:
+    """Exit status, output and errors of a program that does this work."""
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/train", "--seed=3"])
+    monkeypatch.setattr(cli_main.background, "_over", threading.Event())  # this process goes on
+    status = 0
+    try:
+        cli_main.main(work)
+    except SystemExit as end:
+        status = end.code
+    return (status, *capsys.readouterr())
+
+
+def raising(error):
+    def work(argv):
+        raise error
+
+    return work
+
+
+def test_a_program_gets_its_arguments(monkeypatch, capsys):
+    found = end_of(lambda argv: print(*argv), monkeypatch, capsys)
+    assert found == (0, "/somewhere/bin/train --seed=3\n", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (UserError("no such folder"), 1, "train: no such folder\n"),
+        (flags.FlagError("no such flag"), 2, "train: no such flag\n"),
+        (Stopped("SIGTERM"), 75, "train: stopped by SIGTERM; started again without --overwrite"),
+        (KeyboardInterrupt(), 130, "train: interrupted; the same command starts it again\n"),
+    ],
+)
+def test_a_users_mistake_is_one_line(error, status, line, monkeypatch, capsys):
+    code, out, err = end_of(raising(error), monkeypatch, capsys)
+    assert (code, out) == (status, "")
+    assert err.startswith(line)
+    assert err.count("\n") == 1
+
+
+def test_interrupted_a_program_waits_for_nothing_that_can_wait(monkeypatch, capsys):
+    end_of(raising(KeyboardInterrupt()), monkeypatch, capsys)
+    with pytest.raises(InterruptedError):
+        cli_main.background.give_way()
+
+
+def test_a_fault_of_ours_has_its_traceback(monkeypatch, capsys):
+    with pytest.raises(ZeroDivisionError):
+        end_of(raising(ZeroDivisionError()), monkeypatch, capsys)
+
+
+def python(code: str, **settings) -> subprocess.Popen:
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'bin'}", **settings}
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=environment, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+TWICE = """
+import time
+from engine.cli import main as cli_main
+def work(argv):
+    stop = cli_main.stop(None, False)
+    print("ready", flush=True)
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(0.02)
+cli_main.main(work)
+"""
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.002, 0.01, 0.03, 0.05])
+def test_two_signals_of_one_wish_end_a_program_in_good_order(pause):
+    """The second comes while it tidies up, says why it ends, or leaves the interpreter."""
+    for second in (signal.SIGTERM, signal.SIGINT):
+        with python(TWICE) as process:
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGINT)
+            time.sleep(pause)
+            process.send_signal(second)
+            err = process.stderr.read()
+        assert process.returncode == 75, err
+        assert err.count("\n") == 1
+        assert ": stopped by SIG" in err
+
+
+NOTICE = """
+import sys, time
+from engine.cli import main as cli_main
+from engine.runtime import background, preemption
+sys.argv = ["/somewhere/bin/train"]
+preemption.watch = lambda notify: notify("the cloud") if {taken} else []
+def work(argv):
+    stop = cli_main.stop("SIGUSR1", True)
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    finally:
+        print("over" if background._over.wait(60) else "")
+cli_main.main(work)
+"""
+
+
+def test_the_clouds_notice_ends_a_program_wherever_it_is():
+    out, err = python(NOTICE.format(taken=True)).communicate(timeout=60)
+    assert err.startswith("train: stopped by the cloud; started again")
+    assert out == ""
+
+
+def test_so_does_a_schedulers_own_signal_and_where_no_cloud_is_a_line_says_so():
+    with python(NOTICE.format(taken=False)) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGUSR1)
+        assert process.stdout.read() == "over\n", "what can wait is left undone"
+        first, second = process.stderr.read().splitlines()
+    assert first.startswith("train: --watch_preemption: neither AWS nor Google answers here")
+    assert second.startswith("train: stopped by SIGUSR1; started again")
+    assert process.returncode == 75
+
+
+@pytest.mark.parametrize("lines", [1, 100_000], ids=["at the end", "in the middle"])
+def test_a_reader_that_goes_away_is_no_fault(lines):
+    code = f"import _setup; input(); cli_main.main(lambda argv: print('line\\n' * {lines}))"
+    with python(code) as process:
+        process.stdout.close()
+        process.stdin.write("\n")
+        process.stdin.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
+def test_last_words_that_find_no_room_are_told_of_in_one_line():
+    code = "import _setup; cli_main.main(lambda argv: print('so it is'))"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    environment["PYTHONPATH"] = "bin"
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=-1, text=True, env=environment
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.endswith(
+        ": its last words can't be written (No space left on device); make room where they go\n"
+    )
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_terminal_that_does_not_know_a_letter_shows_its_number():
+    process = python(
+        "import _setup; cli_main.main(lambda argv: print('B\\xe4ume\\u2026 \\udcff'))",
+        PYTHONIOENCODING="ascii",
+    )
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert out == "B\\xe4ume\\u2026 \\udcff\n"
+
+
+START = """
+import os, sys, _setup
+before = "tensorflow" in sys.modules
+threads = cli_main.start_tensorflow({threads}, deterministic=True)
+import tensorflow as tf
+from tensorflow.python.framework.config import is_op_determinism_enabled
+print(before, threads, tf.config.threading.get_intra_op_parallelism_threads())
+gpus = tf.config.list_physical_devices("GPU")
+print(bool(gpus), tf.config.threading.get_inter_op_parallelism_threads())
+print(is_op_determinism_enabled())
+os.write(2, b"errors are heard again")
+"""
+
+
+def test_tensorflow_starts_quietly_with_the_threads_that_were_asked_for():
+    out, err = python(START.format(threads=3)).communicate()
+    threads, at_a_time, deterministic = out.splitlines()
+    assert threads == "False 3 3"
+    assert at_a_time in ("False 1", "True 0"), "one operation on a CPU, for the same bits each time"
+    assert deterministic == "True"
+    assert err == "errors are heard again"
+
+
+def test_what_native_code_said_is_shown_where_it_fails(capfd):
+    def fail():
+        os.write(2, b"the reason\n")
+        raise OSError("no device")
+
+    with pytest.raises(OSError, match="no device"), cli_main._stderr_kept_back():
+        fail()
+    assert capfd.readouterr().err == "the reason\n"
+    with cli_main._stderr_kept_back():
+        os.write(2, b"chatter\n")
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "after\n"
+
+
+@pytest.mark.parametrize("wish", [Stopped("SIGTERM"), KeyboardInterrupt()])
+def test_nor_where_it_is_asked_to_end(capfd, wish):
+    def stop():
+        os.write(2, b"noise\n")
+        raise wish
+
+    with pytest.raises(type(wish)), cli_main._stderr_kept_back():
+        stop()
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,371 @@
+"""bin/predict --out as a person starts it: killed, asked to end, refused, and gone on with."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import resource
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.commands import batch_predict
+from engine.core.errors import UserError
+from engine.evaluation import decision_rule
+from engine.evaluation.decision_rule import Rule
+from engine.inference.predictions_file import AnswerFile, Tally
+from engine.training import setup
+from pipelines.decode.decode import decode
+from tests.bin.programs import run, start
+from tests.engine import saved_run
+from tests.pipelines import bad_pictures
+from tests.pipelines.pictures import saved
+from tests.pipelines.web_server import Handler, Server
+
+MANY = 1500
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run whose rule leaves what is not clear uncertain."""
+    return saved_run.save(tmp_path_factory.mktemp("run") / "run", Rule(1.5, abstain=0.4))
+
+
+@pytest.fixture(scope="module")
+def many(coloured, tmp_path_factory) -> Path:
+    """A folder of as many links to pictures, a tenth of them broken."""
+    folder = tmp_path_factory.mktemp("many")
+    files = sorted(coloured.rglob("*.jpg"))
+    (folder / "broken").write_bytes(b"no picture")
+    for number in range(MANY):
+        broken = number % 10 == 3
+        (folder / f"{number:04}.jpg").symlink_to(
+            folder / "broken" if broken else files[number % 52]
+        )
+    return folder
+
+
+def rows(path: Path) -> list[dict]:
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("total", "done", "said"),
+    [(1, 1, "1 picture"), (2, 1, "1 of 2 pictures"), (2, 2, "2 pictures")],
+)
+def test_how_far_it_is_in_words(total, done, said):
+    assert batch_predict.Meter(total, Tally(rows=done)).in_words() == said
+
+
+def test_a_row_a_picture_with_the_numbers_that_are_printed(call, trained, coloured, tmp_path):
+    flags = (f"--run_dir={trained.path}", coloured)
+    out = call("predict", "--top=3", "--precision=float32", f"--out={tmp_path / 'a.csv'}", *flags)
+    assert "52 pictures, " in out
+    assert out.endswith(f"written to {tmp_path / 'a.csv'}\n")
+    found = rows(tmp_path / "a.csv")
+    printed = json.loads(call("predict", "--format=json", *flags))
+    assert [row["path"] for row in found] == [row["path"] for row in printed]
+    for row, answer in zip(found, printed, strict=True):
+        for rank, one in enumerate(answer["predictions"], 1):
+            assert row[f"label_{rank}"] == one["label"]
+            assert np.float32(row[f"probability_{rank}"]) == np.float32(one["probability"])
+    made = json.loads((tmp_path / "a.csv.json").read_text())
+    assert made["program"]["policy"] == "float32"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.csv", "a.csv.json"]
+
+
+def test_the_decision_is_that_of_the_models_rule(call, trained, coloured, tmp_path):
+    call("predict", f"--run_dir={trained.path}", f"--out={tmp_path / 'a.jsonl'}", coloured)
+    found = [json.loads(line) for line in (tmp_path / "a.jsonl").open()]
+    opened = setup.reopen(trained)
+    images = np.stack([decode(Path(row["path"]).read_bytes(), 32, 32).numpy() for row in found])
+    logits = opened.model(images.astype(np.float32), training=False)
+    chances = decision_rule.probabilities(opened.rule, logits)
+    clear = np.abs(chances.max(-1) - 0.4) > 1e-4
+    wanted = np.where(
+        chances.max(-1) < 0.4, "uncertain", np.array(opened.classes)[chances.argmax(-1)]
+    )
+    assert len(set(wanted)) > 1
+    assert clear.mean() > 0.9
+    mine = np.array([row["decision"] for row in found])
+    assert np.array_equal(mine[clear], wanted[clear])
+    assert {len(row["predictions"]) for row in found} == {1}
+
+
+def part(path: Path) -> int:
+    try:
+        return path.with_name(f"{path.name}.part").stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+@pytest.fixture(scope="module")
+def whole(trained, many, tmp_path_factory):
+    """The command for all of `many`, and by ending what it writes where nothing comes between."""
+    place = tmp_path_factory.mktemp("whole")
+    command = ("predict", f"--run_dir={trained.path}", "--precision=float32", "--threads=1", many)
+
+    def written(ending: str) -> tuple[tuple, bytes]:
+        path = place / f"answers.{ending}"
+        if not path.exists():
+            run(*command, f"--out={path}")
+        return command, path.read_bytes()
+
+    return written
+
+
+@pytest.mark.parametrize("ending", ["csv", pytest.param("jsonl", marks=pytest.mark.slow)])
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(whole, tmp_path, ending):
+    command, wanted = whole(ending)
+    path, seed = tmp_path / f"killed.{ending}", random.randrange(2**32)
+    print("seed of the moments:", seed)
+    chance, killed = random.Random(seed), 0
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        before = part(path)
+        process = start(*command, f"--out={path}", start_new_session=True)
+        while process.poll() is None and part(path) <= before:
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.3))
+        if process.poll() is None:
+            os.killpg(process.pid, number)
+        _, err = process.communicate(timeout=300)
+        if process.returncode == 0:
+            break
+        killed += 1
+        assert process.returncode == (-9 if number == signal.SIGKILL else 75), err
+        if number == signal.SIGTERM:
+            last = err.splitlines()[-1]
+            assert last.startswith("predict: stopped by SIGTERM; started again without --overwrite")
+        assert not path.exists()
+        assert wanted.startswith(path.with_name(f"{path.name}.part").read_bytes()[:100])
+    assert killed
+    if not path.exists():
+        process = start(*command, f"--out={path}")
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        assert "1,500 pictures" in out
+        assert f"of {MANY:,} pictures" in err, "it says where it goes on"
+        assert "predict: 150 of 1,500 could not be read; the first 10:" in err
+        assert err.count(": not a picture") == 10
+    assert path.read_bytes() == wanted
+    assert wanted.count(b"\n") == MANY + (ending == "csv")
+
+
+def test_ctrl_c_ends_with_75_too_and_what_came_or_went_meanwhile_is_no_matter(
+    trained, many, tmp_path
+):
+    folder, path = tmp_path / "pictures", tmp_path / "a.csv"
+    folder.mkdir()
+    for link in sorted(many.iterdir()):
+        (folder / link.name).symlink_to(os.readlink(link) if link.is_symlink() else link)
+    command = ("predict", f"--run_dir={trained.path}", f"--out={path}", "--threads=1", folder)
+    process = start(*command)
+    while process.poll() is None and part(path) < 200:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 75, err
+    (folder / "0000a.jpg").symlink_to(many / "0000.jpg")
+    (folder / "1499.jpg").unlink()
+    run(*command)
+    found = rows(path)
+    assert [Path(row["path"]).name for row in found] == [f"{n:04}.jpg" for n in range(MANY)]
+    assert found[-1]["problem"] == "can't be read: No such file or directory"
+
+
+@pytest.mark.slow
+def test_a_wish_to_end_is_heard_among_broken_pictures(trained, tmp_path):
+    """Where TensorFlow raises one error after another, and no group is full before the end."""
+    folder, seed = tmp_path / "pictures", random.randrange(2**32)
+    print("seed of the moment:", seed)
+    folder.mkdir()
+    (tmp_path / "broken").write_bytes(b"no picture")
+    for number in range(30_000):
+        (folder / f"{number:05}.jpg").symlink_to(tmp_path / "broken")
+    path = tmp_path / "a.csv"
+    process = start("predict", f"--run_dir={trained.path}", f"--out={path}", folder)
+    while process.poll() is None and part(path) < 200:
+        time.sleep(0.005)
+    time.sleep(random.Random(seed).uniform(0, 3))
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 75, err
+    assert err.splitlines()[-1].startswith("predict: stopped by SIGTERM")
+    assert part(path) > 1000, "what was found out is kept"
+
+
+def test_bad_files_and_odd_names_each_have_their_row(call, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    laid = bad_pictures.lay_out(tmp_path / "pictures")
+    odd = [b"\xff\xfe good.jpg", b"two\nlines good.jpg", b"=1+1 good.jpg"]
+    for number, name in enumerate(odd):
+        place = tmp_path / "pictures" / os.fsdecode(name)
+        place.write_bytes(saved(bad_pictures.noisy(np.random.default_rng(number)), "JPEG"))
+    path = tmp_path / "a.csv"
+    inside = [os.path.join("pictures", os.fsdecode(name)) for name in odd]
+    call("predict", f"--run_dir={trained.path}", "--out=a.csv", "--top=2", "pictures", *inside)
+    err = call.said.err
+    found = {row["path"]: row for row in rows(path)}
+    named = {str(file.relative_to(tmp_path)) for file in laid.bad}
+    listed = {name for name in named if Path(name).suffix.lower() in (".jpg", ".jpeg", ".png")}
+    assert listed <= found.keys()
+    assert all(found[name]["problem"] and not found[name]["label_1"] for name in listed)
+    for name in inside:
+        assert found[name]["problem"] == ""
+        assert found[name]["label_2"]
+    unread = sum(bool(row["problem"]) for row in rows(path))
+    assert f"predict: {unread:,} of {len(rows(path)):,} could not be read; the first 10:" in err
+    assert err.count("\n") < 20
+
+
+def test_with_no_stream_open_nothing_is_printed_into_the_answers(trained, coloured, tmp_path):
+    def closed():
+        for number in range(3):
+            os.close(number)
+
+    command = ("predict", f"--run_dir={trained.path}", "--out=a.jsonl", coloured / "red", "no.jpg")
+    (tmp_path / "no.jpg").touch()
+    process = start(*command, cwd=tmp_path, preexec_fn=closed)
+    assert process.communicate(timeout=300) == ("", "")
+    assert process.returncode == 0
+    found = [json.loads(line) for line in (tmp_path / "a.jsonl").open()]
+    assert [Path(row["path"]).name for row in found if row["problem"]] == ["no.jpg"]
+
+
+def test_nothing_that_can_be_read_ends_with_1_and_has_its_rows(
+    call, trained, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=r"^no picture could be read$"):
+        call("predict", f"--run_dir={trained.path}", "--out=o.csv", "a.jpg")
+    assert call.said.err.endswith("  a.jpg: empty file\n")
+    assert [row["problem"] for row in rows(tmp_path / "o.csv")] == ["empty file"]
+
+
+class Pictures(Handler):
+    """Serves one picture under any name that the other does not know."""
+
+    def picture(self):
+        self.answer("image/png", saved(bad_pictures.COLOUR, "PNG"))
+
+
+def test_addresses_and_files_in_one_list(call, trained, coloured, tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    file = str(coloured / "red" / "00.jpg")
+    with Server() as server:
+        server.RequestHandlerClass = Pictures
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        words = [server.address("good"), file, server.address("page"), server.address("inside")]
+        command = ("predict", f"--run_dir={trained.path}", *words)
+        call(*command, f"--out={tmp_path / 'a.csv'}", "--allow_private_urls")
+        asked = len(server.paths)
+        call(*command, f"--out={tmp_path / 'b.csv'}")
+        server.over.set()
+        server.shutdown()
+        thread.join()
+        assert len(server.paths) == asked, (
+            "a host of this network is not asked where it is not told"
+        )
+    assert [row["path"] for row in rows(tmp_path / "a.csv")] == words
+    problems = [row["problem"] for row in rows(tmp_path / "a.csv")]
+    assert problems[:2] == ["", ""]
+    assert problems[2].startswith("gives text/html")
+    refused = [row["problem"] for row in rows(tmp_path / "b.csv")]
+    assert refused[1] == ""
+    assert all("--allow_private_urls fetches it" in refused[place] for place in (0, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "message"),
+    [
+        (["--out=a.txt"], 2, "a.txt: ending '.txt' does not exist"),
+        (["--out=answers"], 2, "allowed: .csv, .jsonl"),
+        (["--out=a.csv", "--format=json"], 2, "--format has no use with --out"),
+        (["--out=a.csv", "--plot=a.png"], 2, "--plot has no use with --out"),
+        (["--overwrite"], 2, "--overwrite has no use without --out"),
+        (["--out=a.csv", "--precision=float16"], 2, "allowed: float32, auto"),
+        (["--out=gone/a.csv"], 1, "gone/a.csv: can't be written (No such file or directory)"),
+        (["--out=taken.csv"], 1, "taken.csv exists; name another file, or add --overwrite"),
+        (["--out=b.csv", "nowhere"], 1, "nowhere: no such file or folder"),
+        (["--out=b.csv", "--run_dir=none"], 1, "--run_dir=none: holds no run"),
+    ],
+)
+def test_what_can_not_be_is_one_line_and_leaves_nothing(
+    trained, coloured, tmp_path, flags, status, message
+):
+    (tmp_path / "taken.csv").write_text("mine")
+    model = f"--run_dir={trained.path}"
+    err = run("predict", model, *flags, coloured / "red", cwd=tmp_path, status=status)
+    assert message in err
+    assert err.count("\n") == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["taken.csv"]
+    assert (tmp_path / "taken.csv").read_text() == "mine"
+
+
+def test_a_part_of_another_order_is_refused_and_begun_anew_where_that_is_asked(
+    call, trained, coloured, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    other = saved_run.save(tmp_path / "other", Rule(2.0))
+    mine, its = f"--run_dir={trained.path}", f"--run_dir={other.path}"
+    (tmp_path / "pictures").symlink_to(coloured)
+    command = ("predict", "pictures", "--out=a.csv")
+    with monkeypatch.context() as patch:  # as it is a moment before it ends
+        patch.setattr(AnswerFile, "finish", lambda file: None)
+        call(*command, mine)
+    done = (tmp_path / "a.csv.part").read_bytes()
+    for flags, words in {
+        (its, *command[1:]): "another model",
+        (mine, "--top=2", *command[1:]): "--top=1",
+        (mine, "--tta=flip", *command[1:]): "no --tta",
+        (mine, tmp_path / "pictures", "--out=a.csv"): "names that count from another folder",
+    }.items():
+        with pytest.raises(UserError, match=f"a.csv.part was begun with {words}; go on with the"):
+            call("predict", *flags)
+    assert (tmp_path / "a.csv.part").read_bytes() == done
+    call(*command, its, "--overwrite")
+    assert (tmp_path / "a.csv").read_bytes() != done
+    call(*command, mine, "--overwrite")
+    assert (tmp_path / "a.csv").read_bytes() == done
+
+
+def test_overwriting_that_was_interrupted_goes_on_wherever_home_is(
+    call, trained, coloured, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.csv").write_text("old")
+    command = ("predict", f"--run_dir={trained.path}", coloured / "red", "--out=~/a.csv")
+    with monkeypatch.context() as patch:
+        patch.setattr(AnswerFile, "finish", lambda file: None)
+        call(*command, "--overwrite")
+    assert (tmp_path / "a.csv").read_text() == "old"
+    call(*command)
+    assert len(rows(tmp_path / "a.csv")) == 26
+
+
+def test_a_full_disk_is_one_line_and_it_goes_on_when_there_is_room(whole, tmp_path):
+    """A limit on the size of files ends a write as a full disk does, in the middle of a row."""
+    command, wanted = whole("csv")
+    limit = len(wanted) * 2 // 3
+
+    def limited():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    process = start(*command, "--out=a.csv", cwd=tmp_path, preexec_fn=limited)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 1, err
+    assert "can't be written (File too large); " in err.splitlines()[-1]
+    assert "rows are in a.csv.part; make room" in err.splitlines()[-1]
+    assert (tmp_path / "a.csv.part").stat().st_size == limit
+    run(*command, "--out=a.csv", cwd=tmp_path)
+    assert (tmp_path / "a.csv").read_bytes() == wanted

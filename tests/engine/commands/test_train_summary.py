@@ -1,0 +1,60 @@
+"""The last lines of a run: figures that fit the files, and a command that runs as it stands."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.commands import train_summary
+
+BEST = {"val_accuracy": 0.9375, "phase": "fine_tune", "epoch": 9}
+
+
+@pytest.mark.parametrize(
+    ("saved", "line"),
+    [
+        (0.9375, "best: 93.75% on validation, fine_tune epoch 9"),
+        (
+            0.875,
+            "best: 93.75% on validation, fine_tune epoch 9; as it is saved, in float32: 87.50%",
+        ),
+    ],
+)
+def test_the_saved_model_s_figure_is_given_where_it_is_another(saved, line):
+    result = {"best": BEST, "validation": {"accuracy": saved}}
+    assert list(train_summary.figures(result)) == [line]
+    result["test"] = {"accuracy": 0.5, "count": 8}
+    assert list(train_summary.figures(result)) == [line, "test: 50.00% of 8"]
+
+
+def test_tensorboard_starts_from_where_the_user_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = train_summary.tensorboard(Path("runs/my run"))
+    *program, place = shlex.split(command)
+    assert place == "--logdir=runs/my run"
+    shown = subprocess.run([*program, "--helpshort"], capture_output=True, text=True)
+    assert "logdir" in shown.stdout + shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("folder", "beside", "command"),
+    [
+        (".", True, ".venv/bin/tensorboard --logdir=run"),
+        (".venv", True, "bin/tensorboard --logdir=run"),
+        (".venv/bin", True, "'{home}/.venv/bin/tensorboard' --logdir=run"),
+        ("other", True, "'{home}/.venv/bin/tensorboard' --logdir=run"),
+        (".", False, "'{home}/.venv/bin/python' -m tensorboard.main --logdir=run"),
+    ],
+)
+def test_the_program_is_the_environment_s_own(tmp_path, monkeypatch, folder, beside, command):
+    home = tmp_path / "my home"
+    programs = home / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    (home / "other").mkdir()
+    if beside:
+        (programs / "tensorboard").touch()
+    monkeypatch.setattr(sys, "executable", str(programs / "python"))
+    monkeypatch.chdir(home / folder)
+    assert train_summary.tensorboard(Path("run")) == command.format(home=home)

@@ -1,0 +1,312 @@
+"""Recipes: they check themselves, and go through JSON unchanged."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from engine.core import recipe as specs
+from engine.core.call_syntax import Call, parse_calls
+from engine.core.errors import UserError, choose, nearest
+from engine.core.recipe import DataSpec, Phase, Recipe, from_json, parse_phase, to_json
+from tests.engine.core.test_call_syntax import calls, made_or_told, names, texts, values
+from tests.engine.small import recipe
+
+FULL = recipe(
+    data=DataSpec(
+        "split_folders",
+        "/täglich/a b",
+        "/v",
+        "/t",
+        300.0,
+        7,
+        limit_examples=20,
+        on_bad_image="fail",
+    ),
+    phases=(
+        parse_phase("transfer(epochs=0)"),
+        parse_phase(
+            "tune(trainable=mixed9, epochs=3, optimizer=sgd, momentum=0.9, nesterov=true, "
+            "schedule=step, drops=2, warmup_epochs=0.5, weight_decay=1e-2, clip_norm=1, "
+            "batch_norm=train, early_stop=2, views=4, refresh=0.25)"
+        ),
+    ),
+    augment=parse_calls("rotate(30)|shift(share=0.2)|flip"),
+    init_from="/runs/before",
+    image_size=(192, 256),
+    accumulate=4,
+    precision="mixed_bfloat16",
+    xla="on",
+    cache="features",
+    deterministic=True,
+)
+
+
+@pytest.mark.parametrize("value", [recipe(), FULL], ids=["plain", "full"])
+def test_a_recipe_goes_through_json_unchanged(value):
+    again = from_json(Recipe, to_json(value))
+    assert again == value
+    assert to_json(again) == to_json(value)
+
+
+shares = some.floats(0, 1, exclude_max=True)
+above_0 = some.floats(0, exclude_min=True, allow_infinity=False)
+counts = some.integers(1, 10**6)
+paths = some.binary(max_size=9).map(os.fsdecode)
+FIELDS = {
+    kind: [field.name for field in dataclasses.fields(kind)] for kind in (Phase, DataSpec, Recipe)
+}
+plain = {
+    "name": names,
+    "trainable": texts,
+    "epochs": counts,
+    "optimizer": texts,
+    "learning_rate": above_0,
+    "schedule": texts,
+    "batch_norm": some.sampled_from(specs.BATCH_NORM),
+    "weight_decay": some.none() | shares,
+    "clip_norm": some.none() | above_0,
+    "early_stop": some.none() | counts,
+    "views": some.none() | counts,
+    "options": some.dictionaries(
+        names.filter(lambda name: name not in FIELDS[Phase]), values, max_size=3
+    ),
+}
+phases = some.builds(Phase, **plain) | some.builds(
+    Phase, **{**plain, "views": counts, "refresh": some.floats(0, 1)}
+)
+data = some.builds(
+    DataSpec,
+    source=some.text(max_size=9),
+    location=paths,
+    validation_location=some.none() | paths,
+    test_location=some.none() | paths,
+    validation_fraction=some.floats(0, 1, exclude_min=True, exclude_max=True) | counts.map(float),
+    split_seed=some.integers(),
+    limit_examples=some.none() | counts,
+    on_bad_image=some.sampled_from(specs.ON_BAD_IMAGE),
+)
+whole = some.builds(
+    Recipe,
+    data=data,
+    phases=some.lists(phases, min_size=1, max_size=3, unique_by=lambda p: p.name).map(tuple),
+    backbone=some.text(max_size=9),
+    image_size=some.tuples(counts, counts),
+    weights=paths,
+    init_from=some.none() | paths,
+    head_units=counts,
+    dropout=shares,
+    resize=some.sampled_from(specs.RESIZES),
+    augment=some.lists(calls, max_size=3).map(tuple),
+    label_smoothing=shares,
+    class_weights=some.sampled_from(specs.CLASS_WEIGHTS),
+    batch_size=counts,
+    precision=some.sampled_from(specs.PRECISIONS),
+    xla=some.sampled_from(specs.XLA),
+    cache=some.sampled_from(specs.CACHES),
+    seed=some.integers(0, 2**32 - 1),
+    deterministic=some.booleans(),
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(whole)
+def test_any_recipe_goes_through_json_unchanged(value):
+    again = from_json(Recipe, to_json(value))
+    assert again == value
+    assert to_json(again) == to_json(value), "True is no 1, and 1.0 no 1"
+
+
+@settings(deadline=None, max_examples=100)
+@given(phases)
+def test_any_phase_is_read_back_from_the_keys_that_a_user_would_write(phase):
+    keys = {key: getattr(phase, key) for key in FIELDS[Phase] if key not in ("name", "options")}
+    again = parse_phase(str(Call(phase.name, (), {**keys, **phase.options})))
+    assert again == phase
+    assert to_json(again) == to_json(phase)
+
+
+anything = some.recursive(
+    some.none() | some.booleans() | some.integers() | some.just(10**400) | some.floats() | texts,
+    lambda inner: some.lists(inner, max_size=2) | some.dictionaries(texts, inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(some.data())
+def test_whatever_stands_at_a_key_it_is_a_recipe_or_one_line_says_why_not(data):
+    recipe = json.loads(to_json(FULL))
+    place, kind = data.draw(
+        some.sampled_from(
+            [(recipe, Recipe), (recipe["data"], DataSpec), (recipe["phases"][1], Phase)]
+        )
+    )
+    place[data.draw(some.sampled_from(FIELDS[kind]))] = data.draw(anything)
+    made = made_or_told(from_json, Recipe, json.dumps(recipe))
+    assert made is None or to_json(from_json(Recipe, to_json(made))) == to_json(made)
+
+
+def test_json_reads_as_the_user_would_write():
+    values = json.loads(to_json(FULL))
+    assert values["augment"] == ["rotate(30)", "shift(share=0.2)", "flip"]
+    assert values["image_size"] == [192, 256]
+    assert values["phases"][1]["options"] == {
+        "momentum": 0.9,
+        "nesterov": True,
+        "drops": 2,
+        "warmup_epochs": 0.5,
+    }
+
+
+def test_a_phase_as_it_is_written():
+    phase = parse_phase(
+        "tune(epochs=3, learning_rate=1, momentum=0.9, clip_norm=none, views=2, refresh=1)"
+    )
+    assert phase == Phase(
+        "tune", epochs=3, learning_rate=1.0, views=2, refresh=1.0, options={"momentum": 0.9}
+    )
+    assert type(phase.learning_rate) is float
+    assert type(phase.refresh) is float
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tune(head)", "write every value as key=value"),
+        ("tune(epochs=two)", r"phase 'tune': epochs='two'; allowed: a whole number"),
+        ("tune(epochs=2.5)", r"epochs=2.5; allowed: a whole number"),
+        ("tune(epochs=true)", r"epochs=True; allowed: a whole number"),
+        ("tune(epochs=-1)", "epochs=-1; allowed: 0 or more"),
+        ("tune(early_stop=0)", "early_stop=0; allowed: a number above 0"),
+        ("tune(learning_rate=0)", "learning_rate=0.0; allowed: a number above 0"),
+        ("tune(learning_rate=fast)", "learning_rate='fast'; allowed: a number"),
+        ("tune(learning_rate=nan)", "learning_rate='nan'; allowed: a number"),
+        ("tune(learning_rate=inf)", "learning_rate='inf'; allowed: a number"),
+        ("tune(weight_decay=1)", "weight_decay=1.0; allowed: 0 or more, below 1"),
+        ("tune(trainable=9)", "trainable=9; allowed: a word"),
+        ("tune(views=0)", "views=0; allowed: 1 or more, or none for as many as serve best"),
+        ("tune(views=1.5)", "views=1.5; allowed: a whole number"),
+        ("tune(refresh=1.5)", "refresh=1.5; allowed: a share from 0 to 1"),
+        ("tune(refresh=0.5)", "refresh=0.5, and no number of views to draw anew; give views=K"),
+        ("tune(refresh=-1)", "refresh=-1.0; allowed: a share from 0 to 1"),
+        (
+            "tune(batch_norm=forzen)",
+            r"batch_norm 'forzen' does not exist \(did you mean 'frozen'\?\); "
+            "allowed: frozen, train",
+        ),
+    ],
+)
+def test_a_phase_says_what_it_got_and_what_it_takes(text, message):
+    with pytest.raises(UserError, match=message):
+        parse_phase(text)
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("key", ["learning_rate", "clip_norm", "weight_decay", "refresh"])
+def test_no_phase_has_a_number_that_is_none(key, rate):
+    with pytest.raises(UserError, match=key):
+        Phase("tune", **{key: rate})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "batch_size=0; allowed: 1 or more"),
+        ({"head_units": -1}, "head_units=-1"),
+        ({"image_size": (0, 8)}, "image_size="),
+        ({"dropout": 1.0}, "dropout=1.0; allowed: 0 or more, below 1"),
+        ({"dropout": float("nan")}, "dropout=nan"),
+        ({"label_smoothing": -0.1}, "label_smoothing=-0.1"),
+        ({"seed": -1}, "seed=-1"),
+        ({"seed": 2**32}, "seed=4294967296"),
+        ({"precision": "bfloat16"}, r"did you mean 'mixed_bfloat16'\?"),
+        ({"precision": "atuo"}, r"did you mean 'auto'\?"),
+        ({"xla": "yes"}, r"xla 'yes' .*allowed: auto, on, off"),
+        ({"cache": "feature"}, r"cache .*did you mean 'features'\?.*auto, none, pixels, features"),
+        ({"accumulate": 0}, "accumulate=0; allowed: a number that divides batch_size=32"),
+        ({"accumulate": 5}, "accumulate=5; allowed: a number that divides batch_size=32"),
+        ({"resize": "crob"}, r"resize 'crob' .*did you mean 'crop'\?.*squash, crop, pad"),
+        ({"class_weights": "ballanced"}, r"did you mean 'balanced'\?"),
+        ({"phases": ()}, "no phase"),
+        ({"phases": (Phase("a"), Phase("a"))}, "phase 'a' stands twice"),
+        ({"phases": (Phase("a", epochs=0), Phase("b", epochs=0))}, r"epochs=0 in every.*a, b"),
+    ],
+)
+def test_a_recipe_says_what_it_got_and_what_it_takes(changes, message):
+    with pytest.raises(UserError, match=message):
+        recipe(**changes)
+
+
+@pytest.mark.parametrize("fraction", [0, -0.5, 1.5, float("nan"), float("inf")])
+def test_a_validation_fraction_is_a_share_or_a_count(fraction):
+    with pytest.raises(UserError, match=f"validation_fraction={fraction}; allowed: a share"):
+        DataSpec("folders", "x", validation_fraction=fraction)
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.99, 1, 1.0, 1000.0])
+def test_shares_and_counts_are_taken(fraction):
+    assert DataSpec("folders", "x", validation_fraction=fraction).validation_fraction == fraction
+
+
+def test_data_is_limited_to_something():
+    with pytest.raises(UserError, match="limit_examples=0"):
+        DataSpec("folders", "x", limit_examples=0)
+
+
+def edited(**changes) -> str:
+    return json.dumps({**json.loads(to_json(FULL)), **changes})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not JSON"),
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "Recipe is list; allowed: an object"),
+        (edited(batch_sise=3), r"key 'batch_sise' does not exist \(did you mean 'batch_size'\?\)"),
+        (edited(batch_size="3"), "Recipe.batch_size='3'; allowed: a whole number"),
+        (edited(batch_size=None), "Recipe.batch_size=None; allowed: a whole number"),
+        (edited(deterministic=1), "Recipe.deterministic=1; allowed: true or false"),
+        (edited(image_size=[1, 2, 3]), "allowed: 2 values"),
+        (edited(image_size=5), "Recipe.image_size=5; allowed: a list or an object"),
+        (edited(augment=[5]), r"Recipe.augment=5; allowed: text as in rotate\(30\)"),
+        (edited(augment=["rotate("]), "expected"),
+        (edited(data=None), "Recipe.data is NoneType; allowed: an object"),
+        (edited(data={"source": "folders"}), "Recipe.data: key 'location' is missing"),
+        (edited(phases=[]), "no phase"),
+        (edited(dropout=float("nan")), "dropout=nan"),
+        (edited(dropout=10**400), "dropout=1000"),
+        (edited(dropout=True), "Recipe.dropout=True; allowed: a number"),
+    ],
+)
+def test_json_that_is_no_recipe_is_refused(text, message):
+    with pytest.raises(UserError, match=message):
+        from_json(Recipe, text)
+
+
+def test_what_json_leaves_out_has_its_default():
+    values = json.loads(to_json(recipe()))
+    needed = {key: values[key] for key in ("data", "phases", "backbone", "image_size")}
+    assert from_json(Recipe, json.dumps(needed)) == dataclasses.replace(
+        recipe(), weights="imagenet"
+    )
+
+
+def test_choose_names_the_nearest_and_all():
+    assert choose("adam", {"adam": 1}, "optimizer") == 1
+    with pytest.raises(UserError) as caught:
+        choose("adamm", {"sgd": 0, "adam": 1}, "optimizer")
+    assert str(caught.value) == (
+        "optimizer 'adamm' does not exist (did you mean 'adam'?); allowed: sgd, adam"
+    )
+
+
+def test_nothing_is_near_to_nonsense():
+    assert nearest("xyz", ["sgd", "adam"]) == ""

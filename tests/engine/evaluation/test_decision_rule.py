@@ -1,0 +1,181 @@
+"""How logits are read: probabilities and answers by hand, and the rule's way through a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+
+import numpy as np
+import pytest
+import scipy.special
+
+from engine.core import files
+from engine.core.errors import UserError
+from engine.evaluation import decision_rule
+from engine.evaluation.decision_rule import PLAIN, UNCERTAIN, Rule
+from engine.runs import checkpoints
+from engine.runs.directory import RunDir
+from engine.training import epoch_record
+
+CLASSES = ("a", "b", "c")
+CHANCES = np.array([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4], [0.15, 0.8, 0.05], [0.5, 0.3, 0.2]])
+FULL = Rule(1.25, "b", 0.1 + 0.2, 0.95, 0.6)  # 0.30000000000000004
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_probabilities_are_the_softmax_of_what_is_divided(temperature, kind):
+    logits = np.random.default_rng(0).normal(0, 5, (20, 4)).astype(kind)
+    found = decision_rule.probabilities(Rule(temperature), logits)
+    assert found.dtype == np.float64
+    expected = scipy.special.softmax(logits.astype(float) / temperature, -1)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    logarithms = scipy.special.log_softmax(logits.astype(float) / temperature, -1)
+    np.testing.assert_allclose(
+        decision_rule.log_probabilities(logits, temperature), logarithms, rtol=1e-9
+    )
+
+
+def test_large_logits_overflow_nothing():
+    found = decision_rule.log_probabilities(np.array([[3e38, 0], [-3e38, 0]], np.float32), 0.05)
+    np.testing.assert_allclose(found[[0, 1], [0, 1]], 0)
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (PLAIN, [0, 2, 1, 0]),
+        (Rule(positive_class="b", threshold=0.3), [0, 1, 1, 1]),  # 0.3 is enough
+        (Rule(positive_class="b", threshold=0.9), [0, 2, 0, 0]),  # and 0.8 is not: the next best
+        (Rule(positive_class="b", threshold=0.0), [1, 1, 1, 1]),
+        (Rule(abstain=0.5), [0, UNCERTAIN, 1, 0]),  # 0.5 is enough
+        (Rule(abstain=1.0), [UNCERTAIN] * 4),
+        (Rule(positive_class="b", threshold=0.3, abstain=0.6), [0, UNCERTAIN, 1, UNCERTAIN]),
+    ],
+)
+def test_answers_by_hand(rule, expected):
+    assert decision_rule.decide(rule, CLASSES, CHANCES).tolist() == expected
+    assert rule.decides == (rule is not PLAIN)
+
+
+def test_a_temperature_alone_decides_nothing():
+    assert not Rule(2.0).decides
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"temperature": 0.0}, "temperature=0.0; allowed: 0.001 to 1000"),
+        ({"temperature": 1e-320}, "temperature=1e-320; allowed: 0.001 to 1000"),
+        ({"temperature": -1.0}, "temperature=-1.0; allowed: 0.001 to 1000"),
+        ({"temperature": float("nan")}, "temperature=nan; allowed: 0.001 to 1000"),
+        ({"temperature": float("inf")}, "temperature=inf; allowed: 0.001 to 1000"),
+        ({"abstain": 1.01}, "abstain=1.01; allowed: 0 to 1"),
+        ({"abstain": float("nan")}, "abstain=nan; allowed: 0 to 1"),
+        ({"min_recall": -0.1}, "min_recall=-0.1; allowed: 0 to 1"),
+        ({"positive_class": "a", "threshold": 2.0}, "threshold=2.0; allowed: 0 to 1"),
+        ({"positive_class": "a"}, "positive_class and threshold go together"),
+        ({"threshold": 0.5}, "positive_class and threshold go together"),
+    ],
+)
+def test_what_is_no_rule(values, message):
+    with pytest.raises(UserError, match=message):
+        Rule(**values)
+
+
+@pytest.mark.parametrize("rule", [PLAIN, Rule(0.1 + 0.2), FULL])
+def test_through_json_no_bit_is_lost(rule):
+    text = json.dumps(dataclasses.asdict(rule))
+    assert decision_rule.parse(json.loads(text), CLASSES) == rule
+
+
+def test_a_model_without_a_rule_is_plain():
+    assert decision_rule.parse(None, CLASSES) == decision_rule.parse({}, CLASSES) == PLAIN
+
+
+@pytest.fixture
+def run(tmp_path) -> RunDir:
+    """A model's file, as runs before there were rules left it."""
+    made = RunDir(tmp_path / "run")
+    made.path.mkdir()
+    values = {"classes": list(CLASSES), "epoch": 3, "val_accuracy": 0.5}
+    files.write(made.best, checkpoints.pack({"model": [np.arange(5.0), np.eye(2)]}, values))
+    return made
+
+
+def test_a_rule_is_kept_beside_an_unchanged_model(run):
+    arrays, values = epoch_record.load_model(run)
+    epoch_record.keep_rule(run, FULL)
+    kept, found = epoch_record.load_model(run)
+    assert epoch_record.rule_of(run, found) == FULL
+    assert {**values, "rule": dataclasses.asdict(FULL)} == found
+    for one, other in zip(arrays, kept, strict=True):
+        assert one.tobytes() == other.tobytes()
+    epoch_record.keep_rule(run, PLAIN)
+    assert epoch_record.rule_of(run, epoch_record.load_model(run)[1]) == PLAIN
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_where_it_can_not_be_written_the_old_file_stays(run, monkeypatch, step):
+    epoch_record.keep_rule(run, FULL)
+    before = run.best.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, full)
+        with pytest.raises(OSError, match="No space"):
+            epoch_record.keep_rule(run, PLAIN)
+    assert run.best.read_bytes() == before
+    assert [path.name for path in run.path.iterdir()] == ["best.npz"]
+
+
+def test_where_there_is_no_model_no_rule_is_kept(tmp_path):
+    with pytest.raises(UserError, match="holds no model yet"):
+        epoch_record.keep_rule(RunDir(tmp_path), FULL)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("hostile", "message"),
+    [
+        ("softmax", "rule is str; allowed: an object"),
+        ([], "rule is list; allowed: an object"),
+        (0, "rule is int; allowed: an object"),
+        (False, "rule is bool; allowed: an object"),
+        ({"temprature": 2}, r"'temprature' does not exist \(did you mean 'temperature'\?\)"),
+        ({"temperature": "2"}, "rule.temperature='2'; allowed: a number"),
+        ({"temperature": None}, "rule.temperature=None; allowed: a number"),
+        ({"temperature": True}, "rule.temperature=True; allowed: a number"),
+        ({"temperature": 10**400}, "rule.temperature=10000.*; allowed: a number"),
+        ({"temperature": float("nan")}, "temperature=nan; allowed: 0.001 to 1000"),
+        ({"temperature": float("inf")}, "temperature=inf; allowed: 0.001 to 1000"),
+        ({"abstain": [0.5]}, r"rule.abstain=\[0.5\]; allowed: a number"),
+        ({"positive_class": 1, "threshold": 0.5}, "rule.positive_class=1; allowed: a word"),
+        ({"positive_class": "d", "threshold": 0.5}, "'d' does not exist.*; allowed: a, b, c"),
+        ({"positive_class": "\x1b[2J\n", "threshold": 0.5}, r"does not exist; allowed: a, b, c"),
+        ({"positive_class": "x" * 9**5, "threshold": 0.5}, "does not exist|…"),
+    ],
+)
+def test_what_is_no_rule_in_a_models_file_is_one_line(run, hostile, message):
+    arrays, values = epoch_record.load_model(run)
+    files.write(run.best, checkpoints.pack({"model": arrays}, {**values, "rule": hostile}))
+    with pytest.raises(UserError, match=message) as raised:
+        epoch_record.rule_of(run, epoch_record.load_model(run)[1])
+    text = str(raised.value)
+    assert text.startswith(f"{run.best}: ")
+    assert text.endswith("train anew with --overwrite")
+    assert text.isprintable()
+    assert len(text) < 2500
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.3, "0.3000"), (0.99994, "0.9999"), (0.99996, "0.99996"), (2e-6, "0.000002"), (1.0, "1"),
+     (0.0, "0"), (1e-30, "1e-30"), (1 - 2**-53, "0.9999999999999999")],
+)  # fmt: skip
+def test_no_threshold_reads_as_nothing_or_certainty_that_is_not(share, text):
+    assert decision_rule.in_digits(share) == text

@@ -1,0 +1,201 @@
+"""What is kept of a phase: every reason for and against, and what it saves."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+from engine.core.dataset import Feed
+from engine.core.errors import UserError
+from engine.core.recipe import Phase
+from engine.frozen import cache_policy
+from engine.frozen.array_store import Room
+from engine.frozen.cache_policy import Keep, Question
+from engine.frozen.view_schedule import Views
+from tests.engine import small
+
+TRAIN, VALIDATION = 1000, 200
+OUTPUTS = [((7, 7, 10), "bfloat16"), ((5,), "float32")]
+ROW = 7 * 7 * 10 * 2 + 5 * 4
+PLENTY = Room(10**9)
+
+
+def question(outcomes=None, head_only=True, frozen=True, cache="auto", **phase) -> Question:
+    """A head for 10 epochs with an augmentation that varies freely, where nothing else is said."""
+    counts = {"class_counts": (TRAIN,), "validation_examples": VALIDATION, "test_examples": 0}
+    return Question(
+        recipe=small.recipe(cache=cache),
+        phase=Phase("tune", **{"epochs": 10, **phase}),
+        feed=Feed(classes=("a",), train=None, once=None, **counts),
+        outcomes=outcomes,
+        outputs=OUTPUTS,
+        frozen=frozen,
+        head_only=head_only,
+        images_per_second=50.0,
+    )
+
+
+def decided(room=PLENTY, **changes) -> tuple:
+    keep = cache_policy.decide(question(**changes), room)
+    return keep.views, keep.slots, keep.validation
+
+
+def test_a_row_is_what_crosses_the_cut():
+    assert question().row_bytes == ROW
+
+
+def test_a_head_keeps_some_views_of_what_varies_freely():
+    assert decided() == (cache_policy.HEAD_VIEWS, cache_policy.HEAD_VIEWS, True)
+
+
+@pytest.mark.parametrize("head_only", [True, False])
+@pytest.mark.parametrize("outcomes", [1, 2, 8])
+def test_few_outcomes_are_kept_whole_however_deep_the_phase(outcomes, head_only):
+    assert decided(outcomes=outcomes, head_only=head_only) == (None, outcomes, True)
+
+
+def test_more_outcomes_are_drawn_from():
+    most = cache_policy.MOST_OUTCOMES
+    assert decided(outcomes=most, epochs=99) == (None, most, True)
+    assert decided(outcomes=most + 1, epochs=99) == (4, 4, True)
+    assert decided(outcomes=most + 1, epochs=99, head_only=False) == (None, 0, True)
+
+
+def test_a_deeper_phase_keeps_free_views_only_where_it_is_told_to():
+    assert decided(head_only=False) == (None, 0, True)
+    assert decided(head_only=False, views=3) == (3, 3, True)
+    assert decided(head_only=False, cache="features") == (4, 4, True)
+
+
+def test_views_that_are_asked_for_are_views_in_turn_even_of_few_outcomes():
+    assert decided(outcomes=2, views=5) == (5, 5, True)
+
+
+@pytest.mark.parametrize("cache", ["none", "pixels"])
+def test_nothing_is_kept_where_the_recipe_says_so_but_views_stay(cache):
+    assert decided(cache=cache, views=3) == (3, 0, False)
+    assert decided(cache=cache) == (None, 0, False)
+
+
+@pytest.mark.parametrize("cache", ["auto", "features"])
+def test_nothing_is_kept_where_nothing_is_frozen(cache):
+    assert decided(cache=cache, frozen=False, head_only=False, views=3) == (3, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"epochs": 4}, False),  # each epoch's view is new to it
+        ({"epochs": 5}, True),
+        ({"epochs": 8, "outcomes": 8}, False),
+        ({"epochs": 9, "outcomes": 8}, True),
+        ({"epochs": 3, "views": 4}, False),
+        ({"epochs": 20, "views": 4, "refresh": 0.25}, False),  # every view is new
+        ({"epochs": 20, "views": 4, "refresh": 0.2}, True),
+        ({"epochs": 1, "outcomes": 1}, False),
+        ({"epochs": 2, "outcomes": 1}, True),
+        ({"epochs": 20, "outcomes": 2}, True),
+    ],
+)
+def test_it_has_to_save_something(changes, kept):
+    keep = cache_policy.decide(question(**changes), PLENTY)
+    assert bool(keep.slots) == kept
+    if not kept:
+        assert keep == Keep(
+            changes.get("views"), 0, changes["epochs"] > 1, "each epoch has views of its own"
+        )
+    forced = cache_policy.decide(question(**changes, cache="features"), PLENTY)
+    assert forced.slots == (changes.get("views") or changes.get("outcomes") or 4)
+
+
+def rows(count: int) -> int:
+    return count * ROW
+
+
+@pytest.mark.parametrize(
+    ("memory", "slots", "validation"),
+    [
+        (rows(4 * TRAIN + VALIDATION), 4, True),
+        (rows(4 * TRAIN + VALIDATION) - 1, 0, True),
+        (rows(VALIDATION), 0, True),
+        (rows(VALIDATION) - 1, 0, False),
+        (0, 0, False),
+    ],
+)
+def test_it_has_to_fit_with_the_validation_part(memory, slots, validation):
+    keep = cache_policy.decide(question(), Room(memory))
+    assert (keep.slots, keep.validation) == (slots, validation)
+    if not slots:
+        assert keep.reason == "no room for the trunk's outputs"
+    assert keep.views == cache_policy.HEAD_VIEWS, "room must not move bits"
+
+
+def test_on_disk_are_the_training_pictures_only(tmp_path):
+    """The validation part is held in memory."""
+    assert decided(Room(0, tmp_path)) == (4, 4, False)
+    keep = cache_policy.decide(question(), Room(rows(VALIDATION), tmp_path))
+    assert (keep.slots, keep.validation) == (4, True)
+    assert "4 MB on disk" in keep.reason
+
+
+def test_one_epoch_has_no_use_for_kept_validation():
+    assert decided(epochs=1) == (None, 0, False)
+
+
+def test_what_is_told_to_be_kept_and_has_no_room_is_the_users_to_solve():
+    with pytest.raises(UserError, match=r"phase 'tune' needs 4 MB.*--cache_memory.*--cache_dir"):
+        cache_policy.decide(question(cache="features"), Room(rows(4 * TRAIN)))
+    with pytest.raises(UserError, match="needs 2 MB"):
+        cache_policy.decide(question(cache="features", views=2), Room(0))
+
+
+@pytest.mark.parametrize(
+    ("count", "refresh", "epochs"),
+    [(4, 0.0, 20), (4, 0.1, 30), (1, 0.0, 2), (2, 0.3, 11), (8, 0.05, 9), (3, 0.2, 40)],
+)
+def test_it_says_how_often_the_trunk_runs_and_what_that_saves(count, refresh, epochs):
+    """Against the views themselves: each that an epoch sees for the first time is a pass."""
+    reason = cache_policy.decide(
+        question(views=count, refresh=refresh, epochs=epochs), PLENTY
+    ).reason
+    seen: list[set] = [set() for _ in range(TRAIN)]
+    views = Views(0, count, refresh)
+    for epoch in range(epochs):
+        for mine, view in zip(seen, views(np.arange(TRAIN), epoch), strict=True):
+            mine.add(int(view))
+    passes = sum(map(len, seen)) / TRAIN
+    found = re.search(r"runs ([\d.]+) times? instead of (\d+), which saves about (\d+) s", reason)
+    assert float(found[1]) == pytest.approx(passes, rel=0.01)
+    assert int(found[2]) == epochs
+    assert int(found[3]) == pytest.approx(
+        (epochs - passes) * TRAIN / 50, abs=1 + 0.01 * epochs * 20
+    )
+    assert f"for {count} view{'s' * (count > 1)} of each picture" in reason
+    assert f"{count * TRAIN * ROW / 1e6:.0f} MB in memory" in reason
+
+
+def test_where_nothing_is_saved_nothing_is_said_of_it():
+    reason = cache_policy.decide(question(epochs=4, cache="features"), PLENTY).reason
+    assert "for 4 views of each picture" in reason
+    assert "instead of" not in reason
+
+
+def test_all_outcomes_are_said_to_be_all():
+    assert "for all 2 views of" in cache_policy.decide(question(outcomes=2), PLENTY).reason
+    assert "for all 1 view of" in cache_policy.decide(question(outcomes=1), PLENTY).reason
+    assert "for 2 views of" in cache_policy.decide(question(outcomes=2, views=2), PLENTY).reason
+
+
+def test_a_plan_goes_through_json():
+    keep = cache_policy.decide(question(), PLENTY)
+    assert Keep(**dataclasses.asdict(keep)) == keep
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(4e5, "0 MB"), (6e5, "1 MB"), (999e6, "999 MB"), (1.25e9, "1.2 GB")]
+)
+def test_sizes(count, text):
+    assert cache_policy.size(count) == text

@@ -1,0 +1,247 @@
+"""Precisions: what is tried, what is chosen, and that nothing stays as a trial left it."""
+
+from __future__ import annotations
+
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from engine.frozen import precision
+from engine.frozen.precision import (
+    MARGIN,
+    TOLERANCE,
+    Program,
+    Trial,
+    best,
+    distance,
+    running_in,
+    table,
+)
+from engine.models import classifier
+from tests.engine import small
+
+HALVES = ("mixed_bfloat16", "mixed_float16")
+FLOAT32, BFLOAT16, FLOAT16 = (Program(name) for name in ("float32", *HALVES))
+
+
+def trials(*rows) -> list[Trial]:
+    """rows: (program, images per second, distance)"""
+    return [Trial(*row) for row in rows]
+
+
+def test_the_fastest_is_chosen():
+    done = trials((FLOAT32, 100, 0), (BFLOAT16, 150, 0.01), (FLOAT16, 250, 0.01))
+    assert best(done) is done[2]
+    assert best([done[0], done[2], done[1]]) is done[2]
+
+
+@pytest.mark.parametrize("faster", [0.5, 1.0, MARGIN - 0.01, MARGIN + 0.01])
+def test_a_later_one_has_to_be_clearly_faster(faster):
+    done = trials((FLOAT32, 100, 0), (BFLOAT16, 100 * faster, 0.01))
+    assert best(done) is done[faster > MARGIN]
+
+
+@pytest.mark.parametrize("far", [TOLERANCE * 1.01, 1.0, float("inf"), float("nan")])
+def test_one_that_is_far_from_float32_is_never_chosen(far):
+    done = trials((FLOAT32, 1, 0), (BFLOAT16, 1e6, far), (FLOAT16, 2, TOLERANCE))
+    assert best(done) is done[2]
+    assert best(done[:2]) is done[0]
+
+
+def test_the_table_shows_every_trial_and_which_was_chosen():
+    done = trials(
+        (FLOAT32, 195.4, 0),
+        (BFLOAT16, 550, 0.0312),
+        (FLOAT16, 900, 3),
+        (Program("mixed_bfloat16", xla=True), 560, 0.0312),
+    )
+    rows = [re.split(r" {2,}", line.strip()) for line in table(done)]
+    assert rows == [
+        ["float32", "195 images/s", "distance 0.0e+00"],
+        ["bfloat16", "550 images/s", "distance 3.1e-02", "chosen"],
+        ["float16", "900 images/s", "distance 3.0e+00", "too far from float32"],
+        ["bfloat16, XLA", "560 images/s", "distance 3.1e-02"],
+    ]
+    places = {line.index("images/s") for line in table(done)}
+    assert len(places) == 1, "in columns"
+
+
+def test_distance_is_relative_and_of_all_numbers_together():
+    other = np.array([[3, 0], [0, 4]], np.float32)
+    assert distance(other + np.array([[0, 1], [0, 0]], np.float32), other) == pytest.approx(0.2)
+    one, other = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    expected = np.sqrt(((one - other) ** 2).sum() / (other**2).sum())
+    assert distance(one, other) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("other", [0.0, 1.0])
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_what_is_no_number_is_far_from_everything(number, other):
+    one, other = (np.full(3, value, np.float32) for value in (number, other))
+    assert not Trial(BFLOAT16, 1, distance(one, other)).sound
+
+
+def test_distance_from_nothing():
+    nothing = np.zeros(3, np.float32)
+    assert distance(nothing, nothing) == 0
+    assert distance(nothing + 1, nothing) == 1
+
+
+def test_trials_run_each_program_on_the_batch_and_compare_the_first_tensor_with_the_first():
+    inputs = np.arange(1.0, 6.0, dtype=np.float32)
+    calls = []
+
+    def make(program):
+        def function(given):
+            assert given is inputs
+            calls.append(program)
+            return [tf.cast(given, program.dtype) / 3, tf.constant([float(len(calls))])]
+
+        return function
+
+    done = precision.trials([FLOAT32, BFLOAT16], make, inputs)
+    assert [trial.program for trial in done] == [FLOAT32, BFLOAT16]
+    assert {calls.count(program) for program in (FLOAT32, BFLOAT16)} == {precision.REPEATS}
+    assert all(trial.images_per_second > 0 for trial in done)
+    exact, rounded = inputs / 3, np.array(tf.cast(tf.cast(inputs, "bfloat16") / 3, tf.float32))
+    expected = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
+    assert done[0].distance == 0
+    assert done[1].distance == pytest.approx(expected, rel=1e-4)
+
+
+def on(monkeypatch, gpu: tuple | None = None, flags: str = ""):
+    """As if there were a GPU of this compute capability, or a processor with these flags."""
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: ["gpu"] * bool(gpu))
+    details = {"compute_capability": gpu}
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: details)
+    text = f"processor: 0\nflags\t\t: fpu {flags}\n"
+    monkeypatch.setattr(precision.Path, "read_text", lambda *_: text)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "flags", "expected"),
+    [
+        (None, "", []),
+        (None, "avx2 avx512f", []),
+        (None, "avx512f avx512_bf16", ["bfloat16"]),
+        (None, "amx_bf16", ["bfloat16"]),
+        (None, "svebf16", ["bfloat16"]),
+        (None, "avx512_fp16", []),
+        ((6, 1), "avx512_bf16", []),
+        ((7, 5), "", ["float16"]),
+        ((8, 0), "", ["bfloat16", "float16"]),
+        ((9, 0), "", ["bfloat16", "float16"]),
+    ],
+)
+def test_half_precision_where_the_hardware_has_it(monkeypatch, gpu, flags, expected):
+    on(monkeypatch, gpu, flags)
+    assert precision.half_precisions() == expected
+
+
+@pytest.mark.parametrize(
+    ("gpu", "changes", "expected"),
+    [
+        (None, {}, [FLOAT32, BFLOAT16]),
+        (None, {"precision": "float32"}, [FLOAT32]),
+        (None, {"precision": "mixed_float16"}, [FLOAT16]),
+        (None, {"xla": "on"}, [Program("float32", True), Program("mixed_bfloat16", True)]),
+        (
+            (8, 6),
+            {},
+            [FLOAT32, BFLOAT16, FLOAT16, *(Program(p, True) for p in ("float32", *HALVES))],
+        ),
+        ((8, 6), {"xla": "off"}, [FLOAT32, BFLOAT16, FLOAT16]),
+        ((8, 6), {"precision": "float32"}, [FLOAT32, Program("float32", True)]),
+        ((8, 6), {"precision": "mixed_bfloat16", "xla": "off"}, [BFLOAT16]),
+    ],
+)
+def test_what_is_tried_is_what_recipe_and_machine_allow(monkeypatch, gpu, changes, expected):
+    on(monkeypatch, gpu, "avx512_bf16")
+    assert precision.candidates(small.recipe(**changes)) == expected
+
+
+@pytest.mark.parametrize(
+    ("gpu", "kinds", "tried"),
+    [
+        (None, ["Conv2D", "Dense"], 2),
+        (None, ["Conv2D", "DepthwiseConv2D"], 1),
+        (None, ["SeparableConv2D", "Conv2D"], 1),
+        (None, None, 1),
+        ((8, 0), ["DepthwiseConv2D"], 2),
+        ((8, 0), None, 2),
+    ],
+)
+def test_on_a_cpu_a_tail_of_depthwise_convolutions_trains_in_float32(
+    monkeypatch, gpu, kinds, tried
+):
+    on(monkeypatch, gpu)
+    arguments = {
+        "Dense": (3,),
+        "DepthwiseConv2D": (1,),
+        "Conv2D": (3, 1),
+        "SeparableConv2D": (3, 1),
+    }
+    layers = [getattr(keras.layers, kind)(*arguments[kind]) for kind in kinds or ()]
+    tail = keras.Sequential([keras.Input((4, 4, 2)), *layers]) if kinds else None
+    programs = [FLOAT32, BFLOAT16]
+    assert precision.for_training(programs, tail) == programs[:tried]
+
+
+class TestRunningIn:
+    def kinds(self, model) -> dict[str, str]:
+        return {layer.name: layer.compute_dtype for layer in model.layers}
+
+    @pytest.mark.parametrize("policy", HALVES)
+    def test_layers_compute_in_it_but_for_the_pinned(self, policy):
+        net = classifier.build(small.recipe(), 3)
+        with running_in(net.model, policy):
+            kinds = self.kinds(net.model)
+            assert {variable.dtype for variable in net.model.weights} == {"float32"}
+        short = policy.removeprefix("mixed_")
+        assert kinds["scale"] == kinds["pool"] == "float32"
+        assert kinds["Conv1"] == kinds["block_1_depthwise_BN"] == kinds["out_relu"] == short
+        assert set(self.kinds(net.model).values()) == {"float32"}
+
+    def test_layers_of_models_inside_the_model_as_well(self):
+        inner = keras.Sequential([keras.layers.Rescaling(2.0), keras.layers.Dense(3)])
+        pixels = keras.Input((4,))
+        model = keras.Model(pixels, inner(pixels))
+        with running_in(model, "mixed_bfloat16"):
+            assert [layer.compute_dtype for layer in inner.layers] == ["float32", "bfloat16"]
+            assert model(np.ones((1, 4))).dtype == tf.bfloat16
+        assert {layer.compute_dtype for layer in inner.layers} == {"float32"}
+
+    def test_policies_come_back_whatever_happens(self):
+        net = small.network(head_units=4)
+        net.model.get_layer("top_conv").dtype_policy = "mixed_float16"
+        before = self.kinds(net.model)
+        assert before["top_conv"] == "float16"
+        within = []
+
+        def failing():
+            with running_in(net.model, "mixed_bfloat16"):
+                within.append(self.kinds(net.model)["top_conv"])
+                raise InterruptedError
+
+        with pytest.raises(InterruptedError):
+            failing()
+        assert within == ["bfloat16"]
+        assert self.kinds(net.model) == before
+
+    @pytest.mark.parametrize("name", ["vgg16", "efficientnet_v2_b0", "mobilenet_v3_small"])
+    def test_pixels_are_scaled_in_float32(self, name):
+        """Between whole grey levels too, which bfloat16 would round away."""
+        net = classifier.build(small.recipe(backbone=name), 3)
+        kinds = (keras.layers.Rescaling, keras.layers.Normalization)
+        scaled = [layer for layer in net.model.layers if isinstance(layer, kinds)][-1].output
+        inner = keras.Model(net.model.input, scaled)
+        pixels = np.random.default_rng(1).uniform(0, 255, (1, 32, 32, 3)).astype(np.float32)
+        expected = inner(pixels)
+        with running_in(net.model, "mixed_bfloat16"):
+            assert np.array_equal(inner(pixels), expected)
+        if name == "vgg16":
+            plain = keras.applications.vgg16.preprocess_input(pixels.copy())
+            np.testing.assert_allclose(expected, plain, atol=1e-4)

@@ -1,0 +1,124 @@
+"""The terminal: plain lines into a file, a live line for somebody who looks."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from engine.core.recipe import Phase
+from engine.evaluation.evaluate import Evaluation
+from engine.loggers import console
+from engine.loggers.base import Moment
+from engine.loggers.console import Terminal, describe, duration
+
+MOMENT = Moment(
+    phase=Phase("tune", epochs=3), epoch=2, step=70, step_of_epoch=20, steps_per_epoch=50,
+    steps_left=80, batch_size=32, loss=0.51234, accuracy=0.875, learning_rate=1e-3,
+    images_per_second=40.0, wait_fraction=0.25,
+)  # fmt: skip
+ROW = {
+    "phase": "tune", "epoch": 2, "train_loss": 0.5, "train_accuracy": 0.75, "val_loss": 0.25,
+    "val_accuracy": 0.98765, "images_per_second": 41.7, "data_wait_fraction": 0.031,
+    "seconds": 12.4,
+}  # fmt: skip
+EVALUATION = Evaluation(0.25, np.eye(2, dtype=np.int64))
+
+
+def terminal(live: bool = False, width: int = 80) -> tuple[Terminal, io.StringIO]:
+    out = io.StringIO()
+    return Terminal(Console(file=out, force_terminal=live, width=width, highlight=False)), out
+
+
+def test_a_moment_in_words():
+    """80 steps of 32 pictures at 40 a second are 64 seconds."""
+    assert describe(MOMENT) == (
+        "tune epoch 2/3, step 20/50: 40 images/s, 25% waiting for data, "
+        "loss 0.5123, accuracy 87.50%, 1 min 4 s left in phase"
+    )
+
+
+def test_an_epoch_is_one_line_however_narrow_the_output():
+    watch, out = terminal(width=20)
+    watch.epoch(ROW, EVALUATION, best=True)
+    assert out.getvalue() == (
+        "tune epoch 2: loss 0.5000, accuracy 75.00%; validation loss 0.2500, accuracy 98.77%; "
+        "42 images/s, 3% waiting, 12 s  (best)\n"
+    )
+    watch.epoch(ROW, EVALUATION, best=False)
+    assert out.getvalue().endswith("12 s\n")
+
+
+class OnFullDisk(io.StringIO):
+    full = True
+
+    def write(self, text):
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(text)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_an_output_that_can_not_be_written_ends_no_run(live):
+    out = OnFullDisk()
+    out.full = False
+    with Terminal(Console(file=out, force_terminal=live, width=200)) as watch:
+        out.full = True
+        watch.note("lost, perhaps")
+        watch.step(MOMENT)
+        watch.epoch(ROW, EVALUATION, best=True)
+        out.full = False
+        watch.note("there is room again")
+        out.full = True
+    assert "there is room again" in out.getvalue()
+
+
+@pytest.mark.parametrize("line", ["[bold]a[/bold]", "a :cat: in /x/:dog:.jpg", "[/]", "a   b"])
+@pytest.mark.parametrize("live", [False, True])
+def test_a_note_stands_as_it_is(line, live):
+    """Names of files and classes may look like rich's own language."""
+    watch, out = terminal(live)
+    watch.note(line)
+    assert out.getvalue() == line + "\n"
+
+
+def test_plain_lines_within_an_epoch_are_few(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    watch, out = terminal()
+    for seconds in (1, 10, 16, 17, 30, 32):
+        now = 1000.0 + seconds
+        watch.step(MOMENT)
+    assert out.getvalue() == 2 * (describe(MOMENT) + "\n"), "after 16 and after 32 seconds"
+
+
+def test_the_live_line_is_shown_and_goes_with_the_block():
+    watch, out = terminal(live=True, width=200)
+    with watch:
+        watch.step(MOMENT)
+        watch.live.refresh()
+        assert describe(MOMENT) in out.getvalue()
+        watch.note("a note")
+    assert "a note" in out.getvalue()
+    assert out.getvalue().endswith("\x1b[1A\x1b[2K"), "the line is taken away"
+
+
+def test_no_live_line_in_a_file():
+    watch, out = terminal()
+    with watch:
+        assert watch.live is None
+        watch.note("a note")
+    assert out.getvalue() == "a note\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (3599.4, "59 min 59 s"),
+     (3599.6, "1 h 0 min"), (7500, "2 h 5 min"), (90_000, "25 h 0 min")],
+)  # fmt: skip
+def test_durations(seconds, words):
+    assert duration(seconds) == words

@@ -1,0 +1,166 @@
+"""Pictures for people: each is a PNG that Pillow reads and that shows what it was given."""
+
+from __future__ import annotations
+
+import io
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine.loggers import plots
+from engine.loggers.plots import Shown
+
+ODD = ("a$b$c{", "$\\frac$", "täglich")  # what matplotlib would read as a formula
+RED = np.full((30, 40, 3), (250, 10, 20), np.uint8)
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list:
+    """The figures behind the pictures, as they are drawn."""
+    figures = []
+    png = plots._png
+
+    def keep(figure):
+        figures.append(figure)
+        return png(figure)
+
+    monkeypatch.setattr(plots, "_png", keep)
+    return figures
+
+
+def pixels(png: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(png)) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
+
+
+def rows(*phases: str) -> list[dict]:
+    return [
+        {"phase": phase, "train_accuracy": 0.1 * n, "val_accuracy": 0.2 * n,
+         "train_loss": 1 / (n + 1), "val_loss": 2 / (n + 1)}
+        for n, phase in enumerate(phases)
+    ]  # fmt: skip
+
+
+def test_curves_hold_the_figures_of_all_epochs(drawn):
+    history = rows("transfer", "transfer", "tune", "tune", "tune")
+    assert pixels(plots.history(history, ["transfer", "skipped", "tune"])).std() > 0
+    for axes, what in zip(drawn[0].axes, ("accuracy", "loss"), strict=True):
+        lines = {line.get_label(): line for line in axes.lines}
+        for label, part in (("training", "train"), ("validation", "val")):
+            assert list(lines[label].get_xdata()) == [1, 2, 3, 4, 5]
+            assert list(lines[label].get_ydata()) == [row[f"{part}_{what}"] for row in history]
+        assert {text.get_text(): text.get_position()[0] for text in axes.texts} == {
+            "transfer": 1.5,
+            "tune": 4.0,
+        }
+        borders = [line for name, line in lines.items() if name.startswith("_")]
+        assert [line.get_xdata()[0] for line in borders] == [2.5]
+
+
+def test_a_history_of_one_epoch_and_one_without_a_number(drawn):
+    one = rows("transfer")
+    one[0]["val_loss"] = float("nan")
+    assert pixels(plots.history(one, ["transfer"])).shape[2] == 3
+
+
+def test_a_confusion_matrix_has_its_counts_where_they_belong(drawn):
+    matrix = np.array([[5, 1], [0, 0]])
+    plots.confusion(matrix, ["cat", "dog"])
+    axes = drawn[0].axes[0]
+    found = {text.get_position(): text.get_text() for text in axes.texts}
+    assert found == {(0, 0): "5", (1, 0): "1", (0, 1): "0", (1, 1): "0"}
+    np.testing.assert_allclose(axes.images[0].get_array(), [[5 / 6, 1 / 6], [0, 0]])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "given")
+
+
+@pytest.mark.parametrize(("classes", "named", "counted"), [(21, True, False), (41, False, False)])
+def test_what_can_not_be_read_is_not_written(drawn, classes, named, counted):
+    plots.confusion(np.eye(classes, dtype=int), [f"class {n}" for n in range(classes)])
+    axes = drawn[0].axes[0]
+    assert any(t.get_text().startswith("class") for t in axes.get_xticklabels()) == named
+    assert bool(axes.texts) == counted
+
+
+def test_a_prediction_is_the_picture_beside_its_bars(drawn):
+    labels = [("crane", 0.6), ("crane", 0.3), ("other", 0.1)]
+    plots.predictions([Shown("a.jpg", RED, labels)])
+    left, right = drawn[0].axes
+    np.testing.assert_array_equal(left.images[0].get_array(), RED)
+    assert (left.get_title(), right.get_title()) == ("a.jpg", "")
+    assert [bar.get_width() for bar in right.patches] == [0.6, 0.3, 0.1], "two are called crane"
+    assert [label.get_text() for label in right.get_yticklabels()] == ["crane", "crane", "other"]
+    heights = [right.transData.transform((0, bar.get_y()))[1] for bar in right.patches]
+    assert heights == sorted(heights, reverse=True), "the first stands on top"
+
+
+def test_an_explanation_stands_between_the_picture_and_its_bars(drawn):
+    labels = [("cat", 0.7), ("dog", 0.3)]
+    first = Shown("a.jpg", RED, labels, "dog", (255 - RED, "dog"))
+    plots.predictions([first, Shown("b.jpg", RED, labels, "uncertain", (RED, "cat"))])
+    axes = drawn[0].axes
+    assert [one.get_title() for one in axes] == [
+        *("a.jpg", "what speaks for dog", "-> dog"),
+        *("b.jpg", "what speaks for cat", "-> uncertain"),
+    ]
+    np.testing.assert_array_equal(axes[0].images[0].get_array(), RED)
+    np.testing.assert_array_equal(axes[1].images[0].get_array(), 255 - RED)
+    assert [bar.get_width() for bar in axes[2].patches] == [0.7, 0.3]
+    assert axes[0].get_position().x1 < axes[1].get_position().x0 < axes[2].get_position().x0
+
+
+@pytest.mark.parametrize("seen", [False, True])
+@pytest.mark.parametrize("shape", [(30, 40), (10, 300), (300, 10)])
+def test_long_names_are_shortened_and_keep_to_their_column(drawn, seen, shape):
+    """Where they are drawn, whatever the picture's shape; their ends are what tells them apart."""
+    image = np.zeros([*shape, 3], np.uint8)
+    path, name = "/first/" + "folder/" * 40 + "last.jpg", "begin " + "of a long name " * 20 + "end"
+    labels, speaks = [(name, 0.9), ("red", 0.1)], (image, name) if seen else None
+    plots.predictions([Shown(path, image, labels, name, speaks)] * 2)
+    figure = drawn[0]
+    axes = figure.axes[: 3 if seen else 2]
+    boxes = [one.title.get_window_extent() for one in axes]
+    assert boxes[0].x0 >= 0
+    assert boxes[-1].x1 <= figure.bbox.width
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+    assert axes[0].get_title().startswith("/first/")
+    assert axes[0].get_title().endswith("/last.jpg")
+    bar = axes[-1].get_yticklabels()[0]
+    for text in (axes[-1].get_title(), bar.get_text()):
+        assert "begin" in text
+        assert "…" in text
+        assert text.endswith("end")
+    assert bar.get_window_extent().x0 > axes[-2].get_window_extent().x1
+    assert axes[-1].get_yticklabels()[1].get_text() == "red"
+
+
+def test_a_sheet_has_rows_of_eight(drawn):
+    shown = pixels(plots.sheet(np.stack([RED] * 10), [f"red {n}" for n in range(10)]))
+    assert [axes.get_title() for axes in drawn[0].axes] == [f"red {n}" for n in range(10)]
+    assert len({round(axes.get_position().y0, 3) for axes in drawn[0].axes}) == 2
+    share = np.all(shown == RED[0, 0], axis=-1).mean()
+    assert share > 0.2, "the pictures' own colour is on the sheet"
+
+
+def test_names_are_names_and_no_formulas():
+    labels = [(name, 0.25) for name in ODD]
+    pixels(plots.confusion(np.eye(3, dtype=int), ODD))
+    pixels(plots.predictions([Shown(ODD[0], RED, labels, ODD[1], (RED, ODD[2]))]))
+    pixels(plots.sheet(np.stack([RED] * 3), ODD))
+    pixels(plots.history(rows("tune"), ["tune"]))
+
+
+def test_there_are_never_more_pictures_than_a_png_holds(drawn, monkeypatch):
+    """The largest plot stays below 2**16 pixels on a side; smaller ones show that it is cut."""
+    assert 3.2 * 100 * plots.MOST < 2**16
+    monkeypatch.setattr(plots, "MOST", 3)
+    plots.predictions([Shown("a.jpg", RED, [("red", 1.0)])] * 5)
+    plots.sheet(np.stack([RED] * 5), ["red"] * 5)
+    assert [len(figure.axes) for figure in drawn] == [6, 3]
+
+
+def test_a_plot_of_nothing_is_an_empty_picture():
+    assert pixels(plots.predictions([])).min() == 255

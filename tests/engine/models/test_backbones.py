@@ -1,0 +1,96 @@
+"""The table of networks: complete, well-formed, and honest about where weights come from."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras.src.utils import file_utils
+
+from engine.core.errors import UserError
+from engine.models.backbones import BACKBONES, SCALINGS
+from tests.engine import small
+
+KERAS = {name.lower() for name, kind in vars(keras.applications).items() if callable(kind)}
+SHAPE = (32, 32, 3)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_an_entry_is_well_formed(name):
+    entry = BACKBONES[name]
+    assert entry.scaling in SCALINGS
+    assert 200 <= entry.image_size <= 600
+    assert re.compile(entry.stages).groups <= 1
+
+
+def test_every_model_of_keras_applications_has_an_entry():
+    ours = {name.replace("_", "") for name in BACKBONES}
+    lite = {name for name in ours if "lite" in name}
+    assert len(KERAS) > 30
+    assert ours - lite == KERAS
+
+
+def outcome(name: str, weights: str, pixels: np.ndarray) -> tuple[keras.Model, np.ndarray]:
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(pixels.shape[1:])
+    # A layer before the backbone, as the classifier has one.
+    scaled = keras.layers.Rescaling(1.0, name="scale")(inputs)
+    model = keras.Model(inputs, BACKBONES[name].build(scaled, weights))
+    return model, np.array(model(pixels, training=False))
+
+
+def noise() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(2, *SHAPE)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("mobilenet_v2", "MobileNetV2"), ("efficientnet_b0", "EfficientNetB0")]
+)
+def test_a_weight_file_of_keras_is_loaded(name, kind, tmp_path):
+    keras.utils.set_random_seed(7)
+    theirs = getattr(keras.applications, kind)(weights=None, include_top=False, input_shape=SHAPE)
+    small.enliven(theirs)
+    file = str(tmp_path / "own.weights.h5")
+    theirs.save_weights(file)
+    # EfficientNet's own scaling, which ours is without, only divides where nothing adapted it.
+    factor = 255 if kind == "EfficientNetB0" else 1
+    pixels = small.pictures(SHAPE[0])[:3]
+    expected = np.array(theirs(pixels, training=False))
+    largest = np.abs(expected).max()
+    _, features = outcome(name, file, pixels / factor)
+    assert np.abs(features - expected).max() < 1e-4 * largest
+    _, others = outcome(name, "none", pixels / factor)
+    assert np.abs(others - expected).max() > 0.1 * largest
+
+
+def test_efficientnet_has_no_scaling_of_its_own_whatever_its_weights():
+    model = outcome("efficientnet_b0", "none", noise())[0]
+    kinds = [type(layer).__name__ for layer in model.layers if layer.name != "scale"]
+    assert "Rescaling" not in kinds
+    assert "Normalization" not in kinds
+    assert model.layers[2].name == "stem_conv_pad"
+
+
+def test_a_weight_file_that_is_not_there_is_named():
+    with pytest.raises(UserError, match=r"--weights=gone\.h5: no such file; allowed: imagenet"):
+        outcome("mobilenet_v2", "gone.h5", noise())
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_lite0"])
+def test_a_weight_file_that_does_not_fit_is_named(name, tmp_path):
+    file = str(tmp_path / "other.weights.h5")
+    small.network().model.save_weights(file)
+    with pytest.raises(UserError, match=r"other\.weights\.h5") as caught:
+        outcome(name, file, noise())
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_can_not_be_fetched_end_in_one_line(monkeypatch):
+    def no_connection(*_, **__):
+        raise Exception("URL fetch failure on https://storage.example: None -- no route\nmore")
+
+    monkeypatch.setattr(file_utils, "get_file", no_connection)
+    with pytest.raises(UserError, match=r"MobileNetV2 could not be fetched.*--weights=FILE") as e:
+        outcome("mobilenet_v2", "imagenet", noise())
+    assert "\n" not in str(e.value)
+    assert "efficientnet_lite0" in str(e.value)

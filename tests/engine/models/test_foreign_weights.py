@@ -1,0 +1,79 @@
+"""Weight files from somewhere: none of them runs anything or reads another file."""
+
+from __future__ import annotations
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from engine.core.errors import UserError
+from engine.models import classifier
+from tests.engine import small
+
+
+def refused(file) -> str:
+    with pytest.raises(UserError) as caught:
+        classifier.build(small.recipe(weights=str(file)), 2)
+    assert str(caught.value).startswith(f"--weights={file}: does not fit")
+    return str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:Skipping nested container")
+@pytest.mark.parametrize("kind", ["keras", "h5"])
+def test_a_layer_that_is_code_is_never_made(tmp_path, kind):
+    marker = tmp_path / "executed"
+
+    def code(x, marker=str(marker)):
+        open(marker, "w").close()
+        return x
+
+    pixels = keras.Input((32, 32, 3))
+    model = keras.Model(pixels, keras.layers.Lambda(code, output_shape=(32, 32, 3))(pixels))
+    model.save(tmp_path / f"model.{kind}")
+    marker.unlink(missing_ok=True)
+    refused(tmp_path / f"model.{kind}")
+    assert not marker.exists()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """This network's weights in both of Keras' layouts."""
+    place = tmp_path_factory.mktemp("weights")
+    net = keras.applications.MobileNetV2(weights=None, include_top=False, input_shape=(32, 32, 3))
+    net.save(place / "whole.h5")
+    net.save_weights(place / "plain.weights.h5")
+    return place
+
+
+def put_elsewhere(name: str, place, way: str) -> None:
+    """Replaces an array of 3 x 3 x 3 x 32 in the file by one that lies in another."""
+    shape, found = (3, 3, 3, 32), []
+
+    def look(key: str) -> None:
+        if isinstance(file[key], h5py.Dataset) and file[key].shape == shape:
+            found.append(key)
+
+    with h5py.File(place / name, "a") as file:
+        file.visit(look)
+        del file[found[0]]
+        if way == "bytes":
+            secret = [(str(place / "secret"), 0, 3456)]
+            file.create_dataset(found[0], shape, "f4", external=secret)
+        else:
+            file[found[0]] = h5py.ExternalLink(str(place / "other.h5"), "x")
+
+
+@pytest.mark.parametrize("name", ["whole.h5", "plain.weights.h5"])
+@pytest.mark.parametrize("way", ["bytes", "link"])
+def test_a_weight_file_reads_no_other_file(saved, tmp_path, name, way):
+    (tmp_path / name).write_bytes((saved / name).read_bytes())
+    (tmp_path / "secret").write_bytes(np.full((3, 3, 3, 32), 7, "f4").tobytes())
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = np.full((3, 3, 3, 32), 7, "f4")
+    put_elsewhere(name, tmp_path, way)
+    refused(tmp_path / name)
+
+
+def test_without_the_link_the_file_is_taken(saved):
+    classifier.build(small.recipe(weights=str(saved / "whole.h5")), 2)

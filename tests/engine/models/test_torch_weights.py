@@ -1,0 +1,277 @@
+"""The reader of PyTorch's older weight file, on files written here by hand and on hostile ones."""
+
+import collections
+import io
+import os
+import pickle
+import struct
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from engine.core.errors import UserError
+from engine.models import torch_weights
+from tests.engine.models.pickles import (
+    DICT,
+    MAGIC,
+    MARKER,
+    REBUILD,
+    SIX,
+    SYSTEM,
+    hostile,
+    part,
+    plain,
+    raw,
+    state,
+    storage,
+    tensor,
+    whole,
+)
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Reads a file of these bytes."""
+
+    def read_bytes(content: bytes):
+        file = tmp_path / "net.pth"
+        file.write_bytes(content)
+        return torch_weights.read(file)
+
+    return read_bytes
+
+
+@pytest.fixture
+def refuse(read):
+    """Expects one line, soon, and little memory taken."""
+
+    def refuse_bytes(content: bytes, reason: str | None = None) -> None:
+        tracemalloc.start()
+        began = time.monotonic()
+        try:
+            with pytest.raises(UserError, match=reason) as caught:
+                read(content)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert time.monotonic() - began < 20
+        # A byte can ask for a tuple of one, and no more.
+        assert peak < 80 * len(content) + (1 << 20)
+        message = str(caught.value)
+        assert "net.pth" in message
+        assert message.isprintable()
+        assert len(message) < 500
+
+    return refuse_bytes
+
+
+def test_a_file_written_by_hand(read):
+    arrays = read(whole(state(weight=tensor())))
+    assert list(arrays) == ["weight"]
+    np.testing.assert_array_equal(arrays["weight"], SIX.reshape(2, 3))
+    assert arrays["weight"].dtype == np.float32
+    arrays["weight"][0] = 1  # the caller's own, to be written
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        ("DoubleStorage", np.float64),
+        ("FloatStorage", np.float32),
+        ("HalfStorage", np.float16),
+        ("LongStorage", np.int64),
+        ("IntStorage", np.int32),
+        ("ShortStorage", np.int16),
+        ("CharStorage", np.int8),
+        ("ByteStorage", np.uint8),
+        ("BoolStorage", np.bool_),
+    ],
+)
+def test_every_type(read, kind, dtype):
+    values = np.array([1, 0, 2, 100, 7, 0]).astype(dtype)
+    found = read(whole(state(x=tensor(storage(kind))), numbers=raw(values)))["x"]
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, values.reshape(2, 3))
+
+
+def test_bfloat16_comes_as_float32(read):
+    values = np.array([1.0, -2.5, 0.0, 3.0e38, 1e-20, 96.0], np.float32)
+    halves = values.view(np.uint32) >> 16
+    body = state(x=tensor(storage("BFloat16Storage"), sizes=(6,), strides=(1,)))
+    found = read(whole(body, numbers=raw(halves.astype("<u2"))))["x"]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, (halves << 16).view(np.float32))
+    np.testing.assert_allclose(found, values, rtol=2**-7)
+
+
+def test_bytes_of_a_bool_are_made_clean(read):
+    body = state(x=tensor(storage("BoolStorage")))
+    found = read(whole(body, numbers=raw(np.array([0, 1, 2, 255, 0, 1], np.uint8))))["x"]
+    assert found.view(np.uint8).tolist() == [[0, 1, 1], [1, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("offset", "sizes", "strides", "expected"),
+    [
+        (0, (3, 2), (1, 3), [[0, 3], [1, 4], [2, 5]]),
+        (1, (2,), (2,), [1, 3]),
+        (5, (), (), 5),
+        (4, (3,), (0,), [4, 4, 4]),
+        (0, (1, 2), (2**40, 1), [[0, 1]]),
+        (0, (0, 3), (3, 1), np.zeros((0, 3))),
+    ],
+)
+def test_offset_and_strides(read, offset, sizes, strides, expected):
+    body = state(x=tensor(offset=offset, sizes=sizes, strides=strides))
+    found = read(whole(body))["x"]
+    assert found.shape == sizes
+    assert found.flags.c_contiguous
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_shared_storages_and_their_order(read):
+    one, two = storage(key="1", count=2), storage("LongStorage", "2", 1)
+    body = state(
+        a=tensor(one, 0, (2,), (1,)), b=tensor(two, 0, (), ()), c=tensor(one, 1, (1,), (1,))
+    )
+    numbers = raw(np.array([9])) + raw(SIX[:2])
+    found = read(whole(body, keys=("2", "1"), numbers=numbers))
+    assert {name: value.tolist() for name, value in found.items()} == {
+        "a": [0.0, 1.0],
+        "b": 9,
+        "c": [1.0],
+    }
+
+
+def test_the_memo_and_the_versions_of_layers(read):
+    """What PyTorch writes around its tensors: memo, `_metadata`."""
+    metadata = part({"_metadata": collections.OrderedDict()}).replace(b"\x80\x02", b"")
+    kept = tensor().replace(REBUILD, REBUILD + b"q\x50") + b"r\x00\x01\x00\x00"
+    body = b"\x80\x02" + DICT + b")R(" + part("a") + kept + part("b") + b"j\x00\x01\x00\x00u"
+    found = read(whole(body + metadata + b"b."))
+    np.testing.assert_array_equal(found["a"], found["b"])
+
+
+@pytest.mark.parametrize("name", hostile())
+@pytest.mark.parametrize("place", ["first", "state", "keys"])
+def test_hostile_pickles_run_nothing(name, place, refuse, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    attack = hostile()[name]
+    match place:
+        case "first":
+            content = attack + whole(state(a=tensor()))
+        case "state":
+            content = whole(attack)
+        case _:
+            content = whole(state(a=tensor())).replace(plain(["7"]), attack)
+    refuse(content)
+    assert not (tmp_path / MARKER).exists()
+
+
+def test_the_attacks_would_work_on_python_s_own_unpickler(tmp_path, monkeypatch):
+    """Or the test above would prove nothing."""
+    monkeypatch.chdir(tmp_path)
+    attacks = hostile()
+    for name in ("reduce, protocol 2", "reduce, protocol 0", "stack_global", "nested", "inst"):
+        pickle.load(io.BytesIO(attacks[name]))
+        (tmp_path / MARKER).rmdir()
+
+
+def test_cut_off_anywhere(refuse):
+    content = whole(state(weight=tensor(), bias=tensor(offset=3, sizes=(3,), strides=(1,))))
+    for length in range(len(content)):
+        refuse(content[:length])
+
+
+def test_one_byte_wrong_is_never_worse_than_a_message(read):
+    content = whole(state(weight=tensor(), bias=tensor(offset=3, sizes=(3,), strides=(1,))))
+    generator = np.random.default_rng(0)
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] = generator.integers(256)
+        try:
+            arrays = read(bytes(changed))
+        except UserError:
+            continue
+        # It may still be a state dict, of other names or numbers: a small one.
+        assert sum(value.nbytes for value in arrays.values()) < 1000
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "cut off"),
+        (b"\xff\xd8\xff\xe0 a photograph", "no weight file"),
+        (b"PK\x03\x04 and so on", "zip archive"),
+        (whole(state(), magic=MAGIC + 1, keys=(), numbers=b""), "magic number"),
+        (whole(state(), protocol=1002, keys=(), numbers=b""), "protocol number 1002"),
+        (whole(state(a=tensor())) + b"\0", "should end with 32 bytes of numbers, has 33"),
+        (whole(state(a=tensor()), keys=("8",)), "other storages"),
+        (whole(state(a=tensor()), keys=("7", "7")), "other storages"),
+        (whole(state(a=tensor()), keys=(7,)), "other storages"),
+        (whole(state(a=tensor()), numbers=struct.pack("<q", 5) + SIX.tobytes()), "5 numbers"),
+        (whole(state(a=tensor()), numbers=struct.pack("<q", -1) + SIX.tobytes()), "-1 numbers"),
+        (whole(plain([1]), keys=(), numbers=b""), "type list"),
+        (whole(plain({"epoch": 3}), keys=(), numbers=b""), "'epoch'"),
+        (whole(plain({3: 3}), keys=(), numbers=b""), "as a key"),
+        (whole(state(a=tensor(offset=1))), "beyond its storage"),
+        (whole(state(a=tensor(sizes=(3, 3)))), "beyond its storage"),
+        (whole(state(a=tensor(sizes=(2, 2), strides=(5, 1)))), "beyond its storage"),
+        (whole(state(a=tensor(offset=-1))), "tensor in an unknown form"),
+        (whole(state(a=tensor(strides=(-3, 1)))), "tensor in an unknown form"),
+        (whole(state(a=tensor(sizes=(6,)))), "tensor in an unknown form"),
+        (whole(state(a=tensor(sizes=(True, 3)))), "tensor in an unknown form"),
+        (whole(state(a=tensor(sizes=(1,) * 65, strides=(1,) * 65))), "tensor in an unknown form"),
+        (whole(state(a=tensor(storage(count=-6)))), "storage in an unknown form"),
+        (whole(state(a=tensor(storage(view=("v", 0, 1))))), "storage in an unknown form"),
+        (whole(state(a=tensor(storage("QInt8Storage")))), "QInt8Storage"),
+        (whole(state(a=tensor(), b=tensor(storage(count=5)))), "in two ways"),
+    ],
+)
+def test_what_is_wrong_is_said(refuse, content, reason):
+    refuse(content, reason)
+
+
+def test_a_big_endian_file_is_refused(refuse):
+    content = whole(state(a=tensor()))
+    refuse(content.replace(plain(SYSTEM), plain({**SYSTEM, "little_endian": False})), "endian")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        state(a=tensor(storage(count=2**40), sizes=(2**40,), strides=(1,))),
+        state(a=tensor(storage(count=2**200), sizes=(2**200,), strides=(1,))),
+        state(a=tensor(sizes=(2**40,), strides=(0,))),
+        state(a=tensor(sizes=(2**62, 2**62, 0), strides=(1, 1, 1))),
+        # One small storage seen whole by a thousand tensors.
+        state(**{f"t{n}": tensor(sizes=(1000,), strides=(0,)) for n in range(1000)}),
+        # A text, a number and a memo index that claim gigabytes.
+        b"\x80\x02X\xff\xff\xff\x7fabc.",
+        b"\x80\x02\x8b\xff\xff\xff\x7fabc.",
+        b"\x80\x02\x8e\xff\xff\xff\xff\xff\xff\xff\x7fabc.",
+        b"\x80\x02Nr\xff\xff\xff\xff.",
+        b"\x80\x02" + part("x" * 100_000) + b".",
+        # More operations than any state dict has, and marks and tuples as deep.
+        b"\x80\x02" + b"N" * 3_000_000 + b".",
+        b"\x80\x02" + b"(" * 300_000 + b"t" * 90_000 + b".",
+        b"\x80\x02)" + b"\x85" * 300_000 + b".",
+        # A wide value, named again and again.
+        b"\x80\x02(" + b"K\x01" * 100_000 + b"tq\x00" + b"h\x00h\x00\x86" * 100_000 + b".",
+    ],
+    ids=range(14),
+)
+def test_bombs_take_neither_memory_nor_time(refuse, body):
+    refuse(whole(body))
+
+
+def test_other_faults_of_the_path(tmp_path):
+    with pytest.raises(UserError, match="No such file"):
+        torch_weights.read(tmp_path / "none.pth")
+    with pytest.raises(UserError, match="no regular file"):
+        torch_weights.read(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="no regular file"):
+        torch_weights.read(tmp_path / "pipe")

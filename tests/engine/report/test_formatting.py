@@ -1,0 +1,31 @@
+import math
+
+import pytest
+
+from engine.evaluation.intervals import Interval
+from engine.report import formatting
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (formatting.count(1, "picture"), "1 picture"),
+        (formatting.count(1000, "class", "classes"), "1,000 classes"),
+        (formatting.percent(0.98704), "98.70 %"),
+        (formatting.percent(None), "–"),
+        (formatting.percent(math.nan), "–"),
+        (formatting.span(Interval(0.9779, 0.9924), 1), "97.8 to 99.2 %"),
+        (formatting.seconds(0.55), "0.6 s"),
+        (formatting.seconds(200), "3 min 20 s"),
+        (formatting.size(1_973_559_296), "1.97 GB"),
+        (formatting.size(12), "12 bytes"),
+        (formatting.money(0.010388), "0.010"),
+        (formatting.money(1234.5), "1,234.50"),
+        (formatting.money(0), "0.00"),
+        (formatting.names(["a"]), "a"),
+        (formatting.names(["a", "b", "c"]), "a, b and c"),
+        (formatting.day("2026-02-03T04:05:06+00:00"), "3 February 2026"),
+    ],
+)
+def test_numbers_in_words(made, expected):
+    assert made.replace("\xa0", " ") == expected

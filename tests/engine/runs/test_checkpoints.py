@@ -1,0 +1,248 @@
+"""Checkpoints: what was saved comes back, and a damaged file is never believed."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from engine.core.errors import UserError
+from engine.runs import checkpoints
+from engine.runs.checkpoints import Progress
+from engine.runs.directory import RunDir
+from engine.training import epoch_record
+
+WEIGHTS = [np.arange(6, dtype=np.float32).reshape(2, 3), np.array(7, np.int64), np.zeros([0, 2])]
+
+
+@pytest.fixture
+def run(tmp_path) -> RunDir:
+    made = RunDir(tmp_path / "run")
+    made.checkpoints.mkdir(parents=True)
+    return made
+
+
+def tensors(arrays) -> list[tf.Tensor]:
+    return [tf.constant(array) for array in arrays]
+
+
+def save(run: RunDir, step: int, phase: int = 0):
+    weights = tensors(array + step for array in WEIGHTS)
+    return checkpoints.save(run, Progress(phase=phase, step=step), {"model": weights})
+
+
+def names(run: RunDir) -> list[str]:
+    return sorted(path.name for path in run.checkpoints.iterdir())
+
+
+def test_what_was_saved_comes_back(run):
+    progress = Progress(
+        phase=1, epoch=2, step=300, phase_start=100, best={"phase": "a", "val_loss": 0.1}, stale=1,
+        best_loss=0.1, seconds=1.5, wait_seconds=0.5, fill_seconds=0.75, eval_seconds=0.25,
+        spent={"seconds": 7.0}, total_seconds=9.0,
+        history=[{"epoch": 1, "val_loss": float("nan")}], phases=[{"name": "a"}],
+    )  # fmt: skip
+    groups = {"model": tensors(WEIGHTS), "optimizer": tensors([np.arange(11)]), "totals": []}
+    checkpoints.save(run, progress, groups)
+    again, arrays = checkpoints.load(run)
+    assert repr(again) == repr(progress), "repr, since NaN equals nothing"
+    assert list(arrays) == ["model", "optimizer"]
+    for mine, other in zip(arrays["model"], WEIGHTS, strict=True):
+        assert mine.dtype == other.dtype
+        np.testing.assert_array_equal(mine, other)
+
+
+def test_more_than_ten_arrays_keep_their_order(run):
+    checkpoints.save(run, Progress(step=1), {"model": tensors(range(120))})
+    assert [int(array) for array in checkpoints.load(run)[1]["model"]] == list(range(120))
+
+
+def test_the_times_of_epochs_add_up_to_those_of_the_run():
+    progress = Progress()
+    for seconds in (1.0, 2.0):
+        progress.seconds, progress.wait_seconds = seconds, seconds / 4
+        progress.fill_seconds, progress.eval_seconds = 3 * seconds, 5 * seconds
+        progress.close_epoch()
+    total = {"seconds": 3.0, "wait_seconds": 0.75, "fill_seconds": 9.0, "eval_seconds": 15.0}
+    assert progress == Progress(spent=total)
+
+
+def test_no_checkpoint_is_a_beginning(run):
+    assert checkpoints.load(run) == (Progress(), {})
+
+
+def test_the_newest_two_stay(run):
+    for step in (5, 20, 100):
+        save(run, step)
+    assert names(run) == ["step_000000020_phase_000.npz", "step_000000100_phase_000.npz"]
+    assert checkpoints.load(run)[0].step == 100
+
+
+def test_of_one_step_the_later_phase_is_newer(run):
+    save(run, 5, phase=9)
+    save(run, 5, phase=10)
+    assert checkpoints.load(run)[0].phase == 10
+
+
+def truncated(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def flipped(data: bytes) -> bytes:
+    middle = len(data) // 3
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def hollow(data: bytes) -> bytes:
+    """As a power cut may leave it: the size is right, the content never came."""
+    return bytes(len(data))
+
+
+@pytest.mark.parametrize("damage", [truncated, flipped, hollow, lambda data: b""])
+def test_a_damaged_checkpoint_is_passed_over(run, damage):
+    save(run, 10)
+    newest = save(run, 20)
+    newest.write_bytes(damage(newest.read_bytes()))
+    progress, arrays = checkpoints.load(run)
+    assert progress.step == 10
+    np.testing.assert_array_equal(arrays["model"][0], WEIGHTS[0] + 10)
+
+
+def test_one_of_another_version_is_passed_over(run):
+    save(run, 10)
+    other = run.checkpoints / "step_000000020_phase_000.npz"
+    other.write_bytes(checkpoints.pack({"model": tensors(WEIGHTS)}, {"step": 20, "pace": 3}))
+    assert checkpoints.load(run)[0].step == 10
+
+
+def test_after_a_damaged_one_the_next_does_not_count_it(run):
+    """Else the damaged one, whose step is yet to come, would push a whole one out."""
+    save(run, 10)
+    save(run, 90).write_bytes(b"")
+    save(run, 20)
+    assert names(run) == ["step_000000010_phase_000.npz", "step_000000020_phase_000.npz"]
+
+
+def test_what_a_killed_process_left_half_made_goes(run):
+    half = run.checkpoints / "step_000000010_phase_000.npz.part"
+    half.write_bytes(b"half")
+    assert checkpoints.load(run)[0].step == 0
+    save(run, 20)
+    assert names(run) == ["step_000000020_phase_000.npz"]
+
+
+def test_where_none_can_be_read_the_run_does_not_begin_anew_in_silence(run):
+    save(run, 10).write_bytes(b"")
+    with pytest.raises(UserError, match=r"none of the 1 checkpoints .* --overwrite"):
+        checkpoints.load(run)
+
+
+def test_no_flipped_bit_goes_unseen(tmp_path):
+    """Every byte of a small file: it is refused, or (a time stamp, say) reads as it was."""
+    path = tmp_path / "small.npz"
+    whole = checkpoints.pack({"model": tensors([np.arange(3.0)])}, {"step": 1})
+    refused = 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        try:
+            arrays, values = checkpoints.unpack(path)
+        except UserError:
+            refused += 1
+            continue
+        assert values == {"step": 1}
+        np.testing.assert_array_equal(arrays["model"][0], np.arange(3.0))
+    assert refused > len(whole) / 2
+
+
+class Bomb:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def of_objects(bomb: Bomb) -> bytes:
+    buffer = io.BytesIO()
+    values = np.frombuffer(b'[["model/00000"], {"step": 30}]', np.uint8)
+    np.savez(buffer, allow_pickle=True, values=values, **{"model/00000": np.array([bomb], object)})
+    return buffer.getvalue()
+
+
+def member_is_pickle(bomb: Bomb) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("values.npy", pickle.dumps(bomb))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("attack", [of_objects, member_is_pickle, pickle.dumps])
+def test_nothing_in_a_checkpoint_is_executed(run, tmp_path, attack):
+    target = tmp_path / "executed"
+    data = attack(Bomb(target))
+    save(run, 10)
+    (run.checkpoints / "step_000000030_phase_000.npz").write_bytes(data)
+    assert checkpoints.load(run)[0].step == 10
+    assert not target.exists()
+    if attack is of_objects:
+        np.load(io.BytesIO(data), allow_pickle=True)["model/00000"]
+        assert target.exists(), "the attack works on whoever allows it"
+
+
+def test_a_checkpoint_is_not_unpacked_to_more_than_it_has(run):
+    """Neither by compression nor by naming one array again and again."""
+    save(run, 10)
+    small = io.BytesIO()
+    names = np.frombuffer(b'[["model/00000"], {"step": 30}]', np.uint8)
+    np.savez_compressed(small, values=names, **{"model/00000": np.zeros(1 << 20)})
+    twice = io.BytesIO()
+    names = np.frombuffer(b'[["model/00000", "model/00000"], {"step": 40}]', np.uint8)
+    np.savez(twice, values=names, **{"model/00000": WEIGHTS[0]})
+    for step, data in ((30, small.getvalue()), (40, twice.getvalue())):
+        (run.checkpoints / f"step_0000000{step}_phase_000.npz").write_bytes(data)
+        assert checkpoints.load(run)[0].step == 10
+
+
+@pytest.mark.parametrize("values", [{"step": "x"}, {"history": 3}, {"best": [1]}, [], None])
+def test_progress_of_another_form_is_passed_over(run, values):
+    save(run, 10)
+    other = run.checkpoints / "step_000000020_phase_000.npz"
+    other.write_bytes(checkpoints.pack({"model": WEIGHTS}, values))
+    assert checkpoints.load(run)[0].step == 10
+
+
+@pytest.mark.parametrize("values", [{}, [], {"classes": 3}, {"classes": [3]}, {"classes": None}])
+def test_a_model_without_the_names_of_its_classes_is_none(run, values):
+    run.best.write_bytes(checkpoints.pack({"model": WEIGHTS}, values))
+    with pytest.raises(UserError, match=r"best.npz: holds no weights .* --overwrite"):
+        epoch_record.load_model(run)
+    run.best.write_bytes(checkpoints.pack({"other": WEIGHTS}, {"classes": ["a"]}))
+    with pytest.raises(UserError, match=r"best.npz: holds no weights .* --overwrite"):
+        epoch_record.load_model(run)
+
+
+def test_restore_puts_arrays_into_variables_of_keras_and_tensorflow():
+    variables = [keras.Variable(np.zeros([2, 3], np.float32)), tf.Variable(0, dtype=tf.int64)]
+    checkpoints.restore(variables, WEIGHTS[:2], "here")
+    np.testing.assert_array_equal(variables[0].numpy(), WEIGHTS[0])
+    assert int(variables[1]) == 7
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [[], WEIGHTS[:1] * 2, [WEIGHTS[0].T], [WEIGHTS[0].astype(np.float64)]],
+    ids=["none", "too many", "shape", "type"],
+)
+def test_restore_refuses_another_models_arrays(arrays):
+    variable = keras.Variable(np.ones([2, 3], np.float32))
+    with pytest.raises(UserError, match=r"here: the checkpoint's \d arrays are of another model"):
+        checkpoints.restore([variable], arrays, "here")
+    np.testing.assert_array_equal(variable.numpy(), 1)

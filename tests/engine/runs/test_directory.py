@@ -1,0 +1,290 @@
+"""Whose directory it is: claimed, overwritten, and never a stranger's."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from engine.core import files
+from engine.core.errors import UserError
+from engine.core.recipe import to_json
+from engine.runs import directory as rundir
+from engine.runs.directory import RunDir, claim
+from engine.runs.lock import lock
+from tests.engine.small import recipe
+
+MINE, OTHER = recipe(seed=1), recipe(seed=2)
+
+
+@pytest.fixture
+def run(tmp_path) -> RunDir:
+    return RunDir(tmp_path / "runs" / "cats")
+
+
+def content(folder: Path) -> dict[str, bytes | None]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def finish(run: RunDir) -> None:
+    """What a finished run leaves behind."""
+    claim(run, MINE, overwrite=False)
+    files.write_json(run.result, {"status": "finished"})
+    (run.checkpoints / "step_000000001_phase_000.npz").write_bytes(b"old")
+    run.events.mkdir()
+    run.report.mkdir()
+    (run.report / "report.html").write_bytes(b"old")
+    for path in (run.plan, run.history, run.plot, run.bad_images, run.best):
+        path.write_bytes(b"old")
+
+
+def test_a_new_directory_is_taken(run):
+    claim(run, MINE, overwrite=False)
+    assert run.read_recipe() == MINE
+    assert content(run.path).keys() == {"recipe.json", "checkpoints"}
+    assert not run.finished()
+
+
+def test_a_new_run_may_go_by_what_another_decided(run):
+    claim(run, MINE, overwrite=False, plan=b"decided")
+    assert run.plan.read_bytes() == b"decided"
+    finish(run)
+    claim(run, MINE, overwrite=True, plan=b"decided")
+    assert run.plan.read_bytes() == b"decided"
+
+
+def test_a_run_that_goes_on_goes_by_its_own_decisions(run):
+    claim(run, MINE, overwrite=False, plan=b"decided")
+    (run.checkpoints / "step_000000001_phase_000.npz").write_bytes(b"mine")
+    claim(run, MINE, overwrite=False, plan=b"otherwise")
+    assert run.plan.read_bytes() == b"decided"
+
+
+def test_an_unfinished_run_goes_on(run):
+    claim(run, MINE, overwrite=False)
+    (run.checkpoints / "step_000000001_phase_000.npz").write_bytes(b"mine")
+    files.write_json(run.result, {"status": "failed"})
+    before = content(run.path)
+    claim(run, MINE, overwrite=False)
+    assert content(run.path) == before
+
+
+def test_a_run_that_never_began_makes_way(run):
+    claim(run, MINE, overwrite=False)
+    files.write_json(run.result, {"status": "failed"})
+    claim(run, OTHER, overwrite=False)
+    assert run.read_recipe() == OTHER
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason"), [(MINE, "this run, finished"), (OTHER, "another recipe")]
+)
+def test_a_finished_or_another_run_is_left_alone(run, wanted, reason):
+    finish(run)
+    before = content(run.path)
+    with pytest.raises(UserError) as caught:
+        claim(run, wanted, overwrite=False)
+    assert reason in str(caught.value)
+    assert f"such as {run.path}_2" in str(caught.value)
+    assert "--overwrite" in str(caught.value)
+    assert content(run.path) == before
+
+
+def test_the_name_that_is_offered_is_free(run):
+    finish(run)
+    Path(f"{run.path}_2").mkdir()
+    with pytest.raises(UserError, match=f"{run.path}_3"):
+        claim(run, MINE, overwrite=False)
+
+
+def test_the_working_directory_may_be_a_run(run, monkeypatch):
+    finish(run)
+    monkeypatch.chdir(run.path)
+    with pytest.raises(UserError, match="holds this run, finished"):
+        claim(RunDir(Path(".")), MINE, overwrite=False)
+
+
+def test_overwrite_removes_a_run_and_nothing_else(run):
+    finish(run)
+    (run.path / "notes.txt").write_text("mine")
+    Path(f"{run.best}.part").write_bytes(b"half")
+    claim(run, OTHER, overwrite=True)
+    assert run.read_recipe() == OTHER
+    assert content(run.path).keys() == {"recipe.json", "checkpoints", "notes.txt"}
+
+
+def test_overwrite_of_nothing_is_a_new_run(run):
+    claim(run, MINE, overwrite=True)
+    assert run.read_recipe() == MINE
+
+
+def test_ended_while_it_overwrites_nothing_of_the_old_run_is_gone_on_with(run, monkeypatch):
+    """A best model without checkpoints would count as one of the new run's."""
+    finish(run)
+    real = rundir.shutil.rmtree
+
+    def killed(folder):
+        real(folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rundir.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        claim(run, MINE, overwrite=True)
+    monkeypatch.undo()
+    assert not run.started()
+    claim(run, MINE, overwrite=False)
+    assert content(run.path).keys() == {"recipe.json", "checkpoints"}
+
+
+def test_overwrite_of_a_run_of_another_version(run):
+    finish(run)
+    run.recipe.write_text('{"backbone": "x", "phases": [], "gone": 1}')
+    with pytest.raises(UserError, match=r"recipe.json: no recipe of this version .*'gone'"):
+        claim(run, MINE, overwrite=False)
+    claim(run, MINE, overwrite=True)
+    assert run.read_recipe() == MINE
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("file", ["thesis.txt", "history.csv", "lock.txt", "best.npz", None])
+def test_a_strangers_folder_is_not_touched(run, file, overwrite):
+    """Not even by a lock, and not even where its files have the names of ours."""
+    (run.path / "checkpoints").mkdir(parents=True)
+    (run.path / "checkpoints" / "step_1.npz").write_bytes(b"theirs")
+    (run.path / "lock").write_text("theirs")
+    if file:
+        (run.path / file).write_text("theirs")
+    before = content(run.path)
+    with pytest.raises(UserError, match="is not empty and holds no run; name another"):
+        claim(run, MINE, overwrite)
+    with pytest.raises(UserError, match="is not empty and holds no run"), lock(run):
+        pass
+    assert content(run.path) == before
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", '{"ingredients": []}', "7", '"backbone phases"'])
+def test_another_kind_of_recipe_is_a_strangers(run, text):
+    run.path.mkdir(parents=True)
+    run.recipe.write_text(text)
+    with pytest.raises(UserError, match="holds no run"):
+        claim(run, MINE, overwrite=True)
+    assert run.recipe.read_text() == text
+
+
+def test_a_run_killed_at_its_very_start_is_begun_again(run):
+    run.checkpoints.mkdir(parents=True)
+    (run.path / "recipe.json.part").write_text("{")
+    with lock(run):
+        claim(run, MINE, overwrite=False)
+    assert run.read_recipe() == MINE
+
+
+def test_what_can_not_be_removed_is_no_part_of_the_next_run(run, tmp_path):
+    """Checkpoints elsewhere, by a link: left there in silence they would be taken up."""
+    finish(run)
+    elsewhere = tmp_path / "elsewhere"
+    run.checkpoints.rename(elsewhere)
+    run.checkpoints.symlink_to(elsewhere)
+    with pytest.raises(UserError, match="can't be removed"):
+        claim(run, OTHER, overwrite=True)
+    assert run.read_recipe() == MINE
+    assert run.best.read_bytes() == b"old"
+
+
+def test_no_run_here(run):
+    with pytest.raises(UserError, match="holds no run; name a directory that bin/train wrote"):
+        run.read_recipe()
+    assert run.read_result() == {}
+
+
+@pytest.mark.parametrize("data", [b'{"status": "fini', b"[1]", b"[" * 10**5, b"\xff\xfe"])
+def test_a_result_cut_short_is_none(run, data):
+    run.path.mkdir(parents=True)
+    run.result.write_bytes(data)
+    assert run.read_result() == {}
+    assert not run.finished()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"backbone": "resnet"}, "backbone 'resnet' does not exist"),
+        ({"dropout": 10**400}, "allowed: a number"),
+        ({"seed": "\x1b[2J\n"}, r"seed='\\x1b\[2J\\n'"),
+    ],
+)
+def test_a_recipe_that_no_run_can_have_is_refused_where_it_is_read(run, change, reason):
+    run.path.mkdir(parents=True)
+    run.recipe.write_text(json.dumps(json.loads(to_json(MINE)) | change))
+    with pytest.raises(UserError, match=reason):
+        run.read_recipe()
+
+
+@pytest.mark.parametrize("depth", range(700, 1010, 10))
+def test_no_depth_of_lists_is_too_much_for_the_reader(run, depth):
+    """Python reads as many as it can, and may then be unable to show them."""
+    run.path.mkdir(parents=True)
+    run.recipe.write_text(to_json(MINE).replace('"auto"', "[" * depth + "]" * depth))
+    with pytest.raises(UserError, match="no recipe of this version"):
+        run.read_recipe()
+
+
+def test_a_file_that_can_not_be_written_whole_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    files.write(path, b"old")
+
+    def full(_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        files.write(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_can_not_keep_names_is_no_failure(tmp_path, monkeypatch, number):
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{handle}"):
+            raise OSError(number, os.strerror(number))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    files.write(tmp_path / "result.json", b"new")
+    assert (tmp_path / "result.json").read_bytes() == b"new"
+
+
+def test_csv_as_a_spreadsheet_reads_it(tmp_path):
+    files.write_csv(tmp_path / "a.csv", ("a", "b"), [{"a": 1, "b": 'x,"y'}, {"a": 0.5, "b": ""}])
+    assert (tmp_path / "a.csv").read_text() == 'a,b\n1,"x,""y"\n0.5,\n'
+
+
+def test_what_is_no_file_is_written_into_and_stays(tmp_path):
+    """A user's `--plot=/dev/null` may not put a file in the place of the device."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    files.write(pipe, b"a picture")
+    assert (os.read(reader, 100), pipe.is_fifo()) == (b"a picture", True)
+    os.close(reader)
+
+
+@pytest.mark.parametrize("before", [b"old", None])
+def test_a_link_stays_one_and_leads_to_what_was_written(tmp_path, before):
+    """As `--write_manifest=/dev/stdout` is one to the file that a shell sends the output to."""
+    (tmp_path / "there").mkdir()
+    if before:
+        (tmp_path / "there" / "real").write_bytes(before)
+    (tmp_path / "link").symlink_to("there/real")
+    files.write(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "there" / "real").read_bytes() == b"new"
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["real"]

@@ -1,0 +1,153 @@
+"""Who works in a run's directory, and who does once it was taken away and made anew."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.core.errors import UserError
+from engine.runs.directory import RunDir, claim
+from engine.runs.lock import is_ours, lock, renew
+from engine.training import epoch_record
+from tests.engine.small import recipe
+
+ROOT = Path(__file__).resolve().parents[3]
+MINE, OTHER = recipe(seed=1), recipe(seed=2)
+
+
+@pytest.fixture
+def run(tmp_path) -> RunDir:
+    return RunDir(tmp_path / "runs" / "cats")
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from engine.runs.lock import lock
+from engine.runs.directory import RunDir
+with lock(RunDir(Path(sys.argv[1]))):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(run):
+    """Another process that holds the run."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(run.path)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_two_processes_do_not_share_a_run(run, holder):
+    who = f"{holder.pid} on {platform.node()}"
+    expected = f"process {who} is at work there; wait for it or name another --run_dir="
+    with pytest.raises(UserError, match=expected), lock(run):
+        pass
+    assert run.lock.read_text() == who
+
+
+def test_the_lock_of_a_killed_process_is_free(run, holder):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with lock(run):
+        assert run.lock.read_text() == f"{os.getpid()} on {platform.node()}"
+
+
+def test_a_lock_ends_with_its_block(run):
+    with lock(run), pytest.raises(UserError, match=f"process {os.getpid()}"), lock(run):
+        pass
+    with lock(run):
+        pass
+
+
+def test_where_nothing_can_be_written(tmp_path):
+    """Below a file, since no folder is closed to the superuser, whom tests may run as."""
+    (tmp_path / "file").write_text("")
+    below = RunDir(tmp_path / "file" / "run")
+    message = r"can't be written \(Not a directory\); name another"
+    with pytest.raises(UserError, match=message), lock(below):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_a_read_only_directory(tmp_path):
+    tmp_path.chmod(0o500)
+    message = r"can't be written \(Permission denied\)"
+    with pytest.raises(UserError, match=message), lock(RunDir(tmp_path / "run")):
+        pass
+
+
+def gone(run: RunDir) -> None:
+    """Claimed by this process, and removed by somebody."""
+    claim(run, MINE, overwrite=False)
+    shutil.rmtree(run.path)
+
+
+def test_made_anew_the_directory_is_held_as_before(run):
+    with lock(run):
+        gone(run)
+        assert not is_ours(run)
+        assert renew(run, MINE)
+        assert is_ours(run)
+        with pytest.raises(UserError, match=f"process {os.getpid()}"), lock(RunDir(run.path)):
+            pass
+        assert not renew(run, MINE), "once"
+    with lock(RunDir(run.path)):
+        pass
+
+
+def theirs(run: RunDir) -> tuple[bytes, ...]:
+    return tuple(path.read_bytes() for path in sorted(run.path.rglob("*")) if path.is_file())
+
+
+def test_where_another_process_holds_the_new_one_nothing_is_touched(run, request):
+    with lock(run):
+        gone(run)
+        holder = request.getfixturevalue("holder")
+        claim(RunDir(run.path), MINE, overwrite=False)
+        before = theirs(run)
+        message = f"process {holder.pid} on .* is at work there"
+        with pytest.raises(UserError, match=message), epoch_record.noting_failure(run):
+            renew(run, MINE)
+        assert theirs(run) == before
+
+
+def test_nor_where_another_run_was_there_meanwhile(run):
+    with lock(run):
+        gone(run)
+        with lock(RunDir(run.path)):
+            claim(RunDir(run.path), OTHER, overwrite=False)
+            (run.checkpoints / "step_000000001_phase_000.npz").write_bytes(b"theirs")
+        with pytest.raises(UserError, match="holds a run with another recipe"):
+            renew(run, MINE)
+        assert run.read_recipe() == OTHER
+
+
+def test_what_the_directory_lay_in_is_not_made(run):
+    """It may be where a drive is mounted, and the drive may come back."""
+    with lock(run):
+        gone(run)
+        run.path.parent.rmdir()
+        with pytest.raises(FileNotFoundError):
+            renew(run, MINE)
+        assert not run.path.parent.exists()
+
+
+def test_without_a_lock_there_is_none_to_take_anew(run):
+    gone(run)
+    assert is_ours(run)
+    assert renew(run, MINE)
+    assert not run.lock.exists()

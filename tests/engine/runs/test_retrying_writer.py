@@ -1,0 +1,203 @@
+"""A full disk, and a directory that goes away: the run goes on in memory, and loses nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+
+import pytest
+
+from engine.core import files
+from engine.core.errors import UserError
+from engine.runs import checkpoints, directory, retrying_writer
+from engine.runs.directory import RunDir
+from engine.runtime.shutdown import Stop
+from engine.training import loop
+from tests.engine.small_runs import Watcher, job, same_end, small_recipe
+
+SETTINGS = {"checkpoint_minutes": 0}  # one after each step
+
+
+class Disk:
+    """Full, or not."""
+
+    full = False
+
+
+@pytest.fixture
+def disk(monkeypatch) -> Disk:
+    made, real = Disk(), os.fsync
+
+    def fsync(handle: int) -> None:
+        if made.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    monkeypatch.setattr(directory.os, "fsync", fsync)
+    return made
+
+
+class Fills(Watcher):
+    """Fills the disk at one step and makes room at another, or never."""
+
+    def __init__(self, disk: Disk, full: int, free: int | None = None) -> None:
+        super().__init__()
+        self.disk, self.full, self.free = disk, full, free
+
+    def step(self, moment):
+        super().step(moment)
+        self.disk.full = (self.disk.full or moment.step == self.full) and moment.step != self.free
+
+
+def of_disk(notes: list[str]) -> list[str]:
+    return [note.partition(": ")[2] for note in notes if "written" in note]
+
+
+TROUBLE = (
+    "can't be written (No space left on device); the run goes on in memory and tries again; "
+    "make room, or mount the drive"
+)
+
+
+@pytest.mark.parametrize(("full", "free"), [(7, 9), (2, 18), (9, 11), (12, 13)])
+def test_a_full_disk_is_no_end(coloured, undisturbed, tmp_path, disk, monkeypatch, full, free):
+    monkeypatch.setattr(retrying_writer, "RETRY_SECONDS", 0)
+    watcher = Fills(disk, full, free)
+    made = job(small_recipe(coloured), tmp_path / "run", watcher, **SETTINGS)
+    loop.train(made)
+    assert same_end(made.run, undisturbed[0].run)
+    assert of_disk(watcher.notes) == [TROUBLE, "can be written again"]
+    assert not list(made.run.path.rglob("*.part"))
+    assert made.run.plan.exists()
+
+
+class Nearly(Disk):
+    """Full for checkpoints, though not for a row of history; counts who tries."""
+
+    tries = 0
+
+
+@pytest.fixture
+def nearly(monkeypatch) -> Nearly:
+    made, real = Nearly(), checkpoints.save
+
+    def save(*arguments):
+        made.tries += made.full
+        if made.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*arguments)
+
+    monkeypatch.setattr(checkpoints, "save", save)
+    return made
+
+
+def test_one_that_is_nearly_full_is_told_of_once(coloured, tmp_path, nearly, monkeypatch):
+    monkeypatch.setattr(retrying_writer, "RETRY_SECONDS", 0)
+    watcher = Fills(nearly, full=2, free=18)
+    loop.train(job(small_recipe(coloured), tmp_path / "run", watcher, **SETTINGS))
+    assert of_disk(watcher.notes) == [TROUBLE, "can be written again"]
+    assert nearly.tries > 3
+
+
+def test_it_is_tried_again_after_a_while_and_not_before(coloured, tmp_path, nearly, monkeypatch):
+    """Neither after a step nor at the end of an epoch or a phase, but at that of the run."""
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(loop, "SAVE_SHARE", 1e9)
+    watcher = Fills(nearly, full=2, free=20)
+    made = job(small_recipe(coloured), tmp_path / "run", watcher, checkpoint_minutes=0)
+    loop.train(made)
+    assert nearly.tries == 1
+    assert made.run.finished()
+
+
+def test_what_was_written_before_stays(coloured, tmp_path, disk, monkeypatch):
+    monkeypatch.setattr(retrying_writer, "MOST_SECONDS", 0)
+    recipe = small_recipe(coloured)
+    made = job(recipe, tmp_path / "run", Fills(disk, full=7), **SETTINGS)
+    with pytest.raises(UserError, match=r"the run is over, and .*No space left.*start the same"):
+        loop.train(made)
+    assert checkpoints.load(made.run)[0].step == 6
+    assert checkpoints.unpack(made.run.best)[1]["epoch"] == 1
+
+
+def test_at_its_end_a_run_waits_for_room(coloured, undisturbed, tmp_path, disk):
+    class Patient(Stop):
+        waited = 0
+
+        def wait(self, seconds):
+            self.waited += 1
+            disk.full = self.waited < 3
+
+    stop = Patient()
+    made = job(
+        small_recipe(coloured), tmp_path / "run", Fills(disk, full=16), stop=stop, **SETTINGS
+    )
+    loop.train(made)
+    assert stop.waited == 3
+    assert same_end(made.run, undisturbed[0].run)
+    assert made.run.finished()
+
+
+def test_asked_to_end_while_the_disk_is_full_a_run_says_what_is_lost(coloured, tmp_path, disk):
+    class Asks(Fills):
+        stop = Stop()
+
+        def step(self, moment):
+            super().step(moment)
+            if moment.step == 9:
+                self.stop.ask("SIGTERM")
+
+    watcher = Asks(disk, full=7)
+    made = job(small_recipe(coloured), tmp_path / "run", watcher, stop=watcher.stop, **SETTINGS)
+    with pytest.raises(UserError, match=r"stopped by SIGTERM, and .*No space left.* is lost"):
+        loop.train(made)
+    assert checkpoints.load(made.run)[0].step == 6
+
+
+class Removes(Watcher):
+    """Takes the run's directory away at a step."""
+
+    def __init__(self, run: RunDir, at: int) -> None:
+        super().__init__()
+        self.run, self.at = run, at
+
+    def step(self, moment):
+        super().step(moment)
+        if moment.step == self.at:
+            shutil.rmtree(self.run.path)
+
+
+@pytest.mark.parametrize("at", [3, 8, 14, 20])
+def test_a_directory_that_vanishes_is_made_anew_with_all_that_belongs_there(
+    coloured, undisturbed, tmp_path, at
+):
+    run = RunDir(tmp_path / "run")
+    watcher = Removes(run, at)
+    loop.train(job(small_recipe(coloured), run.path, watcher))
+    assert same_end(run, undisturbed[0].run)
+    assert run.finished()
+    assert run.read_recipe() == small_recipe(coloured)
+    assert run.plan.exists()
+    assert [note for note in watcher.notes if "vanished" in note] == [
+        f"{run.path} has vanished; it is made anew"
+    ]
+
+
+def test_of_a_run_that_was_taken_up_too(coloured, undisturbed, tmp_path):
+    """Its best model comes from an earlier process."""
+    recipe, run = small_recipe(coloured), RunDir(tmp_path / "run")
+    with pytest.raises(InterruptedError):
+        loop.train(job(recipe, run.path, Watcher(stop_at=18), **SETTINGS))
+    loop.train(job(recipe, run.path, Removes(run, 19), **SETTINGS))
+    assert same_end(run, undisturbed[0].run)
+
+
+def test_half_a_file_is_none(tmp_path, disk):
+    path = tmp_path / "file"
+    files.write(path, b"old")
+    disk.full = True
+    with pytest.raises(OSError, match="No space left"):
+        files.write(path, b"new")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+    assert path.read_bytes() == b"old"

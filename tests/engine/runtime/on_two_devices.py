@@ -1,0 +1,197 @@
+"""The tests that `test_two_devices.py` runs in a process of its own, with two processors.
+
+Devices have to be made before TensorFlow begins, so that these can't run among the others.
+"""
+
+from __future__ import annotations
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
+from engine.core.call_syntax import parse_calls  # noqa: E402
+from engine.frozen.array_store import Room  # noqa: E402
+from engine.frozen.precision import Program  # noqa: E402
+from engine.runs import checkpoints  # noqa: E402
+from engine.runs.directory import RunDir  # noqa: E402
+from engine.runtime import distribution  # noqa: E402
+from engine.training import batchnorm_check, loop  # noqa: E402
+from pipelines.augment import augment  # noqa: E402
+from tests.engine import small  # noqa: E402
+from tests.engine.small_runs import Watcher, job, same_end, small_recipe  # noqa: E402
+from tests.engine.trainers import moved, trainer  # noqa: E402
+
+ONE = tf.distribute.get_strategy()
+DEVICES = [f"/cpu:{place}" for place in range(2)]
+RATES = tf.constant([0.1, 0.02, 0.05])
+
+
+TWO = distribution.strategy(DEVICES, 6)  # one for all: two would take each other's messages
+
+
+def batches() -> list:
+    """Of the second, one device has nothing but filling."""
+    made = [small.batch(6, seed)._replace(views=tf.fill([6], seed)) for seed in range(3)]
+    made[1] = made[1]._replace(weights=tf.constant([1.0, 1, 1, 0, 0, 0]))
+    return made
+
+
+def trained(strategy, trainable="top", optimizer="sgd", one_call=True, recipe=None, **changes):
+    recipe = small.recipe(label_smoothing=0.1, batch_size=6, **(recipe or {}))
+    with strategy.scope():
+        net = small.network(head_units=12)
+        small.enliven(net.model)
+        weights = (0.5, 2.0, 7.0)
+        change = augment.compose(parse_calls("rotate|flip"))
+        made = trainer(
+            trainable, optimizer, net=net, recipe=recipe, class_weights=weights, augment=change,
+            **changes,
+        )  # fmt: skip
+        made.before = small.values(net.model.weights)
+        if one_call:
+            made.steps(small.stacked(*batches()), RATES)
+        else:
+            for batch, rate in zip(batches(), RATES, strict=True):
+                made.step(batch, rate)
+        made.figures = made.totals.read()
+    return made
+
+
+def agree(one, other, atol=1e-5) -> None:
+    for mine, others in zip(one.net.model.weights, other.net.model.weights, strict=True):
+        np.testing.assert_allclose(mine.numpy(), others.numpy(), atol=atol, err_msg=mine.path)
+
+
+def test_there_are_two():
+    with TWO.scope():
+        assert tf.distribute.get_strategy().num_replicas_in_sync == 2
+        variable = keras.Variable([1.0])
+    assert len(variable.value.values) == 2
+
+
+@pytest.mark.parametrize("trainable", ["head", "top"])
+@pytest.mark.parametrize(
+    ("optimizer", "changes"),
+    [
+        ("sgd", {"options": {"momentum": 0.9}}),
+        ("sgd", {"clip_norm": 0.1, "weight_decay": 0.01}),
+        ("adam", {}),
+    ],
+)
+def test_two_devices_update_as_one_does_with_the_whole_batch(trainable, optimizer, changes):
+    one, two = (trained(s, trainable, optimizer, **changes) for s in (ONE, TWO))
+    assert len(moved(one.net.model, one.before)) == {"head": 4, "top": 8}[trainable]
+    agree(one, two)
+    assert two.figures.loss == pytest.approx(one.figures.loss, rel=1e-6)
+    assert (two.figures.accuracy, two.figures.examples) == (one.figures.accuracy, 15)
+    assert float(two.optimizer.learning_rate.numpy()) == pytest.approx(0.05)
+
+
+def test_a_batch_goes_in_pieces_on_each_device():
+    """Three to each device, one by one, with dropout, which is drawn by example."""
+    recipe = {"dropout": 0.3}
+    one = trained(ONE, recipe=recipe)
+    two = trained(TWO, recipe={**recipe, "accumulate": 3})
+    agree(one, two)
+    assert two.figures.loss == pytest.approx(one.figures.loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("batch_norm", ["frozen", "train"])
+def test_both_devices_hold_the_same(batch_norm):
+    """But for statistics that train: each has those of its share, and the first one's are read."""
+    made = trained(TWO, "top", "adam", batch_norm=batch_norm)
+    statistics = {path for path in moved(made.net.model, made.before) if "moving" in path}
+    assert len(statistics) == {"frozen": 0, "train": 2}[batch_norm]
+    for variable in [*made.net.model.weights, *made.optimizer.variables]:
+        one, other = (part.numpy() for part in variable.value.values)
+        assert np.array_equal(one, other) == (variable.path not in statistics), variable.path
+        assert np.array_equal(variable.numpy(), one)
+
+
+def test_the_probe_after_a_phase_measures_what_their_shares_give():
+    """Each is normalised by itself, as a piece of a batch on one device is."""
+    found = []
+    for strategy, pieces in ((ONE, 2), (TWO, 1)):
+        recipe = {"accumulate": pieces}
+        made = trained(strategy, batch_norm="train", recipe=recipe)
+        with strategy.scope():
+            found.append(batchnorm_check.probe(made.given, [small.stacked(small.batch(6, 9))]))
+    assert found[0].training.loss != found[0].inference.loss
+    assert found[1].training.loss == pytest.approx(found[0].training.loss, abs=1e-4)
+
+
+def test_steps_in_one_call_are_those_of_as_many_calls():
+    together, alone = (trained(TWO, one_call=one_call) for one_call in (True, False))
+    agree(together, alone, atol=0)
+    assert together.figures == alone.figures
+
+
+def test_float16_scales_its_loss_and_skips_what_overflows():
+    half = {"program": Program("mixed_float16"), "scale_loss": True}
+    one, two = (trained(strategy, **half) for strategy in (ONE, TWO))
+    agree(one, two, atol=2e-3)
+    before = small.values(two.net.model.weights)
+    with TWO.scope():
+        two.optimizer.dynamic_scale.assign(2.0**100)
+        two.step(batches()[0], RATES[0])
+    assert moved(two.net.model, before) == set()
+    assert float(two.optimizer.dynamic_scale.numpy()) == 2.0**99
+    assert two.totals.read().bad_step is None, "the loss scale has seen to it"
+
+
+def test_totals_are_written_down_and_read_again():
+    with TWO.scope():
+        made = trained(TWO)
+        state = [np.asarray(part) for part in made.totals.state]
+        assert state[0][3] == 15
+        assert state[1].tolist() == [3, 0]
+        made.totals.reset()
+        assert not made.totals.sums.read_value().numpy().any()
+        checkpoints.restore(made.totals.variables, state, "the test")
+        assert made.totals.read() == made.figures
+        made.step(batches()[0], RATES[0])
+        assert made.totals.read().examples == 21
+
+
+def test_a_loss_that_is_no_number_on_one_device_is_known_to_both():
+    with TWO.scope():
+        made = trained(TWO)
+        batch = batches()[0]
+        weights = np.array(batch.weights)
+        weights[..., -1] = np.nan  # which falls to the second
+        made.totals.reset()
+        made.step(batch, RATES[0])
+        made.step(batch._replace(weights=tf.constant(weights)), RATES[0])
+        assert made.totals.read().bad_step == 1
+
+
+def test_a_run_that_was_stopped_ends_with_the_same_bits(coloured, tmp_path):
+    """In a phase that reads pictures and in one that reads kept features, several steps a call."""
+    phases = (
+        "transfer(epochs=2)",
+        "fine_tune(trainable=block_16, epochs=2, optimizer=adam, views=1)",
+    )
+    recipe = small_recipe(coloured, phases)
+    settings = {"room": Room(10**8), "steps_per_call": 2, "devices": TWO}
+
+    def train(place: str, stop_at: int | None = None, **more):
+        made = job(recipe, tmp_path / place, Watcher(stop_at), **settings, **more)
+        with TWO.scope():
+            return loop.train(made).result
+
+    assert train("steady")["status"] == "finished"
+    for stop in (7, 17):
+        with pytest.raises(InterruptedError):
+            train("run", stop, checkpoint_minutes=0)
+    train("run")
+    steady = RunDir(tmp_path / "steady")
+    assert same_end(RunDir(tmp_path / "run"), steady)
+    kept = json.loads(steady.plan.read_text())["keeps"]
+    assert {name: keep["slots"] for name, keep in kept.items()} == {"transfer": 0, "fine_tune": 1}

@@ -1,0 +1,166 @@
+"""A phase whose network answers otherwise than it was trained is told, with the cause."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from engine.core.recipe import Phase
+from engine.frozen.precision import Program
+from engine.models import freezing
+from engine.optim import optimizers
+from engine.optim import options as recipes
+from engine.training import batchnorm_check, steps
+from engine.training.metrics import Figures, Totals
+from tests.engine import small, small_runs
+
+
+def training(net, batch_norm="train", trainable="top", accumulate=1) -> steps.Training:
+    phase = Phase("tune", trainable, batch_norm=batch_norm)
+    recipe = small.recipe(phases=(phase,), batch_size=6, accumulate=accumulate)
+    split = freezing.split(net, trainable)
+    options = recipes.options(phase).optimizer
+    optimizer = optimizers.build(phase, options, split.variables, scale_loss=False)
+    below = tf.function(lambda batch: [split.trunk(tf.cast(batch.inputs, tf.float32))])
+    return steps.Training(recipe, phase, split, Program(), below, optimizer, [1.0] * 3, Totals())
+
+
+def batches(count=2):
+    return [small.stacked(small.batch(seed=seed)) for seed in range(count)]
+
+
+def norm(net):
+    return next(layer for layer in net.model.layers if layer.name == "top_norm")
+
+
+def plain_losses(net, mode) -> float:
+    """The mean cross-entropy that Keras itself gives, layer by layer."""
+    total = 0.0
+    for batch in batches():
+        x = tf.cast(batch.inputs[0], tf.float32)
+        for layer in net.model.layers[1:]:
+            more = {"training": mode} if layer.name == "top_norm" else {}
+            x = layer(x, **more)
+        right = tf.gather(tf.nn.log_softmax(x), batch.labels[0], batch_dims=1)
+        total -= float(tf.reduce_mean(right)) / 2
+    return total
+
+
+def test_both_modes_are_those_of_keras():
+    net = small.network()
+    norm(net).moving_mean.assign(np.linspace(-1, 1, 8))
+    found = batchnorm_check.probe(training(net), batches())
+    assert found.inference.loss == pytest.approx(plain_losses(net, False), rel=1e-5)
+    moving = norm(net).moving_mean.numpy()
+    assert found.training.loss == pytest.approx(plain_losses(net, True), rel=1e-5)
+    assert not np.array_equal(norm(net).moving_mean.numpy(), moving), "as Keras trains, they move"
+
+
+def test_the_network_is_left_as_it_was():
+    net = small.network()
+    before = small.values(net.model.weights)
+    batchnorm_check.probe(training(net), batches(3))
+    after = small.values(net.model.weights)
+    assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_running_statistics_that_lag_behind_are_a_gap_with_its_cause():
+    net = small.network()
+    norm(net).moving_variance.assign(np.full(8, 1e-4))
+    found = batchnorm_check.probe(training(net), batches())
+    assert found.gap
+    line = found.complaint(Phase("tune"), 12)
+    for words in ("phase 'tune'", "after 12 steps with batch_norm=train", "batch_norm=frozen"):
+        assert words in line
+
+
+def test_statistics_that_fit_are_no_gap():
+    net = small.network()
+    given = training(net)
+    seen = []
+    for batch in batches():
+        x = tf.cast(batch.inputs[0], tf.float32)
+        for layer in net.model.layers[1:]:
+            if layer.name == "top_norm":
+                seen.append(x)
+            x = layer(x)
+    x = tf.concat(seen, 0)
+    norm(net).moving_mean.assign(tf.reduce_mean(x, [0, 1, 2]))
+    norm(net).moving_variance.assign(tf.math.reduce_variance(x, [0, 1, 2]))
+    assert not batchnorm_check.probe(given, batches()).gap
+
+
+@pytest.mark.parametrize(("batch_norm", "trainable"), [("frozen", "top"), ("train", "head")])
+def test_where_both_modes_are_one_program_they_give_the_same(batch_norm, trainable):
+    found = batchnorm_check.probe(training(small.network(), batch_norm, trainable), batches())
+    assert found.training == found.inference
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 6])
+def test_training_mode_is_what_the_step_gives(pieces):
+    """A piece is normalised by itself; filling counts for statistics, and not for the loss."""
+    net = small.network()
+    given = training(net, accumulate=pieces)
+    (batch,) = batches(1)
+    batch = batch._replace(weights=tf.constant([[1.0, 1, 1, 1, 1, 0]]))
+    found = batchnorm_check.probe(given, [batch])
+    steps.make_train_step(given)(batch, tf.zeros([1]))
+    assert found.training.loss == pytest.approx(given.totals.read().loss, rel=1e-5)
+    assert found.training.examples == 5
+
+
+def test_a_run_taken_up_at_the_end_of_a_phase_measures_the_same(coloured, tmp_path):
+    """Though nothing of that phase is left to be trained, and nothing kept of it filled."""
+    from engine.frozen.array_store import Room
+    from engine.training import loop
+
+    phases = (
+        "tune(trainable=block_16, epochs=2, batch_norm=train, views=1, learning_rate=1e-3)",
+        "more(epochs=1)",
+    )
+    recipe = small_runs.small_recipe(coloured, phases, cache="features")
+
+    def made(name, stop_at=None):
+        watcher = small_runs.Watcher(stop_at)
+        return small_runs.job(recipe, tmp_path / name, watcher, room=Room(10**9))
+
+    whole = loop.train(made("whole")).result
+    with pytest.raises(InterruptedError):
+        loop.train(made("parts", 12))
+    parts = loop.train(made("parts")).result
+    assert parts["phases"][0]["probe"] == whole["phases"][0]["probe"]
+
+
+@pytest.mark.parametrize(
+    ("trained", "used", "gap"),
+    [
+        (1.0, 1.2, False),
+        (1.0, 1.3, True),
+        (0.01, 0.1, False),
+        (0.01, 0.2, True),
+        (2.0, 1.0, False),
+        (1.0, math.nan, True),
+        (1.0, math.inf, True),
+    ],
+)
+def test_what_counts_as_a_gap(trained, used, gap):
+    both = (Figures(trained, 1.0, 9), Figures(used, 1.0, 9))
+    assert batchnorm_check.Probe(*both).gap is gap
+
+
+def test_a_run_reports_it_after_the_phase(coloured, tmp_path):
+    from engine.training import loop
+
+    phases = (
+        "transfer(epochs=1)",
+        "tune(trainable=block_16, epochs=2, batch_norm=train, learning_rate=1e-2)",
+    )
+    watcher = small_runs.Watcher()
+    made = small_runs.job(small_runs.small_recipe(coloured, phases), tmp_path / "r", watcher)
+    result = loop.train(made).result
+    head, tune = result["phases"]
+    assert "probe" not in head
+    assert tune["probe"]["training"]["examples"] == 4 * 8
+    # Ten steps move running statistics by a tenth of the way from those of random weights.
+    assert any("phase 'tune': loss" in note for note in watcher.notes)

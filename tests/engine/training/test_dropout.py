@@ -1,0 +1,75 @@
+"""Dropout: a mask for each example, drawn from nothing but its number, epoch and seed."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from scipy import special
+
+from engine.frozen.precision import Program
+from engine.runtime import stateless_random
+from engine.training import steps
+from tests.engine import small
+from tests.engine.trainers import FLOAT32, RATE, trainer
+
+
+class TestDropout:
+    recipe = small.recipe(dropout=0.3, seed=2)
+
+    def mask(self, batch, recipe=None):
+        return steps.dropout_mask(recipe or self.recipe, batch, 400).numpy()
+
+    def test_a_mask_belongs_to_its_example(self):
+        batch, order = small.batch(), [3, 0, 5, 1, 4, 2]
+        shuffled = self.mask(small.taken(batch, order))
+        assert np.array_equal(shuffled, self.mask(batch)[order])
+
+    def test_its_draws_are_not_those_of_augmentation(self):
+        batch = small.batch()
+        own, others = (
+            stateless_random.uniform(2, stream, batch.epochs, batch.examples, 400).numpy() >= 0.3
+            for stream in (stateless_random.DROPOUT, stateless_random.AUGMENT)
+        )
+        assert np.array_equal(self.mask(batch) > 0, own)
+        assert not np.array_equal(own, others)
+
+    def test_every_example_epoch_and_seed_has_its_own(self):
+        batch = small.batch()
+        later = batch._replace(epochs=batch.epochs + 1)
+        other = dataclasses.replace(self.recipe, seed=3)
+        masks = np.concatenate([self.mask(batch), self.mask(later), self.mask(batch, recipe=other)])
+        assert len(np.unique(masks, axis=0)) == 18
+
+    def test_kept_numbers_grow_so_that_the_mean_stays(self):
+        kept = self.mask(small.batch())
+        assert set(np.unique(kept)) == {np.float32(0), np.float32(1) / np.float32(0.7)}
+        # 2,400 draws: the share is within four standard deviations
+        assert abs((kept == 0).mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / kept.size)
+
+    def test_without_dropout_there_is_no_mask(self):
+        assert steps.dropout_mask(small.recipe(), small.batch(), 400) is None
+
+    def test_a_view_that_comes_again_drops_anew(self):
+        """Else each kept view would always lose the same features."""
+        batch = small.batch()
+        assert np.array_equal(self.mask(batch._replace(views=batch.views + 1)), self.mask(batch))
+
+    @pytest.mark.parametrize(
+        ("program", "tolerance"),
+        [(FLOAT32, 1e-6), (Program("mixed_bfloat16"), 1e-3), (Program("mixed_float16"), 1e-4)],
+        ids=str,
+    )
+    def test_a_step_learns_through_the_mask(self, program, tolerance):
+        """Half precision rounds the features, of 0 to 1, by up to a 512th and a 4096th."""
+        net, batch = small.network(head_units=40), small.batch()
+        before = small.values(net.head.weights)
+        x = np.array(
+            keras.Model(net.model.inputs[0], net.vector)(np.array(batch.inputs, np.float32))
+        )
+        x = x * steps.dropout_mask(self.recipe, batch, 40).numpy()
+        difference = special.softmax(x @ before[0] + before[1], -1) - np.eye(3)[batch.labels]
+        made = trainer(net=net, recipe=self.recipe, program=program)
+        made.step(batch, RATE)
+        expected = before[1] - 0.1 * difference.mean(0)
+        np.testing.assert_allclose(net.head.weights[1], expected, atol=tolerance)

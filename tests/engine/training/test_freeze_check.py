@@ -1,0 +1,85 @@
+"""What moved and what did not, on a small network."""
+
+from __future__ import annotations
+
+import pytest
+import tensorflow as tf
+
+from engine.core.recipe import Phase
+from engine.models import freezing
+from engine.training.freeze_check import Audit
+from tests.engine import small
+
+
+@pytest.fixture
+def net():
+    return small.network()
+
+
+def begin(net, trainable="top", **phase):
+    split = freezing.split(net, trainable)
+    return split, Audit(net.model, split, Phase("tune", trainable, **phase))
+
+
+def by_name(net, ending):
+    return next(v for v in net.model.weights if v.path.endswith(ending))
+
+
+def move(variables) -> None:
+    """In place and compiled, as an optimizer does it: what was remembered must be a copy."""
+
+    @tf.function
+    def step():
+        for variable in variables:
+            variable.assign_add(tf.ones_like(variable))
+
+    step()
+
+
+def test_all_opened_moved_and_nothing_else(net):
+    split, audit = begin(net)
+    move(split.variables)
+    assert audit.check(trained=True) == []
+
+
+def test_an_opened_variable_that_stood_still_is_named(net):
+    split, audit = begin(net)
+    still = [by_name(net, "top_conv/bias"), by_name(net, "logits/kernel")]
+    move([v for v in split.variables if all(v is not other for other in still)])
+    assert audit.check(trained=True) == [
+        "phase 'tune': open variables did not move: top_conv/bias, logits/kernel"
+    ]
+
+
+def test_nothing_has_to_move_where_no_step_was_taken(net):
+    _, audit = begin(net)
+    assert audit.check(trained=False) == []
+
+
+@pytest.mark.parametrize("name", ["low_conv/kernel", "low_norm/gamma", "top_norm/moving_mean"])
+def test_a_closed_variable_that_moved_is_an_error(net, name):
+    split, audit = begin(net)
+    move([*split.variables, by_name(net, name)])
+    with pytest.raises(RuntimeError, match=f"phase 'tune': closed variables moved: {name}$"):
+        audit.check(trained=True)
+
+
+def test_statistics_of_opened_normalisations_may_move_where_they_train(net):
+    split, audit = begin(net, batch_norm="train")
+    move([*split.variables, by_name(net, "top_norm/moving_variance")])
+    assert audit.check(trained=True) == []
+
+
+def test_those_of_closed_normalisations_may_not(net):
+    split, audit = begin(net, batch_norm="train")
+    move([*split.variables, by_name(net, "low_norm/moving_mean")])
+    with pytest.raises(RuntimeError, match="low_norm/moving_mean"):
+        audit.check(trained=True)
+
+
+def test_a_variable_that_is_no_number_has_not_moved_by_that(net):
+    kernel = by_name(net, "low_conv/kernel")
+    kernel.assign(kernel * float("nan"))
+    split, audit = begin(net)
+    move(split.variables)
+    assert audit.check(trained=True) == []

@@ -1,0 +1,250 @@
+"""The loop, whole: small real pictures, a small real network, phases, what it keeps and frees."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import statistics
+import weakref
+
+import numpy as np
+import pytest
+
+from engine.core.errors import UserError
+from engine.evaluation import calibration
+from engine.evaluation import evaluate as evaluation
+from engine.evaluation.decision_rule import Rule
+from engine.frozen import array_store
+from engine.frozen.array_store import Room
+from engine.training import epoch_record, loop, setup, steps
+from tests.engine.small_runs import (
+    LONGER,
+    PHASES,
+    Watcher,
+    final,
+    job,
+    small_recipe,
+    timeless,
+)
+
+
+def test_history_has_one_row_for_each_epoch(undisturbed):
+    made, watcher, _ = undisturbed
+    with open(made.run.history) as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == list(epoch_record.COLUMNS)
+    assert [(row["phase"], int(row["epoch"])) for row in rows] == [
+        ("transfer", 1),
+        ("transfer", 2),
+        ("fine_tune", 1),
+        ("fine_tune", 2),
+    ]
+    assert [int(row["step"]) for row in rows] == [5, 10, 15, 20]
+    assert [row["step"] for row in watcher.rows] == [5, 10, 15, 20]
+
+
+def test_the_saved_model_is_read_by_the_temperature_of_its_validation_pictures(undisturbed):
+    made, _, result = undisturbed
+    opened = setup.reopen(made.run)
+    step, read = steps.make_eval_step(opened.model), made.feed.once("validation")
+    answers = evaluation.collect(step, read, opened.classes)
+    fitted = calibration.fit_temperature(answers.logits, answers.labels)
+    assert opened.rule.temperature == pytest.approx(fitted, rel=1e-4)
+    assert opened.rule == Rule(result["calibration"]["temperature"])
+    assert opened.rule.temperature != 1
+
+
+def test_result_says_what_was_trained(undisturbed):
+    made, _, result = undisturbed
+    assert json.loads(made.run.result.read_text()) == result
+    assert result["status"] == "finished"
+    assert result["classes"] == ["blue", "red"]
+    transfer, fine_tune = result["phases"]
+    assert transfer["trainable_variables"] == 2
+    assert transfer["trainable_parameters"] == 1280 * 2 + 2
+    assert fine_tune["trainable_parameters"] > transfer["trainable_parameters"]
+    best = max(
+        made.run.history.open().read().splitlines()[1:], key=lambda r: float(r.split(",")[6])
+    )
+    assert result["best"]["val_accuracy"] == float(best.split(",")[6])
+
+
+def test_the_saved_best_model_scores_what_the_result_says(undisturbed):
+    made, _, result = undisturbed
+    opened = setup.reopen(made.run)
+    again = evaluation.evaluate(steps.make_eval_step(opened.model), made.feed.once("validation"), 2)
+    assert result["validation"] == pytest.approx(
+        {"accuracy": again.accuracy, "loss": again.loss, "count": 13}, rel=1e-6
+    )
+    # While it trained, the frozen part was a program of its own.
+    assert again.accuracy == result["best"]["val_accuracy"]
+    assert again.loss == pytest.approx(result["best"]["val_loss"], rel=1e-4)
+    assert "test" not in result
+
+
+def test_kept_features_train_as_pictures_do(coloured, tmp_path):
+    """With the same views, to rounding: a kept row was worked out in another batch."""
+    phases = [text.format(", views=2, refresh=0.3") for text in LONGER]
+    ends = []
+    for cache in ("none", "features"):
+        recipe = small_recipe(coloured, phases, cache=cache)
+        made = job(recipe, tmp_path / cache, Watcher(), room=Room(10**9))
+        loop.train(made)
+        keeps = json.loads(made.run.plan.read_text())["keeps"].values()
+        assert [keep["slots"] for keep in keeps] == [{"none": 0, "features": 2}[cache]] * 2
+        ends.append((final(made.run)["model"], timeless(made.run)))
+    for one, other in zip(*(model for model, _ in ends), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    for one, other in zip(*(rows for _, rows in ends), strict=True):
+        assert one[3] == pytest.approx(other[3], rel=1e-3), "train_loss"
+        assert one[5] == pytest.approx(other[5], rel=1e-3), "val_loss"
+
+
+def test_where_features_can_not_be_kept_after_all_the_trunk_runs_each_time(
+    coloured, tmp_path, monkeypatch
+):
+    phases = ("transfer(epochs=4, views=2)",)
+    plain = job(small_recipe(coloured, phases, cache="none"), tmp_path / "plain", Watcher())
+    loop.train(plain)
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(array_store, "table", full)
+    watcher = Watcher()
+    recipe = small_recipe(coloured, phases)
+    made = job(recipe, tmp_path / "full", watcher, room=Room(10**9))
+    loop.train(made)
+    assert any("can't be kept (No space left on device)" in note for note in watcher.notes)
+    ours, theirs = final(made.run), final(plain.run)
+    assert all(map(np.array_equal, ours["model"], theirs["model"]))
+
+
+def test_a_phase_without_epochs_is_passed_over(coloured, tmp_path):
+    phases = ("transfer(epochs=0)", "fine_tune(trainable=block_16, epochs=1)")
+    made = job(small_recipe(coloured, phases), tmp_path / "run", Watcher())
+    result = loop.train(made).result
+    assert [phase["name"] for phase in result["phases"]] == ["fine_tune"]
+    assert set(json.loads(made.run.plan.read_text())["keeps"]) == {"fine_tune"}
+
+
+def test_early_stop_ends_the_phase_and_the_next_one_begins(coloured, tmp_path):
+    phases = (
+        "stuck(epochs=9, learning_rate=1e-30, early_stop=2)",
+        "next(epochs=1, learning_rate=1e-2)",
+    )
+    watcher = Watcher()
+    result = loop.train(job(small_recipe(coloured, phases), tmp_path / "run", watcher)).result
+    assert [phase["epochs"] for phase in result["phases"]] == [3, 1]
+    assert any("did not move" in note for note in watcher.notes)
+
+
+def test_an_epoch_whose_validation_loss_is_no_number_is_better_than_none(
+    coloured, tmp_path, monkeypatch
+):
+    """Neither the best, nor what others have to be better than for the phase to go on."""
+    losses = iter([np.nan, 0.5, np.nan, 0.4])
+
+    def evaluate(*arguments):
+        return evaluation.Evaluation(next(losses), np.diag([9, 4]))
+
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    recipe = small_recipe(coloured, ["transfer(epochs=4, learning_rate=1e-2, early_stop=2)"])
+    watcher = Watcher()
+    result = loop.train(job(recipe, tmp_path / "run", watcher)).result
+    assert len(watcher.rows) == 4
+    assert result["best"]["epoch"] == 4
+
+
+def test_nor_does_a_run_end_well_whose_model_answers_so(coloured, tmp_path, monkeypatch):
+    real = steps.make_eval_step
+
+    def spoiled(model):
+        step = real(model)
+
+        def answer(images, labels):
+            losses, logits = step(images, labels)
+            return losses, logits * np.nan
+
+        return answer
+
+    monkeypatch.setattr(steps, "make_eval_step", spoiled)
+    made = job(small_recipe(coloured, ["transfer(epochs=1)"]), tmp_path / "run", Watcher())
+    with pytest.raises(UserError, match="answers to 13 of 13 pictures are no numbers; train anew"):
+        loop.train(made)
+    assert not made.run.finished()
+
+
+def test_a_phase_gives_its_room_back_before_the_next_one_takes_its_own(
+    coloured, tmp_path, monkeypatch
+):
+    kept, alive = [], []
+    original = loop.begin
+
+    def begin(*given):
+        alive.append(sum(table() is not None for table in kept))
+        stage = original(*given)
+        kept.extend(weakref.ref(table.rows) for table in stage.features.tables)
+        return stage
+
+    monkeypatch.setattr(loop, "begin", begin)
+    phases = [
+        f"{name}(trainable={open_}, epochs=1, views=1)"
+        for name, open_ in (("a", "head"), ("b", "block_16"), ("c", "head"))
+    ]
+    recipe = small_recipe(coloured, phases, cache="features")
+    loop.train(job(recipe, tmp_path / "run", Watcher(), room=Room(10**9)))
+    assert (len(kept), alive) == (3, [0, 0, 0])
+
+
+class Meter(Watcher):
+    measures = True
+
+    def growth(self, first: int) -> int:
+        """Bytes that were added after so many epochs."""
+        return self.memory[-1] - self.memory[first // 4 - 1]
+
+    def leak(self, first: int) -> float:
+        """Bytes that an epoch adds as a rule, after so many; a step up for once is none."""
+        later = itertools.pairwise(self.memory[first // 4 - 1 :])
+        return statistics.median(after - before for before, after in later) / 4
+
+
+def test_resident_memory_is_flat_from_epoch_to_epoch(coloured, tmp_path):
+    meter = Meter()
+    recipe = small_recipe(coloured, ("transfer(epochs=12, learning_rate=1e-3)",))
+    loop.train(job(recipe, tmp_path / "run", meter, from_files=True))
+    assert len(meter.memory) == 3
+    assert meter.growth(4) < 16 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("where", "augment", "more"),
+    [("memory", "flip", ""), ("disk", "rotate", ", views=2, refresh=0.2")],
+)
+def test_so_it_is_over_many_epochs_of_kept_features(
+    coloured, tmp_path, monkeypatch, where, augment, more
+):
+    """Of all views, and of some of which a part is worked out anew each epoch."""
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 1e9)  # the first checkpoint loads what draws pictures
+    meter = Meter()
+    room = Room(10**9) if where == "memory" else Room(0, tmp_path / "kept")
+    recipe = small_recipe(coloured, (f"transfer(epochs=50{more})",), augment)
+    loop.train(job(recipe, tmp_path / "run", meter, room=room, steps_per_call=5))
+    assert {"memory": "in memory", "disk": "on disk"}[where] in "".join(meter.notes)
+    assert len(meter.memory) == 12
+    assert meter.leak(12) < 2**16
+    assert meter.growth(12) < 32 * 2**20
+
+
+def test_each_step_is_traced_once(coloured, tmp_path, monkeypatch):
+    seen = []
+    original = loop.steps.make_train_step
+    monkeypatch.setattr(
+        loop.steps, "make_train_step", lambda *a: seen.append(original(*a)) or seen[-1]
+    )
+    phases = [*PHASES, "again(trainable=block_16, epochs=2, views=1)"]
+    settings = {"steps_per_call": 4, "room": Room(10**9)}
+    loop.train(job(small_recipe(coloured, phases), tmp_path / "run", Watcher(), **settings))
+    assert [step.compiled.experimental_get_tracing_count() for step in seen] == [1, 1, 1]

@@ -1,0 +1,42 @@
+"""Loss scaling: float16 that does not underflow, and steps that overflow skipped."""
+
+import types
+
+import numpy as np
+
+from engine.frozen.precision import Program
+from tests.engine import small
+from tests.engine.trainers import RATE, agree, moved, trainer
+
+
+class TestLossScaling:
+    half = types.MappingProxyType({"program": Program("mixed_float16"), "scale_loss": True})
+
+    def test_it_changes_nothing_where_nothing_overflows(self):
+        ours, theirs = trainer("top", scale_loss=True), trainer("top")
+        ours.step(small.batch(), RATE)
+        theirs.step(small.batch(), RATE)
+        agree(ours.net.model, theirs.net.model)
+
+    def test_float16_trains_close_to_float32(self):
+        ours = trainer("top", **self.half)
+        theirs = trainer("top")
+        before = small.values(ours.net.model.weights)
+        ours.step(small.batch(), RATE)
+        theirs.step(small.batch(), RATE)
+        for old, one, other in zip(
+            before, ours.net.model.weights, theirs.net.model.weights, strict=True
+        ):
+            np.testing.assert_allclose(one - old, other - old, atol=2e-3)
+        assert len(moved(ours.net.model, before)) == 6
+
+    def test_a_step_that_overflows_is_skipped_and_the_scale_halved(self):
+        made = trainer("top", **self.half)
+        made.optimizer.dynamic_scale.assign(2.0**100)
+        before = small.values(made.net.model.weights)
+        made.step(small.batch(), RATE)
+        assert moved(made.net.model, before) == set()
+        assert float(made.optimizer.dynamic_scale.numpy()) == 2.0**99
+        made.optimizer.dynamic_scale.assign(2.0**10)
+        made.step(small.batch(), RATE)
+        assert len(moved(made.net.model, before)) == 6

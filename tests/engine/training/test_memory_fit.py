@@ -1,0 +1,51 @@
+"""What counts as too little memory, and that everything a run does is tried."""
+
+from __future__ import annotations
+
+import pytest
+import tensorflow as tf
+
+from engine.training import memory_fit, steps
+from pipelines.augment import augment
+from tests.engine.small_runs import small_recipe
+
+
+def exhausted(text: str) -> tf.errors.OpError:
+    return tf.errors.ResourceExhaustedError(None, None, text)
+
+
+@pytest.mark.parametrize(
+    ("error", "want"),
+    [
+        (exhausted("OOM when allocating tensor with shape[64,3]"), True),
+        (tf.errors.InternalError(None, None, "RESOURCE_EXHAUSTED: Out of memory"), True),
+        (tf.errors.InternalError(None, None, "CUDA_ERROR_OUT_OF_MEMORY: out of memory"), True),
+        (exhausted("runs/x/events; No space left on device"), False),
+        (exhausted("a.jpg; Too many open files"), False),
+        (tf.errors.InternalError(None, None, "cuDNN failed"), False),
+        (MemoryError("RESOURCE_EXHAUSTED"), False),
+        (OSError("No space left on device"), False),
+    ],
+)
+def test_out_of_memory(error, want):
+    assert memory_fit.out_of_memory(error) is want
+
+
+def test_files_that_run_out_are_no_lack_of_memory():
+    with pytest.raises(tf.errors.ResourceExhaustedError) as caught:
+        tf.io.write_file("/dev/full", tf.constant("x" * 100_000))
+    assert not memory_fit.out_of_memory(caught.value)
+
+
+def test_every_phase_is_tried_with_a_step_in_its_pieces(tmp_path, monkeypatch):
+    tried, make = [], steps.make_train_step
+
+    def noting(given):
+        tried.append((given.phase.name, given.recipe.accumulate, given.program.dtype))
+        return make(given)
+
+    monkeypatch.setattr(steps, "make_train_step", noting)
+    phases = ("a(epochs=1)", "b(epochs=0)", "c(trainable=block_16, epochs=3, batch_norm=train)")
+    recipe = small_recipe(tmp_path, phases, accumulate=2, precision="auto")
+    memory_fit.try_out(recipe, "xyz", augment.compose(recipe.augment), tf.distribute.get_strategy())
+    assert tried == [("a", 2, "float32"), ("c", 2, "float32")]

@@ -1,0 +1,74 @@
+"""Running totals against sums by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from engine.training.metrics import Totals
+
+
+def add(totals: Totals, *columns) -> None:
+    totals.add(*(tf.constant(column, tf.float32) for column in columns))
+
+
+def test_means_of_two_batches():
+    """Loss is a mean by weight; accuracy and count leave out what only fills up."""
+    totals = Totals()
+    add(totals, [1.0, 4.0], [2.0, 1.0], [1.0, 0.0], [1.0, 1.0])
+    add(totals, [2.0, 9.0], [2.0, 0.0], [1.0, 1.0], [1.0, 0.0])
+    figures = totals.read()
+    assert figures.loss == pytest.approx((1 * 2 + 4 * 1 + 2 * 2) / 5)
+    assert figures.accuracy == pytest.approx(2 / 3)
+    assert figures.examples == 3
+
+
+def test_nothing_is_not_a_number_and_reset_gives_nothing():
+    totals = Totals()
+    add(totals, [1.0], [1.0], [1.0], [1.0])
+    totals.reset()
+    figures = totals.read()
+    assert math.isnan(figures.loss)
+    assert math.isnan(figures.accuracy)
+    assert figures.examples == 0
+
+
+def test_a_loss_that_is_no_number_is_seen():
+    totals = Totals()
+    add(totals, [np.nan, 1.0], [1.0, 1.0], [0.0, 1.0], [1.0, 1.0])
+    assert math.isnan(totals.read().loss)
+    assert totals.read().accuracy == 0.5
+
+
+def test_it_adds_within_a_compiled_function():
+    totals = Totals()
+    step = tf.function(lambda: add(totals, [1.0, 3.0], [1.0, 1.0], [1.0, 0.0], [1.0, 1.0]))
+    step()
+    step()
+    assert (totals.read().loss, totals.read().examples) == (2.0, 4)
+
+
+def test_the_first_step_whose_loss_was_no_number_is_known():
+    totals = Totals()
+
+    @tf.function
+    def step(loss):
+        totals.add(tf.stack([loss, 1.0]), tf.ones([2]), tf.ones([2]), tf.ones([2]))
+        totals.end_step()
+
+    for loss in (1.0, 2.0):
+        step(tf.constant(loss))
+    assert totals.read().bad_step is None
+    for loss in (np.inf, 1.0, np.nan):
+        step(tf.constant(loss, tf.float32))
+    assert totals.read().bad_step == 2
+    state = [np.asarray(part) for part in totals.state]
+    totals.reset()
+    step(tf.constant(1.0))
+    assert totals.read().bad_step is None
+    for variable, value in zip(totals.variables, state, strict=True):
+        variable.assign(value)
+    assert totals.read().bad_step == 2

@@ -1,0 +1,309 @@
+"""A loss that is no number: its batch is named, and the run goes back with half the rate."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import errno
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from engine.core.errors import UserError
+from engine.core.recipe import Phase
+from engine.frozen.array_store import Room
+from engine.runs import checkpoints, directory
+from engine.runs.directory import RunDir
+from engine.runtime.shutdown import Stop
+from engine.training import loop, nan_recovery
+from engine.training.nan_recovery import Setback
+from tests.engine.small_runs import Watcher, job, same_end, small_recipe
+
+BAD = 13  # in the first epoch of the second phase; there are 5 steps in an epoch, 10 in a phase
+HALF = (
+    "transfer(epochs=2, learning_rate=1e-2)",
+    "fine_tune(trainable=block_16, epochs=2, optimizer=sgd, momentum=0.9, learning_rate=5e-3)",
+)
+WAYS = {
+    "looked at after each step": {},
+    "fetched once an epoch": {"log_steps": 1000, "steps_per_call": 4},
+    "from what is kept of the trunk": {"room": Room(10**9)},
+}
+
+
+def spoiled(made: loop.Job, step: int = BAD, times: int = 1, known=None) -> loop.Job:
+    """A weight of that step's batch is no number, until so many setbacks are known."""
+    real, known = made.feed.train, known or (lambda: len(nan_recovery.read(made.run)))
+
+    def train(first, stop, *rest):
+        done = first
+        for batch in real(first, stop, *rest):
+            weights = np.array(batch.weights)
+            place, done = step - done, done + len(weights)
+            if 0 <= place < len(weights) and known() < times:
+                weights[place, 2] = np.nan
+            yield batch._replace(weights=tf.constant(weights))
+
+    return dataclasses.replace(made, feed=dataclasses.replace(made.feed, train=train))
+
+
+@pytest.fixture(scope="module")
+def half(coloured, tmp_path_factory) -> RunDir:
+    """A run that has half the rate in its second phase from the start."""
+    made = job(small_recipe(coloured, HALF), tmp_path_factory.mktemp("half") / "run", Watcher())
+    loop.train(made)
+    return made.run
+
+
+@pytest.mark.parametrize("settings", WAYS.values(), ids=WAYS)
+def test_the_run_goes_back_with_half_the_rate(coloured, half, tmp_path, settings):
+    watcher = Watcher()
+    made = spoiled(job(small_recipe(coloured), tmp_path / "run", watcher, **settings))
+    loop.train(made)
+    assert nan_recovery.read(made.run) == [Setback("fine_tune", BAD, 10)]
+    (line,) = [line for line in watcher.notes if "the loss is" in line]
+    assert line == (
+        f"phase 'fine_tune', step 14: the loss is nan; its pictures are listed in "
+        f"{made.run.nan_batch}; going back to step 10 with half the learning rate"
+    )
+    if "room" not in settings:  # a mirrored picture in the cache is rounded otherwise
+        assert same_end(made.run, half)
+
+
+def test_what_it_goes_back_to_is_read_once_and_held_until_it_is_in_use(
+    coloured, tmp_path, monkeypatch
+):
+    read, held, load, train = [], [], checkpoints.load, loop._train
+
+    def noting(run, saved):
+        held.extend([saved, run.first])
+        return train(run, saved)
+
+    monkeypatch.setattr(checkpoints, "load", lambda run: read.append(run) or load(run))
+    monkeypatch.setattr(loop, "_train", noting)
+    loop.train(spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher())))
+    assert len(read) == 2, "at the start, and where it went back"
+    assert held == [{}, {}, {}, {}]
+
+
+def test_the_batch_is_listed(coloured, tmp_path):
+    made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher()))
+    loop.train(made)
+    batch = next(iter(made.feed.train(BAD, BAD + 1)))
+    rows = list(csv.DictReader(made.run.nan_batch.open()))
+    real = np.array(batch.weights)[0] > 0
+    examples = np.array(batch.examples)[0][real]
+    assert [int(row["example"]) for row in rows] == examples.tolist()
+    for row in rows:
+        assert row["path"] == made.feed.name(int(row["example"]))
+        assert f"/{row['label']}/" in row["path"]
+        assert (row["epoch"], row["view"]) == ("2", "2")
+
+
+def test_in_the_first_epoch_it_begins_anew(coloured, tmp_path):
+    phases = ("transfer(epochs=1, learning_rate={})",)
+    slow = job(small_recipe(coloured, [phases[0].format("5e-3")]), tmp_path / "slow", Watcher())
+    loop.train(slow)
+    recipe = small_recipe(coloured, [phases[0].format("1e-2")])
+    made = spoiled(job(recipe, tmp_path / "run", Watcher()), step=3)
+    loop.train(made)
+    assert same_end(made.run, slow.run)
+
+
+def test_killed_after_a_setback_the_rate_stays_halved(coloured, half, tmp_path):
+    recipe, place = small_recipe(coloured), tmp_path / "run"
+    with pytest.raises(InterruptedError):
+        loop.train(spoiled(job(recipe, place, Late(16), checkpoint_minutes=1e9)))
+    loop.train(spoiled(job(recipe, place, Watcher())))
+    assert same_end(RunDir(place), half)
+
+
+def went_back(watcher: Watcher) -> bool:
+    return any("half the learning rate" in note for note in watcher.notes)
+
+
+class Late(Watcher):
+    """Interrupts at a step once there was a setback."""
+
+    def step(self, moment):
+        if went_back(self):
+            super().step(moment)
+
+
+def test_a_checkpoint_is_never_written_of_a_step_that_was_no_good(coloured, tmp_path):
+    """Here one is due after each step, and figures are not."""
+    settings = {"log_steps": 1000, "checkpoint_minutes": 0}
+    made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher(), **settings))
+    loop.train(made)
+    assert nan_recovery.read(made.run) == [Setback("fine_tune", BAD, BAD)]
+
+
+class Spoils(Watcher):
+    """Leaves a variable that is no number, as a last update may, without a loss that shows it."""
+
+    def step(self, moment):
+        super().step(moment)
+        if moment.step == BAD and not went_back(self):
+            spoiled = self.find(made=self.classifier)
+            spoiled.assign(spoiled * np.inf + np.inf)
+
+
+TRAINED = (HALF[0], HALF[1].replace("epochs=2", "epochs=2, batch_norm=train"))
+
+
+@pytest.mark.parametrize(
+    ("phases", "find"),
+    [
+        (HALF, lambda made: made.head.kernel),
+        (TRAINED, lambda made: made.model.get_layer("block_16_expand_BN").moving_variance),
+    ],
+    ids=["a kernel", "a running statistic"],
+)
+def test_nor_of_variables_that_are_no_good(coloured, tmp_path, phases, find):
+    watcher = Spoils()
+    recipe = small_recipe(coloured, phases)
+    made = job(recipe, tmp_path / "run", watcher, checkpoint_minutes=0)
+    watcher.classifier, watcher.find = made.classifier, find
+    loop.train(made)
+    assert nan_recovery.read(made.run) == [Setback("fine_tune", BAD - 1, BAD - 1)]
+    assert any("step 13: its update left variables that are no numbers" in n for n in watcher.notes)
+    assert all(np.isfinite(array).all() for array in checkpoints.load(made.run)[1]["model"])
+
+
+def test_three_times_and_no_more(coloured, tmp_path):
+    watcher = Watcher()
+    made = spoiled(job(small_recipe(coloured), tmp_path / "run", watcher), times=4)
+    with pytest.raises(
+        UserError, match=r"the loss is nan; .*, after the rate was halved 3 times; lower"
+    ):
+        loop.train(made)
+    assert len(nan_recovery.read(made.run)) == 3
+    assert checkpoints.load(made.run)[0].step == 10
+
+
+def test_asked_to_it_ends_instead(coloured, tmp_path):
+    made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher(), on_nan="stop"))
+    with pytest.raises(UserError, match=r"step 14: the loss is nan; .*lower the phase's learning"):
+        loop.train(made)
+    assert made.run.nan_batch.exists()
+    assert not made.run.setbacks.exists()
+
+
+def test_the_rate_is_halved_from_there_on_and_in_that_phase_only(tmp_path):
+    run, phase = RunDir(tmp_path), Phase("b")
+    nan_recovery.write(run, [Setback("b", 13, 10), Setback("b", 17, 15)])
+    known = nan_recovery.read(run)
+    rate = nan_recovery.slowed(lambda step: 8.0, known, phase, start=5)
+    assert [rate(step) for step in (0, 4, 5, 9, 10, 30)] == [8, 8, 4, 4, 2, 2]
+    assert nan_recovery.slowed(lambda step: 8.0, known, Phase("a"), start=0)(20) == 8
+
+
+def test_before_its_first_checkpoint_a_run_keeps_its_setbacks_to_itself(coloured, tmp_path):
+    """The user lowers the rate and starts again: that is another run."""
+    from engine.runs.directory import claim
+
+    recipe, place = small_recipe(coloured), tmp_path / "run"
+    made = spoiled(job(recipe, place, Watcher()), step=2, times=4)
+    with pytest.raises(UserError, match="halved 3 times"):
+        loop.train(made)
+    claim(made.run, small_recipe(coloured, HALF), overwrite=False)
+    assert nan_recovery.read(made.run) == []
+
+
+class Impatient(Stop):
+    def wait(self, seconds):
+        raise AssertionError("it waits")
+
+
+def test_while_the_disk_is_full_too(coloured, half, tmp_path, monkeypatch):
+    """What the run knows of it is in memory, and written with the next checkpoint."""
+    watcher, place, real = Watcher(), tmp_path / "run", directory.os.fsync
+    parts = [place / f"{name}.part" for name in ("nan_batch.csv", "setbacks.json")]
+
+    def fsync(handle):
+        if any(part.exists() for part in parts) and not went_back(watcher):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr(directory.os, "fsync", fsync)
+    made = job(small_recipe(coloured), place, watcher, stop=Impatient())
+    loop.train(spoiled(made, known=lambda: went_back(watcher)))
+    assert nan_recovery.read(made.run) == [Setback("fine_tune", BAD, 10)]
+    assert same_end(made.run, half)
+    (line,) = [line for line in watcher.notes if "the loss is" in line]
+    assert line.endswith(
+        "step 14: the loss is nan; going back to step 10 with half the learning rate"
+    )
+
+
+def test_a_picture_that_can_not_be_read_any_more_hides_nothing(coloured, tmp_path):
+    """It is met when the batch is read once more, to be listed."""
+    made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher(), on_nan="stop"))
+    real = made.feed.train
+
+    def train(first, stop, *rest):
+        if (first, stop) == (BAD, BAD + 1):
+            raise UserError("broken.jpg: not a picture")
+        return real(first, stop, *rest)
+
+    made = dataclasses.replace(made, feed=dataclasses.replace(made.feed, train=train))
+    with pytest.raises(
+        UserError, match="step 14: the loss is nan; lower the phase's learning_rate"
+    ):
+        loop.train(made)
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_back_to(coloured, tmp_path):
+    """Of a run that was taken up; the directory was removed since."""
+
+    class Removes(Watcher):
+        def step(self, moment):
+            if moment.step == BAD - 1:
+                shutil.rmtree(tmp_path / "run")
+
+    recipe, place = small_recipe(coloured), tmp_path / "run"
+    with pytest.raises(InterruptedError):
+        loop.train(job(recipe, place, Watcher(stop_at=12), checkpoint_minutes=0))
+    message = (
+        r"step 14: the loss is nan; .*checkpoints has vanished, so there is nothing to go back"
+    )
+    with pytest.raises(UserError, match=message):
+        loop.train(spoiled(job(recipe, place, Removes())))
+
+
+def test_neither_is_lost_with_the_directory(coloured, half, tmp_path):
+    class Removes(Late):
+        def step(self, moment):
+            if moment.step == 16 and went_back(self):
+                shutil.rmtree(tmp_path / "run")
+
+    made = spoiled(job(small_recipe(coloured), tmp_path / "run", Removes()))
+    loop.train(made)
+    assert nan_recovery.read(made.run) == [Setback("fine_tune", BAD, 10)]
+    assert same_end(made.run, half)
+
+
+WORDS = '[{"phase": "a", "step": "x", "since": null}]'  # what would end the run much later
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '[{"phase": "a"}]', '"x"', "[" * 10**5, WORDS])
+def test_a_damaged_list_of_setbacks_is_no_empty_one(tmp_path, text):
+    run = RunDir(tmp_path)
+    run.setbacks.write_text(text)
+    with pytest.raises(UserError, match=r"setbacks.json: can't be read .*--overwrite"):
+        nan_recovery.read(run)
+
+
+def test_a_new_run_knows_none(coloured, tmp_path):
+    from engine.runs.directory import claim
+
+    recipe, place = small_recipe(coloured), tmp_path / "run"
+    made = spoiled(job(recipe, place, Watcher()))
+    loop.train(made)
+    claim(made.run, recipe, overwrite=True)
+    assert not made.run.nan_batch.exists()
+    assert json.loads(made.run.recipe.read_text())
+    assert nan_recovery.read(made.run) == []

@@ -1,0 +1,281 @@
+"""Runs that are cut off and taken up: the same bits, and nothing decided twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import tensorflow as tf
+
+from engine.core.errors import UserError
+from engine.frozen import cache_policy, precision
+from engine.frozen.array_store import Room
+from engine.runs import checkpoints
+from engine.runs.directory import RunDir
+from engine.runtime.shutdown import Stop, Stopped
+from engine.training import loop, steps_per_execution
+from pipelines.loading import batches
+from pipelines.sources import sources
+from tests.engine.small_runs import (
+    LONGER,
+    Watcher,
+    job,
+    same_end,
+    small_recipe,
+)
+
+OTHER_RUNS = {
+    "views drawn anew in part, in bfloat16": (
+        {"precision": "auto", "phases": [text.format(", views=2, refresh=0.3") for text in LONGER]},
+        {"room": Room(10**9)},
+        2,
+    ),
+    "mirror images, steps in one call": (
+        {"augment": "flip", "phases": [text.format("") for text in LONGER]},
+        {"room": Room(10**9), "steps_per_call": 4},
+        2,
+    ),
+    "in pieces, steps in one call": ({"accumulate": 2}, {"steps_per_call": 4}, 0),
+}
+
+
+@pytest.mark.parametrize("step", [3, 5, 10, 13])
+def test_a_run_that_was_stopped_ends_with_the_same_bits(coloured, undisturbed, tmp_path, step):
+    recipe = small_recipe(coloured)
+    with pytest.raises(InterruptedError):
+        loop.train(job(recipe, tmp_path / "run", Watcher(stop_at=step), checkpoint_minutes=0))
+    again = job(recipe, tmp_path / "run", Watcher())
+    resumed = loop.train(again).result
+    assert same_end(again.run, undisturbed[0].run)
+    assert resumed["best"] == undisturbed[2]["best"]
+
+
+FAULTS = (
+    UserError("a.jpg: truncated or damaged JPEG, though it was sound when the run began"),
+    OSError("Input/output error"),
+    tf.errors.DataLossError(None, None, "a record's checksum is wrong"),
+)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_so_does_one_whose_input_failed(coloured, undisturbed, tmp_path, fault):
+    made = job(small_recipe(coloured), tmp_path / "run", Watcher(), checkpoint_minutes=0)
+    real = made.feed.train
+
+    def train(first, stop, *rest):
+        for step, batch in zip(range(first, stop), real(first, stop, *rest), strict=True):
+            if step == 13:
+                raise fault
+            yield batch
+
+    feed = dataclasses.replace(made.feed, train=train)
+    with pytest.raises(type(fault)):
+        loop.train(dataclasses.replace(made, feed=feed))
+    assert checkpoints.load(made.run)[0].step == 13
+    loop.train(job(small_recipe(coloured), tmp_path / "run", Watcher()))
+    assert same_end(made.run, undisturbed[0].run)
+
+
+class Asks(Watcher):
+    """Asks the run to end at a step, which is then done all the same."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.at, self.stop = step, Stop()
+
+    def step(self, moment):
+        super().step(moment)
+        if moment.step == self.at:
+            self.stop.ask("the test")
+
+
+@pytest.mark.parametrize("step", [1, 5, 7, 10, 14])
+def test_asked_to_end_a_run_saves_what_it_has(coloured, undisturbed, tmp_path, step):
+    """Within an epoch, at its end and that of a phase; there are 5 steps in each."""
+    recipe, asks = small_recipe(coloured), Asks(step)
+    with pytest.raises(Stopped, match="the test"):
+        loop.train(job(recipe, tmp_path / "run", asks, stop=asks.stop))
+    assert checkpoints.load(RunDir(tmp_path / "run"))[0].step == step
+    again = job(recipe, tmp_path / "run", Watcher())
+    loop.train(again)
+    assert same_end(again.run, undisturbed[0].run)
+
+
+def test_before_its_first_step_and_while_it_fills_too(coloured, tmp_path):
+    recipe = small_recipe(coloured, [text.format(", views=2") for text in LONGER])
+    settings = {"room": Room(10**9)}
+    steady = job(recipe, tmp_path / "steady", Watcher(), **settings)
+    loop.train(steady)
+    stop = Stop()
+    stop.ask("the test")
+    with pytest.raises(Stopped):
+        loop.train(job(recipe, tmp_path / "run", Watcher(), stop=stop, **settings))
+    assert checkpoints.load(RunDir(tmp_path / "run"))[0].step == 0
+    loop.train(job(recipe, tmp_path / "run", Watcher(), **settings))
+    assert same_end(RunDir(tmp_path / "run"), steady.run)
+
+
+@pytest.fixture
+def half_is_faster(monkeypatch):
+    """As if bfloat16 had been measured to be the fastest."""
+
+    def trials(programs, make, inputs):
+        return [precision.Trial(program, 1.0 + place, 0) for place, program in enumerate(programs)]
+
+    monkeypatch.setattr(precision, "trials", trials)
+    monkeypatch.setattr(precision, "half_precisions", lambda: ["bfloat16"])
+
+
+@pytest.mark.parametrize("what", OTHER_RUNS)
+def test_so_does_one_that(coloured, tmp_path, half_is_faster, what):
+    """Stopped twice, within an epoch and at the end of one, in either phase."""
+    changes, settings, kept = OTHER_RUNS[what]
+    recipe = small_recipe(coloured, **changes)
+    steady = job(recipe, tmp_path / "steady", Watcher(), **settings)
+    loop.train(steady)
+    place = tmp_path / "stopped"
+    last = 5 * sum(phase.epochs for phase in recipe.phases)
+    for stop in (last // 2 - 1, last - 5):
+        with pytest.raises(InterruptedError):
+            loop.train(job(recipe, place, Watcher(stop), checkpoint_minutes=0, **settings))
+    loop.train(job(recipe, place, Watcher(), **settings))
+    assert same_end(RunDir(place), steady.run)
+    phases = json.loads(steady.run.plan.read_text())["keeps"].values()
+    assert [phase["slots"] for phase in phases] == [kept, kept]
+
+
+def test_the_measured_pace_changes_nothing(coloured, undisturbed, tmp_path, monkeypatch):
+    """In the first epoch the pace changes from one step a call to all that are left."""
+    monkeypatch.setattr(steps_per_execution, "CALL_SECONDS", 1e9)
+    watcher = Watcher()
+    made = job(small_recipe(coloured), tmp_path / "run", watcher, steps_per_call=None)
+    loop.train(made)
+    assert [moment.step for moment in watcher.moments[:6]] == [1, 2, 3, 4, 5, 10]
+    assert same_end(made.run, undisturbed[0].run)
+
+
+def test_a_run_that_is_taken_up_measures_and_decides_nothing_anew(coloured, tmp_path, monkeypatch):
+    recipe = small_recipe(coloured, [text.format(", views=2") for text in LONGER], precision="auto")
+    settings = {"room": Room(10**9), "checkpoint_minutes": 0}
+    monkeypatch.setattr(precision, "half_precisions", lambda: ["bfloat16"])
+    with pytest.raises(InterruptedError):
+        loop.train(job(recipe, tmp_path / "run", Watcher(stop_at=17), **settings))
+    plan = RunDir(tmp_path / "run").plan.read_text()
+    values = json.loads(plan)
+    assert set(values["keeps"]) == {"transfer", "fine_tune"}
+    assert {len(each) for each in values["trials"].values()} == {2}, "float32 and bfloat16"
+
+    def again(*_):
+        raise AssertionError("decided anew")
+
+    monkeypatch.setattr(precision, "trials", again)
+    monkeypatch.setattr(cache_policy, "decide", again)
+    loop.train(job(recipe, tmp_path / "run", Watcher(), **settings))
+    assert RunDir(tmp_path / "run").plan.read_text() == plan
+
+
+class Saves(Watcher):
+    """Notes after each epoch at which steps checkpoints had been written by then."""
+
+    def __init__(self, run: RunDir) -> None:
+        super().__init__()
+        self.run, self.seen = run, []
+
+    def epoch(self, row, evaluation, best):
+        files = sorted(self.run.checkpoints.glob("step_*.npz"))
+        steps = [int(path.name.split("_")[1]) for path in files]
+        self.seen.append((row["step"], steps, self.run.best.exists()))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "share", "minutes", "expected"),
+    [
+        (1e9, 1e9, 10, [(5, [], False), (10, [], False), (15, [10], True), (20, [10], True)]),
+        (0, 1e9, 10, [(5, [], False), (10, [5], True), (15, [5, 10], True), (20, [10, 15], True)]),
+        (1e9, 1e9, 0, [(5, [4, 5], False), (10, [9, 10], True), (15, [14, 15], True)]),
+        # The first takes no time that is known, the one at the end of a phase is due in any case.
+        (0, 1e-9, 10, [(5, [], False), (10, [5], True), (15, [5, 10], True), (20, [5, 10], True)]),
+    ],
+)
+def test_epochs_that_are_soon_over_share_a_checkpoint(
+    coloured, tmp_path, monkeypatch, seconds, share, minutes, expected
+):
+    """The best model is written with it; with checkpoint_minutes=0 each step writes one."""
+    monkeypatch.setattr(loop, "SAVE_SECONDS", seconds)
+    monkeypatch.setattr(loop, "SAVE_SHARE", share)
+    watcher = Saves(RunDir(tmp_path / "run"))
+    loop.train(job(small_recipe(coloured), tmp_path / "run", watcher, checkpoint_minutes=minutes))
+    assert watcher.seen[: len(expected)] == expected
+    assert len(watcher.seen) == 4
+    assert checkpoints.load(watcher.run)[0].step == 20
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(coloured, undisturbed, tmp_path):
+    recipe = small_recipe(coloured)
+    with pytest.raises(InterruptedError):
+        loop.train(job(recipe, tmp_path / "run", Watcher(stop_at=12), checkpoint_minutes=0))
+    run = RunDir(tmp_path / "run")
+    newest = max(run.checkpoints.glob("step_*.npz"))
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    loop.train(job(recipe, tmp_path / "run", Watcher()))
+    assert same_end(run, undisturbed[0].run)
+
+
+def test_ended_between_its_best_model_and_the_checkpoint(
+    coloured, undisturbed, tmp_path, monkeypatch
+):
+    """The same epoch is trained once more, and is no better than itself."""
+    recipe, real = small_recipe(coloured), checkpoints.save
+
+    def save(run, progress, variables):
+        if progress.step == 10:
+            raise KeyError("killed")
+        return real(run, progress, variables)
+
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(loop, "SAVE_SHARE", 1e9)
+    monkeypatch.setattr(checkpoints, "save", save)
+    with pytest.raises(KeyError, match="killed"):
+        loop.train(job(recipe, tmp_path / "run", Watcher()))
+    monkeypatch.setattr(checkpoints, "save", real)
+    again = job(recipe, tmp_path / "run", Watcher())
+    resumed = loop.train(again).result
+    assert same_end(again.run, undisturbed[0].run)
+    assert resumed["best"] == undisturbed[2]["best"]
+
+
+def test_a_run_that_only_has_to_conclude_warns_of_nothing(coloured, undisturbed, tmp_path):
+    """Killed between its last checkpoint and its result, it makes no step when it is taken up."""
+    recipe = small_recipe(coloured)
+    made = job(recipe, tmp_path / "run", Watcher())
+    loop.train(made)
+    made.run.result.unlink()
+    watcher = Watcher()
+    again = loop.train(job(recipe, tmp_path / "run", watcher)).result
+    assert again["best"] == undisturbed[2]["best"]
+    assert not any("did not move" in note for note in watcher.notes)
+    assert watcher.rows == []
+
+
+@pytest.mark.parametrize("change", ["one is missing", "one is new", "one has another label"])
+def test_with_other_pictures_it_does_not_go_on(coloured, tmp_path, change):
+    """Such as while a drive is not there: every step would read others than it was to read."""
+    made = job(small_recipe(coloured), tmp_path / "run", Watcher(stop_at=8), checkpoint_minutes=0)
+    with pytest.raises(InterruptedError):
+        loop.train(made)
+    examples = sources.load(made.recipe.data)
+    labels, keys = examples.labels.copy(), examples.keys.copy()
+    labels[0] = 1 - labels[0]
+    keys[0] = "another.jpg"
+    others = {
+        "one is missing": examples.without([0]),
+        "one is new": examples.replace(keys=keys),
+        "one has another label": examples.replace(labels=labels),
+    }
+    feed = batches.make_feed(others[change], made.recipe, 2)
+    before = made.run.history.read_bytes()
+    with pytest.raises(UserError, match=r"began with other pictures: .*; now .*; put them back"):
+        loop.train(dataclasses.replace(made, feed=feed))
+    assert made.run.history.read_bytes() == before
+    loop.train(job(small_recipe(coloured), tmp_path / "run", Watcher()))

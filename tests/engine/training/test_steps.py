@@ -1,0 +1,188 @@
+"""One step of training: against plain Keras and NumPy, and what it must not touch."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import special
+
+from engine.optim.optimizers import OPTIMIZERS
+from engine.runtime import stateless_random
+from engine.training import steps
+from pipelines.augment.augment import Augmentation
+from tests.engine import small
+from tests.engine.trainers import RATE, agree, moved, trainer
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("trainable", ["head", "top", "all"])
+def test_a_step_moves_the_variables_of_the_phase_and_no_other(optimizer, trainable):
+    made = trainer(trainable, optimizer, small.network(head_units=5))
+    model = made.net.model
+    before = small.values(model.weights)
+    made.step(small.batch(), RATE)
+    opened = {"head": ("hidden", "logits"), "top": ("top", "hidden", "logits"), "all": ("",)}
+    expected = {v.path for v in model.trainable_variables if v.path.startswith(opened[trainable])}
+    assert moved(model, before) == expected
+
+
+def test_frozen_statistics_stay_and_their_scale_and_offset_learn():
+    made = trainer("all")
+    before = small.values(made.net.model.weights)
+    made.step(small.batch(), RATE)
+    changed = moved(made.net.model, before)
+    assert {"low_norm/gamma", "low_norm/beta", "top_norm/gamma", "top_norm/beta"} <= changed
+    assert not any("moving" in path for path in changed)
+
+
+def test_statistics_in_training_move_in_the_opened_layers_only():
+    made = trainer("top", batch_norm="train")
+    before = small.values(made.net.model.weights)
+    made.step(small.batch(), RATE)
+    statistics = {path for path in moved(made.net.model, before) if "moving" in path}
+    assert statistics == {"top_norm/moving_mean", "top_norm/moving_variance"}
+
+
+def test_three_steps_are_those_of_plain_keras():
+    net = small.network()
+    plain = keras.models.clone_model(net.model)
+    plain.set_weights(net.model.get_weights())
+    compile_as_ours(plain)
+    made = trainer("all", net=net, batch_norm="train", options={"momentum": 0.9})
+    for seed in range(3):
+        batch = small.batch(seed=seed)
+        made.step(batch, RATE)
+        plain.train_on_batch(np.array(batch.inputs, np.float32), np.array(batch.labels))
+    agree(net.model, plain)
+
+
+def test_frozen_statistics_train_as_where_keras_froze_the_layer():
+    net = small.network()
+    plain = keras.models.clone_model(net.model)
+    plain.set_weights(net.model.get_weights())
+    for layer in plain.layers:
+        layer.trainable = layer.name in ("top_conv", "logits")
+    compile_as_ours(plain)
+    batch = small.batch()
+    trainer("top", net=net).step(batch, RATE)
+    plain.train_on_batch(np.array(batch.inputs, np.float32), np.array(batch.labels))
+    for name in ("top_conv", "logits"):  # in the first step scale and offset stand still for both
+        agree(net.model.get_layer(name), plain.get_layer(name))
+
+
+def compile_as_ours(model) -> None:
+    model.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+
+
+def head_update(net, batch, weights, smoothing=0.0) -> tuple[np.ndarray, np.ndarray]:
+    """The gradient of the weighted mean loss for the last layer's kernel and bias, in NumPy."""
+    pixels = np.array(batch.inputs, np.float32)
+    x = np.array(keras.Model(net.model.inputs[0], net.vector)(pixels), float)
+    kernel, bias = small.values(net.head.weights)
+    targets = np.eye(3)[np.array(batch.labels)] * (1 - smoothing) + smoothing / 3
+    difference = (special.softmax(x @ kernel + bias, -1) - targets) * weights[:, None]
+    return x.T @ difference / weights.sum(), difference.sum(0) / weights.sum()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("of_class", [(1.0, 1.0, 1.0), (0.5, 2.0, 7.0)])
+def test_class_weights_and_smoothing_are_numpys(smoothing, of_class):
+    net, batch = small.network(), small.batch()
+    weights = np.array(of_class)[np.array(batch.labels)]
+    gradients = head_update(net, batch, weights, smoothing)
+    before = small.values(net.head.weights)
+    recipe = small.recipe(label_smoothing=smoothing)
+    trainer(net=net, recipe=recipe, class_weights=of_class).step(batch, RATE)
+    for old, gradient, new in zip(before, gradients, net.head.weights, strict=True):
+        np.testing.assert_allclose(new, old - 0.1 * gradient, atol=1e-6)
+
+
+def test_examples_at_weight_0_do_not_matter():
+    whole = small.batch(6)
+    filled = whole._replace(weights=tf.constant([1.0, 1, 1, 1, 0, 0]))
+    ours, theirs = trainer("top", net=small.network()), trainer("top", net=small.network())
+    ours.step(filled, RATE)
+    theirs.step(small.taken(whole, [0, 1, 2, 3]), RATE)
+    for one, other in zip(ours.net.model.weights, theirs.net.model.weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert ours.totals.read().examples == 4
+    np.testing.assert_allclose(ours.totals.read().loss, theirs.totals.read().loss, rtol=1e-6)
+
+
+def test_totals_are_those_of_the_network_before_the_update():
+    made, batch = trainer(), small.batch()
+    logits = np.array(made.net.model(np.array(batch.inputs, np.float32)), float)
+    labels = np.array(batch.labels)
+    losses = -special.log_softmax(logits, -1)[np.arange(6), labels]
+    made.step(batch, RATE)
+    figures = made.totals.read()
+    assert figures.loss == pytest.approx(losses.mean(), abs=1e-6)
+    assert figures.accuracy == pytest.approx((logits.argmax(-1) == labels).mean())
+    assert figures.examples == 6
+
+
+def test_a_phase_is_traced_once():
+    made = trainer("top", "adam")
+    for count in (1, 4, 2, 1):
+        batches = [small.batch(seed=seed) for seed in range(count)]
+        made.steps(small.stacked(*batches), tf.linspace(0.1, 0.05, count))
+    assert made.steps.compiled.experimental_get_tracing_count() == 1
+
+
+def test_the_learning_rate_is_that_of_the_call():
+    made = trainer(learning_rate=5.0)
+    before = small.values(made.net.head.weights)
+    made.step(small.batch(), tf.constant(0.0))
+    assert all(np.array_equal(a, b) for a, b in zip(before, made.net.head.weights, strict=True))
+
+
+def test_augmentation_gets_the_draws_of_its_examples():
+    seen = []
+
+    def apply(images, numbers):
+        tf.py_function(lambda n: seen.append(n.numpy()), [numbers], [])
+        return tf.cast(images, tf.float32)
+
+    batch = small.batch()._replace(epochs=tf.fill([6], 4), views=tf.range(6) + 7)
+    made = trainer(recipe=small.recipe(seed=9), augment=Augmentation(5, apply))
+    made.step(batch, RATE)
+    expected = stateless_random.uniform(
+        9, stateless_random.AUGMENT, tf.range(6) + 7, batch.examples, 5
+    )
+    assert np.array_equal(seen[0], expected)
+
+
+def test_the_network_sees_what_augmentation_gave():
+    batch = small.batch()
+    grey = Augmentation(0, lambda images, numbers: tf.fill(images.shape, 100.0))
+    ours = trainer("all", augment=grey)
+    theirs = trainer("all")
+    ours.step(batch, RATE)
+    theirs.step(
+        batch._replace(inputs=tf.fill(batch.inputs.shape, tf.constant(100, tf.uint8))), RATE
+    )
+    agree(ours.net.model, theirs.net.model)
+
+
+def test_a_variable_that_no_gradient_reaches_is_an_error_and_nothing_moves():
+    stray = keras.Variable([1.0], name="stray")
+    made = trainer(extra=(stray,))
+    before = small.values(made.net.model.weights)
+    with pytest.raises(RuntimeError, match=r"phase 'test': no gradient reaches .*stray"):
+        made.step(small.batch(), RATE)
+    assert moved(made.net.model, before) == set()
+
+
+def test_evaluation_gives_each_examples_loss_and_logits():
+    net, batch = small.network(), small.batch()
+    for variable in net.model.weights:
+        if "moving" in variable.path:
+            variable.assign(variable + 0.5)  # so that the batch's own statistics would be wrong
+    losses, found = steps.make_eval_step(net.model)(batch.inputs, batch.labels)
+    logits = np.array(net.model(np.array(batch.inputs, np.float32), training=False), float)
+    np.testing.assert_allclose(found, logits, atol=1e-5)
+    expected = -special.log_softmax(logits, -1)[np.arange(6), np.array(batch.labels)]
+    np.testing.assert_allclose(losses, expected, atol=1e-5)

@@ -1,0 +1,137 @@
+"""Steps above a frozen trunk, and several steps or pieces of a batch in one call."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from engine.core.call_syntax import Call, parse_calls
+from engine.core.recipe import Phase
+from engine.frozen import trunk
+from engine.frozen.array_store import Room
+from engine.frozen.feature_cache import Features, Source
+from engine.frozen.forward import make_lower
+from engine.frozen.precision import Program
+from engine.frozen.view_schedule import Views
+from engine.models import freezing
+from engine.training import steps
+from pipelines.augment import augment
+from tests.engine import small
+from tests.engine.models.test_batchnorm_folding import apart
+from tests.engine.trainers import FLOAT32, RATE, moved, trainer
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 6])
+@pytest.mark.parametrize("trainable", ["head", "top"])
+def test_a_batch_in_pieces_gives_the_same_update(trainable, pieces):
+    """With all that weighs examples differently; of three pieces the last is all filling."""
+    changes = {"batch_size": 6, "label_smoothing": 0.1, "dropout": 0.3}
+    batches = [small.batch(seed=seed) for seed in range(2)]
+    batches[1] = batches[1]._replace(weights=tf.constant([1.0, 1, 1, 1, 0, 0]))
+    made = []
+    for accumulate in (1, pieces):
+        recipe = small.recipe(**changes, accumulate=accumulate)
+        options = {"momentum": 0.9}
+        net = small.network(head_units=12)
+        small.enliven(net.model)
+        made.append(
+            trainer(
+                trainable, net=net, recipe=recipe, class_weights=(0.5, 2.0, 7.0), options=options
+            )
+        )
+        before = small.values(net.model.weights)
+        for batch in batches:
+            made[-1].step(batch, RATE)
+        assert len(moved(net.model, before)) == {"head": 4, "top": 8}[trainable]
+    for one, other in zip(*(each.net.model.weights for each in made), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    whole, in_pieces = (each.totals.read() for each in made)
+    assert in_pieces.loss == pytest.approx(whole.loss, rel=1e-6)
+    assert (in_pieces.accuracy, in_pieces.examples) == (whole.accuracy, 10)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("lengths", [(5,), (2, 2, 1)])
+def test_steps_in_one_call_are_those_of_as_many_calls(optimizer, lengths):
+    """Bit for bit, with a learning rate, draws and weights of each step's own."""
+    batches = [
+        small.batch(seed=seed)._replace(epochs=tf.fill([6], seed), views=tf.fill([6], seed))
+        for seed in range(5)
+    ]
+    batches[3] = batches[3]._replace(weights=tf.constant([1.0, 1, 0, 0, 0, 0]))
+    rates = tf.constant([0.1, 0.05, 0.2, 0.0, 0.03])
+    recipe = small.recipe(dropout=0.3, batch_size=6)
+    change = augment.compose([Call("rotate"), Call("flip")])
+    one, many = (trainer("top", optimizer, recipe=recipe, augment=change) for _ in range(2))
+    for batch, rate in zip(batches, rates, strict=True):
+        one.step(batch, rate)
+    start = 0
+    for length in lengths:
+        stop = start + length
+        many.steps(small.stacked(*batches[start:stop]), rates[start:stop])
+        start = stop
+    for mine, other in zip(many.net.model.weights, one.net.model.weights, strict=True):
+        assert np.array_equal(mine, other), mine.path
+    for mine, other in zip(many.optimizer.variables, one.optimizer.variables, strict=True):
+        assert np.array_equal(mine, other), mine.path
+    assert many.totals.read() == one.totals.read()
+
+
+@pytest.mark.parametrize(("text", "views"), [("rotate", Views(0, 2, 0.5, 4)), ("flip", None)])
+def test_kept_features_train_as_pictures_do(text, views):
+    """Three epochs over the same views, once through the trunk and once from the table."""
+    feed, change = small.feed(10, 4), augment.compose(parse_calls(text))
+    recipe = small.recipe(dropout=0.3, batch_size=4)
+    plain = trainer("top", "adam", recipe=recipe, augment=change)
+    lower = make_lower(recipe, change, trunk.specialise(plain.split.trunk, FLOAT32))
+    source = Source(feed, lower.augmented, change, recipe.seed)
+    slots = views.count if views else change.outcomes
+    views = views or Views(0, None, 0.0, 4)
+    features = Features(source, views, slots, lower.outputs, Room(10**6))
+    kept = trainer("top", "adam", recipe=recipe, lower=features.restore)
+    for epoch in range(3):
+        features.prepare(epoch)
+        steps = 3 * epoch, 3 * epoch + 3, 2
+        for batches in feed.train(*steps, views):
+            plain.steps(batches, tf.fill([len(batches.labels)], 0.01))
+        for batches in feed.train(*steps, views, features.lookup):
+            kept.steps(batches, tf.fill([len(batches.labels)], 0.01))
+    for one, other in zip(kept.net.model.weights, plain.net.model.weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5, err_msg=one.path)
+    assert kept.totals.read().loss == pytest.approx(plain.totals.read().loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("program", [FLOAT32, Program("mixed_bfloat16")], ids=str)
+@pytest.mark.parametrize("trainable", ["head", "top"])
+def test_evaluation_above_a_cut_is_that_of_the_whole(trainable, program):
+    net, batch = small.network(head_units=5), small.batch()
+    small.enliven(net.model)
+    cut = freezing.split(net, trainable)
+    pixels = tf.cast(batch.inputs, tf.float32)
+    boundary = tf.nest.flatten(cut.trunk(pixels, training=False))
+    found = steps.make_upper_step(cut, program)(boundary, batch.labels)
+    expected = steps.make_eval_step(net.model)(batch.inputs, batch.labels)
+    tolerance = 1e-5 if program is FLOAT32 else 0.02
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == tf.float32
+        np.testing.assert_allclose(one, other, atol=tolerance)
+    assert (program is FLOAT32) == np.allclose(found[0], expected[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("program", [FLOAT32, Program("mixed_bfloat16")], ids=str)
+def test_a_trial_goes_forth_and_all_the_way_back(program):
+    """Against a tape around the model; labels are all 0."""
+    net, batch = small.network(), small.batch()
+    small.enliven(net.model)
+    cut, phase = freezing.split(net, "top"), Phase("tune", "top")
+    pixels = tf.cast(batch.inputs, tf.float32)
+    boundary = tf.nest.flatten(cut.trunk(pixels, training=False))
+    before = small.values(net.model.weights)
+    logits, gradient = steps.make_trial(small.recipe(), phase, cut, program)(boundary)
+    with tf.GradientTape() as tape:
+        expected = net.model(pixels, training=False)
+        loss = tf.reduce_mean(-tf.nn.log_softmax(expected)[:, 0])
+    tolerance = 1e-5 if program is FLOAT32 else 0.05
+    assert apart(logits, expected) < tolerance
+    assert apart(gradient, tape.gradient(loss, cut.variables[0].value)) < tolerance
+    assert cut.variables[0].path == "top_conv/kernel"
+    assert moved(net.model, before) == set()

@@ -1,0 +1,276 @@
+"""Every augmentation against SciPy, Keras, Pillow or NumPy; their composition; wrong calls."""
+
+import contextlib
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras.src.legacy.preprocessing.image import apply_affine_transform
+from PIL import Image, ImageEnhance
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from engine.core.call_syntax import Call, parse_calls
+from engine.core.errors import UserError
+from pipelines.augment import augment, transforms
+from pipelines.augment.augment import AUGMENTATIONS
+from tests.pipelines.augmented import applied, drawn, pictures
+from tests.pipelines.geometry import resampled
+
+BLOG = "rotate(30)|shift(0.2)|shear(0.2)|zoom(0.2)|flip"
+NUMBERS = (0.1, 0.85)
+
+
+def spread(number: float, reach: float, middle: float = 0.0) -> float:
+    return middle + (2 * number - 1) * reach
+
+
+def keras_affine(image: np.ndarray, **values: float) -> np.ndarray:
+    """Square pictures only: for others Keras 3.15 exchanges the middles of rows and columns."""
+    places = {"row_axis": 0, "col_axis": 1, "channel_axis": 2}
+    return apply_affine_transform(image, fill_mode="nearest", order=1, **places, **values)
+
+
+def enhanced(kind: type, image: np.ndarray, factor: float) -> np.ndarray:
+    return np.asarray(kind(Image.fromarray(image.astype(np.uint8))).enhance(factor), float)
+
+
+def turned_hue(image: np.ndarray, degrees: float) -> np.ndarray:
+    matrix = Rotation.from_rotvec(math.radians(degrees) * np.ones(3) / math.sqrt(3)).as_matrix()
+    return np.clip(image @ matrix.T, 0, 255)
+
+
+# What each entry does with its blog's or own default values, written without the module.
+REFERENCES = {
+    "rotate": lambda image, u: ndimage.rotate(
+        image, -spread(u[0], 30), axes=(1, 0), reshape=False, order=1, mode="nearest"
+    ),
+    "shift": lambda image, u: ndimage.shift(
+        image,
+        (-spread(u[0], 0.2 * image.shape[0]), -spread(u[1], 0.2 * image.shape[1]), 0),
+        order=1,
+        mode="nearest",
+    ),
+    "shear": lambda image, u: keras_affine(image, shear=math.degrees(spread(u[0], 0.2))),
+    "zoom": lambda image, u: keras_affine(image, zy=spread(u[0], 0.2, 1), zx=spread(u[1], 0.2, 1)),
+    "flip": lambda image, u: image[:, ::-1] if u[0] < 0.5 else image,
+    "vertical_flip": lambda image, u: image[::-1] if u[0] < 0.5 else image,
+    "turn": lambda image, u: np.rot90(image, -math.floor(4 * u[0])),
+    "brightness": lambda image, u: np.clip(image + spread(u[0], 51), 0, 255),
+    "contrast": lambda image, u: enhanced(ImageEnhance.Contrast, image, spread(u[0], 0.2, 1)),
+    "saturation": lambda image, u: enhanced(ImageEnhance.Color, image, spread(u[0], 0.2, 1)),
+    "hue": lambda image, u: turned_hue(image, spread(u[0], 10)),
+}
+
+BY_PILLOW = ("contrast", "saturation")  # which rounds greys and results to whole levels
+
+
+def same(name: str, number: float) -> np.ndarray:
+    """The one number for every draw of an entry and each of three pictures."""
+    return np.full((3, augment.compose([Call(name)]).draws), number, np.float32)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_an_entry_does_what_its_reference_does(name, seed):
+    images = pictures()
+    numbers = drawn(augment.compose([Call(name)]).draws, seed=seed)
+    result = applied(name, images, numbers)
+    assert result.dtype == np.float32
+    for image, u, shown in zip(images, numbers, result, strict=True):
+        expected = REFERENCES[name](image.astype(float), u.astype(float))
+        np.testing.assert_allclose(shown, expected, atol=1.6 if name in BY_PILLOW else 0.02)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_an_entry_changes_the_picture_and_keeps_its_range(name):
+    images = pictures()
+    result = applied(name, images, same(name, 0.3))
+    assert np.abs(result - images).max() > 3
+    assert result.min() >= 0
+    assert result.max() <= 255
+    assert result.shape == images.shape
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_middle_numbers_change_nothing(name):
+    images = pictures()
+    middle = 0.0 if name == "turn" else 0.5
+    result = applied(name, images, same(name, middle))
+    np.testing.assert_allclose(result, images, atol=1e-3)
+
+
+@pytest.mark.parametrize("text", [*AUGMENTATIONS, "|".join(AUGMENTATIONS)])
+def test_graphs_and_tf_data_give_the_same_as_eager(text):
+    images = pictures()
+    change = augment.compose(parse_calls(text))
+    numbers = drawn(change.draws)
+    eager = change.apply(tf.constant(images), tf.constant(numbers)).numpy()
+    compiled = tf.function(change.apply)(tf.constant(images), tf.constant(numbers))
+    data = tf.data.Dataset.from_tensors((images, numbers)).map(change.apply)
+    np.testing.assert_allclose(compiled, eager, atol=1e-3)
+    np.testing.assert_allclose(next(iter(data)), eager, atol=1e-3)
+
+
+def test_the_blogs_chain_is_that_of_keras():
+    images, numbers = pictures(), drawn(7)
+    result = applied(BLOG, images, numbers)
+    for image, u, shown in zip(images, numbers, result, strict=True):
+        expected = keras_affine(
+            image.astype(float),
+            theta=-spread(u[0], 30),  # a symmetric range: either sign is as likely
+            ty=spread(u[1], 0.2 * 15),
+            tx=spread(u[2], 0.2 * 15),
+            shear=math.degrees(spread(u[3], 0.2)),
+            zy=spread(u[4], 0.2, 1),
+            zx=spread(u[5], 0.2, 1),
+        )
+        expected = expected[:, ::-1] if u[6] < 0.5 else expected
+        np.testing.assert_allclose(shown, expected, atol=0.03)
+
+
+@pytest.mark.parametrize(("height", "width"), [(12, 17), (9, 8), (1, 7)])
+def test_the_blogs_chain_on_other_than_square_pictures_is_that_of_scipy(height, width):
+    images, numbers = pictures(height, width), drawn(7).astype(float)
+    result = applied(BLOG, images, numbers.astype(np.float32))
+    for image, u, shown in zip(images, numbers, result, strict=True):
+        turn, slant = math.radians(spread(u[0], 30)), spread(u[3], 0.2)
+        cos, sin = math.cos(turn), math.sin(turn)
+        rotation = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+        shift = np.eye(3)
+        shift[:2, 2] = spread(u[1], 0.2 * height), spread(u[2], 0.2 * width)
+        shear = np.array([[math.cos(slant), 0, 0], [-math.sin(slant), 1, 0], [0, 0, 1]])
+        zoom = np.diag([spread(u[4], 0.2, 1), spread(u[5], 0.2, 1), 1])
+        expected = resampled(image, rotation @ shift @ shear @ zoom)
+        expected = expected[:, ::-1] if u[6] < 0.5 else expected
+        np.testing.assert_allclose(shown, expected, atol=0.03)
+
+
+def test_the_blogs_values_are_the_defaults():
+    images, numbers = pictures(), drawn(7)
+    plain = applied("rotate|shift|shear|zoom|flip", images, numbers)
+    assert np.array_equal(plain, applied(BLOG, images, numbers))
+
+
+def test_colours_change_in_the_order_given():
+    images = np.random.default_rng(3).integers(90, 160, (1, 8, 8, 3), np.uint8)  # never clipped
+    bright = images[0] + spread(NUMBERS[0], 25.5)
+    grey = bright @ [0.299, 0.587, 0.114]
+    expected = grey.mean() + (bright - grey.mean()) * spread(NUMBERS[1], 0.5, 1)
+    result = applied("brightness(0.1)|contrast(0.5)", images, np.array([NUMBERS], np.float32))
+    np.testing.assert_allclose(result[0], expected, atol=1e-3)
+
+
+def test_geometry_and_colour_go_together():
+    images = pictures()
+    numbers = np.array([[0.2, 0.9], [0.7, 0.1], [0.4, 0.4]], np.float32)
+    both = applied("flip|brightness", images, numbers)
+    for image, u, shown in zip(images, numbers, both, strict=True):
+        expected = REFERENCES["brightness"](REFERENCES["flip"](image.astype(float), u), u[1:])
+        np.testing.assert_allclose(shown, expected, atol=0.02)
+
+
+@contextlib.contextmanager
+def uncompiled():
+    """So that many chains can be tried: compiling each takes far longer than running it."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+def chains(*entries: str) -> st.SearchStrategy:
+    return st.lists(st.sampled_from(entries), min_size=1, max_size=4)
+
+
+def one_after_the_other(entries: list[str], images: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    for entry in entries:
+        draws = augment.compose(parse_calls(entry)).draws
+        images, numbers = applied(entry, images, numbers[:, :draws]), numbers[:, draws:]
+    return images
+
+
+@settings(deadline=None, max_examples=30)
+@given(entries=chains("flip", "vertical_flip", "turn"), seed=st.integers(0, 99))
+@uncompiled()
+def test_a_chain_moves_pixels_as_its_entries_do_one_after_the_other(entries, seed):
+    images, numbers = pictures(7, 7), drawn(len(entries), seed=seed)
+    expected = one_after_the_other(entries, images, numbers)
+    assert np.array_equal(applied("|".join(entries), images, numbers), expected)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    entries=chains("brightness(0.1)", "contrast(0.5)", "saturation(0.5)", "hue(15)"),
+    seed=st.integers(0, 99),
+)
+@uncompiled()
+def test_a_chain_changes_colours_as_its_entries_do_one_after_the_other(entries, seed):
+    images = np.random.default_rng(seed).integers(118, 138, (3, 5, 4, 3), np.uint8)
+    numbers = drawn(len(entries), seed=seed)
+    expected = one_after_the_other(entries, images, numbers)
+    assert 0 < expected.min() <= expected.max() < 255, "never clipped"
+    np.testing.assert_allclose(applied("|".join(entries), images, numbers), expected, atol=1e-2)
+
+
+@settings(deadline=None, max_examples=30)
+@given(entries=chains(*AUGMENTATIONS), seed=st.integers(0, 99))
+@uncompiled()
+def test_a_picture_is_changed_alike_in_any_batch(entries, seed):
+    change = augment.compose(parse_calls("|".join(entries)))
+    images, numbers = pictures(6, 6), drawn(change.draws, seed=seed)
+    together = change.apply(tf.constant(images), numbers).numpy()
+    alone = [change.apply(images[[place]], numbers[[place]])[0] for place in range(3)]
+    np.testing.assert_allclose(together, alone, atol=1e-3)
+    backwards = change.apply(images[::-1], numbers[::-1])
+    np.testing.assert_allclose(together[::-1], backwards, atol=1e-3)
+
+
+def test_no_augmentation_is_the_picture_itself():
+    change = augment.compose(())
+    assert change.draws == 0
+    assert np.array_equal(change.apply(tf.constant(pictures()), tf.zeros([3, 0])), pictures())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("rotat(3)", ["rotat", "did you mean 'rotate'", *AUGMENTATIONS]),
+        ("rotate(far)", ["degrees='far'", "rotate(degrees from 0 to 180)"]),
+        ("rotate(true)", ["degrees=True"]),
+        ("rotate(400)", ["degrees=400", "0 to 180"]),
+        ("rotate(1, 2)", ["too many", "rotate(degrees from 0 to 180)"]),
+        ("shift(-0.1)", ["share=-0.1", "0 to 1"]),
+        ("zoom(depth=1)", ["depth", "zoom(reach from 0 to 1)"]),
+        ("flip(2)", ["probability=2", "0 to 1"]),
+        ("turn(1)", ["turn()"]),
+    ],
+)
+def test_a_wrong_call_is_named_with_what_is_allowed(text, words):
+    with pytest.raises(UserError) as caught:
+        augment.changes(parse_calls(text))
+    assert all(word in str(caught.value) for word in words)
+    assert "\n" not in str(caught.value)
+
+
+def test_turns_need_square_pictures():
+    with pytest.raises(UserError, match=r"^augmentation 'turn' with pictures of 9x8;.*size=N$"):
+        applied("turn", pictures(9, 8), drawn(1))
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_help_can_show_every_entry(name):
+    assert AUGMENTATIONS[name].__doc__.strip().endswith(".")
+
+
+def test_warmed_up_for_a_shape_nothing_is_traced_for_it_any_more():
+    made = augment.compose(parse_calls("rotate(30)|brightness"))
+    made.warm(2, 8, 6).join()
+    before = transforms.resample.experimental_get_tracing_count()
+    images = tf.zeros((2, 8, 6, 3), tf.uint8)
+    made.apply(images, tf.zeros((2, made.draws)))
+    assert transforms.resample.experimental_get_tracing_count() == before > 0

@@ -1,0 +1,87 @@
+"""What an augmentation of few outcomes can make of a picture, counted."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.core.call_syntax import parse_calls
+from pipelines.augment import augment
+from tests.pipelines.augmented import applied, pictures
+
+COUNTED = {
+    "": 1,
+    "flip": 2,
+    "flip(0)": 1,
+    "vertical_flip(1)": 1,
+    "vertical_flip(0.3)": 2,
+    "turn": 4,
+    "flip(0.7)|turn": 8,
+    "turn|flip": 8,
+    "flip(0)|turn|vertical_flip(0.125)": 8,
+}
+
+
+@pytest.mark.parametrize(("text", "count"), COUNTED.items())
+def test_outcomes_are_the_pictures_that_numbers_can_make(text, count):
+    change = augment.compose(parse_calls(text or "none"))
+    numbers = around_edges(change.draws)
+    images = np.repeat(pictures()[:1], len(numbers), 0)
+    shown = change.apply(tf.constant(images), numbers).numpy()
+    outcomes = change.outcome(numbers)
+    assert change.outcomes == count
+    assert set(outcomes) == set(range(count))
+    by_outcome: dict[int, set[bytes]] = {}
+    for outcome, picture in zip(outcomes, shown, strict=True):
+        by_outcome.setdefault(outcome, set()).add(picture.tobytes())
+    assert [len(alike) for alike in by_outcome.values()] == [1] * count, "to the bit"
+    seen = {picture for alike in by_outcome.values() for picture in alike}
+    # A half turn is a flip twice: of turns and one flip all 8 differ, a second flip adds none.
+    assert len(seen) == count
+
+
+@pytest.mark.parametrize("text", COUNTED)
+def test_typical_numbers_lead_to_their_outcome_and_lie_between_0_and_1(text):
+    change = augment.compose(parse_calls(text or "none"))
+    typical = np.stack([change.typical(outcome) for outcome in range(change.outcomes)])
+    assert typical.shape == (change.outcomes, change.draws)
+    assert typical.dtype == np.float32
+    assert ((typical >= 0) & (typical < 1)).all()
+    assert np.array_equal(change.outcome(typical), np.arange(change.outcomes))
+
+
+probabilities = st.floats(0, 1)
+counted = st.builds("flip({})".format, probabilities) | st.builds(
+    "vertical_flip({})".format, probabilities
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(counted | st.just("turn"), max_size=4))
+def test_every_outcome_of_any_chain_has_numbers_that_lead_to_it(entries):
+    change = augment.compose(parse_calls("|".join(entries)))
+    typical = np.stack([change.typical(outcome) for outcome in range(change.outcomes)])
+    assert np.array_equal(change.outcome(typical), np.arange(change.outcomes))
+
+
+def around_edges(draws: int) -> np.ndarray:
+    """Every combination of numbers at and beside all places where an entry may change its mind."""
+    places = np.array([0.125, 0.25, 0.3, 0.5, 0.7, 0.75], np.float32)
+    beside = [np.nextafter(places, np.float32(end)) for end in (0, 1)]
+    line = np.unique(np.concatenate([[0, 0.1, 0.9, 1 - 2.0**-24], places, *beside]))
+    grid = np.meshgrid(*[line.astype(np.float32)] * draws)
+    return np.stack([axis.ravel() for axis in grid], -1) if draws else np.zeros((1, 0), np.float32)
+
+
+@pytest.mark.parametrize("text", ["rotate", "flip|zoom(0.1)", "turn|hue", "brightness"])
+def test_outcomes_of_what_varies_freely_can_not_be_counted(text):
+    assert augment.compose(parse_calls(text)).outcomes is None
+
+
+@pytest.mark.parametrize(("probability", "flipped"), [(0, 0), (1, 3)])
+def test_a_flip_can_be_never_or_always(probability, flipped):
+    images, numbers = pictures(), np.array([[0.0], [0.5], [0.999]], np.float32)
+    result = applied(f"flip({probability})", images, numbers)
+    same = [np.array_equal(shown, image) for shown, image in zip(result, images, strict=True)]
+    assert same.count(False) == flipped

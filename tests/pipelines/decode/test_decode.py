@@ -1,0 +1,253 @@
+"""`pipelines.decode.decode` against Pillow: every format, orientation and way of resizing.
+
+Tolerances, in grey levels: lossless formats exact; JPEG and WebP 1 (the same libraries in other
+versions); resizing 1 (Pillow rounds between its two passes, `decode` once at the end).
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+from engine.core.errors import UserError
+from pipelines.decode.decode import decode
+from tests.pipelines import pictures
+from tests.pipelines.pictures import COLOUR, GREY, RGB, bgr_rows, bmp, opened, saved, tiff
+
+HEIGHT, WIDTH = RGB.shape[:2]
+MASKS = (0xFF0000).to_bytes(4, "little") + (0xFF00).to_bytes(4, "little") + b"\xff\0\0\0"
+
+
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+def unresized(contents):
+    return decode(contents, HEIGHT, WIDTH, "squash")
+
+
+FORMATS = {
+    "jpeg": (saved(COLOUR, "JPEG", quality=90), 1),
+    "jpeg 4:4:4": (saved(COLOUR, "JPEG", subsampling=0), 1),
+    "jpeg grey": (saved(GREY, "JPEG"), 1),
+    "jpeg cmyk": (saved(COLOUR.convert("CMYK"), "JPEG"), 2),  # black is multiplied, and rounded
+    "jpeg progressive": (saved(COLOUR, "JPEG", progressive=True), 1),
+    "png": (saved(COLOUR, "PNG"), 0),
+    "png grey": (saved(GREY, "PNG"), 0),
+    "png grey and alpha": (saved(pictures.with_alpha("LA"), "PNG"), 0),
+    "png alpha": (saved(pictures.with_alpha("RGBA"), "PNG"), 0),
+    "png palette": (saved(COLOUR.quantize(64), "PNG"), 0),
+    "png palette of 4 bits": (saved(COLOUR.quantize(8), "PNG", bits=4), 0),
+    "png palette transparent": (saved(COLOUR.quantize(64), "PNG", transparency=3), 0),
+    "png 1 bit": (saved(GREY.convert("1"), "PNG"), 0),
+    "gif": (saved(COLOUR.quantize(64), "GIF"), 0),
+    "gif grey": (saved(GREY, "GIF"), 0),
+    "gif animated": (
+        saved(COLOUR.quantize(64), "GIF", save_all=True, append_images=[GREY.convert("P")]),
+        0,
+    ),
+    "gif with a comment and a table for each frame": (
+        saved(
+            COLOUR.quantize(64),
+            "GIF",
+            save_all=True,
+            append_images=[COLOUR.rotate(180).quantize(16)],
+            comment=b"x" * 600,
+            loop=0,
+            duration=40,
+        ),
+        0,
+    ),
+    "webp": (saved(COLOUR, "WEBP"), 1),
+    "webp lossless": (saved(COLOUR, "WEBP", lossless=True), 0),
+    "webp alpha": (saved(pictures.with_alpha("RGBA"), "WEBP", lossless=True, exact=True), 0),
+    "webp lossy alpha": (saved(pictures.with_alpha("RGBA"), "WEBP"), 1),
+    "webp animated": (
+        saved(COLOUR, "WEBP", save_all=True, append_images=[GREY.convert("RGB")], lossless=True),
+        0,
+    ),
+    "webp animated lossy": (
+        saved(COLOUR, "WEBP", save_all=True, append_images=[GREY.convert("RGB")]),
+        1,
+    ),
+    "bmp": (saved(COLOUR, "BMP"), 0),
+    "bmp top down": (bmp(24, bgr_rows(), top_down=True), 0),
+    "bmp with bytes behind": (saved(COLOUR, "BMP") + b"\0\0", 0),
+    "bmp 32 bits": (bmp(32, bgr_rows(1)), 0),
+    "bmp 32 bits with masks": (bmp(32, bgr_rows(1), compression=3, extra=MASKS), 0),
+    "bmp alpha": (saved(pictures.with_alpha("RGBA"), "BMP"), 0),
+    "bmp grey": (saved(GREY, "BMP"), 0),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_format_is_as_pillow_has_it(name):
+    contents, tolerance = FORMATS[name]
+    result = unresized(contents).numpy()
+    assert result.shape == (HEIGHT, WIDTH, 3)
+    assert result.dtype == np.uint8
+    assert np.abs(result - opened(contents)).max() <= tolerance
+
+
+def test_16_bit_levels_keep_their_upper_byte():
+    levels = np.multiply.outer(np.arange(HEIGHT), np.arange(WIDTH)).astype(np.uint16) * 34
+    grey = saved(Image.fromarray(levels), "PNG")
+    assert (unresized(grey).numpy() == (levels >> 8)[:, :, None]).all()
+    rgb = np.stack([levels, levels[::-1], levels[:, ::-1]], -1).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in rgb)
+    assert (unresized(pictures.png(WIDTH, HEIGHT, 16, 2, rows)).numpy() == rgb >> 8).all()
+
+
+def exif_files(exif: bytes) -> dict[str, bytes]:
+    """The same block in each container; the JPEG has further segments in front."""
+    jpeg = saved(COLOUR, "JPEG", exif=exif, comment=b"before or behind", quality=90)
+    return {
+        "jpeg": jpeg,
+        "png": saved(COLOUR, "PNG", exif=exif),
+        "webp": saved(COLOUR, "WEBP", exif=exif, lossless=True),
+    }
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_undone(orientation, order):
+    exif = b"Exif\0\0" + tiff(order, orientation, before=orientation % 3)
+    for kind, contents in exif_files(exif).items():
+        want = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(contents))))
+        result = decode(contents, *want.shape[:2], "squash").numpy()
+        assert np.abs(result - want.astype(int)).max() <= (kind == "jpeg"), kind
+
+
+def test_orientation_behind_other_segments():
+    contents = saved(COLOUR, "JPEG", exif=b"Exif\0\0" + tiff(">", 3))
+    comment = b"\xff\xfe\x00\x06abcd"
+    icc = b"\xff\xe2" + (3002).to_bytes(2, "big") + bytes(3000)
+    shifted = contents[:2] + comment + icc + contents[2:]
+    assert (unresized(shifted).numpy() == unresized(contents).numpy()).all()
+    plain = unresized(saved(COLOUR, "JPEG")).numpy()
+    assert (unresized(shifted).numpy() == plain[::-1, ::-1]).all()
+
+
+@pytest.mark.parametrize(("count", "found"), [(500, True), (2000, False)])
+def test_orientation_is_looked_for_behind_so_many_chunks_and_no_more(count, found):
+    """A file of nothing but chunks would hold everything up."""
+    contents = saved(COLOUR, "PNG", exif=b"Exif\0\0" + tiff("<", 3))
+    shifted = contents[:33] + pictures.chunk(b"prVt", b"") * count + contents[33:]
+    plain = unresized(saved(COLOUR, "PNG")).numpy()
+    assert (unresized(shifted).numpy() == (plain[::-1, ::-1] if found else plain)).all()
+
+
+DAMAGED_EXIF = {
+    "empty": b"Exif\0\0",
+    "no directory": b"Exif\0\0MM\0*",
+    "far directory": b"Exif\0\0MM\0*\x7f\xff\xff\xff",
+    "negative directory": b"Exif\0\0II*\0\xff\xff\xff\xff",
+    "too many entries": b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + bytes(40),
+    "orientation 0": b"Exif\0\0" + tiff("<", 0),
+    "orientation 9": b"Exif\0\0" + tiff(">", 9),
+    "no TIFF": b"Exif\0\0" + b"XX" + tiff(">", 6)[2:],
+}
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("name", DAMAGED_EXIF)
+def test_damaged_exif_leaves_the_picture_as_it_is(name):
+    for kind, contents in exif_files(DAMAGED_EXIF[name]).items():
+        result = decode(contents, HEIGHT, WIDTH, "squash").numpy()
+        difference = np.abs(result - opened(contents)).max()
+        assert difference <= (kind == "jpeg"), kind
+
+
+SIZES = [
+    (1, 1),
+    (1, 60),
+    (7, 5),
+    (16, 16),
+    (24, 31),
+    (37, 53),
+    (36, 54),
+    (40, 40),
+    (61, 43),
+    (99, 200),
+]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_squash_is_pillows_bilinear(size):
+    want = COLOUR.resize(size[::-1], Image.Resampling.BILINEAR)
+    check_resized("squash", size, want)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_crop_is_pillows_fit(size):
+    want = ImageOps.fit(COLOUR, size[::-1], Image.Resampling.BILINEAR)
+    check_resized("crop", size, want)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pad_is_a_resized_picture_between_equal_borders(size):
+    height, width = size
+    scale = min(height / HEIGHT, width / WIDTH)
+    top = min(int((height - HEIGHT * scale) / 2 + 0.5), (height - 1) // 2)
+    left = min(int((width - WIDTH * scale) / 2 + 0.5), (width - 1) // 2)
+    want = Image.new("RGB", (width, height))
+    inner = (width - 2 * left, height - 2 * top)
+    want.paste(COLOUR.resize(inner, Image.Resampling.BILINEAR), (left, top))
+    check_resized("pad", size, want)
+
+
+def check_resized(resize: str, size: tuple[int, int], want: Image.Image) -> None:
+    result = decode(saved(COLOUR, "PNG"), *size, resize).numpy()
+    assert result.shape == (*size, 3)
+    assert np.abs(result - np.asarray(want).astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad"])
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_turning_and_resizing_commute(resize, orientation):
+    exif = b"Exif\0\0" + tiff("<", orientation)
+    contents = saved(COLOUR, "PNG", exif=exif)
+    upright = saved(ImageOps.exif_transpose(Image.open(io.BytesIO(contents))), "PNG")
+    turned = decode(contents, 30, 23, resize).numpy().astype(int)
+    assert np.abs(turned - decode(upright, 30, 23, resize).numpy()).max() <= 1
+
+
+@pytest.mark.parametrize("side", [1600, 801, 803, 403])
+def test_reduced_decoding_is_close_to_the_full_one(side):
+    """A smooth picture, so that only a shift or a wrong scale could show; to 3 levels."""
+    y, x = np.mgrid[0:side, 0 : side + 5] / side
+    waves = 128 + 100 * np.stack([np.sin(7 * x), np.cos(5 * y), np.sin(3 * x + 4 * y)], -1)
+    contents = saved(Image.fromarray(waves.astype(np.uint8)), "JPEG", quality=95, subsampling=0)
+    result = decode(contents, 100, 100, "squash").numpy()
+    full = opened(contents).astype(np.float64)
+    for axis in (0, 1):
+        full = pictures.triangle(full, axis, 100 / full.shape[axis], 0.0, 100)
+    assert np.abs(result - full).max() <= 3
+    assert np.abs(result - full).mean() <= 0.6
+
+
+def test_photographs_are_as_pillow_has_them(cats_dogs):
+    """Without reduction to 1 level; a reduced one differs by less than one on average."""
+    for path in sorted(cats_dogs.rglob("*.jpg"))[:6]:
+        contents = path.read_bytes()
+        for side, mean in ((160, 0.5), (40, 1.0)):
+            want = Image.open(path).convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+            result = decode(contents, side, side, "squash").numpy()
+            assert np.abs(result - np.asarray(want).astype(int)).mean() <= mean, (path, side)
+
+
+def test_graph_and_eager_give_the_same_bits():
+    files = [contents for contents, _ in FORMATS.values()]
+    files.append(saved(COLOUR, "JPEG", exif=b"Exif\0\0" + tiff("<", 6)))
+    for resize in ("squash", "crop", "pad"):
+        dataset = tf.data.Dataset.from_tensor_slices(files)
+        dataset = dataset.map(lambda text, how=resize: decode(text, 24, 31, how))
+        assert dataset.element_spec == tf.TensorSpec([24, 31, 3], tf.uint8)
+        for contents, picture in zip(files, dataset, strict=True):
+            assert (decode(contents, 24, 31, resize).numpy() == picture.numpy()).all()
+
+
+def test_unknown_resize_is_named():
+    with pytest.raises(UserError, match=r"stretch.*squash, crop, pad"):
+        decode(b"", 8, 8, "stretch")

@@ -1,0 +1,165 @@
+"""What `pipelines.decode.decode` must refuse, and how it says why."""
+
+from __future__ import annotations
+
+import io
+import resource
+import struct
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipelines.decode.decode import decode, reason
+from tests.pipelines import pictures
+from tests.pipelines.pictures import COLOUR, GREY, RGB, bgr_rows, bmp, saved
+
+NOT_A_PICTURE = "not a picture (JPEG, PNG, BMP, GIF, WebP)"
+FILES = {
+    "JPEG": saved(COLOUR, "JPEG"),
+    "PNG": saved(COLOUR, "PNG"),
+    "BMP": saved(COLOUR, "BMP"),
+    "GIF": saved(COLOUR.quantize(64), "GIF"),
+    "WebP": saved(COLOUR, "WEBP"),
+}
+PALETTE = b"".join(bytes([level, 255 - level, 9, 0]) for level in range(256))
+GREY_ROWS = [row.tobytes() for row in np.asarray(GREY)]
+
+
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+def decoded(contents):
+    return decode(contents, 16, 16, "squash")
+
+
+def refusal(contents: bytes) -> str:
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        decoded(contents)
+    return reason(caught.value)
+
+
+PALETTE_BMP = "palette BMP, which TensorFlow decodes to wrong colours"
+COMPRESSED_BMP = "compressed BMP, which TensorFlow cannot decode"
+CORE_BMP = b"BM" + struct.pack("<IHHIIHHHH", 30, 0, 0, 26, 12, 1, 1, 1, 24) + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("contents", "want"),
+    [
+        (b"", "empty file"),
+        (b"B", NOT_A_PICTURE),
+        (b"hello, world\n", NOT_A_PICTURE),
+        (b"<!DOCTYPE html><html></html>", NOT_A_PICTURE),
+        (b"\0" * 500, NOT_A_PICTURE),
+        (b"RIFF\0\0\0\0WAVE", NOT_A_PICTURE),
+        (b"\x89PNX" + FILES["PNG"][4:], NOT_A_PICTURE),
+        (b"\xff\xd8\xff", "truncated or damaged JPEG"),
+        (saved(COLOUR.quantize(64), "BMP"), PALETTE_BMP),
+        (bmp(8, GREY_ROWS, palette=PALETTE), PALETTE_BMP),
+        (saved(GREY.convert("1"), "BMP"), "BMP of 1, 4 or 16 bits a pixel"),
+        (bmp(16, bgr_rows()), "BMP of 1, 4 or 16 bits a pixel"),
+        (bmp(8, GREY_ROWS, compression=1), COMPRESSED_BMP),
+        (bmp(32, bgr_rows(1), compression=3, extra=bytes(12)), COMPRESSED_BMP),
+        (CORE_BMP, "BMP of an old or broken kind"),
+    ],
+)
+def test_reason(contents, want):
+    assert refusal(contents) == want
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_truncated_files_are_named(kind):
+    contents = FILES[kind]
+    for length in (16, 30, len(contents) // 4, len(contents) // 2, len(contents) * 9 // 10):
+        line = refusal(contents[:length])
+        assert kind in line, length
+        assert len(line) < 60, length
+
+
+def test_reason_is_the_same_out_of_a_dataset():
+    dataset = tf.data.Dataset.from_tensors(b"text").map(decoded)
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        list(dataset)
+    assert reason(caught.value) == NOT_A_PICTURE
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        decode(b"text", 4, 4, "squash")
+    assert reason(caught.value) == NOT_A_PICTURE
+
+
+def test_gif_that_does_not_fill_its_screen_is_refused():
+    larger = FILES["GIF"][:6] + struct.pack("<HH", 100, 80) + FILES["GIF"][10:]
+    assert "first frame does not fill it" in refusal(larger)
+
+
+@pytest.mark.parametrize("head", [b"\xff\x0a", b"XXXX"], ids=["a JPEG XL", "nothing"])
+def test_what_only_says_that_it_is_webp_is_refused(head):
+    """TensorFlow would look for other formats in it, of whose size nothing is known here."""
+    assert refusal((head + bytes(8))[:8] + FILES["WebP"][8:]) == "WebP of an unknown kind"
+
+
+def test_webp_without_a_name_before_its_pixels_is_refused():
+    """libwebp reads it, and its size stands elsewhere."""
+    lossless = saved(COLOUR, "WEBP", lossless=True)
+    assert refusal(lossless[:12] + lossless[20:]) == "WebP of an unknown kind"
+
+
+def patched(contents: bytes, at: int, new: bytes) -> bytes:
+    return contents[:at] + new + contents[at + len(new) :]
+
+
+def bombs() -> dict[str, bytes]:
+    jpeg = FILES["JPEG"]
+    frame = jpeg.index(b"\xff\xc0") + 5
+    lossless = saved(COLOUR, "WEBP", lossless=True)
+    animated = saved(COLOUR, "WEBP", save_all=True, append_images=[GREY.convert("RGB")])
+    return {
+        "jpeg": patched(jpeg, frame, struct.pack(">HH", 65000, 65000)),
+        "png": pictures.png(60000, 60000, 8, 2, bytes(1000)),
+        "gif": patched(FILES["GIF"], 6, struct.pack("<HH", 65535, 65535)),
+        "bmp": patched(FILES["BMP"], 18, struct.pack("<ii", 60000, 60000)),
+        "bmp upside down": patched(FILES["BMP"], 18, struct.pack("<ii", 2**31 - 1, -(2**31))),
+        "webp": patched(FILES["WebP"], 26, b"\xff\x3f\xff\x3f"),
+        "webp lossless": patched(lossless, 21, b"\xff\xff\xff\x0f"),
+        "webp animated": patched(animated, 24, b"\xff\x3f\0\xff\x3f\0"),
+    }
+
+
+@pytest.mark.parametrize("name", bombs())
+def test_a_header_that_claims_too_much_allocates_nothing(name):
+    contents = bombs()[name]
+    decoded(FILES["JPEG"])  # what tracing needs is not counted
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    line = refusal(contents)
+    assert line in ("more than 178,956,970 pixels", "truncated BMP")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_damaged_bytes_give_a_picture_or_a_refusal(kind):
+    """Mostly in the head, where the fields are that are read here."""
+    contents, draw = FILES[kind], np.random.default_rng(7)
+    reasons = []
+    for _ in range(60):
+        damaged = bytearray(contents)
+        reach = len(contents) if draw.random() < 0.3 else 64
+        for place in draw.integers(2, reach, size=draw.integers(1, 6)):
+            damaged[place] = draw.integers(256)
+        try:
+            assert decoded(bytes(damaged)).shape == (16, 16, 3)
+        except tf.errors.InvalidArgumentError as error:
+            reasons.append(reason(error))
+    assert reasons
+    assert not [line for line in reasons if "\n" in line or "{{" in line or len(line) > 80]
+
+
+def test_reason_of_another_error_is_its_first_line():
+    error = tf.errors.NotFoundError(
+        None, None, "{{function_node f}} no such file\n\t [[{{node x}}]]"
+    )
+    assert reason(error) == "no such file"
+    assert reason(OSError("disk is gone")) == "disk is gone"
+
+
+def test_the_reference_pictures_are_not_constant():
+    """A constant picture would pass most of the tests above and prove nothing."""
+    assert RGB.std(axis=(0, 1)).min() > 30
+    assert io.BytesIO(FILES["JPEG"]).read(3) == b"\xff\xd8\xff"

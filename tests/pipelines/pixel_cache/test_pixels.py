@@ -1,0 +1,182 @@
+"""Taking pictures out of memory and out of a file; how much memory is free, where a cache is."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipelines.decode.headers import COLUMN
+from pipelines.pixel_cache import pixels
+from pipelines.pixel_cache.free_memory import free_memory
+from pipelines.pixel_cache.pixels import ALIGNMENT, Pixels
+
+SHAPE = (13, 7, 3)
+COUNT = 50
+PICTURES = np.random.default_rng(0).integers(0, 256, (COUNT, *SHAPE), np.uint8)
+FACTS = (np.zeros(COUNT, np.int64), np.ones(COUNT, np.uint8), np.zeros(COUNT, COLUMN))
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "pixels.u8"
+    path.write_bytes(PICTURES.tobytes())
+    return io.FileIO(path)
+
+
+@pytest.fixture(params=["memory", "disk"])
+def kept(request, file):
+    if request.param == "memory":
+        return Pixels(SHAPE, *FACTS, memory=PICTURES)
+    return Pixels(SHAPE, *FACTS, file=file)
+
+
+def test_any_rows_in_any_order(kept):
+    assert kept.nbytes == PICTURES.nbytes
+    np.testing.assert_array_equal(kept.rows, PICTURES)
+    assert kept.take([]).shape == (0, *SHAPE)
+    for numbers in ([0], [49, 0, 49, 7], range(COUNT), np.arange(COUNT, dtype=np.int32)[::-3]):
+        taken = kept.take(numbers)
+        np.testing.assert_array_equal(taken, PICTURES[np.asarray(numbers, int)])
+        assert taken.flags.writeable
+        assert taken.ctypes.data % ALIGNMENT == 0
+
+
+def test_what_was_taken_stays_as_it_is(kept):
+    first = kept.take([1, 2])
+    kept.take([3, 4])[:] = 0
+    np.testing.assert_array_equal(first, PICTURES[1:3])
+    np.testing.assert_array_equal(kept.take([3, 4]), PICTURES[3:5])
+
+
+@pytest.mark.parametrize("numbers", [[-1], [0, COUNT], [2, -COUNT]])
+def test_a_row_that_does_not_exist(kept, numbers):
+    with pytest.raises(IndexError, match="outside 0 to 49"):
+        kept.take(numbers)
+
+
+def test_tensorflow_takes_them_without_a_copy(kept):
+    addresses = []
+
+    def take(numbers):
+        taken = kept.take(numbers)
+        addresses.append(taken.ctypes.data)
+        return taken
+
+    dataset = tf.data.Dataset.from_tensors(np.arange(8)).map(
+        lambda numbers: tf.numpy_function(take, [numbers], tf.uint8, stateful=False)
+    )
+    (batch,) = dataset
+    assert np.asarray(memoryview(batch)).ctypes.data == addresses[0]
+
+
+def test_a_system_that_reads_less_than_asked(file, monkeypatch):
+    read = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda handle, rooms, at: read(handle, [rooms[0][:100]], at))
+    taken = Pixels(SHAPE, *FACTS, file=file).take([3, 1])
+    np.testing.assert_array_equal(taken, PICTURES[[3, 1]])
+
+
+def test_a_file_that_was_cut_is_an_error(file):
+    kept = Pixels(SHAPE, *FACTS, file=file)
+    os.truncate(file.name, PICTURES.nbytes - 1)
+    kept.take([COUNT - 2])
+    with pytest.raises(OSError, match=f"ends inside row {COUNT - 1}"):
+        kept.take([COUNT - 1])
+
+
+def test_another_file_takes_the_place_of_the_first(file, tmp_path):
+    kept = Pixels(SHAPE, *FACTS, file=file)
+    (tmp_path / "other").write_bytes((255 - PICTURES).tobytes())
+    kept.move_to(io.FileIO(tmp_path / "other"), None)
+    np.testing.assert_array_equal(kept.take([5]), 255 - PICTURES[5:6])
+
+
+def test_the_memory_stays_flat_while_a_large_file_is_read(tmp_path):
+    rows, shape = 2000, (256, 256, 3)
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(rows * 256 * 256 * 3)  # 393 MB of zeros that take no place on the disk
+    facts = (np.zeros(rows, np.int64), np.ones(rows, np.uint8), np.zeros(rows, COLUMN))
+    kept = Pixels(shape, *facts, file=io.FileIO(tmp_path / "large"))
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident()
+    for first in range(0, rows - 31, 32):
+        assert not kept.take(np.arange(first, first + 32)).any()
+        assert resident() - before < 40e6
+
+
+def test_the_folder_for_caches(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    for base in ("", "relative/is/no/base"):
+        monkeypatch.setenv("XDG_CACHE_HOME", base)
+        assert pixels.default_folder() == Path("/home/someone/.cache/unfreeze")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/mine")
+    assert pixels.default_folder() == Path("/var/cache/mine/unfreeze")
+
+
+def machine(root, available, groups, files):
+    """A root folder with `proc` and `sys` as Linux shows them."""
+    contents = {
+        "proc/meminfo": f"MemTotal:  99 kB\nMemAvailable:  {available} kB\n",
+        "proc/self/cgroup": groups,
+        **{f"sys/fs/cgroup/{name}": content for name, content in files.items()},
+    }
+    for name, content in contents.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "left"),
+    [
+        ("", {}, 1024_000),
+        ("0::/\n", {"memory.max": "max\n", "memory.current": "5\n"}, 1024_000),
+        ("0::/\n", {"memory.max": "900\n", "memory.current": "500\n"}, 400),
+        (
+            "0::/a/b\n",
+            {
+                "a/memory.max": "900\n",
+                "a/memory.current": "500\n",
+                "a/memory.stat": "anon 7\ninactive_file 100\n",
+                "a/b/memory.max": "max\n",
+                "a/b/memory.current": "3\n",
+            },
+            500,
+        ),
+        # A container sees its own group at the top, whatever its path on the host.
+        ("0::/host/path\n", {"memory.max": "90\n", "memory.current": "30\n"}, 60),
+        (
+            "5:cpu,memory:/a\n0::/\n",
+            {
+                "memory/a/memory.limit_in_bytes": "1000\n",
+                "memory/a/memory.usage_in_bytes": "900\n",
+                "memory/a/memory.stat": "inactive_file 1\ntotal_inactive_file 50\n",
+                "memory/memory.limit_in_bytes": "9223372036854771712\n",
+                "memory/memory.usage_in_bytes": "900\n",
+            },
+            150,
+        ),
+        ("0::/\n", {"memory.max": "10\n", "memory.current": "30\n"}, 0),
+    ],
+)
+def test_free_memory_is_what_machine_and_groups_leave(tmp_path, groups, files, left):
+    assert free_memory(machine(tmp_path, 1000, groups, files)) == left
+
+
+def test_free_memory_of_this_machine():
+    assert 0 < pixels.default_memory() < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def test_flags_can_be_read_without_tensorflow():
+    code = "import sys, pipelines.pixel_cache.pixels; print('tensorflow' in sys.modules)"
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.stdout == "False\n"

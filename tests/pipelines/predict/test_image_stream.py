@@ -1,0 +1,210 @@
+"""Pictures for prediction: in their order, through the pipeline, and a bad one stops nobody."""
+
+import os
+import threading
+import weakref
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine.core.errors import UserError
+from pipelines.decode import decode
+from pipelines.predict import fetch, find_images, image_stream
+from pipelines.predict.image_stream import Stream
+from tests.pipelines import bad_pictures
+from tests.pipelines.pictures import saved
+
+SIZE = (4, 6)
+
+
+def coloured(number: int) -> bytes:
+    """A picture of one colour that tells its number."""
+    return saved(Image.new("RGB", (9, 7), (number, 255 - number, 7)), "PNG")
+
+
+def laid(folder, contents: dict[str, bytes]) -> list[str]:
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return [str(folder / name) for name in contents]
+
+
+def read(places, batch_size=4, first=0, **settings) -> list[image_stream.Group]:
+    return list(Stream(places, SIZE, "squash", 2, **settings).groups(batch_size, first))
+
+
+def flat(groups) -> list[tuple]:
+    """(place, first red value or None, problem) of each."""
+    found = []
+    for places, problems, images in groups:
+        reds = iter(np.asarray(images)[:, 0, 0, 0].tolist())
+        assert len(images) == sum(problem is None for problem in problems)
+        found += [
+            (place, None if problem else next(reds), problem)
+            for place, problem in zip(places, problems, strict=True)
+        ]
+    return found
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Twenty places, of which every third can't be read."""
+    names = {f"{n:02}.png": b"bad" if n % 3 == 1 else coloured(n) for n in range(20)}
+    return laid(tmp_path, names)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 64])
+def test_all_come_once_in_their_order(mixed, batch_size):
+    groups = read(mixed, batch_size)
+    wanted = [(p, None if n % 3 == 1 else n) for n, p in enumerate(mixed)]
+    assert [row[:2] for row in flat(groups)] == wanted
+    assert {row[2] for row in flat(groups)} == {None, decode.formats.NOT_A_PICTURE}
+    full, rest = divmod(13, batch_size)
+    counts = [len(group.images) for group in groups]
+    assert counts == [batch_size] * full + [rest] * (rest > 0) + [0], "the last place is bad"
+
+
+def test_a_group_ends_with_its_stretch_however_little_of_that_can_be_read(tmp_path):
+    """Else a folder of broken pictures would say nothing until its end, and keep nothing."""
+    good, bad = laid(tmp_path, {"good.png": coloured(8), "bad.png": b"bad"})
+    length = find_images.stretch(2)
+    places = [bad] * (2 * length + 5) + [good] + [bad] * length
+    groups = read(places, 2)
+    assert [group.places for group in groups[:2]] == [[bad] * length] * 2
+    assert max(len(group.places) for group in groups) <= length
+    assert [place for group in groups for place in group.places] == places
+    assert [row[1] for row in flat(groups) if row[1]] == [8]
+    later = read(places, 2, first=length + 3)
+    assert len(later[0].places) == length - 3, "they end where they would have from the first on"
+    assert flat(later) == flat(groups)[length + 3 :]
+
+
+@pytest.mark.parametrize("first", [1, 7, 19, 20])
+def test_it_begins_where_it_is_told_to(mixed, first):
+    assert flat(read(mixed, 4, first)) == flat(read(mixed, 4))[first:]
+
+
+def test_pictures_are_those_of_the_one_decoder(cats_dogs):
+    files = sorted(map(str, (cats_dogs / "train").rglob("*.jpg")))[:8]
+    (group,) = Stream(files, (96, 128), "crop", 2).groups(8)
+    for file, image in zip(files, group.images, strict=True):
+        contents = open(file, "rb").read()  # noqa: SIM115
+        assert np.array_equal(image, decode.decode(contents, 96, 128, "crop"))
+
+
+def test_a_broken_picture_is_a_problem_and_the_others_go_on(tmp_path):
+    places = laid(
+        tmp_path,
+        {
+            "short.png": coloured(1)[:40],
+            "text.jpg": b"not a picture at all",
+            "empty.jpg": b"",
+            "good.png": coloured(200),
+        },
+    )
+    places.insert(2, str(tmp_path / "gone.png"))
+    rows = flat(read(places))
+    assert [place for place, _, _ in rows] == places
+    assert rows[2][2] == "can't be read: No such file or directory"
+    assert all(problem and "\n" not in problem for _, _, problem in rows[:4])
+    assert rows[4][1:] == (200, None)
+
+
+def test_all_bad_ones_are_named_and_none_ends_it(tmp_path):
+    laid_out = bad_pictures.lay_out(tmp_path / "bad")
+    places = [str(path) for path in (*laid_out.bad, *laid_out.odd)]
+    places += [str(tmp_path / "bad" / "pipe.jpg"), "/dev/zero", str(tmp_path)]
+    rows = flat(read(places, 32))
+    assert [place for place, _, _ in rows] == places
+    problems = {place: problem for place, _, problem in rows}
+    assert all(problems[str(path)] for path in laid_out.bad)
+    assert problems["/dev/zero"] == "can't be read: not a regular file"
+    assert problems[str(tmp_path)] == "can't be read: not a regular file"
+    assert problems[str(tmp_path / "bad" / "pipe.jpg")] == "can't be read: not a regular file"
+
+
+def test_odd_names_are_opened(tmp_path):
+    names = [b"\xff\xfe.png", b"two\nlines.png", b"%s{}.png", "🐈.png".encode()]
+    places = [os.path.join(str(tmp_path), os.fsdecode(name)) for name in names]
+    for number, place in enumerate(places):
+        with open(place, "wb") as file:
+            file.write(coloured(number))
+    assert flat(read(places)) == [(place, n, None) for n, place in enumerate(places)]
+
+
+def test_what_is_sound_when_it_is_asked_again_stands_in_its_place(tmp_path, monkeypatch):
+    places = laid(tmp_path, {f"{n}.png": coloured(n) for n in range(6)})
+    late = {places[n]: coloured(100 + n) for n in (1, 2, 5)}
+    for place in late:
+        os.truncate(place, 0)
+    monkeypatch.setattr(image_stream, "read_bytes", late.__getitem__)
+    reds = [red for _, red, _ in flat(read(places, 3))]
+    assert reds == [0, 101, 102, 3, 4, 105]
+
+
+def test_an_address_among_files_is_fetched_once_and_its_problem_told(tmp_path, monkeypatch):
+    asked = []
+
+    def answer(url, allow_private):
+        assert allow_private
+        asked.append(url)
+        if url.endswith("good"):
+            return coloured(9)
+        if url.endswith("text"):
+            return b"this is text"
+        raise UserError(f"{url}: gives text/html; allowed: the address of a picture itself")
+
+    monkeypatch.setattr(fetch, "fetch", answer)
+    (file,) = laid(tmp_path, {"file.png": coloured(3)})
+    address = "http://127.0.0.1/"
+    places = [f"{address}page", file, f"{address}good", f"{address}text", file]
+    rows = flat(read(places, allow_private=True))
+    assert [row[1:] for row in rows] == [
+        (None, "gives text/html; allowed: the address of a picture itself"),
+        (3, None),
+        (9, None),
+        (None, decode.formats.NOT_A_PICTURE),
+        (3, None),
+    ]
+    assert sorted(asked) == sorted({f"{address}{name}" for name in ("page", "good", "text")})
+
+
+def test_hosts_of_this_network_are_not_asked_where_that_was_not_allowed(server):
+    ((_, _, problem),) = flat(read([server.address("picture")]))
+    assert "--allow_private_urls fetches it all the same" in problem
+    assert server.paths == []
+
+
+def test_a_picture_from_the_web_that_would_unpack_to_gigabytes_is_not_decoded(server):
+    """It is 50 kB long, and 400 million pixels large."""
+    ((_, image, problem),) = flat(read([server.address("bomb")], allow_private=True))
+    assert image is None
+    assert problem == "more than 178,956,970 pixels"
+
+
+def test_no_group_is_kept(mixed):
+    """Not by who makes them: as many as there are in all would fill the memory."""
+    seen, most = [], 0
+    for group in Stream(mixed * 5, SIZE, "squash", 2).groups(4):
+        seen.append(weakref.ref(group.images))
+        most = max(most, sum(ref() is not None for ref in seen))
+    assert len(seen) > 15
+    assert most <= 2, "the one at hand and the one before it"
+
+
+def test_what_was_fetched_is_let_go_with_its_group(monkeypatch):
+    monkeypatch.setattr(fetch, "fetch", lambda url, allow_private: coloured(5))
+    made = Stream(["http://a.org/b"] * 200, SIZE, "squash", 2)
+    most = 0
+    for _ in made.groups(4):
+        most = max(most, len(made._fetched))
+    assert most < 100
+    assert not made._fetched
+
+
+def test_who_stops_asking_leaves_no_thread_behind(mixed):
+    before = threading.active_count()
+    groups = Stream(mixed * 50, SIZE, "squash", 2).groups(4)
+    next(groups)
+    groups.close()
+    assert threading.active_count() <= before + 1

@@ -1,0 +1,82 @@
+"""The index: columns, parts, and reading bytes at their place."""
+
+import os
+
+import numpy as np
+import pytest
+
+from pipelines.sources.examples import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Examples,
+    from_columns,
+    join,
+    printable,
+    read,
+)
+
+
+def make(count=6, **columns) -> Examples:
+    names = [f"{index}.jpg" for index in range(count)]
+    values = {"splits": [TRAIN, VALIDATION, TEST] * (count // 3), **columns}
+    return from_columns(names, np.arange(count) % 2, ("a", "b"), keys=names, **values)
+
+
+def test_parts_keep_their_order_and_together_are_everything():
+    examples = make()
+    assert examples.part("train").keys.tolist() == ["0.jpg", "3.jpg"]
+    parts = join([examples.part(split) for split in ("train", "validation", "test")])
+    assert sorted(parts.keys) == sorted(examples.keys)
+    assert parts.class_counts() == examples.class_counts() == (3, 3)
+
+
+def test_without_takes_masks_and_indices():
+    examples = make()
+    assert examples.without([0, 5]).keys.tolist() == ["1.jpg", "2.jpg", "3.jpg", "4.jpg"]
+    assert examples.without(examples.labels == 0).class_counts() == (0, 3)
+    assert len(examples.without([])) == 6
+    assert len(examples.without(np.array([], dtype=np.int64))) == 6
+
+
+def test_columns_of_other_lengths_and_labels_without_a_class_are_refused():
+    with pytest.raises(ValueError, match="splits"):
+        make(splits=[TRAIN])
+    with pytest.raises(ValueError, match="label"):
+        from_columns(["x"], [2], ("a", "b"), keys=["x"])
+
+
+def test_reads_whole_files_and_stretches_of_them(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(b"0123456789")
+    examples = from_columns(
+        [str(file)] * 3, [0, 0, 0], ("a",), keys="abc", offsets=[0, 3, 9], lengths=[-1, 4, 0]
+    )
+    assert [read(examples, index) for index in range(3)] == [b"0123456789", b"3456", b""]
+    assert examples.name(0) == str(file)
+    assert examples.name(1) == f"{file}@3"
+
+
+def test_what_can_not_be_read_is_an_error_of_the_system(tmp_path):
+    short, pipe = tmp_path / "short", tmp_path / "pipe"
+    short.write_bytes(b"0123")
+    os.mkfifo(pipe)
+    paths = [str(short), str(pipe), str(tmp_path), str(tmp_path / "none")]
+    examples = from_columns(
+        paths, [0] * 4, ("a",), keys=paths, offsets=[2, 0, 0, 0], lengths=[3, -1, -1, -1]
+    )
+    for index in range(4):
+        with pytest.raises(OSError, match=r"ends before byte 5|regular|none"):
+            read(examples, index)
+
+
+def test_any_bytes_make_a_path(tmp_path):
+    raw = os.fsencode(tmp_path) + b"/\xff\n\xc3\xa9.jpg"
+    with open(raw, "wb") as file:
+        file.write(b"here")
+    path = os.fsdecode(raw)
+    examples = from_columns([path], [0], ("a",), keys=[path])
+    assert read(examples, 0) == b"here"
+    assert examples.encoded_paths().tolist() == [raw]
+    assert printable(path).endswith(r"/\xff\né.jpg")
+    printable(path).encode("utf-8")

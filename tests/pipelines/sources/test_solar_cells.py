@@ -1,0 +1,106 @@
+"""The solar cells: counts from the package's own table, bytes from its own files."""
+
+import importlib.util
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from engine.core.recipe import DataSpec
+from pipelines.sources import solar_cells, sources
+from pipelines.sources.examples import read
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tfds.core.constants, "DATA_DIR", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """NumPy's reading of the table: file, probability, kind."""
+    folder = Path(importlib.util.find_spec("elpv_dataset").origin).parent / "data"
+    table = np.genfromtxt(folder / "labels.csv", dtype=["U32", "f8", "U8"])
+    return folder, table
+
+
+def load(**options):
+    return sources.load(DataSpec("tfds", "solar_cells", **options))
+
+
+def test_counts_are_those_of_the_table(data_dir, rows):
+    _, table = rows
+    began = time.monotonic()
+    examples = load()
+    assert time.monotonic() - began < 60
+    defective = int(np.sum(table["f1"] >= 0.5))
+    assert (len(table) - defective, defective) == (1803, 821)
+    assert examples.classes == ("functional", "defective")
+    assert examples.class_counts() == (1803, 821)
+    assert len(examples.part("test")) == 655  # a quarter of each of four strata, rounded
+    assert len(examples) == 2624
+
+
+def test_pictures_are_the_package_s_own_bytes(data_dir, rows):
+    folder, table = rows
+    load()
+    spec = {
+        "image": tf.io.FixedLenFeature([], tf.string),
+        "key": tf.io.FixedLenFeature([], tf.string),
+        "label": tf.io.FixedLenFeature([], tf.int64),
+        "kind": tf.io.FixedLenFeature([], tf.int64),
+        "probability": tf.io.FixedLenFeature([], tf.float32),
+    }
+    known = {file: (probability, kind) for file, probability, kind in table}
+    seen = set()
+    examples = load()
+    sample = {bytes(read(examples, index)) for index in range(0, len(examples), 97)}
+    for file in sorted(data_dir.glob("solar_cells/*/*.tfrecord*")):
+        for record in tf.data.TFRecordDataset(str(file)):
+            row = {k: v.numpy() for k, v in tf.io.parse_single_example(record, spec).items()}
+            key = row["key"].decode()
+            probability, kind = known[key]
+            assert row["image"] == (folder / key).read_bytes()
+            assert row["label"] == (probability >= 0.5)
+            assert ("mono", "poly")[row["kind"]] == kind
+            assert row["probability"] == pytest.approx(probability)
+            seen.add(key)
+            sample.discard(row["image"])
+    assert seen == set(known)
+    assert not sample
+
+
+def test_train_and_test_are_stratified_and_fixed(rows):
+    folder, _ = rows
+    cells = solar_cells.read_table(folder / "labels.csv")
+    train, test = solar_cells.divide(cells)
+    assert not set(train) & set(test)
+    whole, part = (Counter((cell.label, cell.kind) for cell in some) for some in (cells, train))
+    assert len(whole) == 4
+    for stratum, count in whole.items():
+        assert abs(part[stratum] - 0.75 * count) <= 0.5
+    assert solar_cells.divide(cells[::-1]) == (train, test)
+
+
+def test_split_seed_moves_validation_and_never_the_test_part(data_dir):
+    one, other = load(split_seed=0), load(split_seed=1)
+    assert set(one.part("test").keys) == set(other.part("test").keys)
+    assert set(one.part("validation").keys) != set(other.part("validation").keys)
+    assert one.part("validation").class_counts() == other.part("validation").class_counts()
+    functional, defective = one.part("validation").class_counts()
+    assert (functional, defective) == (271, 123)  # a fifth of 1,353 and of 616
+
+
+def test_a_second_reading_prepares_nothing(data_dir, monkeypatch):
+    load()
+    monkeypatch.setattr(
+        solar_cells.SolarCells, "download_and_prepare", lambda *_, **__: pytest.fail("again")
+    )
+    assert len(load(limit_examples=20)) == 60

@@ -1,0 +1,281 @@
+"""Folders and manifests: what counts as an example, and every mistake has its message."""
+
+import os
+
+import pytest
+
+from engine.core.errors import UserError
+from engine.core.recipe import DataSpec
+from pipelines.sources import sources
+
+
+def fill(root, *names, contents=None):
+    for name in names:
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(contents or name.encode())
+    return root
+
+
+def pictures(place, count):
+    return [f"{place}/{index}.jpg" for index in range(count)]
+
+
+def folders(root, **options):
+    return sources.load(DataSpec("folders", str(root), **options))
+
+
+def counts(examples):
+    return [examples.part(split).class_counts() for split in ("train", "validation", "test")]
+
+
+def manifest(root, text, **options):
+    (root / "list.csv").write_text(text, encoding="utf-8")
+    return sources.load(DataSpec("manifest", str(root / "list.csv"), **options))
+
+
+def test_class_folders_are_split(tmp_path):
+    fill(tmp_path, *pictures("cat", 10), *pictures("dog", 20))
+    examples = folders(tmp_path)
+    assert examples.classes == ("cat", "dog")
+    assert counts(examples) == [(8, 16), (2, 4), (0, 0)]
+    assert sorted(examples.keys)[0] == "cat/0.jpg"
+
+
+def test_the_split_does_not_depend_on_where_the_folder_is(tmp_path):
+    for place in ("here", "there"):
+        fill(tmp_path / place, *pictures("cat", 20), *pictures("dog", 20))
+    here, there = (set(folders(tmp_path / p).part("train").keys) for p in ("here", "there"))
+    assert here == there
+
+
+@pytest.mark.parametrize("name", ["val", "validation"])
+def test_given_parts_are_used(tmp_path, name):
+    fill(tmp_path, *pictures("train/cat", 3), *pictures("train/dog", 4), "notes.txt")
+    fill(tmp_path, *pictures(f"{name}/cat", 2), *pictures(f"{name}/dog", 1))
+    assert counts(folders(tmp_path)) == [(3, 4), (2, 1), (0, 0)]
+    fill(tmp_path, *pictures("test/cat", 5), *pictures("test/dog", 6))
+    examples = folders(tmp_path)
+    assert counts(examples) == [(3, 4), (2, 1), (5, 6)]
+    assert "validation/cat/0.jpg" in examples.keys
+
+
+def test_train_and_test_alone_take_validation_from_train(tmp_path):
+    fill(tmp_path, *pictures("train/cat", 10), *pictures("train/dog", 10))
+    fill(tmp_path, *pictures("test/cat", 1), *pictures("test/dog", 1))
+    assert counts(folders(tmp_path)) == [(8, 8), (2, 2), (1, 1)]
+
+
+def test_classes_may_be_called_train_and_test(tmp_path):
+    fill(tmp_path, *pictures("train", 5), *pictures("test", 5), *pictures("bus", 5))
+    assert folders(tmp_path).classes == ("bus", "test", "train")
+
+
+def test_three_places(tmp_path):
+    fill(tmp_path, *pictures("a/cat", 3), *pictures("a/dog", 3))
+    fill(tmp_path, *pictures("b/cat", 1), *pictures("b/dog", 1), *pictures("c/cat", 2))
+    spec = DataSpec(
+        "split_folders",
+        str(tmp_path / "a"),
+        validation_location=str(tmp_path / "b"),
+        test_location=str(tmp_path / "c"),
+    )
+    assert counts(sources.load(spec)) == [(3, 3), (1, 1), (2, 0)]
+
+
+def test_nested_pictures_count_and_junk_does_not(tmp_path):
+    fill(tmp_path, *pictures("cat", 3), *pictures("dog", 3), "cat/deep/er/x.jpg", "cat/odd.xyz")
+    fill(tmp_path, "cat/.DS_Store", "cat/Thumbs.db", "dog/desktop.ini", ".git/x", "__MACOSX/cat/x")
+    fill(tmp_path, "dog/.ipynb_checkpoints/x.jpg")
+    os.mkfifo(tmp_path / "dog" / "pipe")
+    assert sorted(set(folders(tmp_path).keys) - set(pictures("cat", 3) + pictures("dog", 3))) == [
+        "cat/deep/er/x.jpg",
+        "cat/odd.xyz",
+    ]
+
+
+def test_links_are_followed_and_loops_end(tmp_path):
+    fill(tmp_path, *pictures("data/cat", 3), *pictures("data/dog", 3), *pictures("far", 2))
+    cat = tmp_path / "data" / "cat"
+    (cat / "loop").symlink_to(cat)
+    (cat / "up").symlink_to(tmp_path / "data")
+    (cat / "far").symlink_to(tmp_path / "far")
+    (cat / "self.jpg").symlink_to(cat / "self.jpg")
+    (cat / "lost.jpg").symlink_to(cat / "none.jpg")
+    keys = set(folders(tmp_path / "data").keys)
+    assert {"cat/far/0.jpg", "cat/far/1.jpg", "cat/self.jpg", "cat/lost.jpg"} <= keys
+    assert len(keys) == 3 + 3 + 4
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    fill(tmp_path, *pictures("cat", 3), *pictures("dog", 3))
+    with open(os.fsencode(tmp_path) + b"/cat/\xff\xfe.jpg", "wb") as file:
+        file.write(b"x")
+    os.mkdir(os.fsencode(tmp_path) + b"/\xe9")
+    with open(os.fsencode(tmp_path) + b"/\xe9/x.jpg", "wb") as file:
+        file.write(b"y")
+    examples = folders(tmp_path)
+    assert os.fsencode(tmp_path) + b"/cat/\xff\xfe.jpg" in examples.encoded_paths().tolist()
+    assert examples.classes == ("cat", "dog", r"\xe9")
+
+
+def test_copies_stay_together(tmp_path):
+    fill(tmp_path, *pictures("cat", 30), *pictures("dog", 30))
+    fill(tmp_path, *pictures("cat/copies", 10), contents=b"the same bytes")
+    (tmp_path / "dog" / "link.jpg").symlink_to(tmp_path / "dog" / "0.jpg")
+    for seed in range(4):
+        examples = folders(tmp_path, split_seed=seed)
+        where = dict(zip(examples.keys, examples.splits, strict=True))
+        assert len({where[f"cat/copies/{index}.jpg"] for index in range(10)}) == 1
+        assert where["dog/link.jpg"] == where["dog/0.jpg"]
+
+
+MISTAKES = {
+    "does not exist": [],
+    "'bird' has no images": ["cat/1", "dog/1", "bird/.keep"],
+    "only one class, 'cat'": ["cat/1", "cat/2"],
+    "no images at all": ["cat/.keep", "dog/.keep"],
+    "holds no folders": ["1.jpg", "2.jpg"],
+    "'bird' has images in train but none in validation": [
+        *("train/cat/1", "train/dog/1", "train/bird/1", "val/cat/2", "val/dog/2"),
+    ],
+    "'bird' has images in validation but none in train": [
+        *("train/cat/1", "train/dog/1", "val/bird/1", "val/cat/2", "val/dog/2"),
+    ],
+    "both val/ and validation/": [
+        *("train/cat/1", "train/dog/1", "val/cat/2", "val/dog/2", "validation/cat/3"),
+    ],
+    "holds bus/ beside train, val": ["train/cat/1", "train/dog/1", "val/cat/2", "bus/dog/2"],
+}
+
+
+@pytest.mark.parametrize("message", MISTAKES)
+def test_every_mistake_has_its_line(tmp_path, message):
+    fill(tmp_path / "data", *MISTAKES[message]) if MISTAKES[message] else None
+    with pytest.raises(UserError, match=message) as caught:
+        folders(tmp_path / "data")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_same_file_in_two_parts(tmp_path):
+    fill(tmp_path, *pictures("train/cat", 3), *pictures("train/dog", 3))
+    fill(tmp_path, *pictures("val/cat", 3), *pictures("val/dog", 3))
+    assert len(folders(tmp_path)) == 12
+    link = tmp_path / "val" / "dog" / "link.jpg"
+    link.symlink_to(tmp_path / "train" / "dog" / "2.jpg")
+    with pytest.raises(UserError, match=r"train and in validation: .*dog/2.jpg and .*link.jpg"):
+        folders(tmp_path)
+    link.unlink()
+    big = bytes(range(256)) * 64
+    fill(tmp_path, "train/cat/big", "val/cat/big", contents=big)
+    with pytest.raises(UserError, match="the same file"):
+        folders(tmp_path)
+    # The same size and the same middle, but another first byte: two files.
+    fill(tmp_path, "val/cat/big", contents=b"\1" + big[1:])
+    assert len(folders(tmp_path)) == 14
+
+
+def test_a_file_instead_of_a_folder_and_remote_places(tmp_path):
+    fill(tmp_path, "file")
+    with pytest.raises(UserError, match="can't be read as a folder"):
+        folders(tmp_path / "file")
+    for place in ("gs://bucket/x", "s3://b/x", "https://host/x"):
+        with pytest.raises(UserError, match="copy it here first"):
+            sources.load(DataSpec("folders", place))
+    with pytest.raises(UserError, match="did you mean 'folders'"):
+        sources.load(DataSpec("folder", "x"))
+
+
+def test_manifest(tmp_path):
+    rows = [f"{name}/{index}.jpg,{name}" for name in ("cat", "dog") for index in range(10)]
+    examples = manifest(tmp_path, "path,label\n" + "\n".join(rows) + "\n\n")
+    assert examples.classes == ("cat", "dog")
+    assert counts(examples) == [(8, 8), (2, 2), (0, 0)]
+    assert examples.paths[0] == str(tmp_path / "cat" / "0.jpg")
+    assert examples.keys[0] == "cat/0.jpg"
+
+
+def test_manifest_with_splits_groups_and_quoting(tmp_path):
+    text = (
+        "\ufeffLabel, path ,group,note,split\r\n"
+        'cat,"a, b.jpg",g1,x,train\r\ncat,c.jpg,g2,x,VAL\r\ndog,d.jpg,g1,x,\r\n'
+        "dog,/abs/e.jpg,,x,validation\r\ndog,f.jpg,,x,test\r\n"
+    )
+    examples = manifest(tmp_path, text, manifest_root="/")
+    assert counts(examples) == [(1, 1), (1, 1), (0, 1)]
+    assert examples.groups.tolist() == ["g1", "g2", "g1", "", ""]
+    assert examples.paths[[0, 3]].tolist() == [str(tmp_path / "a, b.jpg"), "/abs/e.jpg"]
+
+
+def test_manifest_groups_never_part(tmp_path):
+    rows = [f"{i}.jpg,{'ab'[i % 2]},,module{i // 4}" for i in range(200)]
+    for seed in range(5):
+        examples = manifest(tmp_path, "path,label,split,group\n" + "\n".join(rows), split_seed=seed)
+        parts = [set(examples.part(split).groups) for split in ("train", "validation")]
+        assert not parts[0] & parts[1]
+        assert counts(examples)[1] == (20, 20)
+
+
+OUTSIDE = ("/etc/hostname", "../other.jpg", "a/../../other.jpg", "up/x.jpg", "out.jpg")
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_a_path_that_leaves_its_root_is_refused_unless_told(tmp_path, path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (data / "up").symlink_to(tmp_path / "elsewhere")
+    (data / "out.jpg").symlink_to(tmp_path / "elsewhere" / "x.jpg")
+    text = f"path,label\na.jpg,a\nb.jpg,b\nc.jpg,b\n{path},a\n"
+    with pytest.raises(UserError, match=r"line 5: .* leads out of .*--manifest_root=DIR"):
+        manifest(data, text)
+    root = "/" if path.startswith("/") else str(tmp_path)
+    assert len(manifest(data, text, manifest_root=root)) == 4
+
+
+def test_a_folder_that_begins_as_the_root_does_lies_outside(tmp_path):
+    (tmp_path / "data").mkdir()
+    with pytest.raises(UserError, match="leads out of"):
+        manifest(tmp_path / "data", "path,label\n../data2/a.jpg,a\n")
+
+
+def test_a_manifest_may_lie_behind_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    text = "path,label\n" + "".join(f"{n}.jpg,{'ab'[n % 2]}\n" for n in range(4))
+    assert len(manifest(tmp_path / "link", text)) == 4
+
+
+MANIFESTS = {
+    "no 'path'": "file,label\nx,a\n",
+    "is it 'lable'": "path,lable\nx,a\n",
+    "is it 'groups'": "path,label,groups\nx,a,g\n",
+    r"\(none\)": "",
+    "line 3: path 'y', label ''": "path,label\nx,a\ny,\n",
+    "line 2: 1 cells": "path,label\nx\n",
+    "line 2: split 'dev'": "path,label,split\nx,a,dev\n",
+    "line 3: ./x stands in it twice": "path,label\nx,a\n./x,b\n",
+    "zero byte|no CSV": "path,label\nx\0y,a\n",
+    "no CSV file": 'path,label\n"x"y,a\n',
+    "no images": "path,label\n",
+    "group 'g' is in train and in validation": (
+        "path,label,split,group\n1,a,train,g\n2,b,train,\n3,a,val,g\n4,b,val,\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("message", MANIFESTS)
+def test_every_mistake_in_a_manifest_has_its_line(tmp_path, message):
+    with pytest.raises(UserError, match=message):
+        manifest(tmp_path, MANIFESTS[message])
+
+
+def test_a_manifest_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"the manifest .*none\.csv does not exist"):
+        sources.load(DataSpec("manifest", str(tmp_path / "none.csv")))
+
+
+def test_photographs(cats_dogs):
+    examples = folders(cats_dogs, limit_examples=100)
+    assert examples.classes == ("cats", "dogs")
+    assert counts(examples) == [(50, 50), (50, 50), (0, 0)]
