@@ -96,8 +96,8 @@ class DataSpec:
 
     `source` is a key of `pipelines.sources.sources.SOURCES`; `location` a folder, a file or the
     name of a TFDS data set; `validation_location` and `test_location` the further folders of the
-    source `split_folders`; `manifest_root` the folder that a manifest's pictures lie below, its own if
-    None.
+    source `split_folders`; `manifest_root` the folder that a manifest's images lie below, its own
+    if None.
     `validation_fraction` is a share of the training part in (0, 1), or a number of examples where
     it is 1 or more; sources that bring a validation part of their own don't use it.
     `limit_examples` keeps that many examples of each part, evenly over the classes.

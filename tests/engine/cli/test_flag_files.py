@@ -64,7 +64,7 @@ def test_a_mark_at_the_beginning_as_windows_writes_it(write):
 
 
 def test_flag_files_are_utf8_wherever_they_are_read(write):
-    code = "import sys, _flags; print(ascii(_flags.parse('', _flags.RUN, sys.argv).data_dir))"
+    code = "import sys; from engine.cli import flags; print(ascii(flags.parse('', flags.RUN, sys.argv).data_dir))"
     done = subprocess.run(
         [sys.executable, "-X", "utf8=0", "-c", code, write("--data_dir=Bäume\n")],
         env={"PYTHONPATH": f"{ROOT}:{ROOT / 'bin'}", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
