@@ -40,7 +40,7 @@ def cats_dogs() -> Path:
 
 @pytest.fixture(scope="session")
 def coloured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the classes blue and red: 26 noisy JPEG pictures of 40x36 pixels each."""
+    """A folder with the classes blue and red: 26 noisy JPEG images of 40x36 pixels each."""
     import numpy as np
     from PIL import Image
 
@@ -57,7 +57,7 @@ def coloured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def own_cache(tmp_path_factory):
-    """Pictures are kept here, and not in the cache of whoever runs the tests."""
+    """Images are kept here, and not in the cache of whoever runs the tests."""
     place = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(place))
@@ -68,11 +68,13 @@ def own_cache(tmp_path_factory):
 def call(monkeypatch, capsys):
     """Runs a program in this process, where TensorFlow is at work already."""
     from engine.cli import main as cli_main
-    from engine.runtime.shutdown import Stop
+    from engine.runtime.shutdown import Shutdown
     from tests.bin.programs import program
 
     monkeypatch.setattr(cli_main, "start_tensorflow", lambda *_: 2)
-    monkeypatch.setattr(cli_main, "stop", lambda *_: Stop())  # signals are for the tests to have
+    monkeypatch.setattr(
+        cli_main, "stop", lambda *_: Shutdown()
+    )  # signals are for the tests to have
 
     def called(name: str, *arguments) -> str:
         try:
@@ -99,14 +101,14 @@ def write(tmp_path):
 @pytest.fixture(scope="module")
 def made_run(tmp_path_factory) -> Path:
     """With ImageNet's features and a head by chance."""
-    from engine.evaluation.decision_rule import Rule
+    from engine.evaluation.decision_rule import DecisionRule
     from tests.engine import small
     from tests.engine.commands.serving import CLASSES
     from tests.engine.serving import served_run
 
     place = tmp_path_factory.mktemp("served") / "run"
     recipe = small.recipe(backbone="efficientnet_lite0", image_size=(64, 64), weights="imagenet")
-    return served_run.make(place, recipe, CLASSES, Rule(temperature=1.5)).path
+    return served_run.make(place, recipe, CLASSES, DecisionRule(temperature=1.5)).path
 
 
 @pytest.fixture(scope="module")

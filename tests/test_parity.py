@@ -1,4 +1,4 @@
-"""One picture, four ways: training, evaluation, prediction and the saved model agree on it.
+"""One image, four ways: training, evaluation, prediction and the saved model agree on it.
 
 The pixels agree bit for bit, for every kind of file at every odd size. So the numbers, which follow
 from pixels alone, are compared for a file of each kind and of each size. They come out of programs
@@ -18,20 +18,20 @@ import tensorflow as tf
 
 from engine.core.recipe import RESIZES, Recipe, parse_phase
 from engine.evaluation import decision_rule
-from engine.frozen.array_store import Room
+from engine.frozen.array_store import CacheBudget
 from engine.inference import predict as prediction
 from engine.inference import predictor
 from engine.models import classifier
-from engine.runs.checkpoints import Progress
-from engine.runs.directory import RunDir, claim
+from engine.runs.checkpoints import TrainState
+from engine.runs.directory import RunDirectory, claim_directory
 from engine.training import epoch_record, setup, steps
 from engine.training import phase as stages
-from engine.training.phase import Stage
+from engine.training.phase import PhaseState
 from pipelines.augment import augment
 from pipelines.loading import batches
 from pipelines.loading import prepare as ready
-from pipelines.pixel_cache.pixels import Place
-from pipelines.predict.image_stream import Stream
+from pipelines.pixel_cache.store import CacheLocation
+from pipelines.predict.image_stream import ImageStream
 from pipelines.sources.examples import TRAIN, VALIDATION, Examples, from_columns
 from tests.engine.small import enliven
 from tests.engine.small_runs import Watcher, small_recipe
@@ -41,7 +41,7 @@ from tests.pipelines.every_format import KINDS, SIZES
 TOLERANCE = 1e-5  # of probabilities, float32
 CLASSES = ("a", "b", "c")
 HALF_TOLERANCE = 0.1  # where the trunk computes with 8 bits
-NOWHERE, PLENTY = Room(0), Room(10**9)
+NOWHERE, PLENTY = CacheBudget(0), CacheBudget(10**9)
 
 
 def recipe(folder, size=(32, 32), **changes) -> Recipe:
@@ -58,7 +58,7 @@ def examples(paths: list[Path]) -> Examples:
 
 
 def by_example(read, count: int) -> np.ndarray:
-    """uint8 [count, H, W, 3]: the pictures of some batches, in the order of the examples."""
+    """uint8 [count, H, W, 3]: the images of some batches, in the order of the examples."""
     found: dict[int, np.ndarray] = {}
     for batch in read:
         images = np.reshape(batch.inputs, (-1, *batch.inputs.shape[-3:]))
@@ -68,7 +68,7 @@ def by_example(read, count: int) -> np.ndarray:
 
 
 def as_predicted(paths: list[Path], made: Recipe) -> np.ndarray:
-    read = list(Stream(list(map(str, paths)), made.image_size, made.resize, 2).groups(16))
+    read = list(ImageStream(list(map(str, paths)), made.image_size, made.resize, 2).groups(16))
     assert [problem for group in read for problem in group.problems if problem] == []
     return np.concatenate([group.images for group in read])
 
@@ -86,15 +86,17 @@ def test_the_pixels_are_the_same_bit_for_bit(all_files, tmp_path, resize):
     """To train on and to evaluate, from files and from what is kept; and as bin/predict reads."""
     count, made = len(all_files), recipe(tmp_path, (24, 40), resize=resize)
     want = as_predicted(all_files, made)
-    assert len({image.tobytes() for image in want}) > 0.9 * count, "pictures that differ"
+    assert len({image.tobytes() for image in want}) > 0.9 * count, "images that differ"
     for memory in (None, 10**9, 0):  # decoded each time, kept in memory, read from the disk
         data, pixels = examples(all_files), None
         if memory is not None:
-            place = Place(tmp_path / "cache", memory)
-            data, pixels = ready.to_train(data, made, tmp_path / "bad.csv", 2, print, place)
+            place = CacheLocation(tmp_path / "cache", memory)
+            data, pixels = ready.prepare_training_data(
+                data, made, tmp_path / "bad.csv", 2, print, place
+            )
             pixels.wait()
             assert pixels.in_memory == bool(memory)
-        feed = batches.make_feed(data, made, 2, pixels)
+        feed = batches.make_data_loader(data, made, 2, pixels)
         for read in (feed.train(0, -(-count // made.batch_size), 3), feed.once("validation")):
             seen = by_example(read, count)
             apart = [
@@ -107,14 +109,14 @@ def test_the_pixels_are_the_same_bit_for_bit(all_files, tmp_path, resize):
 class Served:
     """A network that was saved as three runs, one for each way of resizing.
 
-    job: its data are the files as each way resizes them, one after the other, N pictures in all.
+    job: its data are the files as each way resizes them, one after the other, N images in all.
     labels: int [N]. wanted: float64 [N, classes], what the saved network makes of them.
     found: what `measured` gave so far.
     """
 
     files: list[Path]
-    runs: dict[str, RunDir]
-    job: stages.Job
+    runs: dict[str, RunDirectory]
+    job: stages.TrainJob
     labels: np.ndarray
     wanted: np.ndarray
     found: dict = dataclasses.field(default_factory=dict)
@@ -124,7 +126,7 @@ class Served:
 
 
 class Rows:
-    """Pictures, twice over, as `pipelines.pixel_cache.pixels.Pixels` gives them."""
+    """Images, twice over, as `pipelines.pixel_cache.store.Pixels` gives them."""
 
     def __init__(self, images: np.ndarray) -> None:
         self.images = images
@@ -146,24 +148,24 @@ def served(tmp_path_factory) -> Served:
     enliven(network.model)
     places = {}
     for resize, made in recipes.items():
-        places[resize] = RunDir(place / resize)
+        places[resize] = RunDirectory(place / resize)
         data = examples(files * len(RESIZES))
-        feed = batches.make_feed(data, made, 2, Rows(images))
-        job = stages.Job(made, network, feed, augment.compose(()), places[resize], Watcher())
+        feed = batches.make_data_loader(data, made, 2, Rows(images))
+        job = stages.TrainJob(made, network, feed, augment.compose(()), places[resize], Watcher())
         save(job)
     labels = data.part("validation").labels
     return Served(files, places, job, labels, as_saved(places["squash"], images))
 
 
-def save(job: stages.Job) -> None:
+def save(job: stages.TrainJob) -> None:
     """As a run does whose best model is that of now."""
-    claim(job.run, job.recipe, overwrite=False)
-    clock = epoch_record.Clock()
+    claim_directory(job.run, job.recipe, overwrite=False)
+    clock = epoch_record.RunClock()
     clock.best = [variable.numpy() for variable in job.classifier.model.weights]
-    epoch_record.save_best(job, Progress(), clock)
+    epoch_record.save_best(job, TrainState(), clock)
 
 
-def as_saved(run: RunDir, images: np.ndarray) -> np.ndarray:
+def as_saved(run: RunDirectory, images: np.ndarray) -> np.ndarray:
     """float64 [N, classes]: softmax of what Keras makes of the saved weights, nothing folded."""
     model = classifier.build(run.read_recipe(), len(CLASSES)).model
     with np.load(run.best) as file:
@@ -177,7 +179,7 @@ def near(mine, wanted: np.ndarray, tolerance: float = TOLERANCE) -> bool:
     return float(np.abs(np.asarray(mine, np.float64) - wanted).max()) <= tolerance
 
 
-def test_the_saved_network_tells_the_pictures_apart(served):
+def test_the_saved_network_tells_the_images_apart(served):
     """Else all would agree on them easily."""
     assert np.median(served.wanted.std(0)) > 1000 * TOLERANCE
     assert len(np.unique(served.wanted.argmax(-1))) > 1
@@ -187,16 +189,16 @@ def test_the_saved_network_tells_the_pictures_apart(served):
 def test_evaluation_and_prediction_give_the_numbers_of_the_saved_network(
     served, resize, batch_size
 ):
-    """From the files on, and whatever number of pictures shares a batch."""
+    """From the files on, and whatever number of images shares a batch."""
     run, wanted = served.runs[resize], served.of(resize)
     model = predictor.from_run(run)
     files = list(map(str, served.files))
-    read = Stream(files, model.image_size, model.resize, 2).groups(batch_size)
+    read = ImageStream(files, model.image_size, model.resize, 2).groups(batch_size)
     answers = [dict(one.labels) for one in prediction.predict(model, read, batch_size, 3)]
     predicted = np.array([[answer[name] for name in CLASSES] for answer in answers])
     assert near(predicted, wanted)
-    opened = setup.reopen(run)
-    feed = batches.make_feed(examples(served.files), opened.recipe, 2)
+    opened = setup.load_run(run)
+    feed = batches.make_data_loader(examples(served.files), opened.recipe, 2)
     losses, chances = evaluated(steps.make_eval_step(opened.model), feed.once("validation"))
     assert near(chances, wanted)
     assert near(predicted, chances, 1e-6), "folded alike"
@@ -234,8 +236,8 @@ def measured(served: Served, way: str, place: Path) -> tuple[np.ndarray, np.ndar
         trainable, room, precision = WAYS[way]
         phase = parse_phase(f"tune(trainable={trainable}, epochs=2, optimizer=sgd)")
         made = dataclasses.replace(served.job.recipe, phases=(phase,), precision=precision)
-        job = dataclasses.replace(served.job, recipe=made, room=room, run=RunDir(place))
-        stage = stages.begin(job, phase, Progress(), {})
+        job = dataclasses.replace(served.job, recipe=made, room=room, run=RunDirectory(place))
+        stage = stages.start_phase(job, phase, TrainState(), {})
         assert bool(stage.features) == (room is PLENTY)
         losses, chances = evaluated(stage.eval_step, stage.validation())
         assert near(np.exp(-losses), given(chances, served.labels))
@@ -243,7 +245,7 @@ def measured(served: Served, way: str, place: Path) -> tuple[np.ndarray, np.ndar
     return served.found[way]
 
 
-def as_trained(stage: Stage, job: stages.Job) -> np.ndarray:
+def as_trained(stage: PhaseState, job: stages.TrainJob) -> np.ndarray:
     """Each example's loss: a step in which it alone counts, and which moves nothing."""
     if stage.features:
         stage.features.prepare(0)

@@ -15,7 +15,7 @@ import os
 import sys
 from typing import Any
 
-READING = "reading pictures"
+READING = "reading images"
 EPOCH = "epoch: validation accuracy "
 
 
@@ -44,7 +44,7 @@ def main(text: str) -> None:
     training, validation, model = WAYS[task.way](task, recipe, made)
     print(READING, flush=True)
     for phase in recipe.phases:
-        opened = freezing.split(made, phase.trainable).open_layers
+        opened = freezing.partition_model(made, phase.trainable).open_layers
         for layer in made.model.layers:
             layer.trainable = layer.name in opened
         _compile(model, phase)
@@ -100,7 +100,7 @@ def with_layers(task: Task, recipe: Any, made: Any) -> tuple[Any, Any, Any]:
 
 
 def with_generator(task: Task, recipe: Any, made: Any) -> tuple[Any, Any, Any]:
-    """The blog's way: `ImageDataGenerator`, one picture after the other in NumPy and SciPy."""
+    """The blog's way: `ImageDataGenerator`, one image after the other in NumPy and SciPy."""
     import keras
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
 

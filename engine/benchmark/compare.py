@@ -1,4 +1,4 @@
-"""Results of several machines beside each other, as a table and as a picture."""
+"""Results of several machines beside each other, as a table and as an image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BAR, HEAD, MARGIN = 0.3, 0.66, 0.15
 NAMES, LETTER, SPEEDS, GAP, COSTS = 3.1, 0.08, 4.6, 0.3, 3.2
 DOTS = 100  # an inch
-MOST = 200  # bars in one picture; a PNG of matplotlib has fewer than 2**16 pixels on a side
+MOST = 200  # bars in one image; a PNG of matplotlib has fewer than 2**16 pixels on a side
 TITLE = 76  # letters
 PALETTE = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c")
 INK = "#333333"

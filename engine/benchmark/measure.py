@@ -14,11 +14,11 @@ from engine.benchmark.rows import Rate, Row
 from engine.benchmark.timing import SAMPLE_SECONDS, Work, alternate
 from engine.core.dataset import Batch
 from engine.core.recipe import Phase
-from engine.runs.checkpoints import Progress
+from engine.runs.checkpoints import TrainState
 from engine.runtime import hardware, stateless_random
 from engine.training import steps
-from engine.training.batch_prefetcher import Supply
-from engine.training.phase import Job, Stage, begin
+from engine.training.batch_prefetcher import BatchPrefetcher
+from engine.training.phase import PhaseState, TrainJob, start_phase
 
 # Calls of the loop in one sample. A run begins once to make batches ready, and then goes on.
 LEAST_CALLS, MOST_CALLS = 6, 100
@@ -28,8 +28,8 @@ LEAST_CALLS, MOST_CALLS = 6, 100
 class Bench:
     """A phase made ready to be measured, at the pace of a run, so many calls in one sample."""
 
-    job: Job
-    stage: Stage
+    job: TrainJob
+    stage: PhaseState
     calls: int = LEAST_CALLS
 
     @property
@@ -46,9 +46,9 @@ class Bench:
     def images(self) -> int:
         return self.sample * self.job.recipe.batch_size
 
-    def supply(self) -> Supply:
+    def supply(self) -> BatchPrefetcher:
         length = self.job.steps_per_epoch
-        return Supply(self.job.feed, self.stage, length, self.calls * length)
+        return BatchPrefetcher(self.job.feed, self.stage, length, self.calls * length)
 
     def batches(self) -> Iterator[Batch]:
         """The stacked batches of a sample, one after the other, as the loop gets them."""
@@ -63,9 +63,9 @@ class Bench:
         return tf.constant([self.stage.rate(place) for place in range(count)], tf.float32)
 
 
-def prepare(job: Job, phase: Phase) -> Bench:
+def prepare(job: TrainJob, phase: Phase) -> Bench:
     """Begins the phase and finds its pace, as a run does, and how many calls a sample takes."""
-    stage = begin(job, phase, Progress(), {})
+    stage = start_phase(job, phase, TrainState(), {})
     if stage.features:
         stage.features.prepare(0)
     bench = Bench(job, stage)
@@ -146,7 +146,7 @@ def _drain(batches: Iterator[Batch]) -> None:
         pass
 
 
-def row(job: Job, phase: Phase, repeats: int) -> Row:
+def row(job: TrainJob, phase: Phase, repeats: int) -> Row:
     """All of it for one phase of one recipe."""
     hardware.reset_peaks()
     bench = prepare(job, phase)

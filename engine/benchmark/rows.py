@@ -1,7 +1,7 @@
 """One measurement: the speed of each stage and of the whole, and what stands in its way.
 
 Speeds are in images a second. An epoch passes four stages: the *input* reads and decodes, the
-*augmentation* changes the pictures, the frozen *trunk* and the trained *tail* compute.
+*augmentation* changes the images, the frozen *trunk* and the trained *tail* compute.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ON_GPU = {
     "tail": ("a larger --batch_size", "--precision=mixed_bfloat16", FEWER_OPEN, SMALLER),
 }
 
-PREDICT = "predict"  # in the place of a phase, where pictures are answered and nothing is trained
+PREDICT = "predict"  # in the place of a phase, where images are answered and nothing is trained
 
 SLOWEST, FASTEST = 1e-6, 1e12  # images/s; what lies outside was not measured
 LOSS_WORTH_A_WORD = 0.1
@@ -114,7 +114,7 @@ class Row:
 
 
 def require_name(value: Any, what: str) -> None:
-    """A name stands in tables and pictures, so it has to be one short line."""
+    """A name stands in tables and images, so it has to be one short line."""
     good = isinstance(value, str) and value.isprintable() and 0 < len(value) <= LONGEST_NAME
     require(
         good, f"{what}={value!r:.{LONGEST_NAME}}; allowed: one line of 1 to {LONGEST_NAME} letters"
@@ -181,7 +181,7 @@ def _by_how_much(row: Row, limit: str) -> str:
 def _advice(row: Row, limit: str) -> list[str]:
     """What helps this stage; a precision only where the slowest is in use, and a cache in training.
 
-    A prediction sees each picture once.
+    A prediction sees each image once.
     """
     advice = (ON_CORES if row.shares_cores else ON_GPU)[limit]
     cached, plain = row.phase != PREDICT, row.precision == "float32"

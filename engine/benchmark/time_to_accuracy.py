@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from engine.benchmark import baselines
 
-# What bin/train prints when it begins to read pictures, and what both print after an epoch.
+# What bin/train prints when it begins to read images, and what both print after an epoch.
 READING = re.compile(rf"decoding |looking at |{baselines.READING}")
 ACCURACY = re.compile(rf"validation loss [\d.]+, accuracy ([\d.]+)%|{baselines.EPOCH}([\d.]+)")
 
@@ -22,7 +22,7 @@ ACCURACY = re.compile(rf"validation loss [\d.]+, accuracy ([\d.]+)%|{baselines.E
 class Course:
     """What a process did. Seconds are counted from its start.
 
-    reading: when it began to read pictures. epochs: when each was evaluated, and the accuracy.
+    reading: when it began to read images. epochs: when each was evaluated, and the accuracy.
     """
 
     reading: float

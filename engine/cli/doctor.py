@@ -1,4 +1,4 @@
-"""Looks at pictures before the training: what is broken, doubled, mislabelled or odd."""
+"""Looks at images before the training: what is broken, doubled, mislabelled or odd."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from engine.core.files import write
 
 def define(values: flags.FlagValues) -> None:
     cli_flags.place(values, "out", "doctor", "folder for report.html and report.json, or none")
-    what = "CSV file to write with the pictures that are fit to use"
+    what = "CSV file to write with the images that are fit to use"
     cli_flags.place(values, "write_manifest", None, what)
     cli_flags.whole(values, "threads", None, "CPU threads; all cores if not given", least=1)
 
 
 def main(argv: list[str]) -> None:
-    groups = (cli_flags.define_pictures, define)
+    groups = (cli_flags.define_images, define)
     parsed = cli_flags.parse("[flags]", groups, argv, train_flags.names(), __doc__)
     spec = cli_flags.data_spec(parsed)
     if spec is None:
-        raise cli_flags.FlagError(cli_flags.NO_PICTURES)
+        raise cli_flags.FlagError(cli_flags.NO_IMAGES)
     if parsed.write_manifest and spec.source == "tfds":
         raise cli_flags.FlagError(
-            "--write_manifest lists files, and the pictures of --dataset lie in record files; "
+            "--write_manifest lists files, and the images of --dataset lie in record files; "
             "leave it away"
         )
     if parsed.write_manifest and _same_file(parsed.write_manifest, spec.location):
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
         made = clean.manifest(examined, place)
         save("write_manifest", Path(place), made.contents)
         without = ", ".join(f"{count:,} {reason}" for reason, count in made.left_out.items())
-        print(f"{made.listed:,} pictures listed" + (f", without {without}" if without else ""))
+        print(f"{made.listed:,} images listed" + (f", without {without}" if without else ""))
         print(f"train with {clean.flags(examined.examples, place)}")
 
 

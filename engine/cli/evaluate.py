@@ -10,11 +10,11 @@ from absl import flags
 from engine.cli import flags as cli_flags
 from engine.cli import main as cli_main
 from engine.cli import rule_flags
-from engine.commands import metrics_output
+from engine.commands import format_metrics
 from engine.commands import tta as tta_module
 from engine.core.recipe import DataSpec
-from engine.runs.directory import RunDir
-from engine.runs.lock import lock
+from engine.runs.directory import RunDirectory
+from engine.runs.lock import run_lock
 
 FORMATS = ("table", "json")
 PARTS = ("train", "validation", "test", "all")
@@ -29,7 +29,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "compare",
         False,
-        "runs that follow, each with the first, on pictures that both have: those that data flags "
+        "runs that follow, each with the first, on images that both have: those that data flags "
         "name, or the part of each run's own data",
         values,
     )
@@ -51,7 +51,7 @@ def main(argv: list) -> None:
     if changes and parsed.tta:
         raise cli_flags.FlagError(
             f"--tta={parsed.tta} and --{rule_flags.given(parsed)[0]}: a saved rule is for answers "
-            "to the picture as it is; leave one of them away"
+            "to the image as it is; leave one of them away"
         )
     named = runs(parsed, changes is not None)
     other = data(parsed)
@@ -63,7 +63,7 @@ def main(argv: list) -> None:
         measure(parsed, named[0], other, changes)
 
 
-def runs(parsed: cli_flags.Parsed, changes: bool) -> list[RunDir]:
+def runs(parsed: cli_flags.Parsed, changes: bool) -> list[RunDirectory]:
     """The one that is measured, or those that are compared.
 
     Raises:
@@ -80,7 +80,7 @@ def runs(parsed: cli_flags.Parsed, changes: bool) -> list[RunDir]:
             raise cli_flags.FlagError(
                 "--price_per_hour has no use without --report; give --report=DIR, or leave it away"
             )
-        return [RunDir(Path(parsed.run_dir))]
+        return [RunDirectory(Path(parsed.run_dir))]
     of_one = ("run_dir", "report", "price_per_hour")
     useless = [name for name in of_one if getattr(parsed, name) is not None]
     if useless or changes:
@@ -91,7 +91,7 @@ def runs(parsed: cli_flags.Parsed, changes: bool) -> list[RunDir]:
             "--compare takes two runs or more; name their directories after it, as "
             "--compare runs/a runs/b"
         )
-    return [RunDir(Path(word)) for word in parsed.words]
+    return [RunDirectory(Path(word)) for word in parsed.words]
 
 
 def data(parsed: cli_flags.Parsed) -> DataSpec | None:
@@ -109,7 +109,7 @@ def data(parsed: cli_flags.Parsed) -> DataSpec | None:
 
 def measure(
     parsed: cli_flags.Parsed,
-    run: RunDir,
+    run: RunDirectory,
     other: DataSpec | None,
     changes: rule_flags.Changes | None,
 ) -> None:
@@ -118,12 +118,12 @@ def measure(
 
         write.refuse(Path(parsed.report))
     # A rule belongs to one model: while it is found out, no other takes that one's place.
-    with lock(run) if changes else nullcontext():
+    with run_lock(run) if changes else nullcontext():
         threads = cli_main.start_tensorflow(parsed.threads)
         from engine.commands import measure as measure_module
 
         found = measure_module.measure(run, measure_module.asked(parsed, other, threads), changes)
-    show = metrics_output.print_json if parsed.format == "json" else metrics_output.print_table
+    show = format_metrics.print_json if parsed.format == "json" else format_metrics.print_table
     show(found)
     if parsed.report:
         from engine.commands import reporting
@@ -132,7 +132,7 @@ def measure(
         measure_module.complain(f"report: {page}")
 
 
-def compare(parsed: cli_flags.Parsed, named: list[RunDir], other: DataSpec | None) -> None:
+def compare(parsed: cli_flags.Parsed, named: list[RunDirectory], other: DataSpec | None) -> None:
     threads = cli_main.start_tensorflow(parsed.threads)
     from engine.commands import compare as compare_module
     from engine.commands import measure as measure_module

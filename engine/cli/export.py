@@ -20,13 +20,13 @@ from engine.core.files import write, write_json
 from engine.core.recipe import DataSpec, Recipe
 from engine.export import place, subject
 from engine.export.formats import FORMATS
-from engine.runs.directory import RunDir
-from engine.runtime.shutdown import Stop, Stopped
+from engine.runs.directory import RunDirectory
+from engine.runtime.shutdown import Shutdown, ShutdownRequested
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LEAST = {subject.INT8: 0.98}  # agreement that is asked for; elsewhere:
 USUAL_LEAST = 0.995
-SAMPLES = 256  # training pictures that int8 is calibrated with, evenly over the classes
+SAMPLES = 256  # training images that int8 is calibrated with, evenly over the classes
 
 
 def define(values: flags.FlagValues) -> None:
@@ -44,7 +44,7 @@ def define(values: flags.FlagValues) -> None:
         values,
         "min_agreement",
         None,
-        "the share of validation pictures, 0 to 1, on which export and original have to give the "
+        "the share of validation images, 0 to 1, on which export and original have to give the "
         f"same answer; {USUAL_LEAST} if not given, {LEAST[subject.INT8]} for int8",
     )
     flags.DEFINE_bool("overwrite", False, "replace an earlier export", values)
@@ -56,14 +56,14 @@ def main(argv: list) -> None:
     usage = "--run_dir=R --format=F --out=DIR [flags]"
     parsed = cli_flags.parse(usage, (define, cli_flags.define_data), argv, about=__doc__)
     check(parsed)
-    run, out = RunDir(Path(parsed.run_dir)), Path(parsed.out)
+    run, out = RunDirectory(Path(parsed.run_dir)), Path(parsed.out)
     recipe = run.read_recipe()
     data = data_of(parsed, recipe)
     place.refuse(out, parsed.overwrite)
     try:
         with ending_clean() as asked:
             export(parsed, run, dataclasses.replace(recipe, data=data), out, asked)
-    except Stopped as error:
+    except ShutdownRequested as error:
         raise SystemExit(told(signal.Signals[str(error)])) from None
 
 
@@ -91,9 +91,9 @@ def check(parsed: cli_flags.Parsed) -> None:
 
 
 def data_of(parsed: cli_flags.Parsed, recipe: Recipe) -> DataSpec:
-    """The run's own pictures, or where the flags say that they lie now.
+    """The run's own images, or where the flags say that they lie now.
 
-    What is not said is as the run had it, so that the same pictures validate.
+    What is not said is as the run had it, so that the same images validate.
     """
     named = cli_flags.data_spec(parsed)
     stray = sorted(set(parsed.given) & set(cli_flags.DATA))
@@ -105,7 +105,9 @@ def data_of(parsed: cli_flags.Parsed, recipe: Recipe) -> DataSpec:
     return dataclasses.replace(named, **kept)
 
 
-def export(parsed: cli_flags.Parsed, run: RunDir, recipe: Recipe, out: Path, asked: Stop) -> None:
+def export(
+    parsed: cli_flags.Parsed, run: RunDirectory, recipe: Recipe, out: Path, asked: Shutdown
+) -> None:
     threads = cli_main.start_tensorflow(parsed.threads)
 
     from engine.export import card, parity
@@ -114,11 +116,11 @@ def export(parsed: cli_flags.Parsed, run: RunDir, recipe: Recipe, out: Path, ask
     from pipelines.loading import batches
     from pipelines.sources import examples
 
-    opened = setup.reopen(run)
-    print("reading the pictures", flush=True)
-    part, samples = pictures(parsed, recipe, opened.classes, threads)
+    opened = setup.load_run(run)
+    print("reading the images", flush=True)
+    part, samples = images(parsed, recipe, opened.classes, threads)
     contents = functools.partial(examples.read, part.examples)
-    leaving = subject.Subject(
+    leaving = subject.ExportSource(
         opened,
         decode=lambda contents: decode.decode(contents, *recipe.image_size, recipe.resize),
         precision=parsed.precision,
@@ -133,7 +135,7 @@ def export(parsed: cli_flags.Parsed, run: RunDir, recipe: Recipe, out: Path, ask
         with ending_at_once(around):
             kind.write(leaving, path)
         count = len(part.examples)
-        print(f"comparing it with the original on {count:,} validation pictures", flush=True)
+        print(f"comparing it with the original on {count:,} validation images", flush=True)
         with cli_main.outputs_kept_back():
             answer = kind.load(leaving, path)
             seen = asked.checked(batches.once(part))
@@ -149,7 +151,7 @@ def export(parsed: cli_flags.Parsed, run: RunDir, recipe: Recipe, out: Path, ask
     print(f"\nwritten to {out}")
 
 
-def pictures(parsed: cli_flags.Parsed, recipe: Recipe, classes: tuple, threads: int) -> tuple:
+def images(parsed: cli_flags.Parsed, recipe: Recipe, classes: tuple, threads: int) -> tuple:
     """Those to compare on, a `batches.Part`, and those to calibrate int8 with, uint8 [N, H, W, 3].
 
     Raises:
@@ -158,25 +160,29 @@ def pictures(parsed: cli_flags.Parsed, recipe: Recipe, classes: tuple, threads: 
     import numpy as np
 
     from pipelines.loading import batches, prepare
-    from pipelines.pixel_cache.pixels import Place
+    from pipelines.pixel_cache.store import CacheLocation
 
-    kept = Place(cli_main.cache_dir(parsed), memory=0)  # what an earlier run has kept, read once
+    kept = CacheLocation(
+        cli_main.cache_dir(parsed), memory=0
+    )  # what an earlier run has kept, read once
     try:
-        found = prepare.to_measure(recipe, classes, "validation", threads, complain, kept)
-        part = batches.Part(found[0], recipe, threads, found[1])
+        found = prepare.prepare_evaluation_data(
+            recipe, classes, "validation", threads, complain, kept
+        )
+        part = batches.SplitSource(found[0], recipe, threads, found[1])
         if parsed.precision != subject.INT8:
             return part, None
         most = min(max(SAMPLES, len(classes)), recipe.data.limit_examples or sys.maxsize)
         fewer = dataclasses.replace(
             recipe, data=dataclasses.replace(recipe.data, limit_examples=most)
         )
-        few, _ = prepare.to_measure(fewer, classes, "train", threads, complain)
+        few, _ = prepare.prepare_evaluation_data(fewer, classes, "train", threads, complain)
     except UserError as error:
         raise UserError(
-            f"the run's pictures can't be had ({error}); where they lie elsewhere now, name the "
+            f"the run's images can't be had ({error}); where they lie elsewhere now, name the "
             "place as in training: --data_dir, --train_dir and --val_dir, --dataset or --manifest"
         ) from None
-    read = batches.once(batches.Part(few, recipe, threads))
+    read = batches.once(batches.SplitSource(few, recipe, threads))
     samples = np.concatenate([np.asarray(batch.inputs) for batch in read])
     return part, samples[: len(few)]
 
@@ -198,12 +204,12 @@ def print_table(rows: Iterable) -> None:
 
 
 @contextlib.contextmanager
-def ending_clean() -> Iterator[Stop]:
+def ending_clean() -> Iterator[Shutdown]:
     """SIGINT and SIGTERM end the block from within, so that what it has begun is cleared away.
 
     Once, and no later one disturbs that.
     """
-    asked = Stop()
+    asked = Shutdown()
 
     def end(number, _):
         if not asked.reason:
@@ -229,8 +235,8 @@ def ending_at_once(around: contextlib.ExitStack) -> Iterator[None]:
             for other in SIGNALS:
                 signal.signal(other, signal.SIG_IGN)
             for stack in (inner, around):
-                with contextlib.suppress(Stopped):
-                    stack.__exit__(Stopped, Stopped(), None)
+                with contextlib.suppress(ShutdownRequested):
+                    stack.__exit__(ShutdownRequested, ShutdownRequested(), None)
             status = told(signal.Signals(number))
             sys.stderr.flush()
             os._exit(status)

@@ -42,7 +42,7 @@ from pipelines.augment import augment
 __all__ = [
     "AUTO",
     "DATA",
-    "NO_PICTURES",
+    "NO_IMAGES",
     "RUN",
     "FlagError",
     "Parsed",
@@ -52,8 +52,8 @@ __all__ = [
     "choice",
     "data_spec",
     "define_data",
+    "define_images",
     "define_model",
-    "define_pictures",
     "define_run",
     "define_training",
     "flagfile_name",
@@ -71,8 +71,8 @@ __all__ = [
 
 BATCH_SIZE = 32
 BLOG_AUGMENTATION = "rotate(30)|shift(0.2)|shear(0.2)|zoom(0.2)|flip"
-NO_PICTURES = (
-    "no pictures are named; give --data_dir, --train_dir and --val_dir, --dataset or "
+NO_IMAGES = (
+    "no images are named; give --data_dir, --train_dir and --val_dir, --dataset or "
     "--manifest, or start with --flagfile=solar_cells.flags"
 )
 SOURCE_FLAGS = {
@@ -83,7 +83,7 @@ SOURCE_FLAGS = {
 }
 
 
-def define_pictures(values: flags.FlagValues) -> None:
+def define_images(values: flags.FlagValues) -> None:
     """Which ones, and how they are divided."""
     text = flags.DEFINE_string
     text("data_dir", None, "folder of one folder per class, or of train/, val/ (and test/)", values)
@@ -104,8 +104,8 @@ def define_pictures(values: flags.FlagValues) -> None:
 
 
 def define_data(values: flags.FlagValues) -> None:
-    define_pictures(values)
-    choice(values, "on_bad_image", "skip", specs.ON_BAD_IMAGE, "what a broken picture does")
+    define_images(values)
+    choice(values, "on_bad_image", "skip", specs.ON_BAD_IMAGE, "what a broken image does")
 
 
 def define_model(values: flags.FlagValues) -> None:
@@ -118,7 +118,7 @@ def define_model(values: flags.FlagValues) -> None:
         Size(), "image_size", None, "H or HxW in pixels; the backbone's own if not given", values
     )
     choice(
-        values, "resize", "squash", specs.RESIZES, "how a picture of another shape is made to fit"
+        values, "resize", "squash", specs.RESIZES, "how an image of another shape is made to fit"
     )
 
 
@@ -176,7 +176,7 @@ def cache_dir(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "cache_dir",
         None,
-        "where pictures are kept for later runs, or none; default: ~/.cache/unfreeze",
+        "where images are kept for later runs, or none; default: ~/.cache/unfreeze",
         flag_values=values,
     )
 
@@ -239,7 +239,7 @@ def data_spec(parsed: Parsed) -> DataSpec | None:
         return None
     location = getattr(parsed, last)
     if not location:
-        raise UserError(f"--{last}= is empty; give the place of your pictures, or leave it away")
+        raise UserError(f"--{last}= is empty; give the place of your images, or leave it away")
     source = SOURCE_FLAGS[last]
     folders = source == "split_folders"
     return DataSpec(
@@ -269,7 +269,7 @@ def recipe(parsed: Parsed) -> Recipe:
     """
     data = data_spec(parsed)
     if data is None:
-        raise FlagError(NO_PICTURES)
+        raise FlagError(NO_IMAGES)
     if parsed.batch_size == AUTO and "accumulate" in parsed.given:
         raise FlagError(
             f"--accumulate={parsed.accumulate}: --batch_size={AUTO} finds that out; leave one away"

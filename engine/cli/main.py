@@ -17,9 +17,9 @@ from absl import logging
 from engine.cli import flags
 from engine.core.errors import UserError
 from engine.runtime import background, native_stderr, preemption
-from engine.runtime.shutdown import Stop, Stopped
-from pipelines.pixel_cache import pixels
-from pipelines.pixel_cache.pixels import Place
+from engine.runtime.shutdown import Shutdown, ShutdownRequested
+from pipelines.pixel_cache import store
+from pipelines.pixel_cache.store import CacheLocation
 
 INTERRUPTED = 130  # what shells give for SIGINT
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: no failure, to be started again
@@ -36,7 +36,7 @@ def main(work: Callable[[list[str]], None]) -> None:
     except UserError as error:
         print(f"{program}: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, flags.FlagError) else 1) from None
-    except Stopped as error:
+    except ShutdownRequested as error:
         print(
             f"{program}: stopped by {error}; started again without --overwrite it goes on",
             file=sys.stderr,
@@ -73,9 +73,9 @@ def _name() -> str:
     return Path(sys.argv[0]).name
 
 
-def stop(preemption_signal: str | None, watch_preemption: bool) -> Stop:
+def stop(preemption_signal: str | None, watch_preemption: bool) -> Shutdown:
     """What ends a run: Ctrl-C, the system, a scheduler by a signal of its own, the cloud."""
-    asked = Stop(background.over)
+    asked = Shutdown(background.over)
     own = [signal.Signals[preemption_signal]] if preemption_signal else []
     asked.on([signal.SIGINT, signal.SIGTERM], own)
     if watch_preemption and not preemption.watch(asked.interrupt):
@@ -96,7 +96,7 @@ def start_tensorflow(
     a network adding up side by side would make gradients differ from run to run.
 
     Args:
-      at_once: operations that may run side by side on a CPU; None where pictures are decoded on
+      at_once: operations that may run side by side on a CPU; None where images are decoded on
         the threads beside a model that answers, and nothing trains.
     """
     threads = threads or len(os.sched_getaffinity(0))
@@ -124,14 +124,14 @@ def start_tensorflow(
 
 def cache_dir(parsed: flags.Parsed) -> Path | None:
     """What `--cache_dir` names; None for nowhere on the disk."""
-    folder = parsed.cache_dir or str(pixels.default_folder())
+    folder = parsed.cache_dir or str(store.default_folder())
     return None if folder == "none" else Path(folder).expanduser()
 
 
-def place(parsed: flags.Parsed) -> Place:
+def place(parsed: flags.Parsed) -> CacheLocation:
     """Where `--cache_dir` and `--cache_memory` let things be kept."""
-    memory = pixels.default_memory() if parsed.cache_memory is None else parsed.cache_memory
-    return Place(cache_dir(parsed), memory, background.give_way)
+    memory = store.default_memory() if parsed.cache_memory is None else parsed.cache_memory
+    return CacheLocation(cache_dir(parsed), memory, background.give_way)
 
 
 def gpus() -> list[str]:

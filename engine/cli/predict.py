@@ -1,4 +1,4 @@
-"""Names what pictures show: files, folders and web addresses; by a run or a pretrained network."""
+"""Names what images show: files, folders and web addresses; by a run or a pretrained network."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from absl import flags
 
 from engine.cli import flags as cli_flags
 from engine.cli import main as cli_main
-from engine.commands import batch_predict as commands_batch
 from engine.commands import plotting
+from engine.commands import predict_to_file as commands_batch
 from engine.commands import tta as tta_module
-from engine.commands.batch_predict import complain
+from engine.commands.predict_to_file import complain
 from engine.core import text as cells
 from engine.core.errors import UserError
 from engine.core.files import write_image
 from engine.inference.predictions_format import decision
 from engine.models.backbones import BACKBONES
-from engine.runs.directory import RunDir
+from engine.runs.directory import RunDirectory
 from pipelines.predict import find_images
 from pipelines.sources.examples import printable
 
@@ -49,7 +49,7 @@ def define(values: flags.FlagValues) -> None:
         values,
         "out",
         None,
-        "write the answers as they come to this file instead, .csv or .jsonl, a row a picture; "
+        "write the answers as they come to this file instead, .csv or .jsonl, a row an image; "
         "interrupted, the same command goes on",
     )
     flags.DEFINE_bool("overwrite", False, "with --out: begin anew, and replace the file", values)
@@ -59,20 +59,20 @@ def define(values: flags.FlagValues) -> None:
         None,
         PRECISIONS,
         "of the network's arithmetic: float32 gives the numbers of bin/evaluate, and is the "
-        "default; auto, the default with --out, tries on your pictures, where they are "
+        "default; auto, the default with --out, tries on your images, where they are "
         "thousands, what is fastest",
     )
     flags.DEFINE_bool(
         "allow_private_urls", False, "fetch addresses that are not on the public internet", values
     )
-    cli_flags.whole(values, "batch_size", 32, "pictures at a time", least=1)
+    cli_flags.whole(values, "batch_size", 32, "images at a time", least=1)
     cli_flags.whole(values, "threads", None, "CPU threads; all cores if not given", least=1)
 
 
 def main(argv: list) -> None:
     parsed = cli_flags.parse("[flags] FILE|FOLDER|URL ...", (define,), argv, about=__doc__)
     if not parsed.words:
-        raise cli_flags.FlagError("no picture is named; give files, folders or http(s) addresses")
+        raise cli_flags.FlagError("no image is named; give files, folders or http(s) addresses")
     plotting.check(parsed)
     tta_module.check(parsed)
     if parsed.out is not None:
@@ -89,7 +89,7 @@ def load(parsed: cli_flags.Parsed) -> Any:
     from engine.inference import predictor
 
     if parsed.run_dir:
-        model = predictor.from_run(RunDir(Path(parsed.run_dir)))
+        model = predictor.from_run(RunDirectory(Path(parsed.run_dir)))
     else:
         model = predictor.from_imagenet(parsed.backbone)
     return tta_module.looking_again(parsed, model) if parsed.tta else model
@@ -103,10 +103,10 @@ def answer(parsed: cli_flags.Parsed, top: int, precision: str) -> None:
 
     from engine.inference import batch_predict
     from engine.inference import predict as prediction
-    from pipelines.predict.image_stream import Stream
+    from pipelines.predict.image_stream import ImageStream
 
     size, private = model.image_size, parsed.allow_private_urls
-    stream = Stream(found, size, model.resize, threads, private, cli_main.device())
+    stream = ImageStream(found, size, model.resize, threads, private, cli_main.device())
     groups: Any = stream.groups(parsed.batch_size)
     if precision == "auto":
         model, groups = batch_predict.fastest(model, groups, len(found), complain)
@@ -119,7 +119,7 @@ def answer(parsed: cli_flags.Parsed, top: int, precision: str) -> None:
     for one in unread:
         complain(f"predict: {printable(one.path)}: {one.problem}")
     if len(unread) == len(answers):
-        raise UserError("no picture could be read")
+        raise UserError("no image could be read")
 
 
 def print_table(answers: list, decides: bool) -> None:
@@ -148,7 +148,7 @@ def print_json(answers: list, decides: bool) -> None:
 
 
 def print_csv(answers: list, decides: bool) -> None:
-    """The decision stands in each row of its picture."""
+    """The decision stands in each row of its image."""
     writer = csv.writer(sys.stdout, lineterminator=os.linesep)
     writer.writerow(["path", "rank", "label", "probability", *(["decision"] if decides else [])])
     for answer in answers:

@@ -12,7 +12,7 @@ from engine.core.conversion import parse_json
 from engine.core.errors import UserError
 from engine.core.recipe import Recipe, digest, from_json
 from engine.optim import options
-from engine.runs.directory import RunDir
+from engine.runs.directory import RunDirectory
 from pipelines.augment import augment
 
 HELP = (
@@ -50,7 +50,7 @@ def read(file: str, given: Iterable[str]) -> Beginning:
                 "a copy of the file"
             )
     path = Path(os.path.expanduser(file)).absolute()
-    run = RunDir(path.parent)
+    run = RunDirectory(path.parent)
     own = path == run.recipe
     try:
         text = path.read_text("utf-8-sig")

@@ -7,7 +7,7 @@ import dataclasses
 from absl import flags
 
 from engine.cli import flags as cli_flags
-from engine.evaluation.decision_rule import Rule
+from engine.evaluation.decision_rule import DecisionRule
 
 NAMES = ("positive_class", "min_recall", "abstain", "plain")
 
@@ -68,7 +68,7 @@ def changes(parsed: cli_flags.Parsed) -> Changes | None:
         )
     if asked.min_recall == 0:
         raise cli_flags.FlagError("--min_recall=0 would find nothing; allowed: above 0, up to 1")
-    Rule(min_recall=asked.min_recall, abstain=asked.abstain)  # checks them
+    DecisionRule(min_recall=asked.min_recall, abstain=asked.abstain)  # checks them
     return asked if named else None
 
 

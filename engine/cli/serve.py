@@ -1,4 +1,4 @@
-"""Answers over HTTP what pictures show, by a run's model; with a page to drop pictures on."""
+"""Answers over HTTP what images show, by a run's model; with a page to drop images on."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from absl import flags
 
 from engine.cli import flags as cli_flags
 from engine.cli import main as cli_main
-from engine.runs.directory import RunDir
-from engine.runtime.shutdown import Stop, Stopped
+from engine.runs.directory import RunDirectory
+from engine.runtime.shutdown import Shutdown, ShutdownRequested
 from engine.serving import server
-from engine.serving.batcher import Pace, sizes
+from engine.serving.batcher import BatchingOptions, sizes
 from engine.serving.limits import MB, Limits
 from engine.serving.service import Model, Service
 from pipelines.sources.examples import printable
@@ -39,9 +39,9 @@ def define(values: flags.FlagValues) -> None:
     cli_flags.choice(
         values, "precision", "float32", PRECISIONS, "of the frozen part; auto tries what is fastest"
     )
-    whole(values, "batch_size", 32, "pictures at a time, at most", least=1)
-    number(values, "batch_wait_ms", 5, "that a picture may wait for others being decoded")
-    whole(values, "queue", 256, "pictures that may wait; more are refused", least=1)
+    whole(values, "batch_size", 32, "images at a time, at most", least=1)
+    number(values, "batch_wait_ms", 5, "that an image may wait for others being decoded")
+    whole(values, "queue", 256, "images that may wait; more are refused", least=1)
     number(values, "max_mb", 16, "of a file; a request may have four times as much")
     whole(values, "max_files", 32, "in a request", least=1)
     number(values, "timeout_seconds", 30, "that a request may take")
@@ -49,8 +49,8 @@ def define(values: flags.FlagValues) -> None:
 
 
 def define_measuring(values: flags.FlagValues) -> None:
-    flags.DEFINE_bool("measure", False, "send the pictures that follow, and say how fast", values)
-    cli_flags.whole(values, "requests", 200, "with --measure: of one picture each", least=1)
+    flags.DEFINE_bool("measure", False, "send the images that follow, and say how fast", values)
+    cli_flags.whole(values, "requests", 200, "with --measure: of one image each", least=1)
     cli_flags.whole(values, "connections", 16, "with --measure: at a time", least=1)
 
 
@@ -58,7 +58,7 @@ def main(argv: list) -> None:
     usage = "--run_dir=R [flags] | --run_dir=R --measure FILE|FOLDER ..."
     parsed = cli_flags.parse(usage, (define, define_measuring), argv, about=__doc__)
     check(parsed)
-    run = RunDir(Path(parsed.run_dir))
+    run = RunDirectory(Path(parsed.run_dir))
     run.read_recipe()
     if parsed.measure:
         from engine.commands import load_test
@@ -68,7 +68,7 @@ def main(argv: list) -> None:
         return
     with contextlib.closing(server.bind(parsed.host, parsed.port)) as bound:
         threads = cli_main.start_tensorflow(parsed.threads, at_once=None)
-        with contextlib.suppress(Stopped):
+        with contextlib.suppress(ShutdownRequested):
             asyncio.run(serve(run, bound, parsed, threads))
 
 
@@ -100,14 +100,16 @@ def allowed_hosts(parsed: cli_flags.Parsed) -> list[str]:
     return cli_flags.words((parsed.allow_host or "").lower())
 
 
-async def serve(run: RunDir, bound: socket.socket, parsed: cli_flags.Parsed, threads: int) -> None:
+async def serve(
+    run: RunDirectory, bound: socket.socket, parsed: cli_flags.Parsed, threads: int
+) -> None:
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
 
     def asked() -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended already
             loop.call_soon_threadsafe(stopping.set)
 
-    stop = Stop(asked)
+    stop = Shutdown(asked)
     stop.on([signal.SIGINT, signal.SIGTERM])
     limits = Limits(int(parsed.max_mb * MB), parsed.max_files, parsed.timeout_seconds)
     names = (*LOCAL, parsed.host.lower(), *allowed_hosts(parsed))
@@ -122,7 +124,9 @@ async def serve(run: RunDir, bound: socket.socket, parsed: cli_flags.Parsed, thr
         )
 
 
-def load(run: RunDir, parsed: cli_flags.Parsed, threads: int, stop: Stop) -> tuple[Model, Pace]:
+def load(
+    run: RunDirectory, parsed: cli_flags.Parsed, threads: int, stop: Shutdown
+) -> tuple[Model, BatchingOptions]:
     from engine.serving import model
 
     made = model.load(run, parsed.precision, lambda line: print(line, flush=True))
@@ -135,11 +139,11 @@ def load(run: RunDir, parsed: cli_flags.Parsed, threads: int, stop: Stop) -> tup
     }
     decode, predict = decoder(made.image_size, made.resize), functools.partial(model.answers, made)
     served = Model(decode, predict, made.classes, made.rule, about)
-    return served, Pace(seconds, parsed.queue, parsed.batch_wait_ms / 1000, threads)
+    return served, BatchingOptions(seconds, parsed.queue, parsed.batch_wait_ms / 1000, threads)
 
 
 def decoder(image_size: tuple, resize: str) -> Any:
-    """bytes -> uint8 [H, W, 3]; a UserError says why a picture can't be read."""
+    """bytes -> uint8 [H, W, 3]; a UserError says why an image can't be read."""
     import tensorflow as tf
 
     from engine.core.errors import UserError

@@ -1,4 +1,4 @@
-"""Trains a classifier of your own pictures, phase by phase, on a pretrained network."""
+"""Trains a classifier of your own images, phase by phase, on a pretrained network."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from engine.cli import recipe_file, train_flags
 from engine.commands import memory_probe, train_summary
 from engine.core.errors import UserError
 from engine.core.recipe import Recipe
-from engine.runs.directory import RunDir, claim
-from engine.runs.lock import lock
-from engine.runtime.shutdown import Stop
+from engine.runs.directory import RunDirectory, claim_directory
+from engine.runs.lock import run_lock
+from engine.runtime.shutdown import Shutdown
 
 
 def main(argv: list[str]) -> None:
     parsed = cli_flags.parse("[flags]", train_flags.ALL, argv, about=__doc__)
     begins = beginning(parsed, argv)
-    run = RunDir(Path(parsed.run_dir or os.path.join("runs", begins.name)))
+    run = RunDirectory(Path(parsed.run_dir or os.path.join("runs", begins.name)))
     stop = cli_main.stop(parsed.preemption_signal, parsed.watch_preemption)
     recipe = begins.recipe
     _require_sources(recipe, going_on=run.started() and not parsed.overwrite)
-    with stop.undisguised(), lock(run):
+    with stop.undisguised(), run_lock(run):
         if parsed.batch_size == cli_flags.AUTO:
             begun = None if parsed.overwrite else run
             recipe = memory_probe.settle(recipe, begun, parsed.threads)
-        claim(run, recipe, parsed.overwrite, begins.plan)
+        claim_directory(run, recipe, parsed.overwrite, begins.plan)
         with memory_probe.advising(recipe, parsed.threads):
             train(recipe, run, parsed, stop)
 
@@ -46,12 +46,12 @@ def _require_sources(recipe: Recipe, going_on: bool) -> None:
     going_on: the weights are in a checkpoint, and the run that they came from may be gone.
 
     Raises:
-      UserError: the pictures or the run to begin from are not there.
+      UserError: the images or the run to begin from are not there.
     """
     from pipelines.sources import sources
 
     sources.require_places(recipe.data)
-    began_from = RunDir(Path(recipe.init_from)) if recipe.init_from and not going_on else None
+    began_from = RunDirectory(Path(recipe.init_from)) if recipe.init_from and not going_on else None
     if began_from and not began_from.best.is_file():
         raise UserError(
             f"--init_from={recipe.init_from}: holds no run with a model; name a directory that "
@@ -59,11 +59,11 @@ def _require_sources(recipe: Recipe, going_on: bool) -> None:
         )
 
 
-def train(recipe: Recipe, run: RunDir, parsed: cli_flags.Parsed, stop: Stop) -> None:
+def train(recipe: Recipe, run: RunDirectory, parsed: cli_flags.Parsed, stop: Shutdown) -> None:
     threads = cli_main.start_tensorflow(parsed.threads, recipe.deterministic)
 
     from engine.commands import training_data
-    from engine.loggers.console import Terminal
+    from engine.loggers.console import ConsoleLogger
     from engine.runtime import distribution
     from engine.training import epoch_record, loop, setup
     from pipelines.augment import augment
@@ -73,7 +73,7 @@ def train(recipe: Recipe, run: RunDir, parsed: cli_flags.Parsed, stop: Stop) -> 
     devices = distribution.strategy(cli_main.gpus(), recipe.batch_size, recipe.accumulate)
     changes = augment.compose(recipe.augment)
     changes.warm(recipe.batch_size, *recipe.image_size)
-    with Terminal() as terminal, epoch_record.noting_failure(run), stop.undisguised():
+    with ConsoleLogger() as terminal, epoch_record.noting_failure(run), stop.undisguised():
         made, feed, more = training_data.ingredients(
             parsed, recipe, run, threads, terminal, devices
         )

@@ -22,8 +22,8 @@ from engine.benchmark.timing import Work, alternate, ratio
 from engine.cli import flags as cli_flags
 from engine.commands import training_data
 from engine.core.recipe import Recipe, to_json
-from engine.runs.directory import RunDir, claim
-from engine.training.phase import Job
+from engine.runs.directory import RunDirectory, claim_directory
+from engine.training.phase import TrainJob
 from pipelines.augment import augment
 from pipelines.decode import decode
 from pipelines.loading import batches
@@ -50,12 +50,12 @@ class Quiet:
         pass
 
 
-def job(parsed: cli_flags.Parsed, recipe: Recipe, threads: int, folder: Path) -> Job:
+def job(parsed: cli_flags.Parsed, recipe: Recipe, threads: int, folder: Path) -> TrainJob:
     """The recipe's job in a run directory of its own."""
-    run = RunDir(folder / "run")
-    claim(run, recipe, overwrite=True)
+    run = RunDirectory(folder / "run")
+    claim_directory(run, recipe, overwrite=True)
     made, feed, more = training_data.ingredients(parsed, recipe, run, threads, Quiet())
-    return Job(recipe, made, feed, augment.compose(recipe.augment), run, Quiet(), **more)
+    return TrainJob(recipe, made, feed, augment.compose(recipe.augment), run, Quiet(), **more)
 
 
 def duels(parsed: cli_flags.Parsed, recipe: Recipe, threads: int, folder: Path) -> Iterator[str]:
@@ -88,10 +88,10 @@ def line(what: str, pair: tuple[Work, Work], repeats: int) -> str:
     )
 
 
-def _inputs(made: Job, threads: int, repeats: int) -> Iterator[str]:
+def _inputs(made: TrainJob, threads: int, repeats: int) -> Iterator[str]:
     """Batches from files and from the pixel cache, against decoding with nothing else attached."""
     examples, recipe = sources.load(made.recipe.data).part("train"), made.recipe
-    feed = batches.make_feed(examples, recipe, threads)
+    feed = batches.make_data_loader(examples, recipe, threads)
     steps = min(made.steps_per_epoch, max(1, 2000 // recipe.batch_size))
     images = steps * recipe.batch_size
     alone = Work(lambda: drain(bare(examples, recipe, threads).take(steps)), images)
@@ -122,7 +122,7 @@ def races(parsed: cli_flags.Parsed, recipe: Recipe, folder: Path) -> Iterator[st
     target = parsed.target_accuracy
     examples = sources.load(recipe.data)
     for part in ("train", "validation"):
-        class_folders.lay_out(examples.part(part), folder / "pictures" / part)
+        class_folders.lay_out(examples.part(part), folder / "images" / part)
     found: dict[str, list[courses.Course]] = {n: [] for n in (OURS, *cli_flags.words(parsed.ways))}
     for seed, name in itertools.product(range(parsed.seeds), found):
         seeded = dataclasses.replace(recipe, seed=recipe.seed + seed)
@@ -135,11 +135,11 @@ def races(parsed: cli_flags.Parsed, recipe: Recipe, folder: Path) -> Iterator[st
 
 def _command(parsed: cli_flags.Parsed, recipe: Recipe, name: str, folder: Path) -> list[str]:
     if name != OURS:
-        pictures = folder.parent / "pictures"
+        images = folder.parent / "images"
         task = {
             "way": name,
-            "train_dir": str(pictures / "train"),
-            "validation_dir": str(pictures / "validation"),
+            "train_dir": str(images / "train"),
+            "validation_dir": str(images / "validation"),
             "recipe": to_json(recipe),
         }
         return [sys.executable, "-m", "engine.benchmark.baselines", json.dumps(task)]

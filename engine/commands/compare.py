@@ -1,4 +1,4 @@
-"""Runs side by side on the same pictures, for bin/evaluate --compare."""
+"""Runs side by side on the same images, for bin/evaluate --compare."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from engine.commands.measure import Asked, Measured, answer, measured, trained_on, warn_of_trained
-from engine.commands.metrics_output import between
-from engine.evaluation.mcnemar import Comparison, compare, require_same_classes
-from engine.runs.directory import RunDir
+from engine.commands.format_metrics import between
+from engine.commands.measure import (
+    EvaluatedModel,
+    EvaluationRequest,
+    answer,
+    measured,
+    trained_on,
+    warn_of_trained,
+)
+from engine.evaluation.mcnemar import ModelComparison, compare_models, require_same_classes
+from engine.runs.directory import RunDirectory
 from engine.training import epoch_record
-from engine.training.setup import reopen
+from engine.training.setup import load_run
 from pipelines.sources.examples import printable
 from pipelines.sources.overlap import same_file
 
@@ -26,13 +33,13 @@ class Row:
     temperature.
     """
 
-    run: RunDir
-    found: Measured
-    versus: Comparison | None
-    decided: Comparison | None
+    run: RunDirectory
+    found: EvaluatedModel
+    versus: ModelComparison | None
+    decided: ModelComparison | None
 
 
-def rows(runs: Sequence[RunDir], what: Asked) -> list[Row]:
+def rows(runs: Sequence[RunDirectory], what: EvaluationRequest) -> list[Row]:
     """Measures the runs one by one, and compares each with the first.
 
     Raises:
@@ -43,7 +50,7 @@ def rows(runs: Sequence[RunDir], what: Asked) -> list[Row]:
     seen: list[list[str]] = []
     known: list[set[str]] = []
     for run in runs:
-        opened = reopen(run)
+        opened = load_run(run)
         answers, source = answer(opened, what)
         examples = source.examples
         seen.append([same_file(examples, index) for index in range(len(examples))])
@@ -55,19 +62,21 @@ def rows(runs: Sequence[RunDir], what: Asked) -> list[Row]:
     return made
 
 
-def _row(run: RunDir, found: Measured, first: Row | None) -> Row:
+def _row(run: RunDirectory, found: EvaluatedModel, first: Row | None) -> Row:
     if first is None:
         return Row(run, found, None, None)
     answers, rule = first.found.answers, first.found.rule
     called = (str(first.run.path), str(run.path))
-    versus = compare(answers, found.answers, called=called)
+    versus = compare_models(answers, found.answers, called=called)
     plain = not (rule.decides or found.rule.decides)
-    decided = None if plain else compare(answers, found.answers, rule, found.rule)
+    decided = None if plain else compare_models(answers, found.answers, rule, found.rule)
     return Row(run, found, versus, decided)
 
 
-def _warn(runs: Sequence[RunDir], seen: Sequence[list[str]], known: Sequence[set[str]]) -> None:
-    """Says where a run was trained on pictures, those `known`, that it is compared on."""
+def _warn(
+    runs: Sequence[RunDirectory], seen: Sequence[list[str]], known: Sequence[set[str]]
+) -> None:
+    """Says where a run was trained on images, those `known`, that it is compared on."""
     common = [set(seen[0]).intersection(names) for names in seen[1:]]
     for run, mine, compared in zip(runs, known, [set().union(*common), *common], strict=True):
         warn_of_trained(run, len(mine & compared), len(compared))
@@ -97,9 +106,7 @@ def print_table(made: Sequence[Row]) -> None:
     names = [printable(str(row.run.path)) for row in made]
     width = max(map(len, (*names, "run")))
     spread = max(len(between(row.found.figures.accuracy_interval)) for row in made) + 2
-    print(
-        f"{'run':{width}}  pictures  accuracy  {'':{spread}}  macro f1    loss  calibration error"
-    )
+    print(f"{'run':{width}}  images  accuracy  {'':{spread}}  macro f1    loss  calibration error")
     for name, row in zip(names, made, strict=True):
         figures = row.found.figures
         interval = f"({between(figures.accuracy_interval)})"
@@ -114,9 +121,9 @@ def print_table(made: Sequence[Row]) -> None:
                 print(f"  by the {how}: {_in_words(found)}")
 
 
-def _in_words(found: Comparison) -> str:
+def _in_words(found: ModelComparison) -> str:
     return (
-        f"of {found.common} pictures that both have, {found.right_b} right against "
+        f"of {found.common} images that both have, {found.right_b} right against "
         f"{found.right_a}; {found.only_b} only by this one, {found.only_a} only by the other; "
         f"p = {found.p_value:.2g} (McNemar's exact test)"
     )

@@ -1,4 +1,4 @@
-"""`bin/serve --measure`: a service in a process of its own, and pictures sent to it from here."""
+"""`bin/serve --measure`: a service in a process of its own, and images sent to it from here."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from engine.serving import load_test
 from engine.serving.load_test import Sent
 from pipelines.sources.examples import printable, read_bytes
 
-WARM_UP = 16  # pictures sent before the clock starts
+WARM_UP = 16  # images sent before the clock starts
 END_SECONDS = 60
 
 
 def measure(command: list[str], parsed: flags.Parsed) -> None:
-    """Prints how many pictures a second the service answers, one at a time and many at a time.
+    """Prints how many images a second the service answers, one at a time and many at a time.
 
     command: starts the service.
     """
-    pictures = _pictures(parsed)
+    images = _images(parsed)
     with _started(command) as address:
-        asyncio.run(load_test.send(address, pictures[:WARM_UP], parsed.connections))
-        alone = asyncio.run(load_test.send(address, pictures, 1))
-        together = asyncio.run(load_test.send(address, pictures, parsed.connections))
+        asyncio.run(load_test.send(address, images[:WARM_UP], parsed.connections))
+        alone = asyncio.run(load_test.send(address, images, 1))
+        together = asyncio.run(load_test.send(address, images, parsed.connections))
     for line in _lines(alone, together, parsed.connections):
         print(line)
 
 
-def _pictures(parsed: flags.Parsed) -> list[tuple[str, bytes]]:
+def _images(parsed: flags.Parsed) -> list[tuple[str, bytes]]:
     """As many as requests are to be sent; those that there are come again where there are fewer."""
     if not parsed.words:
-        raise flags.FlagError("--measure: no picture is named; give files or folders")
+        raise flags.FlagError("--measure: no image is named; give files or folders")
     main.start_tensorflow(parsed.threads)
     from pipelines.predict import find_images
 
@@ -86,7 +86,7 @@ def _lines(alone: Sent, together: Sent, connections: int) -> Iterator[str]:
     for what, sent in (("one at a time", alone), (f"on {connections} connections", together)):
         median, late = (1000 * load_test.quantile(sent.latencies, share) for share in (0.5, 0.99))
         yield (
-            f"{what:20} {sent.rate:8.1f} pictures/s  latency: median {median:.1f} ms, "
+            f"{what:20} {sent.rate:8.1f} images/s  latency: median {median:.1f} ms, "
             f"99 % within {late:.1f} ms"
         )
     yield (

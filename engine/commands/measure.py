@@ -19,16 +19,16 @@ from engine.evaluation import (
     operating_point,
     reliability,
 )
-from engine.evaluation.classification_metrics import Figures
-from engine.evaluation.decision_rule import Rule
-from engine.evaluation.evaluate import Answers
-from engine.evaluation.operating_point import Abstaining, Operating
-from engine.evaluation.reliability import Calibrated
-from engine.runs.directory import RunDir
+from engine.evaluation.classification_metrics import ClassificationMetrics
+from engine.evaluation.decision_rule import DecisionRule
+from engine.evaluation.evaluate import Predictions
+from engine.evaluation.operating_point import AbstentionMetrics, OperatingPoint
+from engine.evaluation.reliability import Reliability
+from engine.runs.directory import RunDirectory
 from engine.training import epoch_record, setup
-from engine.training.setup import Reopened
+from engine.training.setup import LoadedRun
 from pipelines.loading import batches, prepare
-from pipelines.pixel_cache.pixels import Place
+from pipelines.pixel_cache.store import CacheLocation
 from pipelines.sources import overlap
 from pipelines.sources.examples import identity
 
@@ -38,8 +38,8 @@ def complain(line: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-    """What the flags say of the pictures. other: the data that they name, None for each run's own.
+class EvaluationRequest:
+    """What the flags say of the images. other: the data that they name, None for each run's own.
 
     place: where an earlier run may have kept the pixels; read once. tta: see `_tta`.
     """
@@ -47,58 +47,58 @@ class Asked:
     other: DataSpec | None
     part: str
     threads: int
-    place: Place
+    place: CacheLocation
     tta: str | int | None = None
 
     @property
     def own_validation(self) -> bool:
-        """Whether these are the pictures that a run fits its temperature and thresholds on."""
+        """Whether these are the images that a run fits its temperature and thresholds on."""
         return self.other is None and self.part == "validation"
 
 
-def asked(parsed: flags.Parsed, other: DataSpec | None, threads: int) -> Asked:
+def asked(parsed: flags.Parsed, other: DataSpec | None, threads: int) -> EvaluationRequest:
     part = parsed.part or ("all" if other else "validation")
-    place = Place(main.cache_dir(parsed), memory=0)
-    return Asked(other, part, threads, place, parsed.tta)
+    place = CacheLocation(main.cache_dir(parsed), memory=0)
+    return EvaluationRequest(other, part, threads, place, parsed.tta)
 
 
-def answer(opened: Reopened, what: Asked) -> tuple[Answers, batches.Part]:
-    """What the model says of the pictures, and these, in the same order.
+def answer(opened: LoadedRun, what: EvaluationRequest) -> tuple[Predictions, batches.SplitSource]:
+    """What the model says of the images, and these, in the same order.
 
     Raises:
       UserError: the data does not fit the model, or the model gives no numbers.
     """
     recipe = dataclasses.replace(opened.recipe, data=what.other or opened.recipe.data)
-    examples, kept = prepare.to_measure(
+    examples, kept = prepare.prepare_evaluation_data(
         recipe, opened.classes, what.part, what.threads, complain, what.place
     )
-    source = batches.Part(examples, recipe, what.threads, kept)
+    source = batches.SplitSource(examples, recipe, what.threads, kept)
     if what.other is None:
         _warn_of_change(opened, what.part, identity(examples))
     step, data = tta_module.measuring(what.tta, opened, batches.once(source))
-    found = evaluate.collect(step, data, opened.classes, examples.name)
+    found = evaluate.collect_predictions(step, data, opened.classes, examples.name)
     return found, source
 
 
-def _warn_of_change(opened: Reopened, part: str, now: str) -> None:
-    """Where a validation part is taken from the others, a new picture can move an old one there."""
+def _warn_of_change(opened: LoadedRun, part: str, now: str) -> None:
+    """Where a validation part is taken from the others, a new image can move an old one there."""
     then = opened.data.get(part, now)
     if then != now:
         complain(
             f"{opened.recipe.data.location}: the {part} part has changed since the run: {then} "
-            f"then, {now} now; pictures that it was trained on may be among them"
+            f"then, {now} now; images that it was trained on may be among them"
         )
 
 
-def measure(run: RunDir, what: Asked, changes: Changes | None) -> Measured:
-    """The run on the pictures; its rule is first changed as asked, and saved.
+def measure(run: RunDirectory, what: EvaluationRequest, changes: Changes | None) -> EvaluatedModel:
+    """The run on the images; its rule is first changed as asked, and saved.
 
     The caller holds the run's lock where there are changes: no other model takes its place then.
 
     Raises:
       UserError: see `answer` and `keep`; a class that the model does not know.
     """
-    opened = setup.reopen(run)
+    opened = setup.load_run(run)
     rule, fitted = opened.rule, None
     if changes and changes.positive_class is not None:  # before anything is measured
         known = dict.fromkeys(opened.classes)
@@ -121,79 +121,81 @@ def measure(run: RunDir, what: Asked, changes: Changes | None) -> Measured:
     return dataclasses.replace(shown, trained_on=count)
 
 
-def trained_on(opened: Reopened, source: batches.Part, what: Asked) -> np.ndarray:
+def trained_on(
+    opened: LoadedRun, source: batches.SplitSource, what: EvaluationRequest
+) -> np.ndarray:
     """bool [N]: see `overlap.trained_on`."""
     own = opened.recipe.data
     return overlap.trained_on(own, what.other or own, source.examples)
 
 
-def warn_of_trained(run: RunDir, count: int, of: int) -> None:
+def warn_of_trained(run: RunDirectory, count: int, of: int) -> None:
     if count:
         complain(
-            f"{run.path} was trained on {count} of the {of} pictures that it is measured on, whose "
+            f"{run.path} was trained on {count} of the {of} images that it is measured on, whose "
             "answers it knows; name some that it has not seen, as with --data_dir"
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
+class EvaluatedModel:
     """All that is shown of a run on one part.
 
-    source: the pictures. trained_on: how many of them the model was trained on, where they are
+    source: the images. trained_on: how many of them the model was trained on, where they are
       other data than its own. decided: how right the rule's answers are, less those that it leaves
       uncertain; None where they are always the likeliest classes. fitted: what a threshold that
       has just been fitted does on the validation part.
     """
 
     part: str
-    opened: Reopened
-    answers: Answers
-    source: batches.Part
-    figures: Figures
-    calibrated: Calibrated
-    operating: Operating | None
-    decided: Abstaining | None
-    fitted: Operating | None = None
+    opened: LoadedRun
+    answers: Predictions
+    source: batches.SplitSource
+    figures: ClassificationMetrics
+    calibrated: Reliability
+    operating: OperatingPoint | None
+    decided: AbstentionMetrics | None
+    fitted: OperatingPoint | None = None
     trained_on: int = 0
 
     @property
-    def rule(self) -> Rule:
+    def rule(self) -> DecisionRule:
         return self.opened.rule
 
     @property
-    def abstaining(self) -> Abstaining | None:
+    def abstaining(self) -> AbstentionMetrics | None:
         return None if self.rule.abstain is None else self.decided
 
 
 def measured(
-    opened: Reopened,
-    answers: Answers,
-    source: batches.Part,
-    what: Asked,
-    fitted: Operating | None = None,
-) -> Measured:
+    opened: LoadedRun,
+    answers: Predictions,
+    source: batches.SplitSource,
+    what: EvaluationRequest,
+    fitted: OperatingPoint | None = None,
+) -> EvaluatedModel:
     rule = opened.rule
-    return Measured(
+    return EvaluatedModel(
         part=what.part,
         opened=opened,
         answers=answers,
         source=source,
-        figures=classification_metrics.figures(answers, rule),
-        calibrated=reliability.calibrated(answers, rule, what.own_validation),
+        figures=classification_metrics.classification_metrics(answers, rule),
+        calibrated=reliability.measure_reliability(answers, rule, what.own_validation),
         operating=operating_point.at_threshold(answers, rule),
         decided=operating_point.decided(answers, rule),
         fitted=fitted,
     )
 
 
-def revised(rule: Rule, changes: Changes, validation: Answers) -> Rule:
+def revised(rule: DecisionRule, changes: Changes, validation: Predictions) -> DecisionRule:
     """The rule as it is wanted; a threshold is fitted on these answers.
 
     Raises:
-      UserError: none of the pictures is of the positive class.
+      UserError: none of the images is of the positive class.
     """
     if changes.plain:
-        return Rule(rule.temperature)
+        return DecisionRule(rule.temperature)
     if changes.abstain is not None:
         rule = dataclasses.replace(rule, abstain=changes.abstain or None)
     name, least = changes.positive_class, changes.min_recall
@@ -205,14 +207,14 @@ def revised(rule: Rule, changes: Changes, validation: Answers) -> Rule:
     return dataclasses.replace(rule, positive_class=name, threshold=threshold, min_recall=least)
 
 
-def keep(run: RunDir, rule: Rule) -> None:
+def keep(run: RunDirectory, rule: DecisionRule) -> None:
     """Saves the rule with the model, and says so.
 
     Raises:
       UserError: it can't be written.
     """
     try:
-        epoch_record.keep_rule(run, rule)
+        epoch_record.save_decision_rule(run, rule)
     except OSError as error:
         raise UserError(
             f"{run.best}: the rule can't be saved there ({error.strerror}); "

@@ -17,21 +17,21 @@ from collections.abc import Iterator
 
 from engine.core.errors import UserError
 from engine.core.recipe import Recipe, to_json
-from engine.runs.directory import RunDir
+from engine.runs.directory import RunDirectory
 
 FITS, TOO_LARGE = 0, 3
 TRY, ADVISE = "try", "advise"
 CHILD = "engine.commands.memory_probe_child"
 
 
-def settle(recipe: Recipe, begun: RunDir | None, threads: int | None) -> Recipe:
+def settle(recipe: Recipe, begun: RunDirectory | None, threads: int | None) -> Recipe:
     """The recipe with its batch in as few pieces as fit: what `--batch_size=auto` means.
 
     Args:
       begun: the run to go on with, if any, which passes its batches as it began.
 
     Raises:
-      UserError: not even single pictures fit.
+      UserError: not even single images fit.
     """
     if begun and begun.started():
         return dataclasses.replace(recipe, accumulate=begun.read_recipe().accumulate)
@@ -75,7 +75,7 @@ def advice(recipe: Recipe, threads: int | None) -> str:
     size = recipe.batch_size // found
     return (
         f"batch_size={recipe.batch_size} with accumulate={recipe.accumulate} takes more memory "
-        f"than there is, and {size} pictures at a time fit; give --accumulate={found} (in a recipe "
+        f"than there is, and {size} images at a time fit; give --accumulate={found} (in a recipe "
         f'file "accumulate": {found}), which makes the same updates, with another --run_dir or '
         "--overwrite"
     )
@@ -111,6 +111,6 @@ def _command(what: str, recipe: Recipe, threads: int | None) -> list[str]:
 def _hopeless(recipe: Recipe) -> str:
     height, width = recipe.image_size
     return (
-        f"{recipe.backbone} at {height}x{width} takes more memory than there is, picture by "
-        "picture even; give a smaller --backbone or --image_size, or a phase that opens less"
+        f"{recipe.backbone} at {height}x{width} takes more memory than there is, image by "
+        "image even; give a smaller --backbone or --image_size, or a phase that opens less"
     )

@@ -1,4 +1,4 @@
-"""`--plot` and `--explain`: pictures beside their answers, and what in them speaks for these."""
+"""`--plot` and `--explain`: images beside their answers, and what in them speaks for these."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from engine.cli import flags as cli_flags
-from engine.runs.directory import RunDir
+from engine.runs.directory import RunDirectory
 from pipelines.sources.examples import printable
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from engine.inference.predict import Answer
+    from engine.inference.predict import Prediction
     from engine.inference.predictor import Predictor
-    from engine.loggers.plots import Shown
+    from engine.loggers.plots import PlottedPrediction
 
     Spoken = tuple[np.ndarray, str]  # see `Shown`
 
 
 def define(values: flags.FlagValues) -> None:
-    cli_flags.place(values, "plot", None, "write each picture beside its bars, as PNG")
+    cli_flags.place(values, "plot", None, "write each image beside its bars, as PNG")
     flags.DEFINE_bool(
         "explain", False, "show in --plot, by Grad-CAM, what speaks for each answer", values
     )
@@ -38,8 +38,8 @@ def check(parsed: cli_flags.Parsed) -> None:
         raise cli_flags.FlagError("--explain draws into a plot; give --plot=FILE.png with it")
 
 
-def plot(parsed: cli_flags.Parsed, model: Predictor, answers: list[Answer]) -> bytes:
-    """The answers that the model gave, with their pictures, as PNG."""
+def plot(parsed: cli_flags.Parsed, model: Predictor, answers: list[Prediction]) -> bytes:
+    """The answers that the model gave, with their images, as PNG."""
     from engine.loggers import plots
 
     seen = [(one, one.image) for one in answers if one.image is not None][: plots.MOST]
@@ -55,18 +55,20 @@ def plot(parsed: cli_flags.Parsed, model: Predictor, answers: list[Answer]) -> b
     )
 
 
-def _shown(answer: Answer, image: np.ndarray, decides: bool, speaks: Spoken | None) -> Shown:
+def _shown(
+    answer: Prediction, image: np.ndarray, decides: bool, speaks: Spoken | None
+) -> PlottedPrediction:
     from engine.loggers import plots
 
     labels = [(printable(label), share) for label, share in answer.labels]
     decision = printable(answer.decision or "uncertain") if decides else None
-    return plots.Shown(printable(answer.path), image, labels, decision, speaks)
+    return plots.PlottedPrediction(printable(answer.path), image, labels, decision, speaks)
 
 
 def _speaking(
     parsed: cli_flags.Parsed, model: Predictor, images: list[np.ndarray]
 ) -> Iterator[Spoken]:
-    """What speaks for the answer to each picture, uint8 [H, W, 3], and its name; some at a time.
+    """What speaks for the answer to each image, uint8 [H, W, 3], and its name; some at a time.
 
     For the likeliest label where the rule leaves it uncertain.
     """
@@ -77,7 +79,7 @@ def _speaking(
     from engine.training import setup
 
     if parsed.run_dir:
-        heat_of = gradcam.make(setup.reopen(RunDir(Path(parsed.run_dir))).classifier)
+        heat_of = gradcam.make(setup.load_run(RunDirectory(Path(parsed.run_dir))).classifier)
     else:
         heat_of = gradcam.make_imagenet(parsed.backbone)
     for start in range(0, len(images), parsed.batch_size):

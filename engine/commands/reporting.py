@@ -11,47 +11,51 @@ from pathlib import Path
 from engine.cli import flags, main
 from engine.commands import measure
 from engine.commands import tta as tta_module
-from engine.core.dataset import Feed
+from engine.core.dataset import DataLoader
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec
 from engine.report import write
-from engine.report.collect import Measured, Told, gather
-from engine.runs.directory import RunDir
-from engine.runs.lock import is_ours
-from engine.runtime.shutdown import Stopped
+from engine.report.collect import MeasuredModel, ReportContext, collect_report
+from engine.runs.directory import RunDirectory
+from engine.runs.lock import holds_lock
+from engine.runtime.shutdown import ShutdownRequested
 from engine.training import epoch_record
-from engine.training.final_evaluation import Conclusion
-from engine.training.phase import Job
-from engine.training.setup import Reopened
+from engine.training.final_evaluation import FinalEvaluation
+from engine.training.phase import TrainJob
+from engine.training.setup import LoadedRun
 from pipelines.loading import batches, prepare
-from pipelines.pixel_cache.pixels import Place
+from pipelines.pixel_cache.store import CacheLocation
 
 
-def after_training(job: Job, found: Conclusion, price_per_hour: float | None) -> None:
+def after_training(job: TrainJob, found: FinalEvaluation, price_per_hour: float | None) -> None:
     """Writes the report of a run that has just ended, and says where, or in one line why not.
 
     Whatever goes wrong here, the run is finished. Whoever asks it to end meanwhile does without the
     report, and who asks twice is heard at once, as ever.
     """
     try:
-        facts = gather(_trained(job, found), _told(found, price_per_hour), job.stop.check)
+        facts = collect_report(_trained(job, found), _told(found, price_per_hour), job.stop.check)
         job.stop.check()
-        if not is_ours(job.run):
+        if not holds_lock(job.run):
             raise UserError(f"{job.run.path} is another run's by now")
         job.watch.note(f"report: {write.write(job.run.report, facts)}")
-    except (Exception, Stopped) as error:
-        reason = str(error) if isinstance(error, UserError | OSError | Stopped) else repr(error)
+    except (Exception, ShutdownRequested) as error:
+        reason = (
+            str(error)
+            if isinstance(error, UserError | OSError | ShutdownRequested)
+            else repr(error)
+        )
         again = shlex.join(
             ["bin/evaluate", f"--run_dir={job.run.path}", f"--report={job.run.report}"]
         )
         measure.complain(f"train: no report ({' '.join(reason.split())}); {again} makes one")
 
 
-def _trained(job: Job, found: Conclusion) -> Measured:
+def _trained(job: TrainJob, found: FinalEvaluation) -> MeasuredModel:
     """The test part where there is one, which nothing was chosen on."""
     part = list(found.answers)[-1]
-    rule = epoch_record.rule_of(job.run, epoch_record.load_model(job.run)[1])
-    return Measured(
+    rule = epoch_record.decision_rule_of(job.run, epoch_record.load_model(job.run)[1])
+    return MeasuredModel(
         run=job.run,
         recipe=job.recipe,
         classifier=job.classifier,
@@ -63,8 +67,8 @@ def _trained(job: Job, found: Conclusion) -> Measured:
     )
 
 
-def _told(found: Conclusion, price_per_hour: float | None) -> Told:
-    return Told(
+def _told(found: FinalEvaluation, price_per_hour: float | None) -> ReportContext:
+    return ReportContext(
         part=list(found.answers)[-1],
         data="the run's own",
         own=True,
@@ -75,18 +79,18 @@ def _told(found: Conclusion, price_per_hour: float | None) -> Told:
 
 
 def after_evaluating(
-    parsed: flags.Parsed, run: RunDir, found: measure.Measured, other: DataSpec | None
+    parsed: flags.Parsed, run: RunDirectory, found: measure.EvaluatedModel, other: DataSpec | None
 ) -> Path:
     """Writes the report of what was measured, and gives its place.
 
     other: the data where they are not the run's own.
 
     Raises:
-      UserError: it can't be written, or a picture can't be read any more.
+      UserError: it can't be written, or an image can't be read any more.
     """
     own, part = other is None, found.part
     opened, source = found.opened, found.source
-    measured = Measured(
+    measured = MeasuredModel(
         run=run,
         recipe=opened.recipe,
         classifier=opened.classifier,
@@ -96,7 +100,7 @@ def after_evaluating(
         fitted_on_these=own and part == "validation",
         training=_training(parsed, opened, source, part) if own else None,
     )
-    told = Told(
+    told = ReportContext(
         part=part,
         data=other.location if other else "the run's own",
         own=own,
@@ -106,7 +110,7 @@ def after_evaluating(
         views=tta_module.in_words(parsed.tta),
         trained_on=found.trained_on,
     )
-    facts = gather(measured, told)
+    facts = collect_report(measured, told)
     try:
         return write.write(Path(parsed.report), facts)
     except OSError as error:
@@ -115,15 +119,19 @@ def after_evaluating(
         ) from None
 
 
-def _training(parsed: flags.Parsed, opened: Reopened, source: batches.Part, part: str) -> Feed:
+def _training(
+    parsed: flags.Parsed, opened: LoadedRun, source: batches.SplitSource, part: str
+) -> DataLoader:
     """The training part of the run's own data."""
     if part == "train":
-        return batches.make_feed(source.examples, source.recipe, source.threads, source.pixels)
-    place = Place(main.cache_dir(parsed), memory=0)
-    examples, kept = prepare.to_measure(
+        return batches.make_data_loader(
+            source.examples, source.recipe, source.threads, source.pixels
+        )
+    place = CacheLocation(main.cache_dir(parsed), memory=0)
+    examples, kept = prepare.prepare_evaluation_data(
         opened.recipe, opened.classes, "train", source.threads, measure.complain, place
     )
-    return batches.make_feed(examples, opened.recipe, source.threads, kept)
+    return batches.make_data_loader(examples, opened.recipe, source.threads, kept)
 
 
 def _now() -> str:

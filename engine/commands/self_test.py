@@ -1,4 +1,4 @@
-"""Checks on whatever device there is, in about a minute, with small pictures made on the spot."""
+"""Checks on whatever device there is, in about a minute, with small images made on the spot."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from engine.commands import benchmark_baselines
 from engine.core.call_syntax import parse_calls
 from engine.core.recipe import DataSpec, Recipe, parse_phase
 from engine.frozen import trunk
-from engine.frozen.array_store import Room
-from engine.frozen.precision import Program, distance
+from engine.frozen.array_store import CacheBudget
+from engine.frozen.precision import ComputeMode, distance
 from engine.models import classifier, freezing
 from engine.models.batchnorm_folding import as_list
 from engine.runs import checkpoints
-from engine.runs.directory import RunDir, claim
+from engine.runs.directory import RunDirectory, claim_directory
 from engine.runtime import stateless_random
 from engine.training import loop
-from engine.training.phase import Job
+from engine.training.phase import TrainJob
 from pipelines.augment import augment
 from pipelines.loading import batches
 from pipelines.sources import sources
@@ -61,14 +61,14 @@ def _recipe(folder: Path) -> Recipe:
     """Two classes that a small network tells apart: noise that is bluish, noise that is reddish."""
     random = np.random.default_rng(0)
     for channel, name in ((2, "blue"), (0, "red")):
-        (folder / "pictures" / name).mkdir(parents=True)
+        (folder / "images" / name).mkdir(parents=True)
         for number in range(26):
             pixels = random.integers(0, 160, (36, 40, 3))
             pixels[..., channel] += 95
-            picture = Image.fromarray(pixels.astype(np.uint8))
-            picture.save(folder / "pictures" / name / f"{number:02}.png")
+            image = Image.fromarray(pixels.astype(np.uint8))
+            image.save(folder / "images" / name / f"{number:02}.png")
     return Recipe(
-        data=DataSpec("folders", str(folder / "pictures"), validation_fraction=0.25),
+        data=DataSpec("folders", str(folder / "images"), validation_fraction=0.25),
         phases=tuple(parse_phase(text) for text in PHASES),
         backbone="efficientnet_lite0",
         image_size=(64, 64),
@@ -94,10 +94,10 @@ def augmentation_agrees_with_the_cpu(recipe: Recipe, threads: int) -> str:
 
 
 def the_trunk_agrees_with_the_network(recipe: Recipe, threads: int) -> str:
-    split = freezing.split(classifier.build(recipe, 2), "head")
+    split = freezing.partition_model(classifier.build(recipe, 2), "head")
     pixels = tf.constant(np.random.default_rng(0).uniform(0, 255, (8, 64, 64, 3)), tf.float32)
     plain = as_list(split.trunk(pixels, training=False))[0]
-    folded = trunk.specialise(split.trunk, Program())(pixels)[0]
+    folded = trunk.specialise(split.trunk, ComputeMode())(pixels)[0]
     apart = distance(np.asarray(folded), np.asarray(plain))
     return "" if apart < 1e-4 else f"relative distance {apart:.1e}"
 
@@ -119,7 +119,9 @@ def a_resumed_run_equals_an_undisturbed_one(recipe: Recipe, threads: int) -> str
         except InterruptedError:
             continue
     _train(recipe, threads, folder / "parts")
-    whole, parts = (checkpoints.load(RunDir(folder / n))[1]["model"] for n in ("whole", "parts"))
+    whole, parts = (
+        checkpoints.load(RunDirectory(folder / n))[1]["model"] for n in ("whole", "parts")
+    )
     moved = sum(not np.array_equal(one, other) for one, other in zip(whole, parts, strict=True))
     return f"{moved} of {len(whole)} variables differ" if moved else ""
 
@@ -139,17 +141,17 @@ class Stop(benchmark_baselines.Quiet):
 
 
 def _train(recipe: Recipe, threads: int, place: Path, stop: int | None = None) -> dict:
-    run = RunDir(place)
-    claim(run, recipe, overwrite=False)
-    feed = batches.make_feed(sources.load(recipe.data), recipe, threads)
-    job = Job(
+    run = RunDirectory(place)
+    claim_directory(run, recipe, overwrite=False)
+    feed = batches.make_data_loader(sources.load(recipe.data), recipe, threads)
+    job = TrainJob(
         recipe=recipe,
         classifier=classifier.build(recipe, len(feed.classes)),
         feed=feed,
         augment=augment.compose(recipe.augment),
         run=run,
         watch=Stop(stop),
-        room=Room(2**28),
+        room=CacheBudget(2**28),
         checkpoint_minutes=0,
         log_steps=1,
         steps_per_call=1,

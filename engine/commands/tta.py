@@ -1,4 +1,4 @@
-"""`--tta`: an answer that is the mean over several views of a picture."""
+"""`--tta`: an answer that is the mean over several views of an image."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from engine.cli import flags as cli_flags
 from engine.cli.flag_types import Number
 from engine.core.dataset import Batch
 from engine.core.recipe import Recipe
-from engine.runs.directory import RunDir
+from engine.runs.directory import RunDirectory
 from pipelines.augment import augment
 
 if TYPE_CHECKING:
     from engine.inference.predictor import Predictor
-    from engine.inference.tta import Views
-    from engine.training.setup import Reopened
+    from engine.inference.tta import TestTimeViews
+    from engine.training.setup import LoadedRun
 
 FLIP = "flip"  # as `engine.inference.tta` has it, which is not read before the flags are
 
@@ -39,8 +39,8 @@ class NumberOrFlip(Number):
 
 def define(values: flags.FlagValues) -> None:
     text = (
-        "average over several views: flip for the picture and its mirror image; K, 2 or more, for "
-        "the picture and K - 1 draws of the run's own augmentation"
+        "average over several views: flip for the image and its mirror image; K, 2 or more, for "
+        "the image and K - 1 draws of the run's own augmentation"
     )
     flags.DEFINE(NumberOrFlip(), "tta", None, text, flag_values=values)
 
@@ -57,16 +57,16 @@ def check(parsed: cli_flags.Parsed) -> None:
 
 
 def in_words(kind: str | int | None) -> str:
-    """What an answer is the mean over; nothing where it is of the picture as it is."""
+    """What an answer is the mean over; nothing where it is of the image as it is."""
     if kind is None:
         return ""
     if kind == FLIP:
-        return "the picture and its mirror image"
-    return f"{kind} views, the picture and draws of the run’s own augmentation"
+        return "the image and its mirror image"
+    return f"{kind} views, the image and draws of the run’s own augmentation"
 
 
 def measuring(
-    kind: str | int | None, opened: Reopened, data: Iterator[Batch]
+    kind: str | int | None, opened: LoadedRun, data: Iterator[Batch]
 ) -> tuple[Callable, Iterator[Batch]]:
     """The evaluation step and the batches that it takes.
 
@@ -85,7 +85,7 @@ def measuring(
 def looking_again(parsed: cli_flags.Parsed, model: Predictor) -> Predictor:
     """The model with the mean of its probabilities.
 
-    Every picture is seen through the draws of the first example: who else is asked about does not
+    Every image is seen through the draws of the first example: who else is asked about does not
     matter.
 
     Raises:
@@ -95,7 +95,7 @@ def looking_again(parsed: cli_flags.Parsed, model: Predictor) -> Predictor:
 
     from engine.inference import tta
 
-    recipe = RunDir(Path(parsed.run_dir)).read_recipe() if parsed.run_dir else None
+    recipe = RunDirectory(Path(parsed.run_dir)).read_recipe() if parsed.run_dir else None
     mean = tta.averaged(model.forward, len(model.classes), _views(parsed.tta, recipe))
 
     @tf.function(autograph=False)
@@ -105,7 +105,7 @@ def looking_again(parsed: cli_flags.Parsed, model: Predictor) -> Predictor:
     return dataclasses.replace(model, probabilities=probabilities, trunk=None, upper=None)
 
 
-def _views(kind: str | int, recipe: Recipe | None) -> Views:
+def _views(kind: str | int, recipe: Recipe | None) -> TestTimeViews:
     from engine.inference import tta
 
     changes = augment.compose(recipe.augment if recipe else ())

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 class Batch(NamedTuple):
     """B examples, of a fixed shape; where a leading N is said to stand before B, N such batches.
 
-    inputs: uint8 [B, height, width, 3], pictures in RGB, 0 to 255; or, where the outputs of a
+    inputs: uint8 [B, height, width, 3], images in RGB, 0 to 255; or, where the outputs of a
       frozen trunk are kept, a tuple of those.
     labels: int32 [B], index into the classes.
     weights: float32 [B], 1 for an example, 0 for one that only fills the batch up.
@@ -31,14 +31,14 @@ class Batch(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Feed:
+class DataLoader:
     """The data as the engine sees it: no files, no formats.
 
     `train(first, stop, per_call=1, views=…, lookup=None)` gives the training batches of the steps
     first to stop - 1, counted over all phases, stacked: every column begins with [N, B], N being
     `per_call`, or what is left of an epoch or of the steps. `views(examples, epoch)` is the view of
     each example, int32 [n] and a number -> int32 [n]; the epoch's own number if not given. Without
-    `lookup` the inputs are pictures; `lookup(examples, views)`, int32 [n] each, gives what takes
+    `lookup` the inputs are images; `lookup(examples, views)`, int32 [n] each, gives what takes
     their place, a tuple of arrays that begin with [n].
     `once(part, which)` gives every example of `train`, `validation` or `test` once, in their order,
     the last batch filled up at weight 0; `which` chooses among these batches by number.

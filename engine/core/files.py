@@ -55,7 +55,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_image(path: Path, data: bytes, flag: str) -> None:
-    """Writes a picture where the user wants it, named by a flag.
+    """Writes an image where the user wants it, named by a flag.
 
     Raises:
       UserError: the place can't be written.

@@ -42,7 +42,7 @@ class Phase:
 
     `trainable` is `head`, `all`, or the stage or layer from which everything upward trains.
     `epochs` may be 0: the phase is then skipped. `views` is how many draws of the augmentation each
-    picture has, to be used in turn; None leaves it to `engine.frozen.cache_policy`. `refresh` is
+    image has, to be used in turn; None leaves it to `engine.frozen.cache_policy`. `refresh` is
     the share of all views that is drawn anew each epoch. `options` are those of the optimizer and
     of the schedule (`momentum`, `warmup_steps`, …); `engine.optim.options` checks that each has a
     taker.
@@ -92,7 +92,7 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
-    """Where the pictures are and how they are divided.
+    """Where the images are and how they are divided.
 
     `source` is a key of `pipelines.sources.sources.SOURCES`; `location` a folder, a file or the
     name of a TFDS data set; `validation_location` and `test_location` the further folders of the

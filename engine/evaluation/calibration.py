@@ -10,7 +10,7 @@ from engine.evaluation.decision_rule import log_probabilities
 
 BINS = 15  # as Guo et al. 2017
 # Standard deviation of the logarithm of temperatures, were nothing known of the model. It counts as
-# little as a picture or two, and keeps a model that makes no mistake on its few validation pictures
+# little as an image or two, and keeps a model that makes no mistake on its few validation images
 # from being called infinitely sure.
 SPREAD = 1.0
 LIMIT = 3.0  # of the logarithm's size
@@ -34,17 +34,17 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.exp(minimize_scalar(cost, bounds=(-LIMIT, LIMIT), method="bounded").x))
 
 
-class Bin(NamedTuple):
-    """The pictures whose largest probability is within (low, high]; means are 0 where none is."""
+class CalibrationBin(NamedTuple):
+    """The images whose largest probability is within (low, high]; means are 0 where none is."""
 
     low: float
     high: float
-    pictures: int
+    images: int
     confidence: float
     accuracy: float
 
 
-def reliability(chances: np.ndarray, labels: np.ndarray, bins: int = BINS) -> list[Bin]:
+def reliability(chances: np.ndarray, labels: np.ndarray, bins: int = BINS) -> list[CalibrationBin]:
     """How often the likeliest class was right, by how likely it was.
 
     chances: probabilities [N, classes]. labels: int [N].
@@ -56,23 +56,25 @@ def reliability(chances: np.ndarray, labels: np.ndarray, bins: int = BINS) -> li
     sums = [np.bincount(place, weights=of, minlength=bins) for of in (sureness, right)]
     means = [np.divide(s, counts, out=np.zeros(bins), where=counts > 0) for s in sums]
     columns = (edges[:-1], edges[1:], counts, *means)
-    return [Bin(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+    return [
+        CalibrationBin(*row) for row in zip(*(column.tolist() for column in columns), strict=True)
+    ]
 
 
 def calibration_error(chances: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
-    """Expected calibration error: the mean distance of accuracy and confidence, over the pictures.
+    """Expected calibration error: the mean distance of accuracy and confidence, over the images.
 
     Source: Naeini et al. 2015; bins of equal width over the largest probability, as Guo et al.
     """
     rows = reliability(chances, labels, bins)
-    return sum(row.pictures * abs(row.accuracy - row.confidence) for row in rows) / len(labels)
+    return sum(row.images * abs(row.accuracy - row.confidence) for row in rows) / len(labels)
 
 
 def cross_fitted(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Probabilities, each picture's by the temperature of the half that it is not in.
+    """Probabilities, each image's by the temperature of the half that it is not in.
 
-    What the temperature does to pictures that it was not fitted on. The halves are every other
-    picture of each class. float64 [N, classes].
+    What the temperature does to images that it was not fitted on. The halves are every other
+    image of each class. float64 [N, classes].
     """
     half = np.zeros(len(labels), int)
     for label in np.unique(labels):

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.evaluation import decision_rule
-from engine.evaluation.decision_rule import Rule
-from engine.evaluation.evaluate import Answers
+from engine.evaluation.decision_rule import DecisionRule
+from engine.evaluation.evaluate import Predictions
 from engine.evaluation.intervals import Interval, f1_intervals, macro_f1, macro_f1_interval, wilson
 
 TOP = (3, 5)
@@ -19,8 +19,8 @@ _AT_ONCE = 64  # classes whose probabilities are laid out by class together
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassFigures:
-    """Of one class. The areas are None where no picture is of the class, or all are."""
+class ClassMetrics:
+    """Of one class. The areas are None where no image is of the class, or all are."""
 
     name: str
     precision: float
@@ -33,8 +33,8 @@ class ClassFigures:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pair:
-    """So many pictures of the class `given` were taken for the class `predicted`."""
+class ConfusedPair:
+    """So many images of the class `given` were taken for the class `predicted`."""
 
     given: str
     predicted: str
@@ -42,7 +42,7 @@ class Pair:
 
 
 @dataclasses.dataclass(frozen=True)
-class Figures:
+class ClassificationMetrics:
     """Intervals are at 95 %.
 
     loss: mean cross entropy in nats, of the network's logits as they are, as in `result.json`.
@@ -58,14 +58,14 @@ class Figures:
     loss: float
     macro_f1: float
     macro_f1_interval: Interval
-    per_class: tuple[ClassFigures, ...]
+    per_class: tuple[ClassMetrics, ...]
     confusion: np.ndarray
     top_k: dict[int, float]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[ConfusedPair, ...]
 
     @property
     def lone(self) -> int:
-        """Classes with a single picture, where they are so many that `macro_f1_interval` can't be
+        """Classes with a single image, where they are so many that `macro_f1_interval` can't be
         trusted; else 0.
         """
         support = np.array([row.support for row in self.per_class])
@@ -81,13 +81,13 @@ class Curve(NamedTuple):
     area: float
 
 
-def figures(answers: Answers, rule: Rule) -> Figures:
-    """What the rule has to do with it is its temperature, by which pictures are ranked."""
+def classification_metrics(answers: Predictions, rule: DecisionRule) -> ClassificationMetrics:
+    """What the rule has to do with it is its temperature, by which images are ranked."""
     evaluation = answers.evaluation()
     confusion, count = evaluation.confusion, evaluation.count
     rows = evaluation.per_class()
     areas = _areas(decision_rule.probabilities(rule, answers.logits), answers.labels)
-    return Figures(
+    return ClassificationMetrics(
         count=count,
         accuracy=evaluation.accuracy,
         accuracy_interval=wilson(int(np.trace(confusion)), count),
@@ -95,7 +95,7 @@ def figures(answers: Answers, rule: Rule) -> Figures:
         macro_f1=macro_f1(confusion),
         macro_f1_interval=macro_f1_interval(confusion),
         per_class=tuple(
-            ClassFigures(
+            ClassMetrics(
                 name=name,
                 precision=row["precision"],
                 recall=row["recall"],
@@ -121,7 +121,7 @@ def roc(chances: np.ndarray, labels: np.ndarray, label: int) -> Curve:
     chances: probabilities [N, classes]. labels: int [N].
 
     Raises:
-      ValueError: no picture is of the class, or all are.
+      ValueError: no image is of the class, or all are.
     """
     from sklearn.metrics import auc, roc_curve
 
@@ -135,7 +135,7 @@ def precision_recall(chances: np.ndarray, labels: np.ndarray, label: int) -> Cur
     chances: probabilities [N, classes]. labels: int [N].
 
     Raises:
-      ValueError: no picture is of the class, or all are.
+      ValueError: no image is of the class, or all are.
     """
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
@@ -149,7 +149,7 @@ def _against_others(
 ) -> tuple[np.ndarray, np.ndarray]:
     given = labels == label
     if given.all() or not given.any():
-        raise ValueError(f"{given.sum()} of {len(given)} pictures are of class {label}")
+        raise ValueError(f"{given.sum()} of {len(given)} images are of class {label}")
     return given, chances[:, label]
 
 
@@ -166,11 +166,11 @@ def _areas(chances: np.ndarray, labels: np.ndarray) -> list[tuple[float | None, 
 
 
 def _both_areas(own: np.ndarray, every: np.ndarray) -> tuple[float, float]:
-    """ROC area and average precision, from one class's probabilities for its own pictures and for
+    """ROC area and average precision, from one class's probabilities for its own images and for
     all, both in rising order.
 
     A whole curve of each of a thousand classes would take half a minute. Source: Mann & Whitney
-    1947, a tie counts half; the mean of the precisions at which the class's pictures are found.
+    1947, a tie counts half; the mean of the precisions at which the class's images are found.
     """
     below_own, below = np.searchsorted(own, own), np.searchsorted(every, own)
     upto_own, upto = np.searchsorted(own, own, "right"), np.searchsorted(every, own, "right")
@@ -180,7 +180,7 @@ def _both_areas(own: np.ndarray, every: np.ndarray) -> tuple[float, float]:
     return float(area), float(average)
 
 
-def _top_k(answers: Answers) -> dict[int, float]:
+def _top_k(answers: Predictions) -> dict[int, float]:
     """Of equal logits those of the first classes count as the likelier ones, as `predict` does."""
     classes, labels, logits = len(answers.classes), answers.labels, answers.logits
     own = logits[np.arange(len(labels)), labels][:, None]
@@ -189,13 +189,13 @@ def _top_k(answers: Answers) -> dict[int, float]:
     return {k: float((place < k).mean()) for k in TOP if classes > 2 * k}
 
 
-def _pairs(classes: tuple[str, ...], confusion: np.ndarray) -> tuple[Pair, ...]:
+def _pairs(classes: tuple[str, ...], confusion: np.ndarray) -> tuple[ConfusedPair, ...]:
     wrong = confusion.copy()
     np.fill_diagonal(wrong, 0)
     largest = np.argsort(-wrong, axis=None, kind="stable")[:MOST_PAIRS]
     places = zip(*np.unravel_index(largest, wrong.shape), strict=True)
     return tuple(
-        Pair(classes[given], classes[predicted], int(wrong[given, predicted]))
+        ConfusedPair(classes[given], classes[predicted], int(wrong[given, predicted]))
         for given, predicted in places
         if wrong[given, predicted]
     )

@@ -16,7 +16,7 @@ _LEAST, _MOST = 1e-3, 1e3  # temperatures; those that are fitted lie well within
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class DecisionRule:
     """What is done with logits [N, classes].
 
     temperature: what logits are divided by before the softmax (Guo et al. 2017).
@@ -51,16 +51,16 @@ class Rule:
         return self.positive_class is not None or self.abstain is not None
 
 
-PLAIN = Rule()  # the softmax, and the likeliest class
+PLAIN = DecisionRule()  # the softmax, and the likeliest class
 
 
-def parse(values: Any, classes: Sequence[str]) -> Rule:
+def parse(values: Any, classes: Sequence[str]) -> DecisionRule:
     """The rule of a model with these classes, as JSON has it; None for a model that has none.
 
     Raises:
       UserError: it is no rule, or of other classes.
     """
-    rule = convert({} if values is None else values, Rule, "rule")
+    rule = convert({} if values is None else values, DecisionRule, "rule")
     if rule.positive_class is not None:
         choose(rule.positive_class, dict.fromkeys(classes), "positive_class")
     return rule
@@ -79,12 +79,12 @@ def log_probabilities(logits: Any, temperature: float = 1.0) -> np.ndarray:
     return scaled - np.log(np.exp(scaled).sum(-1, keepdims=True))
 
 
-def probabilities(rule: Rule, logits: Any) -> np.ndarray:
+def probabilities(rule: DecisionRule, logits: Any) -> np.ndarray:
     """float64 [N, classes]."""
     return np.exp(log_probabilities(logits, rule.temperature))
 
 
-def decide(rule: Rule, classes: Sequence[str], chances: np.ndarray) -> np.ndarray:
+def decide(rule: DecisionRule, classes: Sequence[str], chances: np.ndarray) -> np.ndarray:
     """The index of each answer, or UNCERTAIN; int64 [N].
 
     chances: probabilities [N, classes], by this rule.

@@ -71,10 +71,10 @@ def answered(
 
 
 @dataclasses.dataclass(frozen=True)
-class Answers:
-    """What a model says of N pictures whose labels are known, in their order.
+class Predictions:
+    """What a model says of N images whose labels are known, in their order.
 
-    labels: int32 [N]. logits: float32 [N, classes]. name(n): where picture n lies.
+    labels: int32 [N]. logits: float32 [N, classes]. name(n): where image n lies.
     """
 
     classes: tuple[str, ...]
@@ -93,12 +93,12 @@ class Answers:
         return Evaluation(-float(given.mean()), confusion)
 
 
-def collect(
+def collect_predictions(
     step: Callable[[Any, Any], tuple],
     batches: Iterable[Batch],
     classes: Sequence[str],
     name: Callable[[int], str] = str,
-) -> Answers:
+) -> Predictions:
     """As `evaluate`, and keeps all.
 
     Raises:
@@ -109,10 +109,10 @@ def collect(
     broken = int((~np.isfinite(logits)).any(-1).sum())
     if broken:
         raise UserError(
-            f"the model's answers to {broken} of {len(labels)} pictures are no numbers; "
+            f"the model's answers to {broken} of {len(labels)} images are no numbers; "
             "train anew, with a lower learning_rate or --precision=float32"
         )
-    return Answers(tuple(classes), labels, logits, name)
+    return Predictions(tuple(classes), labels, logits, name)
 
 
 def _count(confusion: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""How far a figure may be off by chance, so few pictures as it was measured on."""
+"""How far a figure may be off by chance, so few images as it was measured on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def wilson(right: int, count: int, level: float = LEVEL) -> Interval:
 def f1_intervals(confusion: np.ndarray, level: float = LEVEL) -> list[Interval]:
     """Around the F1 of each class; (0, 1) for one that is neither given nor predicted.
 
-    Of the pictures that are of a class or are taken for it, the share s that is both is a share
+    Of the images that are of a class or are taken for it, the share s that is both is a share
     like any other, and F1 = 2 s / (1 + s) rises with it: the ends are those of Wilson's interval.
 
     confusion: int [classes, classes], rows the given labels.
@@ -57,14 +57,14 @@ def macro_f1(confusion: np.ndarray) -> float:
 def macro_f1_interval(
     confusion: np.ndarray, level: float = LEVEL, draws: int = 1000, seed: int = 0
 ) -> Interval:
-    """Around `macro_f1`, were other pictures drawn, as many of each class as here.
+    """Around `macro_f1`, were other images drawn, as many of each class as here.
 
     How wide it is a bootstrap says, and where its middle lies a formula, since a mean over small
-    classes needs three things. Among the pictures that are drawn from are z² that never were, half
-    of them right, so that no mistake among few is not taken for none ever. Of a class's pictures
+    classes needs three things. Among the images that are drawn from are z² that never were, half
+    of them right, so that no mistake among few is not taken for none ever. Of a class's images
     one less is drawn, and each counts for more, else small classes would vary too little. And F1
     is not linear, so that its mean over many small classes is off the same way in every sample:
-    that is taken out, to second order. A class with a single picture has no variance to be seen:
+    that is taken out, to second order. A class with a single image has no variance to be seen:
     where a tenth of the classes are such, the interval is too narrow (it held the true value 48
     times in 100 where all were, 92 where a tenth were).
 
@@ -72,7 +72,7 @@ def macro_f1_interval(
     Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13 (the interval by
     the bootstrap's standard error); Rao & Wu 1988, Resampling Inference With Complex Survey
     Data (one less is drawn); Agresti & Coull 1998, Approximate Is Better than "Exact" for Interval
-    Estimation of Binomial Proportions (the added pictures).
+    Estimation of Binomial Proportions (the added images).
     """
     z, here = NormalDist().inv_cdf((1 + level) / 2), macro_f1(confusion)
     occurring = _f1(confusion)[1]
@@ -90,13 +90,13 @@ def _f1(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _padded(confusion: np.ndarray, extra: float) -> np.ndarray:
-    """With so many pictures more, of the classes as they come: half right, half astray."""
+    """With so many images more, of the classes as they come: half right, half astray."""
     given = confusion.sum(1) / confusion.sum()
     return confusion + extra / 2 * given[:, None] * (np.eye(len(confusion)) + _astray(confusion))
 
 
 def _astray(confusion: np.ndarray) -> np.ndarray:
-    """Where a picture of each class would go that is taken for another: where others go; shares."""
+    """Where an image of each class would go that is taken for another: where others go; shares."""
     towards = np.tile(confusion.sum(0) + confusion.sum(1) + 1.0, (len(confusion), 1))
     np.fill_diagonal(towards, 0)
     return towards / towards.sum(1, keepdims=True)
@@ -105,7 +105,7 @@ def _astray(confusion: np.ndarray) -> np.ndarray:
 def _drawn(
     confusion: np.ndarray, extra: float, draws: int, random: np.random.Generator
 ) -> np.ndarray:
-    """F1 of each class when pictures are drawn from `_padded`; float64 [draws, classes]."""
+    """F1 of each class when images are drawn from `_padded`; float64 [draws, classes]."""
     counts, astray = confusion.sum(1), _astray(confusion)
     added = extra / (counts.sum() + extra)
     right, predicted = np.zeros([draws, len(counts)]), np.zeros([draws, len(counts)])
@@ -124,9 +124,9 @@ def _drawn(
 
 
 def _bias(confusion: np.ndarray) -> float:
-    """By how much more or less than in all pictures the mean F1 is in a sample, on average.
+    """By how much more or less than in all images the mean F1 is in a sample, on average.
 
-    To second order, with the variances of the numbers of a class's pictures that are right and of
+    To second order, with the variances of the numbers of a class's images that are right and of
     others that are taken for it.
     """
     right, given = np.diag(confusion), confusion.sum(1)

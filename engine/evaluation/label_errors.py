@@ -1,6 +1,6 @@
-"""Which labels of the training pictures are likely wrong: confident learning.
+"""Which labels of the training images are likely wrong: confident learning.
 
-Each picture is classified by a simple classifier that was trained on the others, from features of
+Each image is classified by a simple classifier that was trained on the others, from features of
 the network as it was before training: one that has trained on a wrong label has learnt it.
 
 Source: Northcutt, Jiang & Chuang 2021, Confident Learning: Estimating Uncertainty in Dataset
@@ -18,30 +18,30 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from engine.core.dataset import Batch, Feed
+from engine.core.dataset import Batch, DataLoader
 from engine.core.errors import UserError
 from engine.core.recipe import Recipe
 from engine.frozen import precision, trunk
 from engine.models import classifier, freezing
 from engine.models.classifier import Classifier
 
-# Directions of the features that are kept, those in which pictures differ most. Among 2,000 cats
+# Directions of the features that are kept, those in which images differ most. Among 2,000 cats
 # and dogs, 40 of them mislabelled, all 1,280 found no more of these, and took far longer.
 DIRECTIONS = 512
 ITERATIONS = 100
-MOST = 100_000  # pictures; their features are 0.5 GB or so, and once more while they are reduced
+MOST = 100_000  # images; their features are 0.5 GB or so, and once more while they are reduced
 
 NONE = -1  # in the place of a suggested class
 
 
 @dataclasses.dataclass(frozen=True)
-class Suspects:
+class LabelIssues:
     """What is thought of N labels.
 
     order: int64 [N], the examples, those with the likeliest wrong labels first.
     suggested: int64 [N], of each example another class, the one that its label might rather be.
     wrong: bool [N], whether the label is thought wrong: that class is likelier than the label, and
-      as likely as it is, on average, for the pictures that bear its label.
+      as likely as it is, on average, for the images that bear its label.
     margin: float64 [N], -1 to 1, the label's probability less that of the likeliest other class.
     """
 
@@ -52,16 +52,16 @@ class Suspects:
 
 
 @dataclasses.dataclass(frozen=True)
-class Checked:
+class LabelCheck:
     """The labels of a feed's training part, by example number.
 
-    accuracy: the share of labels that the simple classifier gives too; of the pictures looked at.
+    accuracy: the share of labels that the simple classifier gives too; of the images looked at.
     features_of: which network's features it went by, in words.
-    note: in words how many pictures were looked at, where not all. The others stand last in the
+    note: in words how many images were looked at, where not all. The others stand last in the
       order, with a margin of 1, and NONE is suggested for them.
     """
 
-    suspects: Suspects
+    suspects: LabelIssues
     accuracy: float
     features_of: str
     note: str = ""
@@ -69,11 +69,11 @@ class Checked:
 
 def check(
     recipe: Recipe,
-    feed: Feed,
+    feed: DataLoader,
     trained: Classifier,
     between: Callable[[], None] = lambda: None,
-) -> Checked:
-    """Checks the labels of the training part. Pictures of one group do not vouch for each other.
+) -> LabelCheck:
+    """Checks the labels of the training part. Images of one group do not vouch for each other.
 
     Args:
       trained: the run's network, which serves where there is no pretrained one.
@@ -91,11 +91,11 @@ def check(
         features, labels, len(feed.classes), groups=groups, seed=recipe.seed, between=between
     )
     accuracy = float((chances.argmax(-1) == labels).mean())
-    found, note = suspects(chances, labels), ""
+    found, note = find_label_issues(chances, labels), ""
     if which is not None:
         found = _among(found, examples, feed.train_examples)
-        note = f"{len(examples):,} of {feed.train_examples:,} pictures were looked at"
-    return Checked(found, accuracy, features_of, note)
+        note = f"{len(examples):,} of {feed.train_examples:,} images were looked at"
+    return LabelCheck(found, accuracy, features_of, note)
 
 
 def _network(recipe: Recipe, classes: int, trained: Classifier) -> tuple[Classifier, str]:
@@ -126,9 +126,9 @@ def _noted(batches: Iterable[Batch], seen: list, between: Callable[[], None]) ->
         yield batch
 
 
-def forward(network: Classifier, recipe: Recipe, feed: Feed) -> Callable[[Any], tf.Tensor]:
+def forward(network: Classifier, recipe: Recipe, feed: DataLoader) -> Callable[[Any], tf.Tensor]:
     """uint8 [B, H, W, 3] -> pooled features [B, D], in the precision that is fastest here."""
-    frozen = freezing.split(network, "head").trunk
+    frozen = freezing.partition_model(network, "head").trunk
     make = functools.cache(functools.partial(trunk.specialise, frozen))
     programs = precision.candidates(recipe)
     if len(programs) > 1:
@@ -140,7 +140,7 @@ def forward(network: Classifier, recipe: Recipe, feed: Feed) -> Callable[[Any], 
 
 
 def pooled_features(forward: Callable[[Any], tf.Tensor], batches: Iterable[Batch]) -> np.ndarray:
-    """float32 [N, D]: what `forward` makes of each example's picture; fillings are left out."""
+    """float32 [N, D]: what `forward` makes of each example's image; fillings are left out."""
     rows = []
     for batch in batches:
         real = np.asarray(batch.weights) > 0
@@ -224,7 +224,7 @@ def _folds(labels: np.ndarray, groups: Sequence[str] | None, folds: int, seed: i
     return fold_of[unit]
 
 
-def suspects(chances: np.ndarray, labels: np.ndarray) -> Suspects:
+def find_label_issues(chances: np.ndarray, labels: np.ndarray) -> LabelIssues:
     """chances: probabilities [N, classes], each from a classifier that has not learnt from it.
 
     labels: int [N]. A class is at home where it is as likely as it is, on average, for those that
@@ -242,13 +242,13 @@ def suspects(chances: np.ndarray, labels: np.ndarray) -> Suspects:
     wrong = at_home.max(-1) > own
     suggested = np.where(wrong, at_home.argmax(-1), others.argmax(-1))
     margin = own - np.maximum(others.max(-1), 0)
-    return Suspects(np.argsort(margin, kind="stable"), suggested, wrong, margin)
+    return LabelIssues(np.argsort(margin, kind="stable"), suggested, wrong, margin)
 
 
-def _among(found: Suspects, examples: np.ndarray, count: int) -> Suspects:
+def _among(found: LabelIssues, examples: np.ndarray, count: int) -> LabelIssues:
     """What was found of some examples, put among all `count`."""
     suggested, wrong, margin = np.full(count, NONE), np.zeros(count, bool), np.ones(count)
     for whole, part in ((suggested, found.suggested), (wrong, found.wrong), (margin, found.margin)):
         whole[examples] = part
     rest = np.setdiff1d(np.arange(count), examples)
-    return Suspects(np.concatenate([examples[found.order], rest]), suggested, wrong, margin)
+    return LabelIssues(np.concatenate([examples[found.order], rest]), suggested, wrong, margin)

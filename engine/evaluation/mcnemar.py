@@ -1,4 +1,4 @@
-"""Two models on the same pictures: which is right where, and whether that may be chance."""
+"""Two models on the same images: which is right where, and whether that may be chance."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 
 from engine.core.errors import UserError
 from engine.evaluation import decision_rule
-from engine.evaluation.decision_rule import PLAIN, Rule
-from engine.evaluation.evaluate import Answers
+from engine.evaluation.decision_rule import PLAIN, DecisionRule
+from engine.evaluation.evaluate import Predictions
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
-    """On the pictures that both have.
+class ModelComparison:
+    """On the images that both have.
 
     right_a, right_b: how many each has right. only_a, only_b: those that the other has wrong.
     p_value: how often two equally good models would differ so much, by McNemar's exact test.
@@ -29,28 +29,28 @@ class Comparison:
     p_value: float
 
 
-def compare(
-    a: Answers,
-    b: Answers,
-    rule_a: Rule = PLAIN,
-    rule_b: Rule = PLAIN,
+def compare_models(
+    a: Predictions,
+    b: Predictions,
+    rule_a: DecisionRule = PLAIN,
+    rule_b: DecisionRule = PLAIN,
     called: tuple[str, str] = ("one model", "the other"),
-) -> Comparison:
+) -> ModelComparison:
     """By the likeliest classes, or by what the rules make of them; uncertain is not right.
 
-    A picture is the same where `name` is: the caller sees to it that a picture has one name, and
+    An image is the same where `name` is: the caller sees to it that an image has one name, and
     no two have the same. What stands twice among the answers counts once. called: the models.
 
     Raises:
-      UserError: the models know other classes, no picture is in both, or one is labelled otherwise.
+      UserError: the models know other classes, no image is in both, or one is labelled otherwise.
     """
     require_same_classes([a.classes, b.classes])
     places_a, places_b = _places(a), _places(b)
     common = [name for name in places_a if name in places_b]
     if not common:
         raise UserError(
-            f"{called[0]} and {called[1]} have no picture in common (of {len(a)} and {len(b)}); "
-            "name the same pictures for both, as with --data_dir"
+            f"{called[0]} and {called[1]} have no image in common (of {len(a)} and {len(b)}); "
+            "name the same images for both, as with --data_dir"
         )
     rows_a, rows_b = ([places[name] for name in common] for places in (places_a, places_b))
     for name, one, other in zip(common, _given(a, rows_a), _given(b, rows_b), strict=True):
@@ -61,7 +61,7 @@ def compare(
             )
     right_a, right_b = _right(a, rule_a)[rows_a], _right(b, rule_b)[rows_b]
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
-    return Comparison(
+    return ModelComparison(
         common=len(common),
         right_a=int(right_a.sum()),
         right_b=int(right_b.sum()),
@@ -102,16 +102,16 @@ def _listed(classes: list[str]) -> str:
     return ", ".join(classes[:10]) + (" …" if len(classes) > 10 else "")
 
 
-def _places(answers: Answers) -> dict[str, int]:
+def _places(answers: Predictions) -> dict[str, int]:
     """Name -> where it stands first."""
     return {answers.name(n): n for n in reversed(range(len(answers)))}
 
 
-def _given(answers: Answers, rows: list[int]) -> list[str]:
+def _given(answers: Predictions, rows: list[int]) -> list[str]:
     return [answers.classes[label] for label in answers.labels[rows]]
 
 
-def _right(answers: Answers, rule: Rule) -> np.ndarray:
+def _right(answers: Predictions, rule: DecisionRule) -> np.ndarray:
     """bool [N]."""
     chances = decision_rule.probabilities(rule, answers.logits)
     return decision_rule.decide(rule, answers.classes, chances) == answers.labels

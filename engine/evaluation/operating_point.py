@@ -1,4 +1,4 @@
-"""Answers that are not the likeliest class: a class found at a threshold, and pictures left open.
+"""Answers that are not the likeliest class: a class found at a threshold, and images left open.
 
 chances: probabilities [N, classes], by the rule's temperature. labels: int [N]. Shares are 0 where
 there is nothing to count, as in `Evaluation.per_class`, and their intervals then (0, 1).
@@ -12,20 +12,20 @@ import numpy as np
 
 from engine.core.errors import UserError, require
 from engine.evaluation import decision_rule
-from engine.evaluation.decision_rule import Rule
-from engine.evaluation.evaluate import Answers
+from engine.evaluation.decision_rule import DecisionRule
+from engine.evaluation.evaluate import Predictions
 from engine.evaluation.intervals import Interval, wilson
 
-# By as much a probability may differ where the same picture comes in another batch.
+# By as much a probability may differ where the same image comes in another batch.
 ROUNDING = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
-class Operating:
+class OperatingPoint:
     """What a threshold finds of the positive class, and what it costs.
 
-    found, missed: pictures of the positive class. false_alarms: those among the `negatives`, the
-    pictures of all other classes, that are taken for it.
+    found, missed: images of the positive class. false_alarms: those among the `negatives`, the
+    images of all other classes, that are taken for it.
     """
 
     threshold: float
@@ -40,8 +40,8 @@ class Operating:
 
 
 @dataclasses.dataclass(frozen=True)
-class Abstaining:
-    """uncertain, sure: pictures. accuracy: of the sure ones."""
+class AbstentionMetrics:
+    """uncertain, sure: images. accuracy: of the sure ones."""
 
     level: float
     uncertain: int
@@ -56,18 +56,18 @@ def fit_threshold(
 ) -> float:
     """The largest threshold, so that with the fewest false alarms, that finds so much of a class.
 
-    That is the probability of the last picture that has to be found; less `ROUNDING`, but not so
-    much that it takes in one picture more, so that rounding does not lose that one.
+    That is the probability of the last image that has to be found; less `ROUNDING`, but not so
+    much that it takes in one image more, so that rounding does not lose that one.
 
     Raises:
-      UserError: no picture is of the class, or min_recall is not above 0 and at most 1.
+      UserError: no image is of the class, or min_recall is not above 0 and at most 1.
     """
     require(0 < min_recall <= 1, f"min_recall={min_recall}; allowed: above 0, up to 1")
     own = np.sort(chances[labels == positive, positive])[::-1]
     if not len(own):
         raise UserError(
-            f"none of the {len(labels)} pictures that the threshold is to be fitted on is of the "
-            "positive class; name another class, or give it pictures"
+            f"none of the {len(labels)} images that the threshold is to be fitted on is of the "
+            "positive class; name another class, or give it images"
         )
     recalls = np.arange(1, len(own) + 1) / len(own)
     last = float(own[np.argmax(recalls >= min_recall)])
@@ -77,13 +77,15 @@ def fit_threshold(
     return lower if lower > following else last
 
 
-def operate(chances: np.ndarray, labels: np.ndarray, positive: int, threshold: float) -> Operating:
+def operate(
+    chances: np.ndarray, labels: np.ndarray, positive: int, threshold: float
+) -> OperatingPoint:
     names = _names(chances)
-    rule = Rule(positive_class=names[positive], threshold=threshold)
+    rule = DecisionRule(positive_class=names[positive], threshold=threshold)
     taken, given = decision_rule.decide(rule, names, chances) == positive, labels == positive
     found, false_alarms = int((taken & given).sum()), int((taken & ~given).sum())
     positives, negatives = int(given.sum()), int((~given).sum())
-    return Operating(
+    return OperatingPoint(
         threshold=threshold,
         recall=_share(found, positives),
         recall_interval=wilson(found, positives),
@@ -98,18 +100,18 @@ def operate(chances: np.ndarray, labels: np.ndarray, positive: int, threshold: f
 
 def abstain(
     chances: np.ndarray, labels: np.ndarray, level: float, decisions: np.ndarray | None = None
-) -> Abstaining:
-    """How many pictures have no class that is as likely as `level`, and how good the rest is.
+) -> AbstentionMetrics:
+    """How many images have no class that is as likely as `level`, and how good the rest is.
 
     decisions: int [N], the answers to the rest, as `rules.decide` gives them; the likeliest classes
       if not given.
     """
     names = _names(chances)
-    decided = decision_rule.decide(Rule(abstain=level), names, chances)
+    decided = decision_rule.decide(DecisionRule(abstain=level), names, chances)
     sure = decided != decision_rule.UNCERTAIN
     right = int(((decided if decisions is None else decisions) == labels)[sure].sum())
     count = int(sure.sum())
-    return Abstaining(
+    return AbstentionMetrics(
         level=level,
         uncertain=len(labels) - count,
         sure=count,
@@ -119,8 +121,8 @@ def abstain(
     )
 
 
-def at_threshold(answers: Answers, rule: Rule) -> Operating | None:
-    """What the rule's threshold does to these pictures; None where it has none."""
+def at_threshold(answers: Predictions, rule: DecisionRule) -> OperatingPoint | None:
+    """What the rule's threshold does to these images; None where it has none."""
     if rule.positive_class is None or rule.threshold is None:
         return None
     positive = answers.classes.index(rule.positive_class)
@@ -128,7 +130,7 @@ def at_threshold(answers: Answers, rule: Rule) -> Operating | None:
     return operate(chances, answers.labels, positive, rule.threshold)
 
 
-def decided(answers: Answers, rule: Rule) -> Abstaining | None:
+def decided(answers: Predictions, rule: DecisionRule) -> AbstentionMetrics | None:
     """How right the rule's answers are, less those that it leaves uncertain.
 
     None where they are always the likeliest classes.

@@ -10,14 +10,14 @@ from engine.evaluation.decision_rule import in_digits
 from engine.export import parity
 from engine.export.parity import Parity
 from engine.export.snippets import in_markdown, steps
-from engine.export.subject import BYTES, Format, Subject
+from engine.export.subject import BYTES, ExportFormat, ExportSource
 
 PARTS = ("validation", "test")
 
 
 def write(
-    subject: Subject,
-    kind: Format,
+    subject: ExportSource,
+    kind: ExportFormat,
     found: Parity,
     result: dict[str, Any],
     counts: Sequence[int],
@@ -27,7 +27,7 @@ def write(
 
     Args:
       result: the run's `result.json`; empty where it has not come so far.
-      counts: pictures of each class among those that `found` was measured on.
+      counts: images of each class among those that `found` was measured on.
       data: where these came from.
     """
     recipe = subject.opened.recipe
@@ -46,35 +46,35 @@ def write(
     return f"# Model card\n\n{body}\n"
 
 
-def _what(subject: Subject, kind: Format) -> str:
+def _what(subject: ExportSource, kind: ExportFormat) -> str:
     height, width, _ = subject.pixels
     return (
-        f"A classifier of pictures that knows {len(subject.classes)} labels: the network "
+        f"A classifier of images that knows {len(subject.classes)} labels: the network "
         f"`{subject.opened.recipe.backbone}` at {height} x {width} pixels (height x width), as "
         f"{kind.title} in {subject.precision}, in `{kind.path}`. Made with Unfreeze."
     )
 
 
-def _fitting(subject: Subject, kind: Format) -> str:
+def _fitting(subject: ExportSource, kind: ExportFormat) -> str:
     if kind.takes == BYTES:
-        head = "What it does with a picture, and what has to be done to one for `pixels`:"
+        head = "What it does with an image, and what has to be done to one for `pixels`:"
     else:
         head = (
-            "What has to be done to a picture, as it was in training. Done otherwise, the figures "
+            "What has to be done to an image, as it was in training. Done otherwise, the figures "
             "below do not hold:"
         )
     return f"{head}\n\n{steps(subject)}"
 
 
-def _labels(subject: Subject, counts: Sequence[int]) -> str:
+def _labels(subject: ExportSource, counts: Sequence[int]) -> str:
     rows = (
         f"| {index} | {in_markdown(name)} | {count:,} |"
         for index, (name, count) in enumerate(zip(subject.classes, counts, strict=True))
     )
-    return "\n".join(("| index | label | pictures it was compared on |", "|---|---|---|", *rows))
+    return "\n".join(("| index | label | images it was compared on |", "|---|---|---|", *rows))
 
 
-def _rule(subject: Subject) -> str:
+def _rule(subject: ExportSource) -> str:
     rule = subject.rule
     lines = [f"Logits are divided by the temperature {rule.temperature:.4g} before the softmax."]
     if rule.positive_class is None or rule.threshold is None:
@@ -99,17 +99,17 @@ def _data(recipe: Recipe, data: DataSpec) -> str:
     trained = recipe.data
     text = f"Trained on {trained.source.replace('_', ' ')} {last(trained.location)}"
     if trained.limit_examples:
-        text += f", at most {trained.limit_examples} pictures of each part"
+        text += f", at most {trained.limit_examples} images of each part"
     if data.location != trained.location:
         text += f"; compared on {data.source.replace('_', ' ')} {last(data.location)}"
-    return f"{text}. What the pictures show, and who may use them, is for their owner to say."
+    return f"{text}. What the images show, and who may use them, is for their owner to say."
 
 
 def _figures(result: dict[str, Any]) -> str:
     parts = [part for part in PARTS if isinstance(result.get(part), dict)]
     if not parts:
         return "The run has not come to its end, so there are none yet."
-    head = "| part | pictures | accuracy | 95 % interval (Wilson) | loss |"
+    head = "| part | images | accuracy | 95 % interval (Wilson) | loss |"
     lines = [head, "|---|---|---|---|---|"]
     for part in parts:
         figures = result[part]
@@ -124,20 +124,20 @@ def _figures(result: dict[str, Any]) -> str:
         lines.append(
             "The temperature was fitted there too; the expected calibration error is "
             f"{calibration['error_before']:.2%} without it and {calibration['error_after']:.2%} "
-            "with it, each half of the pictures by the temperature of the other."
+            "with it, each half of the images by the temperature of the other."
         )
     return "\n".join(lines)
 
 
 def interval(share: float, count: int) -> str:
-    """The 95 % Wilson interval of a share of `count` pictures, in words."""
+    """The 95 % Wilson interval of a share of `count` images, in words."""
     from scipy.stats import binomtest
 
     found = binomtest(round(share * count), count).proportion_ci(method="wilson")
     return f"{found.low:.2%} to {found.high:.2%}"
 
 
-def _parity(found: Parity, kind: Format) -> str:
+def _parity(found: Parity, kind: ExportFormat) -> str:
     lines = [f"| {name} | {value} | {more} |" for name, value, more in parity.rows(found, kind)]
     return "\n".join(
         (
@@ -145,7 +145,7 @@ def _parity(found: Parity, kind: Format) -> str:
             "|---|---|---|",
             *lines,
             "",
-            f"The interval of that accuracy is {interval(found.accuracy, found.pictures)} (95 %, "
+            f"The interval of that accuracy is {interval(found.accuracy, found.images)} (95 %, "
             "Wilson).",
         )
     )
@@ -153,10 +153,10 @@ def _parity(found: Parity, kind: Format) -> str:
 
 def _limits(found: Parity) -> str:
     return f"""\
-- It knows these labels only, and gives one of them to any picture, whatever that shows.
-- It takes one picture or more at once; of none most formats make an error.
-- The figures hold for pictures like those it was measured on; {found.pictures:,} of them were.
-- Probabilities are as well calibrated as the temperature makes them on such pictures.
+- It knows these labels only, and gives one of them to any image, whatever that shows.
+- It takes one image or more at once; of none most formats make an error.
+- The figures hold for images like those it was measured on; {found.images:,} of them were.
+- Probabilities are as well calibrated as the temperature makes them on such images.
 - Times are those of the machine that it was exported on."""
 
 
@@ -168,7 +168,7 @@ def licence(recipe: Recipe) -> str:
             "Its recipe says where they came from."
         )
     if recipe.weights == "none":
-        return "Training began at random weights: they are whoever's the pictures and the run are."
+        return "Training began at random weights: they are whoever's the images and the run are."
     if recipe.weights not in SOURCES_OF_WEIGHTS:
         file = in_markdown(recipe.weights.rpartition("/")[2])
         return f"Training began at the weight file {file}: the terms of whoever made it hold."
@@ -185,6 +185,6 @@ def licence(recipe: Recipe) -> str:
         )
     return (
         f"Training began at ImageNet {source}. Look at their terms before you pass the model on. "
-        "ImageNet's pictures are given for research that is not commercial; whether that binds "
+        "ImageNet's images are given for research that is not commercial; whether that binds "
         "weights is disputed."
     )

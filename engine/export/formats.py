@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from engine.export import keras_file, litert, onnx_file, saved_model
-from engine.export.subject import Format
+from engine.export.subject import ExportFormat
 
-FORMATS: dict[str, Format] = {
+FORMATS: dict[str, ExportFormat] = {
     "saved_model": saved_model.FORMAT,
     "litert": litert.FORMAT,
     "onnx": onnx_file.FORMAT,

@@ -13,12 +13,12 @@ import numpy as np
 
 from engine.evaluation import decision_rule
 from engine.export import snippets
-from engine.export.subject import PIXELS, Answer, Format, Subject, facts_json
+from engine.export.subject import PIXELS, Answer, ExportFormat, ExportSource, facts_json
 
 FACTS = "model.json"
 
 
-def write(subject: Subject, path: Path) -> None:
+def write(subject: ExportSource, path: Path) -> None:
     import keras
 
     model = subject.opened.model
@@ -29,7 +29,7 @@ def write(subject: Subject, path: Path) -> None:
         archive.writestr(zipfile.ZipInfo(FACTS), facts_json(subject).encode())
 
 
-def load(subject: Subject, path: Path) -> Answer:
+def load(subject: ExportSource, path: Path) -> Answer:
     import keras
     import tensorflow as tf
 
@@ -43,7 +43,7 @@ def load(subject: Subject, path: Path) -> Answer:
     return answer
 
 
-def usage(subject: Subject) -> str:
+def usage(subject: ExportSource) -> str:
     program = snippets.of_pixels(
         subject,
         imports=("zipfile", "keras"),
@@ -70,11 +70,11 @@ decisions = [decide(row) for row in probabilities]""",
     return f"""\
 {snippets.gives(subject, decision=False)}
 The program applies the rule. `model.json` in the file holds the labels, the
-temperature, the rule and how pictures are resized.
+temperature, the rule and how images are resized.
 
 Run beside the file, with the packages tensorflow, which Keras comes with, and Pillow:
 
 {program}"""
 
 
-FORMAT = Format("Keras", "model.keras", PIXELS, write, load, usage)
+FORMAT = ExportFormat("Keras", "model.keras", PIXELS, write, load, usage)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import flatbuffers
 import numpy as np
 
-from engine.export.subject import Subject
+from engine.export.subject import ExportSource
 
 BUFFER, IDENTIFIER = "TFLITE_METADATA", b"M001"
 OLDEST_PARSER = "1.0.0"  # that knows all that is said here
@@ -58,7 +58,7 @@ class Table(NamedTuple):
     fields: dict[str, Any]
 
 
-def describe(subject: Subject, outputs: Sequence[str]) -> bytes:
+def describe(subject: ExportSource, outputs: Sequence[str]) -> bytes:
     """The metadata of a model whose input is `images` and whose outputs are these, in order."""
     facts = {"name": FACTS, "description": "labels, temperature, rule and resizing, as JSON"}
     subgraph = {
@@ -67,7 +67,7 @@ def describe(subject: Subject, outputs: Sequence[str]) -> bytes:
     }
     model = {
         "name": subject.opened.recipe.backbone,
-        "description": f"classifies pictures by {len(subject.classes)} labels",
+        "description": f"classifies images by {len(subject.classes)} labels",
         "subgraph_metadata": [Table(SUBGRAPH, subgraph)],
         "associated_files": [Table(ASSOCIATED_FILE, facts)],
         "min_parser_version": OLDEST_PARSER,
@@ -77,7 +77,7 @@ def describe(subject: Subject, outputs: Sequence[str]) -> bytes:
     return bytes(builder.Output())
 
 
-def _images(subject: Subject) -> Table:
+def _images(subject: ExportSource) -> Table:
     height, width, _ = subject.pixels
     size = {"width": width, "height": height}
     image = {"color_space": RGB, "default_size": Table(IMAGE_SIZE, size)}

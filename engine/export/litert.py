@@ -25,15 +25,15 @@ from engine.export.subject import (
     PIXELS,
     PRECISIONS,
     Answer,
-    Format,
-    Subject,
+    ExportFormat,
+    ExportSource,
     facts_json,
 )
 
 SIGNATURE = "serving_default"
 
 
-def write(subject: Subject, path: Path) -> None:
+def write(subject: ExportSource, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as place:
         _save_constant(subject, place)
         contents = CONVERTERS[subject.precision](subject, place)
@@ -45,12 +45,12 @@ def write(subject: Subject, path: Path) -> None:
             archive.writestr(zipfile.ZipInfo(name), text.encode())  # of no date: the same bytes
 
 
-def _outputs(subject: Subject) -> list[str]:
+def _outputs(subject: ExportSource) -> list[str]:
     """In the order that the converter gives them, that of the alphabet."""
     return ["decision", "probabilities"] if subject.rule.decides else ["probabilities"]
 
 
-def _save_constant(subject: Subject, place: str) -> None:
+def _save_constant(subject: ExportSource, place: str) -> None:
     """Saves the model without variables: where there are some, int8 can't be calibrated."""
     import tensorflow as tf
     from tensorflow.python.framework import convert_to_constants
@@ -70,11 +70,11 @@ def _save_constant(subject: Subject, place: str) -> None:
     tf.saved_model.save(tf.Module(), place, {SIGNATURE: constant}, options)
 
 
-def _as_float32(subject: Subject, place: str) -> bytes:
+def _as_float32(subject: ExportSource, place: str) -> bytes:
     return _converter(place).convert()
 
 
-def _as_float16(subject: Subject, place: str) -> bytes:
+def _as_float16(subject: ExportSource, place: str) -> bytes:
     import tensorflow as tf
 
     converter = _converter(place)
@@ -83,15 +83,15 @@ def _as_float16(subject: Subject, place: str) -> bytes:
     return converter.convert()
 
 
-def _as_int8(subject: Subject, place: str) -> bytes:
+def _as_int8(subject: ExportSource, place: str) -> bytes:
     import tensorflow as tf
 
     from engine.export import program
 
     def samples() -> Iterator[dict[str, np.ndarray]]:
         assert subject.samples is not None
-        for picture in subject.samples:
-            yield {program.IMAGES: picture[None]}
+        for image in subject.samples:
+            yield {program.IMAGES: image[None]}
 
     converter = _converter(place)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -116,19 +116,19 @@ def _converter(place: str) -> Any:
     return tf.lite.TFLiteConverter.from_saved_model(place)
 
 
-CONVERTERS: dict[str, Callable[[Subject, str], bytes]] = {
+CONVERTERS: dict[str, Callable[[ExportSource, str], bytes]] = {
     FLOAT32: _as_float32,
     FLOAT16: _as_float16,
     INT8: _as_int8,
 }
 
 
-def _lines(subject: Subject) -> str:
+def _lines(subject: ExportSource) -> str:
     """One label a line, and no more lines than labels; `model.json` has them as they are."""
     return "".join(f"{snippets.one_line(name)}\n" for name in subject.classes)
 
 
-def load(subject: Subject, path: Path) -> Answer:
+def load(subject: ExportSource, path: Path) -> Answer:
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path), num_threads=subject.threads)
@@ -142,7 +142,7 @@ def load(subject: Subject, path: Path) -> Answer:
     return answer
 
 
-def usage(subject: Subject) -> str:
+def usage(subject: ExportSource) -> str:
     program = snippets.of_pixels(
         subject,
         imports=("zipfile", "ai_edge_litert.interpreter"),
@@ -165,16 +165,16 @@ Run beside the file, with the packages ai-edge-litert, numpy and Pillow:
 {program}"""
 
 
-def _calibration(subject: Subject) -> str:
+def _calibration(subject: ExportSource) -> str:
     if subject.samples is None:
         return ""
     count = len(subject.samples)
     return f"""
-Weights and arithmetic are int8 up to the logits, calibrated on {count} training pictures.
+Weights and arithmetic are int8 up to the logits, calibrated on {count} training images.
 """
 
 
-def _in_apps(subject: Subject) -> str:
+def _in_apps(subject: ExportSource) -> str:
     if subject.rule.decides:
         return (
             "It has TensorFlow Lite's metadata, but libraries that show the likeliest label, such "
@@ -183,8 +183,8 @@ def _in_apps(subject: Subject) -> str:
         )
     return (
         "By the metadata in it MediaPipe's ImageClassifier takes the file as it is;\n"
-        "that squashes pictures to the size, with a filter of its own."
+        "that squashes images to the size, with a filter of its own."
     )
 
 
-FORMAT = Format("LiteRT", "model.tflite", PIXELS, write, load, usage, PRECISIONS)
+FORMAT = ExportFormat("LiteRT", "model.tflite", PIXELS, write, load, usage, PRECISIONS)

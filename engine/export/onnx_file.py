@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from engine.export import snippets
-from engine.export.subject import PIXELS, Answer, Format, Subject, facts
+from engine.export.subject import PIXELS, Answer, ExportFormat, ExportSource, facts
 
 OPSET = 18  # of 2022: onnxruntime reads it from 1.14 on
 BATCH = "batch"
 
 
-def write(subject: Subject, path: Path) -> None:
+def write(subject: ExportSource, path: Path) -> None:
     """Raises:
     onnx.checker.ValidationError: what came out is no sound model.
     """
@@ -48,7 +48,7 @@ def _erfc(graph: Any, node: Any, name: str, _: list) -> None:
     graph.make_node("Sub", [one, erf], name=name, outputs=outputs, shapes=shapes, dtypes=types)
 
 
-def properties(subject: Subject) -> dict[str, str]:
+def properties(subject: ExportSource) -> dict[str, str]:
     """Text as it is, all else as JSON."""
     return {
         key: value if isinstance(value, str) else json.dumps(value)
@@ -56,7 +56,7 @@ def properties(subject: Subject) -> dict[str, str]:
     }
 
 
-def load(subject: Subject, path: Path) -> Answer:
+def load(subject: ExportSource, path: Path) -> Answer:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -70,7 +70,7 @@ def load(subject: Subject, path: Path) -> Answer:
     return answer
 
 
-def usage(subject: Subject) -> str:
+def usage(subject: ExportSource) -> str:
     program = snippets.of_pixels(
         subject,
         imports=("onnxruntime",),
@@ -89,4 +89,4 @@ Run beside the file, with the packages numpy, onnxruntime and Pillow:
 {program}"""
 
 
-FORMAT = Format("ONNX", "model.onnx", PIXELS, write, load, usage)
+FORMAT = ExportFormat("ONNX", "model.onnx", PIXELS, write, load, usage)

@@ -1,4 +1,4 @@
-"""An export against the original, on the same pictures: how they differ, how large, how fast."""
+"""An export against the original, on the same images: how they differ, how large, how fast."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from engine.core.dataset import Batch
 from engine.core.errors import UserError
 from engine.evaluation import decision_rule
-from engine.export.subject import BYTES, Answer, Format, Subject
+from engine.export.subject import BYTES, Answer, ExportFormat, ExportSource
 from engine.runtime.hardware import machine, software
 from engine.training import steps
 
@@ -25,16 +25,16 @@ LONGEST_SECONDS = 3.0  # of repeats; two there are in any case
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """What was seen on the pictures of one part; shares are 0 to 1.
+    """What was seen on the images of one part; shares are 0 to 1.
 
-    agreement: share of pictures with the same likeliest label.
+    agreement: share of images with the same likeliest label.
     same_decisions: share with the same answer by the rule.
     largest_difference, mean_difference: of a probability, in absolute value.
-    accuracy, original_accuracy: shares of pictures whose likeliest label is the given one.
+    accuracy, original_accuracy: shares of images whose likeliest label is the given one.
     bytes: size of the model. share_of_weights: that, of the size of the float32 weights.
     """
 
-    pictures: int
+    images: int
     agreement: float
     same_decisions: float
     largest_difference: float
@@ -49,7 +49,7 @@ class Parity:
 
 @dataclasses.dataclass(frozen=True)
 class Latency:
-    """Median milliseconds of a call with one picture, and with `batch_size` of them."""
+    """Median milliseconds of a call with one image, and with `batch_size` of them."""
 
     single_ms: float
     batch_ms: float
@@ -57,32 +57,32 @@ class Latency:
 
 
 def measure(
-    subject: Subject,
-    kind: Format,
+    subject: ExportSource,
+    kind: ExportFormat,
     path: Path,
     answer: Answer,
     batches: Iterable[Batch],
     contents: Callable[[int], bytes],
 ) -> Parity:
-    """Passes every picture through the export and the original.
+    """Passes every image through the export and the original.
 
     Args:
       path: of the exported model. answer: that model, opened.
-      contents: the encoded bytes of the picture with that number.
+      contents: the encoded bytes of the image with that number.
     """
     step = steps.make_eval_step(subject.opened.model)
 
-    def logits(pictures: np.ndarray) -> np.ndarray:
-        return step(pictures, np.zeros(len(pictures), np.int32))[1].numpy()
+    def logits(images: np.ndarray) -> np.ndarray:
+        return step(images, np.zeros(len(images), np.int32))[1].numpy()
 
     columns: list[tuple] = []
     tried: list[Any] = []
     for batch in batches:
         real = np.asarray(batch.weights) > 0
-        pictures, numbers = np.asarray(batch.inputs)[real], np.asarray(batch.examples)[real]
-        inputs = [contents(int(n)) for n in numbers] if kind.takes == BYTES else pictures
-        tried = tried or [inputs, pictures]
-        columns.append((np.asarray(batch.labels)[real], logits(pictures), *answer(inputs)))
+        images, numbers = np.asarray(batch.inputs)[real], np.asarray(batch.examples)[real]
+        inputs = [contents(int(n)) for n in numbers] if kind.takes == BYTES else images
+        tried = tried or [inputs, images]
+        columns.append((np.asarray(batch.labels)[real], logits(images), *answer(inputs)))
     labels, original, chances, decisions = map(np.concatenate, zip(*columns, strict=True))
     size, weights = size_of(path), 4 * subject.opened.model.count_params()
     return Parity(
@@ -95,7 +95,7 @@ def measure(
 
 
 def _compared(
-    subject: Subject,
+    subject: ExportSource,
     labels: np.ndarray,
     original: np.ndarray,
     chances: np.ndarray,
@@ -106,7 +106,7 @@ def _compared(
     decided = decision_rule.decide(subject.rule, subject.classes, wanted)
     difference = np.abs(chances.astype(np.float64) - wanted)
     return {
-        "pictures": len(labels),
+        "images": len(labels),
         "agreement": float(np.mean(chances.argmax(-1) == wanted.argmax(-1))),
         "same_decisions": float(np.mean(decisions == decided)),
         "largest_difference": float(difference.max()),
@@ -120,7 +120,7 @@ def check(found: Parity, least: float) -> None:
     """Nothing, where the export answers as the original does.
 
     Raises:
-      UserError: it does so on a smaller share of the pictures than `least`, by the likeliest label
+      UserError: it does so on a smaller share of the images than `least`, by the likeliest label
         or by the rule; or its probabilities are no numbers.
     """
     if not np.isfinite(found.largest_difference):
@@ -134,10 +134,10 @@ def check(found: Parity, least: float) -> None:
     }
     for what, share in shares.items():
         if share < least:
-            differing = round((1 - share) * found.pictures)
+            differing = round((1 - share) * found.images)
             raise UserError(
                 f"the export and the original differ in {what} of {differing:,} of "
-                f"{found.pictures:,} pictures, more than --min_agreement={least:g} allows, so "
+                f"{found.images:,} images, more than --min_agreement={least:g} allows, so "
                 "nothing was written; take another --format or --precision, or take this one with "
                 f"--min_agreement={_below(min(shares.values()))}"
             )
@@ -149,13 +149,13 @@ def _below(share: float) -> str:
     return f"{float(written.quantize(decimal.Decimal('0.0001'), decimal.ROUND_FLOOR)):.4g}"
 
 
-def rows(found: Parity, kind: Format) -> list[tuple[str, str, str]]:
+def rows(found: Parity, kind: ExportFormat) -> list[tuple[str, str, str]]:
     """What was seen, to be shown: a name, the figure, and what goes with it."""
     one, other = found.latency, found.original_latency
     bytes_ = kind.takes == BYTES
     decoding, pixels = (", decoded", ", from pixels") if bytes_ else ("", "")
     return [
-        ("pictures", f"{found.pictures:,}", ""),
+        ("images", f"{found.images:,}", ""),
         ("same likeliest label", f"{found.agreement:.2%}", ""),
         ("same answer by the rule", f"{found.same_decisions:.2%}", ""),
         ("largest difference", f"{found.largest_difference:.1e}", "of a probability"),
@@ -163,19 +163,21 @@ def rows(found: Parity, kind: Format) -> list[tuple[str, str, str]]:
         ("accuracy", f"{found.accuracy:.2%}", f"the original's {found.original_accuracy:.2%}"),
         ("size", f"{found.bytes / 1e6:.2f} MB", f"{found.share_of_weights:.1%} of its weights"),
         (
-            f"one picture{decoding}",
+            f"one image{decoding}",
             f"{one.single_ms:.2f} ms",
             f"the original's {other.single_ms:.2f} ms{pixels}",
         ),
         (
-            f"{one.batch_size} pictures{decoding}",
+            f"{one.batch_size} images{decoding}",
             f"{one.batch_ms:.2f} ms",
             f"the original's {other.batch_ms:.2f} ms{pixels}",
         ),
     ]
 
 
-def report(subject: Subject, kind: Format, least: float, found: Parity) -> dict[str, Any]:
+def report(
+    subject: ExportSource, kind: ExportFormat, least: float, found: Parity
+) -> dict[str, Any]:
     """What `parity.json` says; an export is known by it."""
     return {
         "format": kind.title,

@@ -112,7 +112,7 @@ def _sync(folder: Path) -> None:
 
 
 def _reason(error: BaseException, folder: Path) -> str | None:
-    """Why this place can't be written; None for errors about pictures, the run or anything else."""
+    """Why this place can't be written; None for errors about images, the run or anything else."""
     for full in map(os.strerror, (errno.ENOSPC, errno.EDQUOT)):
         if full in str(error):  # TensorFlow's errors have no number
             return full

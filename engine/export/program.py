@@ -11,10 +11,10 @@ import tensorflow as tf
 from keras import ops
 
 from engine.evaluation import decision_rule
-from engine.evaluation.decision_rule import Rule
-from engine.export.subject import Subject
+from engine.evaluation.decision_rule import DecisionRule
+from engine.export.subject import ExportSource
 from engine.frozen import trunk
-from engine.frozen.precision import Program
+from engine.frozen.precision import ComputeMode
 
 PROBABILITIES, DECISION = "probabilities", "decision"
 IMAGES = "images"
@@ -23,14 +23,14 @@ IMAGES = "images"
 LAST_OPERATIONS = ("SOFTMAX", "TOPK_V2", "STRIDED_SLICE", "GREATER_EQUAL", "LESS")
 
 
-def make(subject: Subject) -> Any:
+def make(subject: ExportSource) -> Any:
     """The model as a `tf.function`: uint8 [B, H, W, 3] -> a dict.
 
     probabilities: float32 [B, classes]. decision: int32 [B], the index of the answer or -1.
     The weights are fixed, normalisations folded once, and scaling, temperature and rule are within.
     """
     model = subject.opened.model
-    network = trunk.specialise(model, Program(), _depthwise(model))
+    network = trunk.specialise(model, ComputeMode(), _depthwise(model))
     spec = tf.TensorSpec([None, *subject.pixels], tf.uint8, name=IMAGES)
 
     @tf.function(autograph=False, input_signature=[spec])
@@ -65,7 +65,7 @@ def _by_channel(layer: keras.layers.Conv2D, inputs: tf.Tensor) -> tf.Tensor:
     return layer.activation(found if layer.bias is None else found + layer.bias)
 
 
-def decide(rule: Rule, classes: Sequence[str], chances: tf.Tensor) -> tf.Tensor:
+def decide(rule: DecisionRule, classes: Sequence[str], chances: tf.Tensor) -> tf.Tensor:
     """`decision_rule.decide` in graph operations: float32 [B, classes] -> int32 [B]."""
     # The two likeliest. To mask the positive class instead would bring int8 in among the
     # probabilities: TensorFlow Lite wants one scale on both sides of a choice.

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from engine.export.subject import BYTES, UNCERTAIN, Answer, Format, Subject, encoded
+from engine.export.subject import BYTES, UNCERTAIN, Answer, ExportFormat, ExportSource, encoded
 from engine.runtime.hardware import software
 
 IMAGE_BYTES = "image_bytes"
 FROM_BYTES, FROM_PIXELS = "serving_default", "pixels"
 
 
-def write(subject: Subject, path: Path) -> None:
+def write(subject: ExportSource, path: Path) -> None:
     """Two signatures over the same weights: `serving_default` and `pixels`."""
     import tensorflow as tf
 
@@ -56,7 +56,7 @@ def write(subject: Subject, path: Path) -> None:
     tf.saved_model.save(module, str(path), signatures, options)
 
 
-def load(subject: Subject, path: Path) -> Answer:
+def load(subject: ExportSource, path: Path) -> Answer:
     import tensorflow as tf
 
     served = tf.saved_model.load(str(path)).signatures[FROM_BYTES]
@@ -68,7 +68,7 @@ def load(subject: Subject, path: Path) -> Answer:
     return answer
 
 
-def usage(subject: Subject) -> str:
+def usage(subject: ExportSource) -> str:
     (height, width, _), count = subject.pixels, len(subject.classes)
     return f"""\
 It takes the bytes of JPEG, PNG, BMP, GIF and WebP files as they are, and turns, resizes and scales
@@ -114,20 +114,20 @@ TensorFlow Serving takes the folder that this card lies in, as version 1 of a mo
 be older than TensorFlow {made_with}, which wrote it. Started in this folder, in either way:
 
 ```sh
-docker run --rm -p 8501:8501 -v "$PWD:/models/pictures" -e MODEL_NAME=pictures tensorflow/serving
-tensorflow_model_server --rest_api_port=8501 --model_name=pictures --model_base_path="$PWD"
+docker run --rm -p 8501:8501 -v "$PWD:/models/images" -e MODEL_NAME=images tensorflow/serving
+tensorflow_model_server --rest_api_port=8501 --model_name=images --model_base_path="$PWD"
 ```
 
-and asked, for any number of pictures:
+and asked, for any number of images:
 
 ```sh
 {{ printf '{{"instances": [{{"{IMAGE_BYTES}": {{"b64": "'
-  base64 < picture.jpg | tr -d '\\n'
+  base64 < image.jpg | tr -d '\\n'
   printf '"}}}}]}}'; }} |
-  curl --data-binary @- http://localhost:8501/v1/models/pictures:predict
+  curl --data-binary @- http://localhost:8501/v1/models/images:predict
 ```
 
-With `--enable_batching` a broken picture fails the requests of others that are computed with it."""
+With `--enable_batching` a broken image fails the requests of others that are computed with it."""
 
 
-FORMAT = Format("SavedModel", "1", BYTES, write, load, usage)
+FORMAT = ExportFormat("SavedModel", "1", BYTES, write, load, usage)

@@ -1,11 +1,11 @@
-"""Text for the model card: names in one line, and how a picture becomes pixels elsewhere."""
+"""Text for the model card: names in one line, and how an image becomes pixels elsewhere."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Sequence
 
-from engine.export.subject import UNCERTAIN, Subject
+from engine.export.subject import UNCERTAIN, ExportSource
 
 _PLAIN = frozenset(" ,.-'/()=%:;?")  # punctuation that Markdown leaves alone within a line
 
@@ -63,8 +63,8 @@ def _letter(letter: str) -> str:
     return letter if ours else f"\\{letter}"
 
 
-def steps(subject: Subject) -> str:
-    """How a picture is made to fit, as a list."""
+def steps(subject: ExportSource) -> str:
+    """How an image is made to fit, as a list."""
     height, width, _ = subject.pixels
     resize = subject.opened.recipe.resize
     return f"""\
@@ -78,7 +78,7 @@ def steps(subject: Subject) -> str:
 4. uint8, 0 to 255. Scaling to what the network wants is part of the model."""
 
 
-def gives(subject: Subject, decision: bool = True) -> str:
+def gives(subject: ExportSource, decision: bool = True) -> str:
     """What an export takes and gives that takes pixels."""
     (height, width, _), count = subject.pixels, len(subject.classes)
     text = f"""\
@@ -90,8 +90,8 @@ leaves it open"""
     return f"{text}."
 
 
-def of_pixels(subject: Subject, imports: Sequence[str], lines: str) -> str:
-    """A program in plain Python that feeds an export with pictures named on the command line.
+def of_pixels(subject: ExportSource, imports: Sequence[str], lines: str) -> str:
+    """A program in plain Python that feeds an export with images named on the command line.
 
     lines: of it; from `images` they make `labels`, `probabilities` and `decisions`.
     """
@@ -113,7 +113,7 @@ HEIGHT, WIDTH = {height}, {width}
 
 def pixels(path):
     image = Image.open(path)
-    orientation = image.getexif().get(0x0112)  # the picture is resized first and turned then
+    orientation = image.getexif().get(0x0112)  # the image is resized first and turned then
     width, height = (HEIGHT, WIDTH) if orientation in (5, 6, 7, 8) else (WIDTH, HEIGHT)
 {BEFORE_READING[resize]}\
     _, box = image.draft(None, (2 * width, 2 * height)) or (None, (0, 0, *image.size))

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.core.errors import UserError
-from engine.evaluation.decision_rule import Rule
+from engine.evaluation.decision_rule import DecisionRule
 
 if TYPE_CHECKING:
-    from engine.training.setup import Reopened
+    from engine.training.setup import LoadedRun
 
 UNCERTAIN = "uncertain"  # stands for a label where the rule leaves an answer open
 INT8, FLOAT16, FLOAT32 = "int8", "float16", "float32"
@@ -22,21 +22,21 @@ PRECISIONS = (FLOAT32, FLOAT16, INT8)
 BYTES, PIXELS = "bytes", "pixels"
 
 # What goes into an export -> probabilities, float32 [B, classes], and the index of each answer or
-# -1, int [B]. What goes in: encoded pictures, B of them, or uint8 [B, H, W, 3], as its format says.
+# -1, int [B]. What goes in: encoded images, B of them, or uint8 [B, H, W, 3], as its format says.
 Answer = Callable[[Any], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class ExportSource:
     """A run's best model, on its way out.
 
-    decode: the bytes of one picture, string scalar -> uint8 [H, W, 3], in graph operations.
+    decode: the bytes of one image, string scalar -> uint8 [H, W, 3], in graph operations.
     precision: one of those of the format.
-    samples: uint8 [N, H, W, 3], training pictures that int8 is calibrated with; None elsewhere.
+    samples: uint8 [N, H, W, 3], training images that int8 is calibrated with; None elsewhere.
     threads: what is computed on when the export is tried.
     """
 
-    opened: Reopened
+    opened: LoadedRun
     decode: Callable[[Any], Any]
     precision: str = FLOAT32
     samples: np.ndarray | None = None
@@ -47,21 +47,21 @@ class Subject:
         return self.opened.classes
 
     @property
-    def rule(self) -> Rule:
+    def rule(self) -> DecisionRule:
         return self.opened.rule
 
     @property
     def pixels(self) -> tuple[int, int, int]:
-        """Height, width and channels of the pictures that enter the network."""
+        """Height, width and channels of the images that enter the network."""
         return (*self.opened.recipe.image_size, 3)
 
 
 @dataclasses.dataclass(frozen=True)
-class Format:
+class ExportFormat:
     """One way out.
 
     title: in words. path: of the model, below the folder of the export.
-    takes: `bytes` (encoded pictures) or `pixels`.
+    takes: `bytes` (encoded images) or `pixels`.
     precisions: what it can be written in, the usual first.
     write(subject, path): makes the file or the folder.
     load(subject, path): opens it as a stranger would.
@@ -71,13 +71,13 @@ class Format:
     title: str
     path: str
     takes: str
-    write: Callable[[Subject, Path], None]
-    load: Callable[[Subject, Path], Answer]
-    usage: Callable[[Subject], str]
+    write: Callable[[ExportSource, Path], None]
+    load: Callable[[ExportSource, Path], Answer]
+    usage: Callable[[ExportSource], str]
     precisions: Sequence[str] = (FLOAT32,)
 
 
-def facts(subject: Subject) -> dict[str, Any]:
+def facts(subject: ExportSource) -> dict[str, Any]:
     """What a stranger has to know of the model beside its arithmetic; JSON has it all."""
     recipe = subject.opened.recipe
     return {
@@ -90,7 +90,7 @@ def facts(subject: Subject) -> dict[str, Any]:
     }
 
 
-def facts_json(subject: Subject) -> str:
+def facts_json(subject: ExportSource) -> str:
     """`facts` in letters of ASCII, so that names which are no UTF-8 come back as they were."""
     return json.dumps(facts(subject), indent=2) + "\n"
 

@@ -20,7 +20,7 @@ ALIGNMENT = 64  # bytes
 
 
 @dataclasses.dataclass
-class Room:
+class CacheBudget:
     """Where tables may be put: so many bytes of memory, which grow less, then files in a folder."""
 
     memory: int
@@ -41,7 +41,7 @@ class Room:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class ArrayStore:
     """Rows [slots, count, …] of numbers."""
 
     rows: np.ndarray
@@ -84,7 +84,7 @@ def width(dtype: str) -> int:
     return {"float32": 4, "bfloat16": 2, "float16": 2}[dtype]
 
 
-def table(shape: tuple[int, ...], dtype: np.dtype, room: Room) -> Table:
+def table(shape: tuple[int, ...], dtype: np.dtype, room: CacheBudget) -> ArrayStore:
     """A table of that shape, its contents anything; its memory is taken from the room.
 
     Raises:
@@ -93,7 +93,7 @@ def table(shape: tuple[int, ...], dtype: np.dtype, room: Room) -> Table:
     count = math.prod(shape) * dtype.itemsize
     if count <= room.memory:
         room.memory -= count
-        return Table(np.empty(shape, dtype))
+        return ArrayStore(np.empty(shape, dtype))
     if room.folder is None:
         raise OSError(f"{count} bytes do not fit in the {room.memory} that are left in memory")
     room.folder.mkdir(parents=True, exist_ok=True)
@@ -101,4 +101,4 @@ def table(shape: tuple[int, ...], dtype: np.dtype, room: Room) -> Table:
         os.posix_fallocate(file.fileno(), 0, count)
         mapping = mmap.mmap(file.fileno(), count)
     mapping.madvise(mmap.MADV_RANDOM)
-    return Table(np.frombuffer(mapping, dtype).reshape(shape), mapping)
+    return ArrayStore(np.frombuffer(mapping, dtype).reshape(shape), mapping)

@@ -15,20 +15,20 @@ from engine.core.errors import UserError, choose, require
 from engine.core.files import write_json
 from engine.core.recipe import PRECISIONS, Recipe, digest
 from engine.frozen import precision
-from engine.frozen.cache_policy import Keep
-from engine.frozen.precision import Program, Trial
-from engine.loggers.base import Watch
-from engine.runs.directory import RunDir
+from engine.frozen.cache_policy import CacheDecision
+from engine.frozen.precision import ComputeMode, PrecisionTrial
+from engine.loggers.base import Logger
+from engine.runs.directory import RunDirectory
 
 
-class Decisions:
+class PhasePlans:
     """Trials by what was tried, the trunk below a cut or the tail of a phase, and what is kept."""
 
-    def __init__(self, run: RunDir, recipe: Recipe) -> None:
+    def __init__(self, run: RunDirectory, recipe: Recipe) -> None:
         """recipe: of the run."""
         self.run, self.recipe = run, recipe
-        self.trials: dict[str, list[Trial]] = {}
-        self.keeps: dict[str, Keep] = {}
+        self.trials: dict[str, list[PrecisionTrial]] = {}
+        self.keeps: dict[str, CacheDecision] = {}
         try:
             values = parse_json(run.plan.read_text("utf-8"))
             trials = {what: _trials(each) for what, each in values["trials"].items()}
@@ -43,11 +43,11 @@ class Decisions:
     def program(
         self,
         what: str,
-        programs: list[Program],
-        make: Callable[[Program], Callable],
+        programs: list[ComputeMode],
+        make: Callable[[ComputeMode], Callable],
         inputs: Callable[[], Any],
-        watch: Watch,
-    ) -> Trial:
+        watch: Logger,
+    ) -> PrecisionTrial:
         """The best of the programs for `what`, tried if it was not before; see `precision.trials`.
 
         inputs: gives what the programs are tried on.
@@ -56,7 +56,7 @@ class Decisions:
             self.trials[what] = precision.trials(programs, make, inputs())
             self._try_to_save()
             if len(programs) > 1:
-                watch.note(f"{what}, tried on a batch of your pictures:")
+                watch.note(f"{what}, tried on a batch of your images:")
                 for line in precision.table(self.trials[what]):
                     watch.note(line)
         elif what in self._to_tell and len(programs) > 1:
@@ -65,7 +65,7 @@ class Decisions:
         self._to_tell.discard(what)
         return precision.best(self.trials[what])
 
-    def keep(self, phase: str, keep: Keep) -> None:
+    def keep(self, phase: str, keep: CacheDecision) -> None:
         self.keeps[phase] = keep
         self._try_to_save()
 
@@ -89,13 +89,13 @@ class Decisions:
         write_json(self.run.plan, values)
 
 
-def _trials(values: Any) -> list[Trial]:
+def _trials(values: Any) -> list[PrecisionTrial]:
     """What was tried for one program.
 
     Raises:
       UserError: the values are no trials of this version, or none.
     """
-    found = convert(values, tuple[Trial, ...], "trials")
+    found = convert(values, tuple[PrecisionTrial, ...], "trials")
     require(bool(found), "trials is empty; allowed: one or more")
     for trial in found:
         choose(trial.program.policy, dict.fromkeys(PRECISIONS), "policy")
@@ -104,13 +104,13 @@ def _trials(values: Any) -> list[Trial]:
     return list(found)
 
 
-def _keep(value: Any) -> Keep:
+def _keep(value: Any) -> CacheDecision:
     """What is kept for one phase.
 
     Raises:
       UserError: the value is no such decision of this version.
     """
-    found = convert(value, Keep, "keep")
+    found = convert(value, CacheDecision, "keep")
     sound = found.slots >= 0 and (found.views is None or found.views > 0)
     require(sound, f"slots={found.slots}, views={found.views}; allowed: 0 or more, 1 or more")
     return found

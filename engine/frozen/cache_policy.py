@@ -1,11 +1,11 @@
 """What of a phase is worked out once and kept: bytes, time and number of epochs weighed.
 
-A picture passes the frozen trunk once for each view that is kept of it, and once an epoch where
+An image passes the frozen trunk once for each view that is kept of it, and once an epoch where
 none is. Keeping pays where there are fewer views than epochs. Views of an augmentation with few
 outcomes (mirror images, quarter turns) are complete: every epoch draws among them as it would
 anyway. Of any other augmentation a number of draws stands for all, which for the head alone makes
 no difference that we could measure (see docs/caching.md); deeper phases keep such views only where
-the recipe asks for them. Which views a picture is seen through follows from the recipe alone; the
+the recipe asks for them. Which views an image is seen through follows from the recipe alone; the
 room there is decides whether what the trunk makes of them is kept, which moves no bits.
 """
 
@@ -14,10 +14,10 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from engine.core.dataset import Feed
+from engine.core.dataset import DataLoader
 from engine.core.errors import UserError
 from engine.core.recipe import Phase, Recipe
-from engine.frozen.array_store import Room, width
+from engine.frozen.array_store import CacheBudget, width
 
 HEAD_VIEWS = 4  # draws that stand for all of a continuous augmentation, for a head
 MOST_OUTCOMES = 16  # more are no better than draws
@@ -26,12 +26,12 @@ Output = tuple[tuple[int, ...], str]  # shape without the batch, and type
 
 
 @dataclasses.dataclass(frozen=True)
-class Keep:
+class CacheDecision:
     """What is kept of a phase's trunk.
 
-    views: how many draws each picture is seen through in turn; None for a new one each epoch.
-    slots: rows for each training picture; 0 where each step runs the trunk.
-    validation: whether the validation pictures' outputs are kept.
+    views: how many draws each image is seen through in turn; None for a new one each epoch.
+    slots: rows for each training image; 0 where each step runs the trunk.
+    validation: whether the validation images' outputs are kept.
     reason: why, in a sentence.
     """
 
@@ -42,17 +42,17 @@ class Keep:
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class CacheRequest:
     """What `decide` weighs.
 
     outcomes: of the augmentation; None where they can't be counted.
-    outputs: of the trunk, for one picture. images_per_second: of the trunk.
+    outputs: of the trunk, for one image. images_per_second: of the trunk.
     head_only: whether the phase trains nothing below the head.
     """
 
     recipe: Recipe
     phase: Phase
-    feed: Feed
+    feed: DataLoader
     outcomes: int | None
     outputs: list[Output]
     frozen: bool
@@ -64,7 +64,7 @@ class Question:
         return sum(math.prod(shape) * width(dtype) for shape, dtype in self.outputs)
 
 
-def decide(asked: Question, room: Room) -> Keep:
+def decide(asked: CacheRequest, room: CacheBudget) -> CacheDecision:
     """The plan for one phase.
 
     Raises:
@@ -73,9 +73,9 @@ def decide(asked: Question, room: Room) -> Keep:
     recipe, phase, feed = asked.recipe, asked.phase, asked.feed
     forced = recipe.cache == "features"
     if not asked.frozen:
-        return Keep(phase.views, 0, False, "nothing is frozen, so nothing can be kept")
+        return CacheDecision(phase.views, 0, False, "nothing is frozen, so nothing can be kept")
     if recipe.cache not in ("auto", "features"):
-        return Keep(phase.views, 0, False, f"cache={recipe.cache}")
+        return CacheDecision(phase.views, 0, False, f"cache={recipe.cache}")
     views, slots = _rows(asked)
     row, epochs = asked.row_bytes, phase.epochs
     where = room.fits((slots * feed.train_examples + feed.validation_examples) * row)
@@ -88,14 +88,14 @@ def decide(asked: Question, room: Room) -> Keep:
     validation = room.fits(feed.validation_examples * row) == "memory" and epochs > 1
     passes = _passes(views, slots, phase)
     if slots == 0 or (passes >= epochs and not forced):
-        return Keep(phase.views, 0, validation, "each epoch has views of its own")
+        return CacheDecision(phase.views, 0, validation, "each epoch has views of its own")
     if where is None:  # the views stay: how much memory is free must not move bits
-        return Keep(views, 0, validation, "no room for the trunk's outputs")
-    return Keep(views, slots, validation, _saving(asked, slots, passes, where))
+        return CacheDecision(views, 0, validation, "no room for the trunk's outputs")
+    return CacheDecision(views, slots, validation, _saving(asked, slots, passes, where))
 
 
-def _rows(asked: Question) -> tuple[int | None, int]:
-    """Views in turn (None for all outcomes), and the rows that this makes for each picture."""
+def _rows(asked: CacheRequest) -> tuple[int | None, int]:
+    """Views in turn (None for all outcomes), and the rows that this makes for each image."""
     phase = asked.phase
     if phase.views:
         return phase.views, phase.views
@@ -107,7 +107,7 @@ def _rows(asked: Question) -> tuple[int | None, int]:
 
 
 def _passes(views: int | None, slots: int, phase: Phase) -> float:
-    """How often each picture passes the trunk in the whole phase.
+    """How often each image passes the trunk in the whole phase.
 
     Views in turn are worked out in their first round, and after it as far as they were drawn anew
     since the round before.
@@ -117,13 +117,13 @@ def _passes(views: int | None, slots: int, phase: Phase) -> float:
     return min(slots, phase.epochs) + max(0, phase.epochs - slots) * min(1, phase.refresh * slots)
 
 
-def _saving(asked: Question, slots: int, passes: float, where: str) -> str:
+def _saving(asked: CacheRequest, slots: int, passes: float, where: str) -> str:
     feed, epochs = asked.feed, asked.phase.epochs
     kept = slots * feed.train_examples * asked.row_bytes
     saved = max(0, epochs - passes) * feed.train_examples / asked.images_per_second
     views = "all " * (asked.phase.views is None and asked.outcomes == slots)
     kept_there = (
-        f"the trunk's outputs for {views}{slots} view{'s' * (slots > 1)} of each picture, "
+        f"the trunk's outputs for {views}{slots} view{'s' * (slots > 1)} of each image, "
         f"{size(kept)} {'in memory' if where == 'memory' else 'on disk'}"
     )
     if passes >= epochs:  # as the recipe asks for it

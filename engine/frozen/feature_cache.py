@@ -1,4 +1,4 @@
-"""What a frozen trunk makes of the pictures, worked out once for each view and kept.
+"""What a frozen trunk makes of the images, worked out once for each view and kept.
 
 The table has a row for each example and view. Rows are filled batch by batch, in the order of the
 examples and in the run's batch shape, just before the epoch that first wants them: what is in a
@@ -15,38 +15,45 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from engine.core.dataset import Batch, Feed
+from engine.core.dataset import Batch, DataLoader
 from engine.frozen import array_store
-from engine.frozen.array_store import Room
-from engine.frozen.view_schedule import Views
+from engine.frozen.array_store import CacheBudget
+from engine.frozen.view_schedule import ViewSchedule
 from engine.runtime import stateless_random
 
 NOTHING = -1  # the view that an empty row holds
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class FeatureSource:
     """How rows are made: `lower(images, numbers)` -> the trunk's outputs, a list of tensors.
 
     seed: the recipe's. augment: a `pipelines.augment.augment.Augmentation`, whose draws the
     numbers are.
     """
 
-    feed: Feed
+    feed: DataLoader
     lower: Callable[[Any, Any], list]
     augment: Any
     seed: int
 
 
-class Features:
-    """The kept outputs of a phase's trunk for the training pictures.
+class FeatureCache:
+    """The kept outputs of a phase's trunk for the training images.
 
     Where the augmentation has few outcomes, each has its own rows, and every epoch draws among them
     as it would without a cache: nothing is approximate. Else the rows are those of `views.count`
     draws.
     """
 
-    def __init__(self, source: Source, views: Views, slots: int, outputs: list, room: Room) -> None:
+    def __init__(
+        self,
+        source: FeatureSource,
+        views: ViewSchedule,
+        slots: int,
+        outputs: list,
+        room: CacheBudget,
+    ) -> None:
         """outputs: of the trunk: shape without the batch, and type, of each."""
         self.source, self.views, self.slots = source, views, slots
         self.group = views.group
@@ -106,7 +113,7 @@ class Features:
         return wanted
 
     def _fill(self, slot: int, group: int, view: int, batch: Batch) -> int:
-        """One group of rows, from the pictures of its examples."""
+        """One group of rows, from the images of its examples."""
         numbers = self._numbers(slot, view, batch)
         real = int(np.asarray(batch.weights).sum())
         place = group * self.group

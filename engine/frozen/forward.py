@@ -17,7 +17,7 @@ from engine.runtime import stateless_random
 
 
 @dataclasses.dataclass(frozen=True)
-class Lower:
+class FrozenForward:
     """The frozen part with what comes before it, compiled.
 
     augment(images, numbers): uint8 [B, H, W, 3], draws [B, n] -> float32 [B, H, W, 3].
@@ -35,11 +35,11 @@ class Lower:
 
     @property
     def row_bytes(self) -> int:
-        """Of the outputs for one picture."""
+        """Of the outputs for one image."""
         return sum(math.prod(shape) * width(dtype) for shape, dtype in self.outputs)
 
 
-def make_lower(recipe: Recipe, augment: Any, trunk: Any) -> Lower:
+def make_frozen_forward(recipe: Recipe, augment: Any, trunk: Any) -> FrozenForward:
     """trunk: see `trunk.specialise`. augment: anything with `draws` and `apply`."""
     apply = tf.function(augment.apply, autograph=False)
 
@@ -58,4 +58,4 @@ def make_lower(recipe: Recipe, augment: Any, trunk: Any) -> Lower:
 
     tensors = trunk.get_concrete_function().structured_outputs
     outputs = [(tuple(tensor.shape[1:]), tensor.dtype.name) for tensor in tensors]
-    return Lower(apply, plain, augmented, drawn, outputs)
+    return FrozenForward(apply, plain, augmented, drawn, outputs)

@@ -1,6 +1,6 @@
 """Kernels in half precision whose sums stay: what one tap loses, another takes over.
 
-Pictures and feature maps change little from a pixel to the next, so of a kernel's rounding errors
+Images and feature maps change little from a pixel to the next, so of a kernel's rounding errors
 it is their sum that is felt. Each tap is rounded after the error of those before it was added to
 it, largest first, as error diffusion does with grey levels (Floyd and Steinberg, 1976): the sum is
 then off by half a step of the smallest tap only. On EfficientNet-Lite0 in bfloat16 that takes a
@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 
-def rounded(kernel: np.ndarray, dtype: str) -> np.ndarray:
+def round_kernels(kernel: np.ndarray, dtype: str) -> np.ndarray:
     """float32 [height, width, inputs, outputs] -> the same in `dtype`, sums over taps kept."""
     kind = tf.as_dtype(dtype).as_numpy_dtype
     taps = kernel.reshape(-1, kernel.shape[2] * kernel.shape[3])

@@ -22,7 +22,7 @@ from engine.runtime import background, hardware
 
 # Relative L2 distance of the features from those of float32. What pixels lose when they are rounded
 # to whole grey levels moves the features of EfficientNet-Lite0 by 0.04 (cats and dogs) and 0.06
-# (solar cells), to save a picture once more as JPEG at quality 98 by 0.14 and 0.10; bfloat16 by
+# (solar cells), to save an image once more as JPEG at quality 98 by 0.14 and 0.10; bfloat16 by
 # 0.03 and 0.06.
 TOLERANCE = 0.1
 # A program has to be faster than the one before it by this factor, so that noise does not decide.
@@ -34,7 +34,7 @@ PINNED = (keras.layers.Rescaling, keras.layers.Normalization, keras.layers.Globa
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class ComputeMode:
     """How a network is computed: a Keras dtype policy, and whether XLA compiles it."""
 
     policy: str = "float32"
@@ -48,14 +48,14 @@ class Program:
         return f"{self.dtype}, XLA" if self.xla else self.dtype
 
 
-FLOAT32 = Program()
+FLOAT32 = ComputeMode()
 
 
 @dataclasses.dataclass(frozen=True)
-class Trial:
+class PrecisionTrial:
     """What a program did on a real batch. distance: relative L2, of its results from float32's."""
 
-    program: Program
+    program: ComputeMode
     images_per_second: float
     distance: float
 
@@ -79,12 +79,12 @@ def running_in(model: keras.Model, policy: str) -> Iterator[None]:
             layer.dtype_policy = old
 
 
-def candidates(recipe: Recipe) -> list[Program]:
+def candidates(recipe: Recipe) -> list[ComputeMode]:
     """The programs that the recipe allows on this machine; see `programs`."""
     return programs(recipe.precision, recipe.xla)
 
 
-def programs(precision: str = "auto", xla: str = "auto") -> list[Program]:
+def programs(precision: str = "auto", xla: str = "auto") -> list[ComputeMode]:
     """Those that this machine has, float32 first where it is one of them.
 
     Half precision only where the hardware computes in it. XLA by itself only on a GPU: on a CPU it
@@ -96,7 +96,7 @@ def programs(precision: str = "auto", xla: str = "auto") -> list[Program]:
     compiled = {"on": [True], "off": [False], "auto": [False, True]}[xla]
     if xla == "auto" and not tf.config.list_physical_devices("GPU"):
         compiled = [False]
-    return [Program(policy, xla) for xla in compiled for policy in policies]
+    return [ComputeMode(policy, xla) for xla in compiled for policy in policies]
 
 
 def half_precisions() -> list[str]:
@@ -110,7 +110,7 @@ def half_precisions() -> list[str]:
     return ["bfloat16"] if {"avx512_bf16", "amx_bf16", "bf16", "svebf16"} & set(features) else []
 
 
-def for_training(programs: list[Program], tail: keras.Model | None) -> list[Program]:
+def for_training(programs: list[ComputeMode], tail: keras.Model | None) -> list[ComputeMode]:
     """Those of the programs that are worth a trial for a tail that trains.
 
     On a CPU, in bfloat16, a step of EfficientNet-Lite0 with its depthwise convolutions took twice
@@ -124,8 +124,8 @@ def for_training(programs: list[Program], tail: keras.Model | None) -> list[Prog
 
 
 def trials(
-    programs: Sequence[Program], make: Callable[[Program], Callable], inputs: Any
-) -> list[Trial]:
+    programs: Sequence[ComputeMode], make: Callable[[ComputeMode], Callable], inputs: Any
+) -> list[PrecisionTrial]:
     """Runs `make(program)(inputs)`, a list of tensors, for each; the first is what others match.
 
     It is the list's first tensor that has to match; its rows are images.
@@ -139,7 +139,7 @@ def trials(
     outputs = [_floats(tensors[0]) for _, tensors in turns[0]]
     seconds = [min(turn[place][0] for turn in turns) for place in range(len(programs))]
     return [
-        Trial(program, len(mine) / quickest, distance(mine, outputs[0]))
+        PrecisionTrial(program, len(mine) / quickest, distance(mine, outputs[0]))
         for program, mine, quickest in zip(programs, outputs, seconds, strict=True)
     ]
 
@@ -162,7 +162,7 @@ def distance(one: np.ndarray, other: np.ndarray) -> float:
     return apart / size if size else float(apart != 0)
 
 
-def best(done: Sequence[Trial]) -> Trial:
+def best(done: Sequence[PrecisionTrial]) -> PrecisionTrial:
     """The fastest of the sound ones; an earlier one unless a later is clearly faster."""
     chosen = done[0]
     for trial in done[1:]:
@@ -171,7 +171,7 @@ def best(done: Sequence[Trial]) -> Trial:
     return chosen
 
 
-def table(done: Sequence[Trial]) -> list[str]:
+def table(done: Sequence[PrecisionTrial]) -> list[str]:
     """One line for each trial, in columns."""
     chosen, lines = best(done), []
     for trial in done:

@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 from keras.src.backend.common.stateless_scope import StatelessScope
 
-from engine.frozen.kernel_rounding import rounded
-from engine.frozen.precision import Program, running_in
+from engine.frozen.kernel_rounding import round_kernels
+from engine.frozen.precision import ComputeMode, running_in
 from engine.models.batchnorm_folding import (
     Folded,
     as_list,
@@ -33,7 +33,7 @@ MOST_CONSTANT = 2**16
 
 
 def specialise(
-    model: keras.Model, program: Program, instead: dict[Any, Callable] | None = None
+    model: keras.Model, program: ComputeMode, instead: dict[Any, Callable] | None = None
 ) -> Callable[[Any], list]:
     """float32 [B, H, W, 3] -> the model's outputs in inference mode, a list.
 
@@ -74,7 +74,7 @@ class _Fixed(Folded):
     def __init__(self, conv: keras.layers.Layer, norm: Any, dtype: str) -> None:
         super().__init__(conv, norm)
         kernel, bias = self.values()
-        self.kernel = _fixed(rounded(np.asarray(kernel), dtype))
+        self.kernel = _fixed(round_kernels(np.asarray(kernel), dtype))
         # Never a constant: TensorFlow 2.21 then does not make it part of a bfloat16 convolution,
         # which halved the speed of MobileNetV3.
         self.bias = _held(tf.cast(bias, dtype).numpy())

@@ -1,8 +1,8 @@
-"""Which draw of the augmentation a picture is seen through: a new one each epoch, or some in turn.
+"""Which draw of the augmentation an image is seen through: a new one each epoch, or some in turn.
 
 A view is the number of a draw. Where each epoch draws anew, it is the epoch's own number. With
-`count` views a picture is seen through that many draws in turn, so that what a frozen trunk makes
-of them can be kept; with `refresh`, a share of them is drawn anew each epoch. Pictures are
+`count` views an image is seen through that many draws in turn, so that what a frozen trunk makes
+of them can be kept; with `refresh`, a share of them is drawn anew each epoch. Images are
 refreshed in groups that stand together in their order, so that a group fills a batch.
 """
 
@@ -18,8 +18,8 @@ _GOLDEN = (5**0.5 - 1) / 2  # its multiples, modulo 1, lie evenly in [0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Views:
-    """Those of a phase that begins with epoch `first_epoch`; `group` pictures change at once."""
+class ViewSchedule:
+    """Those of a phase that begins with epoch `first_epoch`; `group` images change at once."""
 
     first_epoch: int
     count: int | None = None
@@ -45,5 +45,5 @@ class Views:
         return (np.asarray(views) - self.first_epoch) % (self.count or 1)
 
 
-def of_phase(phase: Phase, count: int | None, first_epoch: int, group: int) -> Views:
-    return Views(first_epoch, count, phase.refresh if count else 0.0, group)
+def of_phase(phase: Phase, count: int | None, first_epoch: int, group: int) -> ViewSchedule:
+    return ViewSchedule(first_epoch, count, phase.refresh if count else 0.0, group)

@@ -1,4 +1,4 @@
-"""Frozen parts that are compiled while the pictures are looked at."""
+"""Frozen parts that are compiled while the images are looked at."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ import tensorflow as tf
 
 from engine.core.recipe import Phase, Recipe
 from engine.frozen import precision, trunk
-from engine.frozen.precision import Program
+from engine.frozen.precision import ComputeMode
 from engine.models import freezing
 from engine.models.classifier import Classifier
 
 
-class Early:
+class Warmup:
     """Programs by phase, ready to run; for most phases there are none."""
 
     def __init__(self) -> None:
-        self._ready: dict[str, dict[Program, Callable]] = {}
+        self._ready: dict[str, dict[ComputeMode, Callable]] = {}
 
-    def make(self, phase: Phase, split: freezing.Split) -> Callable[[Program], Callable]:
+    def make(
+        self, phase: Phase, split: freezing.ModelPartition
+    ) -> Callable[[ComputeMode], Callable]:
         """Gives the phase's trunk as a program, as `trunk.specialise` does; once for each."""
         ready = self._ready.pop(phase.name, {})
         return functools.cache(
@@ -30,8 +32,8 @@ class Early:
         )
 
     def prepare(self, made: Classifier, recipe: Recipe, phase: Phase) -> None:
-        """The phase's programs, each run once on a batch without pictures in it."""
-        split = freezing.split(made, phase.trainable)
+        """The phase's programs, each run once on a batch without images in it."""
+        split = freezing.partition_model(made, phase.trainable)
         ready = self._ready.setdefault(phase.name, {})
         pixels = tf.zeros((recipe.batch_size, *recipe.image_size, 3))
         for program in precision.candidates(recipe) if split.frozen else ():
@@ -41,19 +43,19 @@ class Early:
 
 
 @contextlib.contextmanager
-def meanwhile(
+def compile_meanwhile(
     made: Classifier,
     recipe: Recipe,
     phases: Sequence[Phase],
     devices: tf.distribute.Strategy | None = None,
-) -> Iterator[Early]:
+) -> Iterator[Warmup]:
     """Compiles on a thread within the block; nobody else may touch the model there.
 
     Args:
       phases: those of the recipe that begin with the weights of now.
       devices: as `classifier.build` takes them.
     """
-    early, scope = Early(), (devices or tf.distribute.get_strategy()).scope()
+    early, scope = Warmup(), (devices or tf.distribute.get_strategy()).scope()
 
     def work() -> None:
         # What fails here is made anew by the phase, and fails there.

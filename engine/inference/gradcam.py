@@ -1,4 +1,4 @@
-"""Grad-CAM: where in a picture the classifier sees what speaks for a class.
+"""Grad-CAM: where in an image the classifier sees what speaks for a class.
 
 Source: Selvaraju et al. 2017, Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
 Localization, equations 1 and 2.
@@ -17,14 +17,14 @@ from engine.models.batchnorm_folding import fold
 from engine.models.classifier import Classifier, build_imagenet
 
 # `heat(images, classes)`: uint8 [B, H, W, 3] and int [B] -> float32 [B, h, w], 0 to 1, h and w
-# being those of the network's last maps. Each picture's heat is divided by its maximum, and is 0
+# being those of the network's last maps. Each image's heat is divided by its maximum, and is 0
 # everywhere where nothing speaks for the class. Compiled once, whatever B.
 Heat = Callable[[Any, Any], np.ndarray]
 
 # Its lightness rises with the value and its hues are told apart by the colour-blind as well:
 # Nunez et al. 2018, Optimizing colormaps with consideration for color vision deficiency.
 COLOURS = "cividis"
-COVER = 0.6  # the share of the colour; the rest is the picture's own light and dark
+COVER = 0.6  # the share of the colour; the rest is the image's own light and dark
 
 
 def make(classifier: Classifier) -> Heat:
@@ -62,7 +62,7 @@ def _compiled(model: keras.Model, maps: Any) -> Heat:
     def heat(images: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         seen = below(tf.cast(images, tf.float32))
         logits = above(seen, training=False)
-        # Each logit depends on its own picture alone, so the sum's gradient is that of each.
+        # Each logit depends on its own image alone, so the sum's gradient is that of each.
         chosen = tf.reduce_sum(tf.gather(logits, classes, batch_dims=1))
         weights = tf.reduce_mean(tf.gradients(chosen, seen)[0], [1, 2], keepdims=True)
         positive = tf.nn.relu(tf.reduce_sum(weights * seen, -1))
@@ -72,9 +72,9 @@ def _compiled(model: keras.Model, maps: Any) -> Heat:
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """The picture in grey with its heat over it, blue where it is 0 and yellow where it is 1.
+    """The image in grey with its heat over it, blue where it is 0 and yellow where it is 1.
 
-    image: uint8 [H, W, 3]. heat: [h, w], 0 to 1, stretched smoothly over the picture. Returns
+    image: uint8 [H, W, 3]. heat: [h, w], 0 to 1, stretched smoothly over the image. Returns
     uint8 [H, W, 3].
     """
     import matplotlib

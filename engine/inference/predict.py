@@ -1,4 +1,4 @@
-"""Answers for single pictures: the likeliest labels, and what the model's rule decides."""
+"""Answers for single images: the likeliest labels, and what the model's rule decides."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.evaluation import decision_rule
-from engine.evaluation.decision_rule import Rule
+from engine.evaluation.decision_rule import DecisionRule
 
 if TYPE_CHECKING:
     from engine.inference.predictor import Predictor
 
-# Names of some pictures, the problem of each or None, and uint8 [n, H, W, 3], the pictures of those
-# that have none, in their order: see `pipelines.predict.image_stream.Group`.
+# Names of some images, the problem of each or None, and uint8 [n, H, W, 3], the images of those
+# that have none, in their order: see `pipelines.predict.image_stream.ImageGroup`.
 Group = tuple[Sequence[str], Sequence[str | None], Any]
-NO_NUMBER = "the network gives no number for it"  # said of a picture in the place of an answer
+NO_NUMBER = "the network gives no number for it"  # said of an image in the place of an answer
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
-    """The labels of one picture, likeliest first, or why it has none. image: uint8 [H, W, 3].
+class Prediction:
+    """The labels of one image, likeliest first, or why it has none. image: uint8 [H, W, 3].
 
     decision: the label by the model's rule; None where that leaves it uncertain.
     """
@@ -37,10 +37,10 @@ class Answer:
 
 def predict(
     model: Predictor, groups: Iterable[Group], batch_size: int, top: int, images: bool = True
-) -> Iterator[Answer]:
-    """Answers in the order of the pictures, one by one.
+) -> Iterator[Prediction]:
+    """Answers in the order of the images, one by one.
 
-    images: whether each has its picture with it.
+    images: whether each has its image with it.
     """
     for group in groups:
         seen = iter(np.asarray(group[2]) if images else ())
@@ -50,22 +50,22 @@ def predict(
             yield dataclasses.replace(answer, image=None if answer.problem else image)
 
 
-def answers(model: Predictor, group: Group, batch_size: int, top: int) -> list[Answer]:
+def answers(model: Predictor, group: Group, batch_size: int, top: int) -> list[Prediction]:
     """The answers of a group, without their images."""
     places, problems, images = group
     sound = [path for path, problem in zip(places, problems, strict=True) if not problem]
     chances = _chances(model, images, batch_size)
     found = iter(interpret(model.classes, model.rule, sound, chances, top))
     return [
-        Answer(path, problem=problem) if problem else next(found)
+        Prediction(path, problem=problem) if problem else next(found)
         for path, problem in zip(places, problems, strict=True)
     ]
 
 
 def interpret(
-    classes: Sequence[str], rule: Rule, paths: Sequence[str], chances: np.ndarray, top: int
-) -> list[Answer]:
-    """What probabilities say of these pictures. chances: float [n, classes]."""
+    classes: Sequence[str], rule: DecisionRule, paths: Sequence[str], chances: np.ndarray, top: int
+) -> list[Prediction]:
+    """What probabilities say of these images. chances: float [n, classes]."""
     best = np.argsort(-chances, axis=-1, kind="stable")[:, :top]
     shares = np.take_along_axis(chances, best, axis=-1).tolist()
     decided = decision_rule.decide(rule, classes, chances).tolist()
@@ -88,9 +88,11 @@ def _chances(model: Predictor, images: Any, batch_size: int) -> np.ndarray:
 
 def _answer(
     classes: Sequence[str], path: str, best: list[int], shares: list[float], decided: int
-) -> Answer:
+) -> Prediction:
     # Then all are: half precision ends at 65,504, and what lies above is no number.
     if math.isnan(shares[0]):
-        return Answer(path, problem=NO_NUMBER)
+        return Prediction(path, problem=NO_NUMBER)
     labels = tuple((classes[k], share) for k, share in zip(best, shares, strict=True))
-    return Answer(path, labels, None if decided == decision_rule.UNCERTAIN else classes[decided])
+    return Prediction(
+        path, labels, None if decided == decision_rule.UNCERTAIN else classes[decided]
+    )

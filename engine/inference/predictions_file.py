@@ -19,11 +19,11 @@ from typing import Any
 from engine.core.conversion import convert, parse_json
 from engine.core.errors import UserError
 from engine.core.files import sync_folder, write, write_json
-from engine.inference.predict import NO_NUMBER, Answer
+from engine.inference.predict import NO_NUMBER, Prediction
 from engine.inference.predictions_format import Row, of_path
 
 SYNC_SECONDS = 10.0  # what is lost at most when the power fails
-SHOWN = 10  # names of pictures that could not be read
+SHOWN = 10  # names of images that could not be read
 _DIFFERENCES = {
     "version": "another version of Unfreeze",
     "model": "another model",
@@ -33,7 +33,7 @@ _DIFFERENCES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Order:
+class PredictionsRequest:
     """What is to be answered, and by what: a part of another order is not gone on with.
 
     model: what tells it from others. words: those of the command line, paths absolute. folder: from
@@ -51,7 +51,7 @@ class Order:
     folder: str = ""
     version: int = 2
 
-    def difference(self, other: Order) -> str | None:
+    def difference(self, other: PredictionsRequest) -> str | None:
         """What the other one has that makes other rows, in a few words."""
         for name, words in _DIFFERENCES.items():
             if getattr(self, name) != getattr(other, name):
@@ -63,7 +63,7 @@ class Order:
 
 
 @dataclasses.dataclass
-class Tally:
+class PredictionCounts:
     """How many rows there are, how many of them without an answer, and the first of those."""
 
     rows: int = 0
@@ -87,7 +87,7 @@ class Names:
         self.made = path.with_name(f"{path.name}.json")
 
 
-def begun(path: Path, order: Order, overwrite: bool) -> Order | None:
+def begun(path: Path, order: PredictionsRequest, overwrite: bool) -> PredictionsRequest | None:
     """The order that was interrupted, where there is one to go on with.
 
     Raises:
@@ -119,25 +119,25 @@ def begun(path: Path, order: Order, overwrite: bool) -> Order | None:
     return found
 
 
-def _read(names: Names) -> Order | None:
+def _read(names: Names) -> PredictionsRequest | None:
     try:
-        return convert(parse_json(names.order.read_text("utf-8")), Order, "order")
+        return convert(parse_json(names.order.read_text("utf-8")), PredictionsRequest, "order")
     except (OSError, UnicodeDecodeError, UserError):
         return None
 
 
-class AnswerFile:
+class PredictionsFile:
     """Takes rows in the order of the places. Use it as a context; it is whole after `finish`.
 
     tally: of the rows that are there.
     """
 
     def __init__(
-        self, path: Path, order: Order, batch_size: int, stretch: int, going_on: bool
+        self, path: Path, order: PredictionsRequest, batch_size: int, stretch: int, going_on: bool
     ) -> None:
         """
         Args:
-          batch_size, stretch: a batch ends with so many pictures that could be read, and after each
+          batch_size, stretch: a batch ends with so many images that could be read, and after each
             so many places.
           going_on: whether a part that is there is one of this order; else nothing of it stays
             when this one begins.
@@ -148,7 +148,7 @@ class AnswerFile:
         self.names, self.order = Names(path), order
         self.batch_size, self.stretch = batch_size, stretch
         self.format, self.top = of_path(path.name), order.options["top"]
-        self.tally = Tally()
+        self.tally = PredictionCounts()
         self._synced = time.monotonic()
         try:
             self._file = self._held()
@@ -157,7 +157,7 @@ class AnswerFile:
         except OSError as error:
             raise self._unwritable(error) from None
 
-    def __enter__(self) -> AnswerFile:
+    def __enter__(self) -> PredictionsFile:
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -180,7 +180,7 @@ class AnswerFile:
         except OSError as error:
             raise self._unwritable(error) from None
 
-    def add(self, answers: Sequence[Answer]) -> None:
+    def add(self, answers: Sequence[Prediction]) -> None:
         """Writes the next rows.
 
         Raises:
@@ -203,7 +203,7 @@ class AnswerFile:
           UserError: it can't be written, or something has come to lie there; the part is there.
         """
         about = {key: getattr(self.order, key) for key in ("model", "words", "options", "program")}
-        counts = {"pictures": self.tally.rows, "unreadable": self.tally.unread}
+        counts = {"images": self.tally.rows, "unreadable": self.tally.unread}
         if os.path.lexists(self.names.path) and not self.order.replaces:
             raise UserError(
                 f"--out={self.names.path}: came to be while {self.names.part.name} was written; "
@@ -240,7 +240,7 @@ class AnswerFile:
         last bit, on what else is in it. A row is taken for one if it names the place whose turn it
         is, so nothing that a crash left behind passes for one.
         """
-        head, tally, sound = self.format.head(self.top), Tally(), 0
+        head, tally, sound = self.format.head(self.top), PredictionCounts(), 0
         with open(self.names.part, "rb") as file:
             if file.read(len(head)) != head:
                 return 0

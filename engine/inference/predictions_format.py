@@ -1,4 +1,4 @@
-"""Answers as rows of a file, one a picture: CSV or JSON lines; and what stands in a row again.
+"""Answers as rows of a file, one an image: CSV or JSON lines; and what stands in a row again.
 
 Names are whatever the file system holds. In CSV bytes that are no UTF-8 stay as they are (Python
 reads them with errors="surrogateescape"); in JSON they are escaped as the surrogates that stand for
@@ -19,7 +19,7 @@ from engine.core import text as cells
 from engine.core.errors import choose
 
 if TYPE_CHECKING:
-    from engine.inference.predict import Answer
+    from engine.inference.predict import Prediction
 
 UNCERTAIN = "uncertain"  # the decision of an answer that has none
 
@@ -44,14 +44,14 @@ class Format(NamedTuple):
     """
 
     head: Callable[[int], bytes]
-    rows: Callable[[Iterable[Answer], int], bytes]
+    rows: Callable[[Iterable[Prediction], int], bytes]
     lines: Callable[[Any], Iterator[bytes]]
     read: Callable[[bytes], Row]
     name: Callable[[str], str]
 
 
-def decision(answer: Answer) -> str:
-    """In a word; nothing where the picture could not be read."""
+def decision(answer: Prediction) -> str:
+    """In a word; nothing where the image could not be read."""
     return "" if answer.problem else answer.decision or UNCERTAIN
 
 
@@ -82,11 +82,11 @@ def _csv_head(top: int) -> bytes:
     return _csv([["path", "decision", *pairs, "problem"]])
 
 
-def _csv_rows(answers: Iterable[Answer], top: int) -> bytes:
+def _csv_rows(answers: Iterable[Prediction], top: int) -> bytes:
     return _csv(_csv_row(answer, top) for answer in answers)
 
 
-def _csv_row(answer: Answer, top: int) -> list[Any]:
+def _csv_row(answer: Prediction, top: int) -> list[Any]:
     pairs: list[Any] = []
     for label, share in answer.labels:
         pairs += [cells.text(label), _short(share)]
@@ -116,7 +116,7 @@ def _csv_read(line: bytes) -> Row:
     return Row(row[0], row[-1])
 
 
-def _json_rows(answers: Iterable[Answer], top: int) -> bytes:
+def _json_rows(answers: Iterable[Prediction], top: int) -> bytes:
     text = "".join(
         json.dumps(_json_row(answer), ensure_ascii=False, allow_nan=False) + "\n"
         for answer in answers
@@ -124,7 +124,7 @@ def _json_rows(answers: Iterable[Answer], top: int) -> bytes:
     return text.encode("utf-8", "backslashreplace")  # which writes surrogates as JSON does
 
 
-def _json_row(answer: Answer) -> dict[str, Any]:
+def _json_row(answer: Prediction) -> dict[str, Any]:
     found = [{"label": label, "probability": _short(share)} for label, share in answer.labels]
     return {
         "path": answer.path,

@@ -10,14 +10,14 @@ import keras
 import tensorflow as tf
 
 from engine.core.recipe import Recipe
-from engine.evaluation.decision_rule import PLAIN, Rule
+from engine.evaluation.decision_rule import PLAIN, DecisionRule
 from engine.frozen import precision
-from engine.frozen.precision import FLOAT32, Program
+from engine.frozen.precision import FLOAT32, ComputeMode
 from engine.frozen.trunk import specialise
 from engine.models import classifier, freezing
 from engine.models.backbones import BACKBONES
 from engine.models.batchnorm_folding import fold
-from engine.runs.directory import RunDir
+from engine.runs.directory import RunDirectory
 from engine.training import setup
 
 Forward = Callable[[tf.Tensor], tf.Tensor]
@@ -40,27 +40,30 @@ class Predictor:
     classes: tuple[str, ...]
     image_size: tuple[int, int]
     resize: str
-    rule: Rule = PLAIN
-    program: Program = FLOAT32
+    rule: DecisionRule = PLAIN
+    program: ComputeMode = FLOAT32
     trunk: keras.Model | None = None
     upper: Forward | None = None
 
 
-def from_run(run: RunDir) -> Predictor:
+def from_run(run: RunDirectory) -> Predictor:
     """A run's best model, in the program that `bin/evaluate` measures it in.
 
     Raises:
       UserError: there is no run, or it has no model yet.
     """
-    opened = setup.reopen(run)
+    opened = setup.load_run(run)
     return of_classifier(opened.recipe, opened.classifier, opened.classes, opened.rule)
 
 
 def of_classifier(
-    recipe: Recipe, made: classifier.Classifier, classes: tuple[str, ...], rule: Rule = PLAIN
+    recipe: Recipe,
+    made: classifier.Classifier,
+    classes: tuple[str, ...],
+    rule: DecisionRule = PLAIN,
 ) -> Predictor:
     """A recipe's classifier, with its weights of now."""
-    network, split = fold(made.model), freezing.split(made, "head")
+    network, split = fold(made.model), freezing.partition_model(made, "head")
 
     def softmax(logits: tf.Tensor) -> tf.Tensor:
         return tf.nn.softmax(tf.cast(logits, tf.float32) / rule.temperature)
@@ -108,7 +111,7 @@ def _compiled(forward: Forward, image_size: tuple[int, int]) -> Callable[[Any], 
 def fixed(model: Predictor) -> Predictor:
     """A model in float32, its normalisations folded into kernels once and not with each batch.
 
-    Single pictures are answered a quarter faster (EfficientNet-Lite0), batches of 32 by a
+    Single images are answered a quarter faster (EfficientNet-Lite0), batches of 32 by a
     twentieth; it is ready later, and probabilities differ by some 1e-7.
     """
     trunk, upper = model.trunk, model.upper
@@ -124,7 +127,7 @@ def fixed(model: Predictor) -> Predictor:
 
 
 def fastest(model: Predictor, images: Any, say: Callable[[str], None]) -> Predictor:
-    """The model in the fastest program among those that are sound on these pictures.
+    """The model in the fastest program among those that are sound on these images.
 
     images: uint8 [B, H, W, 3]. say: takes the lines that tell what was tried.
     """
@@ -140,7 +143,7 @@ def fastest(model: Predictor, images: Any, say: Callable[[str], None]) -> Predic
 
 
 def in_program(
-    model: Predictor, program: Program, trunk: Callable[[Any], list] | None = None
+    model: Predictor, program: ComputeMode, trunk: Callable[[Any], list] | None = None
 ) -> Predictor:
     """The model in this program, but for its last layers, which compute in float32.
 

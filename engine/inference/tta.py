@@ -1,6 +1,6 @@
 """Test-time augmentation: an answer is the mean of the probabilities over several views.
 
-The views are the picture and its mirror image, or the picture and draws of the recipe's own
+The views are the image and its mirror image, or the image and draws of the recipe's own
 augmentation, each a function of (seed, example, view).
 """
 
@@ -24,10 +24,10 @@ LEAST = 1e-37  # of a probability whose logarithm is taken: above 0 in float32
 
 
 @dataclasses.dataclass(frozen=True)
-class Views:
-    """What a picture is looked at through.
+class TestTimeViews:
+    """What an image is looked at through.
 
-    count: how many there are; the first is the picture as it is.
+    count: how many there are; the first is the image as it is.
     change(images, examples, number): uint8 [B, H, W, 3], int32 [B], and which view, an int32
       scalar from 1 -> float32 [B, H, W, 3], 0 to 255.
     """
@@ -36,7 +36,7 @@ class Views:
     change: Callable[[Any, Any, Any], tf.Tensor]
 
 
-def views(kind: str | int, augment: Any, seed: int) -> Views:
+def views(kind: str | int, augment: Any, seed: int) -> TestTimeViews:
     """The views that `--tta` names: `flip`, or how many.
 
     augment: the recipe's, a `pipelines.augment.augment.Augmentation`. seed: the recipe's.
@@ -45,11 +45,11 @@ def views(kind: str | int, augment: Any, seed: int) -> Views:
       UserError: several are wanted of a recipe that augments nothing.
     """
     if kind == FLIP:
-        return Views(2, lambda images, *_: tf.cast(tf.reverse(images, [2]), tf.float32))
+        return TestTimeViews(2, lambda images, *_: tf.cast(tf.reverse(images, [2]), tf.float32))
     if not augment.draws:
         raise UserError(
             f"--tta={kind} looks through the run's own augmentation, and it has none; allowed: "
-            f"{FLIP}, the picture and its mirror image"
+            f"{FLIP}, the image and its mirror image"
         )
 
     def change(images: tf.Tensor, examples: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
@@ -59,11 +59,11 @@ def views(kind: str | int, augment: Any, seed: int) -> Views:
             stateless_random.uniform(seed, stateless_random.VIEW, epochs, examples, augment.draws),
         )
 
-    return Views(int(kind), change)
+    return TestTimeViews(int(kind), change)
 
 
 def averaged(
-    probabilities: Callable[[tf.Tensor], tf.Tensor], classes: int, seen: Views
+    probabilities: Callable[[tf.Tensor], tf.Tensor], classes: int, seen: TestTimeViews
 ) -> Callable[[Any, Any], tf.Tensor]:
     """`mean(images, examples)`: uint8 [B, H, W, 3], int32 [B] -> float32 [B, classes].
 
@@ -87,7 +87,7 @@ def averaged(
     return mean
 
 
-def make_eval_step(model: keras.Model, temperature: float, seen: Views) -> Callable:
+def make_eval_step(model: keras.Model, temperature: float, seen: TestTimeViews) -> Callable:
     """As `steps.make_eval_step`, for `numbered` batches.
 
     The logits are such that, read with that temperature, they give the mean of the probabilities
@@ -107,6 +107,6 @@ def make_eval_step(model: keras.Model, temperature: float, seen: Views) -> Calla
 
 
 def numbered(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches with (pictures, examples) for inputs: what a draw is made from."""
+    """The batches with (images, examples) for inputs: what a draw is made from."""
     for batch in batches:
         yield batch._replace(inputs=(batch.inputs, batch.examples))

@@ -10,7 +10,7 @@ from engine.evaluation.evaluate import Evaluation
 
 
 @dataclasses.dataclass(frozen=True)
-class Moment:
+class StepMetrics:
     """Where a run stands within an epoch; epochs and steps are counted from 1.
 
     steps_left: of the phase. loss, accuracy, images_per_second, wait_fraction: of the epoch so far.
@@ -30,13 +30,13 @@ class Moment:
     wait_fraction: float
 
 
-class Watch(Protocol):
+class Logger(Protocol):
     """Anybody who watches; every method returns soon and raises nothing."""
 
     def note(self, line: str) -> None:
         """A sentence for the user."""
 
-    def step(self, moment: Moment) -> None:
+    def step(self, moment: StepMetrics) -> None:
         """Every few steps."""
 
     def epoch(self, row: dict[str, Any], evaluation: Evaluation, best: bool) -> None:
@@ -47,16 +47,16 @@ class Watch(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Watches:
+class LoggerGroup:
     """Several who watch, as one."""
 
-    members: tuple[Watch, ...]
+    members: tuple[Logger, ...]
 
     def note(self, line: str) -> None:
         for member in self.members:
             member.note(line)
 
-    def step(self, moment: Moment) -> None:
+    def step(self, moment: StepMetrics) -> None:
         for member in self.members:
             member.step(moment)
 

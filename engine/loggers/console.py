@@ -12,12 +12,12 @@ from rich.live import Live
 from rich.text import Text
 
 from engine.evaluation.evaluate import Evaluation
-from engine.loggers.base import Moment
+from engine.loggers.base import StepMetrics
 
 PLAIN_SECONDS = 15.0  # between two plain lines within an epoch
 
 
-class Terminal:
+class ConsoleLogger:
     """A watch that prints. Use it as a context: the live line ends with the block."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -25,7 +25,7 @@ class Terminal:
         self.live: Live | None = None
         self.last_plain = time.monotonic()
 
-    def __enter__(self) -> Terminal:
+    def __enter__(self) -> ConsoleLogger:
         if self.console.is_terminal:
             self.live = Live(console=self.console, refresh_per_second=4, transient=True)
             self.live.start()
@@ -39,10 +39,10 @@ class Terminal:
     def note(self, line: str) -> None:
         # The output may lie on a full disk, or be a terminal that is gone: that ends no run.
         with contextlib.suppress(OSError):
-            # As Text, since in a plain string rich would see a picture of a cat in `:cat:`.
+            # As Text, since in a plain string rich would see an image of a cat in `:cat:`.
             self.console.print(Text(line), soft_wrap=True)
 
-    def step(self, moment: Moment) -> None:
+    def step(self, moment: StepMetrics) -> None:
         if self.live:
             self.live.update(Text(describe(moment), style="cyan"))
         elif time.monotonic() - self.last_plain > PLAIN_SECONDS:
@@ -63,7 +63,7 @@ class Terminal:
         """Nothing: what there is to say at the end, the program says."""
 
 
-def describe(moment: Moment) -> str:
+def describe(moment: StepMetrics) -> str:
     left = moment.steps_left * moment.batch_size / moment.images_per_second
     return (
         f"{moment.phase.name} epoch {moment.epoch}/{moment.phase.epochs}, "

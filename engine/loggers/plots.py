@@ -1,4 +1,4 @@
-"""Pictures for people: the curves of a run, a confusion matrix, a prediction, a sheet of images.
+"""Images for people: the curves of a run, a confusion matrix, a prediction, a sheet of images.
 
 Every function gives the bytes of a PNG.
 """
@@ -19,7 +19,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator
 
 TRAIN, VALIDATION, GRID = "#4c72b0", "#dd8452", "#e4e4e4"
-MOST = 160  # pictures in one plot; a PNG of matplotlib has fewer than 2**16 pixels on a side
+MOST = 160  # images in one plot; a PNG of matplotlib has fewer than 2**16 pixels on a side
 DPI, TEXT_SIZE = 100, 10  # of predictions; the size in points
 WIDTHS = {2: 9, 3: 12}  # of predictions in inches, by their columns
 NAME_SHARE = 0.45  # of a column, which a class's name beside its bar may take
@@ -90,12 +90,12 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shown:
-    """A picture and what a model says of it.
+class PlottedPrediction:
+    """An image and what a model says of it.
 
     image: uint8 [H, W, 3]. labels: [(label, probability)]. decision: the answer that a rule makes
-    of them; None where there is no rule. speaks: what is seen in the picture that speaks for a
-    label, and that label: (uint8 [H, W, 3], name); of all pictures in a plot, or of none.
+    of them; None where there is no rule. speaks: what is seen in the image that speaks for a
+    label, and that label: (uint8 [H, W, 3], name); of all images in a plot, or of none.
     """
 
     title: str
@@ -105,8 +105,8 @@ class Shown:
     speaks: tuple[np.ndarray, str] | None = None
 
 
-def predictions(items: Sequence[Shown]) -> bytes:
-    """Each picture beside the bars of its labels, for the first MOST pictures.
+def predictions(items: Sequence[PlottedPrediction]) -> bytes:
+    """Each image beside the bars of its labels, for the first MOST images.
 
     What speaks for a label stands between the two. Names that are too long for their place are
     shortened in the middle.
@@ -119,9 +119,9 @@ def predictions(items: Sequence[Shown]) -> bytes:
     for place, item in enumerate(items):
         first = columns * place + 1
         axes = [figure.add_subplot(len(items), columns, first + n) for n in range(columns)]
-        titles.append((_picture(axes[0], item.image), "", item.title))
+        titles.append((_image(axes[0], item.image), "", item.title))
         if item.speaks:
-            titles.append((_picture(axes[1], item.speaks[0]), "what speaks for ", item.speaks[1]))
+            titles.append((_image(axes[1], item.speaks[0]), "what speaks for ", item.speaks[1]))
         _bars(axes[-1], item.labels, NAME_SHARE * figure.bbox.width / columns)
         if item.decision is not None:
             titles.append((axes[-1], "-> ", item.decision))
@@ -129,7 +129,7 @@ def predictions(items: Sequence[Shown]) -> bytes:
     return _png(figure)
 
 
-def _picture(axes: Any, image: np.ndarray) -> Any:
+def _image(axes: Any, image: np.ndarray) -> Any:
     axes.imshow(image)
     axes.axis("off")
     return axes
@@ -179,8 +179,8 @@ def _width(text: str) -> float:
     return RendererAgg(1, 1, DPI).get_text_width_height_descent(text, font, ismath=False)[0]
 
 
-def sheet(images: np.ndarray, titles: Sequence[str], columns: int = 8) -> bytes:
-    """The first MOST pictures in rows: uint8 [N, H, W, 3]."""
+def image_grid(images: np.ndarray, titles: Sequence[str], columns: int = 8) -> bytes:
+    """The first MOST images in rows: uint8 [N, H, W, 3]."""
     images, titles = images[:MOST], titles[:MOST]
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(1.6 * columns, 1.8 * rows), dpi=100, layout="constrained")

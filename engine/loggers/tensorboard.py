@@ -1,4 +1,4 @@
-"""TensorBoard: scalars by step and epoch, pictures, the graph, hyperparameters."""
+"""TensorBoard: scalars by step and epoch, images, the graph, hyperparameters."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tensorboard.plugins.hparams import api as hparams
 from engine.core.recipe import Recipe
 from engine.evaluation.evaluate import Evaluation
 from engine.loggers import plots
-from engine.loggers.base import Moment
-from engine.runs.directory import RunDir
+from engine.loggers.base import StepMetrics
+from engine.runs.directory import RunDirectory
 from engine.training import epoch_record
 
 TRAIN, VALIDATION = "train", "validation"
@@ -43,16 +43,16 @@ def _writer(folder: Path) -> Any:
         return tf.summary.create_noop_writer()
 
 
-class Board:
+class TensorBoardLogger:
     """A watch that writes event files."""
 
-    def __init__(self, run: RunDir, classes: tuple[str, ...], model: keras.Model) -> None:
+    def __init__(self, run: RunDirectory, classes: tuple[str, ...], model: keras.Model) -> None:
         self.classes, self.model = classes, model
         self.writers = {part: _writer(run.events / part) for part in (TRAIN, VALIDATION)}
 
     @_if_it_can
     def begin(self, recipe: Recipe, augmented: np.ndarray) -> None:
-        """What is known before the first step: augmented pictures, uint8 [N, H, W, 3]."""
+        """What is known before the first step: augmented images, uint8 [N, H, W, 3]."""
         with self.writers[TRAIN].as_default():
             tf.summary.image("augmented", augmented, step=0, max_outputs=len(augmented))
             hparams.hparams(_flat(recipe))
@@ -74,7 +74,7 @@ class Board:
         """TensorBoard shows no sentences."""
 
     @_if_it_can
-    def step(self, moment: Moment) -> None:
+    def step(self, moment: StepMetrics) -> None:
         scalars = {
             "step/loss": moment.loss,
             "step/accuracy": moment.accuracy,
@@ -92,9 +92,9 @@ class Board:
             self._write(part, {f"epoch/{n}": row[f"{prefix}_{n}"] for n in names}, step)
         extra = epoch_record.COLUMNS[epoch_record.COLUMNS.index("learning_rate") :]
         self._write(TRAIN, {f"epoch/{name}": row[name] for name in extra}, step)
-        picture = tf.io.decode_png(plots.confusion(evaluation.confusion, self.classes), channels=3)
+        image = tf.io.decode_png(plots.confusion(evaluation.confusion, self.classes), channels=3)
         with self.writers[VALIDATION].as_default():
-            tf.summary.image("confusion", picture[None], step=step)
+            tf.summary.image("confusion", image[None], step=step)
         for writer in self.writers.values():
             writer.flush()
 

@@ -20,7 +20,7 @@ from engine.models.classifier import Classifier
 
 
 @dataclasses.dataclass(frozen=True)
-class Split:
+class ModelPartition:
     """A classifier cut in two: logits = head(tail(trunk(pixels))).
 
     trunk: float32 [B, H, W, 3] -> list of the tensors that cross the cut. Nothing of it trains.
@@ -55,7 +55,7 @@ class Split:
         ]
 
 
-def split(classifier: Classifier, trainable: str) -> Split:
+def partition_model(classifier: Classifier, trainable: str) -> ModelPartition:
     """Cuts at `trainable`: `head`, `all`, a stage, or a layer that has a name of its own.
 
     Raises:
@@ -67,7 +67,7 @@ def split(classifier: Classifier, trainable: str) -> Split:
     crossing = graph.boundary(live, classifier.vector)
     layers = [layer for layer in classifier.model.layers if layer in opened and layer.weights]
     whole = [tensor is classifier.vector for tensor in crossing] == [True]
-    return Split(
+    return ModelPartition(
         trunk=keras.Model(classifier.model.inputs[0], crossing),
         tail=None if whole else keras.Model(crossing, classifier.vector),
         head=classifier.head,

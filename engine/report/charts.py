@@ -17,7 +17,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from engine.evaluation.calibration import Bin
+from engine.evaluation.calibration import CalibrationBin
 from engine.report.markup import Markup, escape
 
 # Colours that stand for those of the page until the SVG is made; see `style`.
@@ -73,16 +73,18 @@ def lines(
     return _chart(name, summary, draw)
 
 
-def reliability(name: str, summary: str, before: Sequence[Bin], after: Sequence[Bin]) -> Markup:
-    """Accuracy over confidence; a dot's area is the share of the pictures in its bin."""
+def reliability(
+    name: str, summary: str, before: Sequence[CalibrationBin], after: Sequence[CalibrationBin]
+) -> Markup:
+    """Accuracy over confidence; a dot's area is the share of the images in its bin."""
 
     def draw(axes: Any) -> None:
         axes.plot([0, 1], [0, 1], color=LINE, linewidth=1)
         for bins, (colour, dashes) in zip((after, before), STYLES, strict=False):
-            rows = [row for row in bins if row.pictures]
+            rows = [row for row in bins if row.images]
             x, y = [row.confidence for row in rows], [row.accuracy for row in rows]
-            total = sum(row.pictures for row in rows)
-            areas = [8 + 120 * row.pictures / total for row in rows]
+            total = sum(row.images for row in rows)
+            areas = [8 + 120 * row.images / total for row in rows]
             axes.plot(x, y, color=colour, linestyle=dashes, linewidth=1.2, clip_on=False)
             axes.scatter(x, y, areas, color=colour, alpha=0.75, linewidths=0, clip_on=False)
         _shares(axes, "confidence", "accuracy")

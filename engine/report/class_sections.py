@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engine.evaluation.classification_metrics import ClassFigures, Figures
+from engine.evaluation.classification_metrics import ClassificationMetrics, ClassMetrics
 from engine.report import charts
-from engine.report.facts import ClassCurves, Facts
 from engine.report.formatting import count, percent, span
 from engine.report.markup import Markup, details, join, paragraph, scroll, table, tag
+from engine.report.report_data import ClassCurves, ReportData
 from engine.report.sections import Section, at, figure, from_there, legend, sentence
 
 FEW = 20  # classes that a table of confusion takes
@@ -21,15 +21,15 @@ _FALSE_ALARMS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 _RECALLS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
 
 
-def classes(facts: Facts) -> Section:
+def classes(facts: ReportData) -> Section:
     return Section("classes", "Class by class", "Classes", _figures(facts.figures))
 
 
-def _figures(found: Figures) -> Markup:
+def _figures(found: ClassificationMetrics) -> Markup:
     intro = paragraph(
         "Precision is the share of a class’s answers that are right, recall the share of its "
-        "pictures that are found, F1 their harmonic mean. The interval is where F1 may lie in "
-        "other pictures like these, 95 times in 100."
+        "images that are found, F1 their harmonic mean. The interval is where F1 may lie in "
+        "other images like these, 95 times in 100."
     )
     rows = found.per_class
     if len(rows) <= ROWS:
@@ -39,15 +39,15 @@ def _figures(found: Figures) -> Markup:
     return join([intro, _table(f"The {len(worst)} classes with the lowest F1", worst), rest])
 
 
-def _table(caption: str, rows: Sequence[ClassFigures]) -> Markup:
+def _table(caption: str, rows: Sequence[ClassMetrics]) -> Markup:
     heads = (
-        *("class", "pictures", "precision", "recall", "F1", "F1, 95 % interval"),
+        *("class", "images", "precision", "recall", "F1", "F1, 95 % interval"),
         *("ROC area", "average precision"),
     )
     return table(caption, heads, [_row(row) for row in rows])
 
 
-def _row(row: ClassFigures) -> Sequence[str]:
+def _row(row: ClassMetrics) -> Sequence[str]:
     if not row.support:
         return (row.name, "0", *["–"] * 6)
     figures = [percent(value) for value in (row.precision, row.recall, row.f1)]
@@ -56,20 +56,20 @@ def _row(row: ClassFigures) -> Sequence[str]:
     return (row.name, f"{row.support:,}", *figures, span(row.f1_interval, 1), *areas)
 
 
-def confusion(facts: Facts) -> Section:
+def confusion(facts: ReportData) -> Section:
     found = facts.figures
     few = len(found.per_class) <= FEW
     parts = [_matrix(found) if few else _chart(found)]
     if found.pairs:
         rows = [(pair.given, pair.predicted, f"{pair.count:,}") for pair in found.pairs]
-        heads = ("given", "predicted", "pictures")
+        heads = ("given", "predicted", "images")
         parts.append(table("Most confused pairs", heads, rows, class_="pairs"))
     else:
-        parts.append(paragraph("Nothing: every picture was named as its label says."))
+        parts.append(paragraph("Nothing: every image was named as its label says."))
     return Section("confusion", "What is taken for what", "Confusion", join(parts))
 
 
-def _matrix(found: Figures) -> Markup:
+def _matrix(found: ClassificationMetrics) -> Markup:
     names = [row.name for row in found.per_class]
     shares = found.confusion / np.maximum(found.confusion.sum(1, keepdims=True), 1)
     top = [tag("td", "given ↓ predicted →", class_="muted")]
@@ -86,17 +86,17 @@ def _matrix(found: Figures) -> Markup:
             for column, number in enumerate(found.confusion[place])
         ]
         rows.append(tag("tr", tag("th", name, scope="row"), *cells))
-    caption = "Pictures by given label (down) and predicted label (across)"
+    caption = "Images by given label (down) and predicted label (across)"
     style = "confusion upright" if len(names) >= UPRIGHT else "confusion"
     parts = (tag("caption", caption), tag("thead", rows[0]), tag("tbody", *rows[1:]))
     return scroll(caption, tag("table", *parts, class_=style))
 
 
-def _chart(found: Figures) -> Markup:
+def _chart(found: ClassificationMetrics) -> Markup:
     number = len(found.per_class)
     summary = (
         f"Confusion matrix of {number} classes: {percent(found.accuracy)} of "
-        f"{count(found.count, 'picture')} on the diagonal, where given and predicted labels agree"
+        f"{count(found.count, 'image')} on the diagonal, where given and predicted labels agree"
     )
     caption = (
         f"Given labels down, predicted labels across, {number:,} classes in the order of the table "
@@ -109,7 +109,7 @@ def _chart(found: Figures) -> Markup:
     return tag("div", tag("figure", tag("figcaption", caption), chart), class_="charts")
 
 
-def curves(facts: Facts) -> Section | None:
+def curves(facts: ReportData) -> Section | None:
     if not facts.curves:
         return None
     several = len(facts.subject.classes) > 2
@@ -122,7 +122,7 @@ def curves(facts: Facts) -> Section | None:
     return Section("curves", "At every threshold", "Curves", join(parts))
 
 
-def _of_which(facts: Facts, several: bool) -> str:
+def _of_which(facts: ReportData, several: bool) -> str:
     if not several:
         return f"For {facts.curves[0].name} against the other class"
     known = sum(row.roc_area is not None for row in facts.figures.per_class)
@@ -131,14 +131,14 @@ def _of_which(facts: Facts, several: bool) -> str:
     return f"For the {len(facts.curves)} classes that are told from all others worst"
 
 
-def _means(found: Figures, several: bool) -> str:
+def _means(found: ClassificationMetrics, several: bool) -> str:
     known = [row for row in found.per_class if row.roc_area is not None]
     if not several or not known:
         return "A threshold trades what is found for what is found wrongly."
     roc = np.mean([row.roc_area for row in known])
     average = np.mean([row.average_precision for row in known])
     return (
-        f"The mean over all classes that have pictures: ROC area {roc:.4f}, average precision "
+        f"The mean over all classes that have images: ROC area {roc:.4f}, average precision "
         f"{average:.4f}."
     )
 

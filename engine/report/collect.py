@@ -8,48 +8,56 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from engine.core.dataset import Batch, Feed
+from engine.core.dataset import Batch, DataLoader
 from engine.core.recipe import Recipe, to_json
 from engine.evaluation import decision_rule, operating_point
-from engine.evaluation.classification_metrics import Figures, figures, precision_recall, roc
-from engine.evaluation.decision_rule import Rule
-from engine.evaluation.evaluate import Answers
-from engine.evaluation.reliability import calibrated
+from engine.evaluation.classification_metrics import ClassificationMetrics, precision_recall, roc
+from engine.evaluation.classification_metrics import classification_metrics as figures
+from engine.evaluation.decision_rule import DecisionRule
+from engine.evaluation.evaluate import Predictions
+from engine.evaluation.reliability import measure_reliability
 from engine.models.classifier import Classifier
 from engine.report import images, training_log
-from engine.report.facts import ClassCurves, Facts, LabelCheck, Mistake, Subject, Suspect
 from engine.report.images import Source
-from engine.runs.directory import RunDir
+from engine.report.report_data import (
+    ClassCurves,
+    LabelCheckSummary,
+    Mistake,
+    ReportData,
+    ReportSubject,
+    SuspectLabel,
+)
+from engine.runs.directory import RunDirectory
 
-SHOWN = 24  # pictures on a wall
+SHOWN = 24  # images on a wall
 CURVES = 5  # classes whose curves are drawn
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """A model, and what it says of the pictures that the report is about.
+class MeasuredModel:
+    """A model, and what it says of the images that the report is about.
 
-    once: gives the batches with the given numbers of these pictures, in their order, as
+    once: gives the batches with the given numbers of these images, in their order, as
       `Feed.once` does.
     fitted_on_these: whether the rule's temperature comes from these very answers.
     training: the data that the model learnt from, where they are at hand; their labels are checked.
     """
 
-    run: RunDir
+    run: RunDirectory
     recipe: Recipe
     classifier: Classifier
-    rule: Rule
-    answers: Answers
+    rule: DecisionRule
+    answers: Predictions
     once: Callable[[list[int]], Iterable[Batch]]
     fitted_on_these: bool
-    training: Feed | None = None
+    training: DataLoader | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
+class ReportContext:
     """What the program knows and no file tells.
 
-    data: where the pictures are, in words. views, trained_on: see `Subject`.
+    data: where the images are, in words. views, trained_on: see `Subject`.
     """
 
     part: str
@@ -62,22 +70,24 @@ class Told:
     trained_on: int = 0
 
 
-def gather(measured: Measured, told: Told, between: Callable[[], None] = lambda: None) -> Facts:
+def collect_report(
+    measured: MeasuredModel, told: ReportContext, between: Callable[[], None] = lambda: None
+) -> ReportData:
     """Everything a report says. between: called now and then; what it raises ends the work.
 
     Raises:
-      UserError: a picture can't be read any more.
+      UserError: an image can't be read any more.
     """
     answers, rule, training = measured.answers, measured.rule, measured.training
     chances = decision_rule.probabilities(rule, answers.logits)
     found = figures(answers, rule)
     between()
-    return Facts(
+    return ReportData(
         subject=_subject(measured, told),
         rule=rule,
         figures=found,
         curves=_curves(answers, rule, found, chances),
-        calibrated=calibrated(answers, rule, measured.fitted_on_these),
+        calibrated=measure_reliability(answers, rule, measured.fitted_on_these),
         operating=operating_point.at_threshold(answers, rule),
         decided=operating_point.decided(answers, rule),
         mistakes=_mistakes(measured, chances, between),
@@ -87,9 +97,9 @@ def gather(measured: Measured, told: Told, between: Callable[[], None] = lambda:
     )
 
 
-def _subject(measured: Measured, told: Told) -> Subject:
+def _subject(measured: MeasuredModel, told: ReportContext) -> ReportSubject:
     recipe = measured.recipe
-    return Subject(
+    return ReportSubject(
         run=str(measured.run.path),
         part=told.part,
         data=told.data,
@@ -106,7 +116,7 @@ def _subject(measured: Measured, told: Told) -> Subject:
 
 
 def _curves(
-    answers: Answers, rule: Rule, found: Figures, chances: np.ndarray
+    answers: Predictions, rule: DecisionRule, found: ClassificationMetrics, chances: np.ndarray
 ) -> tuple[ClassCurves, ...]:
     """Of two classes the positive one, or the second; of more those with the smallest areas."""
     names = [row.name for row in found.per_class if row.roc_area is not None]
@@ -128,9 +138,9 @@ def _curves(
 
 
 def _mistakes(
-    measured: Measured, chances: np.ndarray, between: Callable[[], None]
+    measured: MeasuredModel, chances: np.ndarray, between: Callable[[], None]
 ) -> tuple[Mistake, ...]:
-    """All of them, the surest first; the first SHOWN with pictures."""
+    """All of them, the surest first; the first SHOWN with images."""
     answers = measured.answers
     predicted = answers.logits.argmax(-1)
     sureness = chances[np.arange(len(answers)), predicted]
@@ -151,8 +161,10 @@ def _mistakes(
     )
 
 
-def _labels(measured: Measured, feed: Feed, between: Callable[[], None]) -> LabelCheck:
-    """Of the training part, whose pictures the feed gives."""
+def _labels(
+    measured: MeasuredModel, feed: DataLoader, between: Callable[[], None]
+) -> LabelCheckSummary:
+    """Of the training part, whose images the feed gives."""
     from engine.evaluation import label_errors
 
     checked = label_errors.check(measured.recipe, feed, measured.classifier, between)
@@ -161,7 +173,7 @@ def _labels(measured: Measured, feed: Feed, between: Callable[[], None]) -> Labe
     shown, size = set(order[:SHOWN]), measured.recipe.batch_size
     source = Source(functools.partial(feed.once, "train"), size, between)
     suspects = {
-        number: Suspect(
+        number: SuspectLabel(
             feed.name(number),
             feed.classes[label],
             feed.classes[int(found.suggested[number])],
@@ -170,7 +182,7 @@ def _labels(measured: Measured, feed: Feed, between: Callable[[], None]) -> Labe
         )
         for number, image, label in images.take(source, order)
     }
-    return LabelCheck(
+    return LabelCheckSummary(
         examined=int((found.suggested != label_errors.NONE).sum()),
         accuracy=checked.accuracy,
         features_of=checked.features_of,

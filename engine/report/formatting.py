@@ -16,7 +16,7 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 def count(number: int, one: str, many: str | None = None) -> str:
-    """`1 picture`, `1,000 pictures`."""
+    """`1 image`, `1,000 images`."""
     return f"{number:,}{_GAP}{one if number == 1 else many or one + 's'}"
 
 

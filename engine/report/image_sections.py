@@ -1,4 +1,4 @@
-"""Sections of pictures: the worst mistakes, and the labels that are likely wrong."""
+"""Sections of images: the worst mistakes, and the labels that are likely wrong."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from engine.report.facts import Facts, LabelCheck, Mistake, Suspect
 from engine.report.formatting import count, percent
 from engine.report.markup import Markup, join, paragraph, tag
-from engine.report.sections import Section, picture, strong
+from engine.report.report_data import LabelCheckSummary, Mistake, ReportData, SuspectLabel
+from engine.report.sections import Section, image, strong
 
-Shown = TypeVar("Shown", Mistake, Suspect)
+Shown = TypeVar("Shown", Mistake, SuspectLabel)
 
 
-def mistakes(facts: Facts) -> Section:
+def mistakes(facts: ReportData) -> Section:
     found = facts.mistakes
     return Section("mistakes", "The worst mistakes", "Mistakes", _mistakes(found, facts))
 
 
-def _mistakes(found: tuple[Mistake, ...], facts: Facts) -> Markup:
+def _mistakes(found: tuple[Mistake, ...], facts: ReportData) -> Markup:
     if not found:
-        return paragraph("None: every picture was named as its label says.")
-    shown = [one for one in found if one.picture]
+        return paragraph("None: every image was named as its label says.")
+    shown = [one for one in found if one.image]
     by = " by the likeliest class" if facts.rule.decides else ""
     if len(found) == 1:
         those = "Here it is"
@@ -31,8 +31,8 @@ def _mistakes(found: tuple[Mistake, ...], facts: Facts) -> Markup:
     else:
         those = f"Here are the {len(shown):,} surest"
     intro = paragraph(
-        f"{count(len(found), 'picture')} of {facts.figures.count:,} got a wrong answer{by}. "
-        f"{those}, as the network sees pictures, and beside each where it saw the class that it "
+        f"{count(len(found), 'image')} of {facts.figures.count:,} got a wrong answer{by}. "
+        f"{those}, as the network sees images, and beside each where it saw the class that it "
         "named (Grad-CAM: yellow is strong, blue is weak). It may be right, and the label wrong."
     )
     return join([intro, _wall(shown, _mistake, "wall"), _rest(found, shown, "report.json")])
@@ -41,28 +41,28 @@ def _mistakes(found: tuple[Mistake, ...], facts: Facts) -> Markup:
 def _mistake(one: Mistake, name: str) -> Markup:
     alt = f"{name}: given as {one.given}, taken for {one.predicted}"
     seen = f"Where the network saw {one.predicted} in it"
-    both = tag("div", picture(one.picture, alt), picture(one.overlay, seen), class_="pictures")
+    both = tag("div", image(one.image, alt), image(one.overlay, seen), class_="images")
     sureness = f", {percent(one.probability, 1)}"
     words = ("given ", strong(one.given), ", predicted ", strong(one.predicted), sureness)
     return tag("figure", both, _caption(words, name))
 
 
-def labels(facts: Facts) -> Section | None:
+def labels(facts: ReportData) -> Section | None:
     if facts.labels is None:
         return None
     return Section("labels", "Labels that are likely wrong", "Labels", _labels(facts.labels))
 
 
-def _labels(found: LabelCheck) -> Markup:
+def _labels(found: LabelCheckSummary) -> Markup:
     looked = (
-        f"Each of {count(found.examined, 'training picture')} was named by a classifier that had "
+        f"Each of {count(found.examined, 'training image')} was named by a classifier that had "
         f"not learnt from it, by the features of {found.features_of}; {percent(found.accuracy)} of "
         f"the labels agree. {found.note}{'. ' if found.note else ''}"
     )
     every = found.suspects
     if not every:
         return paragraph(looked, "No label looks wrong.")
-    shown = [one for one in every if one.picture]
+    shown = [one for one in every if one.image]
     those = "" if len(shown) == len(every) else f" Here are the {len(shown):,} likeliest."
     intro = paragraph(looked, _which_are_wrong(every), " Look before you believe it.", those)
     return join(
@@ -70,7 +70,7 @@ def _labels(found: LabelCheck) -> Markup:
     )
 
 
-def _which_are_wrong(every: Sequence[Suspect]) -> str:
+def _which_are_wrong(every: Sequence[SuspectLabel]) -> str:
     likely = sum(one.likely for one in every)
     if len(every) == 1:
         return f"The other one {'is likely wrong' if likely else 'may only be hard to tell'}."
@@ -85,11 +85,11 @@ def _which_are_wrong(every: Sequence[Suspect]) -> str:
     )
 
 
-def _suspect(one: Suspect, name: str) -> Markup:
+def _suspect(one: SuspectLabel, name: str) -> Markup:
     how = "likely" if one.likely else "perhaps"
     alt = f"{name}: given as {one.given}, {how} {one.suggested}"
     words = ("given ", strong(one.given), f", {how} ", strong(one.suggested))
-    return tag("figure", picture(one.picture, alt), _caption(words, name))
+    return tag("figure", image(one.image, alt), _caption(words, name))
 
 
 def _caption(words: Sequence[str], name: str) -> Markup:
@@ -97,7 +97,7 @@ def _caption(words: Sequence[str], name: str) -> Markup:
 
 
 def _wall(shown: Sequence[Shown], make: Callable[[Shown, str], Markup], class_: str) -> Markup:
-    """The pictures, each under its name below the folder that they share."""
+    """The images, each under its name below the folder that they share."""
     root = _common([one.name for one in shown])
     items = [tag("li", make(one, one.name.removeprefix(root))) for one in shown]
     where = paragraph("Names are below ", tag("code", root), ".", class_="muted")

@@ -1,4 +1,4 @@
-"""The pictures of a report: taken out of their batches, explained, and made small."""
+"""The images of a report: taken out of their batches, explained, and made small."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUALITY = 78
 
 
 class Source(NamedTuple):
-    """Pictures in their order.
+    """Images in their order.
 
     once: gives the batches with the given numbers, as `Feed.once` does. between: is called before
     each batch; what it raises ends the work.
@@ -36,7 +36,7 @@ class Taken(NamedTuple):
 
 
 def take(source: Source, numbers: Iterable[int]) -> Iterator[Taken]:
-    """The pictures with these numbers, lowest first, from no more batches than hold them."""
+    """The images with these numbers, lowest first, from no more batches than hold them."""
     wanted = {int(number) for number in numbers}
     which = sorted({number // source.batch_size for number in wanted})
     for batch in source.once(which) if which else ():
@@ -51,9 +51,9 @@ def take(source: Source, numbers: Iterable[int]) -> Iterator[Taken]:
 def explained(
     classifier: Classifier, source: Source, shown: Mapping[int, int]
 ) -> dict[int, tuple[bytes, bytes]]:
-    """JPEGs of the pictures, and of where in them the network saw a class.
+    """JPEGs of the images, and of where in them the network saw a class.
 
-    shown: the number of each picture, and the class.
+    shown: the number of each image, and the class.
     """
     from engine.inference import gradcam
 
@@ -71,8 +71,8 @@ def jpeg(image: np.ndarray) -> bytes:
     """uint8 [H, W, 3] -> a JPEG of SIDE pixels at most."""
     from PIL import Image
 
-    picture = Image.fromarray(image)
-    picture.thumbnail((SIDE, SIDE))
+    small = Image.fromarray(image)
+    small.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=QUALITY, optimize=True)
+    small.save(buffer, "JPEG", quality=QUALITY, optimize=True)
     return buffer.getvalue()

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.report import class_sections, image_sections, run_sections, trust_sections
-from engine.report.facts import Facts
 from engine.report.formatting import count, day, percent, span
 from engine.report.markup import Markup, paragraph, tag
+from engine.report.report_data import ReportData
 from engine.report.sections import Section, render
 from engine.report.style import SHEET
 
@@ -30,7 +30,7 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-ur
 _MANY = 5  # classes above which it counts whether the label is among the likeliest
 
 
-def page(facts: Facts) -> str:
+def page(facts: ReportData) -> str:
     sections = [section for make in SECTIONS if (section := make(facts))]
     title = f"{_name(facts)}: {percent(facts.figures.accuracy)} accuracy"
     head = tag(
@@ -46,7 +46,7 @@ def page(facts: Facts) -> str:
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
 
-def _body(facts: Facts, sections: list[Section]) -> Iterator[Markup]:
+def _body(facts: ReportData, sections: list[Section]) -> Iterator[Markup]:
     yield tag("a", "Skip to the figures", href="#main", class_="skip")
     yield tag(
         "header",
@@ -61,27 +61,27 @@ def _body(facts: Facts, sections: list[Section]) -> Iterator[Markup]:
     )
 
 
-def _name(facts: Facts) -> str:
+def _name(facts: ReportData) -> str:
     return Path(facts.subject.run).name or facts.subject.run
 
 
-def _measured(facts: Facts) -> str:
+def _measured(facts: ReportData) -> str:
     subject = facts.subject
     height, width = subject.image_size
     part = "all of the data" if subject.part == "all" else f"the {subject.part} part"
     data = "the run’s own data" if subject.own else f"other data, {subject.data}"
-    pictures = count(facts.figures.count, "picture")
+    images = count(facts.figures.count, "image")
     views = f" Each answer is the mean over {subject.views}." if subject.views else ""
     trained = f" It was trained on {subject.trained_on:,} of these." if subject.trained_on else ""
     return (
-        f"{subject.backbone} at {height}\xa0×\xa0{width} pixels, measured on {pictures} in "
+        f"{subject.backbone} at {height}\xa0×\xa0{width} pixels, measured on {images} in "
         f"{count(len(subject.classes), 'class', 'classes')}: {part} of {data}, on "
         f"{day(subject.when)}.{trained}{views}"
     )
 
 
 def _of_one(classes: int) -> str:
-    return f"{count(classes, 'class', 'classes')} {'has' if classes == 1 else 'have'} one picture"
+    return f"{count(classes, 'class', 'classes')} {'has' if classes == 1 else 'have'} one image"
 
 
 def _contents(sections: list[Section]) -> Markup:
@@ -89,7 +89,7 @@ def _contents(sections: list[Section]) -> Markup:
     return tag("ul", *[tag("li", link) for link in links])
 
 
-def _headline(facts: Facts) -> Markup:
+def _headline(facts: ReportData) -> Markup:
     entries = [
         tag(
             "div",
@@ -101,7 +101,7 @@ def _headline(facts: Facts) -> Markup:
     return tag("dl", *entries, class_="headline")
 
 
-def _figures(facts: Facts) -> Iterator[tuple[str, str, str]]:
+def _figures(facts: ReportData) -> Iterator[tuple[str, str, str]]:
     found = facts.figures
     likeliest = ", of the likeliest class" if facts.rule.decides else ""
     accuracy = f"95\xa0%: {span(found.accuracy_interval)}{likeliest}"

@@ -7,24 +7,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.report import charts
-from engine.report.facts import Facts
 from engine.report.formatting import count, money, names, percent, seconds, size
 from engine.report.markup import Markup, details, join, paragraph, preformatted, table, tag
+from engine.report.report_data import ReportData
 from engine.report.sections import Section, bar, legend
-from engine.report.training_log import Course
+from engine.report.training_log import TrainingLog
 
 _NOT_FINISHED = (
     "Nothing is known of it: the run is not finished, or its history.csv and result.json are gone."
 )
 
 
-def training(facts: Facts) -> Section:
+def training(facts: ReportData) -> Section:
     course = facts.course
     body = _curves(course) if course and course.epochs else paragraph(_NOT_FINISHED)
     return Section("training", "How it was trained", "Training", body)
 
 
-def _curves(course: Course) -> Markup:
+def _curves(course: TrainingLog) -> Markup:
     best = None if course.best_epoch is None else course.epochs[course.best_epoch]
     saved = f" The saved model is that of {best.phase} epoch {best.epoch}." if best else ""
     phases = [
@@ -37,7 +37,7 @@ def _curves(course: Course) -> Markup:
     return join([intro, tag("div", *both, class_="charts"), _epochs(course)])
 
 
-def _curve(course: Course, what: str) -> Markup:
+def _curve(course: TrainingLog, what: str) -> Markup:
     rows = course.epochs
     training = [getattr(row, f"train_{what}") for row in rows]
     validation = [getattr(row, f"val_{what}") for row in rows]
@@ -52,7 +52,7 @@ def _curve(course: Course, what: str) -> Markup:
     return tag("figure", tag("figcaption", caption), key, chart)
 
 
-def _epochs(course: Course) -> Markup:
+def _epochs(course: TrainingLog) -> Markup:
     heads = (
         *("phase", "epoch", "training loss", "accuracy", "validation loss", "accuracy"),
         *("learning rate", "images/s", "time"),
@@ -69,7 +69,7 @@ def _epochs(course: Course) -> Markup:
     return details("Every epoch", table("Figures of every epoch", heads, rows))
 
 
-def resources(facts: Facts) -> Section | None:
+def resources(facts: ReportData) -> Section | None:
     course = facts.course
     if course is None:
         return None
@@ -77,7 +77,7 @@ def resources(facts: Facts) -> Section | None:
     return Section("resources", "What it took", "Resources", join(parts))
 
 
-def _total(facts: Facts, course: Course) -> Markup:
+def _total(facts: ReportData, course: TrainingLog) -> Markup:
     words = [f"{seconds(course.seconds_total)} of work"]
     if course.seconds_to_first_step is not None:
         started = seconds(course.seconds_to_first_step)
@@ -98,7 +98,7 @@ def _place(name: str) -> str:
     return "the host" if name == "host" else name.replace("_", " ").upper()
 
 
-def _time(course: Course) -> Markup:
+def _time(course: TrainingLog) -> Markup:
     total = max(course.seconds_total, sum(_parts(course).values()), 1e-9)
     rows = [
         (what, seconds(value), join([percent(value / total, 1), bar(value / total)]))
@@ -107,7 +107,7 @@ def _time(course: Course) -> Markup:
     return table("What the time went into", ("what", "time", "share"), rows)
 
 
-def _parts(course: Course) -> dict[str, float]:
+def _parts(course: TrainingLog) -> dict[str, float]:
     spent = course.spent
     parts = {
         "steps": spent["seconds"] - spent["wait_seconds"],
@@ -120,12 +120,12 @@ def _parts(course: Course) -> dict[str, float]:
     return {**parts, "compiling, last measuring, the rest": max(rest, 0.0)}
 
 
-def _machine(course: Course) -> Markup:
+def _machine(course: TrainingLog) -> Markup:
     rows = [(what, value) for what, value in _machine_rows(course) if value]
     return table("Machine and software", ("what", "which"), rows, class_="texts")
 
 
-def _machine_rows(course: Course) -> Iterator[tuple[str, str]]:
+def _machine_rows(course: TrainingLog) -> Iterator[tuple[str, str]]:
     machine = course.machine
     cores = machine.get("cores")
     yield "processor", f"{machine.get('cpu')}, {count(cores, 'core')}" if cores else ""
@@ -139,7 +139,7 @@ def _machine_rows(course: Course) -> Iterator[tuple[str, str]]:
     yield from course.software.items()
 
 
-def recipe(facts: Facts) -> Section:
+def recipe(facts: ReportData) -> Section:
     subject = facts.subject
     again = shlex.join(
         ["bin/train", f"--recipe={Path(subject.run) / 'recipe.json'}", "--run_dir=runs/again"]

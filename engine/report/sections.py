@@ -60,7 +60,7 @@ def legend(names: Sequence[str]) -> Markup:
     )
 
 
-def picture(jpeg: bytes, alt: str) -> Markup:
+def image(jpeg: bytes, alt: str) -> Markup:
     data = base64.b64encode(jpeg).decode()
     return tag("img", src=f"data:image/jpeg;base64,{data}", alt=alt)
 

@@ -117,7 +117,7 @@ pre { margin: 0; padding: 1rem; background: var(--wash); white-space: pre-wrap;
 .wall { list-style: none; margin: 1.5rem 0; padding: 0; display: grid; gap: 2rem 1.5rem;
   grid-template-columns: repeat(auto-fill, minmax(min(17rem, 100%), 1fr)) }
 .wall.single { grid-template-columns: repeat(auto-fill, minmax(min(10rem, 44%), 1fr)) }
-.wall .pictures { display: flex; gap: .35rem }
+.wall .images { display: flex; gap: .35rem }
 .wall img { flex: 1 1 0; min-width: 0; width: 100%; height: auto; display: block;
   background: var(--wash) }
 .wall strong { font-weight: 600; color: var(--ink) }

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from engine.runs.directory import RunDir
+from engine.runs.directory import RunDirectory
 
 # What `spent` of `result.json` holds: the parts of an epoch's time, and of that of steps.
 SPENT = ("seconds", "fill_seconds", "eval_seconds", "save_seconds", "wait_seconds")
@@ -30,7 +30,7 @@ class Epoch:
 
 
 @dataclasses.dataclass(frozen=True)
-class PhaseCourse:
+class PhaseLog:
     """What `result.json` says of a phase."""
 
     name: str
@@ -42,7 +42,7 @@ class PhaseCourse:
 
 
 @dataclasses.dataclass(frozen=True)
-class Course:
+class TrainingLog:
     """A finished run, from its first epoch to its last.
 
     best_epoch: the place of the saved model's epoch in `epochs`, from 0; None if not among them.
@@ -51,7 +51,7 @@ class Course:
 
     epochs: tuple[Epoch, ...]
     best_epoch: int | None
-    phases: tuple[PhaseCourse, ...]
+    phases: tuple[PhaseLog, ...]
     spent: dict[str, float]
     seconds_to_first_step: float | None
     seconds_total: float
@@ -60,7 +60,7 @@ class Course:
     machine: dict[str, Any]
 
 
-def read(run: RunDir) -> Course | None:
+def read(run: RunDirectory) -> TrainingLog | None:
     """None where the run is not finished, or its files are gone or say something else."""
     result = run.read_result()
     if result.get("status") != "finished":
@@ -71,19 +71,19 @@ def read(run: RunDir) -> Course | None:
         return None
 
 
-def _epochs(run: RunDir) -> tuple[Epoch, ...]:
+def _epochs(run: RunDirectory) -> tuple[Epoch, ...]:
     with open(run.history, encoding="utf-8", newline="") as file:
         return tuple(_taken(Epoch, row) for row in csv.DictReader(file))
 
 
-def _course(result: Mapping[str, Any], epochs: tuple[Epoch, ...]) -> Course:
+def _course(result: Mapping[str, Any], epochs: tuple[Epoch, ...]) -> TrainingLog:
     best = (str(result["best"]["phase"]), int(result["best"]["epoch"]))
     places = [place for place, row in enumerate(epochs) if (row.phase, row.epoch) == best]
     first = result["seconds_to_first_step"]
-    return Course(
+    return TrainingLog(
         epochs=epochs,
         best_epoch=places[0] if places else None,
-        phases=tuple(_taken(PhaseCourse, phase) for phase in result["phases"]),
+        phases=tuple(_taken(PhaseLog, phase) for phase in result["phases"]),
         spent={name: _number(result["spent"].get(name, 0)) for name in SPENT},
         seconds_to_first_step=None if first is None else _number(first),
         seconds_total=_number(result["seconds_total"]),

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from engine.evaluation.calibration import Bin
+from engine.evaluation.calibration import CalibrationBin
 from engine.evaluation.decision_rule import in_digits
-from engine.evaluation.operating_point import Abstaining, Operating
-from engine.evaluation.reliability import Calibrated
+from engine.evaluation.operating_point import AbstentionMetrics, OperatingPoint
+from engine.evaluation.reliability import Reliability as Calibrated
 from engine.report import charts
-from engine.report.facts import Facts
 from engine.report.formatting import count, percent, span
 from engine.report.markup import Markup, join, paragraph, table, tag
+from engine.report.report_data import ReportData
 from engine.report.sections import Section, figure, heading, legend
 
 
-def calibration(facts: Facts) -> Section:
+def calibration(facts: ReportData) -> Section:
     found = facts.calibrated
     before, after = percent(found.error_before), percent(found.error_after)
     text = (
@@ -31,7 +31,7 @@ def calibration(facts: Facts) -> Section:
         )
     if found.crossed:
         text += (
-            " It was fitted on these very pictures; so that this does not flatter it, each half of "
+            " It was fitted on these very images; so that this does not flatter it, each half of "
             "them is read here by the temperature of the other half."
         )
     body = join([paragraph(text), tag("div", _reliability(found), class_="charts")])
@@ -58,21 +58,21 @@ def _reliability(found: Calibrated) -> Markup:
         numbers, key = _bins("By confidence", found.bins_after), None
     shown = found.bins_before if fitted else ()
     chart = charts.reliability("reliability", summary, shown, found.bins_after)
-    caption = "How often the answer was right, by how sure it was; larger dots are more pictures"
+    caption = "How often the answer was right, by how sure it was; larger dots are more images"
     return figure(chart, caption, numbers, key)
 
 
-def _bins(title: str, bins: Sequence[Bin]) -> Markup:
-    heads = ("confidence", "pictures", "mean confidence", "accuracy")
+def _bins(title: str, bins: Sequence[CalibrationBin]) -> Markup:
+    heads = ("confidence", "images", "mean confidence", "accuracy")
     rows = [
-        (f"{percent(b.low, 1)} to {percent(b.high, 1)}", f"{b.pictures:,}",
+        (f"{percent(b.low, 1)} to {percent(b.high, 1)}", f"{b.images:,}",
          percent(b.confidence), percent(b.accuracy))
-        for b in bins if b.pictures
+        for b in bins if b.images
     ]  # fmt: skip
     return table(title, heads, rows)
 
 
-def decisions(facts: Facts) -> Section:
+def decisions(facts: ReportData) -> Section:
     parts = []
     if facts.operating:
         parts += _operating(facts, facts.operating)
@@ -97,10 +97,10 @@ def _flag(text: str) -> Markup:
     return tag("code", text, class_="flag")
 
 
-def _operating(facts: Facts, found: Operating) -> list[Markup]:
+def _operating(facts: ReportData, found: OperatingPoint) -> list[Markup]:
     name, wish = facts.rule.positive_class or "", facts.rule.min_recall
     made_for = f", made to find {percent(wish, 1)} of them" if wish is not None else ""
-    where = "On these pictures"
+    where = "On these images"
     if facts.abstaining:
         where += ", before any is left uncertain"
     return [
@@ -109,19 +109,19 @@ def _operating(facts: Facts, found: Operating) -> list[Markup]:
             f"{name} is the answer where its probability is {in_digits(found.threshold)} or more"
             f"{made_for}."
         ),
-        table(where, ("figure", "share", "pictures"), _costs(found)),
+        table(where, ("figure", "share", "images"), _costs(found)),
         *([] if facts.abstaining or not facts.decided else [_right(facts.decided)]),
     ]
 
 
-def _right(found: Abstaining) -> Markup:
+def _right(found: AbstentionMetrics) -> Markup:
     return paragraph(
         f"Of all answers, by this threshold, {percent(found.accuracy)} are right "
         f"({span(found.accuracy_interval, 1)})."
     )
 
 
-def _costs(found: Operating) -> Iterator[tuple[str, str, str]]:
+def _costs(found: OperatingPoint) -> Iterator[tuple[str, str, str]]:
     """A dash is a share of nothing."""
     positives, answers = found.found + found.missed, found.found + found.false_alarms
     recall = f"{percent(found.recall)} ({span(found.recall_interval, 1)})"
@@ -142,9 +142,9 @@ def _costs(found: Operating) -> Iterator[tuple[str, str, str]]:
     )
 
 
-def _abstaining(found: Abstaining) -> list[Markup]:
+def _abstaining(found: AbstentionMetrics) -> list[Markup]:
     if not found.sure:
-        right = "No picture has a sure answer."
+        right = "No image has a sure answer."
     else:
         right = (
             f"Of the {count(found.sure, 'other')} {percent(found.accuracy)} are right "
@@ -154,7 +154,7 @@ def _abstaining(found: Abstaining) -> list[Markup]:
         heading("Abstaining"),
         paragraph(
             "An answer is uncertain where no class has a probability of "
-            f"{percent(found.level, 1)}: {count(found.uncertain, 'picture')} "
+            f"{percent(found.level, 1)}: {count(found.uncertain, 'image')} "
             f"({percent(found.share_uncertain)}). {right}"
         ),
     ]

@@ -14,9 +14,9 @@ from engine.core import text as cells
 from engine.core.conversion import parse_json
 from engine.core.errors import UserError
 from engine.core.files import write as write_file
-from engine.report.facts import Facts, as_json
 from engine.report.markup import visible
 from engine.report.page import page
+from engine.report.report_data import ReportData, as_json
 
 PAGE, FIGURES, SUSPECTS = "report.html", "report.json", "suspect_labels.csv"
 
@@ -41,7 +41,7 @@ def _is_report(figures: Path) -> bool:
         return False
 
 
-def write(folder: Path, facts: Facts) -> Path:
+def write(folder: Path, facts: ReportData) -> Path:
     """Writes them, and gives the place of the page.
 
     Raises:
@@ -64,7 +64,7 @@ def _json(values: dict[str, Any]) -> str:
     return re.sub(r"\[\n[-\d.e,\s]+\]", lambda found: " ".join(found[0].split()), text)
 
 
-def _suspects(facts: Facts) -> str:
+def _suspects(facts: ReportData) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "given", "suggested", "likely_wrong"])

@@ -20,13 +20,13 @@ import numpy as np
 from engine.core.conversion import convert
 from engine.core.errors import UserError
 from engine.core.files import write
-from engine.runs.directory import RunDir
+from engine.runs.directory import RunDirectory
 
 KEEP = 2  # where the newest file is broken, the one before it is used
 
 
 @dataclasses.dataclass
-class Progress:
+class TrainState:
     """How far a run has come: the only mutable state beside the variables.
 
     phase: index of the phase that is being trained. epoch: whole epochs of it that are done.
@@ -38,7 +38,7 @@ class Progress:
     spent: the same over the epochs that are done, and save_seconds, of all checkpoints before this.
     total_seconds: of the run, over all its processes.
     history: one row for each epoch. phases: one entry for each phase that is done.
-    data: `Feed.identity` of the pictures that it is trained on.
+    data: `Feed.identity` of the images that it is trained on.
     """
 
     phase: int = 0
@@ -68,7 +68,7 @@ class Progress:
         self.spent[what] = self.spent.get(what, 0.0) + seconds
 
 
-def save(run: RunDir, progress: Progress, variables: dict[str, Sequence[Any]]) -> Path:
+def save(run: RunDirectory, progress: TrainState, variables: dict[str, Sequence[Any]]) -> Path:
     """Writes a checkpoint and keeps the one before it; all others go.
 
     Those of later steps too: the run is not there yet, so they are ones that `load` passed over.
@@ -83,7 +83,7 @@ def save(run: RunDir, progress: Progress, variables: dict[str, Sequence[Any]]) -
     return path
 
 
-def load(run: RunDir) -> tuple[Progress, dict[str, list[np.ndarray]]]:
+def load(run: RunDirectory) -> tuple[TrainState, dict[str, list[np.ndarray]]]:
     """The newest checkpoint that is whole, or a fresh Progress where there is none.
 
     Raises:
@@ -93,7 +93,7 @@ def load(run: RunDir) -> tuple[Progress, dict[str, list[np.ndarray]]]:
     for path in paths:
         try:
             arrays, values = unpack(path)
-            return convert(values, Progress, "progress"), arrays
+            return convert(values, TrainState, "progress"), arrays
         except (UserError, RecursionError):
             continue
     if paths:
@@ -101,10 +101,10 @@ def load(run: RunDir) -> tuple[Progress, dict[str, list[np.ndarray]]]:
             f"{run.checkpoints}: none of the {len(paths)} checkpoints there can be read; "
             "begin anew with --overwrite"
         )
-    return Progress(), {}
+    return TrainState(), {}
 
 
-def require_same_pictures(run: RunDir, progress: Progress, identity: dict[str, str]) -> None:
+def require_same_dataset(run: RunDirectory, progress: TrainState, identity: dict[str, str]) -> None:
     """Notes them where a run begins. Steps read them by number, so one more would shift all.
 
     Raises:
@@ -117,13 +117,13 @@ def require_same_pictures(run: RunDir, progress: Progress, identity: dict[str, s
             for of in (progress.data, identity)
         )
         raise UserError(
-            f"--run_dir={run.path}: began with other pictures: {then}; now {now}; "
+            f"--run_dir={run.path}: began with other images: {then}; now {now}; "
             "put them back as they were, or begin anew with --overwrite"
         )
     progress.data = identity
 
 
-def _newest_first(run: RunDir) -> list[Path]:
+def _newest_first(run: RunDirectory) -> list[Path]:
     return sorted(run.checkpoints.glob("step_*.npz"), reverse=True)
 
 

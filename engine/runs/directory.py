@@ -17,7 +17,7 @@ from engine.optim import options
 
 
 @dataclasses.dataclass(frozen=True)
-class RunDir:
+class RunDirectory:
     """The paths inside a run. held: its lock's file, where `locking` has taken it."""
 
     path: Path
@@ -111,7 +111,9 @@ class RunDir:
         return self.read_result().get("status") == "finished"
 
 
-def claim(run: RunDir, recipe: Recipe, overwrite: bool, plan: bytes | None = None) -> None:
+def claim_directory(
+    run: RunDirectory, recipe: Recipe, overwrite: bool, plan: bytes | None = None
+) -> None:
     """Makes the directory this recipe's: new, or the same run to go on with.
 
     Args:
@@ -120,7 +122,7 @@ def claim(run: RunDir, recipe: Recipe, overwrite: bool, plan: bytes | None = Non
     Raises:
       UserError: it holds a finished run, another recipe's, or something that is no run.
     """
-    refuse_foreign(run)
+    require_own_directory(run)
     # What failed before its first step has decided and noted things that are its own.
     if overwrite or not run.recipe.exists() or not run.started():
         _clear(run)
@@ -129,10 +131,10 @@ def claim(run: RunDir, recipe: Recipe, overwrite: bool, plan: bytes | None = Non
         if plan:
             files.write(run.plan, plan)
         return
-    refuse_other(run, recipe)
+    require_same_recipe(run, recipe)
 
 
-def refuse_other(run: RunDir, recipe: Recipe) -> None:
+def require_same_recipe(run: RunDirectory, recipe: Recipe) -> None:
     """Only a run of the same recipe that is not finished is gone on with.
 
     Raises:
@@ -145,7 +147,7 @@ def refuse_other(run: RunDir, recipe: Recipe) -> None:
         raise UserError(f"--run_dir={run.path}: holds this run, finished; {other}")
 
 
-def refuse_foreign(run: RunDir) -> None:
+def require_own_directory(run: RunDirectory) -> None:
     """A folder that somebody keeps other things in is not written to, whatever was asked.
 
     Raises:
@@ -164,7 +166,7 @@ def _names(folder: Path) -> set[str]:
     return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
 
 
-def _holds_run(run: RunDir) -> bool:
+def _holds_run(run: RunDirectory) -> bool:
     """Whether the recipe there is one of ours, be it of another version."""
     try:
         return {"backbone", "phases"} <= set(parse_json(run.recipe.read_text("utf-8")))
@@ -172,7 +174,7 @@ def _holds_run(run: RunDir) -> bool:
         return False
 
 
-def _clear(run: RunDir) -> None:
+def _clear(run: RunDirectory) -> None:
     """Removes the files of a run, and nothing else that may lie there.
 
     The recipe stays until another takes its place: a run is known by it. The best model goes first,

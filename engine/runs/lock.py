@@ -15,18 +15,18 @@ from contextlib import contextmanager
 from engine.core.errors import UserError
 from engine.core.files import write
 from engine.core.recipe import Recipe, to_json
-from engine.runs.directory import RunDir, refuse_foreign, refuse_other
+from engine.runs.directory import RunDirectory, require_own_directory, require_same_recipe
 
 
 @contextmanager
-def lock(run: RunDir) -> Iterator[None]:
+def run_lock(run: RunDirectory) -> Iterator[None]:
     """Holds the run for this process; the lock of a process that died is free.
 
     Raises:
       UserError: another process holds it, the directory can't be written, or it is no run's.
     """
     try:
-        refuse_foreign(run)
+        require_own_directory(run)
         run.path.mkdir(parents=True, exist_ok=True)
         _hold(run)
     except OSError as error:
@@ -39,7 +39,7 @@ def lock(run: RunDir) -> Iterator[None]:
         run.held.pop().close()
 
 
-def _hold(run: RunDir) -> None:
+def _hold(run: RunDirectory) -> None:
     """Takes the lock that lies there, in place of the one that was held.
 
     Raises:
@@ -64,7 +64,7 @@ def _hold(run: RunDir) -> None:
     os.write(file.fileno(), f"{os.getpid()} on {platform.node()}".encode())
 
 
-def is_ours(run: RunDir) -> bool:
+def holds_lock(run: RunDirectory) -> bool:
     """Whether the lock that lies there is the one that this process took, if it took one."""
     try:
         return all(os.path.samestat(os.fstat(file.fileno()), run.lock.stat()) for file in run.held)
@@ -72,7 +72,7 @@ def is_ours(run: RunDir) -> bool:
         return False
 
 
-def renew(run: RunDir, recipe: Recipe) -> bool:
+def recreate_directory(run: RunDirectory, recipe: Recipe) -> bool:
     """Makes the directory of a run at work again where somebody removed it; whether it had to.
 
     What it lay in is not made: that may be a drive that comes back.
@@ -82,10 +82,10 @@ def renew(run: RunDir, recipe: Recipe) -> bool:
       UserError: another run has taken its place; nothing there is touched.
     """
     run.path.mkdir(exist_ok=True)
-    if not is_ours(run):
+    if not holds_lock(run):
         _hold(run)
         if run.recipe.exists():
-            refuse_other(run, recipe)
+            require_same_recipe(run, recipe)
     if run.checkpoints.is_dir() and run.recipe.exists():
         return False
     run.checkpoints.mkdir(exist_ok=True)

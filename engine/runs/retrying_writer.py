@@ -11,19 +11,19 @@ from collections.abc import Callable
 
 from engine.core.errors import UserError
 from engine.core.recipe import Recipe
-from engine.loggers.base import Watch
-from engine.runs.directory import RunDir
-from engine.runs.lock import renew
-from engine.runtime.shutdown import Stop
+from engine.loggers.base import Logger
+from engine.runs.directory import RunDirectory
+from engine.runs.lock import recreate_directory
+from engine.runtime.shutdown import Shutdown
 
 RETRY_SECONDS = 10.0
 MOST_SECONDS = 3600.0  # that a run which has nothing else to do waits for a place to write to
 
 
-class Saving:
+class RetryingWriter:
     """Writes for one run, and says when that begins to fail and when it works again."""
 
-    def __init__(self, run: RunDir, recipe: Recipe, watch: Watch, stop: Stop) -> None:
+    def __init__(self, run: RunDirectory, recipe: Recipe, watch: Logger, stop: Shutdown) -> None:
         self.run, self.recipe, self.watch, self.stop = run, recipe, watch, stop
         self.trouble: str | None = None
         self.next_try = 0.0  # by time.monotonic(), while there is trouble
@@ -35,7 +35,7 @@ class Saving:
           UserError: another run has taken this one's place.
         """
         try:
-            if renew(self.run, self.recipe):
+            if recreate_directory(self.run, self.recipe):
                 self.watch.note(f"{self.run.path} has vanished; it is made anew")
             write()
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Keeps what decoders say of broken pictures off the terminal: the program itself names the files.
+"""Keeps what decoders say of broken images off the terminal: the program itself names the files.
 
 libjpeg and libpng write to the error stream what they dislike, without a word on which file it is.
 A process of its own passes on everything else that native code writes there, so that nothing is

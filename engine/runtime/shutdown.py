@@ -19,14 +19,14 @@ NOTICE = signal.SIGURG  # by which another thread wakes the main one; ignored wh
 SHOW_CURSOR = b"\x1b[?25h"  # a live line hides it
 
 
-class Stopped(BaseException):
+class ShutdownRequested(BaseException):
     """The run was asked to end, and nothing of it is lost; the message says by what.
 
     No error, and not for those who handle errors.
     """
 
 
-class Stop:
+class Shutdown:
     """A wish to end, from a signal or another thread, and who looks whether there is one.
 
     Within `patient` a wish waits until the run looks, at a place where it can save; elsewhere there
@@ -70,7 +70,7 @@ class Stop:
         """
         if self.reason:
             self._ending = True
-            raise Stopped(self.reason)
+            raise ShutdownRequested(self.reason)
 
     def checked(self, items: Iterable[Item]) -> Iterator[Item]:
         """The items, with a look before each."""
@@ -97,7 +97,7 @@ class Stop:
             yield
         except Exception as error:
             if self._raised:
-                raise Stopped(self.reason) from error
+                raise ShutdownRequested(self.reason) from error
             raise
 
     def on(self, hurry: Iterable[signal.Signals], notices: Iterable[signal.Signals] = ()) -> None:

@@ -1,7 +1,7 @@
-"""Pictures of many requests, decoded in parallel and answered together.
+"""Images of many requests, decoded in parallel and answered together.
 
-A batch begins as soon as the device is free. Only where more pictures are being decoded at that
-moment does it wait for them, and not longer than a few milliseconds: a picture that comes alone is
+A batch begins as soon as the device is free. Only where more images are being decoded at that
+moment does it wait for them, and not longer than a few milliseconds: an image that comes alone is
 never kept waiting for others that may not come.
 """
 
@@ -26,17 +26,17 @@ Predict = Callable[[np.ndarray], np.ndarray]
 
 
 class QueueFullError(Exception):
-    """More pictures are there than may wait."""
+    """More images are there than may wait."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Pace:
-    """How many pictures are taken in, and how they are put together.
+class BatchingOptions:
+    """How many images are taken in, and how they are put together.
 
     seconds: what a batch of each size takes; no other sizes are used.
-    queue: pictures that may be there at a time, from decoding to the answer.
-    wait_seconds: how long a picture waits at most, on a free device, for others being decoded.
-    threads: pictures decoded at a time.
+    queue: images that may be there at a time, from decoding to the answer.
+    wait_seconds: how long an image waits at most, on a free device, for others being decoded.
+    threads: images decoded at a time.
     """
 
     seconds: Mapping[int, float]
@@ -53,7 +53,7 @@ def sizes(most: int) -> list[int]:
 def size_for(waiting: int, seconds: Mapping[int, float]) -> int:
     """The size of the next batch: the next one below, full, or the next one above, filled up.
 
-    Whichever answers more pictures a second. On a processor that is the one below, on a GPU, where
+    Whichever answers more images a second. On a processor that is the one below, on a GPU, where
     a batch takes as long half empty as full, the one above.
 
     waiting: 1 or more. seconds: what a batch of each size takes; 1 is among the sizes.
@@ -71,42 +71,42 @@ class _Waiting:
 
 
 class Batcher:
-    """Takes encoded pictures and gives each the model's row for it.
+    """Takes encoded images and gives each the model's row for it.
 
     Belongs to one event loop; `decode` and `predict` run on threads of their own.
 
-    decode: bytes -> uint8 [H, W, 3]; a UserError says why there is no picture in them.
+    decode: bytes -> uint8 [H, W, 3]; a UserError says why there is no image in them.
     predict: uint8 [B, H, W, 3] -> an array [B, …]; B is one of the pace's sizes.
     """
 
-    def __init__(self, decode: Decode, predict: Predict, pace: Pace, metrics: Metrics) -> None:
-        self.held = 0  # pictures, from decoding to their answers
+    def __init__(
+        self, decode: Decode, predict: Predict, pace: BatchingOptions, metrics: Metrics
+    ) -> None:
+        self.held = 0  # images, from decoding to their answers
         self._decode, self._predict, self._pace, self._metrics = decode, predict, pace, metrics
         self._waiting: collections.deque[_Waiting] = collections.deque()
-        self._coming: set[object] = set()  # of pictures that are being decoded, or wait for it
+        self._coming: set[object] = set()  # of images that are being decoded, or wait for it
         self._changed = asyncio.Event()
         self._free = asyncio.Semaphore(pace.threads)
         self._decoders = ThreadPoolExecutor(pace.threads, "decode")
         self._device = ThreadPoolExecutor(1, "model")
 
-    async def answers(self, pictures: Sequence[bytes]) -> list[np.ndarray | UserError]:
-        """For each picture its row, or why it can't be read.
+    async def answers(self, images: Sequence[bytes]) -> list[np.ndarray | UserError]:
+        """For each image its row, or why it can't be read.
 
         Raises:
           QueueFullError: they don't all find room; none is looked at.
           Exception: what `predict` raised for a batch with one of them.
         """
-        if self.held + len(pictures) > self._pace.queue:
+        if self.held + len(images) > self._pace.queue:
             raise QueueFullError
-        self.held += len(pictures)
-        marks = [object() for _ in pictures]
+        self.held += len(images)
+        marks = [object() for _ in images]
         self._coming.update(marks)
         try:
-            found = await asyncio.gather(
-                *map(self._answer, pictures, marks), return_exceptions=True
-            )
+            found = await asyncio.gather(*map(self._answer, images, marks), return_exceptions=True)
         finally:
-            self.held -= len(pictures)
+            self.held -= len(images)
             self._come(marks)  # those whose task was cancelled before it began
         for one in found:
             if isinstance(one, BaseException) and not isinstance(one, UserError):
@@ -165,7 +165,7 @@ class Batcher:
         self._waiting = collections.deque(one for one in self._waiting if not one.answer.done())
 
     def _patience(self) -> float | None:
-        """Seconds that the next batch waits for more pictures; None where there is nothing yet."""
+        """Seconds that the next batch waits for more images; None where there is nothing yet."""
         if not self._waiting:
             return None
         if not self._coming or len(self._waiting) >= max(self._pace.seconds):
@@ -173,12 +173,12 @@ class Batcher:
         return self._waiting[0].since + self._pace.wait_seconds - time.monotonic()
 
     async def _run(self, batch: list[_Waiting], size: int) -> None:
-        images = [one.image for one in batch]
-        images += images[:1] * (size - len(batch))
+        arrays = [one.image for one in batch]
+        arrays += arrays[:1] * (size - len(batch))
         self._metrics.batch_begins(len(batch))
         try:
             rows, seconds = await asyncio.get_running_loop().run_in_executor(
-                self._device, _timed, self._predict, np.stack(images)
+                self._device, _timed, self._predict, np.stack(arrays)
             )
         except Exception as error:  # theirs alone; the next batch may be better
             for one in batch:

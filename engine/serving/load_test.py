@@ -1,4 +1,4 @@
-"""Sends pictures to a service and takes the time: one at a time, and many at a time."""
+"""Sends images to a service and takes the time: one at a time, and many at a time."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import aiohttp
 
 from engine.core.errors import UserError
 
-MOST_SECONDS = 600.0  # for all pictures together
+MOST_SECONDS = 600.0  # for all images together
 
 
 @dataclasses.dataclass(frozen=True)
 class Sent:
-    """What came of some pictures, in their order.
+    """What came of some images, in their order.
 
     seconds: for all. latencies: of each, in seconds. answers: label -> probability, of each.
     """
@@ -28,26 +28,26 @@ class Sent:
 
     @property
     def rate(self) -> float:
-        """Pictures a second."""
+        """Images a second."""
         return len(self.latencies) / self.seconds
 
 
-async def send(address: str, pictures: Sequence[tuple[str, bytes]], connections: int) -> Sent:
-    """Posts each picture once, on so many connections, each waiting for its answer.
+async def send(address: str, images: Sequence[tuple[str, bytes]], connections: int) -> Sent:
+    """Posts each image once, on so many connections, each waiting for its answer.
 
-    pictures: names, by which one is called that has no answer, and contents.
+    images: names, by which one is called that has no answer, and contents.
 
     Raises:
       UserError: one is not answered with 200, or all take longer than MOST_SECONDS.
     """
-    numbers = iter(range(len(pictures)))
-    found: list[tuple[float, dict[str, float]]] = [(0.0, {})] * len(pictures)
+    numbers = iter(range(len(images)))
+    found: list[tuple[float, dict[str, float]]] = [(0.0, {})] * len(images)
     connector = aiohttp.TCPConnector(limit=connections)
     async with aiohttp.ClientSession(connector=connector) as session:
 
         async def one_after_the_other() -> None:
             for number in numbers:
-                found[number] = await _post(session, address, *pictures[number])
+                found[number] = await _post(session, address, *images[number])
 
         started = time.perf_counter()
         try:
@@ -81,7 +81,7 @@ def quantile(latencies: Sequence[float], share: float) -> float:
 
 
 def apart(one: Sent, other: Sent) -> float:
-    """How far two answers for the same picture differ at most, as a probability."""
+    """How far two answers for the same image differ at most, as a probability."""
     pairs = zip(one.answers, other.answers, strict=True)
     return max(
         abs(mine.get(label, 0) - theirs.get(label, 0))

@@ -32,35 +32,35 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self._pictures = Counter(
-            "unfreeze_pictures", "Pictures received.", ["outcome"], registry=registry
+        self._images = Counter(
+            "unfreeze_images", "Images received.", ["outcome"], registry=registry
         )
         self._batches = Histogram(
-            "unfreeze_batch_size", "Pictures in a batch.", buckets=_SIZES, registry=registry
+            "unfreeze_batch_size", "Images in a batch.", buckets=_SIZES, registry=registry
         )
         self._queue = Gauge(
-            "unfreeze_queue_pictures", "Pictures from decoding to the answer.", registry=registry
+            "unfreeze_queue_images", "Images from decoding to the answer.", registry=registry
         )
         self._decode = Counter(
             "unfreeze_decode_seconds", "Time in decoding, over all threads.", registry=registry
         )
         self._model = Counter("unfreeze_model_seconds", "Time in the model.", registry=registry)
         for outcome in (True, False):  # named before the first one
-            self.picture(outcome, 0)
+            self.image(outcome, 0)
 
     def request(self, route: str, status: int, seconds: float) -> None:
         self._requests.labels(route, str(status)).inc()
         if route == "/predict":
             self._latency.observe(seconds)
 
-    def picture(self, read: bool, count: int = 1) -> None:
-        self._pictures.labels("answered" if read else "unreadable").inc(count)
+    def image(self, read: bool, count: int = 1) -> None:
+        self._images.labels("answered" if read else "unreadable").inc(count)
 
     def decoded(self, seconds: float) -> None:
         self._decode.inc(seconds)
 
-    def batch_begins(self, pictures: int) -> None:
-        self._batches.observe(pictures)
+    def batch_begins(self, images: int) -> None:
+        self._batches.observe(images)
 
     def batch_ends(self, seconds: float) -> None:
         self._model.inc(seconds)

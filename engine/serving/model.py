@@ -10,18 +10,18 @@ import numpy as np
 from engine.frozen.precision import FLOAT32
 from engine.inference import predictor
 from engine.inference.predictor import Predictor
-from engine.runs.directory import RunDir
+from engine.runs.directory import RunDirectory
 
-TRIED = 32  # pictures of the batch that precisions are tried on
+TRIED = 32  # images of the batch that precisions are tried on
 REPEATS = 3
 
 
-def load(run: RunDir, chosen: str, say: Callable[[str], None]) -> Predictor:
+def load(run: RunDirectory, chosen: str, say: Callable[[str], None]) -> Predictor:
     """The model of a run.
 
     Args:
       chosen: `float32`, or `auto`: the fastest precision here among the sound ones, tried on drawn
-        pictures, since a run holds none.
+        images, since a run holds none.
       say: takes the lines that tell what was tried.
 
     Raises:
@@ -34,7 +34,7 @@ def load(run: RunDir, chosen: str, say: Callable[[str], None]) -> Predictor:
 
 
 def drawn(count: int, size: tuple[int, int]) -> np.ndarray:
-    """Pictures with two colours that run into each other and some noise, each with its own.
+    """Images with two colours that run into each other and some noise, each with its own.
 
     uint8 [count, H, W, 3].
     """

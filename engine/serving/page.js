@@ -1,6 +1,6 @@
 "use strict";
 
-const MOST = 50; // pictures that stay on the page
+const MOST = 50; // images that stay on the page
 const LANES = 4; // requests at a time
 const PATIENCE = 60_000; // milliseconds that a service may have too much to do
 const TOP = 5;
@@ -61,7 +61,7 @@ async function ask(file) {
 
 async function send(file) {
   const form = new FormData();
-  form.append("picture", file);
+  form.append("image", file);
   try {
     await file.slice(0, 1).arrayBuffer();
   } catch {
@@ -71,7 +71,7 @@ async function send(file) {
     const answer = await fetch(`predict?top=${TOP}`, { method: "POST", body: form });
     return { answer, values: await answer.json() };
   } catch {
-    throw new Error("The service does not answer, or the picture is too large for it.");
+    throw new Error("The service does not answer, or the image is too large for it.");
   }
 }
 
@@ -83,7 +83,7 @@ function card(file) {
   const made = copy("answer");
   const image = made.querySelector("img");
   image.src = URL.createObjectURL(file);
-  image.alt = `The picture ${file.name}`;
+  image.alt = `The image ${file.name}`;
   image.addEventListener("error", () => made.classList.add("bare"));
   made.querySelector(".name").textContent = file.name;
   made.querySelector("h2").textContent = "Looking …";
@@ -152,7 +152,7 @@ async function greet() {
 
 pick.addEventListener("change", () => {
   take(pick.files);
-  pick.value = ""; // the same picture may be chosen again
+  pick.value = ""; // the same image may be chosen again
 });
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
@@ -165,7 +165,7 @@ document.addEventListener("drop", (event) => {
   event.preventDefault();
   drop.classList.remove("over");
   if (event.dataTransfer.files.length) take(event.dataTransfer.files);
-  else notify("That was no file; save the picture, and drop or choose it then.");
+  else notify("That was no file; save the image, and drop or choose it then.");
 });
 document.addEventListener("paste", (event) => take(event.clipboardData.files));
 greet();

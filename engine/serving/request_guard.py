@@ -34,7 +34,7 @@ def check(request: BaseRequest, names: Collection[str]) -> None:
             "address, and what --allow_host names",
         )
     if request.method not in ("GET", "HEAD") and _is_foreign(request, host):
-        raise RefusalError(403, "pages of other sites may not send pictures here")
+        raise RefusalError(403, "pages of other sites may not send images here")
 
 
 def _host(request: BaseRequest) -> str | None:
@@ -71,7 +71,7 @@ def _is_address(name: str) -> bool:
     return True
 
 
-class Doorkeeper:
+class RequestGuard:
     """Keeps count of the connections, and of what each is doing."""
 
     def __init__(self, limits: Limits) -> None:
@@ -105,7 +105,7 @@ class Guard(asyncio.Protocol):
     aiohttp itself waits without end for the first one, and for the rest of any.
     """
 
-    def __init__(self, inner: asyncio.Protocol, keeper: Doorkeeper) -> None:
+    def __init__(self, inner: asyncio.Protocol, keeper: RequestGuard) -> None:
         self.inner, self._keeper = inner, keeper
         self._transport: asyncio.BaseTransport | None = None
         self._timer: asyncio.TimerHandle | None = None

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, web
 
 from engine.core.errors import UserError
-from engine.runtime.shutdown import Stopped
-from engine.serving.batcher import Pace
+from engine.runtime.shutdown import ShutdownRequested
+from engine.serving.batcher import BatchingOptions
 from engine.serving.request_guard import Guard
 from engine.serving.service import Model, Service
 
@@ -66,7 +66,7 @@ def address(bound: socket.socket) -> str:
 async def run(
     service: Service,
     bound: socket.socket,
-    load: Callable[[], tuple[Model, Pace]],
+    load: Callable[[], tuple[Model, BatchingOptions]],
     stopping: asyncio.Event,
     ready: Callable[[Model], None],
 ) -> None:
@@ -81,7 +81,7 @@ async def run(
         service.application(),
         access_log=None,
         logger=_silent,
-        handler_cancellation=True,  # pictures of a client that went away are left undone
+        handler_cancellation=True,  # images of a client that went away are left undone
         auto_decompress=False,
         lingering_time=LINGER_SECONDS,
         keepalive_timeout=2 * service.limits.idle_seconds,  # the guard is first
@@ -107,6 +107,6 @@ async def run(
         asked.cancel()
         listener.close()
         await service.end()
-        with contextlib.suppress(Stopped):
+        with contextlib.suppress(ShutdownRequested):
             await loading
         await runner.cleanup()

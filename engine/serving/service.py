@@ -15,13 +15,13 @@ import numpy as np
 from aiohttp import web
 
 from engine.core.errors import UserError
-from engine.evaluation.decision_rule import Rule
+from engine.evaluation.decision_rule import DecisionRule
 from engine.inference import predict as prediction
 from engine.serving import request_guard, uploads
-from engine.serving.batcher import Batcher, Decode, Pace, Predict, QueueFullError
+from engine.serving.batcher import Batcher, BatchingOptions, Decode, Predict, QueueFullError
 from engine.serving.limits import HELD_REQUESTS, Limits, Memory, RefusalError
 from engine.serving.metrics import CONTENT_TYPE, Metrics
-from engine.serving.request_guard import Doorkeeper
+from engine.serving.request_guard import RequestGuard
 from engine.serving.uploads import Upload
 
 TOP = 5
@@ -29,7 +29,7 @@ LOADING, READY, STOPPING = "loading", "ready", "stopping"
 _PAGE = {"/": ("page.html", "text/html"), "/page.css": ("page.css", "text/css")}
 _PAGE["/page.js"] = ("page.js", "text/javascript")
 # Of every answer, but for what aiohttp says of requests that it can't read. The page loads nothing
-# but its own two files, and shows pictures that it was given (`blob:`); no other page may frame it.
+# but its own two files, and shows images that it was given (`blob:`); no other page may frame it.
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src blob: data:; "
@@ -56,7 +56,7 @@ class Model:
     decode: Decode
     predict: Predict
     classes: tuple[str, ...]
-    rule: Rule
+    rule: DecisionRule
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -66,7 +66,7 @@ class Service:
     def __init__(self, limits: Limits, names: Collection[str]) -> None:
         """names: those that a request's `Host` may have, beside addresses."""
         self.limits, self.state = limits, LOADING
-        self.keeper = Doorkeeper(limits)
+        self.keeper = RequestGuard(limits)
         self.metrics = Metrics()
         self._names = frozenset(names)
         self._memory = Memory(HELD_REQUESTS * limits.request_bytes)
@@ -88,8 +88,8 @@ class Service:
             app.router.add_get(place, self._show)
         return app
 
-    def begin(self, model: Model, pace: Pace) -> None:
-        """From now on pictures are answered; within the event loop."""
+    def begin(self, model: Model, pace: BatchingOptions) -> None:
+        """From now on images are answered; within the event loop."""
         batcher = Batcher(model.decode, model.predict, pace, self.metrics)
         self.metrics.watch_queue(lambda: batcher.held)
         self._model, self._batcher, self.state = model, batcher, READY
@@ -191,13 +191,13 @@ class Service:
         assert self._model
         answers = [describe(self._model, name, one, top) for name, one in found]
         read = sum("problem" not in answer for answer in answers)
-        self.metrics.picture(True, read)
-        self.metrics.picture(False, len(answers) - read)
+        self.metrics.image(True, read)
+        self.metrics.image(False, len(answers) - read)
         if read:
             return web.json_response({"files": answers})
         first = f"{answers[0]['name']}: {answers[0]['problem']}"
         one = len(answers) == 1
-        raise RefusalError(422, first if one else "no picture could be read", files=answers)
+        raise RefusalError(422, first if one else "no image could be read", files=answers)
 
 
 def _top(request: web.Request, classes: int) -> int:
@@ -224,7 +224,7 @@ def _matched(files: Sequence[Upload], rows: Sequence[Any]) -> list[tuple[str, An
 
 
 def describe(model: Model, name: str, found: np.ndarray | UserError | str, top: int) -> dict:
-    """What is said of one picture, as JSON has it: its labels, likeliest first, or its problem.
+    """What is said of one image, as JSON has it: its labels, likeliest first, or its problem.
 
     found: its probabilities [classes], or the problem.
     """

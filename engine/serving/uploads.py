@@ -55,7 +55,7 @@ async def _read(request: web.Request, limits: Limits, take: Callable[[int], None
         raise RefusalError(415, f"Content-Type {kind[:100]!r}; allowed: {KINDS}")
     whole = await _kept(request.content.read, request, limits, take)
     if whole == b"":
-        raise RefusalError(400, "the body is empty; send a picture")
+        raise RefusalError(400, "the body is empty; send an image")
     return [_upload("body", whole, limits)]
 
 
@@ -93,7 +93,7 @@ async def _form(request: web.Request, limits: Limits, take: Callable[[int], None
     except (ValueError, RuntimeError, AssertionError, HttpProcessingError):
         raise RefusalError(400, "the multipart body is broken or cut short; send it anew") from None
     if not found:
-        raise RefusalError(400, "no file in the form; send one or more pictures")
+        raise RefusalError(400, "no file in the form; send one or more images")
     return found
 
 

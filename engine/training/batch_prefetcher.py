@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from engine.core.dataset import Batch, Feed
-from engine.training.phase import Stage
+from engine.core.dataset import Batch, DataLoader
+from engine.training.phase import PhaseState
 
 MOST_STEPS = 100_000  # that are planned at a time, and the rest of their epoch: a plan takes memory
 
 
-class Supply:
+class BatchPrefetcher:
     """A phase's batches in the order of its steps, from any of them on."""
 
-    def __init__(self, feed: Feed, stage: Stage, steps_per_epoch: int, last_step: int) -> None:
+    def __init__(
+        self, feed: DataLoader, stage: PhaseState, steps_per_epoch: int, last_step: int
+    ) -> None:
         """last_step: where the phase ends, counted from the first step of the run."""
         self.feed, self.stage = feed, stage
         self.steps_per_epoch, self.last_step = steps_per_epoch, last_step

@@ -17,7 +17,7 @@ from engine.core.recipe import Phase
 from engine.optim import losses
 from engine.runtime import distribution
 from engine.training import steps
-from engine.training.metrics import Figures, Totals
+from engine.training.metrics import MetricAccumulator, TrainMetrics
 
 BATCHES = 4
 LEAST_GAP = 0.1  # of the loss, and
@@ -25,14 +25,14 @@ LEAST_SHARE = 0.25  # of the loss in training mode: less is what noise makes
 
 
 @dataclasses.dataclass(frozen=True)
-class Probe:
+class BatchNormCheck:
     """The same training batches, without dropout, in training mode and in inference mode.
 
     The losses are plain cross-entropy: no label smoothing, no class weights.
     """
 
-    training: Figures
-    inference: Figures
+    training: TrainMetrics
+    inference: TrainMetrics
 
     @property
     def gap(self) -> bool:
@@ -44,13 +44,13 @@ class Probe:
         return (
             f"phase {phase.name!r}: loss {self.training.loss:.3f} in training mode and "
             f"{self.inference.loss:.3f} in inference mode, on the same {self.training.examples} "
-            f"pictures: after {trained_steps} steps with batch_norm=train the running statistics "
+            f"images: after {trained_steps} steps with batch_norm=train the running statistics "
             "are not those of the batches; use batch_norm=frozen, or train longer or on larger "
             "batches"
         )
 
 
-def probe(given: steps.Training, batches: Iterable[Batch]) -> Probe:
+def check_batchnorm(given: steps.StepContext, batches: Iterable[Batch]) -> BatchNormCheck:
     """Measures both on the first few batches, in pieces as in training; the network stays as it is.
 
     Where statistics are frozen, or there are none, both are the same program.
@@ -62,7 +62,7 @@ def probe(given: steps.Training, batches: Iterable[Batch]) -> Probe:
     before = [variable.numpy() for variable in moving]
     own = given.phase.batch_norm == "train"
     measure = {mode: _measure(given, mode and own) for mode in (True, False)}
-    found = {mode: Totals() for mode in measure}
+    found = {mode: MetricAccumulator() for mode in measure}
     for batch in itertools.islice(batches, BATCHES):
         for piece in _pieces(batch, given.recipe.accumulate):
             # In inference mode first: the other one moves the running statistics.
@@ -70,7 +70,7 @@ def probe(given: steps.Training, batches: Iterable[Batch]) -> Probe:
                 measure[mode](piece, found[mode])
                 for variable, value in zip(moving, before, strict=True):
                     variable.assign(value)
-    return Probe(found[True].read(), found[False].read())
+    return BatchNormCheck(found[True].read(), found[False].read())
 
 
 def _pieces(batch: Batch, count: int) -> Iterator[Batch]:
@@ -86,11 +86,13 @@ def _pieces(batch: Batch, count: int) -> Iterator[Batch]:
         yield tf.nest.map_structure(part, batch)
 
 
-def _measure(given: steps.Training, training: bool) -> Callable[[Batch, Totals], None]:
+def _measure(
+    given: steps.StepContext, training: bool
+) -> Callable[[Batch, MetricAccumulator], None]:
     tail = steps.make_tail(given.split, given.program)
 
     @tf.function(autograph=False)
-    def measure(batch: Batch, totals: Totals) -> None:
+    def measure(batch: Batch, totals: MetricAccumulator) -> None:
         def work(share: Batch, _: tf.Tensor) -> None:
             logits = given.split.head(tail(given.lower(share), training=training))
             each = losses.cross_entropy(share.labels, logits)

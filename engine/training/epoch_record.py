@@ -15,19 +15,19 @@ import numpy as np
 from engine.core.errors import UserError
 from engine.core.files import write, write_csv, write_json
 from engine.evaluation import decision_rule
-from engine.evaluation.decision_rule import Rule
+from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.evaluate import Evaluation
 from engine.loggers import plots
 from engine.runs import checkpoints
-from engine.runs.checkpoints import Progress
-from engine.runs.directory import RunDir
-from engine.runs.lock import is_ours
+from engine.runs.checkpoints import TrainState
+from engine.runs.directory import RunDirectory
+from engine.runs.lock import holds_lock
 from engine.runtime.hardware import resident_memory
-from engine.runtime.shutdown import Stopped
-from engine.training.metrics import Figures
+from engine.runtime.shutdown import ShutdownRequested
+from engine.training.metrics import TrainMetrics
 
 if TYPE_CHECKING:
-    from engine.training.phase import Job, Stage
+    from engine.training.phase import PhaseState, TrainJob
 
 COLUMNS = (
     "phase",
@@ -45,7 +45,7 @@ COLUMNS = (
 )
 
 
-class Clock:
+class RunClock:
     """The time since the process began, and since the last checkpoint."""
 
     def __init__(self) -> None:
@@ -54,9 +54,9 @@ class Clock:
         self.first_step: float | None = None
         self.best: list[np.ndarray] | None = None  # the best weights of all phases so far
         self.best_written = False
-        self.rule: Rule | None = None  # how its answers are read, once that is known
+        self.rule: DecisionRule | None = None  # how its answers are read, once that is known
 
-    def take_up(self, run: RunDir, progress: Progress) -> None:
+    def take_up(self, run: RunDirectory, progress: TrainState) -> None:
         """The best model of a run that goes on.
 
         Its file may be ahead of the checkpoint, and counts: the same epoch once more comes out no
@@ -68,7 +68,7 @@ class Clock:
         self.best, self.best_written = None, run.best.is_file()
         if self.best_written:
             self.best, values = load_model(run)
-            progress.best = standing(values)
+            progress.best = model_score(values)
         elif progress.best:
             raise UserError(
                 f"{run.best} is gone, the best model so far of the run that goes on from "
@@ -82,7 +82,7 @@ class Clock:
     def since_save(self) -> float:
         return time.perf_counter() - self.last_save
 
-    def saved(self, progress: Progress) -> None:
+    def saved(self, progress: TrainState) -> None:
         """Adds the time since the last call to the run's total."""
         now = time.perf_counter()
         progress.total_seconds += now - self.mark
@@ -106,11 +106,13 @@ def rank(standing: dict[str, Any]) -> tuple[float, float]:
     return standing["val_accuracy"], -standing["val_loss"]
 
 
-def standing(row: dict[str, Any]) -> dict[str, Any]:
+def model_score(row: dict[str, Any]) -> dict[str, Any]:
     return {key: row[key] for key in ("phase", "epoch", "val_accuracy", "val_loss")}
 
 
-def row_of(stage: Stage, progress: Progress, figures: Figures, found: Evaluation) -> dict[str, Any]:
+def epoch_row(
+    stage: PhaseState, progress: TrainState, figures: TrainMetrics, found: Evaluation
+) -> dict[str, Any]:
     """An epoch's row of history. figures: of its training; found: on the validation part."""
     return {
         "phase": stage.phase.name,
@@ -128,7 +130,7 @@ def row_of(stage: Stage, progress: Progress, figures: Figures, found: Evaluation
     }
 
 
-def save_best(job: Job, progress: Progress, clock: Clock) -> None:
+def save_best(job: TrainJob, progress: TrainState, clock: RunClock) -> None:
     """Writes the best model, if there is one that no file holds; its labels travel with it."""
     if clock.best is None or (clock.best_written and job.run.best.exists()):
         return
@@ -139,7 +141,7 @@ def save_best(job: Job, progress: Progress, clock: Clock) -> None:
     clock.best_written = True
 
 
-def keep_rule(run: RunDir, rule: Rule) -> None:
+def save_decision_rule(run: RunDirectory, rule: DecisionRule) -> None:
     """Saves with the best model how its answers are to be read from now on.
 
     Raises:
@@ -151,7 +153,7 @@ def keep_rule(run: RunDir, rule: Rule) -> None:
     write(run.best, checkpoints.pack({"model": arrays}, values))
 
 
-def load_model(run: RunDir) -> tuple[list[np.ndarray], dict[str, Any]]:
+def load_model(run: RunDirectory) -> tuple[list[np.ndarray], dict[str, Any]]:
     """The best model's arrays, and its classes and standing.
 
     Raises:
@@ -172,7 +174,7 @@ def load_model(run: RunDir) -> tuple[list[np.ndarray], dict[str, Any]]:
     return arrays["model"], values
 
 
-def rule_of(run: RunDir, values: dict[str, Any]) -> Rule:
+def decision_rule_of(run: RunDirectory, values: dict[str, Any]) -> DecisionRule:
     """The rule among the values of a model's file.
 
     Raises:
@@ -184,23 +186,23 @@ def rule_of(run: RunDir, values: dict[str, Any]) -> Rule:
         raise UserError(f"{run.best}: {error}; train anew with --overwrite") from None
 
 
-def data_of(values: dict[str, Any]) -> dict[str, str]:
+def dataset_identity_of(values: dict[str, Any]) -> dict[str, str]:
     """`Feed.identity` of what a model was trained on; empty where its file does not say."""
     known = values.get("data")
     return known if isinstance(known, dict) else {}
 
 
-def write_history(run: RunDir, history: list[dict[str, Any]]) -> None:
+def write_history(run: RunDirectory, history: list[dict[str, Any]]) -> None:
     write_csv(run.history, COLUMNS, history)
 
 
-def draw_history(job: Job, progress: Progress) -> None:
+def draw_history(job: TrainJob, progress: TrainState) -> None:
     names = [phase.name for phase in job.recipe.phases]
     if progress.history:
         write(job.run.plot, plots.history(progress.history, names))
 
 
-def phase_result(stage: Stage, progress: Progress) -> dict[str, Any]:
+def phase_result(stage: PhaseState, progress: TrainState) -> dict[str, Any]:
     rows = [row for row in progress.history if row["phase"] == stage.phase.name]
     trained = progress.step - progress.phase_start
     result = {
@@ -220,15 +222,15 @@ def phase_result(stage: Stage, progress: Progress) -> dict[str, Any]:
 
 
 @contextmanager
-def noting_failure(run: RunDir) -> Iterator[None]:
+def noting_failure(run: RunDirectory) -> Iterator[None]:
     """Leaves a `result.json` that says how the block failed; the run can be gone on with."""
     try:
         yield
     except BaseException as error:
-        stopped = isinstance(error, (KeyboardInterrupt, Stopped))
+        stopped = isinstance(error, (KeyboardInterrupt, ShutdownRequested))
         status = "interrupted" if stopped else "failed"
         reason = f"{type(error).__name__}: {error}".split("\n")[0]
         with suppress(OSError):  # the failure itself matters more
-            if is_ours(run):
+            if holds_lock(run):
                 write_json(run.result, {"status": status, "reason": reason})
         raise

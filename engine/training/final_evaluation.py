@@ -9,26 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 from engine.core.errors import UserError
 from engine.evaluation import calibration, decision_rule
-from engine.evaluation.decision_rule import Rule
-from engine.evaluation.evaluate import Answers, collect
+from engine.evaluation.decision_rule import DecisionRule
+from engine.evaluation.evaluate import Predictions, collect_predictions
 from engine.runs import checkpoints
-from engine.runs.checkpoints import Progress
+from engine.runs.checkpoints import TrainState
 from engine.runtime.hardware import machine, peak_memory, software
-from engine.training.epoch_record import Clock, standing
+from engine.training.epoch_record import RunClock, model_score
 
 if TYPE_CHECKING:
-    from engine.training.phase import Job
+    from engine.training.phase import TrainJob
 
 
 @dataclasses.dataclass(frozen=True)
-class Conclusion:
+class FinalEvaluation:
     """What came of a run: `result.json`, and the saved model's answers by part."""
 
     result: dict[str, Any]
-    answers: dict[str, Answers]
+    answers: dict[str, Predictions]
 
 
-def conclude(job: Job, progress: Progress, eval_step: Callable, clock: Clock) -> Conclusion:
+def evaluate_final_model(
+    job: TrainJob, progress: TrainState, eval_step: Callable, clock: RunClock
+) -> FinalEvaluation:
     """Puts the best weights into the model, measures it and fits its temperature.
 
     The model is measured as it is saved, in float32: on the validation part once more, since the
@@ -41,7 +43,7 @@ def conclude(job: Job, progress: Progress, eval_step: Callable, clock: Clock) ->
         "status": "finished",
         "classes": list(job.feed.classes),
         "best": progress.best,
-        "final": standing(progress.history[-1]),
+        "final": model_score(progress.history[-1]),
     }
     answers = _answers(job, eval_step)
     for part, found in answers.items():
@@ -64,14 +66,14 @@ def conclude(job: Job, progress: Progress, eval_step: Callable, clock: Clock) ->
         "software": software(),
         "machine": machine(),
     }
-    return Conclusion(result, answers)
+    return FinalEvaluation(result, answers)
 
 
-def _answers(job: Job, eval_step: Callable) -> dict[str, Answers]:
+def _answers(job: TrainJob, eval_step: Callable) -> dict[str, Predictions]:
     feed = job.feed
     counts = {"validation": feed.validation_examples, "test": feed.test_examples}
     return {
-        part: collect(
+        part: collect_predictions(
             eval_step,
             job.stop.checked(feed.once(part)),
             feed.classes,
@@ -82,10 +84,10 @@ def _answers(job: Job, eval_step: Callable) -> dict[str, Answers]:
     }
 
 
-def _calibrate(answers: Answers) -> tuple[Rule, dict[str, float]]:
+def _calibrate(answers: Predictions) -> tuple[DecisionRule, dict[str, float]]:
     """The rule with the temperature of these answers, and what it does, for `result.json`."""
     logits, labels = answers.logits, answers.labels
-    rule = Rule(calibration.fit_temperature(logits, labels))
+    rule = DecisionRule(calibration.fit_temperature(logits, labels))
     before = calibration.calibration_error(
         decision_rule.probabilities(decision_rule.PLAIN, logits), labels
     )

@@ -6,13 +6,13 @@ import keras
 import numpy as np
 
 from engine.core.recipe import Phase
-from engine.models.freezing import Split
+from engine.models.freezing import ModelPartition
 
 
-class Audit:
+class FreezeCheck:
     """Remembers all variables at the start of a phase, or where a resumed one goes on."""
 
-    def __init__(self, model: keras.Model, split: Split, phase: Phase) -> None:
+    def __init__(self, model: keras.Model, split: ModelPartition, phase: Phase) -> None:
         self.phase = phase
         self.variables = list(model.weights)
         self.before = [variable.numpy() for variable in self.variables]
@@ -41,7 +41,7 @@ class Audit:
         return [f"phase {self.phase.name!r}: open variables did not move: {', '.join(still)}"]
 
 
-def _statistics(model: keras.Model, split: Split) -> set[int]:
+def _statistics(model: keras.Model, split: ModelPartition) -> set[int]:
     """The running statistics of the opened BatchNormalization layers."""
     return {
         id(variable)

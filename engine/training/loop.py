@@ -28,64 +28,64 @@ from engine.core.errors import UserError
 from engine.core.files import write_json
 from engine.core.recipe import Phase
 from engine.evaluation.evaluate import Evaluation, evaluate
-from engine.loggers.base import Moment
+from engine.loggers.base import StepMetrics
 from engine.runs import checkpoints
-from engine.runs.checkpoints import Progress
-from engine.runs.retrying_writer import Saving
+from engine.runs.checkpoints import TrainState
+from engine.runs.retrying_writer import RetryingWriter
 from engine.runtime import background
 from engine.runtime.profiler import Profiler
-from engine.runtime.shutdown import Stopped
+from engine.runtime.shutdown import ShutdownRequested
 from engine.training import epoch_record, nan_recovery, steps
-from engine.training.batch_prefetcher import Supply
-from engine.training.batchnorm_check import Probe, probe
-from engine.training.final_evaluation import Conclusion, conclude
-from engine.training.nan_recovery import Diverged, Setback
-from engine.training.phase import Job, Stage, begin
+from engine.training.batch_prefetcher import BatchPrefetcher
+from engine.training.batchnorm_check import BatchNormCheck, check_batchnorm
+from engine.training.final_evaluation import FinalEvaluation, evaluate_final_model
+from engine.training.nan_recovery import NanEvent, NonFiniteLossError
+from engine.training.phase import PhaseState, TrainJob, start_phase
 
 SAVE_SECONDS = 10.0  # epochs that are over sooner share a checkpoint,
 SAVE_SHARE = 0.01  # and those that would spend more of their time on it
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class TrainerState:
     """A run at work: the job, how far it has come, what keeps its times and its files."""
 
-    job: Job
-    progress: Progress
-    clock: epoch_record.Clock
+    job: TrainJob
+    progress: TrainState
+    clock: epoch_record.RunClock
     profiler: Profiler
-    saving: Saving
-    setbacks: list[Setback]
+    saving: RetryingWriter
+    setbacks: list[NanEvent]
     first: dict[str, list[np.ndarray]]  # the weights to go back to before there is a checkpoint
 
 
-def train(job: Job) -> Conclusion:
+def train(job: TrainJob) -> FinalEvaluation:
     """Trains all phases, from the newest checkpoint where there is one.
 
     Raises:
       UserError: the loss is no longer a number and `setbacks` does not go on, or a checkpoint is
-        of another model or of other pictures.
+        of another model or of other images.
       Stopped: the run was asked to end; it is saved.
     """
     model, (progress, saved) = job.classifier.model, checkpoints.load(job.run)
     first = {} if saved else {"model": [variable.numpy() for variable in model.weights]}
-    saving = Saving(job.run, job.recipe, job.watch, job.stop)
+    saving = RetryingWriter(job.run, job.recipe, job.watch, job.stop)
     profiler = Profiler(job.profile_steps, job.run.events, job.watch.note)
-    run = Run(
-        job, progress, epoch_record.Clock(), profiler, saving, nan_recovery.read(job.run), first
+    run = TrainerState(
+        job, progress, epoch_record.RunClock(), profiler, saving, nan_recovery.read(job.run), first
     )
     with job.stop.patient(), contextlib.closing(profiler):
         while True:
             try:
                 return _train(run, saved or dict(first))
-            except Diverged as error:
-                run, saved = nan_recovery.go_back(run, error)
+            except NonFiniteLossError as error:
+                run, saved = nan_recovery.roll_back(run, error)
 
 
-def _train(run: Run, saved: dict[str, list[np.ndarray]]) -> Conclusion:
+def _train(run: TrainerState, saved: dict[str, list[np.ndarray]]) -> FinalEvaluation:
     """saved: the groups of a checkpoint, or the first weights alone; emptied once in use."""
     job, progress, model = run.job, run.progress, run.job.classifier.model
-    checkpoints.require_same_pictures(job.run, progress, job.feed.identity)
+    checkpoints.require_same_dataset(job.run, progress, job.feed.identity)
     checkpoints.restore(model.weights, saved.pop("model", []), str(job.run.checkpoints))
     run.clock.take_up(job.run, progress)
     if saved:
@@ -94,13 +94,13 @@ def _train(run: Run, saved: dict[str, list[np.ndarray]]) -> Conclusion:
         if not phase.epochs:
             progress.phase += 1
             continue
-        stage = begin(job, phase, progress, saved, run.setbacks)
+        stage = start_phase(job, phase, progress, saved, run.setbacks)
         saved.clear()
         with contextlib.closing(_supply(run, stage)) as supply, _saved_when_stopped(run, stage):
             while not _over(phase, progress):
                 _fill(run, stage)
                 train_epoch(run, stage, supply)
-                nan_recovery.require_sound(run, stage)
+                nan_recovery.require_finite_loss(run, stage)
                 _record(run, stage, _validate(run, stage))
                 if _due(run, 0 if _over(phase, progress) else _soon(run)):
                     _save(run, stage)
@@ -109,22 +109,22 @@ def _train(run: Run, saved: dict[str, list[np.ndarray]]) -> Conclusion:
         del stage, supply  # what they kept makes room for what the next ones keep
     run.profiler.end(progress.step)
     job.watch.end()
-    found = conclude(job, progress, steps.make_eval_step(model), run.clock)
+    found = evaluate_final_model(job, progress, steps.make_eval_step(model), run.clock)
     run.saving.insist(lambda: _write_end(run, found))
     return found
 
 
 @contextlib.contextmanager
-def _saved_when_stopped(run: Run, stage: Stage) -> Iterator[None]:
+def _saved_when_stopped(run: TrainerState, stage: PhaseState) -> Iterator[None]:
     try:
         yield
-    except Stopped as error:
+    except ShutdownRequested as error:
         if not _save(run, stage):
             raise UserError(run.saving.lost(f"stopped by {error}")) from None
         raise
 
 
-def _fill(run: Run, stage: Stage) -> None:
+def _fill(run: TrainerState, stage: PhaseState) -> None:
     if stage.features and run.progress.step < _end_of_epoch(run):
         started = time.perf_counter()
         with background.kept():
@@ -133,12 +133,12 @@ def _fill(run: Run, stage: Stage) -> None:
         run.progress.fill_seconds += time.perf_counter() - started
 
 
-def _supply(run: Run, stage: Stage) -> Supply:
+def _supply(run: TrainerState, stage: PhaseState) -> BatchPrefetcher:
     length, start = run.job.steps_per_epoch, run.progress.phase_start
-    return Supply(run.job.feed, stage, length, start + stage.phase.epochs * length)
+    return BatchPrefetcher(run.job.feed, stage, length, start + stage.phase.epochs * length)
 
 
-def train_epoch(run: Run, stage: Stage, supply: Supply) -> None:
+def train_epoch(run: TrainerState, stage: PhaseState, supply: BatchPrefetcher) -> None:
     """The steps that are left of the current epoch."""
     stop = _end_of_epoch(run)
     while run.progress.step < stop:
@@ -146,11 +146,11 @@ def train_epoch(run: Run, stage: Stage, supply: Supply) -> None:
         _call(run, stage, supply)
 
 
-def _end_of_epoch(run: Run) -> int:
+def _end_of_epoch(run: TrainerState) -> int:
     return run.progress.phase_start + (run.progress.epoch + 1) * run.job.steps_per_epoch
 
 
-def _call(run: Run, stage: Stage, supply: Supply) -> None:
+def _call(run: TrainerState, stage: PhaseState, supply: BatchPrefetcher) -> None:
     """One call of the step, which may make several."""
     progress, before = run.progress, run.progress.step
     run.profiler.before(before)
@@ -174,13 +174,13 @@ def _call(run: Run, stage: Stage, supply: Supply) -> None:
     stage.pace.took(done - got)
 
 
-def _log(run: Run, stage: Stage, rate: float) -> None:
+def _log(run: TrainerState, stage: PhaseState, rate: float) -> None:
     """Shows the epoch's figures so far."""
     job, progress = run.job, run.progress
     figures = nan_recovery.figures(run, stage)
     done = progress.step - progress.phase_start
     job.watch.step(
-        Moment(
+        StepMetrics(
             phase=stage.phase,
             epoch=progress.epoch + 1,
             step=progress.step,
@@ -197,7 +197,7 @@ def _log(run: Run, stage: Stage, rate: float) -> None:
     )
 
 
-def _validate(run: Run, stage: Stage) -> Evaluation:
+def _validate(run: TrainerState, stage: PhaseState) -> Evaluation:
     started = time.perf_counter()
     classes = len(run.job.feed.classes)
     evaluation = evaluate(stage.eval_step, stage.validation(), classes)
@@ -205,12 +205,12 @@ def _validate(run: Run, stage: Stage) -> Evaluation:
     return evaluation
 
 
-def _record(run: Run, stage: Stage, evaluation: Evaluation) -> None:
+def _record(run: TrainerState, stage: PhaseState, evaluation: Evaluation) -> None:
     """Closes an epoch: its row of history, the best model, the patience."""
     job, progress = run.job, run.progress
     figures = nan_recovery.figures(run, stage)
     progress.epoch += 1
-    row = epoch_record.row_of(stage, progress, figures, evaluation)
+    row = epoch_record.epoch_row(stage, progress, figures, evaluation)
     progress.history.append(row)
     stage.totals.reset()
     progress.close_epoch()
@@ -220,32 +220,32 @@ def _record(run: Run, stage: Stage, evaluation: Evaluation) -> None:
         progress.stale = 0 if better else progress.stale + 1
         progress.best_loss = evaluation.loss if better else progress.best_loss
     if progress.best is None or epoch_record.rank(row) > epoch_record.rank(progress.best):
-        progress.best = epoch_record.standing(row)
+        progress.best = epoch_record.model_score(row)
         run.clock.best = [variable.numpy() for variable in job.classifier.model.weights]
         run.clock.best_written = False
     if not run.saving.trouble:  # else it comes with the next checkpoint: so little may find room
         run.saving.attempt(lambda: epoch_record.write_history(job.run, progress.history))
-    job.watch.epoch(row, evaluation, best=progress.best == epoch_record.standing(row))
+    job.watch.epoch(row, evaluation, best=progress.best == epoch_record.model_score(row))
 
 
-def _over(phase: Phase, progress: Progress) -> bool:
+def _over(phase: Phase, progress: TrainState) -> bool:
     tired = phase.early_stop is not None and progress.stale >= phase.early_stop
     return progress.epoch >= phase.epochs or tired
 
 
-def _due(run: Run, most: float = math.inf) -> bool:
+def _due(run: TrainerState, most: float = math.inf) -> bool:
     """Whether a checkpoint is, after `most` seconds at the latest."""
     return run.saving.due(run.clock.since_save(), min(most, 60 * run.job.checkpoint_minutes))
 
 
-def _soon(run: Run) -> float:
+def _soon(run: TrainerState) -> float:
     """Seconds after which the end of an epoch is worth a checkpoint."""
     return max(SAVE_SECONDS, run.clock.save_seconds / SAVE_SHARE)
 
 
-def _save(run: Run, stage: Stage) -> bool:
+def _save(run: TrainerState, stage: PhaseState) -> bool:
     """A checkpoint, and before it all that belongs to it; whether it could be written."""
-    nan_recovery.require_sound(run, stage)
+    nan_recovery.require_finite_loss(run, stage)
     started = time.perf_counter()
     run.clock.saved(run.progress)
     written = run.saving.attempt(lambda: _write(run, stage))
@@ -254,7 +254,7 @@ def _save(run: Run, stage: Stage) -> bool:
     return written
 
 
-def _write(run: Run, stage: Stage) -> None:
+def _write(run: TrainerState, stage: PhaseState) -> None:
     job, progress = run.job, run.progress
     stage.decisions.save()
     if run.setbacks:
@@ -271,19 +271,19 @@ def _write(run: Run, stage: Stage) -> None:
     run.first.clear()
 
 
-def _write_end(run: Run, found: Conclusion) -> None:
+def _write_end(run: TrainerState, found: FinalEvaluation) -> None:
     epoch_record.save_best(run.job, run.progress, run.clock)
     write_json(run.job.run.result, found.result)
 
 
-def _settle(run: Run, stage: Stage) -> None:
+def _settle(run: TrainerState, stage: PhaseState) -> None:
     """After the last phase there is nothing left to do but to wait for a place to write to."""
     trained = [phase for phase in run.job.recipe.phases if phase.epochs]
     if run.saving.trouble and stage.phase is trained[-1]:
         run.saving.insist(lambda: _write(run, stage))
 
 
-def _probe(run: Run, stage: Stage) -> Probe | None:
+def _probe(run: TrainerState, stage: PhaseState) -> BatchNormCheck | None:
     """On the first batches of the epoch that was trained last."""
     if not stage.split.statistics(stage.phase):
         return None
@@ -291,10 +291,10 @@ def _probe(run: Run, stage: Stage) -> Probe | None:
     first = progress.phase_start + (progress.epoch - 1) * length
     if stage.features:  # one that was taken up here has filled nothing yet
         stage.features.prepare(first // length, run.job.stop.check)
-    return probe(stage.training, stage.batches(run.job.feed, first, first + length, 1))
+    return check_batchnorm(stage.training, stage.batches(run.job.feed, first, first + length, 1))
 
 
-def _finish(run: Run, stage: Stage) -> None:
+def _finish(run: TrainerState, stage: PhaseState) -> None:
     """Checks what the phase moved, notes what it did, and makes way for the next."""
     job, progress = run.job, run.progress
     for line in stage.audit.check(trained=progress.step > stage.first_step):

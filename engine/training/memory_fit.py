@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from engine.core.dataset import Batch, Feed
+from engine.core.dataset import Batch, DataLoader
 from engine.core.recipe import Recipe
-from engine.loggers.base import Watches
+from engine.loggers.base import LoggerGroup
 from engine.models import classifier
-from engine.runs.checkpoints import Progress
-from engine.runs.directory import RunDir
-from engine.training.batchnorm_check import probe
-from engine.training.phase import Job, begin
+from engine.runs.checkpoints import TrainState
+from engine.runs.directory import RunDirectory
+from engine.training.batchnorm_check import check_batchnorm
+from engine.training.phase import TrainJob, start_phase
 
 # Of these there can be too few as well, and TensorFlow has the same error for it.
 _OF_FILES = ("No space left on device", "Too many open files", "Disk quota exceeded")
@@ -36,7 +36,7 @@ def out_of_memory(error: BaseException) -> bool:
 def try_out(
     recipe: Recipe, classes: Sequence[str], augment: Any, devices: tf.distribute.Strategy
 ) -> None:
-    """A step and an evaluation of every phase, on black pictures with weights drawn at random.
+    """A step and an evaluation of every phase, on black images with weights drawn at random.
 
     Nothing is kept between steps, and what a run would measure is taken as it needs most memory: in
     float32, not compiled by XLA.
@@ -58,23 +58,23 @@ def try_out(
     with tempfile.TemporaryDirectory() as folder, devices.scope():
         made = classifier.build(recipe, len(classes), devices)
         feed = _black(recipe, tuple(classes))
-        job = Job(recipe, made, feed, augment, RunDir(Path(folder)), Watches(()))
+        job = TrainJob(recipe, made, feed, augment, RunDirectory(Path(folder)), LoggerGroup(()))
         for phase in recipe.phases:
             if phase.epochs:
                 _once(job, phase)
 
 
-def _once(job: Job, phase: Any) -> None:
-    stage = begin(job, phase, Progress(), {})
+def _once(job: TrainJob, phase: Any) -> None:
+    stage = start_phase(job, phase, TrainState(), {})
     for batch in stage.batches(job.feed, 0, 1, 1):
         stage.step(batch, tf.zeros([1]))
     for batch in stage.validation():
         stage.eval_step(batch.inputs, batch.labels)
-    probe(stage.training, stage.batches(job.feed, 0, 1, 1))
+    check_batchnorm(stage.training, stage.batches(job.feed, 0, 1, 1))
     tf.test.experimental.sync_devices()
 
 
-def _black(recipe: Recipe, classes: tuple[str, ...]) -> Feed:
+def _black(recipe: Recipe, classes: tuple[str, ...]) -> DataLoader:
     """One batch for each part."""
     size = recipe.batch_size
     numbers = np.arange(size, dtype=np.int32)
@@ -88,7 +88,7 @@ def _black(recipe: Recipe, classes: tuple[str, ...]) -> Feed:
     )
     batch = tf.nest.map_structure(tf.constant, batch)
     columns = tf.nest.map_structure(lambda column: column[None], batch)
-    return Feed(
+    return DataLoader(
         classes=classes,
         class_counts=(size,) * len(classes),
         validation_examples=size,

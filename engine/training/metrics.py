@@ -11,7 +11,7 @@ from engine.runtime import distribution
 
 
 @dataclasses.dataclass(frozen=True)
-class Figures:
+class TrainMetrics:
     """Means over what was added since the last reset; NaN where nothing was.
 
     bad_step: the first step since then after which the loss was no number, from 0; None without.
@@ -24,7 +24,7 @@ class Figures:
     bad_step: int | None = None
 
 
-class Totals:
+class MetricAccumulator:
     """Sums of loss x weight, weight, correct answers and examples, and which step spoiled them."""
 
     def __init__(self) -> None:
@@ -68,14 +68,14 @@ class Totals:
         spoiled = (bad == 0) & ~tf.math.is_finite(loss)
         self.steps.assign(tf.stack([count + 1, tf.where(spoiled, count + 1, bad)]))
 
-    def read(self) -> Figures:
+    def read(self) -> TrainMetrics:
         """Waits for the device."""
         loss, weight, correct, count = (float(value) for value in self.sums.read_value().numpy())
         if not count:
-            return Figures(math.nan, math.nan, 0)
+            return TrainMetrics(math.nan, math.nan, 0)
         if bad := int(self.steps.read_value()[1]):
-            return Figures(loss / weight, math.nan, 0, bad - 1)
-        return Figures(loss / weight, correct / count, round(count))
+            return TrainMetrics(loss / weight, math.nan, 0, bad - 1)
+        return TrainMetrics(loss / weight, correct / count, round(count))
 
     def reset(self) -> None:
         self.sums.assign(tf.zeros([4]))

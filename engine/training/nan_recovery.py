@@ -24,19 +24,19 @@ from engine.core.errors import UserError
 from engine.core.files import write_csv, write_json
 from engine.core.recipe import Phase
 from engine.runs import checkpoints
-from engine.runs.directory import RunDir
-from engine.training.metrics import Figures
+from engine.runs.directory import RunDirectory
+from engine.training.metrics import TrainMetrics
 
 if TYPE_CHECKING:
-    from engine.training.loop import Run
-    from engine.training.phase import Stage
+    from engine.training.loop import TrainerState
+    from engine.training.phase import PhaseState
 
 MOST = 3
 Groups = dict[str, list[np.ndarray]]  # of arrays, as `checkpoints.load` gives them
 COLUMNS = ("path", "label", "example", "epoch", "view")
 
 
-class Diverged(Exception):  # noqa: N818 (what to do about it is decided elsewhere)
+class NonFiniteLossError(Exception):
     """The loss of a step, counted over the run from 0, was no number, or what the step left was."""
 
     def __init__(self, phase: Phase, step: int, what: str, views: Any = None) -> None:
@@ -46,7 +46,7 @@ class Diverged(Exception):  # noqa: N818 (what to do about it is decided elsewhe
 
 
 @dataclasses.dataclass(frozen=True)
-class Setback:
+class NanEvent:
     """phase: its name. step: with the loss. since: the step from which on the rate is halved."""
 
     phase: str
@@ -54,7 +54,7 @@ class Setback:
     since: int
 
 
-def read(run: RunDir) -> list[Setback]:
+def read(run: RunDirectory) -> list[NanEvent]:
     """Those of the run so far.
 
     Raises:
@@ -62,7 +62,7 @@ def read(run: RunDir) -> list[Setback]:
     """
     try:
         entries = parse_json(run.setbacks.read_text("utf-8"))
-        return list(convert(entries, tuple[Setback, ...], "setbacks"))
+        return list(convert(entries, tuple[NanEvent, ...], "setbacks"))
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError, UserError, RecursionError) as error:
@@ -71,19 +71,19 @@ def read(run: RunDir) -> list[Setback]:
         ) from None
 
 
-def write(run: RunDir, setbacks: Sequence[Setback]) -> None:
+def write(run: RunDirectory, setbacks: Sequence[NanEvent]) -> None:
     write_json(run.setbacks, [dataclasses.asdict(setback) for setback in setbacks])
 
 
-def slowed(
-    rate: Callable[[int], float], before: Sequence[Setback], phase: Phase, start: int
+def with_reduced_rate(
+    rate: Callable[[int], float], before: Sequence[NanEvent], phase: Phase, start: int
 ) -> Callable[[int], float]:
     """The rate of each step of the phase, which began at step `start`, after these setbacks."""
     halved = [setback.since - start for setback in before if setback.phase == phase.name]
     return lambda step: rate(step) * 0.5 ** sum(since <= step for since in halved)
 
 
-def figures(run: Run, stage: Stage) -> Figures:
+def figures(run: TrainerState, stage: PhaseState) -> TrainMetrics:
     """The epoch's figures so far, fetched from the device.
 
     Raises:
@@ -93,11 +93,11 @@ def figures(run: Run, stage: Stage) -> Figures:
     if found.bad_step is not None:
         first = progress.phase_start + progress.epoch * run.job.steps_per_epoch
         what = f"the loss is {found.loss}"
-        raise Diverged(stage.phase, first + found.bad_step, what, stage.views)
+        raise NonFiniteLossError(stage.phase, first + found.bad_step, what, stage.views)
     return found
 
 
-def require_sound(run: Run, stage: Stage) -> None:
+def require_finite_loss(run: TrainerState, stage: PhaseState) -> None:
     """Nothing that is no good becomes a checkpoint.
 
     Raises:
@@ -107,10 +107,10 @@ def require_sound(run: Run, stage: Stage) -> None:
     moved = [*stage.split.variables, *stage.split.statistics(stage.phase)]
     if not all(np.isfinite(variable.numpy()).all() for variable in moved):
         what = "its update left variables that are no numbers"
-        raise Diverged(stage.phase, run.progress.step - 1, what, stage.views)
+        raise NonFiniteLossError(stage.phase, run.progress.step - 1, what, stage.views)
 
 
-def go_back(run: Run, error: Diverged) -> tuple[Run, Groups]:
+def roll_back(run: TrainerState, error: NonFiniteLossError) -> tuple[TrainerState, Groups]:
     """Names the batch; gives the run as it goes on, and the checkpoint, empty for the beginning.
 
     Raises:
@@ -130,25 +130,25 @@ def go_back(run: Run, error: Diverged) -> tuple[Run, Groups]:
             f"{listed}; {job.run.checkpoints} has vanished, so there is nothing to go back to; "
             "begin anew with --overwrite"
         )
-    after = [*before, Setback(error.phase.name, error.step, progress.step)]
+    after = [*before, NanEvent(error.phase.name, error.step, progress.step)]
     run.saving.attempt(lambda: write(job.run, after))  # else with the next checkpoint
     job.watch.note(f"{listed}; going back to step {progress.step} with half the learning rate")
     return dataclasses.replace(run, progress=progress, setbacks=after), saved
 
 
-def _list(run: Run, error: Diverged) -> str:
+def _list(run: TrainerState, error: NonFiniteLossError) -> str:
     """What happened, and where the batch is listed if it could be."""
     job, views = run.job, (1, error.views) if error.views else ()
-    with contextlib.suppress(UserError):  # a picture that can't be read any more hides nothing
+    with contextlib.suppress(UserError):  # an image that can't be read any more hides nothing
         stacked = next(iter(job.feed.train(error.step, error.step + 1, *views)))
         batch = tf.nest.map_structure(lambda column: column[0], stacked)
         names, classes = job.feed.name, job.feed.classes
         if run.saving.attempt(lambda: list_batch(job.run, batch, names, classes)):
-            return f"{error}; its pictures are listed in {job.run.nan_batch}"
+            return f"{error}; its images are listed in {job.run.nan_batch}"
     return str(error)
 
 
-def list_batch(run: RunDir, batch: Batch, names: Callable[[int], str], classes: Any) -> None:
+def list_batch(run: RunDirectory, batch: Batch, names: Callable[[int], str], classes: Any) -> None:
     """Writes `nan_batch.csv`, a row for each example of the batch."""
     columns = (batch.labels, batch.weights, batch.examples, batch.epochs, batch.views)
     rows = [

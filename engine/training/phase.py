@@ -10,35 +10,35 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from engine.core.dataset import Batch, Feed
+from engine.core.dataset import Batch, DataLoader
 from engine.core.recipe import Phase, Recipe
 from engine.frozen import cache_policy, precision
-from engine.frozen.array_store import Room
-from engine.frozen.autotune import Decisions
-from engine.frozen.cache_policy import Keep
-from engine.frozen.feature_cache import Features, Source
-from engine.frozen.forward import Lower, make_lower
-from engine.frozen.precision import Program
-from engine.frozen.view_schedule import Views, of_phase
-from engine.frozen.warmup import Early
-from engine.loggers.base import Watch
+from engine.frozen.array_store import CacheBudget
+from engine.frozen.autotune import PhasePlans
+from engine.frozen.cache_policy import CacheDecision
+from engine.frozen.feature_cache import FeatureCache, FeatureSource
+from engine.frozen.forward import FrozenForward, make_frozen_forward
+from engine.frozen.precision import ComputeMode
+from engine.frozen.view_schedule import ViewSchedule, of_phase
+from engine.frozen.warmup import Warmup
+from engine.loggers.base import Logger
 from engine.models import freezing
 from engine.models.classifier import Classifier
 from engine.optim import losses, optimizers
 from engine.optim import options as recipes
 from engine.runs import checkpoints
-from engine.runs.checkpoints import Progress
-from engine.runs.directory import RunDir
+from engine.runs.checkpoints import TrainState
+from engine.runs.directory import RunDirectory
 from engine.runtime import background
-from engine.runtime.shutdown import Stop
+from engine.runtime.shutdown import Shutdown
 from engine.training import freeze_check, steps
-from engine.training.metrics import Totals
-from engine.training.nan_recovery import Setback, slowed
-from engine.training.steps_per_execution import Pace
+from engine.training.metrics import MetricAccumulator
+from engine.training.nan_recovery import NanEvent, with_reduced_rate
+from engine.training.steps_per_execution import StepsPerExecution
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class TrainJob:
     """All that a run needs. augment is a `pipelines.augment.augment.Augmentation`.
 
     room: where a trunk's outputs may be kept. early: what is compiled already.
@@ -48,13 +48,13 @@ class Job:
 
     recipe: Recipe
     classifier: Classifier
-    feed: Feed
+    feed: DataLoader
     augment: Any
-    run: RunDir
-    watch: Watch
-    room: Room = dataclasses.field(default_factory=lambda: Room(0))
-    early: Early = dataclasses.field(default_factory=Early)
-    stop: Stop = dataclasses.field(default_factory=Stop)
+    run: RunDirectory
+    watch: Logger
+    room: CacheBudget = dataclasses.field(default_factory=lambda: CacheBudget(0))
+    early: Warmup = dataclasses.field(default_factory=Warmup)
+    stop: Shutdown = dataclasses.field(default_factory=Shutdown)
     on_nan: str = "halve"
     checkpoint_minutes: float = 10.0
     log_steps: int = 10
@@ -67,7 +67,7 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class PhaseState:
     """What a phase trains, with what, on what, and how it is measured.
 
     lower: the frozen part with what comes before it.
@@ -75,25 +75,25 @@ class Stage:
     validation: the validation batches, with the trunk's outputs for inputs of `eval_step`.
     """
 
-    training: steps.Training
-    lower: Lower
+    training: steps.StepContext
+    lower: FrozenForward
     step: Callable[[Batch, tf.Tensor], None]
     eval_step: Callable[[Any, Any], tuple]
     rate: Callable[[int], float]
-    views: Views
-    features: Features | None
+    views: ViewSchedule
+    features: FeatureCache | None
     validation: Callable[[], Iterable[Batch]]
-    pace: Pace
+    pace: StepsPerExecution
     first_step: int
-    audit: freeze_check.Audit
-    decisions: Decisions
+    audit: freeze_check.FreezeCheck
+    decisions: PhasePlans
 
     @property
     def phase(self) -> Phase:
         return self.training.phase
 
     @property
-    def split(self) -> freezing.Split:
+    def split(self) -> freezing.ModelPartition:
         return self.training.split
 
     @property
@@ -101,27 +101,27 @@ class Stage:
         return self.training.optimizer
 
     @property
-    def totals(self) -> Totals:
+    def totals(self) -> MetricAccumulator:
         return self.training.totals
 
     def batches(
-        self, feed: Feed, first: int, stop: int, per_call: int
+        self, feed: DataLoader, first: int, stop: int, per_call: int
     ) -> Generator[Batch, None, None]:
         lookup = self.features.lookup if self.features else None
         yield from feed.train(first, stop, per_call, self.views, lookup)
 
 
-def begin(
-    job: Job, phase: Phase, progress: Progress, saved: dict, before: Sequence[Setback] = ()
-) -> Stage:
+def start_phase(
+    job: TrainJob, phase: Phase, progress: TrainState, saved: dict, before: Sequence[NanEvent] = ()
+) -> PhaseState:
     """Splits the model for a phase, decides what is kept, builds optimizer and step.
 
     saved: the groups of arrays of a checkpoint that the phase goes on from, or empty.
     before: the run's setbacks.
     """
     recipe = job.recipe
-    split = freezing.split(job.classifier, phase.trainable)
-    made = Decisions(job.run, job.recipe)
+    split = freezing.partition_model(job.classifier, phase.trainable)
+    made = PhasePlans(job.run, job.recipe)
     lower = _lower_part(job, phase, split, made)
     keep = _keep(job, phase, split, lower, made)
     first_epoch = progress.phase_start // job.steps_per_epoch
@@ -131,34 +131,41 @@ def begin(
     upper = _upper_program(job, phase, split, lower, made)
     below = features.restore if features else lower.drawn
     training = _training(job, phase, split, upper, below, saved)
-    return Stage(
+    return PhaseState(
         training=training,
         lower=lower,
         step=steps.make_train_step(training),
         eval_step=steps.make_upper_step(split, upper),
-        rate=slowed(recipes.rate(phase, job.steps_per_epoch), before, phase, progress.phase_start),
+        rate=with_reduced_rate(
+            recipes.rate(phase, job.steps_per_epoch), before, phase, progress.phase_start
+        ),
         views=views,
         features=features,
         validation=_validation(job, lower, keep),
-        pace=Pace(job.steps_per_call, recipe.batch_size * row_bytes),
+        pace=StepsPerExecution(job.steps_per_call, recipe.batch_size * row_bytes),
         first_step=progress.step,
-        audit=freeze_check.Audit(job.classifier.model, split, phase),
+        audit=freeze_check.FreezeCheck(job.classifier.model, split, phase),
         decisions=made,
     )
 
 
 def _training(
-    job: Job, phase: Phase, split: freezing.Split, upper: Program, lower: Callable, saved: dict
-) -> steps.Training:
+    job: TrainJob,
+    phase: Phase,
+    split: freezing.ModelPartition,
+    upper: ComputeMode,
+    lower: Callable,
+    saved: dict,
+) -> steps.StepContext:
     """With an optimizer and the sums of an epoch: fresh, or as a checkpoint has them."""
     options, scale_loss = recipes.options(phase).optimizer, upper.dtype == "float16"
     optimizer = optimizers.build(phase, options, split.variables, scale_loss=scale_loss)
-    totals = Totals()
+    totals = MetricAccumulator()
     if saved:
         where = str(job.run.checkpoints)
         checkpoints.restore(optimizer.variables, saved.get("optimizer", []), where)
         checkpoints.restore(totals.variables, saved.get("totals", []), where)
-    return steps.Training(
+    return steps.StepContext(
         recipe=job.recipe,
         phase=phase,
         split=split,
@@ -170,37 +177,43 @@ def _training(
     )
 
 
-def _lower_part(job: Job, phase: Phase, split: freezing.Split, made: Decisions) -> Lower:
+def _lower_part(
+    job: TrainJob, phase: Phase, split: freezing.ModelPartition, made: PhasePlans
+) -> FrozenForward:
     """The frozen part in the precision that is fastest here."""
     make = job.early.make(phase, split)
     program = precision.candidates(job.recipe)[0]
     if split.frozen:
         programs = precision.candidates(job.recipe)
         program = made.program(_trunk_of(phase), programs, make, _pixels(job), job.watch).program
-    return make_lower(job.recipe, job.augment, make(program))
+    return make_frozen_forward(job.recipe, job.augment, make(program))
 
 
 def _trunk_of(phase: Phase) -> str:
     return f"frozen part below {phase.trainable}"
 
 
-def _pixels(job: Job) -> Callable[[], tf.Tensor]:
+def _pixels(job: TrainJob) -> Callable[[], tf.Tensor]:
     return lambda: tf.cast(_first(job).inputs, tf.float32)
 
 
-def _first(job: Job) -> Batch:
+def _first(job: TrainJob) -> Batch:
     return next(iter(job.feed.once("train", [0])))
 
 
 def _upper_program(
-    job: Job, phase: Phase, split: freezing.Split, lower: Lower, made: Decisions
-) -> Program:
+    job: TrainJob,
+    phase: Phase,
+    split: freezing.ModelPartition,
+    lower: FrozenForward,
+    made: PhasePlans,
+) -> ComputeMode:
     """How the tail is computed: what is fastest here for its way forth and back."""
     programs = precision.for_training(precision.candidates(job.recipe), split.tail)
     if len(programs) == 1:
         return programs[0]
 
-    def make(program: Program) -> Callable[[list], list]:
+    def make(program: ComputeMode) -> Callable[[list], list]:
         return steps.make_trial(job.recipe, phase, split, program)
 
     def boundary() -> list:
@@ -210,11 +223,17 @@ def _upper_program(
     return made.program(what, programs, make, boundary, job.watch).program
 
 
-def _keep(job: Job, phase: Phase, split: freezing.Split, lower: Lower, made: Decisions) -> Keep:
+def _keep(
+    job: TrainJob,
+    phase: Phase,
+    split: freezing.ModelPartition,
+    lower: FrozenForward,
+    made: PhasePlans,
+) -> CacheDecision:
     """What is kept of the frozen part's outputs; as decided before, where that is written."""
     if phase.name not in made.keeps:
         tried = made.trials.get(_trunk_of(phase))
-        asked = cache_policy.Question(
+        asked = cache_policy.CacheRequest(
             recipe=job.recipe,
             phase=phase,
             feed=job.feed,
@@ -230,18 +249,22 @@ def _keep(job: Job, phase: Phase, split: freezing.Split, lower: Lower, made: Dec
     return made.keeps[phase.name]
 
 
-def _features(job: Job, lower: Lower, keep: Keep, views: Views) -> Features | None:
+def _features(
+    job: TrainJob, lower: FrozenForward, keep: CacheDecision, views: ViewSchedule
+) -> FeatureCache | None:
     if not keep.slots:
         return None
-    source = Source(job.feed, lower.augmented, job.augment, job.recipe.seed)
+    source = FeatureSource(job.feed, lower.augmented, job.augment, job.recipe.seed)
     try:
-        return Features(source, views, keep.slots, lower.outputs, dataclasses.replace(job.room))
+        return FeatureCache(source, views, keep.slots, lower.outputs, dataclasses.replace(job.room))
     except OSError as error:
         job.watch.note(f"the trunk's outputs can't be kept ({error}); each step works them out")
         return None
 
 
-def _validation(job: Job, lower: Lower, keep: Keep) -> Callable[[], Iterable[Batch]]:
+def _validation(
+    job: TrainJob, lower: FrozenForward, keep: CacheDecision
+) -> Callable[[], Iterable[Batch]]:
     def worked_out() -> Iterator[Batch]:
         for batch in job.stop.checked(job.feed.once("validation")):
             yield batch._replace(inputs=lower.plain(batch.inputs))

@@ -9,28 +9,28 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from engine.core.dataset import Batch, Feed
+from engine.core.dataset import Batch, DataLoader
 from engine.core.files import write_image
 from engine.core.recipe import Recipe
-from engine.evaluation.decision_rule import Rule
+from engine.evaluation.decision_rule import DecisionRule
 from engine.loggers import plots, tensorboard
-from engine.loggers.base import Watch, Watches
+from engine.loggers.base import Logger, LoggerGroup
 from engine.models import classifier, freezing
 from engine.models.classifier import Classifier
 from engine.runs import checkpoints
-from engine.runs.directory import RunDir
+from engine.runs.directory import RunDirectory
 from engine.runtime import stateless_random
 from engine.training import epoch_record, summary
-from engine.training.phase import Job
+from engine.training.phase import TrainJob
 
-SHOWN = 16  # augmented pictures on the board
+SHOWN = 16  # augmented images on the board
 
 
 def build(
     recipe: Recipe,
     classes: tuple[str, ...],
-    run: RunDir,
-    terminal: Watch,
+    run: RunDirectory,
+    terminal: Logger,
     devices: tf.distribute.Strategy | None = None,
 ) -> Classifier:
     """The classifier with the weights that the run begins with, on these devices.
@@ -43,19 +43,19 @@ def build(
     source = dataclasses.replace(recipe, weights="none", init_from=None) if taken_up else recipe
     made = classifier.build(source, len(classes), devices)
     if source.init_from:
-        terminal.note(start_from(RunDir(Path(source.init_from)), made, classes))
+        terminal.note(start_from(RunDirectory(Path(source.init_from)), made, classes))
     return made
 
 
 def prepare(
     recipe: Recipe,
     made: Classifier,
-    feed: Feed,
+    feed: DataLoader,
     augment: Any,
-    run: RunDir,
-    terminal: Watch,
+    run: RunDirectory,
+    terminal: Logger,
     **settings: Any,
-) -> Job:
+) -> TrainJob:
     """Says what the run will do, and opens TensorBoard's files.
 
     augment is a `pipelines.augment.augment.Augmentation`; settings are further fields of `Job`.
@@ -63,15 +63,15 @@ def prepare(
     Raises:
       UserError: a `trainable` that does not exist.
     """
-    splits = [freezing.split(made, phase.trainable) for phase in recipe.phases]
+    splits = [freezing.partition_model(made, phase.trainable) for phase in recipe.phases]
     for line in summary.describe(recipe, feed, made, splits):
         terminal.note(line)
-    board = tensorboard.Board(run, feed.classes, made.model)
+    board = tensorboard.TensorBoardLogger(run, feed.classes, made.model)
     board.begin(recipe, augmented(recipe, feed, augment)[1][:SHOWN])
-    return Job(recipe, made, feed, augment, run, Watches((terminal, board)), **settings)
+    return TrainJob(recipe, made, feed, augment, run, LoggerGroup((terminal, board)), **settings)
 
 
-def start_from(run: RunDir, made: Classifier, classes: tuple[str, ...]) -> str:
+def start_from(run: RunDirectory, made: Classifier, classes: tuple[str, ...]) -> str:
     """Puts a finished run's best weights into the model; a head of other classes stays new.
 
     Returns:
@@ -90,14 +90,14 @@ def start_from(run: RunDir, made: Classifier, classes: tuple[str, ...]) -> str:
     return f"starting from {run.path}, with a new head for {len(classes)} other classes"
 
 
-def first_batch(feed: Feed) -> Batch:
+def first_batch(feed: DataLoader) -> Batch:
     """The batch of the run's first step."""
     stacked = next(iter(feed.train(0, 1)))
     return tf.nest.map_structure(lambda column: column[0], stacked)
 
 
-def augmented(recipe: Recipe, feed: Feed, augment: Any) -> tuple[Batch, np.ndarray]:
-    """The run's first batch, and its pictures as the network sees them, uint8 [B, H, W, 3]."""
+def augmented(recipe: Recipe, feed: DataLoader, augment: Any) -> tuple[Batch, np.ndarray]:
+    """The run's first batch, and its images as the network sees them, uint8 [B, H, W, 3]."""
     batch = first_batch(feed)
     numbers = stateless_random.uniform(
         recipe.seed, stateless_random.AUGMENT, batch.views, batch.examples, augment.draws
@@ -106,7 +106,7 @@ def augmented(recipe: Recipe, feed: Feed, augment: Any) -> tuple[Batch, np.ndarr
     return batch, tf.cast(tf.round(images), tf.uint8).numpy()
 
 
-def show_augmented(job: Job, path: Path) -> None:
+def show_augmented(job: TrainJob, path: Path) -> None:
     """Writes the run's first batch as the network sees it, a PNG sheet.
 
     Raises:
@@ -114,11 +114,11 @@ def show_augmented(job: Job, path: Path) -> None:
     """
     batch, images = augmented(job.recipe, job.feed, job.augment)
     titles = [job.feed.classes[label] for label in np.asarray(batch.labels)]
-    write_image(path, plots.sheet(images, titles), "show_augmented")
+    write_image(path, plots.image_grid(images, titles), "show_augmented")
 
 
 @dataclasses.dataclass(frozen=True)
-class Reopened:
+class LoadedRun:
     """A run's recipe, its best model with the places where it may be cut, and how it answers.
 
     classes: the labels that the model knows. rule: how its logits are read. data: `Feed.identity`
@@ -128,7 +128,7 @@ class Reopened:
     recipe: Recipe
     classifier: Classifier
     classes: tuple[str, ...]
-    rule: Rule
+    rule: DecisionRule
     data: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -136,7 +136,7 @@ class Reopened:
         return self.classifier.model
 
 
-def reopen(run: RunDir) -> Reopened:
+def load_run(run: RunDirectory) -> LoadedRun:
     """The best model of a run, whether the run is finished or not.
 
     Raises:
@@ -147,5 +147,7 @@ def reopen(run: RunDir) -> Reopened:
     bare = dataclasses.replace(recipe, weights="none")
     made = classifier.build(bare, len(values["classes"]))
     checkpoints.restore(made.model.weights, arrays, str(run.best))
-    rule = epoch_record.rule_of(run, values)
-    return Reopened(recipe, made, tuple(values["classes"]), rule, epoch_record.data_of(values))
+    rule = epoch_record.decision_rule_of(run, values)
+    return LoadedRun(
+        recipe, made, tuple(values["classes"]), rule, epoch_record.dataset_identity_of(values)
+    )

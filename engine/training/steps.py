@@ -16,16 +16,16 @@ import tensorflow as tf
 
 from engine.core.dataset import Batch
 from engine.core.recipe import Phase, Recipe
-from engine.frozen.precision import Program, running_in
+from engine.frozen.precision import ComputeMode, running_in
 from engine.models.batchnorm_folding import as_list, fold
-from engine.models.freezing import Split
+from engine.models.freezing import ModelPartition
 from engine.optim import losses
 from engine.runtime import distribution, stateless_random
-from engine.training.metrics import Totals
+from engine.training.metrics import MetricAccumulator
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
+class StepContext:
     """What a train step is made of.
 
     lower: Batch -> the tensors that enter the tail, a list.
@@ -34,15 +34,15 @@ class Training:
 
     recipe: Recipe
     phase: Phase
-    split: Split
-    program: Program
+    split: ModelPartition
+    program: ComputeMode
     lower: Callable[[Batch], list]
     optimizer: keras.optimizers.Optimizer
     class_weights: list[float]
-    totals: Totals
+    totals: MetricAccumulator
 
 
-def make_tail(split: Split, program: Program) -> Callable[..., tf.Tensor]:
+def make_tail(split: ModelPartition, program: ComputeMode) -> Callable[..., tf.Tensor]:
     """`tail(tensors, training)` -> [B, features], what the head takes.
 
     Folded where the statistics of its normalisations are frozen, the model itself elsewhere.
@@ -59,7 +59,7 @@ def make_tail(split: Split, program: Program) -> Callable[..., tf.Tensor]:
     return tail
 
 
-def make_train_step(given: Training) -> Callable[[Batch, tf.Tensor], None]:
+def make_train_step(given: StepContext) -> Callable[[Batch, tf.Tensor], None]:
     """Updates of the phase's variables: `step(batches, learning_rates)`.
 
     batches: columns of N batches, [N, B, …]. learning_rates: float32 [N].
@@ -97,7 +97,7 @@ class Stacked:
         self.compiled(*columns)
 
 
-def _make_update(given: Training) -> Callable[[Batch, tf.Tensor], None]:
+def _make_update(given: StepContext) -> Callable[[Batch, tf.Tensor], None]:
     """One update: `update(batch, learning_rate)`, on this replica's share of the batch."""
     recipe, optimizer, variables = given.recipe, given.optimizer, given.split.variables
     of_class = tf.constant(given.class_weights)
@@ -124,7 +124,7 @@ def _make_update(given: Training) -> Callable[[Batch, tf.Tensor], None]:
     return update
 
 
-def _make_gradients(given: Training) -> Callable[..., tuple]:
+def _make_gradients(given: StepContext) -> Callable[..., tuple]:
     """`(boundary, labels, shares, kept)` -> each example's loss, logits, and the gradients.
 
     The gradients are those of the sum of loss x share. kept: see `dropout_mask`.
@@ -149,13 +149,13 @@ def _make_gradients(given: Training) -> Callable[..., tuple]:
 
 
 def make_trial(
-    recipe: Recipe, phase: Phase, split: Split, program: Program
+    recipe: Recipe, phase: Phase, split: ModelPartition, program: ComputeMode
 ) -> Callable[[list], list]:
     """The way forth and back through the tail: boundary tensors -> logits and a gradient.
 
     The gradient is that of the lowest variable, which takes all the others'.
     """
-    nothing = Training(
+    nothing = StepContext(
         recipe=recipe,
         phase=dataclasses.replace(phase, batch_norm="frozen"),
         split=split,
@@ -163,7 +163,7 @@ def make_trial(
         lower=list,
         optimizer=keras.optimizers.SGD(),
         class_weights=[],
-        totals=Totals(),
+        totals=MetricAccumulator(),
     )
     gradients_of = _make_gradients(nothing)
 
@@ -217,7 +217,7 @@ def make_eval_step(model: keras.Model) -> Callable[[Any, Any], tuple[tf.Tensor, 
     return evaluating(lambda images: forward(tf.cast(images, tf.float32)))
 
 
-def make_upper_step(split: Split, program: Program) -> Callable[[Any, Any], tuple]:
+def make_upper_step(split: ModelPartition, program: ComputeMode) -> Callable[[Any, Any], tuple]:
     """As `make_eval_step`, from the trunk's outputs instead of images."""
     tail = make_tail(split, program)
     return evaluating(lambda boundary: split.head(tail(as_list(boundary))))

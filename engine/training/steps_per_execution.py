@@ -14,7 +14,7 @@ MEASURED = 3  # calls of one step, after the first, which compiles
 MOST_BYTES = 2**26  # of inputs that lie ready for one call
 
 
-class Pace:
+class StepsPerExecution:
     """Steps per call: as given, or 1 until some steps were measured."""
 
     def __init__(self, given: int | None, step_bytes: int) -> None:

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from engine.core.dataset import Feed
+from engine.core.dataset import DataLoader
 from engine.core.recipe import Phase, Recipe
 from engine.frozen.cache_policy import size
 from engine.models.classifier import Classifier
-from engine.models.freezing import Split
+from engine.models.freezing import ModelPartition
 from engine.runs.checkpoints import KEEP
 
 SLOTS = {"sgd": 1, "rmsprop": 2, "adam": 2, "adamw": 2, "lion": 1}  # at most, per variable
@@ -18,12 +18,12 @@ FLOAT = 4  # bytes
 
 
 def describe(
-    recipe: Recipe, feed: Feed, classifier: Classifier, splits: Sequence[Split]
+    recipe: Recipe, feed: DataLoader, classifier: Classifier, splits: Sequence[ModelPartition]
 ) -> list[str]:
-    """Pictures, classes, variables and steps by phase, estimated memory and disk."""
+    """Images, classes, variables and steps by phase, estimated memory and disk."""
     steps = -(-feed.train_examples // recipe.batch_size)
     lines = [
-        f"{feed.train_examples:,} pictures to train on, {feed.validation_examples:,} to validate "
+        f"{feed.train_examples:,} images to train on, {feed.validation_examples:,} to validate "
         f"on; {len(feed.classes)} classes: {_short(feed.classes)}",
         f"{recipe.backbone} at {recipe.image_size[0]}x{recipe.image_size[1]}, "
         f"{classifier.model.count_params():,} parameters; {_batches(recipe)}; {_precision(recipe)}",
@@ -68,7 +68,7 @@ def _count(variables: Sequence[Any]) -> int:
     return sum(math.prod(variable.shape) for variable in variables)
 
 
-def _memory(recipe: Recipe, classifier: Classifier, phase: Phase, split: Split) -> int:
+def _memory(recipe: Recipe, classifier: Classifier, phase: Phase, split: ModelPartition) -> int:
     """Weights, gradients, the optimizer's slots, and what the tail keeps for the way back.
 
     The tail keeps every layer's output; the trunk only a few at a time, here its two largest.
@@ -87,7 +87,7 @@ def _output(layer: Any) -> int:
     return sum(math.prod(side or 1 for side in output.shape[1:]) for output in outputs)
 
 
-def _disk(recipe: Recipe, classifier: Classifier, splits: Sequence[Split]) -> int:
+def _disk(recipe: Recipe, classifier: Classifier, splits: Sequence[ModelPartition]) -> int:
     """The checkpoints that are kept, one that is being written, and the best model."""
     slots = max(
         SLOTS[phase.optimizer] * _count(split.variables)

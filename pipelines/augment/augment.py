@@ -21,7 +21,7 @@ import numpy as np
 from engine.core.call_syntax import Call
 from engine.core.errors import UserError, choose
 
-# The most that a value of each name may be: beyond it a picture says nothing, or says it twice.
+# The most that a value of each name may be: beyond it an image says nothing, or says it twice.
 _MOST = {"degrees": 180, "share": 1, "radians": 1.5, "reach": 1, "probability": 1}
 
 
@@ -29,7 +29,7 @@ class Change(NamedTuple):
     """`matrix(m, numbers, about)` -> [B, 3, 3] (geometry) or [B, 4, 4] (colour).
 
     numbers: `draws` tensors, float32 [B], 0 to 1. about: for geometry the (height, width) in
-    pixels, for colour the picture's mean colour, float32 [B, 3]. edges: where the one number that
+    pixels, for colour the image's mean colour, float32 [B, 3]. edges: where the one number that
     it draws makes a difference, if it has few outcomes: those from one edge to the next are alike.
     """
 
@@ -51,7 +51,7 @@ class Augmentation(NamedTuple):
 
     @property
     def outcomes(self) -> int | None:
-        """How many different pictures it makes of one; None where they can't be counted."""
+        """How many different images it makes of one; None where they can't be counted."""
         return None if self.edges is None else math.prod(len(edges) + 1 for edges in self.edges)
 
     def warm(self, count: int, height: int, width: int) -> threading.Thread:
@@ -59,7 +59,7 @@ class Augmentation(NamedTuple):
         import tensorflow as tf
 
         def work() -> None:
-            with contextlib.suppress(Exception):  # whoever asks for the pictures will see it again
+            with contextlib.suppress(Exception):  # whoever asks for the images will see it again
                 images = tf.zeros((count, height, width, 3), tf.uint8)
                 self.apply(images, tf.zeros((count, self.draws)))
 
@@ -152,12 +152,12 @@ def _mirror(m: Any, number: Any, probability: float) -> Any:
 
 
 def turn() -> Change:
-    """None to three quarter turns; for square pictures."""
+    """None to three quarter turns; for square images."""
 
     def matrix(m, u, size):
         if size[0] != size[1]:
             raise UserError(
-                f"augmentation 'turn' with pictures of {size[0]}x{size[1]}; allowed: square ones; "
+                f"augmentation 'turn' with images of {size[0]}x{size[1]}; allowed: square ones; "
                 "leave turn away or give --image_size=N"
             )
         return m.quarter_turn(u[0])
@@ -171,7 +171,7 @@ def brightness(share: float = 0.2) -> Change:
 
 
 def contrast(reach: float = 0.2) -> Change:
-    """Distances from the picture's mean grey times 1 - reach to 1 + reach."""
+    """Distances from the image's mean grey times 1 - reach to 1 + reach."""
     return _colour(1, lambda m, u, mean: m.contrast(_around(u[0], reach, 1), mean))
 
 

@@ -1,7 +1,7 @@
 """The two resamplings of a batch, one for geometry and one for colour, and the matrices for them.
 
 A geometry matrix is float32 [B, 3, 3] and takes an output pixel to the input pixel that is shown
-there, as column vectors (y, x, 1) in pixels from the picture's centre. A colour matrix is float32
+there, as column vectors (y, x, 1) in pixels from the image's centre. A colour matrix is float32
 [B, 4, 4] and takes (red, green, blue, 1), 0 to 255, to the new colour. Each resampling is one XLA
 program: compiled together, XLA would read the geometry anew for every channel.
 """
@@ -16,7 +16,7 @@ _LUMA = (0.299, 0.587, 0.114)
 
 @tf.function(jit_compile=True)
 def resample(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
-    """Each picture seen through its geometry matrix: one bilinear reading, nearest beyond the edge.
+    """Each image seen through its geometry matrix: one bilinear reading, nearest beyond the edge.
 
     Args:
       images: uint8 [B, H, W, 3].
@@ -59,14 +59,14 @@ def _source(matrices: tf.Tensor, height: int, width: int) -> tuple[tf.Tensor, tf
 
 @tf.function(jit_compile=True)
 def recolour(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
-    """Each picture's colours through its matrix: float32 [B, H, W, 3], clipped to 0 to 255."""
+    """Each image's colours through its matrix: float32 [B, H, W, 3], clipped to 0 to 255."""
     columns = matrices[:, None, None, :3]
     mixed = sum(images[..., c, None] * columns[..., c] for c in range(3))
     return tf.clip_by_value(mixed + columns[..., 3], 0, 255)
 
 
 def mean_colour(images: tf.Tensor, matrices: tf.Tensor | None) -> tf.Tensor:
-    """Mean of each picture, float32 [B, 3], as it is after the colour matrices, where there are."""
+    """Mean of each image, float32 [B, 3], as it is after the colour matrices, where there are."""
     mean = _channel_means(images)
     if matrices is None:
         return mean
@@ -128,7 +128,7 @@ def offset(amount: tf.Tensor) -> tf.Tensor:
 
 
 def contrast(factor: tf.Tensor, mean: tf.Tensor) -> tf.Tensor:
-    """Distances from the picture's mean grey times `factor`; mean: float32 [B, 3], RGB."""
+    """Distances from the image's mean grey times `factor`; mean: float32 [B, 3], RGB."""
     rest = (1 - factor) * tf.reduce_sum(mean * _LUMA, -1)
     return _matrix([[factor, 0, 0, rest], [0, factor, 0, rest], [0, 0, factor, rest], [0, 0, 0, 1]])
 

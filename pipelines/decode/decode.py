@@ -1,9 +1,9 @@
-"""Bytes -> picture, in graph operations only: the one definition for train, evaluate and predict.
+"""Bytes -> image, in graph operations only: the one definition for train, evaluate and predict.
 
 A big JPEG is shrunk while it is decoded: libjpeg leaves out the finer half, three quarters or seven
 eighths of each block's frequencies, as long as what comes out is at least twice the target on both
 sides. The triangle filter that follows would have removed nearly all of them; on photographs the
-result differs by less than a grey level on average, and a 12 megapixel picture takes two thirds of
+result differs by less than a grey level on average, and a 12 megapixel image takes two thirds of
 the time and a fraction of the memory. Pillow's `thumbnail` does the same, with the same factor.
 """
 
@@ -17,14 +17,14 @@ from engine.core.errors import UserError
 from engine.core.recipe import RESIZES
 from pipelines.decode import exif, formats, resizing
 
-VERSION = 2  # to be raised when a picture comes out otherwise: kept pixels are made anew then
+VERSION = 2  # to be raised when an image comes out otherwise: kept pixels are made anew then
 REDUCTIONS = (1, 2, 4, 8)  # what libjpeg can shrink by
-SPARE = 2  # the reduced picture is at least so many times the target
+SPARE = 2  # the reduced image is at least so many times the target
 
 
 @tf.autograph.experimental.do_not_convert
 def decode(contents: tf.Tensor, height: int, width: int, resize: str = "squash") -> tf.Tensor:
-    """Decodes, turns upright and resizes one picture of any supported format.
+    """Decodes, turns upright and resizes one image of any supported format.
 
     JPEG (grey, CMYK, progressive), PNG, BMP, GIF and WebP (the first frame of each), told apart by
     their first bytes. EXIF orientation is honoured in JPEG, PNG and WebP. Alpha is dropped, 16-bit
@@ -40,7 +40,7 @@ def decode(contents: tf.Tensor, height: int, width: int, resize: str = "squash")
       uint8 [height, width, 3], RGB, 0…255.
 
     Raises:
-      tf.errors.InvalidArgumentError: when it runs, for a file that is no picture, is damaged, or
+      tf.errors.InvalidArgumentError: when it runs, for a file that is no image, is damaged, or
         that TensorFlow would decode wrongly. `reason` makes one line of it.
       UserError: an unknown `resize`.
     """
@@ -48,12 +48,12 @@ def decode(contents: tf.Tensor, height: int, width: int, resize: str = "squash")
         raise UserError(f"resize={resize!r}; allowed: {', '.join(RESIZES)}")
     contents = tf.convert_to_tensor(contents, tf.string)
     target = tf.constant([height, width])
-    picture = tf.cond(
+    image = tf.cond(
         formats.is_jpeg(contents),
         lambda: _jpeg(contents, target, resize),
         lambda: _other(contents, target, resize),
     )
-    return tf.ensure_shape(picture, [height, width, 3])
+    return tf.ensure_shape(image, [height, width, 3])
 
 
 def _jpeg(contents: tf.Tensor, target: tf.Tensor, resize: str) -> tf.Tensor:
@@ -65,7 +65,7 @@ def _jpeg(contents: tf.Tensor, target: tf.Tensor, resize: str) -> tf.Tensor:
     stored = exif.stored_size(target, orientation)
     scale, offset = resizing.placement(size, stored, resize)
     pixels, reduction = _reduced(contents, scale)
-    # Blocks at the right and lower edge may reach beyond the picture: `scale` counts true pixels.
+    # Blocks at the right and lower edge may reach beyond the image: `scale` counts true pixels.
     small = resizing.resample(pixels, scale * reduction, offset, stored)
     return exif.upright(small, orientation)
 
@@ -91,7 +91,7 @@ def _other(contents: tf.Tensor, target: tf.Tensor, resize: str) -> tf.Tensor:
 
 
 def reason(error: Exception) -> str:
-    """Why a picture could not be decoded, in one short line without names of operations.
+    """Why an image could not be decoded, in one short line without names of operations.
 
     Args:
       error: what `decode` raised, eagerly or out of a `tf.data` pipeline.

@@ -2,7 +2,7 @@
 
 Formats: Exif 2.32 (JPEG APP1 and the orientation tag), TIFF 6.0 section 2 (byte order and
 directory), PNG third edition 11.3.4.5 (eXIf), WebP container specification (VP8X, EXIF). Damaged
-or absent metadata means orientation 1: a picture is never refused for it.
+or absent metadata means orientation 1: an image is never refused for it.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _in_tiff(tiff: tf.Tensor) -> tf.Tensor:
 
 
 def upright(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """The picture as its photographer saw it.
+    """The image as its photographer saw it.
 
     Args:
       pixels: uint8 [h, w, 3], as stored.

@@ -1,4 +1,4 @@
-"""What each picture format needs: its magic, its size, and what TensorFlow would decode wrongly.
+"""What each image format needs: its magic, its size, and what TensorFlow would decode wrongly.
 
 `OTHERS` holds every format but JPEG, which `decode` treats by itself. The readers are graph
 operations; where they refuse, `tf.raw_ops.Assert` carries the reason as an InvalidArgumentError.
@@ -17,12 +17,12 @@ from pipelines.decode import exif, gif
 
 PIXEL_LIMIT = 178_956_970  # pixels: where Pillow raises DecompressionBombError
 JPEG_MAGIC = b"\xff\xd8\xff"
-NOT_A_PICTURE = "not a picture (JPEG, PNG, BMP, GIF, WebP)"
+NOT_A_IMAGE = "not an image (JPEG, PNG, BMP, GIF, WebP)"
 _ALL = 2**31 - 1  # bytes
 TOO_LARGE = f"more than {PIXEL_LIMIT:,} pixels"
 
 
-class Format(NamedTuple):
+class ImageFormat(NamedTuple):
     """A format's first bytes, and its reader: contents -> (uint8 [h, w, 3], orientation 1…8)."""
 
     magic: bytes
@@ -31,12 +31,12 @@ class Format(NamedTuple):
 
 
 def require(condition: tf.Tensor, reason: str | tf.Tensor) -> tf.Operation:
-    """Refuses the picture, with a reason in one short line, where the condition is false."""
+    """Refuses the image, with a reason in one short line, where the condition is false."""
     return tf.raw_ops.Assert(condition=condition, data=[tf.convert_to_tensor(reason)])
 
 
 def require_size(height: tf.Tensor, width: tf.Tensor) -> tf.Operation:
-    """Refuses a picture whose header claims more pixels than fit in memory with comfort."""
+    """Refuses an image whose header claims more pixels than fit in memory with comfort."""
     area = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
     return require(area <= PIXEL_LIMIT, TOO_LARGE)
 
@@ -70,7 +70,7 @@ def read_other(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _unknown(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    reason = tf.where(tf.strings.length(contents) == 0, "empty file", NOT_A_PICTURE)
+    reason = tf.where(tf.strings.length(contents) == 0, "empty file", NOT_A_IMAGE)
     with tf.control_dependencies(_operations(require(tf.constant(False), reason))):
         return tf.zeros([1, 1, 3], tf.uint8), tf.constant(1)
 
@@ -198,8 +198,8 @@ def _operations(*checks: tf.Operation | None) -> list[tf.Operation]:
 
 
 OTHERS = {
-    "PNG": Format(b"\x89PNG\r\n\x1a\n", 0, _png),
-    "BMP": Format(b"BM", 0, _bmp),
-    "GIF": Format(b"GIF8", 0, _gif),
-    "WebP": Format(b"WEBP", 8, _webp),
+    "PNG": ImageFormat(b"\x89PNG\r\n\x1a\n", 0, _png),
+    "BMP": ImageFormat(b"BM", 0, _bmp),
+    "GIF": ImageFormat(b"GIF8", 0, _gif),
+    "WebP": ImageFormat(b"WEBP", 8, _webp),
 }

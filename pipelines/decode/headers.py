@@ -1,4 +1,4 @@
-"""What the first bytes of a picture say of it, before anything is decoded."""
+"""What the first bytes of an image say of it, before anything is decoded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipelines.sources.examples import WHOLE_FILE, Examples, read
 
-# What Pillow is let near: pictures as people have them, none whose reader runs other programs.
+# What Pillow is let near: images as people have them, none whose reader runs other programs.
 NAMES = {
     "JPEG": ("jpg", "jpeg", "jpe", "jfif"),
     "MPO": ("jpg", "jpeg", "jpe", "jfif", "mpo"),  # a JPEG with more of them behind it
@@ -53,7 +53,7 @@ class Header(NamedTuple):
 
 @contextlib.contextmanager
 def _unlimited() -> Iterator[None]:
-    """Lets Pillow tell the size of a picture, however large it claims to be; none is decoded."""
+    """Lets Pillow tell the size of an image, however large it claims to be; none is decoded."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield
@@ -67,10 +67,10 @@ def header(examples: Examples, index: int) -> Header | None:
         with (
             _unlimited(),
             _open(examples, index) as file,
-            Image.open(file, formats=_formats()) as picture,
+            Image.open(file, formats=_formats()) as image,
         ):
-            frames = getattr(picture, "n_frames", 1)
-            return Header(picture.format or "", picture.height, picture.width, frames)
+            frames = getattr(image, "n_frames", 1)
+            return Header(image.format or "", image.height, image.width, frames)
     # Damaged headers fail in as many ways as Pillow has readers.
     except Exception:
         return None
@@ -86,7 +86,7 @@ def of(examples: Examples, indices: np.ndarray) -> np.ndarray:
 
 
 def sample(count: int) -> np.ndarray:
-    """bool [count]: the pictures whose headers a run reads, spread evenly where there are many."""
+    """bool [count]: the images whose headers a run reads, spread evenly where there are many."""
     return np.arange(count) % max(1, -(-count // MOST)) == 0
 
 

@@ -1,4 +1,4 @@
-"""What can be said of many pictures at little cost, in a quick form before every run too."""
+"""What can be said of many images at little cost, in a quick form before every run too."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from engine.core.recipe import DataSpec
 from pipelines.decode import headers
 from pipelines.doctor import copies, places, unusual
 from pipelines.doctor.kinds import KINDS, NOTE, WARNING, Entry, Finding
-from pipelines.pixel_cache.pixels import Pixels
+from pipelines.pixel_cache.store import Pixels
 from pipelines.sources.examples import Examples
 
 LEVELS_OF_ONE_COLOUR = 3  # of 255: what saving as JPEG makes of a single colour
-IMBALANCE = 10.0  # times as many pictures
+IMBALANCE = 10.0  # times as many images
 SHOWN_CLASSES = 10
 _PROBES = 8  # places along each side that are looked at before the whole
 
@@ -39,7 +39,7 @@ def in_short(spec: DataSpec, examples: Examples, pixels: Pixels | None) -> Itera
         yield f"note: {', '.join(notes)}; bin/doctor shows all"
     looked_at = np.count_nonzero(rows["format"])
     if of_headers and looked_at < len(examples):
-        yield f"sizes and formats are those of {looked_at:,} of the {len(examples):,} pictures"
+        yield f"sizes and formats are those of {looked_at:,} of the {len(examples):,} images"
 
 
 def _line(finding: Finding) -> str:
@@ -63,7 +63,7 @@ def _kept(examples: Examples, pixels: Pixels | None) -> tuple[np.ndarray, np.nda
 
 
 def balance(examples: Examples) -> list[Finding]:
-    """Whether some class has many times the training pictures of another."""
+    """Whether some class has many times the training images of another."""
     counts = dict(zip(examples.classes, examples.part("train").class_counts(), strict=True))
     present = {name: count for name, count in counts.items() if count}
     if not present or max(present.values()) <= IMBALANCE * min(present.values()):
@@ -74,15 +74,15 @@ def balance(examples: Examples) -> list[Finding]:
     return [Finding("imbalance", entries)]
 
 
-def of_one_colour(pictures: np.ndarray) -> np.ndarray:
+def of_one_colour(images: np.ndarray) -> np.ndarray:
     """int64 [m]: which of uint8 [n, h, w, 3] are the same all over."""
-    height, width = pictures.shape[1:3]
-    likely = _flat(pictures[:, :: -(-height // _PROBES), :: -(-width // _PROBES)])
-    return np.array([number for number in np.flatnonzero(likely) if _flat(pictures[[number]])], int)
+    height, width = images.shape[1:3]
+    likely = _flat(images[:, :: -(-height // _PROBES), :: -(-width // _PROBES)])
+    return np.array([number for number in np.flatnonzero(likely) if _flat(images[[number]])], int)
 
 
-def _flat(pictures: np.ndarray) -> np.ndarray:
-    return (np.ptp(pictures, axis=(1, 2)) <= LEVELS_OF_ONE_COLOUR).all(axis=1)
+def _flat(images: np.ndarray) -> np.ndarray:
+    return (np.ptp(images, axis=(1, 2)) <= LEVELS_OF_ONE_COLOUR).all(axis=1)
 
 
 def one_colour(examples: Examples, flat: np.ndarray) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""The list of the pictures that are fit to train on, as `--manifest` reads it."""
+"""The list of the images that are fit to train on, as `--manifest` reads it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 
 from engine.core.errors import UserError
 from pipelines.doctor import copies
-from pipelines.doctor.examine import Examined
+from pipelines.doctor.examine import ExaminedDataset
 from pipelines.sources.examples import SPLITS, TEST, VALIDATION, WHOLE_FILE, Examples
 
 COLUMNS = ("path", "label", "split", "group")
-# Why a picture is not listed; 0 is why one is.
+# Why an image is not listed; 0 is why one is.
 FIT, BROKEN, MISLABELLED, COPY, NEAR_COPY = range(5)
 REASONS = (
     "fit",
@@ -29,27 +29,27 @@ REASONS = (
 
 
 class Clean(NamedTuple):
-    """contents: of the manifest. listed: how many pictures. left_out: reason -> how many."""
+    """contents: of the manifest. listed: how many images. left_out: reason -> how many."""
 
     contents: bytes
     listed: int
     left_out: dict[str, int]
 
 
-def manifest(examined: Examined, file: str) -> Clean:
+def manifest(examined: ExaminedDataset, file: str) -> Clean:
     """What a manifest that lies at `file` is to hold.
 
     What can't be decoded is left out, and so are second copies; of copies in several parts the one
-    that is not trained on stays, and of copies under different labels none. A picture that looks
+    that is not trained on stays, and of copies under different labels none. An image that looks
     like one that is measured on for good is not trained on. Others that look the same get a common
     group, so that no later split parts them.
 
     Raises:
-      UserError: the pictures are no files of their own, or two classes would have the same name.
+      UserError: the images are no files of their own, or two classes would have the same name.
     """
     examples = examined.examples
     if np.any(examples.lengths != WHOLE_FILE):
-        raise UserError("pictures in record files have no place of their own to be listed by")
+        raise UserError("images in record files have no place of their own to be listed by")
     _require_names(examples)
     why = _fitness(examined)
     rows, groups = np.flatnonzero(why == FIT), _groups(examined, why == FIT)
@@ -88,7 +88,7 @@ def _require_names(examples: Examples) -> None:
         )
 
 
-def _fitness(examined: Examined) -> np.ndarray:
+def _fitness(examined: ExaminedDataset) -> np.ndarray:
     """int [N]: FIT, or why an example is not."""
     examples = examined.examples
     why = np.where(examined.sound, FIT, BROKEN)
@@ -107,14 +107,14 @@ def _fitness(examined: Examined) -> np.ndarray:
     return why
 
 
-def _measured(examined: Examined) -> np.ndarray:
+def _measured(examined: ExaminedDataset) -> np.ndarray:
     """bool [N]: an example is measured on, and not only as this split has it."""
     splits = examined.examples.splits
     return (splits == TEST) | (examined.arranged & (splits == VALIDATION))
 
 
-def _groups(examined: Examined, fit: np.ndarray) -> np.ndarray:
-    """str [N]: the groups that there were, joined where pictures of two look the same."""
+def _groups(examined: ExaminedDataset, fit: np.ndarray) -> np.ndarray:
+    """str [N]: the groups that there were, joined where images of two look the same."""
     examples, free = examined.examples, fit & ~_measured(examined)
     groups = examples.groups.copy()
     alike = examined.pairs[free[examined.pairs].all(axis=1)]

@@ -1,4 +1,4 @@
-"""Looks at every picture of a data set, and says what a person should know before training."""
+"""Looks at every image of a data set, and says what a person should know before training."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pipelines.decode import decode, formats, headers
 from pipelines.doctor import census, copies, likeness, places, unusual
 from pipelines.doctor.kinds import KINDS, Entry, Finding
 from pipelines.pixel_cache import scan
-from pipelines.pixel_cache.scan import Broken, Facts
+from pipelines.pixel_cache.scan import Broken, ImageFacts
 from pipelines.pixel_cache.stamps import MISSING
 from pipelines.sources import sources, splits
 from pipelines.sources.examples import VALIDATION, Examples, printable
 
 
 @dataclasses.dataclass(frozen=True)
-class Examined:
+class ExaminedDataset:
     """What came of it.
 
     sound: bool [N], the examples that can be decoded.
@@ -64,12 +64,12 @@ def listed(spec: DataSpec) -> tuple[Examples, bool, list[Finding]]:
         return limited, arranged, [Finding("refused", (entry,))]
 
 
-def examine(spec: DataSpec, threads: int, progress: Callable[[int, int], None]) -> Examined:
-    """Reads, decodes and compares every picture once; writes and removes nothing.
+def examine(spec: DataSpec, threads: int, progress: Callable[[int, int], None]) -> ExaminedDataset:
+    """Reads, decodes and compares every image once; writes and removes nothing.
 
     Args:
-      threads: how many pictures are decoded at a time.
-      progress: called now and then with the number of sound pictures so far, and that of all.
+      threads: how many images are decoded at a time.
+      progress: called now and then with the number of sound images so far, and that of all.
 
     Raises:
       UserError: see `listed`.
@@ -77,7 +77,7 @@ def examine(spec: DataSpec, threads: int, progress: Callable[[int, int], None]) 
     examples, arranged, refused = listed(spec)
     notes = _Notes(examples)
 
-    def keep(numbers: np.ndarray, facts: Facts) -> None:
+    def keep(numbers: np.ndarray, facts: ImageFacts) -> None:
         notes.keep(numbers, facts)
         progress(notes.count, len(examples))
 
@@ -94,7 +94,7 @@ def examine(spec: DataSpec, threads: int, progress: Callable[[int, int], None]) 
     ]
     found.sort(key=lambda finding: list(KINDS).index(finding.name))
     sound = notes.fingerprints >= 0
-    return Examined(examples, arranged, sound, notes.fingerprints, pairs, tuple(found))
+    return ExaminedDataset(examples, arranged, sound, notes.fingerprints, pairs, tuple(found))
 
 
 def _small(contents: tf.Tensor) -> tf.Tensor:
@@ -102,7 +102,7 @@ def _small(contents: tf.Tensor) -> tf.Tensor:
 
 
 class _Notes:
-    """What is written down while the pictures go by; `keep` takes them as they come."""
+    """What is written down while the images go by; `keep` takes them as they come."""
 
     def __init__(self, examples: Examples) -> None:
         self.examples, self.count = examples, 0
@@ -112,7 +112,7 @@ class _Notes:
         self.orientations = np.zeros(len(examples), np.uint8)
         self.flat = np.zeros(len(examples), dtype=bool)
 
-    def keep(self, numbers: np.ndarray, facts: Facts) -> None:
+    def keep(self, numbers: np.ndarray, facts: ImageFacts) -> None:
         self.count += len(numbers)
         self.fingerprints[numbers] = facts.fingerprints
         self.details[numbers] = likeness.details(facts.pixels)
@@ -140,7 +140,7 @@ def _broken(broken: list[Broken], examples: Examples) -> Iterator[Finding]:
     cases: dict[str, list[Entry]] = {}
     for one in broken:
         kind, detail = _kind_of(one), one.reason
-        if kind == "no_picture" and (found := headers.header(examples, one.index)):
+        if kind == "no_image" and (found := headers.header(examples, one.index)):
             detail = f"{found.format}, which is not read here"
         cases.setdefault(kind, []).append(Entry((one.path,), detail, (one.index,)))
     for kind, entries in cases.items():
@@ -152,7 +152,7 @@ def _kind_of(one: Broken) -> str:
         return "missing" if one.reason == MISSING else "unreadable"
     reasons = {
         "empty file": "empty",
-        formats.NOT_A_PICTURE: "no_picture",
+        formats.NOT_A_IMAGE: "no_image",
         formats.TOO_LARGE: "bomb",
     }
     return reasons.get(one.reason, "damaged")

@@ -1,4 +1,4 @@
-"""What can be wrong with pictures: every kind of finding, how grave it is, and what helps."""
+"""What can be wrong with images: every kind of finding, how grave it is, and what helps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ERROR, WARNING, NOTE = LEVELS = ("error", "warning", "note")
 
 
 class Kind(NamedTuple):
-    """A way in which pictures can be wrong.
+    """A way in which images can be wrong.
 
     level: one of `LEVELS`. title: what is found, in the plural, to stand after a number. one: the
     same of a single case; None where cases are not counted. advice: what to do next.
@@ -71,10 +71,10 @@ KINDS = {
         "give yourself the right to read what is there, or mend the links",
     ),
     "empty": Kind(ERROR, "empty files", "empty file", "copy anew, or remove"),
-    "no_picture": Kind(
+    "no_image": Kind(
         ERROR,
-        "files that hold no picture that is read here",
-        "file that holds no picture that is read here",
+        "files that hold no image that is read here",
+        "file that holds no image that is read here",
         "save as JPEG or PNG, or move away",
     ),
     "bomb": Kind(
@@ -103,45 +103,45 @@ KINDS = {
     ),
     "likeness_across_parts": Kind(
         WARNING,
-        "groups of nearly the same picture in training and in what it is measured on",
-        "group of nearly the same picture in training and in what it is measured on",
+        "groups of nearly the same image in training and in what it is measured on",
+        "group of nearly the same image in training and in what it is measured on",
         "look at them; what belongs together goes into one part, as by a manifest's column group",
     ),
     "likeness_of_other_label": Kind(
         WARNING,
-        "groups of nearly the same picture under different labels",
-        "group of nearly the same picture under different labels",
+        "groups of nearly the same image under different labels",
+        "group of nearly the same image under different labels",
         "look at them",
     ),
     "one_colour": Kind(
         WARNING,
-        "pictures of one colour throughout",
-        "picture of one colour throughout",
+        "images of one colour throughout",
+        "image of one colour throughout",
         "look whether it is all there",
     ),
     "huge": Kind(
         WARNING,
-        "pictures so large that they are slow to decode",
-        "picture so large that it is slow to decode",
+        "images so large that they are slow to decode",
+        "image so large that it is slow to decode",
         "shrink beforehand",
     ),
     "tiny": Kind(
         WARNING,
-        "pictures so small that there is little to see",
-        "picture so small that there is little to see",
+        "images so small that there is little to see",
+        "image so small that there is little to see",
         "find larger ones",
     ),
     "narrow": Kind(
         WARNING,
-        "pictures far longer than wide, or wider than long",
-        "picture far longer than wide, or wider than long",
+        "images far longer than wide, or wider than long",
+        "image far longer than wide, or wider than long",
         "cut it to shape, or choose --resize=pad",
     ),
     "imbalance": Kind(
         WARNING,
-        "some classes have far more pictures than others",
+        "some classes have far more images than others",
         None,
-        "add pictures, or choose --class_weights=balanced",
+        "add images, or choose --class_weights=balanced",
     ),
     "link_outside": Kind(
         WARNING,
@@ -160,24 +160,24 @@ KINDS = {
     ),
     "likeness": Kind(
         NOTE,
-        "groups of nearly the same picture",
-        "group of nearly the same picture",
+        "groups of nearly the same image",
+        "group of nearly the same image",
         "look at them",
     ),
     "wrong_name": Kind(
         NOTE,
-        "pictures named as another format",
-        "picture named as another format",
+        "images named as another format",
+        "image named as another format",
         "nothing: contents count, not names",
     ),
     "several_frames": Kind(
         NOTE,
-        "pictures with motion or several pages",
-        "picture with motion or several pages",
+        "images with motion or several pages",
+        "image with motion or several pages",
         "only the first frame is read",
     ),
     "turned": Kind(
-        NOTE, "pictures turned by EXIF", "picture turned by EXIF", "nothing: it is read upright"
+        NOTE, "images turned by EXIF", "image turned by EXIF", "nothing: it is read upright"
     ),
     "odd_name": Kind(
         NOTE,
@@ -187,8 +187,8 @@ KINDS = {
     ),
     "stray": Kind(
         NOTE,
-        "pictures beside the class folders, and not read",
-        "picture beside the class folders, and not read",
+        "images beside the class folders, and not read",
+        "image beside the class folders, and not read",
         "move into a class",
     ),
 }

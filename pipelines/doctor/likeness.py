@@ -1,10 +1,10 @@
-"""Which pictures look the same although their files differ: saved anew, shrunk, a little brighter.
+"""Which images look the same although their files differ: saved anew, shrunk, a little brighter.
 
-A picture's hash has 64 bits: the signs of its lowest frequencies about their median (Zauner 2010,
+An image's hash has 64 bits: the signs of its lowest frequencies about their median (Zauner 2010,
 "Implementation and Benchmarking of Perceptual Image Hash Functions", section 3.2.1). Hashes are
 sorted, and each is compared with its neighbours; then all are rotated by a few bits and sorted
 again, so that pairs meet wherever their differing bits are (Charikar 2002, section 3). So a million
-pictures take a million times a few comparisons, and not the square. Of a pair that is near, the
+images take a million times a few comparisons, and not the square. Of a pair that is near, the
 finer half of the details decides: two solar cells have much in common, but not that.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-SIDE = 64  # pixels: what pictures are decoded to
+SIDE = 64  # pixels: what images are decoded to
 DETAIL = 32  # pixels: what is compared
 MOST_BITS = 8  # that the hashes of a pair may differ in
 LEAST_CORRELATION = 0.99  # of details; saving at quality 40 or halving the size leaves more
@@ -20,13 +20,13 @@ _NEIGHBOURS = 24  # that each hash is compared with, in each of the sorted order
 _ROTATIONS = range(0, 64, 6)
 _LOW = 8  # frequencies along each axis
 _BLOCK = 4  # pixels of `DETAIL`; what is coarser decides nothing
-_CHUNK = 1 << 14  # pictures or pairs that are worked on at a time
+_CHUNK = 1 << 14  # images or pairs that are worked on at a time
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
-def details(pictures: np.ndarray) -> np.ndarray:
+def details(images: np.ndarray) -> np.ndarray:
     """uint8 [n, 64, 64, 3], 0…255 -> uint8 [n, 32, 32], grey."""
-    grey = pictures.astype(np.float32) @ _LUMA
+    grey = images.astype(np.float32) @ _LUMA
     step = SIDE // DETAIL
     return np.round(grey.reshape(-1, DETAIL, step, DETAIL, step).mean((2, 4))).astype(np.uint8)
 
@@ -42,7 +42,7 @@ def hashes(grey: np.ndarray) -> np.ndarray:
 
 
 def alike(grey: np.ndarray) -> np.ndarray:
-    """Pairs of pictures that look the same.
+    """Pairs of images that look the same.
 
     Args:
       grey: uint8 [n, 32, 32], as from `details`; none of one colour throughout.

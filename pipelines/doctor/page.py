@@ -9,14 +9,14 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from pipelines.decode import decode
-from pipelines.doctor.examine import Examined
+from pipelines.doctor.examine import ExaminedDataset
 from pipelines.doctor.kinds import Entry, Finding
 from pipelines.doctor.report import common, counts, describe, summary
 from pipelines.sources.examples import Examples, counted, printable, read
 
 SHOWN = 60  # cases of each kind
 SIDE = 112  # pixels of a thumbnail
-_AT_A_TIME = 4  # pictures of a case
+_AT_A_TIME = 4  # images of a case
 
 _STYLE = """
 :root { color-scheme: light dark }
@@ -41,12 +41,12 @@ img { width: 7rem; height: 7rem; object-fit: contain; background: #eee; margin-r
 """
 
 
-def page(examined: Examined, seconds: float) -> str:
+def page(examined: ExaminedDataset, seconds: float) -> str:
     """The whole page; names of files are shown as they are and mean nothing to the browser."""
     examples = examined.examples
     body = [
-        "<h1>The pictures before the training</h1>",
-        f"<p>{counted(len(examples), 'picture', 'pictures')} in "
+        "<h1>The images before the training</h1>",
+        f"<p>{counted(len(examples), 'image', 'images')} in "
         f"{html.escape(printable(common(examples)))} looked at in {seconds:.1f} s: "
         f"{summary(examined.findings)}.</p>",
         *_classes(examples),
@@ -57,7 +57,7 @@ def page(examined: Examined, seconds: float) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>The pictures before the training</title><style>{_STYLE}</style></head><body>\n"
+        f"<title>The images before the training</title><style>{_STYLE}</style></head><body>\n"
         + "\n".join(body)
         + "\n</body></html>\n"
     )
@@ -86,21 +86,21 @@ def _contents(findings: tuple[Finding, ...]) -> Iterator[str]:
     yield "</table>"
 
 
-def _section(finding: Finding, examined: Examined) -> Iterator[str]:
+def _section(finding: Finding, examined: ExaminedDataset) -> Iterator[str]:
     level, title, _, advice = finding.kind
     yield f'<section class="{level}" id="{finding.name}"><h2>{level}: {html.escape(title)}</h2>'
     yield f"<p>{html.escape(finding.counted)}. What to do: {html.escape(advice)}.</p><ul>"
     root = common(examined.examples)
     for entry in finding.entries[:SHOWN]:
-        pictures = "".join(_thumbnails(entry, examined))
-        yield f"<li>{pictures}<div>{html.escape(describe(entry, root))}</div></li>"
+        images = "".join(_thumbnails(entry, examined))
+        yield f"<li>{images}<div>{html.escape(describe(entry, root))}</div></li>"
     yield "</ul>"
     if len(finding.entries) > SHOWN:
         yield f"<p>And {len(finding.entries) - SHOWN:,} more, which report.json lists.</p>"
     yield "</section>"
 
 
-def _thumbnails(entry: Entry, examined: Examined) -> Iterator[str]:
+def _thumbnails(entry: Entry, examined: ExaminedDataset) -> Iterator[str]:
     for index in entry.examples[:_AT_A_TIME]:
         if examined.sound[index]:
             yield _thumbnail(examined.examples, index)

@@ -1,4 +1,4 @@
-"""Where the pictures lie: links out of the folder and in circles, odd names, what is not read."""
+"""Where the images lie: links out of the folder and in circles, odd names, what is not read."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _inside(path: str, folder: str) -> bool:
 
 
 def _strays(root: str) -> Iterator[tuple[str, str, str]]:
-    """Pictures that lie in the folder itself, where only the folders in it count."""
+    """Images that lie in the folder itself, where only the folders in it count."""
     for entry in _entries(root):
         if entry.name.lower().endswith(_SUFFIXES) and entry.is_file():
             yield entry.path, "stray", ""

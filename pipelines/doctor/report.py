@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.doctor.examine import Examined
+from pipelines.doctor.examine import ExaminedDataset
 from pipelines.doctor.kinds import LEVELS, Entry, Finding
 from pipelines.sources.examples import SPLITS, Examples, counted, printable
 
@@ -22,12 +22,12 @@ def counts(examples: Examples) -> dict[str, dict[str, int]]:
     }
 
 
-def lines(examined: Examined, seconds: float) -> Iterator[str]:
+def lines(examined: ExaminedDataset, seconds: float) -> Iterator[str]:
     """The report for a terminal."""
     examples = examined.examples
     speed, root = len(examples) / seconds, common(examples)
     yield (
-        f"{counted(len(examples), 'picture', 'pictures')} in {printable(root)} looked at in "
+        f"{counted(len(examples), 'image', 'images')} in {printable(root)} looked at in "
         f"{seconds:.1f} s, {speed:,.0f} a second"
     )
     for split, classes in counts(examples).items():
@@ -51,7 +51,7 @@ def summary(findings: tuple[Finding, ...]) -> str:
 
 
 def common(examples: Examples) -> str:
-    """The folder that all pictures lie in, which need not be said of each."""
+    """The folder that all images lie in, which need not be said of each."""
     folders = {os.path.dirname(path) for path in examples.paths}
     try:
         return os.path.join(os.path.commonpath(folders), "")
@@ -65,10 +65,10 @@ def describe(entry: Entry, root: str) -> str:
     return f"{places}{more}" + (f": {entry.detail}" if entry.detail else "")
 
 
-def as_json(examined: Examined, seconds: float) -> dict[str, Any]:
+def as_json(examined: ExaminedDataset, seconds: float) -> dict[str, Any]:
     """All of it: every case of every kind."""
     return {
-        "pictures": len(examined.examples),
+        "images": len(examined.examples),
         "sound": int(examined.sound.sum()),
         "seconds": round(seconds, 3),
         "classes": counts(examined.examples),

@@ -1,4 +1,4 @@
-"""What the header and the name of a picture have that is unusual."""
+"""What the header and the name of an image have that is unusual."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ Step N of a run is worked out from N alone: which examples it reads (`order`), t
 pixels (`decode`). So a run that is taken up at step N reads what it would have read.
 
 Batches come by one of two ways. Files are read and decoded in parallel by tf.data. What is kept,
-decoded pictures or the outputs of a frozen trunk, is copied together on a thread that works ahead.
+decoded images or the outputs of a frozen trunk, is copied together on a thread that works ahead.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from engine.core.dataset import Batch, Feed
+from engine.core.dataset import Batch, DataLoader
 from engine.core.errors import UserError
 from engine.core.recipe import Recipe
 from pipelines.decode import decode
 from pipelines.loading import shuffle
 from pipelines.loading.prefetch import ahead
-from pipelines.pixel_cache.pixels import ALIGNMENT, Pixels
+from pipelines.pixel_cache.store import ALIGNMENT, Pixels
 from pipelines.sources.examples import WHOLE_FILE, Examples, identity, read
 
 PREFETCH = 4  # batches that wait ready: enough to ride out a slow file, little memory
 KEPT_AHEAD = 2  # of what is only copied
-IN_FLIGHT = 2  # pictures for each thread: with one, threads wait for the slowest's turn
+IN_FLIGHT = 2  # images for each thread: with one, threads wait for the slowest's turn
 
 # Steps -> example numbers int32, weights float32, epochs int32, [n] each: see `order.batches`
 Plan = Callable[[range], tuple[np.ndarray, np.ndarray, np.ndarray]]
@@ -35,10 +35,10 @@ Lookup = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """One part of the data, and how its pictures are had.
+class SplitSource:
+    """One part of the data, and how its images are had.
 
-    pixels: the decoded pictures, or None where they are decoded from their files each time.
+    pixels: the decoded images, or None where they are decoded from their files each time.
     device: where the batches are to lie, or None for the host's memory.
     """
 
@@ -49,16 +49,16 @@ class Part:
     device: str | None = None
 
 
-def make_feed(
+def make_data_loader(
     examples: Examples,
     recipe: Recipe,
     threads: int,
     pixels: Pixels | None = None,
     device: str | None = None,
-) -> Feed:
+) -> DataLoader:
     """The three parts of the data as the engine takes them."""
     parts = {
-        name: Part(examples.part(name), recipe, threads, pixels, device)
+        name: SplitSource(examples.part(name), recipe, threads, pixels, device)
         for name in ("train", "validation", "test")
     }
     training = parts["train"]
@@ -77,7 +77,7 @@ def make_feed(
         calls = shuffle.calls(range(first, stop), per_call, count, recipe.batch_size)
         return batches(training, shuffled, calls, views, lookup)
 
-    return Feed(
+    return DataLoader(
         classes=examples.classes,
         class_counts=training.examples.class_counts(),
         validation_examples=len(parts["validation"].examples),
@@ -95,14 +95,14 @@ def each_epoch_anew(examples: np.ndarray, epoch: int) -> np.ndarray:
     return np.full(len(examples), epoch, np.int32)
 
 
-def once(part: Part, which: Sequence[int] | None = None) -> Iterator[Batch]:
+def once(part: SplitSource, which: Sequence[int] | None = None) -> Iterator[Batch]:
     """Every example once, in their order; or of these batches only those with the given numbers."""
     size = part.recipe.batch_size
     plan = _in_order(len(part.examples), size)
     numbers = range(shuffle.steps_per_epoch(len(part.examples), size)) if which is None else which
     calls = [range(number, number + 1) for number in numbers]
     for batch in batches(part, plan, calls, each_epoch_anew) if calls else ():
-        # As `column[0]`, but without a copy of the pictures.
+        # As `column[0]`, but without a copy of the images.
         yield tf.nest.map_structure(lambda column: tf.reshape(column, column.shape[1:]), batch)
 
 
@@ -118,14 +118,18 @@ def _in_order(count: int, batch_size: int) -> Plan:
 
 
 def batches(
-    part: Part, plan: Plan, calls: Sequence[range], views: Views, lookup: Lookup | None = None
+    part: SplitSource,
+    plan: Plan,
+    calls: Sequence[range],
+    views: Views,
+    lookup: Lookup | None = None,
 ) -> Iterator[Batch]:
     """The batches of each call's steps, every column [steps, B, …], prefetched.
 
     Raises:
       UserError: a file can no longer be read or decoded; it is named.
     """
-    take = lookup or _pictures(part)
+    take = lookup or _images(part)
     if take:
         kept = (_kept(part, _columns(plan, views, call), take) for call in calls)
         return ahead(kept, KEPT_AHEAD)
@@ -141,19 +145,19 @@ def _columns(plan: Plan, views: Views, steps: range) -> tuple[np.ndarray, ...]:
     return weights, numbers, epochs, seen
 
 
-def _pictures(part: Part) -> Lookup | None:
+def _images(part: SplitSource) -> Lookup | None:
     if part.pixels is None:
         return None
     pixels, rows = part.pixels, part.examples.rows
     return lambda numbers, _: (pixels.take(rows[numbers]),)
 
 
-def _kept(part: Part, columns: tuple[np.ndarray, ...], take: Lookup) -> Batch:
+def _kept(part: SplitSource, columns: tuple[np.ndarray, ...], take: Lookup) -> Batch:
     weights, numbers, epochs, views = columns
     taken = take(numbers, views)
-    pictures = len(taken) == 1 and taken[0].dtype == np.uint8
+    images = len(taken) == 1 and taken[0].dtype == np.uint8
     labels = part.examples.labels[numbers]
-    batch = Batch(taken[0] if pictures else taken, labels, weights, numbers, epochs, views)
+    batch = Batch(taken[0] if images else taken, labels, weights, numbers, epochs, views)
     size = part.recipe.batch_size
     tensors = [
         _tensor(column.reshape(-1, size, *column.shape[1:])) for column in tf.nest.flatten(batch)
@@ -171,7 +175,9 @@ def _tensor(array: np.ndarray) -> tf.Tensor:
     return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
-def _decoded(part: Part, plan: Plan, calls: Sequence[range], views: Views) -> Iterator[Batch]:
+def _decoded(
+    part: SplitSource, plan: Plan, calls: Sequence[range], views: Views
+) -> Iterator[Batch]:
     for alike in _alike(calls):
         dataset = iter(_dataset(part, plan, alike, views))
         for call in alike:
@@ -193,7 +199,9 @@ def _alike(calls: Sequence[range]) -> Iterator[list[range]]:
         yield group
 
 
-def _dataset(part: Part, plan: Plan, calls: Sequence[range], views: Views) -> tf.data.Dataset:
+def _dataset(
+    part: SplitSource, plan: Plan, calls: Sequence[range], views: Views
+) -> tf.data.Dataset:
     """All calls but the last are of one length."""
     recipe, fetch, labels = part.recipe, fetcher(part.examples), tf.constant(part.examples.labels)
     types = (tf.float32, tf.int32, tf.int32, tf.int32)
@@ -219,7 +227,7 @@ def _dataset(part: Part, plan: Plan, calls: Sequence[range], views: Views) -> tf
     steps = tf.constant([step for call in calls for step in call], tf.int64)
     dataset = tf.data.Dataset.from_tensor_slices(steps).map(planned).unbatch()
     dataset = dataset.map(example, IN_FLIGHT * part.threads, deterministic=True)
-    # As one batch first: to stack batches would copy every picture once more.
+    # As one batch first: to stack batches would copy every image once more.
     dataset = dataset.batch(recipe.batch_size * len(calls[0])).map(stacked)
     dataset = dataset.with_options(options(part.threads))
     if part.device:
@@ -250,7 +258,7 @@ def fetcher(examples: Examples) -> Callable[[tf.Tensor], tf.Tensor]:
     return fetch
 
 
-def _blame(part: Part, numbers: np.ndarray, error: Exception) -> str:
+def _blame(part: SplitSource, numbers: np.ndarray, error: Exception) -> str:
     """Which of a step's files failed, found by reading them once more, one by one."""
     examples, recipe = part.examples, part.recipe
     for number in numbers:

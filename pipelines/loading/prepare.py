@@ -13,22 +13,22 @@ from pipelines.decode.decode import decode
 from pipelines.doctor import census
 from pipelines.pixel_cache import pixel_cache, scan
 from pipelines.pixel_cache.pixel_plan import Job, Seen, plan
-from pipelines.pixel_cache.pixels import Pixels, Place
 from pipelines.pixel_cache.scan import Broken
 from pipelines.pixel_cache.stamps import MISSING
+from pipelines.pixel_cache.store import CacheLocation, Pixels
 from pipelines.sources import manifest, sources
 from pipelines.sources.examples import Examples, counted
 
 Say = Callable[[str], None]
 
 
-def to_train(
+def prepare_training_data(
     examples: Examples,
     recipe: Recipe,
     report: Path,
     threads: int,
     say: Say,
-    place: Place | None = None,
+    place: CacheLocation | None = None,
 ) -> tuple[Examples, Pixels | None]:
     """The sound ones, and their pixels; what is broken is listed in `report` and left out.
 
@@ -59,20 +59,20 @@ def to_train(
     if absent:
         say(f"left out: {absent}; listed in {report}")
     if others:
-        are = counted(len(others), "broken picture is", "broken pictures are")
+        are = counted(len(others), "broken image is", "broken images are")
         say(f"{are} left out, listed with the reasons in {report}")
     for line in census.in_short(recipe.data, sound, seen.pixels):
         say(line)
     return sound, seen.pixels
 
 
-def to_measure(
+def prepare_evaluation_data(
     recipe: Recipe,
     classes: tuple[str, ...],
     part: str,
     threads: int,
     say: Say,
-    place: Place | None = None,
+    place: CacheLocation | None = None,
 ) -> tuple[Examples, Pixels | None]:
     """One part of the recipe's data, or `all` of it, labelled as a model with these classes does.
 
@@ -98,7 +98,7 @@ def to_measure(
     broken = np.array([one.index for one in seen.broken], dtype=np.int64)
     rest = seen.examples.without(broken)
     if seen.broken and (recipe.data.on_bad_image == "fail" or not len(rest)):
-        unfit = f"{len(broken):,} of {counted(len(seen.examples), 'picture', 'pictures')}"
+        unfit = f"{len(broken):,} of {counted(len(seen.examples), 'image', 'images')}"
         raise UserError(f"{unfit} can't be used; mend or remove what is named above")
     if not len(rest):
         raise UserError(f"--part={part}: the data has no such examples; give another --part")
@@ -117,14 +117,14 @@ def _absent(spec: DataSpec, seen: Seen) -> tuple[str, list[Broken]]:
     return sentence, [one for one in seen.broken if one.reason != MISSING]
 
 
-def _plan(examples: Examples, recipe: Recipe, threads: int, say: Say, place: Place) -> Job:
+def _plan(examples: Examples, recipe: Recipe, threads: int, say: Say, place: CacheLocation) -> Job:
     return plan(examples, recipe.image_size, recipe.resize, threads, say, place)
 
 
 def _look(examples: Examples, recipe: Recipe, threads: int, say: Say) -> Seen:
-    """Looks at every picture and keeps none."""
+    """Looks at every image and keeps none."""
     if len(examples) > 50_000:
-        say(f"looking at {len(examples):,} pictures first, so that no broken one ends the training")
+        say(f"looking at {len(examples):,} images first, so that no broken one ends the training")
     size, resize = recipe.image_size, recipe.resize
     broken = scan.look(examples, lambda contents: decode(contents, *size, resize), threads)
     return Seen(examples.replace(rows=np.full(len(examples), -1)), broken, None)

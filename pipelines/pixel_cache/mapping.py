@@ -14,7 +14,7 @@ class Mapping:
     """A new array, whose pages a thread asks for until somebody writes to it.
 
     The system gives a page when it is first written to, and clears it before; in a virtual machine
-    that can take as long as decoding the picture that goes there. A processor that has nothing to
+    that can take as long as decoding the image that goes there. A processor that has nothing to
     do meanwhile does it here.
     """
 

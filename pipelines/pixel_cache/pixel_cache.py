@@ -1,7 +1,7 @@
-"""The first look with a memory: a picture is decoded once, for this run and for later ones.
+"""The first look with a memory: an image is decoded once, for this run and for later ones.
 
-What earlier runs have kept is taken over, picture by picture; only the others are decoded. So a
-data set that grew by ten pictures decodes ten.
+What earlier runs have kept is taken over, image by image; only the others are decoded. So a
+data set that grew by ten images decodes ten.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pipelines.pixel_cache import pixel_files
 from pipelines.pixel_cache.pixel_files import Kept, Part
 from pipelines.pixel_cache.pixel_fill import Filling, of_kept
 from pipelines.pixel_cache.pixel_plan import Job, Seen
-from pipelines.pixel_cache.pixels import Pixels
 from pipelines.pixel_cache.stamps import of_system
+from pipelines.pixel_cache.store import Pixels
 
 LEAST_URGENT = 19  # as `nice` counts
 
 
 def look(job: Job) -> Seen:
-    """Looks at every picture, and keeps its pixels where that can be done; says what it does.
+    """Looks at every image, and keeps its pixels where that can be done; says what it does.
 
     Where they can't be kept, for want of space or of rights, the run goes on without.
     """
@@ -42,7 +42,7 @@ def look(job: Job) -> Seen:
 
 
 def find(job: Job) -> Seen | None:
-    """What an earlier run has kept, read from its file; None where a picture is missing there."""
+    """What an earlier run has kept, read from its file; None where an image is missing there."""
     shelves = _open_all(job)
     try:
         if whole := _whole(job, shelves):
@@ -54,7 +54,7 @@ def find(job: Job) -> Seen | None:
 
 
 def _open_all(job: Job) -> list[Kept]:
-    """What is kept, that with the most of our pictures first."""
+    """What is kept, that with the most of our images first."""
     if job.place.folder is None or not len(job.firsts):
         return []
     shelves = pixel_files.open_all(job.place.folder, job.definition, job.row_bytes)
@@ -146,21 +146,19 @@ def _save(job: Job, filling: Filling, part: Part, pixels: Pixels) -> None:
 def _say_found(job: Job) -> None:
     if job.firsts.size:
         where = "read into memory" if job.fits else "on the disk"
-        job.say(
-            f"{_pictures(job)} from the cache in {job.place.folder}, {_size(job.nbytes)} {where}"
-        )
+        job.say(f"{_images(job)} from the cache in {job.place.folder}, {_size(job.nbytes)} {where}")
 
 
 def _say_decoding(job: Job, count: int, part: Part | None) -> None:
     of = "" if count == len(job.firsts) else f"{count:,} of "
     if job.fits:
         kept = f", kept for later runs in {job.place.folder}" if part else ""
-        job.say(f"decoding {of}{_pictures(job)} into memory, {_size(job.nbytes)}{kept}")
+        job.say(f"decoding {of}{_images(job)} into memory, {_size(job.nbytes)}{kept}")
     elif part:
-        job.say(f"decoding {of}{_pictures(job)} into {job.place.folder}, {_size(job.nbytes)}")
+        job.say(f"decoding {of}{_images(job)} into {job.place.folder}, {_size(job.nbytes)}")
     elif job.place.folder is None:
         job.say(
-            f"{_pictures(job)} take {_size(job.nbytes)}, more than --cache_memory allows, and no "
+            f"{_images(job)} take {_size(job.nbytes)}, more than --cache_memory allows, and no "
             "--cache_dir is given; every epoch decodes them"
         )
 
@@ -182,9 +180,9 @@ def _say_alone(job: Job, error: OSError) -> None:
     job.say(f"{where}: {of_system(error)}; the pixels are kept for this run alone")
 
 
-def _pictures(job: Job) -> str:
+def _images(job: Job) -> str:
     height, width, _ = job.shape
-    return f"{len(job.firsts):,} pictures at {height}x{width}"
+    return f"{len(job.firsts):,} images at {height}x{width}"
 
 
 def _size(count: int) -> str:

@@ -1,6 +1,6 @@
 """Pixel files on the disk: found, filled, published as a whole, and removed when outlived.
 
-    CACHE_DIR/pixels-DEFINITION-PICTURES/pixels.u8   one row of height x width x 3 bytes a picture
+    CACHE_DIR/pixels-DEFINITION-IMAGES/pixels.u8   one row of height x width x 3 bytes an image
                                          index.npz   what is known of each: `pixel_index`
                                          lock        shared while in use, exclusive while filled
     CACHE_DIR/pixels-….part-PID-RANDOM/              one that is being filled, or was when killed
@@ -51,7 +51,7 @@ class Kept:
 
 
 def name(definition: str, stamps: np.ndarray) -> str:
-    """Of the folder with these pictures in this order."""
+    """Of the folder with these images in this order."""
     return _kind(definition) + hashlib.blake2b(stamps.tobytes(), digest_size=12).hexdigest()
 
 
@@ -142,22 +142,22 @@ class Part:
             self.discard()
             raise
 
-    def write(self, rows: np.ndarray, pictures: np.ndarray) -> None:
-        """Writes n pictures (uint8 [n, …]) to their rows (int [n]).
+    def write(self, rows: np.ndarray, images: np.ndarray) -> None:
+        """Writes n images (uint8 [n, …]) to their rows (int [n]).
 
         Raises:
           OSError: the system can't take them.
         """
-        for row, picture in zip(rows.tolist(), pictures, strict=True):
-            _write(self.pixels.fileno(), picture, row * self.row_bytes)
+        for row, image in zip(rows.tolist(), images, strict=True):
+            _write(self.pixels.fileno(), image, row * self.row_bytes)
 
-    def write_all(self, pictures: np.ndarray, give_way: Callable[[], None]) -> None:
+    def write_all(self, images: np.ndarray, give_way: Callable[[], None]) -> None:
         """Writes all rows (uint8 [N, …]); `give_way` is called again and again, and may wait.
 
         Raises:
           OSError: the system can't take them.
         """
-        data = pictures.reshape(-1)
+        data = images.reshape(-1)
         for start in range(0, len(data), _CHUNK):
             give_way()
             _write(self.pixels.fileno(), data[start : start + _CHUNK], start)
@@ -214,8 +214,8 @@ def _reserve(handle: int, size: int) -> None:
         os.posix_fallocate(handle, 0, size)
 
 
-def _write(handle: int, pictures: np.ndarray, offset: int) -> None:
-    data = pictures.reshape(-1).data
+def _write(handle: int, images: np.ndarray, offset: int) -> None:
+    data = images.reshape(-1).data
     while data:
         written = os.pwrite(handle, data, offset)
         data, offset = data[written:], offset + written
@@ -262,7 +262,7 @@ def remove_outlived(new: Path, index: Index) -> None:
     """Removes the folders that a new one has taken the place of.
 
     Such a folder is of the same definition, shares a file with the new one, is not in use, and
-    holds no picture that is still as it was and that the new one lacks.
+    holds no image that is still as it was and that the new one lacks.
 
     Args:
       new: the complete folder; index: of it.

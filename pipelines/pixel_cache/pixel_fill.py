@@ -12,10 +12,10 @@ from pipelines.pixel_cache import pixel_index, scan
 from pipelines.pixel_cache.mapping import Mapping
 from pipelines.pixel_cache.pixel_files import Kept, Part
 from pipelines.pixel_cache.pixel_plan import Job
-from pipelines.pixel_cache.pixels import Pixels
-from pipelines.pixel_cache.scan import Facts
+from pipelines.pixel_cache.scan import ImageFacts
+from pipelines.pixel_cache.store import Pixels
 
-_BATCH = 32  # pictures that are copied at a time
+_BATCH = 32  # images that are copied at a time
 
 
 class Filling:
@@ -23,7 +23,7 @@ class Filling:
 
     index: what is known of each row so far.
     missing: bool [M], the rows that are still to be filled.
-    error: what kept a picture from being written; nothing is written any more then.
+    error: what kept an image from being written; nothing is written any more then.
     """
 
     def __init__(self, job: Job, part: Part | None) -> None:
@@ -65,14 +65,14 @@ class Filling:
                 return
 
     def decode(self, begin: Callable[[], None]) -> None:
-        """Looks at the pictures that are still missing; `begin` is called before the first."""
+        """Looks at the images that are still missing; `begin` is called before the first."""
         job, index = self.job, self.index
         rows = np.flatnonzero(self.missing)
 
         examples = job.examples.take(job.firsts[rows])
         told = headers.sample(len(rows))
 
-        def keep(numbers: np.ndarray, facts: Facts) -> None:
+        def keep(numbers: np.ndarray, facts: ImageFacts) -> None:
             places = rows[numbers]
             index.orientations[places] = facts.orientations
             index.fingerprints[places] = facts.fingerprints
@@ -98,13 +98,13 @@ class Filling:
             return None
         return Pixels(self.job.shape, *facts, file=self.part.pixels, lock=self.part.lock)
 
-    def _put(self, rows: np.ndarray, pictures: np.ndarray) -> None:
+    def _put(self, rows: np.ndarray, images: np.ndarray) -> None:
         self.missing[rows] = False
         if self.memory is not None:
-            self.memory[rows] = pictures
+            self.memory[rows] = images
         elif self.part and not self.error:
             try:
-                self.part.write(rows, pictures)
+                self.part.write(rows, images)
             except OSError as error:
                 self.error = error
 

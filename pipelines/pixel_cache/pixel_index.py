@@ -1,4 +1,4 @@
-"""What is known of the pictures in a pixel file, row by row, and how that is kept on the disk."""
+"""What is known of the images in a pixel file, row by row, and how that is kept on the disk."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from pipelines.sources import archives
 from pipelines.sources.examples import Examples
 
 FORMAT = 2  # of the file; to be raised when its meaning changes
-FACTS = ("fingerprints", "orientations", "headers")  # what the first look finds of a picture
-_MOST_BYTES = 1 << 30  # of an index unpacked: millions of pictures take less
+FACTS = ("fingerprints", "orientations", "headers")  # what the first look finds of an image
+_MOST_BYTES = 1 << 30  # of an index unpacked: millions of images take less
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Index:
-    """N pictures, a row each.
+    """N images, a row each.
 
     definition: what made pixels of the bytes, as JSON text; rows of another one are of no use.
     stamps: S16 [N], as from `stamps.stamp`; all zero where nothing lasting is known.
     fingerprints: int64 [N], of the encoded bytes, as from `first_look.look`.
-    orientations: uint8 [N], 1…8 as in EXIF; 0 where the picture is broken.
+    orientations: uint8 [N], 1…8 as in EXIF; 0 where the image is broken.
     headers: headers.COLUMN [N], blank where none was read.
-    reasons: str [N], why the picture is broken; '' where it is sound.
+    reasons: str [N], why the image is broken; '' where it is sound.
     """
 
     definition: str
@@ -67,7 +67,7 @@ def blank(definition: str, count: int) -> Index:
 
 
 def save(file: BinaryIO, index: Index, examples: Examples) -> None:
-    """Writes the index, and where each row's picture lies (`examples`, N of them)."""
+    """Writes the index, and where each row's image lies (`examples`, N of them)."""
     broken = np.flatnonzero(index.reasons != "")
     np.savez_compressed(
         file,
@@ -108,7 +108,7 @@ def load(path: str | os.PathLike[str], definition: str) -> Index | None:
 
 
 def load_places(path: str | os.PathLike[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Paths, offsets and lengths of the pictures, in the order of the rows.
+    """Paths, offsets and lengths of the images, in the order of the rows.
 
     Raises:
       OSError: the file is gone or damaged.

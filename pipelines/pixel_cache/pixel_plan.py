@@ -1,4 +1,4 @@
-"""What is to be looked at, picture by picture, and what came of it."""
+"""What is to be looked at, image by image, and what came of it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from pipelines.decode import decode
 from pipelines.pixel_cache.pixel_index import Index
-from pipelines.pixel_cache.pixels import Pixels, Place
 from pipelines.pixel_cache.scan import Broken
 from pipelines.pixel_cache.stamps import stamp
+from pipelines.pixel_cache.store import CacheLocation, Pixels
 from pipelines.sources.examples import Examples
 
 
@@ -28,11 +28,11 @@ class Seen(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Job:
-    """N examples of M different pictures, and where their pixels may go.
+    """N examples of M different images, and where their pixels may go.
 
-    numbers: int64 [N], the picture of each example; -1 where there is no file.
-    firsts: int64 [M], an example of each picture.
-    stamps: S16 [M], of each picture.
+    numbers: int64 [N], the image of each example; -1 where there is no file.
+    firsts: int64 [M], an example of each image.
+    stamps: S16 [M], of each image.
     faults: index -> reason of the examples without a file.
     shape: height, width and 3.
     """
@@ -46,7 +46,7 @@ class Job:
     resize: str
     threads: int
     say: Callable[[str], None]
-    place: Place
+    place: CacheLocation
 
     @property
     def row_bytes(self) -> int:
@@ -78,7 +78,7 @@ class Job:
 
         Args:
           index: what is known of each row.
-          rows: int64 [M], each picture's row in the index, and in the pixels if there are any.
+          rows: int64 [M], each image's row in the index, and in the pixels if there are any.
         """
         reasons = dict(self.faults)
         present = np.flatnonzero(self.numbers >= 0)
@@ -99,20 +99,20 @@ def plan(
     resize: str,
     threads: int,
     say: Callable[[str], None],
-    place: Place,
+    place: CacheLocation,
 ) -> Job:
-    """Stamps every file, and opens none. An example that stands twice is one picture.
+    """Stamps every file, and opens none. An example that stands twice is one image.
 
     Args:
       size: height and width of the pixels.
       resize: as in `decode.decode`.
-      threads: how many pictures are decoded at a time.
+      threads: how many images are decoded at a time.
       say: takes one line for the user.
     """
     stamps, faults = stamp(examples.paths, examples.offsets, examples.lengths)
     present = np.flatnonzero(stamps != b"")
     _, firsts, inverse = np.unique(stamps[present], return_index=True, return_inverse=True)
-    order = np.argsort(firsts)  # pictures are numbered as they first come, not by their stamps
+    order = np.argsort(firsts)  # images are numbered as they first come, not by their stamps
     numbers = np.full(len(examples), -1)
     numbers[present] = np.argsort(order)[inverse.reshape(-1)]
     firsts = present[firsts[order]]

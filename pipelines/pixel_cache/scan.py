@@ -1,4 +1,4 @@
-"""Looks at every picture before training: what can't be read or decoded is named and left out.
+"""Looks at every image before training: what can't be read or decoded is named and left out.
 
 It decodes as training will, with the same definition, so that nothing that passes here fails there.
 What it has decoded can be kept: `pixel_cache` does.
@@ -24,12 +24,12 @@ from pipelines.pixel_cache.stamps import of_system, stamp
 from pipelines.sources.examples import SPLITS, Examples, read
 
 COLUMNS = ("path", "reason")
-_BATCH = 64  # pictures that are passed on at a time,
+_BATCH = 64  # images that are passed on at a time,
 _BATCH_BYTES = 1 << 24  # or fewer where they are large
 _FINGERPRINTS = 2**63 - 1  # as many as there are
 
 Decode = Callable[[tf.Tensor], tf.Tensor]
-Keep = Callable[[np.ndarray, "Facts"], None]
+Keep = Callable[[np.ndarray, "ImageFacts"], None]
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Broken:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What the look at n sound pictures found.
+class ImageFacts:
+    """What the look at n sound images found.
 
     pixels: uint8 [n, height, width, 3], 0…255.
     orientations: int32 [n], 1…8, as EXIF has it; the pixels are upright already.
@@ -74,7 +74,7 @@ def look(
       examples: all parts together.
       decode: string scalar -> uint8 [height, width, 3], in graph operations; raises where it can't.
       threads: how many decode.
-      progress: called now and then with the number of sound pictures so far.
+      progress: called now and then with the number of sound images so far.
       keep: called with the numbers of some sound examples, int32 [n], and what was found there,
         until every sound one has been its turn, in any order.
       begin: called when all is made ready, before the first file is opened.
@@ -94,7 +94,7 @@ def look(
         sound[numbers] = True
         count += len(numbers)
         if keep:
-            keep(numbers, Facts(*facts))
+            keep(numbers, ImageFacts(*facts))
         if progress:
             progress(count)
     for index in rest[~sound[rest]]:
@@ -107,7 +107,7 @@ def look(
 def _sound(
     examples: Examples, numbers: np.ndarray, decode: Decode, threads: int, whole: bool
 ) -> Any:
-    """Batches of the numbers whose picture can be decoded, with their facts where `whole`."""
+    """Batches of the numbers whose image can be decoded, with their facts where `whole`."""
     if not len(numbers):
         return []  # without half a second for a program that nothing goes through
     fetch = fetcher(examples)
@@ -131,7 +131,7 @@ def _sound(
 def _facts(contents: tf.Tensor, decode: Decode) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     pixels = decode(contents)
     # One after the other: what fails ends all beside it, and tf.data would take the cancellation of
-    # the one for the end of the pipeline instead of the other's error for that of a picture.
+    # the one for the end of the pipeline instead of the other's error for that of an image.
     with tf.control_dependencies([pixels]):
         contents = tf.identity(contents)
     orientation = tf.cond(
@@ -142,9 +142,9 @@ def _facts(contents: tf.Tensor, decode: Decode) -> tuple[tf.Tensor, tf.Tensor, t
 
 @exif.apart(exif.TEXT)
 def _in_others(contents: tf.Tensor) -> tf.Tensor:
-    """int32 scalar 1…8: the orientation that a picture asks for which is no JPEG."""
+    """int32 scalar 1…8: the orientation that an image asks for which is no JPEG."""
 
-    def begins(form: formats.Format) -> tf.Tensor:
+    def begins(form: formats.ImageFormat) -> tf.Tensor:
         return tf.strings.substr(contents, form.magic_at, len(form.magic)) == form.magic
 
     searches = [
@@ -164,7 +164,7 @@ def _again(examples: Examples, index: int, decode: Decode, keep: Keep | None) ->
     except tf.errors.OpError as error:
         return Broken(index, examples.name(index), reason(error))
     if keep:
-        keep(np.array([index], np.int32), Facts(*(fact.numpy()[None] for fact in facts)))
+        keep(np.array([index], np.int32), ImageFacts(*(fact.numpy()[None] for fact in facts)))
     return None
 
 
@@ -174,11 +174,11 @@ def leave_out(
     """Writes the report, then the examples without the broken ones.
 
     Args:
-      on_bad_image: `skip`, or `fail` where a single broken picture is to end the run.
+      on_bad_image: `skip`, or `fail` where a single broken image is to end the run.
 
     Raises:
       UserError: there are broken ones and they are not to be skipped; or a class loses all its
-        pictures in a part.
+        images in a part.
     """
     write_report(report, broken)
     if broken and on_bad_image == "fail":

@@ -1,4 +1,4 @@
-"""Whether a picture is still the one that was seen, told from its file's name, size and time."""
+"""Whether an image is still the one that was seen, told from its file's name, size and time."""
 
 from __future__ import annotations
 

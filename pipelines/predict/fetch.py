@@ -1,4 +1,4 @@
-"""A picture from the web: http and https only, public hosts, with a limit on bytes and on time."""
+"""An image from the web: http and https only, public hosts, with a limit on bytes and on time."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _download(url: str, most_bytes: int, most_seconds: float, allow_private: boo
     with opener.open(request, timeout=most_seconds) as answer:
         kind = answer.headers.get_content_type()
         if kind.startswith("text/"):
-            raise UserError(f"{url}: gives {kind}; allowed: the address of a picture itself")
+            raise UserError(f"{url}: gives {kind}; allowed: the address of an image itself")
         contents = answer.read(most_bytes + 1)
     if len(contents) > most_bytes:
         raise UserError(f"{url}: more than {_size(most_bytes)}; download it and shrink it")

@@ -1,4 +1,4 @@
-"""Pictures named on a command line: files, folders and web addresses."""
+"""Images named on a command line: files, folders and web addresses."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def stretch(batch_size: int) -> int:
 
 
 def find(words: Iterable[str]) -> list[str]:
-    """The files and addresses that the words mean; a folder means the pictures below it, sorted.
+    """The files and addresses that the words mean; a folder means the images below it, sorted.
 
     A folder in it that can't be looked into stands there itself: it is one of what can't be read.
 
     Raises:
-      UserError: a path that does not exist, or a folder without pictures.
+      UserError: a path that does not exist, or a folder without images.
     """
     found: list[str] = []
     for word in words:
@@ -45,6 +45,6 @@ def _inside(folder: str) -> list[str]:
     ]
     files += closed
     if not files:
-        raise UserError(f"{folder}: no pictures below it; allowed: {', '.join(NAMES)}")
+        raise UserError(f"{folder}: no images below it; allowed: {', '.join(NAMES)}")
     files.sort()
     return files

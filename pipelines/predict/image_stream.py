@@ -1,4 +1,4 @@
-"""Pictures for prediction, out of the pipeline that training has: no labels, no end to a bad one.
+"""Images for prediction, out of the pipeline that training has: no labels, no end to a bad one.
 
 They are read and decoded in parallel, in the order of their places; what fails is left out there
 and asked once more for its reason. Only what is in flight is in memory, however many there are.
@@ -25,10 +25,10 @@ _FILE, _ADDRESS, _NEITHER = range(3)
 _TYPES = (tf.int64, tf.string, tf.int32)
 
 
-class Group(NamedTuple):
-    """Some places that follow one another, and the pictures of those that could be read.
+class ImageGroup(NamedTuple):
+    """Some places that follow one another, and the images of those that could be read.
 
-    places: their names. problems: why each has no picture, None where it has one.
+    places: their names. problems: why each has no image, None where it has one.
     images: uint8 [n, H, W, 3], those of the others in their order.
     """
 
@@ -37,12 +37,12 @@ class Group(NamedTuple):
     images: Any
 
 
-class Stream:
-    """The pictures of some files and addresses, as groups that each fill a batch.
+class ImageStream:
+    """The images of some files and addresses, as groups that each fill a batch.
 
     places: paths, as the system names files, and http(s) addresses.
     allow_private: see `fetch.fetch`.
-    device: where the pictures are to lie, or None for the host's memory.
+    device: where the images are to lie, or None for the host's memory.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class Stream:
 
         self._pixels = pixels
 
-    def groups(self, batch_size: int, first: int = 0) -> Iterator[Group]:
-        """From place `first` on; each has `batch_size` pictures, at the end there may be fewer.
+    def groups(self, batch_size: int, first: int = 0) -> Iterator[ImageGroup]:
+        """From place `first` on; each has `batch_size` images, at the end there may be fewer.
 
-        Also at the end of each `pictures.stretch`: where nothing can be read, nobody is to wait
-        for a picture. And more where a file that failed in the pipeline was sound when it was
+        Also at the end of each `images.stretch`: where nothing can be read, nobody is to wait
+        for an image. And more where a file that failed in the pipeline was sound when it was
         asked once more.
         """
         for numbers, images in self._sound(batch_size, first):
@@ -79,9 +79,9 @@ class Stream:
                 first = stop
 
     def _sound(self, batch_size: int, first: int) -> Any:
-        """Batches of numbers, int64 [n], and their pictures.
+        """Batches of numbers, int64 [n], and their images.
 
-        After each stretch comes the number of its last place, without a picture.
+        After each stretch comes the number of its last place, without an image.
         """
         length, count = stretch(batch_size), len(self.places)
 
@@ -136,8 +136,8 @@ class Stream:
         self._fetched[int(number)] = outcome
         return outcome if isinstance(outcome, bytes) else b""
 
-    def _group(self, first: int, stop: int, numbers: np.ndarray, images: Any) -> Group:
-        """The group of places first to stop - 1, of which these numbers have their pictures."""
+    def _group(self, first: int, stop: int, numbers: np.ndarray, images: Any) -> ImageGroup:
+        """The group of places first to stop - 1, of which these numbers have their images."""
         problems: list[str | None] = [None] * (stop - first)
         late = {}
         for number in np.setdiff1d(np.arange(first, stop), numbers).tolist():
@@ -150,10 +150,10 @@ class Stream:
         for number in list(self._fetched):
             if number < stop:
                 del self._fetched[number]
-        return Group(self.places[first:stop], problems, images)
+        return ImageGroup(self.places[first:stop], problems, images)
 
     def _again(self, number: int) -> tuple[np.ndarray | None, str | None]:
-        """The picture after all, or what is wrong with it: the pipeline says only that it failed.
+        """The image after all, or what is wrong with it: the pipeline says only that it failed.
 
         A file may have been written, or come within reach, in the meantime.
         """

@@ -37,7 +37,7 @@ class Examples:
 
     paths: str, as the operating system names the file; bytes that are no UTF-8 stand as
       surrogates (`os.fsencode` gives them back).
-    offsets: int64, first byte of the encoded picture in its file.
+    offsets: int64, first byte of the encoded image in its file.
     lengths: int64, number of bytes, or -1 for the whole file (its offset is then 0).
     labels: int32, index into `classes`.
     splits: int8, index into `SPLITS`.
@@ -137,7 +137,7 @@ def from_columns(
 def identity(examples: Examples) -> str:
     """How many there are, and a digest of their keys and labels; of one part, mostly.
 
-    Not of their contents: an edited file is the same picture.
+    Not of their contents: an edited file is the same image.
     """
     digest = hashlib.blake2b(digest_size=8)
     for text in ("\0".join(examples.classes), "\0".join(examples.keys)):
@@ -194,7 +194,7 @@ def _pread(descriptor: int, wanted: int, offset: int) -> bytes:
 
 
 def counted(count: int, one: str, many: str) -> str:
-    """`1 picture is`, `1,000 pictures are`."""
+    """`1 image is`, `1,000 images are`."""
     return f"{count:,} {one if count == 1 else many}"
 
 

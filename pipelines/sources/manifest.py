@@ -1,7 +1,7 @@
-"""A list of pictures in a CSV file: columns path and label and, if wished, split and group.
+"""A list of images in a CSV file: columns path and label and, if wished, split and group.
 
 Other columns are passed over. Relative paths are relative to the file's own folder, so that it can
-be moved together with its pictures. All must lie below one folder, links followed: a list that came
+be moved together with its images. All must lie below one folder, links followed: a list that came
 from somewhere can't reach for what was never meant. Rows of one group never part: photographs of
 one thing, cells of one module.
 """
@@ -60,7 +60,7 @@ def read_manifest(file: str, root: str | None = None) -> Examples:
         if not inside(full):
             raise UserError(
                 f"{where}: {printable(path)} leads out of {root}; put the manifest above its "
-                "pictures, or name their folder: --manifest_root=DIR (/ for anywhere)"
+                "images, or name their folder: --manifest_root=DIR (/ for anywhere)"
             )
         key = os.path.relpath(full, folder)
         if key in rows:

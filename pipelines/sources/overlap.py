@@ -1,4 +1,4 @@
-"""Which of the pictures that a run is measured on it was trained on, and knows the answers of."""
+"""Which of the images that a run is measured on it was trained on, and knows the answers of."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipelines.sources.examples import WHOLE_FILE, Examples
 def trained_on(trained: DataSpec, measured: DataSpec, examples: Examples) -> np.ndarray:
     """bool [N]: by their bytes, so that copies count; inside of record files by their places.
 
-    None are where the pictures that the run was trained on are not there any more.
+    None are where the images that the run was trained on are not there any more.
 
     Args:
       trained: the run's own data.
@@ -38,10 +38,10 @@ def trained_on(trained: DataSpec, measured: DataSpec, examples: Examples) -> np.
 
 
 def same_file(examples: Examples, index: int) -> str:
-    """A picture's name that is the same by whatever way it was reached, and no other's.
+    """An image's name that is the same by whatever way it was reached, and no other's.
 
-    Links are followed, so that a folder of links to pictures holds those pictures. A copy is
-    another picture.
+    Links are followed, so that a folder of links to images holds those images. A copy is
+    another image.
     """
     inside = "" if examples.lengths[index] == WHOLE_FILE else f"@{examples.offsets[index]}"
     return os.path.realpath(examples.paths[index]) + inside

@@ -1,7 +1,7 @@
-"""A TFDS data set over the pictures of the package `elpv-dataset`: solar cells, sound or not.
+"""A TFDS data set over the images of the package `elpv-dataset`: solar cells, sound or not.
 
 2,624 electroluminescence images of cells from 44 photovoltaic modules, 300 x 300 pixels, grey
-(Buerhop-Lutz et al. 2018, Deitsch et al. 2019). The pictures are licensed CC BY-NC-SA 4.0.
+(Buerhop-Lutz et al. 2018, Deitsch et al. 2019). The images are licensed CC BY-NC-SA 4.0.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class SolarCells(tfds.core.GeneratorBasedBuilder):
 
 
 def package_folder() -> Path:
-    """Where the installed package keeps its table and pictures; the package is not imported.
+    """Where the installed package keeps its table and images; the package is not imported.
 
     Raises:
       UserError: it is not installed.

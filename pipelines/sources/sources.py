@@ -1,4 +1,4 @@
-"""Where pictures come from: each source makes an index of examples out of a `DataSpec`.
+"""Where images come from: each source makes an index of examples out of a `DataSpec`.
 
 A source is one function and one entry in `SOURCES`. It lists and labels; it decodes nothing.
 Broken files stay in: they are found by their contents later (`pipelines.pixel_cache.scan`).

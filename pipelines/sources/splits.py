@@ -1,7 +1,7 @@
 """Who trains and who validates: stratified, whole groups, decided by the examples' own keys.
 
 Every example has a rank, a hash of (split seed, key). The examples with the lowest ranks of each
-class validate. So a split depends on no order of files and on no generator, and a picture that is
+class validate. So a split depends on no order of files and on no generator, and an image that is
 added or removed moves hardly any other.
 """
 
@@ -78,7 +78,7 @@ def divide(examples: Examples, fraction: float, seed: int) -> Examples:
 
 def _validation_quotas(sizes: np.ndarray, fraction: float) -> np.ndarray:
     least, most = (sizes >= 2).astype(np.int64), np.maximum(sizes - 1, 0)
-    # Half a picture counts as one: Python's round() would go to the even number.
+    # Half an image counts as one: Python's round() would go to the even number.
     total = int(fraction if fraction >= 1 else sizes.sum() * fraction + 0.5)
     if most.sum() == 0:
         raise UserError(

@@ -1,8 +1,8 @@
-"""Random access to TFRecord files, which have none: an index of where each picture's bytes are.
+"""Random access to TFRecord files, which have none: an index of where each image's bytes are.
 
 The headers are walked once and the index is kept beside the files; from then on an example is
 (file, offset, length), as a plain file is. Of a record only the few bytes that frame its features
-are read: the pictures themselves stay on the disk.
+are read: the images themselves stay on the disk.
 
 Sources: the record framing is described in `tensorflow/core/lib/io/record_writer.h`; features are
 `tensorflow/core/example/example.proto` in protobuf's wire format.
@@ -31,12 +31,12 @@ _FOOTER_BYTES = 4  # checksum of the data
 _FORMAT = 1  # of the index; to be raised when its meaning changes
 
 
-class Index(NamedTuple):
+class RecordIndex(NamedTuple):
     """N records in the order of their files.
 
     files: int32 [N], index into the list of files.
     places: int64 [N], the record's number in its file.
-    offsets, lengths: int64 [N], bytes of the encoded picture in its file.
+    offsets, lengths: int64 [N], bytes of the encoded image in its file.
     labels: int64 [N].
     """
 
@@ -54,12 +54,12 @@ class _BadRecordError(Exception):
     """The bytes do not mean what they should."""
 
 
-def index(files: list[str], image: str, label: str, cache: str) -> Index:
-    """Where the pictures are in record files, from the file `cache` where it still fits.
+def index(files: list[str], image: str, label: str, cache: str) -> RecordIndex:
+    """Where the images are in record files, from the file `cache` where it still fits.
 
     Args:
       files: paths of TFRecord files, not compressed.
-      image: name of the feature with the encoded picture, one string.
+      image: name of the feature with the encoded image, one string.
       label: name of the feature with the label, one integer.
       cache: path of the index; written when it is missing or does not fit the sizes, modification
         times and features any more. Nothing happens where it can't be written.
@@ -84,11 +84,11 @@ def index(files: list[str], image: str, label: str, cache: str) -> Index:
     return found
 
 
-def _join(scans: list[np.ndarray]) -> Index:
+def _join(scans: list[np.ndarray]) -> RecordIndex:
     """int64 [n, 3] of each file -> the columns of all."""
     counts = [len(scan) for scan in scans]
     table = np.concatenate([np.zeros((0, 3), np.int64), *scans])
-    return Index(
+    return RecordIndex(
         files=np.repeat(np.arange(len(scans), dtype=np.int32), counts),
         places=np.concatenate([np.zeros(0, np.int64), *map(np.arange, counts)]).astype(np.int64),
         offsets=table[:, 0],
@@ -97,15 +97,17 @@ def _join(scans: list[np.ndarray]) -> Index:
     )
 
 
-def _load(cache: str, key: np.ndarray, sizes: np.ndarray) -> Index | None:
+def _load(cache: str, key: np.ndarray, sizes: np.ndarray) -> RecordIndex | None:
     """The kept index, or None where it is missing, damaged or of other files."""
     try:
         with archives.opened(cache, most=os.path.getsize(cache)) as kept:
             if not np.array_equal(kept["key"], key):
                 return None
             count = len(kept["files"])
-            columns = zip(Index._fields, _KINDS, strict=True)
-            found = Index(*(archives.column(kept, name, kind, count) for name, kind in columns))
+            columns = zip(RecordIndex._fields, _KINDS, strict=True)
+            found = RecordIndex(
+                *(archives.column(kept, name, kind, count) for name, kind in columns)
+            )
         inside = (found.files >= 0) & (found.offsets >= 0) & (found.lengths >= 0)
         inside &= found.lengths <= sizes[found.files] - found.offsets
     except Exception:
@@ -113,7 +115,7 @@ def _load(cache: str, key: np.ndarray, sizes: np.ndarray) -> Index | None:
     return found if np.all(inside) else None
 
 
-def _save(cache: str, key: np.ndarray, found: Index) -> None:
+def _save(cache: str, key: np.ndarray, found: RecordIndex) -> None:
     """Written beside and renamed, so that nobody ever sees half an index."""
     beside = ""
     try:
@@ -127,7 +129,7 @@ def _save(cache: str, key: np.ndarray, found: Index) -> None:
 
 
 def _scan(file: str, image: bytes, label: bytes) -> np.ndarray:
-    """int64 [n, 3]: offset and length of the picture, and the label, of each record of a file."""
+    """int64 [n, 3]: offset and length of the image, and the label, of each record of a file."""
     rows = []
     header = 0  # where the record begins, for the message
     try:
@@ -172,7 +174,7 @@ def _records(data: mmap.mmap) -> Iterator[tuple[int, int]]:
 def _example(
     data: mmap.mmap, start: int, stop: int, image: bytes, label: bytes
 ) -> tuple[int, int, int]:
-    """Offset and length of the picture and the label, of one serialised `tf.train.Example`."""
+    """Offset and length of the image and the label, of one serialised `tf.train.Example`."""
     offset = length = number = -1
     seen: set[bytes] = set()
     for features in _fields(data, start, stop, 1):
@@ -189,7 +191,7 @@ def _example(
     if missing := {image, label} - seen:
         raise _BadRecordError(f"no feature {min(missing).decode()!r} in it")
     if offset < 0:
-        raise _BadRecordError(f"feature {image.decode()!r} holds no picture")
+        raise _BadRecordError(f"feature {image.decode()!r} holds no image")
     return offset, length, number
 
 
@@ -197,7 +199,7 @@ def _only_bytes(data: mmap.mmap, start: int, stop: int) -> tuple[int, int]:
     """(offset, length) of the one string in a `Feature` with a `BytesList`, its field 1."""
     values = [value for part in _fields(data, start, stop, 1) for value in _fields(data, *part, 1)]
     if len(values) != 1:
-        raise _BadRecordError(f"{len(values)} strings where one picture should be")
+        raise _BadRecordError(f"{len(values)} strings where one image should be")
     return values[0][0], values[0][1] - values[0][0]
 
 

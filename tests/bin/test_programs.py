@@ -16,7 +16,7 @@ import pytest
 import scipy.special
 from PIL import Image
 
-from engine.runs.directory import RunDir
+from engine.runs.directory import RunDirectory
 from engine.training import setup
 from pipelines.decode.decode import decode
 from tests.bin.programs import SMALL, run, start
@@ -34,7 +34,7 @@ def trained(coloured, tmp_path_factory) -> Path:
     out = run(
         "train", *SMALL, f"--data_dir={coloured}", f"--run_dir={place}", f"--show_augmented={sheet}"
     )
-    assert "39 pictures to train on, 13 to validate on; 2 classes: blue, red" in out
+    assert "39 images to train on, 13 to validate on; 2 classes: blue, red" in out
     assert sheet.read_bytes().startswith(b"\x89PNG")
     return place
 
@@ -81,14 +81,14 @@ def test_evaluate_gives_the_figures_of_the_end_of_training(trained):
     assert answer["classes"] == ["blue", "red"] == list(answer["per_class"])
 
 
-def test_evaluate_other_pictures_as_a_table(trained, coloured):
+def test_evaluate_other_images_as_a_table(trained, coloured):
     out = run("evaluate", f"--run_dir={trained}", f"--data_dir={coloured}")
-    assert out.startswith("52 pictures: accuracy")
+    assert out.startswith("52 images: accuracy")
 
 
 def test_evaluate_and_predict_look_again(trained, coloured):
-    """The mean over a picture and its mirror image, by the saved network itself."""
-    opened = setup.reopen(RunDir(trained))
+    """The mean over an image and its mirror image, by the saved network itself."""
+    opened = setup.load_run(RunDirectory(trained))
     files = sorted(coloured.glob("*/*.jpg"))
     images = np.stack([decode(file.read_bytes(), 64, 64).numpy() for file in files])
     pair = [
@@ -108,15 +108,15 @@ def test_evaluate_and_predict_look_again(trained, coloured):
 
 
 def test_views_that_can_not_be_had_are_refused(trained, coloured, tmp_path):
-    picture = coloured / "red" / "00.jpg"
+    image = coloured / "red" / "00.jpg"
     for wrong in ("1", "mirror"):
-        message = run("predict", f"--tta={wrong}", picture, status=2)
+        message = run("predict", f"--tta={wrong}", image, status=2)
         assert message.endswith("allowed: a whole number, 2 or more, or flip\n")
-    assert "give --run_dir, or --tta=flip" in run("predict", "--tta=4", picture, status=2)
+    assert "give --run_dir, or --tta=flip" in run("predict", "--tta=4", image, status=2)
     shutil.copytree(trained, tmp_path / "run")
     recipe = json.loads((trained / "recipe.json").read_text()) | {"augment": []}
     (tmp_path / "run" / "recipe.json").write_text(json.dumps(recipe))
-    for program, more in (("evaluate", f"--data_dir={coloured}"), ("predict", picture)):
+    for program, more in (("evaluate", f"--data_dir={coloured}"), ("predict", image)):
         message = run(program, f"--run_dir={tmp_path / 'run'}", "--tta=4", more, status=1)
         assert "--tta=4 looks through the run's own augmentation, and it has none" in message
         assert message.count("\n") == 1
@@ -135,7 +135,7 @@ def test_predict_names_files_and_folders_and_goes_on_after_a_broken_one(
     trained, coloured, tmp_path
 ):
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     plot = tmp_path / "plot.png"
     process = start(
         "predict", f"--run_dir={trained}", "--format=json", f"--plot={plot}",
@@ -147,19 +147,19 @@ def test_predict_names_files_and_folders_and_goes_on_after_a_broken_one(
     assert len(answer) == 28
     unread = answer.pop(1)
     assert (unread["path"], unread["predictions"]) == (str(broken), [])
-    assert unread["problem"].startswith("not a picture")
+    assert unread["problem"].startswith("not an image")
     assert {row["problem"] for row in answer} == {None}
     assert answer[0]["path"].endswith("red/00.jpg")
     assert answer[0]["predictions"][0]["label"] == "red"
     assert sum(p["probability"] for p in answer[0]["predictions"]) == pytest.approx(1, abs=1e-5)
     assert all(row["predictions"][0]["label"] == "blue" for row in answer[1:])
-    assert f"{broken}: not a picture" in err
+    assert f"{broken}: not an image" in err
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.fixture
 def address(coloured, monkeypatch):
-    """Of a picture, on a server of this machine's."""
+    """Of an image, on a server of this machine's."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=coloured)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -180,22 +180,22 @@ def test_predict_asks_hosts_of_this_network_only_where_it_is_told_to(trained, ad
 def test_predict_without_a_run_names_imagenet_classes():
     import matplotlib
 
-    picture = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
-    rows = list(csv.DictReader(run("predict", "--format=csv", picture).splitlines()))
+    image = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    rows = list(csv.DictReader(run("predict", "--format=csv", image).splitlines()))
     assert [row["rank"] for row in rows] == ["1", "2", "3", "4", "5"]
     assert "uniform" in rows[0]["label"]
 
 
 @pytest.mark.parametrize("of_a_run", [True, False])
 def test_predict_explains_in_its_plot(trained, coloured, tmp_path, of_a_run):
-    """A third picture wide, and taller for every picture that could be read."""
+    """A third image wide, and taller for every image that could be read."""
     broken, plot = tmp_path / "broken.jpg", tmp_path / "plot.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     flags = [f"--run_dir={trained}"] if of_a_run else []
     files = [coloured / "red" / "00.jpg", broken, coloured / "blue" / "01.jpg"]
     run("predict", *flags, "--batch_size=1", "--explain", f"--plot={plot}", *files)
-    with Image.open(plot) as picture:
-        assert picture.size == (1200, 640)
+    with Image.open(plot) as image:
+        assert image.size == (1200, 640)
 
 
 def test_predict_explains_nowhere_but_in_a_plot(trained, coloured):
@@ -235,7 +235,7 @@ def test_predict_and_evaluate_give_the_numbers_of_the_saved_network(trained, tmp
     assert [row["path"] for row in predicted] == list(map(str, files))
     answers = [{p["label"]: p["probability"] for p in row["predictions"]} for row in predicted]
     chances = np.array([[answer["blue"], answer["red"]] for answer in answers])
-    opened = setup.reopen(RunDir(trained))
+    opened = setup.load_run(RunDirectory(trained))
     images = [decode(path.read_bytes(), *opened.recipe.image_size).numpy() for path in files]
     logits = opened.model(np.stack(images).astype(np.float32), training=False)
     wanted = scipy.special.softmax(logits / np.float32(opened.rule.temperature), -1)
@@ -262,12 +262,12 @@ def test_a_run_starts_from_another(trained, coloured, tmp_path):
     assert result["best"]["val_accuracy"] > 0.9
 
 
-def test_broken_pictures_are_listed_and_left_out(coloured, tmp_path):
+def test_broken_images_are_listed_and_left_out(coloured, tmp_path):
     data = tmp_path / "data"
     for name in ("blue", "red"):
         (data / name).mkdir(parents=True)
-        for picture in sorted((coloured / name).iterdir())[:8]:
-            (data / name / picture.name).symlink_to(picture)
+        for image in sorted((coloured / name).iterdir())[:8]:
+            (data / name / image.name).symlink_to(image)
     (data / "red" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
     flags = (*SMALL[:-2], "--phase=transfer(epochs=1)", f"--data_dir={data}")
     run("train", *flags, f"--run_dir={tmp_path / 'skip'}")

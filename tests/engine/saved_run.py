@@ -6,20 +6,22 @@ import dataclasses
 from pathlib import Path
 
 from engine.core.files import write
-from engine.evaluation.decision_rule import PLAIN, Rule
+from engine.evaluation.decision_rule import PLAIN, DecisionRule
 from engine.models import classifier
 from engine.runs import checkpoints
-from engine.runs.directory import RunDir, claim
+from engine.runs.directory import RunDirectory, claim_directory
 from tests.engine.small import enliven
 from tests.engine.small_runs import small_recipe
 
 CLASSES = ("blue", "red", "other")
 
 
-def save(place: Path, rule: Rule = PLAIN, classes: tuple[str, ...] = CLASSES, **changes) -> RunDir:
-    """Its network has random weights that let pictures through; `changes` are of its recipe."""
-    run, recipe = RunDir(place), small_recipe(place, **changes)
-    claim(run, recipe, overwrite=False)
+def save(
+    place: Path, rule: DecisionRule = PLAIN, classes: tuple[str, ...] = CLASSES, **changes
+) -> RunDirectory:
+    """Its network has random weights that let images through; `changes` are of its recipe."""
+    run, recipe = RunDirectory(place), small_recipe(place, **changes)
+    claim_directory(run, recipe, overwrite=False)
     made = classifier.build(recipe, len(classes))
     enliven(made.model)
     values = {"classes": list(classes), "rule": dataclasses.asdict(rule)}

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from engine.core.dataset import Batch, Feed
+from engine.core.dataset import Batch, DataLoader
 from engine.core.recipe import DataSpec, Phase, Recipe
 from engine.models.classifier import Classifier
 from pipelines.augment import augment
@@ -18,7 +18,7 @@ PLAIN = augment.compose(())
 
 def recipe(**changes) -> Recipe:
     values = {
-        "data": DataSpec("folders", "pictures"),
+        "data": DataSpec("folders", "images"),
         "phases": (Phase("transfer"),),
         "backbone": "mobilenet_v2",
         "image_size": (32, 32),
@@ -61,19 +61,19 @@ def stacked(*batches: Batch) -> Batch:
     return tf.nest.map_structure(lambda *columns: tf.stack(columns), *batches)
 
 
-def feed(count: int = 10, size: int = 4, seed: int = 0) -> Feed:
-    """`count` random pictures in memory, in batches of `size`; the first four are to validate on.
+def data_loader(count: int = 10, size: int = 4, seed: int = 0) -> DataLoader:
+    """`count` random images in memory, in batches of `size`; the first four are to validate on.
 
-    Every epoch has an order of its own, as `engine.core.dataset.Feed` wants it.
+    Every epoch has an order of its own, as `engine.core.dataset.DataLoader` wants it.
     """
     random = np.random.default_rng(seed)
-    pictures = random.integers(0, 256, (count, SIDE, SIDE, 3)).astype(np.uint8)
+    images = random.integers(0, 256, (count, SIDE, SIDE, 3)).astype(np.uint8)
     labels = (random.permutation(count) % CLASSES).astype(np.int32)
     per_epoch = -(-count // size)
 
     def row(numbers, weights, epoch, views, lookup=None) -> Batch:
         seen = np.asarray(views, np.int32)
-        inputs = lookup(numbers, seen) if lookup else pictures[numbers]
+        inputs = lookup(numbers, seen) if lookup else images[numbers]
         epochs = np.full(size, epoch, np.int32)
         columns = Batch(inputs, labels[numbers], weights, numbers, epochs, seen)
         return tf.nest.map_structure(tf.constant, columns)
@@ -99,7 +99,7 @@ def feed(count: int = 10, size: int = 4, seed: int = 0) -> Feed:
             yield row(*places(step, number), 0, [0] * size)
 
     counts = tuple(np.bincount(labels, minlength=CLASSES).tolist())
-    return Feed(tuple("abc"), counts, 4, 0, train, once)
+    return DataLoader(tuple("abc"), counts, 4, 0, train, once)
 
 
 def taken(whole: Batch, which: list[int], **changes) -> Batch:
@@ -107,7 +107,7 @@ def taken(whole: Batch, which: list[int], **changes) -> Batch:
     return Batch(*(tf.gather(column, which) for column in whole))._replace(**changes)
 
 
-def pictures(side: int) -> np.ndarray:
+def smooth_images(side: int) -> np.ndarray:
     """Eight that differ: two colours that run into each other; float32 [8, side, side, 3]."""
     random = np.random.default_rng(0)
     ends = random.uniform(0, 255, (2, 8, 1, 1, 3))
@@ -117,7 +117,7 @@ def pictures(side: int) -> np.ndarray:
 
 
 def enliven(model: keras.Model) -> None:
-    """Normalisations get statistics of `pictures`, and a scale and an offset that do something.
+    """Normalisations get statistics of `images`, and a scale and an offset that do something.
 
     Without that the activations of a network with random weights die away, layer by layer. No
     channel's variance is below its layer's mean: so few pixels vary little by chance, and to divide
@@ -134,7 +134,7 @@ def enliven(model: keras.Model) -> None:
         layer.momentum = 0.0
         for variable in layer.trainable_variables:
             variable.assign(variable.numpy() + random.uniform(-0.2, 0.2, variable.shape))
-    model(pictures(model.inputs[0].shape[1]), training=True)
+    model(smooth_images(model.inputs[0].shape[1]), training=True)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
         variance = layer.moving_variance.numpy()

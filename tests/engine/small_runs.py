@@ -13,7 +13,7 @@ from engine.core.call_syntax import parse_calls
 from engine.core.recipe import DataSpec, Recipe, parse_phase
 from engine.models import classifier
 from engine.runs import checkpoints
-from engine.runs.directory import RunDir, claim
+from engine.runs.directory import RunDirectory, claim_directory
 from engine.training import epoch_record, loop
 from pipelines.augment import augment
 from pipelines.loading import batches
@@ -79,16 +79,16 @@ def small_recipe(
 
 
 class Decoded:
-    """All pictures of a data set, as `pipelines.pixel_cache.pixels.Pixels` gives them."""
+    """All images of a data set, as `pipelines.pixel_cache.store.Pixels` gives them."""
 
     def __init__(self, recipe: Recipe) -> None:
         data = sources.load(recipe.data)
         data = data.replace(splits=np.full(len(data), examples.TRAIN, np.int8))
-        read = batches.make_feed(data, recipe, 2).once("train")
-        self.pictures = np.concatenate([np.array(batch.inputs) for batch in read])
+        read = batches.make_data_loader(data, recipe, 2).once("train")
+        self.images = np.concatenate([np.array(batch.inputs) for batch in read])
 
     def take(self, rows) -> np.ndarray:
-        return self.pictures[rows]
+        return self.images[rows]
 
 
 @functools.cache
@@ -100,7 +100,7 @@ _lively: dict[tuple, list[np.ndarray]] = {}
 
 
 def enliven(made: classifier.Classifier, recipe: Recipe) -> None:
-    """Else little of a picture gets through, and what it is hardly counts."""
+    """Else little of an image gets through, and what it is hardly counts."""
     key = (recipe.backbone, recipe.image_size, recipe.head_units, recipe.seed, made.head.units)
     if key not in _lively:
         small.enliven(made.model)
@@ -109,11 +109,11 @@ def enliven(made: classifier.Classifier, recipe: Recipe) -> None:
 
 
 def job(recipe, place, watcher, from_files=False, devices=None, **settings) -> loop.Job:
-    """Pictures are taken from memory where not said otherwise: it saves a second each epoch."""
-    run = RunDir(place)
-    claim(run, recipe, overwrite=False)
+    """Images are taken from memory where not said otherwise: it saves a second each epoch."""
+    run = RunDirectory(place)
+    claim_directory(run, recipe, overwrite=False)
     pixels = None if from_files else decoded(recipe.data.location)
-    feed = batches.make_feed(sources.load(recipe.data), recipe, 2, pixels)
+    feed = batches.make_data_loader(sources.load(recipe.data), recipe, 2, pixels)
     made = classifier.build(recipe, len(feed.classes), devices)
     enliven(made, recipe)
     changes = augment.compose(recipe.augment)
@@ -121,18 +121,18 @@ def job(recipe, place, watcher, from_files=False, devices=None, **settings) -> l
     return loop.Job(recipe, made, feed, changes, run, watcher, **settings)
 
 
-def final(run: RunDir) -> dict[str, list[np.ndarray]]:
+def final(run: RunDirectory) -> dict[str, list[np.ndarray]]:
     """Variables of the model and the optimizer at the end, and those of the best model."""
     arrays = checkpoints.load(run)[1]
     return {**arrays, "best": checkpoints.unpack(run.best)[0]["model"]}
 
 
-def timeless(run: RunDir) -> list[list]:
+def timeless(run: RunDirectory) -> list[list]:
     """History, less the columns that tell times."""
     return [[row[c] for c in epoch_record.COLUMNS[:8]] for row in checkpoints.load(run)[0].history]
 
 
-def same_end(one: RunDir, other: RunDir) -> bool:
+def same_end(one: RunDirectory, other: RunDirectory) -> bool:
     """Bit for bit."""
     assert timeless(one) == timeless(other)
     mine, others = final(one), final(other)

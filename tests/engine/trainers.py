@@ -7,16 +7,16 @@ import tensorflow as tf
 
 from engine.core.recipe import Phase
 from engine.frozen import trunk
-from engine.frozen.forward import make_lower
-from engine.frozen.precision import Program
+from engine.frozen.forward import make_frozen_forward
+from engine.frozen.precision import ComputeMode
 from engine.models import freezing
 from engine.optim import optimizers
 from engine.training import steps
-from engine.training.metrics import Totals
+from engine.training.metrics import MetricAccumulator
 from tests.engine import small
 
 RATE = tf.constant(0.1)
-FLOAT32 = Program()
+FLOAT32 = ComputeMode()
 
 
 @dataclasses.dataclass
@@ -29,25 +29,25 @@ class Trainer:
     class_weights: tuple = (1.0, 1.0, 1.0)
     augment: object = small.PLAIN
     scale_loss: bool = False
-    program: Program = FLOAT32
+    program: ComputeMode = FLOAT32
     lower: object = None
     extra: tuple = ()
 
     def __post_init__(self):
-        self.totals = Totals()
-        cut = freezing.split(self.net, self.phase.trainable)
+        self.totals = MetricAccumulator()
+        cut = freezing.partition_model(self.net, self.phase.trainable)
         self.split = dataclasses.replace(cut, variables=[*cut.variables, *self.extra])
         options = dict(self.phase.options)
         self.optimizer = optimizers.build(
             self.phase, options, self.split.variables, self.scale_loss
         )
         fixed = trunk.specialise(self.split.trunk, FLOAT32)
-        self.given = steps.Training(
+        self.given = steps.StepContext(
             recipe=self.recipe,
             phase=self.phase,
             split=self.split,
             program=self.program,
-            lower=self.lower or make_lower(self.recipe, self.augment, fixed).drawn,
+            lower=self.lower or make_frozen_forward(self.recipe, self.augment, fixed).drawn,
             optimizer=self.optimizer,
             class_weights=list(self.class_weights),
             totals=self.totals,

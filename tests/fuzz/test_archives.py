@@ -14,8 +14,8 @@ import pytest
 
 from engine.core.errors import UserError
 from engine.runs import checkpoints
-from engine.runs.checkpoints import Progress
-from engine.runs.directory import RunDir
+from engine.runs.checkpoints import TrainState
+from engine.runs.directory import RunDirectory
 from engine.training import epoch_record
 from pipelines.pixel_cache import pixel_files, pixel_index
 from pipelines.pixel_cache.stamps import stamp
@@ -28,7 +28,7 @@ from tests.fuzz.streams import SIZES, record_files
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 WEIGHTS = [np.arange(6, dtype=np.float32).reshape(2, 3), np.array(7, np.int64), np.zeros([0, 2])]
-PROGRESS = Progress(
+PROGRESS = TrainState(
     phase=1, step=300, best={"phase": "a", "val_loss": 0.1}, best_loss=0.1, spent={"seconds": 7.0},
     history=[{"epoch": 1, "val_loss": float("nan")}], phases=[{"name": "a"}],
 )  # fmt: skip
@@ -119,15 +119,15 @@ def attack(tmp_path):
 
 
 @pytest.fixture
-def run(tmp_path) -> RunDir:
-    made = RunDir(tmp_path / "run")
+def run(tmp_path) -> RunDirectory:
+    made = RunDirectory(tmp_path / "run")
     made.checkpoints.mkdir(parents=True)
     return made
 
 
 def test_checkpoint(judge, run, attack):
     """A newer one that is broken is passed over; one that is read has numbers for progress."""
-    before = checkpoints.save(run, Progress(step=10), {"model": WEIGHTS})
+    before = checkpoints.save(run, TrainState(step=10), {"model": WEIGHTS})
     path = checkpoints.save(run, PROGRESS, {"model": WEIGHTS, "totals": []})
     sample = path.read_bytes()
     passed_over = []

@@ -1,4 +1,4 @@
-"""Fuzz: what people write (flags, lists of pictures), and the JSON files of a run."""
+"""Fuzz: what people write (flags, lists of images), and the JSON files of a run."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from engine.core.call_syntax import Call
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec, Phase, Recipe, to_json
 from engine.frozen import precision
-from engine.frozen.autotune import Decisions
-from engine.frozen.cache_policy import Keep
-from engine.frozen.precision import Program, Trial
-from engine.runs.directory import RunDir
+from engine.frozen.autotune import PhasePlans
+from engine.frozen.cache_policy import CacheDecision
+from engine.frozen.precision import ComputeMode, PrecisionTrial
+from engine.runs.directory import RunDirectory
 from engine.training import nan_recovery
-from engine.training.nan_recovery import Setback
+from engine.training.nan_recovery import NanEvent
 from pipelines.sources.manifest import read_manifest
 from tests.engine.benchmark import made
 from tests.fuzz.mutations import cases, json_cases
@@ -95,8 +95,8 @@ ODD_JSON = [
 
 
 @pytest.fixture
-def run(tmp_path) -> RunDir:
-    return RunDir(tmp_path / "run")
+def run(tmp_path) -> RunDirectory:
+    return RunDirectory(tmp_path / "run")
 
 
 def test_manifest(judge, tmp_path):
@@ -161,14 +161,17 @@ def test_recipe(judge, run):
 def test_plan(judge, run):
     """What can't be read is made anew; what can serves the programs that ask for it."""
     run.path.mkdir()
-    before = Decisions(run, RECIPE)
-    before.trials["trunk"] = [Trial(Program(), 100.0, 0.0), Trial(Program("mixed_float16"), 2, 1)]
-    before.keep("a", Keep(4, 4, True, "the trunk's outputs"))
-    before.keep("b", Keep(None, 0, False, "nothing"))
+    before = PhasePlans(run, RECIPE)
+    before.trials["trunk"] = [
+        PrecisionTrial(ComputeMode(), 100.0, 0.0),
+        PrecisionTrial(ComputeMode("mixed_float16"), 2, 1),
+    ]
+    before.keep("a", CacheDecision(4, 4, True, "the trunk's outputs"))
+    before.keep("b", CacheDecision(None, 0, False, "nothing"))
 
     def read(data: bytes) -> None:
         run.plan.write_bytes(data)
-        after = Decisions(run, RECIPE)
+        after = PhasePlans(run, RECIPE)
         assert all(keep.slots >= 0 and keep.views != 0 for keep in after.keeps.values())
         for trials in after.trials.values():
             precision.table(trials)
@@ -178,12 +181,12 @@ def test_plan(judge, run):
 
 def test_setbacks(judge, run):
     run.path.mkdir()
-    nan_recovery.write(run, [Setback("transfer", 12, 10), Setback("tune", 30, 20)])
+    nan_recovery.write(run, [NanEvent("transfer", 12, 10), NanEvent("tune", 30, 20)])
 
     def read(data: bytes) -> None:
         run.setbacks.write_bytes(data)
         for phase in RECIPE.phases:
-            rate = nan_recovery.slowed(lambda _: 1.0, nan_recovery.read(run), phase, 5)
+            rate = nan_recovery.with_reduced_rate(lambda _: 1.0, nan_recovery.read(run), phase, 5)
             assert 0 <= rate(15) <= 1
 
     _judge_json(judge, "setbacks.json", read, [run.setbacks.read_bytes()])

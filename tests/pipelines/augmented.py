@@ -1,4 +1,4 @@
-"""Pictures, numbers, and augmentations by their text."""
+"""Images, numbers, and augmentations by their text."""
 
 import numpy as np
 import tensorflow as tf
@@ -8,7 +8,7 @@ from pipelines.augment import augment
 from tests.pipelines.geometry import noise
 
 
-def pictures(height: int = 15, width: int = 15) -> np.ndarray:
+def noise_images(height: int = 15, width: int = 15) -> np.ndarray:
     return noise(height, width, 3)
 
 

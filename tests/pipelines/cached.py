@@ -1,6 +1,6 @@
-"""Pictures and looks at them for tests of the cache; run as a program, a look that waits.
+"""Images and looks at them for tests of the cache; run as a program, a look that waits.
 
-    python -m tests.pipelines.cached PICTURES CACHE memory|disk
+    python -m tests.pipelines.cached IMAGES CACHE memory|disk
 
 prints `decoded` after its first batch and `filled` before it publishes, and each time waits for a
 line on its input.
@@ -19,9 +19,9 @@ from PIL import Image
 from pipelines.decode import decode
 from pipelines.pixel_cache import pixel_cache, pixel_files, pixel_fill
 from pipelines.pixel_cache.pixel_plan import Seen, plan
-from pipelines.pixel_cache.pixels import Place
+from pipelines.pixel_cache.store import CacheLocation
 from pipelines.sources.examples import from_columns
-from tests.pipelines.pictures import saved
+from tests.pipelines.encoded_images import saved
 
 SIZE = (24, 20)
 ROW = 24 * 20 * 3
@@ -30,18 +30,18 @@ MEMORY = {"memory": PLENTY, "disk": 0}
 KINDS = pytest.mark.parametrize("memory", MEMORY.values(), ids=MEMORY)
 
 
-def picture(seed: int) -> bytes:
+def image(seed: int) -> bytes:
     """A JPEG file of noise."""
     noise = np.random.default_rng(seed).integers(0, 256, (40, 30, 3), np.uint8)
     return saved(Image.fromarray(noise), "JPEG")
 
 
 def write(folder: Path, count: int, first: int = 0) -> list[Path]:
-    """Pictures `first` to `count` - 1 as files, each of its own."""
+    """Images `first` to `count` - 1 as files, each of its own."""
     folder.mkdir(exist_ok=True)
     paths = [folder / f"{number:03}.jpg" for number in range(first, count)]
     for number, path in enumerate(paths, first):
-        path.write_bytes(picture(number))
+        path.write_bytes(image(number))
     return paths
 
 
@@ -58,7 +58,7 @@ def look(
     """A look that has also finished writing."""
     names = [str(path) for path in paths]
     examples = from_columns(names, [0] * len(names), ("a",), keys=names, **columns)
-    seen = pixel_cache.look(plan(examples, size, resize, 2, say, Place(folder, memory)))
+    seen = pixel_cache.look(plan(examples, size, resize, 2, say, CacheLocation(folder, memory)))
     if seen.pixels:
         seen.pixels.wait()
     return seen
@@ -88,7 +88,7 @@ def _wait_at(word: str) -> None:
     sys.stdin.readline()
 
 
-def main(pictures: str, cache: str, kind: str) -> None:
+def main(images: str, cache: str, kind: str) -> None:
     put, publish = pixel_fill.Filling._put, pixel_files.Part.publish
 
     def put_and_wait(self, rows, values):
@@ -103,7 +103,7 @@ def main(pictures: str, cache: str, kind: str) -> None:
 
     pixel_fill.Filling._put = put_and_wait
     pixel_files.Part.publish = wait_and_publish
-    paths = sorted(Path(pictures).iterdir())
+    paths = sorted(Path(images).iterdir())
     seen = look(paths, Path(cache), MEMORY[kind])
     right = np.array_equal(taken(seen), expected(paths))
     print("right" if right and not seen.broken else "wrong", flush=True)

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from tests.pipelines.cached import write
-from tests.pipelines.feeds import COUNT, index, picture
+from tests.pipelines.feeds import COUNT, encoded_image, index
 from tests.pipelines.web_server import Server
 
 
 @pytest.fixture
 def paths(tmp_path: Path) -> list[Path]:
-    """Ten pictures."""
-    return write(tmp_path / "pictures", 10)
+    """Ten images."""
+    return write(tmp_path / "images", 10)
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def folder(tmp_path):
     for number in range(COUNT):
         kind = ("PNG", "JPEG")[number % 2]
         paths.append(tmp_path / f"{number}.{kind.lower()}")
-        paths[-1].write_bytes(picture(number, kind))
+        paths[-1].write_bytes(encoded_image(number, kind))
     return index([str(path) for path in paths])
 
 

@@ -1,4 +1,4 @@
-"""A picture in every kind of file that is read, and sizes that are odd."""
+"""An image in every kind of file that is read, and sizes that are odd."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.pipelines.pictures import png, saved, tiff
+from tests.pipelines.encoded_images import png, saved, tiff
 
 # Height and width: threads, near and far from whole multiples, JPEG that is shrunk as it is read.
 SIZES = (
@@ -30,20 +30,20 @@ def turned(orientation: int) -> bytes:
     return b"Exif\0\0" + tiff("<", orientation)
 
 
-def _alpha(picture: Image.Image, mode: str = "RGBA") -> Image.Image:
-    whole = picture.convert(mode[:-1])
-    whole.putalpha(picture.getchannel(1))
+def _alpha(image: Image.Image, mode: str = "RGBA") -> Image.Image:
+    whole = image.convert(mode[:-1])
+    whole.putalpha(image.getchannel(1))
     return whole
 
 
-def _deep_grey(picture: Image.Image) -> bytes:
-    levels = np.asarray(picture.convert("L")).astype(np.uint16) * 257
+def _deep_grey(image: Image.Image) -> bytes:
+    levels = np.asarray(image.convert("L")).astype(np.uint16) * 257
     return saved(Image.fromarray(levels), "PNG")
 
 
-def _deep(picture: Image.Image) -> bytes:
-    rows = (np.asarray(picture).astype(np.uint16) * 201).astype(">u2")
-    return png(*picture.size, 16, 2, b"".join(b"\0" + row.tobytes() for row in rows))
+def _deep(image: Image.Image) -> bytes:
+    rows = (np.asarray(image).astype(np.uint16) * 201).astype(">u2")
+    return png(*image.size, 16, 2, b"".join(b"\0" + row.tobytes() for row in rows))
 
 
 KINDS: dict[str, Callable[[Image.Image], bytes]] = {

@@ -1,4 +1,4 @@
-"""Pictures of one colour each, fed in batches, and how to tell them."""
+"""Images of one colour each, fed in batches, and how to tell them."""
 
 import dataclasses
 
@@ -10,11 +10,11 @@ from engine.core.dataset import Batch
 from engine.core.recipe import DataSpec, Phase, Recipe
 from pipelines.loading import batches
 from pipelines.sources import examples
-from tests.pipelines.pictures import saved
+from tests.pipelines.encoded_images import saved
 
 COUNT, SIZE, HEIGHT, WIDTH = 10, 4, 6, 8
 RECIPE = Recipe(
-    data=DataSpec("folders", "pictures"),
+    data=DataSpec("folders", "images"),
     phases=(Phase("transfer"),),
     backbone="efficientnet_lite0",
     image_size=(HEIGHT, WIDTH),
@@ -24,11 +24,11 @@ RECIPE = Recipe(
 
 
 def colour(number: int) -> tuple[int, int, int]:
-    """Every picture is of one colour, which tells who it is."""
+    """Every image is of one colour, which tells who it is."""
     return 25 * number, 255 - 20 * number, 7 * number
 
 
-def picture(number: int, kind: str = "PNG") -> bytes:
+def encoded_image(number: int, kind: str = "PNG") -> bytes:
     options = {"quality": 95} if kind == "JPEG" else {}
     return saved(Image.new("RGB", (20, 17), colour(number)), kind, **options)
 
@@ -40,7 +40,7 @@ def index(paths, **columns) -> examples.Examples:
 
 
 def feed_of(data, threads=2, **changes):
-    return batches.make_feed(data, dataclasses.replace(RECIPE, **changes), threads)
+    return batches.make_data_loader(data, dataclasses.replace(RECIPE, **changes), threads)
 
 
 def trained(feed, first, stop, **more) -> list[Batch]:
@@ -54,7 +54,7 @@ def unstacked(call: Batch) -> list[Batch]:
 
 
 def columns(read) -> list[np.ndarray]:
-    """All batches one behind the other: pictures, labels, weights, examples, epochs, views."""
+    """All batches one behind the other: images, labels, weights, examples, epochs, views."""
     return [np.concatenate(column) for column in zip(*read, strict=True)]
 
 

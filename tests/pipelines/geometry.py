@@ -1,4 +1,4 @@
-"""What SciPy makes of a geometry matrix, and noisy pictures to try it on."""
+"""What SciPy makes of a geometry matrix, and noisy images to try it on."""
 
 import numpy as np
 from scipy import ndimage

@@ -10,9 +10,9 @@ import pytest
 
 from engine.core.errors import UserError
 from pipelines.predict import fetch
-from tests.pipelines import bad_pictures
+from tests.pipelines import bad_images
 
-PICTURE = bytes(range(256)) * 40
+IMAGE = bytes(range(256)) * 40
 MUCH = 100 * 2**20
 
 
@@ -33,7 +33,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.server.agents.append(self.headers["User-Agent"])
         self.server.paths.append(self.path)
         name = self.path.rpartition("/")[2].split("?")[0].replace("-", "_")
-        getattr(self, name, self.picture)()
+        getattr(self, name, self.image)()
 
     def log_message(self, *_):
         pass
@@ -50,18 +50,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Location", target)
         self.end_headers()
 
-    def picture(self):
-        self.answer("image/jpeg", PICTURE)
+    def image(self):
+        self.answer("image/jpeg", IMAGE)
 
     def bomb(self):
-        self.answer("image/png", bad_pictures.png_bomb(None))
+        self.answer("image/png", bad_images.png_bomb(None))
 
     def broken_off(self):
         self.send_response(200)
         self.send_header("Content-Type", "image/jpeg")
-        self.send_header("Content-Length", str(len(PICTURE)))
+        self.send_header("Content-Length", str(len(IMAGE)))
         self.end_headers()
-        self.wfile.write(PICTURE[:-7])
+        self.wfile.write(IMAGE[:-7])
 
     def page(self):
         self.answer("text/html; charset=utf-8", b"<html>")
@@ -70,7 +70,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer("image/png", b"", status=404)
 
     def moved(self):
-        self.redirect("/picture")
+        self.redirect("/image")
 
     def moved_at_length(self):
         """A redirect with a body that does not end; notes how much of it was taken."""
@@ -83,13 +83,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.redirect("/circle")
 
     def inside(self):
-        self.redirect(f"http://127.0.0.2:{self.server.server_port}/picture")
+        self.redirect(f"http://127.0.0.2:{self.server.server_port}/image")
 
     def to_file(self):
         self.redirect("file:///etc/hostname")
 
     def to_ftp(self):
-        self.redirect("ftp://127.0.0.1/picture")
+        self.redirect("ftp://127.0.0.1/image")
 
     def drip_body(self):
         self.send_response(200)

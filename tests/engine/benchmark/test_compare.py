@@ -1,4 +1,4 @@
-"""Several machines beside each other: what is matched, what it costs, and the picture of it."""
+"""Several machines beside each other: what is matched, what it costs, and the image of it."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_nothing_overlaps_and_nothing_is_cut_off(names, price):
             assert not extent.overlaps(other), (text.get_text(), shown[place].get_text())
 
 
-def test_the_picture_has_the_colours_of_its_bars():
+def test_the_image_has_the_colours_of_its_bars():
     shown = pixels(plot([CPU, L4]))
     for colour in comparing.PALETTE[:2]:
         rgb = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]

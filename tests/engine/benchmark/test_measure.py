@@ -10,10 +10,10 @@ import tensorflow as tf
 from engine.benchmark import keras_comparison, measure, timing
 from engine.benchmark.rows import efficiency, explain
 from engine.core.call_syntax import parse_calls
-from engine.frozen.array_store import Room
+from engine.frozen.array_store import CacheBudget
 from engine.models import classifier
-from engine.runs.directory import RunDir, claim
-from engine.training.phase import Job
+from engine.runs.directory import RunDirectory, claim_directory
+from engine.training.phase import TrainJob
 from pipelines.augment import augment
 from pipelines.loading import batches
 from pipelines.sources import sources
@@ -31,14 +31,14 @@ def short_samples(monkeypatch):
     monkeypatch.setattr(timing, "SAMPLE_SECONDS", 0.01)
 
 
-def job(coloured, place, phase: str, **changes) -> Job:
+def job(coloured, place, phase: str, **changes) -> TrainJob:
     recipe = small_recipe(coloured, (phase,), precision="float32", dropout=0.0, **changes)
-    run = RunDir(place)
-    claim(run, recipe, overwrite=False)
-    feed = batches.make_feed(sources.load(recipe.data), recipe, threads=2)
+    run = RunDirectory(place)
+    claim_directory(run, recipe, overwrite=False)
+    feed = batches.make_data_loader(sources.load(recipe.data), recipe, threads=2)
     made = classifier.build(recipe, len(feed.classes))
     changes = augment.compose(recipe.augment)
-    return Job(recipe, made, feed, changes, run, Watcher(), room=Room(2**26))
+    return TrainJob(recipe, made, feed, changes, run, Watcher(), room=CacheBudget(2**26))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -123,7 +123,7 @@ def test_a_precision_helps_where_the_slowest_is_in_use():
     assert "--precision" not in explain(row(shares_cores=False, precision="mixed_bfloat16"))
 
 
-def test_no_cache_helps_where_each_picture_is_seen_once():
+def test_no_cache_helps_where_each_image_is_seen_once():
     slow = (40.0, {**STAGES, "input": 40.0})
     assert "--cache=pixels" in explain(row(*slow, shares_cores=False))
     assert "--cache" not in explain(row(*slow, shares_cores=False, phase="predict"))

@@ -12,7 +12,7 @@ from engine.benchmark import time_to_accuracy
 OURS = """
 import time
 print("something else", flush=True)
-print("decoding 3,000 pictures at 224x224 into memory", flush=True)
+print("decoding 3,000 images at 224x224 into memory", flush=True)
 for accuracy in (90, 98.5, 99):
     time.sleep(0.2)
     print(f"transfer epoch 1: loss 0.2, accuracy 99.00%; validation loss 0.1, "

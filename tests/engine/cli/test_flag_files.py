@@ -169,7 +169,7 @@ def test_what_a_flag_file_holds_for_other_programs_is_passed_over(write):
     file = write("--data_dir=x\n--seed=3\n--nodeterministic\n--phase=a()\n--on_bad_image=fail\n")
 
     def read(*arguments):
-        group = (cli_flags.define_pictures,)
+        group = (cli_flags.define_images,)
         return cli_flags.parse("[flags]", group, ["bin/doctor", *arguments], train_flags.names())
 
     assert cli_flags.data_spec(read(file)).location.endswith("/x")

@@ -23,7 +23,7 @@ from tests.engine.cli.flagged import parse, recipe, refused
         (["--manifest=gs://bucket/m.csv"], "manifest", "gs://bucket/m.csv"),
     ],
 )
-def test_the_last_source_of_pictures_holds(arguments, source, location):
+def test_the_last_source_of_images_holds(arguments, source, location):
     found = cli_flags.data_spec(parse(*arguments))
     assert (found.source, found.location) == (source, location)
 
@@ -81,7 +81,7 @@ def test_a_root_goes_with_a_manifest():
     for other in ("", "--data_dir=/b"):
         with pytest.raises(cli_flags.FlagError, match=r"stands alone; give --manifest with it"):
             cli_flags.data_spec(parse(*filter(None, ("--manifest_root=/a", other))))
-    found = cli_flags.data_spec(parse("--manifest=a.csv", "--manifest_root=pictures"))
+    found = cli_flags.data_spec(parse("--manifest=a.csv", "--manifest_root=images"))
     assert os.path.isabs(found.manifest_root)
 
 
@@ -90,7 +90,7 @@ def test_an_empty_place_is_refused():
         cli_flags.data_spec(parse("--data_dir="))
 
 
-def test_no_pictures_are_named():
+def test_no_images_are_named():
     assert cli_flags.data_spec(parse("--split_seed=1")) is None
     assert "--flagfile=solar_cells.flags" in refused(read=lambda: cli_flags.recipe(parse()))
 
@@ -188,7 +188,7 @@ def test_a_phase_without_epochs_is_left_out_by_the_run():
         ("--augment=rotat(3)", "(did you mean 'rotate'?)"),
         ("--augment=rotate(999)", "degrees=999; allowed: rotate(degrees from 0 to 180)"),
         ("cats_dogs.flags", "write --flagfile=cats_dogs.flags"),
-        ("pictures", "'pictures' is no flag, and train takes nothing else"),
+        ("images", "'images' is no flag, and train takes nothing else"),
     ],
 )  # fmt: skip
 def test_a_wrong_flag_or_value_is_told_from_a_right_one(flag, message):

@@ -15,7 +15,7 @@ import pytest
 from engine.cli import flags
 from engine.cli import main as cli_main
 from engine.core.errors import UserError
-from engine.runtime.shutdown import Stopped
+from engine.runtime.shutdown import ShutdownRequested
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -49,7 +49,11 @@ def test_a_program_gets_its_arguments(monkeypatch, capsys):
     [
         (UserError("no such folder"), 1, "train: no such folder\n"),
         (flags.FlagError("no such flag"), 2, "train: no such flag\n"),
-        (Stopped("SIGTERM"), 75, "train: stopped by SIGTERM; started again without --overwrite"),
+        (
+            ShutdownRequested("SIGTERM"),
+            75,
+            "train: stopped by SIGTERM; started again without --overwrite",
+        ),
         (KeyboardInterrupt(), 130, "train: interrupted; the same command starts it again\n"),
     ],
 )
@@ -216,7 +220,7 @@ def test_what_native_code_said_is_shown_where_it_fails(capfd):
     assert capfd.readouterr().err == "after\n"
 
 
-@pytest.mark.parametrize("wish", [Stopped("SIGTERM"), KeyboardInterrupt()])
+@pytest.mark.parametrize("wish", [ShutdownRequested("SIGTERM"), KeyboardInterrupt()])
 def test_nor_where_it_is_asked_to_end(capfd, wish):
     def stop():
         os.write(2, b"noise\n")

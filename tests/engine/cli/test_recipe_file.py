@@ -10,7 +10,7 @@ import pytest
 from engine.cli import flags as cli_flags
 from engine.cli import recipe_file
 from engine.core.recipe import digest, to_json
-from engine.runs.directory import RunDir
+from engine.runs.directory import RunDirectory
 
 ALL = (
     "--data_dir=x", "--backbone=mobilenet_v2", "--image_size=32x40", "--augment=rotate(10)|flip",
@@ -21,9 +21,9 @@ RECIPE = cli_flags.recipe(cli_flags.parse("[flags]", cli_flags.RUN, ["bin/train"
 
 
 @pytest.fixture
-def run(tmp_path) -> RunDir:
+def run(tmp_path) -> RunDirectory:
     """One that has decided nothing yet."""
-    made = RunDir(tmp_path / "cells")
+    made = RunDirectory(tmp_path / "cells")
     made.path.mkdir()
     made.recipe.write_text(to_json(RECIPE))
     return made

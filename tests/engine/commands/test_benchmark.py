@@ -125,7 +125,7 @@ def test_a_way_that_never_reaches_the_target_says_so():
     ]
 
 
-def test_the_bare_yardstick_has_as_many_pictures_in_flight_as_ours(coloured, monkeypatch):
+def test_the_bare_yardstick_has_as_many_images_in_flight_as_ours(coloured, monkeypatch):
     import tensorflow as tf
 
     from engine.commands import benchmark_baselines
@@ -143,6 +143,6 @@ def test_the_bare_yardstick_has_as_many_pictures_in_flight_as_ours(coloured, mon
     examples = sources.load(recipe.data).part("train")
     benchmark_baselines.bare(examples, recipe, 3)
     bare, counts[:] = counts[:], []
-    next(batches.make_feed(examples, recipe, 3).train(0, 1))
+    next(batches.make_data_loader(examples, recipe, 3).train(0, 1))
     assert bare == [3 * batches.IN_FLIGHT]
     assert bare[0] in counts

@@ -1,4 +1,4 @@
-"""`bin/doctor` as a person starts it, and bad pictures through every program."""
+"""`bin/doctor` as a person starts it, and bad images through every program."""
 
 import csv
 import json
@@ -9,8 +9,8 @@ import pytest
 
 from pipelines.sources.examples import printable
 from tests.bin.programs import run, start
-from tests.pipelines import bad_pictures
-from tests.pipelines.pictures import saved
+from tests.pipelines import bad_images as bad_images
+from tests.pipelines.encoded_images import saved
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -19,14 +19,14 @@ TRAIN = ("--image_size=64", "--batch_size=8", "--noreport", "--phase=transfer(ep
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Two classes of 20 sound pictures each, and all the bad ones in one of them."""
+    """Two classes of 20 sound images each, and all the bad ones in one of them."""
     root = tmp_path_factory.mktemp("bad") / "data"
-    laid = bad_pictures.lay_out(root / "cats")
+    laid = bad_images.lay_out(root / "cats")
     (root / "dogs").mkdir()
     for number in range(40):
-        picture = bad_pictures.noisy(np.random.default_rng((9, number)))
+        image = bad_images.noisy(np.random.default_rng((9, number)))
         place = root / ("cats", "dogs")[number % 2] / f"good {number}.jpg"
-        place.write_bytes(saved(picture, "JPEG"))
+        place.write_bytes(saved(image, "JPEG"))
     return root, laid
 
 
@@ -48,9 +48,9 @@ def every_bad_one_once(named, data) -> None:
     assert set(named) - bad <= odd
 
 
-def test_the_bad_pictures_are_many(data):
+def test_the_bad_images_are_many(data):
     _, laid = data
-    assert len(bad_pictures.KINDS) >= 40
+    assert len(bad_images.KINDS) >= 40
     assert len(laid.bad) + len(laid.odd) >= 200
     contents = {path.read_bytes() for path in laid.odd}
     assert len(contents) > 100, "mutants differ"
@@ -115,18 +115,18 @@ def test_the_doctor_reports_them_and_writes_a_list_that_trains(data, tmp_path):
     assert process.returncode == 0, err
     assert err == "", "decoders keep quiet, and no bar is drawn where nobody looks"
     found = json.loads((tmp_path / "doctor" / "report.json").read_text())
-    left_out = ("missing", "unreadable", "empty", "no_picture", "bomb", "damaged")
+    left_out = ("missing", "unreadable", "empty", "no_image", "bomb", "damaged")
     cases = [one for one in found["findings"] if one["kind"] in left_out]
     named = [case["places"][0] for one in cases for case in one["cases"]]
     every_bad_one_once(named, data)
-    assert len(named) == found["pictures"] - found["sound"]
+    assert len(named) == found["images"] - found["sound"]
     assert "report.html and doctor/report.json" in out
     page = (tmp_path / "doctor" / "report.html").read_text()
     assert page.startswith("<!doctype html>")
     assert "<script" not in page
     assert out.splitlines()[-1] == f"train with --manifest={list_}"
     ran = run("train", *TRAIN, f"--manifest={list_}", f"--run_dir={tmp_path / 'run'}")
-    assert "broken pictures" not in ran
+    assert "broken images" not in ran
 
 
 def test_the_doctor_writes_no_list_over_the_one_that_it_reads(data, tmp_path):
@@ -143,7 +143,7 @@ def test_the_doctor_writes_no_list_over_the_one_that_it_reads(data, tmp_path):
 
 def test_the_doctor_says_in_a_line_what_it_can_not_do(data, tmp_path):
     err = run("doctor", cwd=tmp_path, status=2)
-    assert err.startswith("doctor: no pictures are named; give --data_dir")
+    assert err.startswith("doctor: no images are named; give --data_dir")
     err = run("doctor", f"--data_dir={tmp_path / 'gone'}", cwd=tmp_path, status=1)
     assert "does not exist" in err
     assert err.count("\n") == 1

@@ -20,14 +20,14 @@ from engine.core.errors import UserError
 from engine.core.files import write
 from engine.core.recipe import Recipe, to_json
 from engine.evaluation import decision_rule
-from engine.evaluation.decision_rule import PLAIN, Rule
+from engine.evaluation.decision_rule import PLAIN, DecisionRule
 from engine.evaluation.intervals import wilson
 from engine.inference import gradcam
 from engine.loggers import plots
 from engine.models import classifier
 from engine.runs import checkpoints
-from engine.runs.directory import RunDir
-from engine.runs.lock import lock
+from engine.runs.directory import RunDirectory
+from engine.runs.lock import run_lock
 from engine.training import epoch_record, setup
 from pipelines.decode.decode import decode
 from pipelines.loading import batches
@@ -37,9 +37,11 @@ from tests.engine import small
 from tests.engine.small_runs import small_recipe
 
 
-def make(place: Path, recipe: Recipe, seed: int = 0, classes=("blue", "red"), rule=None) -> RunDir:
+def make(
+    place: Path, recipe: Recipe, seed: int = 0, classes=("blue", "red"), rule=None
+) -> RunDirectory:
     """A finished run, its head drawn at random: right about as often as wrong."""
-    run = RunDir(place)
+    run = RunDirectory(place)
     run.path.mkdir()
     made = classifier.build(recipe, len(classes))
     small.enliven(made.model)
@@ -54,36 +56,36 @@ def make(place: Path, recipe: Recipe, seed: int = 0, classes=("blue", "red"), ru
 
 
 @pytest.fixture(scope="module")
-def models(coloured, tmp_path_factory) -> dict[str, RunDir]:
+def models(coloured, tmp_path_factory) -> dict[str, RunDirectory]:
     place = tmp_path_factory.mktemp("models")
     recipe = small_recipe(coloured)
     other = dataclasses.replace(recipe.data, split_seed=3)
     return {
-        "one": make(place / "one", recipe, rule=Rule(2.5)),
+        "one": make(place / "one", recipe, rule=DecisionRule(2.5)),
         "other": make(place / "other", dataclasses.replace(recipe, data=other), seed=1),
     }
 
 
 @pytest.fixture
-def run(models, tmp_path) -> RunDir:
+def run(models, tmp_path) -> RunDirectory:
     """One that may be changed."""
     for name in ("recipe.json", "best.npz", "result.json"):
         (tmp_path / "run").mkdir(exist_ok=True)
         (tmp_path / "run" / name).write_bytes((models["one"].path / name).read_bytes())
-    return RunDir(tmp_path / "run")
+    return RunDirectory(tmp_path / "run")
 
 
 def evaluate(call, *arguments):
     return json.loads(call("evaluate", "--format=json", "--cache_dir=none", *arguments))
 
 
-def known(run: RunDir, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and probabilities of a part of the run's data, picture by picture."""
-    opened = setup.reopen(run)
+def known(run: RunDirectory, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and probabilities of a part of the run's data, image by image."""
+    opened = setup.load_run(run)
     examples = sources.load(opened.recipe.data)
     examples = examples if part == "all" else examples.part(part)
-    pictures = [decode(Path(p).read_bytes(), *opened.recipe.image_size) for p in examples.paths]
-    logits = opened.model(np.stack(pictures).astype(np.float32), training=False)
+    images = [decode(Path(p).read_bytes(), *opened.recipe.image_size) for p in examples.paths]
+    logits = opened.model(np.stack(images).astype(np.float32), training=False)
     scaled = np.asarray(logits, float) / opened.rule.temperature
     return examples.labels, scipy.special.softmax(scaled, -1)
 
@@ -114,8 +116,8 @@ def test_all_figures_of_the_validation_part(call, models):
     assert sum(pair["count"] for pair in found["most_confused"]) == 13 - right
     made = found["calibration"]
     assert made["temperature"] == 2.5
-    assert set(made["bins_after"][0]) == {"low", "high", "pictures", "confidence", "accuracy"}
-    assert found["rule"] == dataclasses.asdict(Rule(2.5))
+    assert set(made["bins_after"][0]) == {"low", "high", "images", "confidence", "accuracy"}
+    assert found["rule"] == dataclasses.asdict(DecisionRule(2.5))
     names = ("decided", "operating", "operating_on_validation", "abstaining")
     assert [found[name] for name in names] == [None] * 4
 
@@ -127,8 +129,8 @@ def test_a_threshold_is_fitted_on_the_validation_part_and_stays(call, run):
     assert f"saved with the model, {run.best}" in call.said.err
     own = np.sort(chances[labels == 0, 0])[::-1]
     expected = own[int(np.ceil(0.8 * len(own))) - 1]
-    rule = epoch_record.rule_of(run, epoch_record.load_model(run)[1])
-    assert rule == Rule(2.5, "blue", rule.threshold, 0.8)
+    rule = epoch_record.decision_rule_of(run, epoch_record.load_model(run)[1])
+    assert rule == DecisionRule(2.5, "blue", rule.threshold, 0.8)
     assert rule.threshold == pytest.approx(expected, abs=1e-4)
     assert found["rule"] == dataclasses.asdict(rule)
     assert found["operating_on_validation"]["recall"] >= 0.8
@@ -153,33 +155,33 @@ def test_a_threshold_is_fitted_on_the_validation_part_and_stays(call, run):
 @pytest.mark.parametrize("abstain", [None, 0.7, 1.0])
 def test_the_table_says_how_right_the_rules_own_answers_are(call, run, abstain):
     plain = call("evaluate", f"--run_dir={run.path}", "--cache_dir=none")
-    assert plain.startswith("13 pictures: accuracy ")
+    assert plain.startswith("13 images: accuracy ")
     assert "rule" not in plain
     labels, chances = known(run, "validation")
     level = abstain and (1.0 if abstain == 1 else float(np.quantile(chances.max(-1), abstain)))
-    rule = Rule(2.5, "blue", float(np.quantile(chances[:, 0], 0.1)) + 1e-4, 0.9, level)
-    epoch_record.keep_rule(run, rule)
+    rule = DecisionRule(2.5, "blue", float(np.quantile(chances[:, 0], 0.1)) + 1e-4, 0.9, level)
+    epoch_record.save_decision_rule(run, rule)
     decided = decision_rule.decide(rule, ("blue", "red"), chances)
     sure, right = int((decided >= 0).sum()), int((decided == labels).sum())
     assert right != (chances.argmax(-1) == labels).sum(), "else little is tested"
     first, _, by_rule = call("evaluate", f"--run_dir={run.path}", "--cache_dir=none").split("\n")[
         :3
     ]
-    assert first.startswith("13 pictures, by the likeliest class: accuracy ")
+    assert first.startswith("13 images, by the likeliest class: accuracy ")
     if abstain == 1:
         assert by_rule == "by the saved rule: no answer, all are uncertain"
         return
     assert by_rule.startswith(f"by the saved rule: accuracy {right / sure:.2%} (95%: ")
-    of = f" of the {sure} pictures that are not uncertain"
+    of = f" of the {sure} images that are not uncertain"
     assert by_rule.endswith(of) == (abstain is not None)
 
 
 def test_abstaining_is_added_and_all_is_taken_off_again(call, run):
-    epoch_record.keep_rule(run, Rule(2.5, "blue", 0.4, 0.9))
+    epoch_record.save_decision_rule(run, DecisionRule(2.5, "blue", 0.4, 0.9))
     _, chances = known(run, "validation")
     level = float(np.median(chances.max(-1)))
     found = evaluate(call, f"--run_dir={run.path}", f"--abstain={level}")
-    assert epoch_record.rule_of(run, epoch_record.load_model(run)[1]) == Rule(
+    assert epoch_record.decision_rule_of(run, epoch_record.load_model(run)[1]) == DecisionRule(
         2.5, "blue", 0.4, 0.9, level
     )
     uncertain = int((chances.max(-1) < level).sum())
@@ -190,14 +192,16 @@ def test_abstaining_is_added_and_all_is_taken_off_again(call, run):
     assert f"uncertain where no class has {level:.1%}: " in out
     found = evaluate(call, f"--run_dir={run.path}", "--abstain=0")
     assert f"saved with the model, {run.best}" in call.said.err
-    assert epoch_record.rule_of(run, epoch_record.load_model(run)[1]) == Rule(2.5, "blue", 0.4, 0.9)
+    assert epoch_record.decision_rule_of(run, epoch_record.load_model(run)[1]) == DecisionRule(
+        2.5, "blue", 0.4, 0.9
+    )
     assert (found["abstaining"], found["decided"]["uncertain"]) == (None, 0)
     arrays = epoch_record.load_model(run)[0]
     out = call("evaluate", f"--run_dir={run.path}", "--cache_dir=none", "--plain")
     assert "uncertain" not in out
     assert "the answer from" not in out
     kept, values = epoch_record.load_model(run)
-    assert epoch_record.rule_of(run, values) == Rule(2.5)
+    assert epoch_record.decision_rule_of(run, values) == DecisionRule(2.5)
     assert all(np.array_equal(*pair) for pair in zip(arrays, kept, strict=True))
 
 
@@ -263,7 +267,7 @@ def test_no_run_is_made_where_none_is(call, tmp_path):
 
 def test_a_run_that_is_at_work_is_measured_and_not_changed(call, run):
     before = run.best.read_bytes()
-    with lock(RunDir(run.path)):
+    with run_lock(RunDirectory(run.path)):
         with pytest.raises(UserError, match=r"process \d+ on .+ is at work there"):
             call("evaluate", f"--run_dir={run.path}", "--abstain=0.5", "--cache_dir=none")
         assert run.best.read_bytes() == before
@@ -288,12 +292,12 @@ def test_a_model_that_gives_no_numbers_is_one_line(call, run):
     arrays, values = epoch_record.load_model(run)
     arrays[-1][:] = np.nan
     write(run.best, checkpoints.pack({"model": arrays}, values))
-    with pytest.raises(UserError, match="answers to 13 of 13 pictures are no numbers; train anew"):
+    with pytest.raises(UserError, match="answers to 13 of 13 images are no numbers; train anew"):
         evaluate(call, f"--run_dir={run.path}")
 
 
 def test_a_part_without_the_positive_class(call, run, coloured, tmp_path):
-    epoch_record.keep_rule(run, Rule(2.5, "blue", 0.4, 0.9))
+    epoch_record.save_decision_rule(run, DecisionRule(2.5, "blue", 0.4, 0.9))
     rows = ["path,label,split"]
     for number in range(4):
         rows.append(f"{coloured}/blue/{number:02}.jpg,blue,train")
@@ -307,8 +311,8 @@ def test_a_part_without_the_positive_class(call, run, coloured, tmp_path):
     assert "none is of the class; false alarms: " in call("evaluate", *flags, "--cache_dir=none")
 
 
-def test_runs_side_by_side_on_the_pictures_that_both_have(call, models, coloured, tmp_path):
-    """One is asked by way of a link to the folder: pictures are known by where they really lie."""
+def test_runs_side_by_side_on_the_images_that_both_have(call, models, coloured, tmp_path):
+    """One is asked by way of a link to the folder: images are known by where they really lie."""
     (tmp_path / "link").symlink_to(coloured)
     one, other = models["one"], models["other"]
     spec = dataclasses.replace(one.read_recipe().data, location=str(tmp_path / "link"))
@@ -337,7 +341,7 @@ def test_runs_side_by_side_on_the_pictures_that_both_have(call, models, coloured
     assert rows[1]["against_first"]["common"] == 13 > rows[2]["against_first"]["common"] > 0
 
 
-def test_two_of_three_runs_with_no_picture_in_common_are_named(call, models, coloured, tmp_path):
+def test_two_of_three_runs_with_no_image_in_common_are_named(call, models, coloured, tmp_path):
     copied = tmp_path / "copied"
     shutil.copytree(coloured, copied)
     one, other = models["one"], models["other"]
@@ -345,26 +349,24 @@ def test_two_of_three_runs_with_no_picture_in_common_are_named(call, models, col
     third = make(tmp_path / "third", dataclasses.replace(one.read_recipe(), data=spec))
     with pytest.raises(UserError) as raised:
         evaluate(call, "--compare", one.path, other.path, third.path)
-    message = f"{one.path} and {third.path} have no picture in common (of 13 and 13)"
+    message = f"{one.path} and {third.path} have no image in common (of 13 and 13)"
     assert str(raised.value).startswith(message)
 
 
-def test_pictures_that_a_run_was_trained_on_are_told(call, models, coloured):
+def test_images_that_a_run_was_trained_on_are_told(call, models, coloured):
     flags = ("--cache_dir=none", f"--data_dir={coloured}")
     out = call("evaluate", "--compare", *flags, *(run.path for run in models.values()))
     lines = call.said.err.splitlines()
     assert len(lines) == 2
     for line, run in zip(lines, models.values(), strict=True):
-        assert line.startswith(f"{run.path} was trained on 39 of the 52 pictures")
+        assert line.startswith(f"{run.path} was trained on 39 of the 52 images")
     assert f"{models['other'].path} against {models['one'].path}" in out
-    assert "of 52 pictures that both have" in out
+    assert "of 52 images that both have" in out
     assert "McNemar" in out
 
 
 @pytest.mark.parametrize("how", ["the folder itself", "copies under other names", "others"])
-def test_pictures_that_the_one_run_was_trained_on_are_told_too(
-    call, models, coloured, tmp_path, how
-):
+def test_images_that_the_one_run_was_trained_on_are_told_too(call, models, coloured, tmp_path, how):
     place = coloured
     if how != "the folder itself":
         place = tmp_path / "data"
@@ -385,14 +387,14 @@ def test_pictures_that_the_one_run_was_trained_on_are_told_too(
 
 
 def test_a_part_that_has_changed_since_the_run_is_told(call, coloured, tmp_path):
-    """A new picture moves another from what is trained on to what is validated on."""
+    """A new image moves another from what is trained on to what is validated on."""
     place = tmp_path / "data"
     shutil.copytree(coloured, place)
     recipe = small_recipe(place)
     run = make(tmp_path / "run", recipe)
     examples = sources.load(recipe.data)
     arrays, values = epoch_record.load_model(run)
-    values["data"] = batches.make_feed(examples, recipe, 1).identity
+    values["data"] = batches.make_data_loader(examples, recipe, 1).identity
     write(run.best, checkpoints.pack({"model": arrays}, values))
     evaluate(call, f"--run_dir={run.path}")
     assert call.said.err == ""
@@ -401,7 +403,7 @@ def test_a_part_that_has_changed_since_the_run_is_told(call, coloured, tmp_path)
     evaluate(call, f"--run_dir={run.path}")
     (line,) = call.said.err.splitlines()
     assert line.startswith(f"{place}: the validation part has changed since the run: 13 (")
-    assert "pictures that it was trained on may be among them" in line
+    assert "images that it was trained on may be among them" in line
 
 
 def test_where_those_are_gone_nothing_can_be_told(call, models, coloured, tmp_path):
@@ -431,8 +433,8 @@ def test_predict_shows_what_the_rule_makes_of_it(call, run, coloured):
     blue = [{p["label"]: p["probability"] for p in row["predictions"]}["blue"] for row in answers]
     chances = np.stack([blue, 1 - np.array(blue)], -1)
     threshold, level = sorted(blue)[3] - 1e-6, sorted(chances.max(-1))[4] - 1e-6
-    rule = Rule(2.5, "blue", threshold, 0.9, level)
-    epoch_record.keep_rule(run, rule)
+    rule = DecisionRule(2.5, "blue", threshold, 0.9, level)
+    epoch_record.save_decision_rule(run, rule)
     expected = [None if n < 0 else labels[n] for n in decision_rule.decide(rule, labels, chances)]
     assert expected.count(None) == 4
     rows = json.loads(call("predict", "--format=json", *flags))
@@ -448,7 +450,7 @@ def test_predict_shows_what_the_rule_makes_of_it(call, run, coloured):
 def test_a_plot_shows_and_explains_what_the_rule_makes_of_it(
     call, run, coloured, tmp_path, monkeypatch
 ):
-    """Where it leaves a picture uncertain, what speaks for the likeliest class."""
+    """Where it leaves an image uncertain, what speaks for the likeliest class."""
     odd = tmp_path / os.fsdecode(b"caf\xe9.jpg")
     odd.write_bytes((coloured / "red" / "00.jpg").read_bytes())
     files = [odd, *sorted((coloured / "red").iterdir())[1:8]]
@@ -466,8 +468,8 @@ def test_a_plot_shows_and_explains_what_the_rule_makes_of_it(
     assert [shown.speaks[1] for shown in drawn[0]] == [shown.labels[0][0] for shown in drawn[0]]
     likeliest = [{"blue": 0, "red": 1}[shown.labels[0][0]] for shown in drawn[0]]
     sure = [shown.labels[0][1] for shown in drawn[0]]
-    rule = Rule(2.5, "blue", 0.0, 0.9, sorted(sure)[4] - 1e-6)
-    epoch_record.keep_rule(run, rule)
+    rule = DecisionRule(2.5, "blue", 0.0, 0.9, sorted(sure)[4] - 1e-6)
+    epoch_record.save_decision_rule(run, rule)
     call("predict", *flags)
     decided = ["uncertain" if share < rule.abstain else "blue" for share in sure]
     assert [shown.decision for shown in drawn[1]] == decided
@@ -475,7 +477,7 @@ def test_a_plot_shows_and_explains_what_the_rule_makes_of_it(
     assert asked != likeliest, "else little is tested"
     assert [shown.speaks[1] for shown in drawn[1]] == [("blue", "red")[n] for n in asked]
     images = np.stack([shown.image for shown in drawn[1]])
-    heats = gradcam.make(setup.reopen(run).classifier)(images, asked)
+    heats = gradcam.make(setup.load_run(run).classifier)(images, asked)
     for shown, heat in zip(drawn[1], heats, strict=True):
         np.testing.assert_allclose(shown.speaks[0], gradcam.overlay(shown.image, heat), atol=2)
     assert drawn[1][0].title.endswith(r"caf\xe9.jpg")
@@ -486,7 +488,7 @@ def test_as_a_person_starts_it(run):
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert err == f"saved with the model, {run.best}: bin/predict answers so from now on\n"
-    assert out.startswith("13 pictures, by the likeliest class: accuracy ")
+    assert out.startswith("13 images, by the likeliest class: accuracy ")
     assert "(95%: " in out.splitlines()[0]
     assert "uncertain where no class has 60.0%: " in out
-    assert epoch_record.rule_of(run, epoch_record.load_model(run)[1]) != PLAIN
+    assert epoch_record.decision_rule_of(run, epoch_record.load_model(run)[1]) != PLAIN

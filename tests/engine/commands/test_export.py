@@ -12,9 +12,9 @@ import pytest
 import tensorflow as tf
 
 from engine.core.files import write
-from engine.evaluation.decision_rule import Rule
-from engine.runs.checkpoints import Progress, pack
-from engine.runs.directory import RunDir
+from engine.evaluation.decision_rule import DecisionRule
+from engine.runs.checkpoints import TrainState, pack
+from engine.runs.directory import RunDirectory
 from engine.training import epoch_record, setup
 from tests.bin.programs import run, start
 from tests.engine.small_runs import Watcher, job, small_recipe
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")
-def pictures(coloured, tmp_path_factory):
+def small_photographs(coloured, tmp_path_factory):
     """The run's own, to be moved away."""
     place = tmp_path_factory.mktemp("data") / "coloured"
     shutil.copytree(coloured, place)
@@ -31,14 +31,14 @@ def pictures(coloured, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(pictures, tmp_path_factory) -> RunDir:
+def trained(images, tmp_path_factory) -> RunDirectory:
     """A run's directory with a model and a rule, as training leaves it."""
     place = tmp_path_factory.mktemp("trained") / "run"
-    made = job(small_recipe(pictures), place, Watcher())
-    clock = epoch_record.Clock()
+    made = job(small_recipe(images), place, Watcher())
+    clock = epoch_record.RunClock()
     clock.best = [variable.numpy() for variable in made.classifier.model.weights]
-    clock.rule = Rule(temperature=1.5, abstain=0.5)
-    epoch_record.save_best(made, Progress(), clock)
+    clock.rule = DecisionRule(temperature=1.5, abstain=0.5)
+    epoch_record.save_best(made, TrainState(), clock)
     return made.run
 
 
@@ -57,13 +57,13 @@ def test_it_says_in_plain_words_what_it_does(exported):
     out, printed = exported
     lines = printed.splitlines()
     assert lines[:3] == [
-        "reading the pictures",
+        "reading the images",
         "converting to SavedModel, float32",
-        "comparing it with the original on 13 validation pictures",
+        "comparing it with the original on 13 validation images",
     ]
     assert [line.split("  ")[0] for line in lines[4:13]] == [
-        *("pictures", "same likeliest label", "same answer by the rule", "largest difference"),
-        *("mean difference", "accuracy", "size", "one picture, decoded", "8 pictures, decoded"),
+        *("images", "same likeliest label", "same answer by the rule", "largest difference"),
+        *("mean difference", "accuracy", "size", "one image, decoded", "8 images, decoded"),
     ]
     assert lines[-1] == f"written to {out}"
 
@@ -72,13 +72,13 @@ def test_the_folder_holds_model_card_and_parity(exported, trained):
     out, _ = exported
     assert {path.name for path in out.iterdir()} == {"1", "MODEL_CARD.md", "parity.json"}
     parity = json.loads((out / "parity.json").read_text())
-    assert parity["pictures"] == 13
+    assert parity["images"] == 13
     assert parity["agreement"] == parity["same_decisions"] == 1
     assert parity["largest_difference"] < 1e-5
     files = [path for path in (out / "1").rglob("*") if path.is_file()]
     assert parity["bytes"] == sum(path.stat().st_size for path in files)
     assert parity["min_agreement"] == 0.995
-    opened = setup.reopen(trained)
+    opened = setup.load_run(trained)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
     signature = tf.saved_model.load(str(out / "1")).signatures["pixels"]
     chances = signature(images=tf.constant(images))["probabilities"].numpy()
@@ -94,23 +94,23 @@ def test_an_earlier_export_is_not_overwritten_unasked(exported, trained):
     assert (out / "1" / "saved_model.pb").exists()
 
 
-def test_int8_is_calibrated_and_measured_on_pictures_that_lie_elsewhere_now(
-    trained, pictures, tmp_path
+def test_int8_is_calibrated_and_measured_on_images_that_lie_elsewhere_now(
+    trained, images, tmp_path
 ):
     moved, out = tmp_path / "moved", tmp_path / "there" / "out"
     arguments = (
         f"--run_dir={trained.path}", "--format=litert", "--precision=int8", "--min_agreement=0",
         f"--out={out}",
     )  # fmt: skip
-    pictures.rename(moved)
+    images.rename(moved)
     try:
         message = run("export", *arguments, status=1)
         assert "name the place as in training: --data_dir" in message
         assert "Traceback" not in message
         printed = run("export", *arguments, f"--data_dir={moved}")
     finally:
-        moved.rename(pictures)
-    assert "on 13 validation pictures" in printed, "divided as the run divides them"
+        moved.rename(images)
+    assert "on 13 validation images" in printed, "divided as the run divides them"
     parity = json.loads((out / "parity.json").read_text())
     assert parity["precision"] == "int8"
     assert parity["share_of_weights"] < 0.4
@@ -119,7 +119,7 @@ def test_int8_is_calibrated_and_measured_on_pictures_that_lie_elsewhere_now(
 
 def test_an_export_that_disagrees_leaves_nothing(trained, tmp_path):
     """In float16 weights end at 65504: what makes two columns of them differ is lost."""
-    spoilt = RunDir(tmp_path / "run")
+    spoilt = RunDirectory(tmp_path / "run")
     shutil.copytree(trained.path, spoilt.path)
     arrays, values = epoch_record.load_model(spoilt)
     arrays[-2] = arrays[-2] * 100 + np.float32(1e5)
@@ -132,11 +132,11 @@ def test_an_export_that_disagrees_leaves_nothing(trained, tmp_path):
     printed, message = process.communicate(timeout=600)
     assert process.returncode == 1
     assert "nothing was written; take another --format or --precision" in message
-    assert re.search(r" of \d+ of 13 pictures, more than --min_agreement=0\.995 allows", message)
+    assert re.search(r" of \d+ of 13 images, more than --min_agreement=0\.995 allows", message)
     assert len(message.splitlines()) == 1
     shown = [line.split("  ")[0] for line in printed.splitlines()]
     assert "same likeliest label" in shown, "what it is judged by"
-    assert {"pictures", "accuracy", "size", "one picture"} < set(shown)
+    assert {"images", "accuracy", "size", "one image"} < set(shown)
     assert "written to" not in printed
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 

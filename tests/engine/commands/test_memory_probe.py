@@ -21,7 +21,7 @@ from tests.engine.small_runs import small_recipe
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 TRAIN = ("--image_size=64", "--batch_size=4", "--phase=t(epochs=1)", "--precision=float32")
-# Every Python process reads this when it begins: a device on which more than so many pictures at a
+# Every Python process reads this when it begins: a device on which more than so many images at a
 # time don't fit, in the run and in those that it starts.
 SMALL_DEVICE = """
 import importlib.abc, importlib.machinery, os, sys
@@ -87,7 +87,7 @@ def test_what_would_fit_is_said_in_one_line(small_device, coloured, tmp_path):
     err = run("train", *TRAIN, f"--data_dir={coloured}", f"--run_dir={tmp_path / 'r'}", status=1)
     assert err.count("\n") == 1
     assert "batch_size=4 with accumulate=1 takes more memory than there is" in err
-    assert "2 pictures at a time fit; give --accumulate=2" in err
+    assert "2 images at a time fit; give --accumulate=2" in err
     assert json.loads((tmp_path / "r" / "result.json").read_text())["status"] == "failed"
 
 
@@ -160,7 +160,7 @@ def test_where_nothing_fits_it_is_said(small_device, coloured, tmp_path):
     small_device(0)
     two = ("--image_size=64", "--batch_size=2", *TRAIN[2:])
     err = run("train", *two, f"--data_dir={coloured}", f"--run_dir={tmp_path / 'r'}", status=1)
-    assert "picture by picture even; give a smaller --backbone" in err
+    assert "image by image even; give a smaller --backbone" in err
 
 
 def test_a_try_that_fails_otherwise_is_no_answer(tmp_path):

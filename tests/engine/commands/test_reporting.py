@@ -13,8 +13,8 @@ import pytest
 from engine.cli import train_flags
 from engine.commands import reporting
 from engine.core.errors import UserError
-from engine.runs.directory import RunDir
-from engine.runtime.shutdown import Stop
+from engine.runs.directory import RunDirectory
+from engine.runtime.shutdown import Shutdown
 from tests.bin.programs import run, start
 from tests.engine.report.html_checks import complaints
 
@@ -72,7 +72,7 @@ def test_evaluating_writes_one_of_the_part_that_was_asked_for(trained, tmp_path)
     assert complaints((folder / "report.html").read_text()) == []
 
 
-def test_of_other_pictures_no_label_is_looked_at(trained, coloured, tmp_path):
+def test_of_other_images_no_label_is_looked_at(trained, coloured, tmp_path):
     place, _ = trained
     run("evaluate", f"--run_dir={place}", f"--data_dir={coloured}", f"--report={tmp_path}")
     value = json.loads((tmp_path / "report.json").read_text())
@@ -82,7 +82,7 @@ def test_of_other_pictures_no_label_is_looked_at(trained, coloured, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("more", "views"), [((), ""), (("--tta=flip",), "the picture and its mirror image")]
+    ("more", "views"), [((), ""), (("--tta=flip",), "the image and its mirror image")]
 )
 def test_what_answers_are_means_of_is_said(trained, tmp_path, more, views):
     run("evaluate", f"--run_dir={trained[0]}", *more, f"--report={tmp_path}")
@@ -98,7 +98,7 @@ def test_a_place_that_can_t_be_written_is_one_line(trained, tmp_path):
     assert err == (
         f"evaluate: --report={place}: can't be written (Not a directory); name another folder\n"
     )
-    assert "13 pictures: accuracy" in out, "what was measured is told all the same"
+    assert "13 images: accuracy" in out, "what was measured is told all the same"
 
 
 def test_who_wants_an_end_meanwhile_has_a_finished_run(coloured, tmp_path):
@@ -133,7 +133,7 @@ def test_whatever_goes_wrong_is_one_line(monkeypatch, tmp_path, capsys, error, s
         raise error
 
     monkeypatch.setattr(reporting, "_trained", fail)
-    job = types.SimpleNamespace(run=RunDir(tmp_path / "run"), stop=Stop())
+    job = types.SimpleNamespace(run=RunDirectory(tmp_path / "run"), stop=Shutdown())
     reporting.after_training(job, types.SimpleNamespace(answers={"test": None}), None)
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -145,7 +145,7 @@ def test_where_another_run_has_come_nothing_is_written(monkeypatch, tmp_path, ca
     monkeypatch.setattr(reporting, "_trained", lambda *_: None)
     monkeypatch.setattr(reporting, "gather", lambda *_: None)
     monkeypatch.setattr(reporting, "is_ours", lambda run: False)
-    job = types.SimpleNamespace(run=RunDir(tmp_path / "run"), stop=Stop())
+    job = types.SimpleNamespace(run=RunDirectory(tmp_path / "run"), stop=Shutdown())
     reporting.after_training(job, types.SimpleNamespace(answers={"test": None}), None)
     assert "is another run's by now" in capsys.readouterr().err
     assert not job.run.path.exists()

@@ -15,7 +15,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from engine.runs.directory import RunDir, claim
+from engine.runs.directory import RunDirectory, claim_directory
 from tests.bin.programs import run, start, without_tensorflow
 from tests.engine.commands.serving import CLASSES, SMALL, served
 from tests.pipelines import every_format
@@ -23,9 +23,9 @@ from tests.pipelines.every_format import KINDS, SIZES
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> list[Path]:
+def images(tmp_path_factory) -> list[Path]:
     """One of every kind of file."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     kinds = zip(KINDS, SIZES * len(KINDS), strict=False)
     return [
         every_format.write(folder, kind, size, number) for number, (kind, size) in enumerate(kinds)
@@ -57,25 +57,25 @@ def test_it_says_where_it_is_and_what_it_is(service, made_run):
     }
 
 
-def test_answers_are_those_of_predict(service, made_run, pictures):
+def test_answers_are_those_of_predict(service, made_run, images):
     """For every kind of file; there each is computed alone, here in batches of other sizes."""
     flags = (f"--run_dir={made_run}", "--format=json", "--top=9")
-    rows = json.loads(run("predict", *flags, *pictures))
-    assert len({json.dumps(row["predictions"]) for row in rows}) == len(pictures)
-    answers = service.post(*pictures)
-    assert [answer["name"] for answer in answers] == [picture.name for picture in pictures]
+    rows = json.loads(run("predict", *flags, *images))
+    assert len({json.dumps(row["predictions"]) for row in rows}) == len(images)
+    answers = service.post(*images)
+    assert [answer["name"] for answer in answers] == [image.name for image in images]
     for answer, row in zip(answers, rows, strict=True):
         assert by_label(answer) == pytest.approx(by_label(row), abs=1e-5)
         assert answer["decision"] == row["predictions"][0]["label"]
 
 
-def test_a_bomb_and_a_broken_file_are_named_among_good_ones(service, pictures, tmp_path):
+def test_a_bomb_and_a_broken_file_are_named_among_good_ones(service, images, tmp_path):
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(pictures[0].read_bytes()[:200])
+    broken.write_bytes(images[0].read_bytes()[:200])
     bomb = tmp_path / "bomb.png"
     head = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (10**6).to_bytes(4, "big") * 2
     bomb.write_bytes(head + b"\x08\x02\0\0\0" + bytes(100))
-    good, cut, large = service.post(pictures[0], broken, bomb)
+    good, cut, large = service.post(images[0], broken, bomb)
     assert good["decision"] in CLASSES
     assert "truncated or damaged" in cut["problem"]
     assert large["problem"] == "more than 178,956,970 pixels"
@@ -83,7 +83,7 @@ def test_a_bomb_and_a_broken_file_are_named_among_good_ones(service, pictures, t
 
 def test_nonsense_in_a_form_is_not_told_to_who_runs_the_service(service):
     """The fixture looks at the error stream."""
-    head = b"--b\r\nContent-Disposition: form-data; %s\r\n\r\nno picture\r\n--b--\r\n"
+    head = b"--b\r\nContent-Disposition: form-data; %s\r\n\r\nno image\r\n--b--\r\n"
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
     for odd in (b"filename*=UTF-8''%ff", b'name="a; =;;filename'):
         kind = {"Content-Type": "multipart/form-data; boundary=b"}
@@ -94,12 +94,12 @@ def test_nonsense_in_a_form_is_not_told_to_who_runs_the_service(service):
     connection.close()
 
 
-def test_sigterm_answers_what_was_asked_and_ends_with_0(made_run, pictures, service, tmp_path):
+def test_sigterm_answers_what_was_asked_and_ends_with_0(made_run, images, service, tmp_path):
     """And nothing is written anywhere. In the fastest precision, which says nearly the same."""
     before = sorted(path.name for path in made_run.rglob("*"))
     with served(f"--run_dir={made_run}", "--precision=auto", cwd=tmp_path) as it:
         assert it.health()["precision"] in ("float32", "bfloat16", "float16")
-        for one, other in zip(it.post(*pictures), service.post(*pictures), strict=True):
+        for one, other in zip(it.post(*images), service.post(*images), strict=True):
             assert by_label(one) == pytest.approx(by_label(other), abs=0.1)
 
         async def send():
@@ -111,7 +111,7 @@ def test_sigterm_answers_what_was_asked_and_ends_with_0(made_run, pictures, serv
                     ) as response:
                         return response.status, await response.json()
 
-                asked = [asyncio.ensure_future(one(p.read_bytes())) for p in pictures * 4]
+                asked = [asyncio.ensure_future(one(p.read_bytes())) for p in images * 4]
                 while not any(task.done() for task in asked):
                     await asyncio.sleep(0.001)
                 it.process.send_signal(signal.SIGTERM)
@@ -160,9 +160,9 @@ def test_ctrl_c_while_it_loads_ends_it_quietly(made_run):
         ([], 2, "--run_dir is missing"),
         (["--run_dir=gone"], 1, "holds no run"),
         (["--run_dir={empty}", "--port=0"], 1, "holds no model yet"),
-        (["--run_dir={run}", "picture.jpg"], 2, "'picture.jpg' has no use here; it goes with"),
+        (["--run_dir={run}", "image.jpg"], 2, "'image.jpg' has no use here; it goes with"),
         (["--run_dir={run}", "--connections=3"], 2, "--connections has no use here"),
-        (["--run_dir={run}", "--measure"], 2, "no picture is named"),
+        (["--run_dir={run}", "--measure"], 2, "no image is named"),
         (["--run_dir={run}", "--measure", "http://a/b.jpg"], 1, "http://a/b.jpg can't be read"),
         (["--run_dir={run}", "--measure", "{links}"], 1, "; --measure takes files and folders"),
         (["--run_dir={run}", "--port=70000"], 2, "--port=70000; allowed: 0 to 65535"),
@@ -181,7 +181,9 @@ def test_ctrl_c_while_it_loads_ends_it_quietly(made_run):
 def test_mistakes_are_a_line(made_run, tmp_path, flags, status, message):
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "nowhere.jpg").symlink_to("gone")
-    claim(RunDir(tmp_path / "empty"), RunDir(made_run).read_recipe(), overwrite=False)
+    claim_directory(
+        RunDirectory(tmp_path / "empty"), RunDirectory(made_run).read_recipe(), overwrite=False
+    )
     with socket.create_server(("127.0.0.1", 0)) as taken:
         known = {"run": made_run, "empty": tmp_path / "empty", "taken": taken.getsockname()[1]}
         known["links"] = tmp_path / "links"
@@ -192,16 +194,16 @@ def test_mistakes_are_a_line(made_run, tmp_path, flags, status, message):
 
 
 @pytest.mark.slow
-def test_measuring_prints_both_rates_and_ends_the_service(made_run, pictures):
+def test_measuring_prints_both_rates_and_ends_the_service(made_run, images):
     out = run(
         "serve", *SMALL, f"--run_dir={made_run}", "--measure", "--requests=30", "--connections=4",
-        pictures[0].parent,
+        images[0].parent,
     )  # fmt: skip
     ready, alone, together, ratio = out.splitlines()
     assert ready.startswith("ready: efficientnet_lite0")
     assert alone.startswith("one at a time")
     assert together.startswith("on 4 connections")
-    rates = [float(line.split(" pictures/s")[0].split()[-1]) for line in (alone, together)]
+    rates = [float(line.split(" images/s")[0].split()[-1]) for line in (alone, together)]
     assert float(ratio.split()[1].rstrip(";")) == pytest.approx(rates[1] / rates[0], abs=0.02)
     assert float(ratio.split()[-2]) < 1e-5
     assert all("99 % within" in line for line in (alone, together))
@@ -218,10 +220,10 @@ def test_head_and_keep_alive(service):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="looks at open files")
-def test_no_connection_stays_open(service, pictures):
+def test_no_connection_stays_open(service, images):
     fds = f"/proc/{service.process.pid}/fd"
     before = len(os.listdir(fds))
     for _ in range(20):
-        service.post(pictures[0])
+        service.post(images[0])
     time.sleep(0.2)
     assert len(os.listdir(fds)) <= before + 2

@@ -26,9 +26,9 @@ def noise(tmp_path) -> list[Path]:
 
 DROP = """
 (async () => {
-  const picture = new OffscreenCanvas(40, 30);
-  picture.getContext("2d").fillRect(0, 0, 20, 30);
-  const blob = await picture.convertToBlob({ type: "image/png" });
+  const image = new OffscreenCanvas(40, 30);
+  image.getContext("2d").fillRect(0, 0, 20, 30);
+  const blob = await image.convertToBlob({ type: "image/png" });
   const data = new DataTransfer();
   data.items.add(new File([blob], "%s.png", { type: "image/png" }));
   document.getElementById("drop").dispatchEvent(new %s);
@@ -97,7 +97,7 @@ def test_the_page_answers_what_is_chosen(service, noise, chromium):
         assert [card["name"] for card in cards] == [file.name for file in noise]
         for card, answer in zip(cards, answers, strict=True):
             assert card["title"] == answer["decision"]
-            assert card["alt"] == f"The picture {card['name']}"
+            assert card["alt"] == f"The image {card['name']}"
             assert card["shown"] == 120
             assert {row[0] for row in card["rows"]} == set(CLASSES), "names are text, not markup"
             for row, wanted in zip(card["rows"], answer["predictions"], strict=True):
@@ -144,7 +144,7 @@ def test_the_page_fits_a_phone_and_the_dark_and_needs_no_mouse(service, noise, c
         assert await tab.run("document.activeElement.id") == "pick"
         named = (await tab.call("Accessibility.getFullAXTree"))["nodes"]
         roles = {(node["role"]["value"], node.get("name", {}).get("value")) for node in named}
-        assert ("button", "Choose pictures") in roles
+        assert ("button", "Choose images") in roles
         assert ("heading", "What does it show?") in roles
         assert any(role == "status" for role, _ in roles)
         assert await tab.run(FOREIGN) == []
@@ -154,13 +154,13 @@ def test_the_page_fits_a_phone_and_the_dark_and_needs_no_mouse(service, noise, c
 
 def test_the_page_says_what_went_wrong(service, tmp_path, chromium):
     broken = tmp_path / "notes.png"
-    broken.write_text("no picture")
+    broken.write_text("no image")
 
     async def test(tab):
         await tab.choose("#pick", broken)
         await tab.until(DONE % 1)
         (card,) = await tab.run(CARD)
-        assert card["title"].startswith("Not a picture (JPEG, PNG")
+        assert card["title"].startswith("Not an image (JPEG, PNG")
         assert card["rows"] == []
         tab.complaints = [c for c in tab.complaints if "422" not in c["entry"]["text"]]
 

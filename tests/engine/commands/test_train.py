@@ -13,8 +13,8 @@ import pytest
 
 from engine.cli import main as cli_main
 from engine.core.errors import UserError
-from engine.loggers.console import Terminal
-from engine.runtime.shutdown import Stop, Stopped
+from engine.loggers.console import ConsoleLogger
+from engine.runtime.shutdown import Shutdown, ShutdownRequested
 from engine.training import loop
 from pipelines.pixel_cache import scan
 
@@ -39,9 +39,9 @@ def train():
 
 
 @pytest.fixture
-def stop(monkeypatch) -> Stop:
+def stop(monkeypatch) -> Shutdown:
     """What ends the run, which here is no signal; `asked` is what it was made of."""
-    made = Stop()
+    made = Shutdown()
 
     def make(*arguments):
         made.asked = arguments
@@ -80,7 +80,7 @@ def test_a_finished_run_is_not_called_interrupted(
     monkeypatch.setattr(cli_main, "start_tensorflow", lambda *_: 2)
     found = types.SimpleNamespace(result=RESULT)
     monkeypatch.setattr(loop, "train", lambda job: jobs.append(job) or found)
-    monkeypatch.setattr(Terminal, "__exit__", leave)
+    monkeypatch.setattr(ConsoleLogger, "__exit__", leave)
     place = tmp_path / "run"
     flags = (f"--data_dir={coloured}", f"--run_dir={place}", "--on_nan=stop")
     train.main(["bin/train", *SMALL, *flags])
@@ -97,13 +97,13 @@ def test_a_signal_within_tensorflow_is_no_failure(train, stop, monkeypatch, colo
     def look(*_, **__):
         try:
             stop._raise(signal.SIGTERM, None)
-        except Stopped as error:
+        except ShutdownRequested as error:
             raise RuntimeError("MISMATCH of original and normalized exception") from error
 
     monkeypatch.setattr(cli_main, "start_tensorflow", lambda *_: 2)
     monkeypatch.setattr(scan, "look", look)
     place = tmp_path / "run"
-    with pytest.raises(Stopped, match="SIGTERM"):
+    with pytest.raises(ShutdownRequested, match="SIGTERM"):
         train.main(["bin/train", *SMALL, f"--data_dir={coloured}", f"--run_dir={place}"])
     assert json.loads((place / "result.json").read_text())["status"] == "interrupted"
 
@@ -115,10 +115,10 @@ def test_a_signal_within_tensorflow_is_no_failure(train, stop, monkeypatch, colo
         ("--manifest={}/list.csv", "the manifest {}/list.csv does not exist"),
     ],
 )
-def test_missing_pictures_are_said_before_an_earlier_run_is_in_the_way(
+def test_missing_images_are_said_before_an_earlier_run_is_in_the_way(
     train, stop, tmp_path, flags, said
 ):
-    """Which has another recipe, as it was made from pictures that are there."""
+    """Which has another recipe, as it was made from images that are there."""
     run = tmp_path / "run"
     run.mkdir()
     (run / "recipe.json").write_text('{"backbone": "other", "phases": []}')

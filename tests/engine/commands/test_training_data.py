@@ -1,4 +1,4 @@
-"""A run made ready: what is compiled while the pictures are looked at."""
+"""A run made ready: what is compiled while the images are looked at."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from engine.cli import flags as cli_flags
 from engine.commands import training_data
-from engine.runs.directory import RunDir
+from engine.runs.directory import RunDirectory
 
 PHASES = ("--phase=head(epochs=0)", "--phase=middle(epochs=1)", "--phase=top(epochs=1)")
 
@@ -33,7 +33,7 @@ def test_the_first_phase_that_has_epochs_is_compiled_early(
     monkeypatch.setattr(training_data.runs, "build", lambda *_: None)
     monkeypatch.setattr(training_data.ready, "to_train", lambda *_: (None, None))
     monkeypatch.setattr(training_data.batches, "make_feed", lambda *_: None)
-    run = RunDir(tmp_path)
+    run = RunDirectory(tmp_path)
     if started:
         run.best.touch()
     parsed = cli_flags.parse("[flags]", cli_flags.RUN, ["bin/train", "--data_dir=x", *PHASES])

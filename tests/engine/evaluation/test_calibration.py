@@ -12,7 +12,7 @@ from engine.evaluation.calibration import (
     BINS,
     LIMIT,
     SPREAD,
-    Bin,
+    CalibrationBin,
     calibration_error,
     cross_fitted,
     fit_temperature,
@@ -53,14 +53,14 @@ def test_no_temperature_of_a_grid_is_likelier(count, temperature, seed):
 
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("count", [1, 10, 100])
-def test_a_few_pictures_all_right_or_all_wrong_make_it_not_infinitely_sure(sign, count):
+def test_a_few_images_all_right_or_all_wrong_make_it_not_infinitely_sure(sign, count):
     logits = np.tile(np.float32([5.0 * sign, 0.0]), (count, 1))
     temperature = fit_temperature(logits, np.zeros(count, int))
     assert np.exp(-LIMIT) < temperature < np.exp(LIMIT)
     assert (temperature < 1) == (sign > 0)
 
 
-def test_of_no_pictures_nothing_is_learnt():
+def test_of_no_images_nothing_is_learnt():
     assert fit_temperature(np.zeros([0, 3]), np.zeros(0, int)) == pytest.approx(1, abs=1e-4)
 
 
@@ -69,8 +69,8 @@ def test_error_by_hand():
     chances = np.array([[0.85, 0.15], [0.1, 0.9], [0.6, 0.4]])
     labels = np.array([0, 0, 1])
     rows = reliability(chances, labels, 10)
-    assert rows[8] == pytest.approx(Bin(0.8, 0.9, 2, 0.875, 0.5))
-    assert rows[5] == pytest.approx(Bin(0.5, 0.6, 1, 0.6, 0.0))
+    assert rows[8] == pytest.approx(CalibrationBin(0.8, 0.9, 2, 0.875, 0.5))
+    assert rows[5] == pytest.approx(CalibrationBin(0.5, 0.6, 1, 0.6, 0.0))
     assert all(row[2:] == (0, 0, 0) for place, row in enumerate(rows) if place not in (5, 8))
     expected = 2 / 3 * abs(0.5 - 0.875) + 1 / 3 * 0.6
     assert calibration_error(chances, labels, 10) == pytest.approx(expected)
@@ -78,7 +78,7 @@ def test_error_by_hand():
 
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 60), bins=st.integers(1, 20))
-def test_error_by_a_loop_over_the_pictures(seed, count, bins):
+def test_error_by_a_loop_over_the_images(seed, count, bins):
     random = np.random.default_rng(seed)
     chances = random.dirichlet([0.5] * 3, count)
     labels = random.integers(0, 3, count)
@@ -95,17 +95,17 @@ def test_error_by_a_loop_over_the_pictures(seed, count, bins):
     assert calibration_error(chances, labels, bins) == pytest.approx(total)
 
 
-def test_every_picture_is_in_one_bin_and_edges_belong_below():
+def test_every_image_is_in_one_bin_and_edges_belong_below():
     """A half is in (0.25, 0.5] and one in the last; the edges are those of equal parts."""
     chances = np.array([[0.5, 0.5], [1.0, 0.0], [0.500001, 0.499999], [0.75, 0.25]])
     rows = reliability(chances, np.zeros(4, int), 4)
-    assert [row.pictures for row in rows] == [0, 1, 2, 1]
+    assert [row.images for row in rows] == [0, 1, 2, 1]
     assert [(row.low, row.high) for row in rows] == [(0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1)]
 
 
 def test_a_sureness_of_nothing_is_in_the_first_bin():
     rows = reliability(np.zeros([1, 2]), np.zeros(1, int))
-    assert [row.pictures for row in rows] == [1] + [0] * (BINS - 1)
+    assert [row.images for row in rows] == [1] + [0] * (BINS - 1)
 
 
 def test_a_model_that_is_as_sure_as_it_is_right_has_a_small_error():
@@ -116,8 +116,8 @@ def test_a_model_that_is_as_sure_as_it_is_right_has_a_small_error():
     assert calibration_error(scipy.special.softmax(unsure, -1), labels) > 0.2
 
 
-def test_each_picture_goes_by_the_temperature_of_the_other_half():
-    """Halves are every other picture of each class; worked out here one by one."""
+def test_each_image_goes_by_the_temperature_of_the_other_half():
+    """Halves are every other image of each class; worked out here one by one."""
     logits, labels = drawn(41, 2.0, classes=3)
     halves: list[list[int]] = [[], []]
     seen = [0, 0, 0]
@@ -133,7 +133,7 @@ def test_each_picture_goes_by_the_temperature_of_the_other_half():
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_very_few_pictures_are_no_trouble(count):
+def test_very_few_images_are_no_trouble(count):
     found = cross_fitted(np.float32([[1, 0]] * count), np.zeros(count, int))
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found.sum(-1), 1)

@@ -11,9 +11,10 @@ import scipy.special
 from sklearn import metrics
 
 from engine.evaluation import decision_rule
-from engine.evaluation.classification_metrics import Pair, figures, precision_recall, roc
-from engine.evaluation.decision_rule import PLAIN, Rule
-from engine.evaluation.evaluate import Answers
+from engine.evaluation.classification_metrics import ConfusedPair, precision_recall, roc
+from engine.evaluation.classification_metrics import classification_metrics as figures
+from engine.evaluation.decision_rule import PLAIN, DecisionRule
+from engine.evaluation.evaluate import Predictions
 from engine.evaluation.intervals import wilson
 from tests.engine.report.made import answers
 
@@ -41,14 +42,14 @@ def test_the_loss_is_that_of_the_logits_as_they_are():
     """As `result.json` has it, whatever temperature was fitted since."""
     made = answers()
     expected = metrics.log_loss(made.labels, scipy.special.softmax(made.logits, -1))
-    assert figures(made, Rule(3.0)).loss == pytest.approx(expected, rel=1e-6)
+    assert figures(made, DecisionRule(3.0)).loss == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_areas_as_scikit_learn_has_them_by_the_rules_probabilities(temperature):
     made = answers()
     chances = scipy.special.softmax(made.logits.astype(float) / temperature, -1)
-    for label, row in enumerate(figures(made, Rule(temperature)).per_class):
+    for label, row in enumerate(figures(made, DecisionRule(temperature)).per_class):
         given = made.labels == label
         assert row.roc_area == pytest.approx(metrics.roc_auc_score(given, chances[:, label]))
         average = metrics.average_precision_score(given, chances[:, label])
@@ -58,15 +59,15 @@ def test_areas_as_scikit_learn_has_them_by_the_rules_probabilities(temperature):
 def test_temperature_matters_to_the_order_where_there_are_three_classes():
     """Else the test above could not tell whether it is used."""
     made = answers(300)
-    one, other = (figures(made, rule).per_class[0].roc_area for rule in (PLAIN, Rule(4.0)))
+    one, other = (figures(made, rule).per_class[0].roc_area for rule in (PLAIN, DecisionRule(4.0)))
     assert one != other
 
 
-def test_roc_area_is_how_often_a_picture_of_the_class_stands_before_another():
+def test_roc_area_is_how_often_a_image_of_the_class_stands_before_another():
     """Mann and Whitney's U, counted pair by pair; a tie counts half."""
     logits = np.array([[2, 0], [1, 0], [1, 0], [0, 0], [-1, 0], [3, 0]], np.float32)
     labels = np.array([0, 0, 1, 0, 1, 1], np.int32)
-    made = Answers(("a", "b"), labels, logits)
+    made = Predictions(("a", "b"), labels, logits)
     pairs = itertools.product(logits[labels == 0, 0], logits[labels == 1, 0])
     expected = np.mean([(own > other) + (own == other) / 2 for own, other in pairs])
     assert expected == (2 + 1.5 + 1) / 9
@@ -80,7 +81,7 @@ def test_roc_area_is_how_often_a_picture_of_the_class_stands_before_another():
 def test_average_precision_by_hand():
     """Ranked: right, wrong, right, wrong: precision at each right one, 1 and 2/3."""
     logits = np.array([[4, 0], [3, 0], [2, 0], [1, 0]], np.float32)
-    made = Answers(("a", "b"), np.array([0, 1, 0, 1], np.int32), logits)
+    made = Predictions(("a", "b"), np.array([0, 1, 0, 1], np.int32), logits)
     curve = precision_recall(decision_rule.probabilities(PLAIN, logits), made.labels, 0)
     assert curve.area == pytest.approx((1 + 2 / 3) / 2)
     points = set(zip(curve.x.tolist(), curve.y.tolist(), strict=True))
@@ -89,9 +90,9 @@ def test_average_precision_by_hand():
 
 @pytest.mark.parametrize("curve", [roc, precision_recall])
 @pytest.mark.parametrize("label", [0, 1])
-def test_a_class_that_no_picture_or_every_picture_is_of_has_no_curve(curve, label):
-    made = Answers(("a", "b"), np.zeros(4, np.int32), answers(4, 2).logits)
-    with pytest.raises(ValueError, match=f"{4 - 4 * label} of 4 pictures are of class {label}"):
+def test_a_class_that_no_image_or_every_image_is_of_has_no_curve(curve, label):
+    made = Predictions(("a", "b"), np.zeros(4, np.int32), answers(4, 2).logits)
+    with pytest.raises(ValueError, match=f"{4 - 4 * label} of 4 images are of class {label}"):
         curve(decision_rule.probabilities(PLAIN, made.logits), made.labels, label)
     for row in figures(made, PLAIN).per_class:
         assert row.roc_area is row.average_precision is None
@@ -112,7 +113,7 @@ def test_top_k_as_scikit_learn_has_it_where_there_are_classes_enough(classes, ex
 
 def test_of_equal_logits_the_first_classes_are_the_likelier():
     """All labels but the last of the first three are among three equal ones, as predict ranks."""
-    made = Answers(tuple("abcdefg"), np.arange(7, dtype=np.int32), np.zeros([7, 7], np.float32))
+    made = Predictions(tuple("abcdefg"), np.arange(7, dtype=np.int32), np.zeros([7, 7], np.float32))
     assert figures(made, PLAIN).top_k == {3: 3 / 7}
 
 
@@ -122,8 +123,13 @@ def test_pairs_are_the_largest_confusions():
         np.repeat(part, confusion.flat) for part in np.indices([3, 3]).reshape(2, -1)
     )
     logits = np.eye(3, dtype=np.float32)[predicted]
-    found = figures(Answers(("a", "b", "c"), given.astype(np.int32), logits), PLAIN)
-    expected = (Pair("b", "a", 5), Pair("a", "b", 2), Pair("b", "c", 2), Pair("c", "b", 1))
+    found = figures(Predictions(("a", "b", "c"), given.astype(np.int32), logits), PLAIN)
+    expected = (
+        ConfusedPair("b", "a", 5),
+        ConfusedPair("a", "b", 2),
+        ConfusedPair("b", "c", 2),
+        ConfusedPair("c", "b", 1),
+    )
     assert found.pairs == expected
 
 
@@ -134,11 +140,11 @@ def test_no_more_than_ten_pairs_and_none_where_all_is_right():
 
 def test_the_likeliest_class_counts_whatever_threshold_there_is():
     made = answers()
-    rule = Rule(positive_class="class 1", threshold=0.0, abstain=1.0)
+    rule = DecisionRule(positive_class="class 1", threshold=0.0, abstain=1.0)
     np.testing.assert_array_equal(figures(made, rule).confusion, figures(made, PLAIN).confusion)
 
 
-def test_a_single_picture():
+def test_a_single_image():
     found = figures(answers(1, better=99), PLAIN)
     assert (found.accuracy, found.macro_f1, found.lone) == (1, 1, 1)
     low = found.accuracy_interval.low
@@ -150,15 +156,15 @@ def test_a_single_picture():
 
 
 @pytest.mark.parametrize(("sizes", "lone"), [((1,) * 2 + (3,) * 18, 0), ((1,) * 3 + (3,) * 17, 3)])
-def test_single_pictures_are_told_of_where_a_tenth_of_the_classes_have_no_more(sizes, lone):
+def test_single_images_are_told_of_where_a_tenth_of_the_classes_have_no_more(sizes, lone):
     labels = np.repeat(np.arange(20), sizes).astype(np.int32)
-    logits = np.eye(22, dtype=np.float32)[labels]  # two classes that no picture is of
-    assert figures(Answers(tuple("abcdefghijklmnopqrstuv"), labels, logits), PLAIN).lone == lone
+    logits = np.eye(22, dtype=np.float32)[labels]  # two classes that no image is of
+    assert figures(Predictions(tuple("abcdefghijklmnopqrstuv"), labels, logits), PLAIN).lone == lone
 
 
 @pytest.mark.parametrize("digits", [0, 1, 6])
 def test_areas_with_ties_as_scikit_learn_has_them(digits, monkeypatch):
-    """Some classes at a time, some of them with a single picture or none."""
+    """Some classes at a time, some of them with a single image or none."""
     monkeypatch.setattr("engine.evaluation.classification_metrics._AT_ONCE", 3)
     made = answers(40, 8)
     made = dataclasses.replace(

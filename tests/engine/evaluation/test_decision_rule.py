@@ -13,21 +13,21 @@ import scipy.special
 from engine.core import files
 from engine.core.errors import UserError
 from engine.evaluation import decision_rule
-from engine.evaluation.decision_rule import PLAIN, UNCERTAIN, Rule
+from engine.evaluation.decision_rule import PLAIN, UNCERTAIN, DecisionRule
 from engine.runs import checkpoints
-from engine.runs.directory import RunDir
+from engine.runs.directory import RunDirectory
 from engine.training import epoch_record
 
 CLASSES = ("a", "b", "c")
 CHANCES = np.array([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4], [0.15, 0.8, 0.05], [0.5, 0.3, 0.2]])
-FULL = Rule(1.25, "b", 0.1 + 0.2, 0.95, 0.6)  # 0.30000000000000004
+FULL = DecisionRule(1.25, "b", 0.1 + 0.2, 0.95, 0.6)  # 0.30000000000000004
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
 def test_probabilities_are_the_softmax_of_what_is_divided(temperature, kind):
     logits = np.random.default_rng(0).normal(0, 5, (20, 4)).astype(kind)
-    found = decision_rule.probabilities(Rule(temperature), logits)
+    found = decision_rule.probabilities(DecisionRule(temperature), logits)
     assert found.dtype == np.float64
     expected = scipy.special.softmax(logits.astype(float) / temperature, -1)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
@@ -47,12 +47,18 @@ def test_large_logits_overflow_nothing():
     ("rule", "expected"),
     [
         (PLAIN, [0, 2, 1, 0]),
-        (Rule(positive_class="b", threshold=0.3), [0, 1, 1, 1]),  # 0.3 is enough
-        (Rule(positive_class="b", threshold=0.9), [0, 2, 0, 0]),  # and 0.8 is not: the next best
-        (Rule(positive_class="b", threshold=0.0), [1, 1, 1, 1]),
-        (Rule(abstain=0.5), [0, UNCERTAIN, 1, 0]),  # 0.5 is enough
-        (Rule(abstain=1.0), [UNCERTAIN] * 4),
-        (Rule(positive_class="b", threshold=0.3, abstain=0.6), [0, UNCERTAIN, 1, UNCERTAIN]),
+        (DecisionRule(positive_class="b", threshold=0.3), [0, 1, 1, 1]),  # 0.3 is enough
+        (
+            DecisionRule(positive_class="b", threshold=0.9),
+            [0, 2, 0, 0],
+        ),  # and 0.8 is not: the next best
+        (DecisionRule(positive_class="b", threshold=0.0), [1, 1, 1, 1]),
+        (DecisionRule(abstain=0.5), [0, UNCERTAIN, 1, 0]),  # 0.5 is enough
+        (DecisionRule(abstain=1.0), [UNCERTAIN] * 4),
+        (
+            DecisionRule(positive_class="b", threshold=0.3, abstain=0.6),
+            [0, UNCERTAIN, 1, UNCERTAIN],
+        ),
     ],
 )
 def test_answers_by_hand(rule, expected):
@@ -61,7 +67,7 @@ def test_answers_by_hand(rule, expected):
 
 
 def test_a_temperature_alone_decides_nothing():
-    assert not Rule(2.0).decides
+    assert not DecisionRule(2.0).decides
 
 
 @pytest.mark.parametrize(
@@ -82,10 +88,10 @@ def test_a_temperature_alone_decides_nothing():
 )
 def test_what_is_no_rule(values, message):
     with pytest.raises(UserError, match=message):
-        Rule(**values)
+        DecisionRule(**values)
 
 
-@pytest.mark.parametrize("rule", [PLAIN, Rule(0.1 + 0.2), FULL])
+@pytest.mark.parametrize("rule", [PLAIN, DecisionRule(0.1 + 0.2), FULL])
 def test_through_json_no_bit_is_lost(rule):
     text = json.dumps(dataclasses.asdict(rule))
     assert decision_rule.parse(json.loads(text), CLASSES) == rule
@@ -96,9 +102,9 @@ def test_a_model_without_a_rule_is_plain():
 
 
 @pytest.fixture
-def run(tmp_path) -> RunDir:
+def run(tmp_path) -> RunDirectory:
     """A model's file, as runs before there were rules left it."""
-    made = RunDir(tmp_path / "run")
+    made = RunDirectory(tmp_path / "run")
     made.path.mkdir()
     values = {"classes": list(CLASSES), "epoch": 3, "val_accuracy": 0.5}
     files.write(made.best, checkpoints.pack({"model": [np.arange(5.0), np.eye(2)]}, values))
@@ -107,19 +113,19 @@ def run(tmp_path) -> RunDir:
 
 def test_a_rule_is_kept_beside_an_unchanged_model(run):
     arrays, values = epoch_record.load_model(run)
-    epoch_record.keep_rule(run, FULL)
+    epoch_record.save_decision_rule(run, FULL)
     kept, found = epoch_record.load_model(run)
-    assert epoch_record.rule_of(run, found) == FULL
+    assert epoch_record.decision_rule_of(run, found) == FULL
     assert {**values, "rule": dataclasses.asdict(FULL)} == found
     for one, other in zip(arrays, kept, strict=True):
         assert one.tobytes() == other.tobytes()
-    epoch_record.keep_rule(run, PLAIN)
-    assert epoch_record.rule_of(run, epoch_record.load_model(run)[1]) == PLAIN
+    epoch_record.save_decision_rule(run, PLAIN)
+    assert epoch_record.decision_rule_of(run, epoch_record.load_model(run)[1]) == PLAIN
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_where_it_can_not_be_written_the_old_file_stays(run, monkeypatch, step):
-    epoch_record.keep_rule(run, FULL)
+    epoch_record.save_decision_rule(run, FULL)
     before = run.best.read_bytes()
 
     def full(*_):
@@ -128,14 +134,14 @@ def test_where_it_can_not_be_written_the_old_file_stays(run, monkeypatch, step):
     with monkeypatch.context() as patch:
         patch.setattr(os, step, full)
         with pytest.raises(OSError, match="No space"):
-            epoch_record.keep_rule(run, PLAIN)
+            epoch_record.save_decision_rule(run, PLAIN)
     assert run.best.read_bytes() == before
     assert [path.name for path in run.path.iterdir()] == ["best.npz"]
 
 
 def test_where_there_is_no_model_no_rule_is_kept(tmp_path):
     with pytest.raises(UserError, match="holds no model yet"):
-        epoch_record.keep_rule(RunDir(tmp_path), FULL)
+        epoch_record.save_decision_rule(RunDirectory(tmp_path), FULL)
     assert not list(tmp_path.iterdir())
 
 
@@ -164,7 +170,7 @@ def test_what_is_no_rule_in_a_models_file_is_one_line(run, hostile, message):
     arrays, values = epoch_record.load_model(run)
     files.write(run.best, checkpoints.pack({"model": arrays}, {**values, "rule": hostile}))
     with pytest.raises(UserError, match=message) as raised:
-        epoch_record.rule_of(run, epoch_record.load_model(run)[1])
+        epoch_record.decision_rule_of(run, epoch_record.load_model(run)[1])
     text = str(raised.value)
     assert text.startswith(f"{run.best}: ")
     assert text.endswith("train anew with --overwrite")

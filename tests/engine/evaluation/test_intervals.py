@@ -71,7 +71,7 @@ def test_macro_f1_as_scikit_learn_has_it():
     assert macro_f1(np.diag([4, 4, 0])) == 1, "what does not occur is left out"
 
 
-def test_of_many_pictures_the_interval_is_what_drawing_them_anew_gives():
+def test_of_many_images_the_interval_is_what_drawing_them_anew_gives():
     """The percentiles of a bootstrap within each class; Efron 1979."""
     confusion = CONFUSION * 50
     random, rows = np.random.default_rng(1), confusion.sum(1)
@@ -83,8 +83,8 @@ def test_of_many_pictures_the_interval_is_what_drawing_them_anew_gives():
     np.testing.assert_allclose(found, np.quantile(means, [0.025, 0.975]), atol=1.5e-3)
 
 
-def one_in(classes: int, pictures: int, right: tuple[float, float]):
-    """So many pictures of each class; classes are told right by chances between these two, and
+def one_in(classes: int, images: int, right: tuple[float, float]):
+    """So many images of each class; classes are told right by chances between these two, and
     taken for others by chances that are drawn.
     """
     random = np.random.default_rng(0)
@@ -92,13 +92,13 @@ def one_in(classes: int, pictures: int, right: tuple[float, float]):
     np.fill_diagonal(chances, 0)
     own = random.uniform(*right, classes)
     chances *= ((1 - own) / chances.sum(1))[:, None]
-    return chances + np.diag(own), np.full(classes, pictures)
+    return chances + np.diag(own), np.full(classes, images)
 
 
 WORLDS = {
     "two classes": one_in(2, 100, (0.9, 0.95)),
     "nearly no mistakes": one_in(2, 150, (0.99, 0.99)),
-    "few pictures": one_in(2, 10, (0.85, 0.95)),
+    "few images": one_in(2, 10, (0.85, 0.95)),
     "uneven": (one_in(5, 0, (0.8, 0.9))[0], np.array([500, 100, 30, 10, 4])),
     "many classes": one_in(30, 10, (0.6, 1.0)),
     "many classes of three": one_in(100, 3, (0.5, 0.9)),
@@ -108,7 +108,7 @@ WORLDS = {
 
 
 @pytest.mark.parametrize("name", WORLDS)
-def test_macro_f1_covers_what_endlessly_many_pictures_would_give(name):
+def test_macro_f1_covers_what_endlessly_many_images_would_give(name):
     """400 samples; 95 % is then counted as 91.7 to 98.3, but for three times in 1,000."""
     chances, sizes = WORLDS[name]
     true = f1_of(chances * sizes[:, None]).mean()
@@ -123,7 +123,7 @@ def test_macro_f1_covers_what_endlessly_many_pictures_would_give(name):
     assert np.mean(held) >= 0.917
 
 
-def test_f1_of_a_class_covers_what_endlessly_many_pictures_would_give():
+def test_f1_of_a_class_covers_what_endlessly_many_images_would_give():
     chances = np.array([[0.45, 0.05, 0.02], [0.06, 0.24, 0.01], [0.03, 0.02, 0.12]])
     random = np.random.default_rng(0)
     samples = [random.multinomial(150, chances.ravel()).reshape(3, 3) for _ in range(400)]
@@ -163,7 +163,7 @@ def test_a_narrower_level_lies_within():
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
-def test_very_many_pictures_are_not_drawn_one_by_one():
+def test_very_many_images_are_not_drawn_one_by_one():
     """50 million: an interval a hundred times as narrow as of 5,000, in no more memory."""
     few = np.array([[20, 5], [3, 22]])
     widths = [np.ptp(macro_f1_interval(few * times)) for times in (100, 10**6)]

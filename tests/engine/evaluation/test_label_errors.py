@@ -12,8 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec
 from engine.evaluation import label_errors
-from engine.evaluation.label_errors import NONE, check, out_of_fold, suspects
-from engine.frozen.precision import Program
+from engine.evaluation.label_errors import NONE, check, find_label_issues, out_of_fold
+from engine.frozen.precision import ComputeMode
 from engine.models import classifier
 from pipelines.loading import batches
 from pipelines.sources import sources
@@ -96,7 +96,7 @@ def test_groups_stay_together_and_those_without_one_alone():
 
 
 def test_copies_in_a_group_do_not_vouch_for_each_other():
-    """Two copies of each picture, both labelled at random: only by its copy could one be known."""
+    """Two copies of each image, both labelled at random: only by its copy could one be known."""
     random = np.random.default_rng(0)
     features = np.repeat(random.normal(size=(60, 200)).astype(np.float32), 2, axis=0)
     labels = np.repeat(random.integers(0, 2, 60), 2)
@@ -120,7 +120,7 @@ def test_rare_classes_stop_nobody():
     assert found[40].tolist() == [0, 0, 1, 0, 0], "it is taken at its word"
     assert found[41:, 3].min() > 0
     assert not found[:, 4].any()
-    result = suspects(found, labels)
+    result = find_label_issues(found, labels)
     assert result.order[-1] == 40
     assert not result.wrong[40]
 
@@ -130,7 +130,7 @@ def test_next_to_nothing_is_checked_too(labels):
     labels = np.array(labels)
     features = np.random.default_rng(0).normal(size=(len(labels), 4))
     for classes in (3, labels.max() + 1):
-        result = suspects(out_of_fold(features, labels, classes), labels)
+        result = find_label_issues(out_of_fold(features, labels, classes), labels)
         assert sorted(result.order) == list(range(len(labels)))
         assert np.all(np.abs(result.margin) <= 1)
 
@@ -139,7 +139,7 @@ def test_suspects_by_hand():
     """Class 0 is usually believed at 0.7, class 1 at 0.4; class 2 has no example."""
     chances = np.array([[0.9, 0.1, 0.0], [0.5, 0.3, 0.2], [0.5, 0.4, 0.1],
                         [0.7, 0.3, 0.0], [0.1, 0.5, 0.4]])  # fmt: skip
-    result = suspects(chances, np.array([0, 0, 1, 1, 1]))
+    result = find_label_issues(chances, np.array([0, 0, 1, 1, 1]))
     np.testing.assert_allclose(result.margin, [0.8, 0.2, -0.1, -0.4, 0.1], atol=1e-12)
     assert result.order.tolist() == [3, 2, 4, 1, 0]
     # 3: class 0 is as likely as usual. 2: it is likelier than the label, but not that likely.
@@ -150,7 +150,7 @@ def test_suspects_by_hand():
 def test_what_is_at_home_is_suggested_before_what_is_likelier():
     """Class 1 is likeliest and usually still likelier; class 2 usually less likely."""
     chances = np.array([[0.2, 0.45, 0.35], [0.1, 0.9, 0.0], [0.4, 0.3, 0.3]])
-    result = suspects(chances, np.array([0, 1, 2]))
+    result = find_label_issues(chances, np.array([0, 1, 2]))
     assert result.wrong.tolist() == [True, False, True]
     assert result.suggested.tolist() == [2, 0, 0]
 
@@ -158,7 +158,7 @@ def test_what_is_at_home_is_suggested_before_what_is_likelier():
 def test_flipped_labels_are_found_among_clouds():
     features, truth = clouds(600)
     labels, which = flipped(truth, 0.05, 3, 0)
-    result = suspects(out_of_fold(features, labels, 3), labels)
+    result = find_label_issues(out_of_fold(features, labels, 3), labels)
     assert found_first(result.order, which, 0.1) >= 0.9
     found = which[result.wrong[which]]
     assert len(found) >= 0.5 * len(which)
@@ -198,7 +198,7 @@ def test_the_features_are_those_of_the_network_before_training(pretrained, monke
         return out_of_fold(features, labels, classes, **settings)
 
     monkeypatch.setattr(label_errors, "out_of_fold", kept)
-    feed, calls = small.feed(), []
+    feed, calls = small.data_loader(), []
     result = check(recipe(), feed, small.network(seed=0), lambda: calls.append(1))
     read = list(feed.once("train"))
     images = np.concatenate([batch.inputs for batch in read])[:10]
@@ -213,7 +213,7 @@ def test_the_features_are_those_of_the_network_before_training(pretrained, monke
     assert len(calls) == 3 + 5, "three batches, five folds"
     chances = out_of_fold(features, labels, 3)
     assert result.accuracy == pytest.approx((chances.argmax(1) == labels).mean())
-    assert np.array_equal(result.suspects.order, suspects(chances, labels).order)
+    assert np.array_equal(result.suspects.order, find_label_issues(chances, labels).order)
 
 
 def test_the_groups_of_the_feed_go_with_their_examples(pretrained, monkeypatch):
@@ -226,7 +226,7 @@ def test_the_groups_of_the_feed_go_with_their_examples(pretrained, monkeypatch):
 
     monkeypatch.setattr(label_errors, "out_of_fold", kept)
     monkeypatch.setattr(label_errors, "MOST", 8)
-    feed = small.feed(count=40)
+    feed = small.data_loader(count=40)
     grouped = dataclasses.replace(feed, groups=tuple(f"g{n // 2}" for n in range(40)))
     for each in (feed, grouped):
         check(recipe(), each, small.network())
@@ -239,7 +239,7 @@ def test_without_pretrained_weights_the_trained_network_serves(pretrained, monke
         raise UserError("can't be had")
 
     monkeypatch.setattr(label_errors.classifier, "build", refuse)
-    result = check(small.recipe(weights=weights), small.feed(), small.network())
+    result = check(small.recipe(weights=weights), small.data_loader(), small.network())
     assert result.features_of.startswith("the trained network, which may have learnt wrong labels")
     assert ("random weights" if weights == "none" else "can't be had") in result.features_of
 
@@ -249,13 +249,13 @@ def test_it_ends_where_it_is_asked_to(pretrained):
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        check(recipe(), small.feed(), small.network(), stop)
+        check(recipe(), small.data_loader(), small.network(), stop)
 
 
-def test_of_too_many_pictures_some_are_looked_at(pretrained, monkeypatch):
+def test_of_too_many_images_some_are_looked_at(pretrained, monkeypatch):
     monkeypatch.setattr(label_errors, "MOST", 8)
-    result = check(recipe(), small.feed(count=40), small.network())
-    assert result.note == "8 of 40 pictures were looked at"
+    result = check(recipe(), small.data_loader(count=40), small.network())
+    assert result.note == "8 of 40 images were looked at"
     found = result.suspects
     assert sorted(found.order) == list(range(40))
     looked_at = [0, 1, 2, 3, 36, 37, 38, 39]
@@ -266,12 +266,12 @@ def test_of_too_many_pictures_some_are_looked_at(pretrained, monkeypatch):
 
 
 def test_the_fastest_sound_precision_makes_the_features(pretrained, monkeypatch):
-    programs = [Program(), Program("mixed_bfloat16")]
+    programs = [ComputeMode(), ComputeMode("mixed_bfloat16")]
     monkeypatch.setattr(label_errors.precision, "candidates", lambda _: programs)
     monkeypatch.setattr(
         label_errors.precision, "best", lambda done: types.SimpleNamespace(program=programs[1])
     )
-    network, feed = small.network(), small.feed()
+    network, feed = small.network(), small.data_loader()
     images = np.asarray(next(iter(feed.once("train"))).inputs)
     found = label_errors.forward(network, recipe(), feed)(images)
     exact = mean_features(images, network)
@@ -287,7 +287,7 @@ def photographs(cats_dogs):
         data=data, backbone="efficientnet_lite0", weights="imagenet", image_size=(224, 224),
         batch_size=32, precision="auto",
     )  # fmt: skip
-    feed = batches.make_feed(sources.load(data), spec, 2)
+    feed = batches.make_data_loader(sources.load(data), spec, 2)
     network = classifier.build(spec, 2)
     labels: list = []
     read = label_errors._noted(feed.once("train"), labels, lambda: None)
@@ -301,7 +301,7 @@ def test_flipped_labels_of_photographs_are_found(photographs, seed):
     features, truth, *_ = photographs
     labels, which = flipped(truth, 0.02, 2, seed)
     chances = out_of_fold(features, labels, 2)
-    result = suspects(chances, labels)
+    result = find_label_issues(chances, labels)
     share, wrong = found_first(result.order, which, 0.04), result.wrong
     print(
         f"seed {seed}: {len(which)} of {len(labels)} labels flipped, {share:.1%} of them in the "

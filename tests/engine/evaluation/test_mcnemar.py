@@ -1,4 +1,4 @@
-"""Two models on the same pictures: counts by hand, the test as a sum over a binomial."""
+"""Two models on the same images: counts by hand, the test as a sum over a binomial."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from engine.core.errors import UserError
-from engine.evaluation.decision_rule import Rule
-from engine.evaluation.evaluate import Answers
-from engine.evaluation.mcnemar import Comparison, compare, mcnemar, require_same_classes
+from engine.evaluation.decision_rule import DecisionRule
+from engine.evaluation.evaluate import Predictions
+from engine.evaluation.mcnemar import ModelComparison, compare_models, mcnemar, require_same_classes
 
 
 @pytest.mark.parametrize(
@@ -28,24 +28,24 @@ def test_mcnemar_as_published():
     assert mcnemar(86, 150) == pytest.approx(3.716e-5, rel=1e-3)
 
 
-def made(predicted, names, labels=None, classes=("a", "b")) -> Answers:
-    """By letters: a model that says `predicted` of the pictures `names`."""
+def made(predicted, names, labels=None, classes=("a", "b")) -> Predictions:
+    """By letters: a model that says `predicted` of the images `names`."""
     places = [classes.index(letter) for letter in predicted]
     given = [classes.index(letter) for letter in labels or "a" * len(predicted)]
     logits = np.eye(len(classes), dtype=np.float32)[places]
-    return Answers(classes, np.array(given, np.int32), logits, list(names).__getitem__)
+    return Predictions(classes, np.array(given, np.int32), logits, list(names).__getitem__)
 
 
-def test_counts_on_common_pictures_whatever_their_order():
+def test_counts_on_common_images_whatever_their_order():
     """v: right, wrong; w: right, wrong; x: wrong, right; y: wrong, wrong; z and u stand alone."""
     first, second = made("aabba", "vwxyz"), made("babba", "yxwvu")
-    assert compare(first, second) == Comparison(4, 2, 1, 2, 1, 1.0)
+    assert compare_models(first, second) == ModelComparison(4, 2, 1, 2, 1, 1.0)
 
 
 def test_other_classes_are_one_line():
     message = "the models know other classes: a, b and a, b, u; compare runs of the same classes"
     with pytest.raises(UserError, match=message):
-        compare(made("ab", "uv"), made("ab", "uv", classes=("a", "b", "u")))
+        compare_models(made("ab", "uv"), made("ab", "uv", classes=("a", "b", "u")))
     many = [f"class {n:03}" for n in range(500)]
     with pytest.raises(UserError, match=r"class 009 … and a, b;"):
         require_same_classes([many, ["b", "a"]])
@@ -53,26 +53,26 @@ def test_other_classes_are_one_line():
 
 def test_classes_may_come_in_another_order():
     first, second = made("ab", "uv", "ab"), made("ab", "uv", "ab", classes=("b", "a"))
-    assert compare(first, second) == Comparison(2, 2, 2, 0, 0, 1.0)
+    assert compare_models(first, second) == ModelComparison(2, 2, 2, 0, 0, 1.0)
 
 
-def test_a_picture_that_stands_twice_counts_once():
+def test_a_image_that_stands_twice_counts_once():
     first, second = made("aab", "uuv"), made("aa", "uv")
-    assert compare(first, second) == Comparison(2, 1, 2, 0, 1, 1.0)
+    assert compare_models(first, second) == ModelComparison(2, 1, 2, 0, 1, 1.0)
 
 
 def test_nothing_in_common_and_other_labels_are_one_line():
-    message = r"runs/a and runs/c have no picture in common \(of 2 and 1\); name the same"
+    message = r"runs/a and runs/c have no image in common \(of 2 and 1\); name the same"
     with pytest.raises(UserError, match=message):
-        compare(made("aa", "uv"), made("a", "w"), called=("runs/a", "runs/c"))
+        compare_models(made("aa", "uv"), made("a", "w"), called=("runs/a", "runs/c"))
     with pytest.raises(UserError, match="v is labelled 'a' for one model and 'b' for the other"):
-        compare(made("aa", "uv"), made("aa", "uv", "ab"))
+        compare_models(made("aa", "uv"), made("aa", "uv", "ab"))
 
 
 def test_by_rules_uncertain_is_not_right():
     """Every answer here has a probability of e / (e + 1), 0.731."""
     first = made("ba", "uv", "ba")
-    strict = Rule(positive_class="b", threshold=0.74)
-    assert compare(first, first, rule_b=strict) == Comparison(2, 2, 1, 1, 0, 1.0)
-    unsure = Rule(abstain=0.8)
-    assert compare(first, first, unsure) == Comparison(2, 0, 2, 0, 2, 0.5)
+    strict = DecisionRule(positive_class="b", threshold=0.74)
+    assert compare_models(first, first, rule_b=strict) == ModelComparison(2, 2, 1, 1, 0, 1.0)
+    unsure = DecisionRule(abstain=0.8)
+    assert compare_models(first, first, unsure) == ModelComparison(2, 0, 2, 0, 2, 0.5)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from engine.core.errors import UserError
 from engine.evaluation import decision_rule
-from engine.evaluation.decision_rule import Rule
+from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.intervals import wilson
 from engine.evaluation.operating_point import ROUNDING, abstain, fit_threshold, operate
 
@@ -48,7 +48,7 @@ def test_no_other_threshold_finds_as_much_with_fewer_false_alarms(rows, min_reca
     assert operate(chances, labels, 1, threshold).false_alarms == fewest
 
 
-def test_rounding_does_not_lose_the_last_picture():
+def test_rounding_does_not_lose_the_last_image():
     column, labels = np.array([0.9, 0.8, 0.3]), np.array([1, 1, 0])
     threshold = fit_threshold(two(column), labels, 1, 1.0)
     again = two(column - 1e-6).astype(np.float32)
@@ -57,20 +57,20 @@ def test_rounding_does_not_lose_the_last_picture():
 
 @pytest.mark.parametrize("low", [0.25, np.nextafter(0.25, 1)])
 def test_between_neighbours_in_floating_point_there_is_no_room(low):
-    """Half way between rounds to the even one, be it the picture's that is not to be taken."""
+    """Half way between rounds to the even one, be it the image's that is not to be taken."""
     column, labels = np.array([np.nextafter(low, 1), low]), np.array([1, 0])
     threshold = fit_threshold(two(column), labels, 1, 1.0)
     assert (column >= threshold).tolist() == [True, False]
 
 
-def test_a_share_that_is_met_exactly_takes_no_picture_more():
+def test_a_share_that_is_met_exactly_takes_no_image_more():
     """0.07 × 100 is more than 7 in floating point."""
     chances, labels = two(np.linspace(0.01, 1, 100)), np.ones(100, int)
     assert operate(chances, labels, 1, fit_threshold(chances, labels, 1, 0.07)).found == 7
 
 
 def test_none_of_the_class_is_one_line():
-    with pytest.raises(UserError, match=r"none of the 3 pictures .* name another class") as raised:
+    with pytest.raises(UserError, match=r"none of the 3 images .* name another class") as raised:
         fit_threshold(two([0.1, 0.2, 0.3]), np.zeros(3, int), 1, 0.9)
     assert "\n" not in str(raised.value)
 
@@ -118,7 +118,7 @@ def test_abstaining_from_all_and_from_none():
 
 def test_the_rest_is_answered_by_the_rule():
     """By a threshold of 0.2 the first is of the second class."""
-    rule = Rule(positive_class="b", threshold=0.2, abstain=0.5)
+    rule = DecisionRule(positive_class="b", threshold=0.2, abstain=0.5)
     decisions = decision_rule.decide(rule, "abc", CHANCES)
     found = abstain(CHANCES, np.array([1, 0, 1, 2]), 0.5, decisions)
     assert (found.sure, found.accuracy) == (3, 1)

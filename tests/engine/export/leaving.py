@@ -10,44 +10,44 @@ import keras
 import numpy as np
 import scipy.special
 
-from engine.evaluation.decision_rule import Rule
-from engine.export.subject import Subject
+from engine.evaluation.decision_rule import DecisionRule
+from engine.export.subject import ExportSource
 from engine.models.classifier import Classifier
-from engine.training.setup import Reopened
+from engine.training.setup import LoadedRun
 from pipelines.decode.decode import decode
 from tests.engine import small
 
 CLASSES = ("cats", "dogs", "newts")
 ODD = ("naïve, 猫", "two\nlines\t<b>|$x$_", "caf\udce9 \\n")
 RULES = {
-    "plain": Rule(),
-    "tempered": Rule(temperature=2.5),
-    "sharp": Rule(temperature=0.4, positive_class="dogs", threshold=0.1),
-    "eager": Rule(temperature=5, positive_class="dogs", threshold=0.1),
-    "shy": Rule(temperature=1.5, abstain=0.55),
-    "both": Rule(temperature=0.7, positive_class="newts", threshold=0.3, abstain=0.58),
+    "plain": DecisionRule(),
+    "tempered": DecisionRule(temperature=2.5),
+    "sharp": DecisionRule(temperature=0.4, positive_class="dogs", threshold=0.1),
+    "eager": DecisionRule(temperature=5, positive_class="dogs", threshold=0.1),
+    "shy": DecisionRule(temperature=1.5, abstain=0.55),
+    "both": DecisionRule(temperature=0.7, positive_class="newts", threshold=0.3, abstain=0.58),
 }
 
 
 def subject(
-    rule: Rule = RULES["tempered"],
+    rule: DecisionRule = RULES["tempered"],
     classes: tuple[str, ...] = CLASSES,
     network: Classifier | None = None,
     **changes,
-) -> Subject:
-    """Of the small network, whose answers differ from picture to picture."""
+) -> ExportSource:
+    """Of the small network, whose answers differ from image to image."""
     resize = changes.pop("resize", "squash")
     if network is None:
         network = small.network(changes.pop("head_units", 0))
         small.enliven(network.model)
         kernel, bias = network.head.get_weights()
         network.head.set_weights([8 * kernel, bias])
-        logits = network.model(small.pictures(small.SIDE)).numpy()
+        logits = network.model(small.smooth_images(small.SIDE)).numpy()
         network.head.set_weights([8 * kernel, bias - logits.mean(0)])
     height, width = network.model.input.shape[1:3]
     recipe = small.recipe(image_size=(height, width), resize=resize)
-    opened = Reopened(recipe, network, classes, rule)
-    return Subject(opened, lambda contents: decode(contents, height, width, resize), **changes)
+    opened = LoadedRun(recipe, network, classes, rule)
+    return ExportSource(opened, lambda contents: decode(contents, height, width, resize), **changes)
 
 
 def oblong() -> Classifier:
@@ -61,12 +61,12 @@ def oblong() -> Classifier:
     return Classifier(keras.Model(pixels, head(vector)), features, vector, head, {})
 
 
-def pictures(count: int, side: int = small.SIDE) -> np.ndarray:
+def smooth_images(count: int, side: int = small.SIDE) -> np.ndarray:
     """uint8 [count, side, side, 3], eight that differ, again and again."""
-    return np.resize(small.pictures(side), (count, side, side, 3)).astype(np.uint8)
+    return np.resize(small.smooth_images(side), (count, side, side, 3)).astype(np.uint8)
 
 
-def wanted(given: Subject, images: np.ndarray) -> np.ndarray:
+def wanted(given: ExportSource, images: np.ndarray) -> np.ndarray:
     """float64 [B, classes], by Keras and SciPy."""
     logits = given.opened.model(images.astype(np.float32), training=False).numpy()
     return scipy.special.softmax(logits.astype(np.float64) / given.rule.temperature, -1)

@@ -43,7 +43,7 @@ def photographs(tmp_path_factory) -> list[Path]:
     place = tmp_path_factory.mktemp("photographs")
     names = ("wide.png", "tall.png", "turned.png", "grey.png")
     sizes = ((90, 31), (33, 70), (64, 41), (50, 50))
-    whole = small.pictures(16).astype(np.uint8)
+    whole = small.smooth_images(16).astype(np.uint8)
     for number, (name, size) in enumerate(zip(names, sizes, strict=True)):
         image = Image.fromarray(whole[number]).resize(size, Image.Resampling.BICUBIC)
         exif = Image.Exif()
@@ -71,10 +71,10 @@ def test_the_program_of_a_card_runs_for_a_stranger_and_answers_as_the_model(
     assert np.abs([float(row[2]) for row in rows] - own).max() < 0.001
 
 
-def test_the_request_of_a_card_can_be_sent_for_a_large_picture(tmp_path):
+def test_the_request_of_a_card_can_be_sent_for_a_large_image(tmp_path):
     """The system takes no argument of 128 KiB; photographs are larger."""
-    picture = np.random.default_rng(0).bytes(1_000_000)
-    (tmp_path / "picture.jpg").write_bytes(picture)
+    image = np.random.default_rng(0).bytes(1_000_000)
+    (tmp_path / "image.jpg").write_bytes(image)
     text = written(leaving.subject(), "saved_model")
     _, request = re.findall(r"```sh\n(.*?)```", text, re.S)
     (tmp_path / "curl").write_text('#!/bin/sh\ncat > sent\necho "$@" > told\n')
@@ -82,14 +82,14 @@ def test_the_request_of_a_card_can_be_sent_for_a_large_picture(tmp_path):
     way = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     subprocess.run(["sh", "-ec", request], cwd=tmp_path, env=way, check=True)
     (instance,) = json.loads((tmp_path / "sent").read_text())["instances"]
-    assert base64.b64decode(instance["image_bytes"]["b64"]) == picture
+    assert base64.b64decode(instance["image_bytes"]["b64"]) == image
     told = (tmp_path / "told").read_text()
-    assert told == "--data-binary @- http://localhost:8501/v1/models/pictures:predict\n"
+    assert told == "--data-binary @- http://localhost:8501/v1/models/images:predict\n"
 
 
 def test_int8_says_what_it_was_calibrated_on():
-    given = leaving.subject(precision="int8", samples=leaving.pictures(5))
-    assert "calibrated on 5 training pictures" in written(given, "litert")
+    given = leaving.subject(precision="int8", samples=leaving.smooth_images(5))
+    assert "calibrated on 5 training images" in written(given, "litert")
     assert "calibrated on" not in written(leaving.subject(), "litert")
 
 
@@ -103,9 +103,9 @@ def test_apps_are_promised_what_holds(rule):
 
 @pytest.fixture(scope="module")
 def files(photographs, tmp_path_factory) -> list[Path]:
-    """Also with a palette, a thread of a picture, and JPEGs so large that they are read smaller."""
+    """Also with a palette, a thread of an image, and JPEGs so large that they are read smaller."""
     place = tmp_path_factory.mktemp("files")
-    whole = Image.fromarray(small.pictures(16).astype(np.uint8)[5])
+    whole = Image.fromarray(small.smooth_images(16).astype(np.uint8)[5])
     images = {
         "palette.gif": whole.resize((61, 47)).quantize(64),
         "thread.png": whole.resize((3, 211)),
@@ -131,7 +131,7 @@ def pixels_of_a_card(given, size):
 
 @pytest.mark.parametrize("resize", RESIZES)
 @pytest.mark.parametrize("size", [(8, 8), (24, 40), (31, 17)])
-def test_pictures_are_resized_as_in_training(resize, size, files):
+def test_images_are_resized_as_in_training(resize, size, files):
     """The rest is float32 against Pillow's float64, where a value lies at a half."""
     pixels = pixels_of_a_card(leaving.subject(resize=resize, network=small.network()), size)
     differing = []

@@ -1,4 +1,4 @@
-"""Every format against Keras and SciPy: probabilities, decisions, any number of pictures."""
+"""Every format against Keras and SciPy: probabilities, decisions, any number of images."""
 
 import io
 import json
@@ -32,7 +32,7 @@ def png(image: np.ndarray) -> bytes:
 
 
 def oblong(count: int) -> np.ndarray:
-    return leaving.pictures(count, 10)[:, :, 2:8]
+    return leaving.smooth_images(count, 10)[:, :, 2:8]
 
 
 def entering(name: str, images: np.ndarray):
@@ -49,7 +49,7 @@ def exported(name, given, place):
 @pytest.fixture(scope="module", params=FORMATS)
 def out(request, tmp_path_factory):
     """(format, subject, path, answer): a rule with everything, odd names, an oblong network."""
-    rule = decision_rule.Rule(
+    rule = decision_rule.DecisionRule(
         temperature=0.7, positive_class=leaving.ODD[1], threshold=0.3, abstain=0.5
     )
     given = leaving.subject(rule, leaving.ODD, leaving.oblong())
@@ -57,7 +57,7 @@ def out(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("count", [1, 3, 32])
-def test_any_number_of_pictures_at_once(out, count):
+def test_any_number_of_images_at_once(out, count):
     name, given, _, answer = out
     images = oblong(count)
     chances, decisions = answer(entering(name, images))
@@ -88,7 +88,7 @@ def test_the_labels_come_back_as_they_were(out):
 @pytest.mark.parametrize("rule", ["sharp", "shy"])
 def test_threshold_and_abstaining_travel(name, rule, tmp_path):
     given = leaving.subject(leaving.RULES[rule])
-    images = leaving.pictures(8)
+    images = leaving.smooth_images(8)
     decisions = exported(name, given, tmp_path)[1](entering(name, images))[1]
     want = decision_rule.decide(given.rule, given.classes, leaving.wanted(given, images))
     np.testing.assert_array_equal(decisions, want)
@@ -105,8 +105,8 @@ def test_every_family_of_networks(name, backbone, tmp_path):
     side = SIDES[backbone]
     network = classifier.build(small.recipe(backbone=backbone, image_size=(side, side)), 3)
     small.enliven(network.model)
-    images = leaving.pictures(3, side)
-    kernel, bias = network.head.get_weights()  # made a head that tells the pictures apart
+    images = leaving.smooth_images(3, side)
+    kernel, bias = network.head.get_weights()  # made a head that tells the images apart
     logits = network.model(images.astype(np.float32)).numpy()
     spread = logits.std(0).max()
     network.head.set_weights([kernel / spread, bias - logits.mean(0) / spread])
@@ -125,7 +125,7 @@ def lite(tmp_path_factory):
     network = build("mobilenet_v2")
     small.enliven(network.model)
     for precision in PRECISIONS:
-        changes = {"precision": precision, "samples": leaving.pictures(8, 32)}
+        changes = {"precision": precision, "samples": leaving.smooth_images(8, 32)}
         given = leaving.subject(leaving.RULES["both"], network=network, **changes)
         found[precision] = (given, *exported("litert", given, tmp_path_factory.mktemp(precision)))
     return found
@@ -140,7 +140,7 @@ def test_litert_shrinks_with_the_precision(lite):
 @pytest.mark.parametrize(("precision", "apart"), [(FLOAT32, 1e-5), (FLOAT16, 1e-2), (INT8, 0.25)])
 def test_litert_stays_near_in_every_precision(lite, precision, apart):
     given, _, answer = lite[precision]
-    images = leaving.pictures(8, 32)
+    images = leaving.smooth_images(8, 32)
     chances, decisions = answer(images)
     assert np.abs(chances - leaving.wanted(given, images)).max() < apart
     np.testing.assert_array_equal(
@@ -206,7 +206,7 @@ def test_an_onnx_file_is_sound_and_knows_what_it_is(tmp_path):
 def test_plain_keras_loads_the_keras_file(tmp_path):
     given = leaving.subject()
     exported("keras", given, tmp_path)
-    images = leaving.pictures(3)
+    images = leaving.smooth_images(3)
     np.save(tmp_path / "images.npy", images)
     code = """
 import keras, numpy as np

@@ -55,7 +55,7 @@ def test_without_a_rule_the_likeliest_is_the_answer_and_the_only_output(tmp_path
     given = leaving.subject(leaving.RULES["tempered"])
     path = written(given, tmp_path)
     assert len(Interpreter(str(path)).get_output_details()) == 1
-    chances, decisions = litert.load(given, path)(leaving.pictures(8))
+    chances, decisions = litert.load(given, path)(leaving.smooth_images(8))
     np.testing.assert_array_equal(
         decisions, decision_rule.decide(given.rule, given.classes, chances)
     )

@@ -16,23 +16,23 @@ from tests.engine import small
 from tests.engine.export import leaving
 from tests.engine.export.test_formats import png
 
-PICTURES = leaving.pictures(8)
+IMAGES = leaving.smooth_images(8)
 LABELS = np.array([2, 1, 2, 0, 1, 0, 0, 1], np.int32)
 
 
 def batches():
-    """Eight pictures in batches of three; the last is filled up."""
+    """Eight images in batches of three; the last is filled up."""
     for start in (0, 3, 6):
         numbers = np.arange(start, start + 3)
         weights = (numbers < 8).astype(np.float32)
         numbers = numbers % 8
-        yield Batch(PICTURES[numbers], LABELS[numbers], weights, numbers, numbers, numbers)
+        yield Batch(IMAGES[numbers], LABELS[numbers], weights, numbers, numbers, numbers)
 
 
 def measured(given, answer, tmp_path, name="onnx"):
     path = tmp_path / "model"
     path.write_bytes(b"x" * 1000)
-    return parity.measure(given, FORMATS[name], path, answer, batches(), lambda n: png(PICTURES[n]))
+    return parity.measure(given, FORMATS[name], path, answer, batches(), lambda n: png(IMAGES[n]))
 
 
 def honest(given):
@@ -46,9 +46,9 @@ def honest(given):
 def test_the_same_agrees(tmp_path):
     given = leaving.subject(leaving.RULES["both"])
     found = measured(given, honest(given), tmp_path)
-    assert (found.pictures, found.agreement, found.same_decisions) == (8, 1, 1)
+    assert (found.images, found.agreement, found.same_decisions) == (8, 1, 1)
     assert found.mean_difference <= found.largest_difference < 1e-6
-    likeliest = leaving.wanted(given, PICTURES).argmax(-1)
+    likeliest = leaving.wanted(given, IMAGES).argmax(-1)
     assert found.accuracy == found.original_accuracy == np.mean(likeliest == LABELS)
     assert 0.3 < found.accuracy < 1
     assert found.bytes == 1000
@@ -58,14 +58,14 @@ def test_the_same_agrees(tmp_path):
 
 
 def test_what_differs_is_counted(tmp_path):
-    """Two pictures of eight get another label, one of them by the rule only."""
+    """Two images of eight get another label, one of them by the rule only."""
     given = leaving.subject(leaving.RULES["plain"])
-    right = leaving.wanted(given, PICTURES)
+    right = leaving.wanted(given, IMAGES)
     order = iter(range(100))
 
     def answer(images):
         chances, decisions = honest(given)(images)
-        if next(order) == 0:  # the first three pictures
+        if next(order) == 0:  # the first three images
             chances[0] = np.roll(chances[0], 1)
             decisions[:2] = -1
         return chances, decisions
@@ -89,7 +89,7 @@ def test_bytes_are_what_an_export_of_bytes_gets(tmp_path):
 
     found = measured(given, answer, tmp_path, "saved_model")
     assert found.agreement == 1
-    assert seen[:8] == [png(picture) for picture in PICTURES]
+    assert seen[:8] == [png(image) for image in IMAGES]
 
 
 GOOD = parity.Parity(
@@ -101,8 +101,8 @@ GOOD = parity.Parity(
     ("changes", "least", "message"),
     [
         ({}, 0.999, None),
-        ({"agreement": 0.994}, 0.995, "likeliest label of 6 of 1,000 pictures, more than --min_ag"),
-        ({"same_decisions": 0.5}, 0.995, "the answer by the model's rule of 500 of 1,000 pictures"),
+        ({"agreement": 0.994}, 0.995, "likeliest label of 6 of 1,000 images, more than --min_ag"),
+        ({"same_decisions": 0.5}, 0.995, "the answer by the model's rule of 500 of 1,000 images"),
         ({"agreement": 0.5, "same_decisions": 0.5}, 0.5, None),
         ({"largest_difference": float("nan")}, 0.0, "no numbers"),
     ],
@@ -116,15 +116,15 @@ def test_what_disagrees_is_refused(changes, least, message):
     return None
 
 
-@pytest.mark.parametrize("pictures", [3, 7, 197, 1000, 30011])
+@pytest.mark.parametrize("images", [3, 7, 197, 1000, 30011])
 @pytest.mark.parametrize("wrong", [1, 2, 3])
-def test_a_refusal_names_an_agreement_that_takes_it(pictures, wrong):
+def test_a_refusal_names_an_agreement_that_takes_it(images, wrong):
     """Where the two shares differ, that of the lower one."""
-    agreement, same = (pictures - np.array([1, wrong])) / pictures
+    agreement, same = (images - np.array([1, wrong])) / images
     found = dataclasses.replace(
-        GOOD, pictures=pictures, agreement=float(agreement), same_decisions=float(same)
+        GOOD, images=images, agreement=float(agreement), same_decisions=float(same)
     )
-    with pytest.raises(UserError, match=f"label of 1 of {pictures:,} pictures") as refused:
+    with pytest.raises(UserError, match=f"label of 1 of {images:,} images") as refused:
         parity.check(found, 1.0)
     named = float(re.search(r"with --min_agreement=([\d.]+)$", str(refused.value))[1])
     assert same - 1.0001e-4 < named <= same

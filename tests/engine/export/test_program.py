@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from engine.evaluation import decision_rule
-from engine.evaluation.decision_rule import Rule
+from engine.evaluation.decision_rule import DecisionRule
 from engine.export import program
 from tests.engine.export import leaving
 
@@ -20,7 +20,7 @@ def test_decisions_are_those_of_the_rule(positive, abstain):
     ties = [[a, b, 1 - a - b] for a in EDGES for b in EDGES if a + b <= 1]
     chances = np.concatenate([random.dirichlet([1, 1, 1], 300), ties]).astype(np.float32)
     for threshold in EDGES if positive else [None]:
-        rule = Rule(positive_class=positive, threshold=threshold, abstain=abstain)
+        rule = DecisionRule(positive_class=positive, threshold=threshold, abstain=abstain)
         found = program.decide(rule, leaving.CLASSES, tf.constant(chances))
         assert found.dtype == tf.int32
         np.testing.assert_array_equal(found, decision_rule.decide(rule, leaving.CLASSES, chances))
@@ -29,7 +29,7 @@ def test_decisions_are_those_of_the_rule(positive, abstain):
 @pytest.mark.parametrize("name", leaving.RULES)
 def test_the_program_is_the_model_with_its_rule(name):
     given = leaving.subject(leaving.RULES[name])
-    images = leaving.pictures(8)
+    images = leaving.smooth_images(8)
     answers = program.make(given)(images)
     np.testing.assert_allclose(answers["probabilities"], leaving.wanted(given, images), atol=1e-6)
     decided = decision_rule.decide(given.rule, given.classes, answers["probabilities"].numpy())
@@ -38,7 +38,7 @@ def test_the_program_is_the_model_with_its_rule(name):
 
 def test_the_rules_make_different_answers():
     """Else the tests above, and those of the formats, would pass on any."""
-    images = leaving.pictures(8)
+    images = leaving.smooth_images(8)
     given = leaving.subject(leaving.RULES["plain"])
     logits = given.opened.model(images.astype(np.float32)).numpy()
     answers = {

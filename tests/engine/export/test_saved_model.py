@@ -11,7 +11,7 @@ from engine.evaluation import decision_rule
 from engine.export import saved_model
 from engine.inference import predict as prediction
 from engine.inference import predictor
-from pipelines.predict.image_stream import Stream
+from pipelines.predict.image_stream import ImageStream
 from tests.engine.export import leaving
 from tests.pipelines import every_format
 from tests.pipelines.every_format import KINDS, SIZES
@@ -51,7 +51,7 @@ def predicted(given, files) -> np.ndarray:
     model = predictor.Predictor(
         probabilities, forward, given.classes, recipe.image_size, recipe.resize, rule
     )
-    stream = Stream(list(map(str, files)), recipe.image_size, recipe.resize, 2)
+    stream = ImageStream(list(map(str, files)), recipe.image_size, recipe.resize, 2)
     answers = list(prediction.predict(model, stream.groups(8), 8, len(given.classes)))
     return np.array([[dict(one.labels)[name] for name in given.classes] for one in answers])
 
@@ -80,7 +80,7 @@ def test_every_kind_of_file_is_answered_as_by_prediction(files, answered, resize
     names = [*leaving.CLASSES, "uncertain"]
     assert found["labels"] == [names[place] for place in decided]
     assert found["classes"] == [list(leaving.CLASSES)] * len(files)
-    assert len(np.unique(wanted.argmax(-1))) > 1, "pictures that differ"
+    assert len(np.unique(wanted.argmax(-1))) > 1, "images that differ"
 
 
 @pytest.fixture(scope="module")
@@ -104,14 +104,14 @@ def test_every_input_and_output_begins_with_the_batch(served):
 
 def test_the_second_signature_takes_pixels(served):
     given, model = served
-    images = leaving.pictures(5)
+    images = leaving.smooth_images(5)
     found = model.signatures["pixels"](images=tf.constant(images))
     assert np.abs(found["probabilities"] - leaving.wanted(given, images)).max() < 1e-5
 
 
 @pytest.mark.parametrize(
     "broken",
-    [b"", b"no picture", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, b"GIF89a", b"BM"],
+    [b"", b"no image", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, b"GIF89a", b"BM"],
 )
 def test_broken_bytes_are_an_error_and_the_model_goes_on(served, files, broken):
     model = served[1].signatures["serving_default"]

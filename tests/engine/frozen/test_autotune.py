@@ -10,15 +10,15 @@ import tensorflow as tf
 
 from engine.core.recipe import digest
 from engine.frozen import precision
-from engine.frozen.autotune import Decisions
-from engine.frozen.cache_policy import Keep
-from engine.frozen.precision import Program
-from engine.runs.directory import RunDir
+from engine.frozen.autotune import PhasePlans
+from engine.frozen.cache_policy import CacheDecision
+from engine.frozen.precision import ComputeMode
+from engine.runs.directory import RunDirectory
 from tests.engine.small_runs import small_recipe
 
-PROGRAMS = [Program(), Program("mixed_bfloat16")]
+PROGRAMS = [ComputeMode(), ComputeMode("mixed_bfloat16")]
 RECIPE = small_recipe("nowhere")
-KEEP = Keep(4, 4, True, "the trunk's outputs")
+KEEP = CacheDecision(4, 4, True, "the trunk's outputs")
 
 
 class Notes:
@@ -35,19 +35,19 @@ class Network:
     def __init__(self, error: float = 0.0) -> None:
         self.made, self.error = [], error
 
-    def __call__(self, program: Program):
+    def __call__(self, program: ComputeMode):
         self.made.append(program)
         off = self.error * (program.dtype == "bfloat16")
         return lambda inputs: [tf.constant(inputs) + off]
 
 
-def opened(run: RunDir) -> Decisions:
-    return Decisions(run, RECIPE)
+def opened(run: RunDirectory) -> PhasePlans:
+    return PhasePlans(run, RECIPE)
 
 
 @pytest.fixture
-def run(tmp_path) -> RunDir:
-    return RunDir(tmp_path)
+def run(tmp_path) -> RunDirectory:
+    return RunDirectory(tmp_path)
 
 
 def asked(decisions, what="trunk", network=None, programs=PROGRAMS, notes=None):
@@ -92,9 +92,9 @@ def test_what_is_kept_is_read_again_beside_the_trials(run):
     decisions = opened(run)
     decisions.keep("transfer", KEEP)
     asked(decisions)
-    decisions.keep("tune", Keep(None, 0, False, "cache=none"))
+    decisions.keep("tune", CacheDecision(None, 0, False, "cache=none"))
     again = opened(run)
-    assert again.keeps == {"transfer": KEEP, "tune": Keep(None, 0, False, "cache=none")}
+    assert again.keeps == {"transfer": KEEP, "tune": CacheDecision(None, 0, False, "cache=none")}
     assert list(again.trials) == ["trunk"]
 
 

@@ -8,28 +8,28 @@ import re
 import numpy as np
 import pytest
 
-from engine.core.dataset import Feed
+from engine.core.dataset import DataLoader
 from engine.core.errors import UserError
 from engine.core.recipe import Phase
 from engine.frozen import cache_policy
-from engine.frozen.array_store import Room
-from engine.frozen.cache_policy import Keep, Question
-from engine.frozen.view_schedule import Views
+from engine.frozen.array_store import CacheBudget
+from engine.frozen.cache_policy import CacheDecision, CacheRequest
+from engine.frozen.view_schedule import ViewSchedule
 from tests.engine import small
 
 TRAIN, VALIDATION = 1000, 200
 OUTPUTS = [((7, 7, 10), "bfloat16"), ((5,), "float32")]
 ROW = 7 * 7 * 10 * 2 + 5 * 4
-PLENTY = Room(10**9)
+PLENTY = CacheBudget(10**9)
 
 
-def question(outcomes=None, head_only=True, frozen=True, cache="auto", **phase) -> Question:
+def question(outcomes=None, head_only=True, frozen=True, cache="auto", **phase) -> CacheRequest:
     """A head for 10 epochs with an augmentation that varies freely, where nothing else is said."""
     counts = {"class_counts": (TRAIN,), "validation_examples": VALIDATION, "test_examples": 0}
-    return Question(
+    return CacheRequest(
         recipe=small.recipe(cache=cache),
         phase=Phase("tune", **{"epochs": 10, **phase}),
-        feed=Feed(classes=("a",), train=None, once=None, **counts),
+        feed=DataLoader(classes=("a",), train=None, once=None, **counts),
         outcomes=outcomes,
         outputs=OUTPUTS,
         frozen=frozen,
@@ -104,7 +104,7 @@ def test_it_has_to_save_something(changes, kept):
     keep = cache_policy.decide(question(**changes), PLENTY)
     assert bool(keep.slots) == kept
     if not kept:
-        assert keep == Keep(
+        assert keep == CacheDecision(
             changes.get("views"), 0, changes["epochs"] > 1, "each epoch has views of its own"
         )
     forced = cache_policy.decide(question(**changes, cache="features"), PLENTY)
@@ -126,17 +126,17 @@ def rows(count: int) -> int:
     ],
 )
 def test_it_has_to_fit_with_the_validation_part(memory, slots, validation):
-    keep = cache_policy.decide(question(), Room(memory))
+    keep = cache_policy.decide(question(), CacheBudget(memory))
     assert (keep.slots, keep.validation) == (slots, validation)
     if not slots:
         assert keep.reason == "no room for the trunk's outputs"
     assert keep.views == cache_policy.HEAD_VIEWS, "room must not move bits"
 
 
-def test_on_disk_are_the_training_pictures_only(tmp_path):
+def test_on_disk_are_the_training_images_only(tmp_path):
     """The validation part is held in memory."""
-    assert decided(Room(0, tmp_path)) == (4, 4, False)
-    keep = cache_policy.decide(question(), Room(rows(VALIDATION), tmp_path))
+    assert decided(CacheBudget(0, tmp_path)) == (4, 4, False)
+    keep = cache_policy.decide(question(), CacheBudget(rows(VALIDATION), tmp_path))
     assert (keep.slots, keep.validation) == (4, True)
     assert "4 MB on disk" in keep.reason
 
@@ -147,9 +147,9 @@ def test_one_epoch_has_no_use_for_kept_validation():
 
 def test_what_is_told_to_be_kept_and_has_no_room_is_the_users_to_solve():
     with pytest.raises(UserError, match=r"phase 'tune' needs 4 MB.*--cache_memory.*--cache_dir"):
-        cache_policy.decide(question(cache="features"), Room(rows(4 * TRAIN)))
+        cache_policy.decide(question(cache="features"), CacheBudget(rows(4 * TRAIN)))
     with pytest.raises(UserError, match="needs 2 MB"):
-        cache_policy.decide(question(cache="features", views=2), Room(0))
+        cache_policy.decide(question(cache="features", views=2), CacheBudget(0))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_it_says_how_often_the_trunk_runs_and_what_that_saves(count, refresh, ep
         question(views=count, refresh=refresh, epochs=epochs), PLENTY
     ).reason
     seen: list[set] = [set() for _ in range(TRAIN)]
-    views = Views(0, count, refresh)
+    views = ViewSchedule(0, count, refresh)
     for epoch in range(epochs):
         for mine, view in zip(seen, views(np.arange(TRAIN), epoch), strict=True):
             mine.add(int(view))
@@ -173,13 +173,13 @@ def test_it_says_how_often_the_trunk_runs_and_what_that_saves(count, refresh, ep
     assert int(found[3]) == pytest.approx(
         (epochs - passes) * TRAIN / 50, abs=1 + 0.01 * epochs * 20
     )
-    assert f"for {count} view{'s' * (count > 1)} of each picture" in reason
+    assert f"for {count} view{'s' * (count > 1)} of each image" in reason
     assert f"{count * TRAIN * ROW / 1e6:.0f} MB in memory" in reason
 
 
 def test_where_nothing_is_saved_nothing_is_said_of_it():
     reason = cache_policy.decide(question(epochs=4, cache="features"), PLENTY).reason
-    assert "for 4 views of each picture" in reason
+    assert "for 4 views of each image" in reason
     assert "instead of" not in reason
 
 
@@ -191,7 +191,7 @@ def test_all_outcomes_are_said_to_be_all():
 
 def test_a_plan_goes_through_json():
     keep = cache_policy.decide(question(), PLENTY)
-    assert Keep(**dataclasses.asdict(keep)) == keep
+    assert CacheDecision(**dataclasses.asdict(keep)) == keep
 
 
 @pytest.mark.parametrize(

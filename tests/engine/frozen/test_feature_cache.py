@@ -10,11 +10,11 @@ import tensorflow as tf
 
 from engine.core.call_syntax import parse_calls
 from engine.frozen import trunk
-from engine.frozen.array_store import Room
-from engine.frozen.feature_cache import Features, Source
-from engine.frozen.forward import Lower, make_lower
-from engine.frozen.precision import Program
-from engine.frozen.view_schedule import Views
+from engine.frozen.array_store import CacheBudget
+from engine.frozen.feature_cache import FeatureCache, FeatureSource
+from engine.frozen.forward import FrozenForward, make_frozen_forward
+from engine.frozen.precision import ComputeMode
+from engine.frozen.view_schedule import ViewSchedule
 from engine.models import freezing
 from engine.runtime import stateless_random
 from pipelines.augment import augment
@@ -23,7 +23,7 @@ from tests.engine.models.test_batchnorm_folding import apart
 
 COUNT, SIZE, SEED, FIRST = 10, 4, 9, 3  # examples, in batches of 4; the phase's first epoch
 GROUPS = 3
-PLENTY = Room(10**9)
+PLENTY = CacheBudget(10**9)
 FREE, MIRRORED, EIGHT = "rotate(30)|brightness(0.2)", "flip", "flip(0.3)|turn"
 
 
@@ -31,10 +31,10 @@ FREE, MIRRORED, EIGHT = "rotate(30)|brightness(0.2)", "flip", "flip(0.3)|turn"
 class Made:
     """Features of the small network's lower half, and what they were made of."""
 
-    kept: Features
-    lower: Lower
+    kept: FeatureCache
+    lower: FrozenForward
     change: augment.Augmentation
-    cut: freezing.Split
+    cut: freezing.ModelPartition
     feed: object
     filled: list  # the numbers of the batches that were read to fill rows
 
@@ -45,27 +45,29 @@ def make(text=FREE, views=None, policy="float32", room=PLENTY, net=None) -> Made
     if net is None:
         net = small.network()
         small.enliven(net.model)
-    cut = freezing.split(net, "top")
-    lower = make_lower(recipe, change, trunk.specialise(cut.trunk, Program(policy)))
-    feed, filled = small.feed(COUNT, SIZE), []
+    cut = freezing.partition_model(net, "top")
+    lower = make_frozen_forward(recipe, change, trunk.specialise(cut.trunk, ComputeMode(policy)))
+    feed, filled = small.data_loader(COUNT, SIZE), []
 
     def once(part, which=None):
         assert part == "train"
         filled.extend(which)
         return feed.once(part, which)
 
-    source = Source(dataclasses.replace(feed, once=once), lower.augmented, change, recipe.seed)
+    source = FeatureSource(
+        dataclasses.replace(feed, once=once), lower.augmented, change, recipe.seed
+    )
     slots = views.count if views else change.outcomes
-    views = views or Views(FIRST, None, 0.0, SIZE)
-    kept = Features(source, views, slots, lower.outputs, dataclasses.replace(room))
+    views = views or ViewSchedule(FIRST, None, 0.0, SIZE)
+    kept = FeatureCache(source, views, slots, lower.outputs, dataclasses.replace(room))
     return Made(kept, lower, change, cut, feed, filled)
 
 
-def in_turn(count=2, refresh=0.0) -> Views:
-    return Views(FIRST, count, refresh, SIZE)
+def in_turn(count=2, refresh=0.0) -> ViewSchedule:
+    return ViewSchedule(FIRST, count, refresh, SIZE)
 
 
-def picture(made: Made, example: int) -> np.ndarray:
+def image(made: Made, example: int) -> np.ndarray:
     batches = made.feed.once("train")
     return np.concatenate([np.array(batch.inputs) for batch in batches])[example]
 
@@ -88,7 +90,7 @@ def same_bits(one, other) -> bool:
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_a_row_is_what_the_trunk_makes_of_the_picture_and_its_draws(policy):
+def test_a_row_is_what_the_trunk_makes_of_the_image_and_its_draws(policy):
     """Each worked out alone, though in a batch of the same shape: bit for bit."""
     made = make(views=in_turn(2), policy=policy)
     dtype = tf.as_dtype(policy.removeprefix("mixed_"))
@@ -97,7 +99,7 @@ def test_a_row_is_what_the_trunk_makes_of_the_picture_and_its_draws(policy):
         rows = read(made, epoch)[0]
         assert rows.dtype == {4: np.uint32, 2: np.uint16}[dtype.size]
         for example in range(COUNT):
-            alone = np.repeat(picture(made, example)[None], SIZE, 0)
+            alone = np.repeat(image(made, example)[None], SIZE, 0)
             numbers = tf.tile(drawn(made, example, FIRST + (epoch - FIRST) % 2), [SIZE, 1])
             expected = made.lower.augmented(alone, numbers)[0]
             assert expected.dtype == dtype
@@ -107,7 +109,7 @@ def test_a_row_is_what_the_trunk_makes_of_the_picture_and_its_draws(policy):
 def test_and_that_is_what_keras_makes_of_them():
     made = make(views=in_turn(1))
     made.kept.prepare(FIRST)
-    images = np.stack([picture(made, example) for example in range(COUNT)])
+    images = np.stack([image(made, example) for example in range(COUNT)])
     numbers = tf.concat([drawn(made, example, FIRST) for example in range(COUNT)], 0)
     expected = made.cut.trunk(made.change.apply(tf.constant(images), numbers), training=False)
     assert apart(read(made, FIRST)[0].view(np.float32), expected) < 1e-5
@@ -135,8 +137,8 @@ def test_of_few_outcomes_an_epoch_sees_just_what_it_would_without_a_cache(text):
     source = dataclasses.replace(
         made.kept.source, lower=lambda images, numbers: [change.apply(images, numbers)]
     )
-    views = Views(FIRST, None, 0.0, SIZE)
-    kept = Features(source, views, change.outcomes, [(shape, "float32")], Room(10**6))
+    views = ViewSchedule(FIRST, None, 0.0, SIZE)
+    kept = FeatureCache(source, views, change.outcomes, [(shape, "float32")], CacheBudget(10**6))
     assert kept.enumerated
     different = set()
     for epoch in range(FIRST, FIRST + 6):
@@ -213,7 +215,7 @@ def test_a_run_that_is_taken_up_reads_the_same_bits(text, views, policy):
 def test_on_disk_they_are_what_they_are_in_memory(text, views, tmp_path):
     net = small.network()
     memory = make(text, views, net=net)
-    disk = make(text, views, room=Room(0, tmp_path), net=net)
+    disk = make(text, views, room=CacheBudget(0, tmp_path), net=net)
     assert [table.mapping is None for made in (memory, disk) for table in made.kept.tables] == [
         True,
         False,
@@ -243,11 +245,11 @@ def test_several_tensors_have_a_table_each():
         ],
     )
     outputs = [((3,), "float32"), ((1,), "float16")]
-    kept = Features(source, in_turn(2), 2, outputs, Room(10**6))
+    kept = FeatureCache(source, in_turn(2), 2, outputs, CacheBudget(10**6))
     kept.prepare(FIRST)
     means, numbers = kept.lookup(np.arange(COUNT), np.full(COUNT, FIRST, np.int32))
     for example in range(COUNT):
-        expected = picture(made, example).mean((0, 1))
+        expected = image(made, example).mean((0, 1))
         np.testing.assert_allclose(means[example].view(np.float32), expected, rtol=1e-5)
         first = np.float16(drawn(made, example, FIRST)[0, 0])
         assert numbers[example].view(np.float16) == first
@@ -255,4 +257,4 @@ def test_several_tensors_have_a_table_each():
 
 def test_without_room_there_are_none():
     with pytest.raises(OSError, match="do not fit"):
-        make(views=in_turn(2), room=Room(100))
+        make(views=in_turn(2), room=CacheBudget(100))

@@ -13,8 +13,8 @@ from engine.frozen import precision
 from engine.frozen.precision import (
     MARGIN,
     TOLERANCE,
-    Program,
-    Trial,
+    ComputeMode,
+    PrecisionTrial,
     best,
     distance,
     running_in,
@@ -24,12 +24,12 @@ from engine.models import classifier
 from tests.engine import small
 
 HALVES = ("mixed_bfloat16", "mixed_float16")
-FLOAT32, BFLOAT16, FLOAT16 = (Program(name) for name in ("float32", *HALVES))
+FLOAT32, BFLOAT16, FLOAT16 = (ComputeMode(name) for name in ("float32", *HALVES))
 
 
-def trials(*rows) -> list[Trial]:
+def trials(*rows) -> list[PrecisionTrial]:
     """rows: (program, images per second, distance)"""
-    return [Trial(*row) for row in rows]
+    return [PrecisionTrial(*row) for row in rows]
 
 
 def test_the_fastest_is_chosen():
@@ -56,7 +56,7 @@ def test_the_table_shows_every_trial_and_which_was_chosen():
         (FLOAT32, 195.4, 0),
         (BFLOAT16, 550, 0.0312),
         (FLOAT16, 900, 3),
-        (Program("mixed_bfloat16", xla=True), 560, 0.0312),
+        (ComputeMode("mixed_bfloat16", xla=True), 560, 0.0312),
     )
     rows = [re.split(r" {2,}", line.strip()) for line in table(done)]
     assert rows == [
@@ -81,7 +81,7 @@ def test_distance_is_relative_and_of_all_numbers_together():
 @pytest.mark.parametrize("number", [np.nan, np.inf])
 def test_what_is_no_number_is_far_from_everything(number, other):
     one, other = (np.full(3, value, np.float32) for value in (number, other))
-    assert not Trial(BFLOAT16, 1, distance(one, other)).sound
+    assert not PrecisionTrial(BFLOAT16, 1, distance(one, other)).sound
 
 
 def test_distance_from_nothing():
@@ -147,14 +147,14 @@ def test_half_precision_where_the_hardware_has_it(monkeypatch, gpu, flags, expec
         (None, {}, [FLOAT32, BFLOAT16]),
         (None, {"precision": "float32"}, [FLOAT32]),
         (None, {"precision": "mixed_float16"}, [FLOAT16]),
-        (None, {"xla": "on"}, [Program("float32", True), Program("mixed_bfloat16", True)]),
+        (None, {"xla": "on"}, [ComputeMode("float32", True), ComputeMode("mixed_bfloat16", True)]),
         (
             (8, 6),
             {},
-            [FLOAT32, BFLOAT16, FLOAT16, *(Program(p, True) for p in ("float32", *HALVES))],
+            [FLOAT32, BFLOAT16, FLOAT16, *(ComputeMode(p, True) for p in ("float32", *HALVES))],
         ),
         ((8, 6), {"xla": "off"}, [FLOAT32, BFLOAT16, FLOAT16]),
-        ((8, 6), {"precision": "float32"}, [FLOAT32, Program("float32", True)]),
+        ((8, 6), {"precision": "float32"}, [FLOAT32, ComputeMode("float32", True)]),
         ((8, 6), {"precision": "mixed_bfloat16", "xla": "off"}, [BFLOAT16]),
     ],
 )

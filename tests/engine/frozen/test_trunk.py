@@ -6,14 +6,14 @@ import pytest
 import tensorflow as tf
 
 from engine.frozen import trunk
-from engine.frozen.precision import Program
+from engine.frozen.precision import ComputeMode
 from engine.models import batchnorm_folding, freezing
 from engine.models.backbones import BACKBONES
 from tests.engine import small
 from tests.engine.models.test_batchnorm_folding import apart
 from tests.engine.models.test_freezing import FAMILIES, OTHERS, above, below, build
 
-FLOAT32 = Program()
+FLOAT32 = ComputeMode()
 # Relative distance from float32. A number is rounded by up to 2**-8 in bfloat16 and by 2**-11 in
 # float16. A hundred roundings, each its own way, make up to ten times that, 0.04 and 0.005; random
 # weights, which average less out than trained ones, may double it.
@@ -25,8 +25,8 @@ def family(request):
     """The trunk below the network's default stage, pixels, and what the model makes of them."""
     net = build(request.param)
     small.enliven(net.model)
-    cut = freezing.split(net, BACKBONES[request.param].opened)
-    pixels = small.pictures(net.model.input.shape[1])
+    cut = freezing.partition_model(net, BACKBONES[request.param].opened)
+    pixels = small.smooth_images(net.model.input.shape[1])
     yield cut.trunk, pixels, below(cut.trunk, pixels)
     keras.backend.clear_session()
 
@@ -49,7 +49,7 @@ def test_a_specialised_trunk_is_the_model(family):
 def test_in_half_precision_it_is_close(family, policy):
     """Not of the others: the deeper it is, the more a network with random weights blows it up."""
     model, pixels, expected = family
-    outputs = trunk.specialise(model, Program(policy))(pixels)
+    outputs = trunk.specialise(model, ComputeMode(policy))(pixels)
     found = distances(outputs, expected)
     assert max(found) < BOUNDS[policy]
     assert min(found) > BOUNDS[policy] / 100, "else it was not computed in half precision"
@@ -64,8 +64,8 @@ def test_in_half_precision_it_is_close(family, policy):
 def test_several_tensors_come_in_the_order_that_the_tail_takes_them_in(name, trainable, count):
     net = build(name)
     small.enliven(net.model)
-    cut = freezing.split(net, trainable)
-    pixels = small.pictures(net.model.input.shape[1])
+    cut = freezing.partition_model(net, trainable)
+    pixels = small.smooth_images(net.model.input.shape[1])
     outputs = trunk.specialise(cut.trunk, FLOAT32)(pixels)
     assert len(outputs) == count
     expected = keras.Model(net.model.input, net.vector)(pixels, training=False)
@@ -98,16 +98,16 @@ def _sizes(request, monkeypatch):
 @pytest.mark.parametrize("traced", [True, False])
 def test_later_changes_of_the_variables_are_not_seen(plain, policy, traced):
     """Neither by a program that has run nor by one that is yet to be traced."""
-    pixels = small.pictures(small.SIDE)
-    expected = trunk.specialise(plain, Program(policy))(pixels)[0].numpy()
-    program = trunk.specialise(plain, Program(policy))
+    pixels = small.smooth_images(small.SIDE)
+    expected = trunk.specialise(plain, ComputeMode(policy))(pixels)[0].numpy()
+    program = trunk.specialise(plain, ComputeMode(policy))
     if traced:
         program(pixels)
     for variable in plain.weights:
         old = variable.numpy()
         variable.assign(old + 0.5)
         assert np.array_equal(program(pixels)[0], expected), variable.path
-        changed = trunk.specialise(plain, Program(policy))(pixels)[0]
+        changed = trunk.specialise(plain, ComputeMode(policy))(pixels)[0]
         assert not np.array_equal(changed, expected), variable.path
         variable.assign(old)
 
@@ -122,7 +122,7 @@ def test_only_what_is_large_is_held_apart(plain, monkeypatch):
 
 
 def test_held_values_and_constants_give_the_same(plain, monkeypatch):
-    pixels = small.pictures(small.SIDE)
+    pixels = small.smooth_images(small.SIDE)
     constant = trunk.specialise(plain, FLOAT32)(pixels)[0]
     monkeypatch.setattr(trunk, "MOST_CONSTANT", 0)
     assert apart(trunk.specialise(plain, FLOAT32)(pixels)[0], constant) < 1e-6
@@ -138,7 +138,7 @@ def test_a_sum_with_two_readers_compiles_without_an_error(capfd):
         x = keras.layers.Add()([y, x])
     model = keras.Model(pixels, x)
     small.enliven(model)
-    images = small.pictures(small.SIDE)
+    images = small.smooth_images(small.SIDE)
     outputs = trunk.specialise(model, FLOAT32)(images)[0]
     assert apart(outputs, below(model, images)[0]) < 1e-5
     assert "remapper" not in capfd.readouterr().err
@@ -146,21 +146,21 @@ def test_a_sum_with_two_readers_compiles_without_an_error(capfd):
 
 def test_it_takes_batches_of_any_size_with_one_trace(plain):
     program = trunk.specialise(plain, FLOAT32)
-    pixels = small.pictures(small.SIDE)
+    pixels = small.smooth_images(small.SIDE)
     for count in (8, 3, 1):
         assert program(pixels[:count])[0].shape[0] == count
     assert program.experimental_get_tracing_count() == 1
 
 
 def test_xla_gives_the_same(plain):
-    pixels = small.pictures(small.SIDE)
-    compiled = trunk.specialise(plain, Program(xla=True))
+    pixels = small.smooth_images(small.SIDE)
+    compiled = trunk.specialise(plain, ComputeMode(xla=True))
     assert apart(compiled(pixels)[0], below(plain, pixels)[0]) < 1e-5
 
 
 def test_the_model_computes_in_float32_as_before(plain):
-    pixels = small.pictures(small.SIDE)
+    pixels = small.smooth_images(small.SIDE)
     before = below(plain, pixels)[0]
-    trunk.specialise(plain, Program("mixed_bfloat16"))(pixels)
+    trunk.specialise(plain, ComputeMode("mixed_bfloat16"))(pixels)
     assert np.array_equal(below(plain, pixels)[0], before)
     assert {layer.compute_dtype for layer in plain.layers} == {"float32"}

@@ -7,26 +7,26 @@ import pytest
 
 from engine.core.recipe import Phase
 from engine.frozen import view_schedule
-from engine.frozen.view_schedule import Views
+from engine.frozen.view_schedule import ViewSchedule
 
 FIRST = 3  # the epoch that the phase begins with
 EXAMPLES = np.arange(4000)
 
 
-def seen(made: Views, epochs: int, examples=EXAMPLES) -> np.ndarray:
+def seen(made: ViewSchedule, epochs: int, examples=EXAMPLES) -> np.ndarray:
     """[epochs, examples]"""
     return np.stack([made(examples, FIRST + epoch) for epoch in range(epochs)])
 
 
 def test_without_a_count_every_epoch_has_its_own():
-    table = seen(Views(FIRST), 5)
+    table = seen(ViewSchedule(FIRST), 5)
     assert table.dtype == np.int32
     assert np.array_equal(table, np.repeat(FIRST + np.arange(5)[:, None], len(EXAMPLES), 1))
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_a_count_of_views_is_seen_in_turn(count):
-    table = seen(Views(FIRST, count), 9)
+    table = seen(ViewSchedule(FIRST, count), 9)
     assert table.dtype == np.int32
     expected = [FIRST + epoch % count for epoch in range(9)]
     assert np.array_equal(table, np.repeat(np.array(expected)[:, None], len(EXAMPLES), 1))
@@ -34,7 +34,7 @@ def test_a_count_of_views_is_seen_in_turn(count):
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_each_view_has_a_slot_which_is_the_epochs_in_turn(count):
-    made = Views(FIRST, count, refresh=0.3, group=8)
+    made = ViewSchedule(FIRST, count, refresh=0.3, group=8)
     for epoch, row in enumerate(seen(made, 9)):
         assert set(made.slot(row)) == {epoch % count}
 
@@ -48,14 +48,14 @@ def test_the_share_that_is_drawn_anew(count, refresh):
     """
     group = 4
     groups = len(EXAMPLES) // group
-    table = seen(Views(FIRST, count, refresh, group), 40)
+    table = seen(ViewSchedule(FIRST, count, refresh, group), 40)
     changed = (table[count:] != table[:-count])[:, ::group].mean(1)
     assert np.abs(changed - refresh * count).max() <= (2 + np.log(groups)) / groups
 
 
 def test_every_epoch_another_part_of_all_groups_changes():
     """Over 1 / refresh epochs each group is drawn anew once, for a single view."""
-    table = seen(Views(FIRST, 1, 0.25, 5), 5)[:, ::5]
+    table = seen(ViewSchedule(FIRST, 1, 0.25, 5), 5)[:, ::5]
     changes = (np.diff(table, axis=0) != 0).sum(0)
     assert set(changes) == {1}
 
@@ -63,13 +63,13 @@ def test_every_epoch_another_part_of_all_groups_changes():
 @pytest.mark.parametrize("count", range(1, 8))
 def test_where_one_of_so_many_is_refreshed_every_view_is_new(count):
     """refresh = 1 / count: just what drawing anew each epoch does."""
-    table = seen(Views(FIRST, count, 1 / count, 1), 100)
+    table = seen(ViewSchedule(FIRST, count, 1 / count, 1), 100)
     assert all(len(set(column)) == 100 for column in table.T)
 
 
 @pytest.mark.parametrize(("count", "refresh"), [(4, 0.1), (2, 0.5), (3, 1.0)])
 def test_a_view_that_was_given_up_never_comes_back(count, refresh):
-    table = seen(Views(FIRST, count, refresh, 1), 60)
+    table = seen(ViewSchedule(FIRST, count, refresh, 1), 60)
     for slot in range(count):
         assert (np.diff(table[slot::count], axis=0) >= 0).all()
     assert not {*table[0::count].flat} & {*table[1::count].flat}
@@ -77,7 +77,7 @@ def test_a_view_that_was_given_up_never_comes_back(count, refresh):
 
 @pytest.mark.parametrize("group", [1, 3, 32])
 def test_a_group_changes_as_one(group):
-    table = seen(Views(FIRST, 2, 0.3, group), 12)
+    table = seen(ViewSchedule(FIRST, 2, 0.3, group), 12)
     for start in range(0, len(EXAMPLES), group):
         members = table[:, start : start + group]
         assert (members == members[:, :1]).all()
@@ -85,7 +85,7 @@ def test_a_group_changes_as_one(group):
 
 
 def test_views_are_a_pure_function_of_example_and_epoch():
-    made, again = Views(FIRST, 3, 0.2, 4), Views(FIRST, 3, 0.2, 4)
+    made, again = ViewSchedule(FIRST, 3, 0.2, 4), ViewSchedule(FIRST, 3, 0.2, 4)
     order = np.random.default_rng(0).permutation(EXAMPLES)
     for epoch in (30, 4, 17, 3):  # in any order
         together = made(EXAMPLES, epoch)
@@ -96,7 +96,7 @@ def test_views_are_a_pure_function_of_example_and_epoch():
 def test_generations_are_those_of_exact_arithmetic():
     """floor(refresh e + u) in fractions; u is the float that a group has, exactly."""
     golden = (5**0.5 - 1) / 2
-    made = Views(FIRST, 2, 0.1, 1)
+    made = ViewSchedule(FIRST, 2, 0.1, 1)
     for epoch in range(0, 60, 7):
         got = made(EXAMPLES[:500], FIRST + epoch)
         for example, view in enumerate(got):
@@ -107,6 +107,6 @@ def test_generations_are_those_of_exact_arithmetic():
 
 def test_those_of_a_phase():
     phase = Phase("tune", views=4, refresh=0.25)
-    assert view_schedule.of_phase(phase, 4, FIRST, 8) == Views(FIRST, 4, 0.25, 8)
+    assert view_schedule.of_phase(phase, 4, FIRST, 8) == ViewSchedule(FIRST, 4, 0.25, 8)
     anew = view_schedule.of_phase(phase, None, FIRST, 8)
     assert np.array_equal(seen(anew, 3)[:, 0], [3, 4, 5])

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from engine.core.recipe import Phase
 from engine.frozen import precision, trunk, warmup
-from engine.frozen.precision import Program
+from engine.frozen.precision import ComputeMode
 from engine.models import freezing
 from tests.engine import small
 
@@ -24,7 +24,7 @@ def recipe(**changes):
 
 
 @pytest.fixture
-def specialised(monkeypatch) -> list[tuple[Program, str]]:
+def specialised(monkeypatch) -> list[tuple[ComputeMode, str]]:
     """What was made into programs, and on which thread."""
     made, real = [], trunk.specialise
 
@@ -37,7 +37,7 @@ def specialised(monkeypatch) -> list[tuple[Program, str]]:
 
 
 def compiled(classifier, phases=(PHASE,), **changes):
-    with warmup.meanwhile(classifier, recipe(**changes), phases) as found:
+    with warmup.compile_meanwhile(classifier, recipe(**changes), phases) as found:
         pass
     return found
 
@@ -47,10 +47,10 @@ def test_the_candidates_are_made_on_the_thread_and_given_out(specialised):
     programs = precision.candidates(recipe())
     found = compiled(classifier)
     assert specialised == [(program, "early") for program in programs]
-    make = found.make(PHASE, freezing.split(classifier, "head"))
+    make = found.make(PHASE, freezing.partition_model(classifier, "head"))
     for program in programs:
         assert make(program) is make(program)
-        expected = trunk.specialise(freezing.split(classifier, "head").trunk, program)
+        expected = trunk.specialise(freezing.partition_model(classifier, "head").trunk, program)
         np.testing.assert_array_equal(
             *(np.asarray(tf.cast(f(PIXELS)[0], tf.float32)) for f in (make(program), expected))
         )
@@ -59,8 +59,10 @@ def test_the_candidates_are_made_on_the_thread_and_given_out(specialised):
 
 def test_nothing_is_traced_for_the_batch_shape_any_more():
     classifier = small.network()
-    make = compiled(classifier, precision="float32").make(PHASE, freezing.split(classifier, "head"))
-    function = make(Program())
+    make = compiled(classifier, precision="float32").make(
+        PHASE, freezing.partition_model(classifier, "head")
+    )
+    function = make(ComputeMode())
     before = function.experimental_get_tracing_count()
     function(PIXELS)
     assert function.experimental_get_tracing_count() == before == 1
@@ -69,10 +71,10 @@ def test_nothing_is_traced_for_the_batch_shape_any_more():
 def test_they_are_given_out_once_since_weights_change_by_training(specialised):
     classifier = small.network()
     found = compiled(classifier, precision="float32")
-    split = freezing.split(classifier, "head")
-    first = found.make(PHASE, split)(Program())
+    split = freezing.partition_model(classifier, "head")
+    first = found.make(PHASE, split)(ComputeMode())
     classifier.model.weights[0].assign_add(tf.ones_like(classifier.model.weights[0]))
-    second = found.make(PHASE, split)(Program())
+    second = found.make(PHASE, split)(ComputeMode())
     assert not np.array_equal(first(PIXELS)[0], second(PIXELS)[0])
     assert [thread for _, thread in specialised] == ["early", "MainThread"]
 
@@ -80,8 +82,8 @@ def test_they_are_given_out_once_since_weights_change_by_training(specialised):
 def test_other_phases_and_programs_are_made_when_they_are_asked_for(specialised):
     classifier = small.network()
     found = compiled(classifier, precision="float32")
-    found.make(Phase("fine_tune"), freezing.split(classifier, "top"))(Program())
-    found.make(PHASE, freezing.split(classifier, "head"))(Program("mixed_bfloat16"))
+    found.make(Phase("fine_tune"), freezing.partition_model(classifier, "top"))(ComputeMode())
+    found.make(PHASE, freezing.partition_model(classifier, "head"))(ComputeMode("mixed_bfloat16"))
     assert [thread for _, thread in specialised] == ["early", "MainThread", "MainThread"]
 
 
@@ -103,11 +105,11 @@ def test_what_fails_there_is_made_anew(monkeypatch):
     monkeypatch.setattr(trunk, "specialise", fails_first)
     classifier = small.network()
     found = compiled(classifier, precision="float32")
-    found.make(PHASE, freezing.split(classifier, "head"))(Program())(PIXELS)
+    found.make(PHASE, freezing.partition_model(classifier, "head"))(ComputeMode())(PIXELS)
     assert len(calls) == 2
 
 
 def test_the_block_waits_for_the_thread_even_when_it_fails():
-    with pytest.raises(KeyError), warmup.meanwhile(small.network(), recipe(), (PHASE,)):
+    with pytest.raises(KeyError), warmup.compile_meanwhile(small.network(), recipe(), (PHASE,)):
         raise KeyError
     assert all(thread.name != "early" for thread in threading.enumerate())

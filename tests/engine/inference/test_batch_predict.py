@@ -1,4 +1,4 @@
-"""The program that many pictures are answered in: tried where it pays, sound, and none is lost."""
+"""The program that many images are answered in: tried where it pays, sound, and none is lost."""
 
 import dataclasses
 
@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from engine.evaluation import decision_rule
-from engine.evaluation.decision_rule import Rule
+from engine.evaluation.decision_rule import DecisionRule
 from engine.frozen import precision
-from engine.frozen.precision import FLOAT32, Program, Trial
+from engine.frozen.precision import FLOAT32, ComputeMode, PrecisionTrial
 from engine.inference import batch_predict, predict, predictor
 from tests.engine.saved_run import save
 
-HALF = Program("mixed_bfloat16")
+HALF = ComputeMode("mixed_bfloat16")
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)).astype(np.uint8)
 
 
@@ -34,14 +34,14 @@ def told(monkeypatch):
         found.append((programs, np.asarray(inputs)))
         for program in programs:
             make(program)
-        return [Trial(p, 100.0 * (n + 1), 0.01) for n, p in enumerate(programs)]
+        return [PrecisionTrial(p, 100.0 * (n + 1), 0.01) for n, p in enumerate(programs)]
 
     monkeypatch.setattr(precision, "programs", lambda: [FLOAT32, HALF])
     monkeypatch.setattr(precision, "trials", trials)
     return found
 
 
-def test_few_pictures_pay_for_no_trial(model, told):
+def test_few_images_pay_for_no_trial(model, told):
     for count in (1, batch_predict.WORTH_TRIALS - 1):
         found, rest = batch_predict.fastest(model, groups(), count, print)
         assert found is model
@@ -97,7 +97,7 @@ def test_plain_float32_is_the_model_as_it_is(model):
 
 
 def test_the_rule_is_kept(model):
-    asking = dataclasses.replace(model, rule=Rule(abstain=1.0))
+    asking = dataclasses.replace(model, rule=DecisionRule(abstain=1.0))
     for program in (FLOAT32, HALF):
         one = predictor.in_program(asking, program)
         (group,) = groups(1)

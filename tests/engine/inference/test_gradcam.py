@@ -18,8 +18,8 @@ QUICK = ("efficientnet_lite0", "resnet50_v2", "convnext_tiny")
 SIZES = {**dict.fromkeys(BACKBONES, 75), **FAMILIES}
 
 
-def pictures(side: int = small.SIDE) -> np.ndarray:
-    return small.pictures(side).astype(np.uint8)
+def random_images(side: int = small.SIDE) -> np.ndarray:
+    return small.smooth_images(side).astype(np.uint8)
 
 
 def lively(head_units: int = 0) -> classifier.Classifier:
@@ -42,7 +42,7 @@ def scaled(raw: np.ndarray) -> np.ndarray:
 
 def test_before_one_dense_layer_it_is_the_class_activation_map():
     """Zhou et al. 2016: the maps, weighted as the layer weights their means."""
-    made, images = lively(), pictures()
+    made, images = lively(), random_images()
     classes = np.arange(len(images)) % small.CLASSES
     kernel = made.head.kernel.numpy()[:, classes].T
     expected = scaled(np.einsum("bhwc,bc->bhw", maps_of(made, images), kernel))
@@ -55,7 +55,7 @@ def test_before_one_dense_layer_it_is_the_class_activation_map():
 
 def test_behind_a_hidden_layer_it_is_what_small_steps_say():
     """The hidden layer by hand, and each map moved a little, in float64."""
-    made, images = lively(head_units=5), pictures()
+    made, images = lively(head_units=5), random_images()
     maps, classes = maps_of(made, images).astype(np.float64), np.full(len(images), 2)
     weights = [v.numpy().astype(np.float64) for v in made.model.weights[-4:]]
 
@@ -72,7 +72,7 @@ def test_behind_a_hidden_layer_it_is_what_small_steps_say():
 
 
 def test_behind_a_hidden_layer_it_is_what_a_tape_says():
-    made, images = lively(head_units=5), pictures()
+    made, images = lively(head_units=5), random_images()
     above = keras.Model(made.stages["top"], made.model.outputs[0])
     maps = tf.constant(maps_of(made, images))
     with tf.GradientTape() as tape:
@@ -86,11 +86,11 @@ def test_behind_a_hidden_layer_it_is_what_a_tape_says():
 def test_where_nothing_speaks_for_a_class_all_is_0():
     made = lively()
     made.head.kernel.assign(-np.abs(made.head.kernel.numpy()))
-    found = gradcam.make(made)(pictures(), np.zeros(8, int))
+    found = gradcam.make(made)(random_images(), np.zeros(8, int))
     assert np.array_equal(found, np.zeros_like(found))
 
 
-def test_it_is_traced_once_for_any_number_of_pictures(monkeypatch):
+def test_it_is_traced_once_for_any_number_of_images(monkeypatch):
     traces, made = [], lively()
     plain = gradcam.fold
 
@@ -99,7 +99,7 @@ def test_it_is_traced_once_for_any_number_of_pictures(monkeypatch):
         return lambda inputs: (traces.append(inputs.shape), forward(inputs))[1]
 
     monkeypatch.setattr(gradcam, "fold", counted)
-    heat, images = gradcam.make(made), pictures()
+    heat, images = gradcam.make(made), random_images()
     alone = np.concatenate([heat(images[n : n + 1], [n % 3]) for n in range(8)])
     np.testing.assert_allclose(heat(images, np.arange(8) % 3), alone, atol=1e-5)
     assert len(traces) == 1
@@ -115,7 +115,7 @@ def test_any_backbone_can_be_looked_into(name, head_units):
     recipe = small.recipe(backbone=name, image_size=(side, side), head_units=head_units)
     made = classifier.build(recipe, 3)
     small.enliven(made.model)
-    found = gradcam.make(made)(pictures(side)[:2], [0, 2])
+    found = gradcam.make(made)(random_images(side)[:2], [0, 2])
     assert found.shape[0] == 2
     for heat in found:
         assert heat.min() >= 0
@@ -144,7 +144,7 @@ def photographs(folder, count: int) -> np.ndarray:
 
 
 def test_heat_follows_the_animal(cats_dogs):
-    """Of a cat above a dog in one picture: more of it is on the cat where a cat is asked for.
+    """Of a cat above a dog in one image: more of it is on the cat where a cat is asked for.
 
     Asked is the ImageNet network: 281 is the tabby cat, 207 the golden retriever.
     """
@@ -170,7 +170,7 @@ def test_an_overlay_is_blue_where_it_is_cold_and_yellow_where_it_is_hot():
     assert np.all(np.diff(light) >= -2), "smoothly from one to the other"
 
 
-def test_an_overlay_shows_the_picture_too():
+def test_an_overlay_shows_the_image_too():
     image = np.zeros((8, 8, 3), np.uint8)
     image[:, 4:] = 255
     found = gradcam.overlay(image, np.zeros((2, 2)))

@@ -1,4 +1,4 @@
-"""Answers for single pictures: order, batches of one shape, problems that stop nobody."""
+"""Answers for single images: order, batches of one shape, problems that stop nobody."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from engine.inference import predict as prediction
 from engine.inference import predictor
-from pipelines.predict.image_stream import Stream
+from pipelines.predict.image_stream import ImageStream
 
 CLASSES = ("red", "green", "blue")
 ADMIRAL = Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")
@@ -28,15 +28,15 @@ class Colours:
         return tf.constant(light / light.sum(-1, keepdims=True))
 
 
-def picture(*colour) -> np.ndarray:
+def plain_image(*colour) -> np.ndarray:
     return np.broadcast_to(np.array(colour, np.uint8), (4, 5, 3))
 
 
 SEEN = [
-    ("a", picture(60, 30, 10), None),
+    ("a", plain_image(60, 30, 10), None),
     ("b", None, "truncated or damaged JPEG"),
-    ("c", picture(10, 20, 70), None),
-    ("d", picture(10, 70, 20), None),
+    ("c", plain_image(10, 20, 70), None),
+    ("d", plain_image(10, 70, 20), None),
     ("e", None, "empty file"),
 ]
 
@@ -85,8 +85,8 @@ def test_images_are_there_where_they_are_wanted():
 
 
 def test_where_the_network_gives_no_number_there_is_no_answer():
-    """As float16 does where something in it is above 65,504; the others keep their pictures."""
-    black = ("black", picture(0, 0, 0), None)
+    """As float16 does where something in it is above 65,504; the others keep their images."""
+    black = ("black", plain_image(0, 0, 0), None)
     colours = Colours()
     with np.errstate(invalid="ignore"):
         seen = groups([SEEN[1], black, SEEN[0]], 3)
@@ -104,7 +104,7 @@ def test_nothing_but_problems_needs_no_model():
     assert colours.shapes == []
 
 
-def test_no_pictures_give_no_answers():
+def test_no_images_give_no_answers():
     assert list(prediction.predict(Colours().model, [], 4, 3)) == []
 
 
@@ -112,7 +112,7 @@ def test_imagenets_own_classes_name_what_a_photograph_shows():
     model = predictor.from_imagenet("efficientnet_lite0")
     assert len(model.classes) == 1000
     assert model.image_size == (224, 224)
-    read = Stream([str(ADMIRAL), "gone.jpg"], model.image_size, model.resize, 2).groups(3)
+    read = ImageStream([str(ADMIRAL), "gone.jpg"], model.image_size, model.resize, 2).groups(3)
     admiral, gone = prediction.predict(model, read, 3, 5)
     assert "military uniform" in [name for name, _ in admiral.labels]
     chances = [chance for _, chance in admiral.labels]

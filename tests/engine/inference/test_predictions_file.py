@@ -12,19 +12,21 @@ import pytest
 
 from engine.core.errors import UserError
 from engine.inference import predictions_file
-from engine.inference.predict import NO_NUMBER, Answer
-from engine.inference.predictions_file import AnswerFile, Order, begun
+from engine.inference.predict import NO_NUMBER, Prediction
+from engine.inference.predictions_file import PredictionsFile, PredictionsRequest, begun
 from engine.inference.predictions_format import FORMATS, Row
 
 BATCH = 3
 STRETCH = 7
 PLACES = tuple(f'{n}\n,".jpg' for n in range(11))
-ORDER = Order({"best.npz": "abc"}, ("pictures",), {"top": 1, "precision": "auto"}, PLACES)
+ORDER = PredictionsRequest(
+    {"best.npz": "abc"}, ("images",), {"top": 1, "precision": "auto"}, PLACES
+)
 PROGRAM = {"policy": "float32", "xla": False}
 BAD = {0, 4, 5, 10}
 
 
-def answers(first: int) -> list[Answer]:
+def answers(first: int) -> list[Prediction]:
     """Those from place `first` on; what they are depends on who shares their batch of sound ones.
 
     As answers of a network may, in the last bit.
@@ -34,18 +36,18 @@ def answers(first: int) -> list[Answer]:
         if number % STRETCH == 0:
             company = []
         if number in BAD:
-            found.append(Answer(place, problem="empty\nfile"))
+            found.append(Prediction(place, problem="empty\nfile"))
             continue
         company = [*company, number] if len(company) < BATCH else [number]
         share = 1 / (number + 1 + company[0] / 7)
-        found.append(Answer(place, (("cat", share),), "cat"))
+        found.append(Prediction(place, (("cat", share),), "cat"))
     return found
 
 
-def go_on(path: Path, rows: int | None = None) -> AnswerFile:
+def go_on(path: Path, rows: int | None = None) -> PredictionsFile:
     """Begins or goes on, and writes so many rows, or all with the end."""
     found = begun(path, ORDER, overwrite=False)
-    with AnswerFile(path, found or ORDER, BATCH, STRETCH, going_on=bool(found)) as file:
+    with PredictionsFile(path, found or ORDER, BATCH, STRETCH, going_on=bool(found)) as file:
         if not found:
             file.begin(PROGRAM)
         lacking = answers(file.tally.rows)
@@ -80,7 +82,7 @@ def test_it_is_whole_and_says_beside_it_what_it_was_made_with(path):
     assert path.read_bytes() == form.head(1) + form.rows(answers(0), 1)
     made = json.loads(path.with_name(f"{path.name}.json").read_text())
     assert made["program"] == PROGRAM
-    assert (made["pictures"], made["unreadable"]) == (11, 4)
+    assert (made["images"], made["unreadable"]) == (11, 4)
     assert file.tally.first == tuple(Row(PLACES[n], "empty\nfile") for n in sorted(BAD))
 
 
@@ -116,32 +118,32 @@ def test_what_a_crash_left_behind_does_not_pass_for_rows(path, rubbish):
 def test_it_goes_on_after_the_last_full_batch(path):
     """Rows 0 to 5 and the first of the next batch: the batch is made anew as a whole."""
     go_on(path, 6)
-    with AnswerFile(path, begun(path, ORDER, False), BATCH, STRETCH, going_on=True) as file:
+    with PredictionsFile(path, begun(path, ORDER, False), BATCH, STRETCH, going_on=True) as file:
         assert file.tally.rows == 6  # bad 0, sound 1 2 3, bad 4 5
         assert file.tally.unread == 3
 
 
 def test_it_goes_on_at_the_end_of_a_stretch_however_full_the_batch_was(path):
     go_on(path, 9)
-    with AnswerFile(path, begun(path, ORDER, False), BATCH, STRETCH, going_on=True) as file:
+    with PredictionsFile(path, begun(path, ORDER, False), BATCH, STRETCH, going_on=True) as file:
         assert file.tally.rows == 7  # a batch that is row 6 alone
 
 
 @pytest.mark.parametrize(("written", "kept"), [(2, 1), (5, 5)])
-def test_a_picture_that_there_is_no_number_for_was_one_of_its_batch(path, written, kept):
+def test_a_image_that_there_is_no_number_for_was_one_of_its_batch(path, written, kept):
     """Else those after it would have other company than where nothing came between."""
     rows = answers(0)[:written]
-    rows[1] = Answer(PLACES[1], problem=NO_NUMBER)
-    with AnswerFile(path, ORDER, BATCH, STRETCH, going_on=False) as file:
+    rows[1] = Prediction(PLACES[1], problem=NO_NUMBER)
+    with PredictionsFile(path, ORDER, BATCH, STRETCH, going_on=False) as file:
         file.begin(PROGRAM)
         file.add(rows)
-    with AnswerFile(path, begun(path, ORDER, False), BATCH, STRETCH, going_on=True) as file:
+    with PredictionsFile(path, begun(path, ORDER, False), BATCH, STRETCH, going_on=True) as file:
         assert file.tally.rows == kept
 
 
 def test_all_rows_and_no_end_is_only_brought_to_its_end(path):
     go_on(path, 11)
-    with AnswerFile(path, begun(path, ORDER, False), BATCH, STRETCH, going_on=True) as file:
+    with PredictionsFile(path, begun(path, ORDER, False), BATCH, STRETCH, going_on=True) as file:
         assert file.tally.rows == 11
 
 
@@ -203,18 +205,18 @@ def test_a_folder_and_a_place_that_is_none_are_refused(path, tmp_path):
     with pytest.raises(UserError, match="is no regular file"):
         begun(pipe, ORDER, overwrite=True)
     with pytest.raises(UserError, match=r"can't be written \(No such file or directory\)"):
-        AnswerFile(tmp_path / "gone" / path.name, ORDER, BATCH, STRETCH, going_on=False)
+        PredictionsFile(tmp_path / "gone" / path.name, ORDER, BATCH, STRETCH, going_on=False)
 
 
 def test_overwriting_can_be_gone_on_with_and_leaves_the_old_until_the_end(path):
     path.write_text("old")
     order = dataclasses.replace(ORDER, replaces=True)
-    with AnswerFile(path, order, BATCH, STRETCH, going_on=False) as file:
+    with PredictionsFile(path, order, BATCH, STRETCH, going_on=False) as file:
         file.begin(PROGRAM)
         file.add(answers(0)[:6])
     assert path.read_text() == "old"
     found = begun(path, ORDER, overwrite=False)
-    with AnswerFile(path, found, BATCH, STRETCH, going_on=True) as file:
+    with PredictionsFile(path, found, BATCH, STRETCH, going_on=True) as file:
         assert file.tally.rows == 6
         file.add(answers(6))
         file.finish()
@@ -224,7 +226,7 @@ def test_overwriting_can_be_gone_on_with_and_leaves_the_old_until_the_end(path):
 @pytest.mark.parametrize("left", ["mine", None])
 def test_what_came_to_lie_there_meanwhile_is_not_written_over(path, left):
     """A file, or a link to one that is yet to be."""
-    with AnswerFile(path, ORDER, BATCH, STRETCH, going_on=False) as file:
+    with PredictionsFile(path, ORDER, BATCH, STRETCH, going_on=False) as file:
         file.begin(PROGRAM)
         file.add(answers(0))
         path.write_text(left) if left else path.symlink_to("gone")
@@ -241,16 +243,16 @@ def test_a_part_lasts_until_what_takes_its_place_begins(path):
     go_on(path, 6)
     part = path.with_name(f"{path.name}.part")
     rows = part.read_bytes()
-    with AnswerFile(path, ORDER, BATCH, STRETCH, going_on=False):
+    with PredictionsFile(path, ORDER, BATCH, STRETCH, going_on=False):
         assert part.read_bytes() == rows
     assert part.read_bytes() == rows
-    with AnswerFile(path, ORDER, BATCH, STRETCH, going_on=False) as file:
+    with PredictionsFile(path, ORDER, BATCH, STRETCH, going_on=False) as file:
         file.begin(PROGRAM)
         assert part.read_bytes() == FORMATS[path.suffix].head(1)
 
 
 def test_of_what_failed_before_it_began_nothing_is_left(path):
-    with AnswerFile(path, ORDER, BATCH, STRETCH, going_on=False):
+    with PredictionsFile(path, ORDER, BATCH, STRETCH, going_on=False):
         pass
     assert not names(path)
 
@@ -263,10 +265,10 @@ def test_an_order_without_its_part_is_no_beginning(path):
 
 
 def test_one_process_at_a_time(path):
-    with AnswerFile(path, ORDER, BATCH, STRETCH, going_on=False) as file:
+    with PredictionsFile(path, ORDER, BATCH, STRETCH, going_on=False) as file:
         file.begin(PROGRAM)
         with pytest.raises(UserError, match="another process is at work there"):
-            AnswerFile(path, ORDER, BATCH, STRETCH, going_on=False)
+            PredictionsFile(path, ORDER, BATCH, STRETCH, going_on=False)
         file.add(answers(0)[:6])
     go_on(path)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engine.core.errors import UserError
-from engine.inference.predict import Answer
+from engine.inference.predict import Prediction
 from engine.inference.predictions_format import FORMATS, Row, of_path
 
 ODD = (
@@ -17,9 +17,9 @@ ODD = (
     os.fsdecode(b"\xff\xfe.jpg"), "\\udcff.jpg", "\u2028.jpg", "=1+1.jpg", "-rf.png", "@x", "+1",
     "\tx", "", " ", "https://a.org/b?c=1,2", '"', '""\n"',
 )  # fmt: skip
-GOOD = Answer("a.jpg", (("cat", 0.75), ("dog", 0.25)), "cat")
-UNSURE = Answer("b.jpg", (("dog", 0.5), ("cat", 0.5)), None)
-BAD = Answer("c.jpg", problem="empty file")
+GOOD = Prediction("a.jpg", (("cat", 0.75), ("dog", 0.25)), "cat")
+UNSURE = Prediction("b.jpg", (("dog", 0.5), ("cat", 0.5)), None)
+BAD = Prediction("c.jpg", problem="empty file")
 
 
 def of_csv(data: bytes) -> list[dict]:
@@ -32,7 +32,7 @@ def whole(name: str, answers, top: int) -> bytes:
     return form.head(top) + form.rows(answers, top)
 
 
-def test_csv_has_a_row_for_each_picture():
+def test_csv_has_a_row_for_each_image():
     rows = of_csv(whole(".csv", [GOOD, UNSURE, BAD], 2))
     pairs = ("label_1", "probability_1", "label_2", "probability_2")
     assert list(rows[0]) == ["path", "decision", *pairs, "problem"]
@@ -69,7 +69,7 @@ def test_json_lines_have_one_each():
 @pytest.mark.parametrize("name", FORMATS)
 def test_probabilities_are_float32_to_the_bit_in_few_digits(name):
     shares = np.random.default_rng(0).random(500, np.float32) ** 8
-    answers = [Answer("a", (("x", float(share)),), "x") for share in shares]
+    answers = [Prediction("a", (("x", float(share)),), "x") for share in shares]
     data = whole(name, answers, 1)
     found = (
         [row["probability_1"] for row in of_csv(data)]
@@ -83,8 +83,8 @@ def test_probabilities_are_float32_to_the_bit_in_few_digits(name):
 @pytest.mark.parametrize("name", FORMATS)
 def test_rows_are_read_again_whatever_the_name(name):
     form = FORMATS[name]
-    answers = [Answer(path, (("x", 0.5),), "x") for path in ODD]
-    answers += [Answer(path, problem='a "quoted",\nreason') for path in ODD]
+    answers = [Prediction(path, (("x", 0.5),), "x") for path in ODD]
+    answers += [Prediction(path, problem='a "quoted",\nreason') for path in ODD]
     file = io.BytesIO(form.rows(answers, 1))
     rows = [form.read(line) for line in form.lines(file)]
     assert rows == [Row(form.name(one.path), one.problem or "") for one in answers]
@@ -92,7 +92,7 @@ def test_rows_are_read_again_whatever_the_name(name):
 
 def test_names_that_are_no_utf_8_survive():
     name = b"\xff\xfe\x80 \xc3\xa4.jpg"
-    answer = Answer(os.fsdecode(name), (("x", 0.5),), "x")
+    answer = Prediction(os.fsdecode(name), (("x", 0.5),), "x")
     (row,) = of_csv(whole(".csv", [answer], 1))
     assert os.fsencode(row["path"]) == name
     text = whole(".jsonl", [answer], 1).decode("utf-8")  # which is strict
@@ -101,7 +101,7 @@ def test_names_that_are_no_utf_8_survive():
 
 def test_no_name_is_a_formula_to_a_spreadsheet():
     """Nor where it parts cells at semicolons: all text is in quotes."""
-    data = FORMATS[".csv"].rows([Answer(path, (("x", 0.5),), "x") for path in ODD], 1)
+    data = FORMATS[".csv"].rows([Prediction(path, (("x", 0.5),), "x") for path in ODD], 1)
     for row in csv.reader(io.StringIO(data.decode("utf-8", "surrogateescape"), newline="")):
         assert not row[0].startswith(("=", "+", "-", "@", "\t", "\r"))
     assert b'"./=1+1.jpg"' in data, "another name of the same file"
@@ -110,14 +110,14 @@ def test_no_name_is_a_formula_to_a_spreadsheet():
 
 def test_nor_is_a_label():
     labels = (("=cmd|' /C calc'!A0", 0.5), ("-1", 0.3))
-    (row,) = of_csv(whole(".csv", [Answer("a.jpg", labels, labels[0][0])], 2))
+    (row,) = of_csv(whole(".csv", [Prediction("a.jpg", labels, labels[0][0])], 2))
     assert row["label_1"] == row["decision"] == "'=cmd|' /C calc'!A0"
     assert row["label_2"] == "-1"
 
 
 def test_what_is_torn_is_no_row():
     for form in FORMATS.values():
-        whole_row = form.rows([Answer('a"\n.jpg', (("x", 0.5),), "x")], 1)
+        whole_row = form.rows([Prediction('a"\n.jpg', (("x", 0.5),), "x")], 1)
         for end in range(len(whole_row)):
             assert list(form.lines(io.BytesIO(whole_row[:end]))) in ([], [whole_row[:end]])
             for line in form.lines(io.BytesIO(whole_row[:end])):

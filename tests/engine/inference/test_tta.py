@@ -10,8 +10,8 @@ import tensorflow as tf
 from engine.core.call_syntax import parse_calls
 from engine.core.errors import UserError
 from engine.evaluation import decision_rule
-from engine.evaluation.decision_rule import Rule
-from engine.evaluation.evaluate import collect, evaluate
+from engine.evaluation.decision_rule import DecisionRule
+from engine.evaluation.evaluate import collect_predictions, evaluate
 from engine.inference import tta
 from engine.runtime import stateless_random
 from engine.training import steps
@@ -35,7 +35,7 @@ def chances(model, pixels, temperature) -> np.ndarray:
 
 
 def drawn(batch, number: int) -> tf.Tensor:
-    """The pictures by view `number`, each on its own."""
+    """The images by view `number`, each on its own."""
     rows = []
     for image, example in zip(batch.inputs, batch.examples, strict=True):
         numbers = stateless_random.uniform(
@@ -55,24 +55,24 @@ def measured(model, batch, kind, temperature: float = 1.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_flip_is_the_mean_over_the_picture_and_its_mirror_image(temperature):
+def test_flip_is_the_mean_over_the_image_and_its_mirror_image(temperature):
     model, batch = network(), small.batch()
     images = batch.inputs.numpy()
     pair = [chances(model, seen, temperature) for seen in (images, images[:, :, ::-1])]
     assert np.abs(pair[0] - pair[1]).max() > 0.05, "else nothing was averaged"
     found = decision_rule.probabilities(
-        Rule(temperature), measured(model, batch, tta.FLIP, temperature)
+        DecisionRule(temperature), measured(model, batch, tta.FLIP, temperature)
     )
     np.testing.assert_allclose(found, np.mean(pair, 0), atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [2, 5])
-def test_several_are_the_picture_and_draws_of_its_own_augmentation(count):
+def test_several_are_the_image_and_draws_of_its_own_augmentation(count):
     model, batch = network(), small.batch()
     each = [chances(model, batch.inputs, 0.7)]
     each += [chances(model, drawn(batch, number), 0.7) for number in range(1, count)]
     assert np.std(each, 0).max() > 0.02
-    found = decision_rule.probabilities(Rule(0.7), measured(model, batch, count, 0.7))
+    found = decision_rule.probabilities(DecisionRule(0.7), measured(model, batch, count, 0.7))
     np.testing.assert_allclose(found, np.mean(each, 0), atol=1e-4)
 
 
@@ -101,17 +101,17 @@ def test_an_evaluation_goes_over_all_examples_and_is_traced_once(monkeypatch):
         return lambda inputs: (traces.append(inputs.shape), forward(inputs))[1]
 
     monkeypatch.setattr(tta, "fold", counted)
-    model, feed = network(), small.feed(count=10)
+    model, feed = network(), small.data_loader(count=10)
     step = tta.make_eval_step(model, 1.0, tta.views(3, CHANGES, SEED))
     found = evaluate(step, tta.numbered(feed.once("train")), small.CLASSES)
     assert found.count == 10
     assert len(traces) == 1
-    answers = collect(step, tta.numbered(feed.once("train")), feed.classes)
+    answers = collect_predictions(step, tta.numbered(feed.once("train")), feed.classes)
     assert answers.evaluation().loss == pytest.approx(found.loss, rel=1e-5)
 
 
 def test_alike_views_change_nothing():
-    """Flipped pictures that are their own mirror image: the model's logits, but for a constant."""
+    """Flipped images that are their own mirror image: the model's logits, but for a constant."""
     model, batch = network(), small.batch()
     images = tf.concat([batch.inputs[:, :, :4], batch.inputs[:, :, 3::-1]], 2)
     batch = batch._replace(inputs=images)

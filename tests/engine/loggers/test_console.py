@@ -13,10 +13,10 @@ from rich.console import Console
 from engine.core.recipe import Phase
 from engine.evaluation.evaluate import Evaluation
 from engine.loggers import console
-from engine.loggers.base import Moment
-from engine.loggers.console import Terminal, describe, duration
+from engine.loggers.base import StepMetrics
+from engine.loggers.console import ConsoleLogger, describe, duration
 
-MOMENT = Moment(
+MOMENT = StepMetrics(
     phase=Phase("tune", epochs=3), epoch=2, step=70, step_of_epoch=20, steps_per_epoch=50,
     steps_left=80, batch_size=32, loss=0.51234, accuracy=0.875, learning_rate=1e-3,
     images_per_second=40.0, wait_fraction=0.25,
@@ -29,13 +29,13 @@ ROW = {
 EVALUATION = Evaluation(0.25, np.eye(2, dtype=np.int64))
 
 
-def terminal(live: bool = False, width: int = 80) -> tuple[Terminal, io.StringIO]:
+def terminal(live: bool = False, width: int = 80) -> tuple[ConsoleLogger, io.StringIO]:
     out = io.StringIO()
-    return Terminal(Console(file=out, force_terminal=live, width=width, highlight=False)), out
+    return ConsoleLogger(Console(file=out, force_terminal=live, width=width, highlight=False)), out
 
 
 def test_a_moment_in_words():
-    """80 steps of 32 pictures at 40 a second are 64 seconds."""
+    """80 steps of 32 images at 40 a second are 64 seconds."""
     assert describe(MOMENT) == (
         "tune epoch 2/3, step 20/50: 40 images/s, 25% waiting for data, "
         "loss 0.5123, accuracy 87.50%, 1 min 4 s left in phase"
@@ -66,7 +66,7 @@ class OnFullDisk(io.StringIO):
 def test_an_output_that_can_not_be_written_ends_no_run(live):
     out = OnFullDisk()
     out.full = False
-    with Terminal(Console(file=out, force_terminal=live, width=200)) as watch:
+    with ConsoleLogger(Console(file=out, force_terminal=live, width=200)) as watch:
         out.full = True
         watch.note("lost, perhaps")
         watch.step(MOMENT)

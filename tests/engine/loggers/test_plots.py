@@ -1,4 +1,4 @@
-"""Pictures for people: each is a PNG that Pillow reads and that shows what it was given."""
+"""Images for people: each is a PNG that Pillow reads and that shows what it was given."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from engine.loggers import plots
-from engine.loggers.plots import Shown
+from engine.loggers.plots import PlottedPrediction
 
 ODD = ("a$b$c{", "$\\frac$", "täglich")  # what matplotlib would read as a formula
 RED = np.full((30, 40, 3), (250, 10, 20), np.uint8)
@@ -18,7 +18,7 @@ RED = np.full((30, 40, 3), (250, 10, 20), np.uint8)
 
 @pytest.fixture
 def drawn(monkeypatch) -> list:
-    """The figures behind the pictures, as they are drawn."""
+    """The figures behind the images, as they are drawn."""
     figures = []
     png = plots._png
 
@@ -85,9 +85,9 @@ def test_what_can_not_be_read_is_not_written(drawn, classes, named, counted):
     assert bool(axes.texts) == counted
 
 
-def test_a_prediction_is_the_picture_beside_its_bars(drawn):
+def test_a_prediction_is_the_image_beside_its_bars(drawn):
     labels = [("crane", 0.6), ("crane", 0.3), ("other", 0.1)]
-    plots.predictions([Shown("a.jpg", RED, labels)])
+    plots.predictions([PlottedPrediction("a.jpg", RED, labels)])
     left, right = drawn[0].axes
     np.testing.assert_array_equal(left.images[0].get_array(), RED)
     assert (left.get_title(), right.get_title()) == ("a.jpg", "")
@@ -97,10 +97,10 @@ def test_a_prediction_is_the_picture_beside_its_bars(drawn):
     assert heights == sorted(heights, reverse=True), "the first stands on top"
 
 
-def test_an_explanation_stands_between_the_picture_and_its_bars(drawn):
+def test_an_explanation_stands_between_the_image_and_its_bars(drawn):
     labels = [("cat", 0.7), ("dog", 0.3)]
-    first = Shown("a.jpg", RED, labels, "dog", (255 - RED, "dog"))
-    plots.predictions([first, Shown("b.jpg", RED, labels, "uncertain", (RED, "cat"))])
+    first = PlottedPrediction("a.jpg", RED, labels, "dog", (255 - RED, "dog"))
+    plots.predictions([first, PlottedPrediction("b.jpg", RED, labels, "uncertain", (RED, "cat"))])
     axes = drawn[0].axes
     assert [one.get_title() for one in axes] == [
         *("a.jpg", "what speaks for dog", "-> dog"),
@@ -115,11 +115,11 @@ def test_an_explanation_stands_between_the_picture_and_its_bars(drawn):
 @pytest.mark.parametrize("seen", [False, True])
 @pytest.mark.parametrize("shape", [(30, 40), (10, 300), (300, 10)])
 def test_long_names_are_shortened_and_keep_to_their_column(drawn, seen, shape):
-    """Where they are drawn, whatever the picture's shape; their ends are what tells them apart."""
+    """Where they are drawn, whatever the image's shape; their ends are what tells them apart."""
     image = np.zeros([*shape, 3], np.uint8)
     path, name = "/first/" + "folder/" * 40 + "last.jpg", "begin " + "of a long name " * 20 + "end"
     labels, speaks = [(name, 0.9), ("red", 0.1)], (image, name) if seen else None
-    plots.predictions([Shown(path, image, labels, name, speaks)] * 2)
+    plots.predictions([PlottedPrediction(path, image, labels, name, speaks)] * 2)
     figure = drawn[0]
     axes = figure.axes[: 3 if seen else 2]
     boxes = [one.title.get_window_extent() for one in axes]
@@ -138,29 +138,29 @@ def test_long_names_are_shortened_and_keep_to_their_column(drawn, seen, shape):
 
 
 def test_a_sheet_has_rows_of_eight(drawn):
-    shown = pixels(plots.sheet(np.stack([RED] * 10), [f"red {n}" for n in range(10)]))
+    shown = pixels(plots.image_grid(np.stack([RED] * 10), [f"red {n}" for n in range(10)]))
     assert [axes.get_title() for axes in drawn[0].axes] == [f"red {n}" for n in range(10)]
     assert len({round(axes.get_position().y0, 3) for axes in drawn[0].axes}) == 2
     share = np.all(shown == RED[0, 0], axis=-1).mean()
-    assert share > 0.2, "the pictures' own colour is on the sheet"
+    assert share > 0.2, "the images' own colour is on the sheet"
 
 
 def test_names_are_names_and_no_formulas():
     labels = [(name, 0.25) for name in ODD]
     pixels(plots.confusion(np.eye(3, dtype=int), ODD))
-    pixels(plots.predictions([Shown(ODD[0], RED, labels, ODD[1], (RED, ODD[2]))]))
-    pixels(plots.sheet(np.stack([RED] * 3), ODD))
+    pixels(plots.predictions([PlottedPrediction(ODD[0], RED, labels, ODD[1], (RED, ODD[2]))]))
+    pixels(plots.image_grid(np.stack([RED] * 3), ODD))
     pixels(plots.history(rows("tune"), ["tune"]))
 
 
-def test_there_are_never_more_pictures_than_a_png_holds(drawn, monkeypatch):
+def test_there_are_never_more_images_than_a_png_holds(drawn, monkeypatch):
     """The largest plot stays below 2**16 pixels on a side; smaller ones show that it is cut."""
     assert 3.2 * 100 * plots.MOST < 2**16
     monkeypatch.setattr(plots, "MOST", 3)
-    plots.predictions([Shown("a.jpg", RED, [("red", 1.0)])] * 5)
-    plots.sheet(np.stack([RED] * 5), ["red"] * 5)
+    plots.predictions([PlottedPrediction("a.jpg", RED, [("red", 1.0)])] * 5)
+    plots.image_grid(np.stack([RED] * 5), ["red"] * 5)
     assert [len(figure.axes) for figure in drawn] == [6, 3]
 
 
-def test_a_plot_of_nothing_is_an_empty_picture():
+def test_a_plot_of_nothing_is_an_empty_image():
     assert pixels(plots.predictions([])).min() == 255

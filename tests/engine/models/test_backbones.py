@@ -54,7 +54,7 @@ def test_a_weight_file_of_keras_is_loaded(name, kind, tmp_path):
     theirs.save_weights(file)
     # EfficientNet's own scaling, which ours is without, only divides where nothing adapted it.
     factor = 255 if kind == "EfficientNetB0" else 1
-    pixels = small.pictures(SHAPE[0])[:3]
+    pixels = small.smooth_images(SHAPE[0])[:3]
     expected = np.array(theirs(pixels, training=False))
     largest = np.abs(expected).max()
     _, features = outcome(name, file, pixels / factor)

@@ -30,7 +30,7 @@ def apart(one, other) -> float:
 def test_folded_equals_unfolded_with_lively_statistics(name):
     model = build(name).model
     small.enliven(model)
-    pixels = small.pictures(model.input.shape[1])
+    pixels = small.smooth_images(model.input.shape[1])
     assert apart(batchnorm_folding.fold(model)(pixels), model(pixels, training=False)) < 1e-4
     if name in COUNTS:
         assert len(batchnorm_folding.foldable(model)) == COUNTS[name]
@@ -39,7 +39,7 @@ def test_folded_equals_unfolded_with_lively_statistics(name):
 def test_kernel_scale_and_offset_get_the_same_gradients():
     made = small.network()
     small.enliven(made.model)
-    pixels = tf.constant(small.pictures(small.SIDE))
+    pixels = tf.constant(small.smooth_images(small.SIDE))
     variables = [variable.value for variable in made.model.trainable_variables]
 
     def gradients(model):
@@ -55,7 +55,7 @@ def test_kernel_scale_and_offset_get_the_same_gradients():
 def test_a_change_of_a_variable_is_seen_at_once():
     made = small.network()
     folded = tf.function(batchnorm_folding.fold(made.model))
-    pixels = tf.constant(small.pictures(small.SIDE))
+    pixels = tf.constant(small.smooth_images(small.SIDE))
     before = folded(pixels)
     made.model.get_layer("low_norm").gamma.assign_add(tf.ones([4]))
     assert apart(folded(pixels), before) > 1e-3
@@ -76,7 +76,7 @@ def test_what_can_not_be_folded_exactly_is_left():
     model = keras.Model(pixels, sum_of_both)
     small.enliven(model)
     assert batchnorm_folding.foldable(model) == []
-    images = small.pictures(8)
+    images = small.smooth_images(8)
     np.testing.assert_array_equal(
         batchnorm_folding.fold(model)(images), model(images, training=False)
     )

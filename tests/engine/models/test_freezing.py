@@ -50,7 +50,7 @@ def family(request):
 
 
 def pixels_for(net: classifier.Classifier) -> np.ndarray:
-    return small.pictures(net.model.inputs[0].shape[1])[:3]
+    return small.smooth_images(net.model.inputs[0].shape[1])[:3]
 
 
 def below(trunk: keras.Model, pixels: np.ndarray) -> list[np.ndarray]:
@@ -63,8 +63,10 @@ def above(tail: keras.Model | None, boundary: list) -> np.ndarray:
     return np.array(boundary[0] if tail is None else tail(boundary, training=False))
 
 
-def agrees(net: classifier.Classifier, cut: freezing.Split, tolerance: float = 1e-4) -> None:
-    """To rounding, against the largest logit; the logits of the three pictures differ by more."""
+def agrees(
+    net: classifier.Classifier, cut: freezing.ModelPartition, tolerance: float = 1e-4
+) -> None:
+    """To rounding, against the largest logit; the logits of the three images differ by more."""
     pixels = pixels_for(net)
     expected = np.array(net.model(pixels, training=False))
     result = np.array(cut.head(above(cut.tail, below(cut.trunk, pixels))))
@@ -75,7 +77,7 @@ def agrees(net: classifier.Classifier, cut: freezing.Split, tolerance: float = 1
 def test_trunk_tail_and_head_make_the_model(family):
     name, net = family
     for trainable in ("head", "all", BACKBONES[name].opened):
-        agrees(net, freezing.split(net, trainable))
+        agrees(net, freezing.partition_model(net, trainable))
 
 
 @pytest.mark.slow
@@ -83,14 +85,16 @@ def test_so_they_do_at_the_first_the_middle_and_the_last_stage(family):
     _, net = family
     stages = list(net.stages)
     for place in (0, len(stages) // 2, -1):
-        agrees(net, freezing.split(net, stages[place]))
+        agrees(net, freezing.partition_model(net, stages[place]))
 
 
 def test_only_where_all_is_open_there_is_nothing_frozen(family):
     name, net = family
-    frozen = [freezing.split(net, place).frozen for place in ("head", BACKBONES[name].opened)]
+    frozen = [
+        freezing.partition_model(net, place).frozen for place in ("head", BACKBONES[name].opened)
+    ]
     assert frozen == [True, True]
-    assert not freezing.split(net, "all").frozen
+    assert not freezing.partition_model(net, "all").frozen
 
 
 def test_the_default_stage_exists(family):
@@ -102,7 +106,9 @@ def test_the_lower_the_cut_the_more_is_trained(family):
     _, net = family
     stages = list(net.stages)
     some = [*stages[:: len(stages) // 3], "head"]
-    cuts = [{id(v) for v in freezing.split(net, place).variables} for place in ["all", *some]]
+    cuts = [
+        {id(v) for v in freezing.partition_model(net, place).variables} for place in ["all", *some]
+    ]
     assert cuts[0] == {id(v) for v in net.model.trainable_variables}
     assert all(higher < lower for lower, higher in itertools.pairwise(cuts[1:]))
     assert cuts[-1] == {id(v) for v in net.head.trainable_variables}
@@ -122,7 +128,7 @@ def spoilt(layers: list):
 
 def test_closed_weights_are_used_below_the_cut_only_and_open_ones_above(family):
     name, net = family
-    cut = freezing.split(net, BACKBONES[name].opened)
+    cut = freezing.partition_model(net, BACKBONES[name].opened)
     pixels = pixels_for(net)
     boundary = below(cut.trunk, pixels)
     # NASNet's cells read the two before them, so a cut between cells has several tensors.
@@ -156,12 +162,12 @@ def test_a_stage_opens_the_layers_that_its_name_says(name, trainable, beginnings
         for layer in net.model.layers
         if layer.weights and layer.name.startswith((*beginnings, "logits"))
     }
-    assert freezing.split(net, trainable).open_layers == expected
+    assert freezing.partition_model(net, trainable).open_layers == expected
 
 
 def test_the_blogs_cut_has_the_published_size():
     net = build("inception_v3")
-    cut = freezing.split(net, "mixed9")
+    cut = freezing.partition_model(net, "mixed9")
     layers = [net.model.get_layer(name) for name in cut.open_layers if name != "logits"]
     assert len(layers) == 36
     kinds = [type(layer).__name__ for layer in layers]
@@ -176,7 +182,7 @@ def inception():
 
 
 def test_a_hidden_layer_belongs_to_the_head(inception):
-    cut = freezing.split(inception, "head")
+    cut = freezing.partition_model(inception, "head")
     assert cut.open_layers == {"hidden", "logits"}
     agrees(inception, cut)
 
@@ -184,24 +190,24 @@ def test_a_hidden_layer_belongs_to_the_head(inception):
 @pytest.mark.parametrize("name", ["conv2d_93", "conv2d", "batch_normalization_5", "activation_3"])
 def test_numbered_names_are_refused_with_those_that_are_allowed(inception, name):
     with pytest.raises(UserError, match=rf"trainable={name}: Keras numbers.*head, all, mixed0, "):
-        freezing.split(inception, name)
+        freezing.partition_model(inception, name)
 
 
 def test_an_unknown_name_gets_the_nearest(inception):
     with pytest.raises(UserError, match=r"trainable=mixd9: .*\(did you mean 'mixed9'\?\)"):
-        freezing.split(inception, "mixd9")
+        freezing.partition_model(inception, "mixd9")
 
 
 def test_a_layer_with_a_name_of_its_own_may_be_a_cut():
     net = build("mobilenet_v2")
-    cut = freezing.split(net, "block_15_depthwise")
+    cut = freezing.partition_model(net, "block_15_depthwise")
     agrees(net, cut)
     assert "block_15_depthwise" in cut.open_layers
     assert "block_15_expand" not in cut.open_layers
 
 
 def test_a_pooling_beside_the_convolutions_is_left_to_the_tail(inception):
-    cut = freezing.split(inception, "mixed9")
+    cut = freezing.partition_model(inception, "mixed9")
     assert len(cut.trunk.outputs) == 1
 
 
@@ -220,8 +226,8 @@ def test_automatic_names_count_as_numbered_and_given_ones_do_not():
 
 def test_the_small_network_is_cut_where_its_stages_are():
     net = small.network()
-    assert freezing.split(net, "top").open_layers == {"top_conv", "top_norm", "logits"}
-    assert [v.path for v in freezing.split(net, "top_norm").variables] == [
+    assert freezing.partition_model(net, "top").open_layers == {"top_conv", "top_norm", "logits"}
+    assert [v.path for v in freezing.partition_model(net, "top_norm").variables] == [
         "top_norm/gamma",
         "top_norm/beta",
         "logits/kernel",

@@ -40,7 +40,7 @@ def dump(path: Path) -> tuple[str, list[str]]:
 
 
 def measured(page: str, folder: Path, width: int) -> tuple[int, int, str, bool]:
-    """Width of the window and of the page, tags that reach over it, whether all pictures show.
+    """Width of the window and of the page, tags that reach over it, whether all images show.
 
     A browser's own window is 500 pixels wide at least, so the page stands in a frame.
     """

@@ -75,7 +75,7 @@ def _structure(reader: _Reader):
 def _each(reader: _Reader):
     for tag, values in reader.tags:
         if tag == "img" and not values.get("alt", "").strip():
-            yield "a picture without words"
+            yield "an image without words"
         if tag == "svg" and (values.get("role") != "img" or not values.get("aria-label")):
             yield "a drawing without words"
         if tag == "th" and values.get("scope") not in ("col", "row"):

@@ -7,43 +7,51 @@ import dataclasses
 import numpy as np
 
 from engine.evaluation import decision_rule
-from engine.evaluation.classification_metrics import figures, precision_recall, roc
-from engine.evaluation.decision_rule import Rule
-from engine.evaluation.evaluate import Answers
+from engine.evaluation.classification_metrics import classification_metrics as figures
+from engine.evaluation.classification_metrics import precision_recall, roc
+from engine.evaluation.decision_rule import DecisionRule
+from engine.evaluation.evaluate import Predictions
 from engine.evaluation.operating_point import decided, operate
-from engine.evaluation.reliability import calibrated
-from engine.report.facts import ClassCurves, Facts, LabelCheck, Mistake, Subject, Suspect
+from engine.evaluation.reliability import measure_reliability
 from engine.report.images import jpeg
-from engine.report.training_log import Course, Epoch, PhaseCourse
+from engine.report.report_data import (
+    ClassCurves,
+    LabelCheckSummary,
+    Mistake,
+    ReportData,
+    ReportSubject,
+    SuspectLabel,
+)
+from engine.report.training_log import Epoch, PhaseLog, TrainingLog
 
 WHEN = "2026-02-03T04:05:06+00:00"
 
 
-def answers(classes: int, pictures: int = 300, seed: int = 0) -> Answers:
+def answers(classes: int, images: int = 300, seed: int = 0) -> Predictions:
     random = np.random.default_rng(seed)
-    labels = (np.arange(pictures) % classes).astype(np.int32)
-    logits = random.normal(size=(pictures, classes)).astype(np.float32)
-    logits[np.arange(pictures), labels] += 2.5
+    labels = (np.arange(images) % classes).astype(np.int32)
+    logits = random.normal(size=(images, classes)).astype(np.float32)
+    logits[np.arange(images), labels] += 2.5
     names = tuple(f"class {number}" for number in range(classes))
-    return Answers(names, labels, logits, lambda n: f"/data/val/{n}.jpg")
+    return Predictions(names, labels, logits, lambda n: f"/data/val/{n}.jpg")
 
 
-def subject(classes: tuple[str, ...]) -> Subject:
-    return Subject(
+def subject(classes: tuple[str, ...]) -> ReportSubject:
+    return ReportSubject(
         run="runs/flowers", part="validation", data="the run's own", own=True, classes=classes,
         backbone="efficientnet_lite0", image_size=(192, 256), when=WHEN,
         command="bin/train --data_dir=flowers", recipe='{\n  "seed": 0\n}',
     )  # fmt: skip
 
 
-def course(epochs: int = 4) -> Course:
+def course(epochs: int = 4) -> TrainingLog:
     rows = [
         Epoch("head" if n < 2 else "all", n % 2 + 1, 1 / (n + 1), 0.5 + n / 10, 1 / (n + 2),
               0.55 + n / 10, 1e-3, 1234.5, 2.0)
         for n in range(epochs)
     ]  # fmt: skip
-    phases = (PhaseCourse("head", 2, 40, 2562, 4.0, 900.0), PhaseCourse("all", 2, 40, 9, 4.0, 90.0))
-    return Course(
+    phases = (PhaseLog("head", 2, 40, 2562, 4.0, 900.0), PhaseLog("all", 2, 40, 9, 4.0, 90.0))
+    return TrainingLog(
         epochs=tuple(rows), best_epoch=epochs - 1, phases=phases,
         spent={"seconds": 6.0, "fill_seconds": 1.0, "eval_seconds": 1.0, "save_seconds": 0.5,
                "wait_seconds": 2.0},
@@ -54,31 +62,33 @@ def course(epochs: int = 4) -> Course:
     )  # fmt: skip
 
 
-def facts(classes: int = 3, rule: Rule | None = None, pictures: int = 300, **changes) -> Facts:
+def facts(
+    classes: int = 3, rule: DecisionRule | None = None, images: int = 300, **changes
+) -> ReportData:
     """Everything a page can show."""
-    found = answers(classes, pictures)
-    rule = rule or Rule(1.5, "class 1", 0.3, 0.95, 0.5)
+    found = answers(classes, images)
+    rule = rule or DecisionRule(1.5, "class 1", 0.3, 0.95, 0.5)
     chances = decision_rule.probabilities(rule, found.logits)
     square = jpeg(np.full((8, 8, 3), 90, np.uint8))
-    made = Facts(
+    made = ReportData(
         subject=subject(found.classes),
         rule=rule,
         figures=figures(found, rule),
         curves=tuple(
             ClassCurves(found.classes[label], roc(chances, found.labels, label),
                         precision_recall(chances, found.labels, label))
-            for label in (range(min(classes, pictures, 5)) if classes > 2 else [1])
+            for label in (range(min(classes, images, 5)) if classes > 2 else [1])
         ),
-        calibrated=calibrated(found, rule, True),
+        calibrated=measure_reliability(found, rule, True),
         operating=operate(chances, found.labels, 1, 0.3),
         decided=decided(found, rule),
         mistakes=(
             Mistake("/data/val/1.jpg", "class 0", "class 1", 0.987, square, square),
             Mistake("/data/val/sub/2.jpg", "class 1", "class 0", 0.9),
         ),
-        labels=LabelCheck(
+        labels=LabelCheckSummary(
             500, 0.97, "efficientnet_lite0",
-            (Suspect("/data/train/7.jpg", "class 0", "class 1", True, square),),
+            (SuspectLabel("/data/train/7.jpg", "class 0", "class 1", True, square),),
         ),
         course=course(),
         price_per_hour=4.0,

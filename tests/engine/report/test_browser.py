@@ -9,14 +9,14 @@ from tests.engine.report.browser import dump, measured
 
 @pytest.fixture(scope="module", params=[2, 12, 60])
 def shown(request) -> str:
-    facts = made.facts(request.param, pictures=600)
+    facts = made.facts(request.param, images=600)
     long = tuple("/data/" + "very_long_name_" * 8 + f"{n}.jpg" for n in range(2))
     mistakes = tuple(
-        type(one)(name, one.given, one.predicted, 0.9, facts.mistakes[0].picture,
+        type(one)(name, one.given, one.predicted, 0.9, facts.mistakes[0].image,
                   facts.mistakes[0].overlay)
         for name, one in zip(long, facts.mistakes, strict=True)
     )  # fmt: skip
-    return page(made.facts(request.param, pictures=600, mistakes=mistakes))
+    return page(made.facts(request.param, images=600, mistakes=mistakes))
 
 
 def test_it_opens_from_the_disk_and_the_console_is_silent(shown, tmp_path):
@@ -36,9 +36,9 @@ def test_a_page_that_reaches_out_would_be_told_of(shown, tmp_path):
 
 @pytest.mark.parametrize("width", [375, 1280])
 def test_it_is_no_wider_than_the_window(shown, tmp_path, width):
-    window, wide, over, pictures = measured(shown, tmp_path, width)
+    window, wide, over, images = measured(shown, tmp_path, width)
     assert (window, wide, over) == (width, width, "")
-    assert pictures
+    assert images
 
 
 def test_a_page_that_is_too_wide_would_be_told_of(shown, tmp_path):

@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.evaluation.calibration import Bin
+from engine.evaluation.calibration import CalibrationBin
 from engine.report import charts
 
 X = np.linspace(0, 1, 11)
-BINS = [Bin(0.5, 0.6, 3, 0.55, 0.4), Bin(0.6, 0.7, 0, 0.0, 0.0), Bin(0.9, 1.0, 9, 0.98, 0.9)]
+BINS = [
+    CalibrationBin(0.5, 0.6, 3, 0.55, 0.4),
+    CalibrationBin(0.6, 0.7, 0, 0.0, 0.0),
+    CalibrationBin(0.9, 1.0, 9, 0.98, 0.9),
+]
 MADE = {
     "lines": charts.lines("a", "in words", [(X, X**0.5), (X, X**2)], ("x", "y"), diagonal=True),
     "steps": charts.lines("b", "in words", [(X, X)], ("x", "y"), steps=True),

@@ -10,30 +10,30 @@ import pytest
 from PIL import Image
 
 from engine.evaluation import decision_rule, evaluate, label_errors
-from engine.evaluation.decision_rule import Rule
+from engine.evaluation.decision_rule import DecisionRule
 from engine.report import collect as gather
 from engine.report import images
-from engine.report.collect import Measured, Told
-from engine.runs.directory import RunDir
+from engine.report.collect import MeasuredModel, ReportContext
+from engine.runs.directory import RunDirectory
 from engine.training import steps
 from tests.engine import small
 
-TOLD = Told("train", "the run's own", True, "2026-02-03T04:05:06+00:00", "bin/train", 2.0)
+TOLD = ReportContext("train", "the run's own", True, "2026-02-03T04:05:06+00:00", "bin/train", 2.0)
 SIZE = 4  # of a batch
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory) -> Measured:
-    """All thirty pictures of a feed, and what a network with random weights says of them."""
-    made, feed = small.network(), small.feed(count=30, size=SIZE)
-    answers = evaluate.collect(
+def measured(tmp_path_factory) -> MeasuredModel:
+    """All thirty images of a feed, and what a network with random weights says of them."""
+    made, feed = small.network(), small.data_loader(count=30, size=SIZE)
+    answers = evaluate.collect_predictions(
         steps.make_eval_step(made.model), feed.once("train"), feed.classes, lambda n: f"/d/{n}.png"
     )
-    return Measured(
-        run=RunDir(tmp_path_factory.mktemp("run")),
+    return MeasuredModel(
+        run=RunDirectory(tmp_path_factory.mktemp("run")),
         recipe=small.recipe(batch_size=SIZE, image_size=(small.SIDE, small.SIDE)),
         classifier=made,
-        rule=Rule(),
+        rule=DecisionRule(),
         answers=answers,
         once=functools.partial(feed.once, "train"),
         fitted_on_these=False,
@@ -44,8 +44,8 @@ def opened(jpeg: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"), float)
 
 
-def test_mistakes_come_with_their_own_pictures_the_surest_first(measured):
-    facts = gather.gather(measured, TOLD)
+def test_mistakes_come_with_their_own_images_the_surest_first(measured):
+    facts = gather.collect_report(measured, TOLD)
     answers = measured.answers
     chances = np.exp(answers.logits) / np.exp(answers.logits).sum(1, keepdims=True)
     wrong = np.flatnonzero(answers.logits.argmax(1) != answers.labels)
@@ -59,17 +59,17 @@ def test_mistakes_come_with_their_own_pictures_the_surest_first(measured):
         assert one.given == answers.classes[answers.labels[number]]
         assert one.probability == pytest.approx(chances[number].max(), rel=1e-5)
         assert one.predicted == answers.classes[chances[number].argmax()]
-        shown = opened(one.picture)
+        shown = opened(one.image)
         distances = [np.abs(shown - image).mean() for image in whole[:30]]
         assert int(np.argmin(distances)) == number
         assert opened(one.overlay).shape == shown.shape
-    assert [bool(one.picture) for one in facts.mistakes] == [
+    assert [bool(one.image) for one in facts.mistakes] == [
         place < gather.SHOWN for place in range(len(wrong))
     ]
 
 
 def test_suspects_have_the_label_that_was_given(measured, monkeypatch):
-    feed = small.feed(count=30, size=SIZE)
+    feed = small.data_loader(count=30, size=SIZE)
     labels = np.concatenate([np.asarray(batch.labels) for batch in feed.once("train")])[:30]
     order = np.random.default_rng(0).permutation(30).astype(np.int32)
     margin, suggested = np.where(np.arange(30) % 3 == 0, -0.5, 0.5), (labels + 1) % 3
@@ -87,7 +87,7 @@ def test_suspects_have_the_label_that_was_given(measured, monkeypatch):
 
     monkeypatch.setattr(label_errors, "check", check)
     monkeypatch.setattr(gather, "SHOWN", 4)
-    found = gather.gather(dataclasses.replace(measured, training=feed), TOLD).labels
+    found = gather.collect_report(dataclasses.replace(measured, training=feed), TOLD).labels
     expected = [n for n in order.tolist() if n % 3 == 0]
     assert [one.name for one in found.suspects] == [str(n) for n in expected]
     assert [one.given for one in found.suspects] == [feed.classes[labels[n]] for n in expected]
@@ -95,21 +95,21 @@ def test_suspects_have_the_label_that_was_given(measured, monkeypatch):
         feed.classes[(labels[n] + 1) % 3] for n in expected
     ]
     assert [one.likely for one in found.suspects] == [n % 6 == 0 for n in expected]
-    assert [bool(one.picture) for one in found.suspects] == [True] * 4 + [False] * 6
+    assert [bool(one.image) for one in found.suspects] == [True] * 4 + [False] * 6
     assert (found.examined, found.accuracy, found.features_of) == (30, 0.75, "a network")
     assert asked[0][:2] == (feed, measured.classifier)
 
 
 def test_without_data_of_the_run_no_label_is_looked_at(measured):
-    assert gather.gather(measured, TOLD).labels is None
+    assert gather.collect_report(measured, TOLD).labels is None
 
 
 def test_what_the_rule_decides_is_told(measured):
-    plain = gather.gather(measured, TOLD)
+    plain = gather.collect_report(measured, TOLD)
     assert plain.operating is None
     assert plain.decided is plain.abstaining is None
-    rule = Rule(1.0, "b", 0.3, 0.9, 0.34)
-    found = gather.gather(dataclasses.replace(measured, rule=rule), TOLD)
+    rule = DecisionRule(1.0, "b", 0.3, 0.9, 0.34)
+    found = gather.collect_report(dataclasses.replace(measured, rule=rule), TOLD)
     given = measured.answers.labels == 1
     assert found.operating.found + found.operating.missed == given.sum()
     chances = np.exp(measured.answers.logits)
@@ -117,7 +117,7 @@ def test_what_the_rule_decides_is_told(measured):
     assert found.operating.found == (chances[given, 1] >= 0.3).sum()
     assert found.abstaining.uncertain == (chances.max(1) < 0.34).sum()
     rule = dataclasses.replace(rule, abstain=None)
-    found = gather.gather(dataclasses.replace(measured, rule=rule), TOLD)
+    found = gather.collect_report(dataclasses.replace(measured, rule=rule), TOLD)
     others = np.where(np.arange(chances.shape[1]) == 1, 0, chances).argmax(1)
     answers = np.where(chances[:, 1] >= 0.3, 1, others)
     assert found.decided.accuracy == (answers == measured.answers.labels).mean()
@@ -126,22 +126,24 @@ def test_what_the_rule_decides_is_told(measured):
 
 def test_what_the_answers_are_means_of_is_told(measured):
     told = dataclasses.replace(TOLD, views="two views")
-    views = [gather.gather(measured, one).subject.views for one in (TOLD, told)]
+    views = [gather.collect_report(measured, one).subject.views for one in (TOLD, told)]
     assert views == ["", "two views"]
 
 
 def test_curves_are_of_the_classes_told_apart_worst(measured, monkeypatch):
     monkeypatch.setattr(gather, "CURVES", 2)
-    facts = gather.gather(measured, TOLD)
+    facts = gather.collect_report(measured, TOLD)
     areas = {row.name: row.roc_area for row in facts.figures.per_class}
     assert [curve.name for curve in facts.curves] == sorted(areas, key=areas.get)[:2]
 
 
-@pytest.mark.parametrize(("rule", "name"), [(Rule(), "b"), (Rule(1, "a", 0.5), "a")])
+@pytest.mark.parametrize(
+    ("rule", "name"), [(DecisionRule(), "b"), (DecisionRule(1, "a", 0.5), "a")]
+)
 def test_of_two_classes_it_is_the_positive_one(measured, rule, name):
     answers = measured.answers
     keep = np.flatnonzero(answers.labels < 2)
-    two = evaluate.Answers(("a", "b"), answers.labels[keep], answers.logits[keep, :2])
+    two = evaluate.Predictions(("a", "b"), answers.labels[keep], answers.logits[keep, :2])
     found = gather.figures(two, rule)
     chances = decision_rule.probabilities(rule, two.logits)
     assert [curve.name for curve in gather._curves(two, rule, found, chances)] == [name]
@@ -152,12 +154,12 @@ def test_whoever_wants_an_end_is_heard(measured):
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        gather.gather(measured, TOLD, end)
+        gather.collect_report(measured, TOLD, end)
     with pytest.raises(InterruptedError):
         next(images.take(images.Source(measured.once, SIZE, end), [3]))
 
 
-def test_no_more_batches_are_read_than_hold_the_pictures(measured):
+def test_no_more_batches_are_read_than_hold_the_images(measured):
     asked = []
 
     def once(which):
@@ -171,7 +173,7 @@ def test_no_more_batches_are_read_than_hold_the_pictures(measured):
     assert len(asked) == 1
 
 
-def test_filling_is_no_picture(measured):
+def test_filling_is_no_image(measured):
     """The last batch of 30 in fours is filled up with the first ones."""
     source = images.Source(measured.once, SIZE, lambda: None)
     assert [one.number for one in images.take(source, [28, 0, 1])] == [0, 1, 28]

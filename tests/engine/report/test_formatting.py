@@ -9,7 +9,7 @@ from engine.report import formatting
 @pytest.mark.parametrize(
     ("made", "expected"),
     [
-        (formatting.count(1, "picture"), "1 picture"),
+        (formatting.count(1, "image"), "1 image"),
         (formatting.count(1000, "class", "classes"), "1,000 classes"),
         (formatting.percent(0.98704), "98.70 %"),
         (formatting.percent(None), "–"),

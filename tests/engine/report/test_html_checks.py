@@ -23,7 +23,7 @@ def test_a_good_page_is_not_complained_of():
         ("<h2>c</h2>", "<h1>c</h1>", "2 headings of level 1"),
         ("<h2>c</h2>", "<h2></h2>", "an empty <h2>"),
         ("<h2>c</h2>", "<h2>c", "</main> closes what is not open"),
-        ("<h2>c", "<img src='data:image/png;base64,'><h2>c", "a picture without words"),
+        ("<h2>c", "<img src='data:image/png;base64,'><h2>c", "an image without words"),
         ("<h2>c", "<img alt=a src='https://example.org/a.png'><h2>c", "<img> reaches for 'https"),
         ("<h2>c", "<svg></svg><h2>c", "a drawing without words"),
         ("<h2>c", "<table><tr><th>x</th></tr></table><h2>c", "a <th> without scope"),

@@ -7,14 +7,14 @@ import re
 import numpy as np
 import pytest
 
-from engine.evaluation.decision_rule import PLAIN, Rule
+from engine.evaluation.decision_rule import PLAIN, DecisionRule
 from engine.evaluation.intervals import Interval
-from engine.evaluation.operating_point import Abstaining, Operating
-from engine.evaluation.reliability import calibrated
+from engine.evaluation.operating_point import AbstentionMetrics, OperatingPoint
+from engine.evaluation.reliability import measure_reliability
 from engine.report import style
-from engine.report.facts import LabelCheck, Mistake, Suspect
 from engine.report.formatting import percent
 from engine.report.page import page
+from engine.report.report_data import LabelCheckSummary, Mistake, SuspectLabel
 from tests.engine.report import made_facts as made
 from tests.engine.report.html_checks import complaints
 
@@ -54,7 +54,7 @@ def test_the_headline_is_right(everything):
     answers = made.answers(3)
     right = (answers.logits.argmax(1) == answers.labels).mean()
     assert f"{right:.2%}".replace("%", " %") in text(everything)
-    assert "measured on 300 pictures in 3 classes" in text(everything)
+    assert "measured on 300 images in 3 classes" in text(everything)
     assert "192 × 256 pixels" in text(everything)
     assert "on 3 February 2026" in text(everything)
     assert "<title>flowers: " in everything
@@ -74,7 +74,7 @@ def test_the_matrix_of_few_classes_is_a_table(everything):
 
 
 def test_the_matrix_of_many_classes_is_drawn_and_its_classes_fold_away():
-    shown = page(made.facts(120, pictures=1200))
+    shown = page(made.facts(120, images=1200))
     assert '<table class="confusion' not in shown
     assert re.search(r'<svg [^>]*aria-label="Confusion matrix of 120 classes', shown)
     assert "The 15 classes with the lowest F1" in shown
@@ -107,7 +107,7 @@ def test_decisions_time_and_cost_are_told(everything):
 
 
 def test_names_are_shown_below_the_folder_that_they_share():
-    square = made.facts().mistakes[0].picture
+    square = made.facts().mistakes[0].image
     names = ("x/1.jpg", "y/2.jpg")
     several = tuple(Mistake(f"/data/val/{n}", "a", "b", 0.9, square, square) for n in names)
     shown = page(made.facts(mistakes=several))
@@ -121,7 +121,7 @@ def test_what_is_not_shown_is_counted():
 
 def test_names_mean_nothing_to_a_browser():
     facts = made.facts(3)
-    square = facts.mistakes[0].picture
+    square = facts.mistakes[0].image
     rows = tuple(dataclasses.replace(row, name=NASTY) for row in facts.figures.per_class)
     nasty = dataclasses.replace(
         facts,
@@ -133,7 +133,7 @@ def test_names_mean_nothing_to_a_browser():
         curves=tuple(dataclasses.replace(curve, name=NASTY) for curve in facts.curves),
         rule=dataclasses.replace(facts.rule, positive_class=NASTY),
         mistakes=(Mistake(NASTY, NASTY, NASTY, 0.5, square, square),),
-        labels=LabelCheck(9, 0.5, NASTY, (Suspect(NASTY, NASTY, NASTY, False, square),)),
+        labels=LabelCheckSummary(9, 0.5, NASTY, (SuspectLabel(NASTY, NASTY, NASTY, False, square),)),
     )  # fmt: skip
     shown = page(nasty)
     assert complaints(shown) == []
@@ -142,8 +142,8 @@ def test_names_mean_nothing_to_a_browser():
     shown.encode()  # what is half a letter in a name is none in the page
 
 
-def test_a_class_without_pictures_is_no_trouble():
-    facts = made.facts(4, pictures=3)  # class 3 has none
+def test_a_class_without_images_is_no_trouble():
+    facts = made.facts(4, images=3)  # class 3 has none
     shown = page(facts)
     assert complaints(shown) == []
     assert "class 3 0 – – – – – –" in text(shown)
@@ -151,12 +151,12 @@ def test_a_class_without_pictures_is_no_trouble():
 
 
 def test_an_interval_that_can_t_be_trusted_says_so():
-    assert "too narrow: 3 classes have one picture" in text(page(made.facts(4, pictures=3)))
+    assert "too narrow: 3 classes have one image" in text(page(made.facts(4, images=3)))
     assert "too narrow" not in text(page(made.facts(3)))
 
 
 def test_a_threshold_alone_is_told_with_how_right_its_answers_are():
-    facts = made.facts(rule=Rule(1.5, "class 1", 0.3, 0.95))
+    facts = made.facts(rule=DecisionRule(1.5, "class 1", 0.3, 0.95))
     share = text(percent(facts.decided.accuracy))
     right = f"Of all answers, by this threshold, {share} are right"
     assert facts.decided.accuracy != facts.figures.accuracy
@@ -167,10 +167,10 @@ def test_a_threshold_alone_is_told_with_how_right_its_answers_are():
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        (Abstaining(0.9, 300, 0, 1.0, 0.0, Interval(0, 1)), "No picture has a sure answer."),
+        (AbstentionMetrics(0.9, 300, 0, 1.0, 0.0, Interval(0, 1)), "No image has a sure answer."),
         (
-            Abstaining(0.9, 299, 1, 0.9967, 1.0, Interval(0.2, 1)),
-            "299 pictures (99.67 %). Of the 1 other 100.00 % are right (20.0 to 100.0 %).",
+            AbstentionMetrics(0.9, 299, 1, 0.9967, 1.0, Interval(0.2, 1)),
+            "299 images (99.67 %). Of the 1 other 100.00 % are right (20.0 to 100.0 %).",
         ),
     ],
 )
@@ -181,17 +181,17 @@ def test_of_no_sure_answers_none_is_called_right(found, expected):
 
 
 def test_a_share_of_nothing_is_a_dash():
-    nothing = Operating(0.5, 0.0, Interval(0, 1), 0.0, 0, 0, 0, 0, 0.0)
+    nothing = OperatingPoint(0.5, 0.0, Interval(0, 1), 0.0, 0, 0, 0, 0, 0.0)
     said = text(page(made.facts(operating=nothing)))
     for row in ("recall – 0 found of 0", "false alarms – 0 of 0", "precision – 0 right of 0"):
         assert row in said
-    assert "On these pictures, before any is left uncertain" in said
+    assert "On these images, before any is left uncertain" in said
 
 
 def test_temperatures_are_told_as_they_were_used():
     answers = made.answers(3)
-    own, others = (calibrated(answers, Rule(1.5), here) for here in (True, False))
-    plain = calibrated(answers, PLAIN, True)
+    own, others = (measure_reliability(answers, DecisionRule(1.5), here) for here in (True, False))
+    plain = measure_reliability(answers, PLAIN, True)
     crossed = "each half of them is read here by the temperature of the other half"
     assert crossed in text(page(made.facts(calibrated=own)))
     assert crossed not in text(page(made.facts(calibrated=others)))
@@ -202,14 +202,14 @@ def test_temperatures_are_told_as_they_were_used():
 
 
 def test_answers_that_are_means_are_said_to_be():
-    subject = dataclasses.replace(made.facts().subject, views="the picture and its mirror image")
-    said = "Each answer is the mean over the picture and its mirror image."
+    subject = dataclasses.replace(made.facts().subject, views="the image and its mirror image")
+    said = "Each answer is the mean over the image and its mirror image."
     assert said in text(page(made.facts(subject=subject)))
     assert "Each answer is the mean" not in text(page(made.facts()))
 
 
 def test_by_which_answer_it_is_measured_is_said_where_there_are_two():
-    both = text(page(made.facts())), text(page(made.facts(rule=Rule(1.5))))
+    both = text(page(made.facts())), text(page(made.facts(rule=DecisionRule(1.5))))
     assert ["of the likeliest class" in said for said in both] == [True, False]
     assert ["a wrong answer by the likeliest class." in said for said in both] == [True, False]
 
@@ -227,15 +227,17 @@ def test_by_which_answer_it_is_measured_is_said_where_there_are_two():
     ],
 )
 def test_how_many_labels_are_likely_wrong(likely, expected):
-    square = made.facts().mistakes[0].picture
-    suspects = tuple(Suspect(f"{n}.jpg", "a", "b", one, square) for n, one in enumerate(likely))
-    assert expected in text(page(made.facts(labels=LabelCheck(9, 0.5, "x", suspects))))
+    square = made.facts().mistakes[0].image
+    suspects = tuple(
+        SuspectLabel(f"{n}.jpg", "a", "b", one, square) for n, one in enumerate(likely)
+    )
+    assert expected in text(page(made.facts(labels=LabelCheckSummary(9, 0.5, "x", suspects))))
 
 
 def test_one_mistake_is_one():
     one = made.facts().mistakes[:1]
     said = text(page(made.facts(mistakes=one)))
-    assert "1 picture of 300 got a wrong answer by the likeliest class. Here it is, as the" in said
+    assert "1 image of 300 got a wrong answer by the likeliest class. Here it is, as the" in said
 
 
 def luminance(colour: str) -> float:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from engine.report import training_log
-from engine.runs.directory import RunDir
+from engine.runs.directory import RunDirectory
 
 HISTORY = (
     "phase,epoch,step,train_loss,train_accuracy,val_loss,val_accuracy,learning_rate,"
@@ -27,8 +27,8 @@ RESULT = {
 }  # fmt: skip
 
 
-def written(place, result=RESULT, history=HISTORY) -> RunDir:
-    run = RunDir(place)
+def written(place, result=RESULT, history=HISTORY) -> RunDirectory:
+    run = RunDirectory(place)
     run.result.write_text(result if isinstance(result, str) else json.dumps(result))
     run.history.write_text(history)
     return run
@@ -67,7 +67,7 @@ def test_what_its_files_do_not_tell_is_not_known(tmp_path, result, history):
 
 
 def test_nor_is_what_has_no_files(tmp_path):
-    assert training_log.read(RunDir(tmp_path)) is None
+    assert training_log.read(RunDirectory(tmp_path)) is None
     run = written(tmp_path)
     run.history.unlink()
     assert training_log.read(run) is None

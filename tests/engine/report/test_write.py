@@ -7,7 +7,7 @@ import pytest
 
 from engine.core.errors import UserError
 from engine.report import write
-from engine.report.facts import LabelCheck, Suspect
+from engine.report.report_data import LabelCheckSummary, SuspectLabel
 from tests.engine.report import made_facts as made
 
 
@@ -37,12 +37,12 @@ def test_the_files_of_a_report(tmp_path):
     ]
     assert value["cost"] == pytest.approx(4 * 90 / 3600)
     assert value["training"]["epochs"][0]["phase"] == "head"
-    assert sum(row["pictures"] for row in value["calibration"]["bins_after"]) == 300
+    assert sum(row["images"] for row in value["calibration"]["bins_after"]) == 300
 
 
 def test_figures_of_many_classes_stay_small(tmp_path):
     """A row of the matrix is a line."""
-    write.write(tmp_path, made.facts(300, pictures=600))
+    write.write(tmp_path, made.facts(300, images=600))
     text = (tmp_path / "report.json").read_text()
     assert len(text) < 600_000
     assert text.count("\n") < 10_000
@@ -51,8 +51,8 @@ def test_figures_of_many_classes_stay_small(tmp_path):
 
 def test_any_name_goes_through_the_table_of_suspects(tmp_path):
     names = ('a,"b".jpg', "line\nbreak.jpg", "half \udcff.jpg", "=a.jpg")
-    suspects = tuple(Suspect(name, "=1+1", "x", name.startswith("a")) for name in names)
-    write.write(tmp_path, made.facts(3, labels=LabelCheck(9, 0.9, "x", suspects)))
+    suspects = tuple(SuspectLabel(name, "=1+1", "x", name.startswith("a")) for name in names)
+    write.write(tmp_path, made.facts(3, labels=LabelCheckSummary(9, 0.9, "x", suspects)))
     with open(tmp_path / "suspect_labels.csv", newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [
@@ -80,7 +80,7 @@ def test_a_place_that_is_a_file_is_an_error_of_the_system(tmp_path):
 @pytest.mark.parametrize("name", ["report.html", "report.json", "suspect_labels.csv"])
 def test_files_of_something_else_are_not_replaced(tmp_path, name):
     """bin/doctor's have two of the names."""
-    (tmp_path / name).write_text('{"pictures": 3}')
+    (tmp_path / name).write_text('{"images": 3}')
     with pytest.raises(UserError, match=rf"holds a {name} that is of no such report; name another"):
         write.refuse(tmp_path)
 

@@ -14,16 +14,16 @@ import tensorflow as tf
 
 from engine.core.errors import UserError
 from engine.runs import checkpoints
-from engine.runs.checkpoints import Progress
-from engine.runs.directory import RunDir
+from engine.runs.checkpoints import TrainState
+from engine.runs.directory import RunDirectory
 from engine.training import epoch_record
 
 WEIGHTS = [np.arange(6, dtype=np.float32).reshape(2, 3), np.array(7, np.int64), np.zeros([0, 2])]
 
 
 @pytest.fixture
-def run(tmp_path) -> RunDir:
-    made = RunDir(tmp_path / "run")
+def run(tmp_path) -> RunDirectory:
+    made = RunDirectory(tmp_path / "run")
     made.checkpoints.mkdir(parents=True)
     return made
 
@@ -32,17 +32,17 @@ def tensors(arrays) -> list[tf.Tensor]:
     return [tf.constant(array) for array in arrays]
 
 
-def save(run: RunDir, step: int, phase: int = 0):
+def save(run: RunDirectory, step: int, phase: int = 0):
     weights = tensors(array + step for array in WEIGHTS)
-    return checkpoints.save(run, Progress(phase=phase, step=step), {"model": weights})
+    return checkpoints.save(run, TrainState(phase=phase, step=step), {"model": weights})
 
 
-def names(run: RunDir) -> list[str]:
+def names(run: RunDirectory) -> list[str]:
     return sorted(path.name for path in run.checkpoints.iterdir())
 
 
 def test_what_was_saved_comes_back(run):
-    progress = Progress(
+    progress = TrainState(
         phase=1, epoch=2, step=300, phase_start=100, best={"phase": "a", "val_loss": 0.1}, stale=1,
         best_loss=0.1, seconds=1.5, wait_seconds=0.5, fill_seconds=0.75, eval_seconds=0.25,
         spent={"seconds": 7.0}, total_seconds=9.0,
@@ -59,22 +59,22 @@ def test_what_was_saved_comes_back(run):
 
 
 def test_more_than_ten_arrays_keep_their_order(run):
-    checkpoints.save(run, Progress(step=1), {"model": tensors(range(120))})
+    checkpoints.save(run, TrainState(step=1), {"model": tensors(range(120))})
     assert [int(array) for array in checkpoints.load(run)[1]["model"]] == list(range(120))
 
 
 def test_the_times_of_epochs_add_up_to_those_of_the_run():
-    progress = Progress()
+    progress = TrainState()
     for seconds in (1.0, 2.0):
         progress.seconds, progress.wait_seconds = seconds, seconds / 4
         progress.fill_seconds, progress.eval_seconds = 3 * seconds, 5 * seconds
         progress.close_epoch()
     total = {"seconds": 3.0, "wait_seconds": 0.75, "fill_seconds": 9.0, "eval_seconds": 15.0}
-    assert progress == Progress(spent=total)
+    assert progress == TrainState(spent=total)
 
 
 def test_no_checkpoint_is_a_beginning(run):
-    assert checkpoints.load(run) == (Progress(), {})
+    assert checkpoints.load(run) == (TrainState(), {})
 
 
 def test_the_newest_two_stay(run):

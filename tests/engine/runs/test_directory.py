@@ -13,16 +13,16 @@ from engine.core import files
 from engine.core.errors import UserError
 from engine.core.recipe import to_json
 from engine.runs import directory as rundir
-from engine.runs.directory import RunDir, claim
-from engine.runs.lock import lock
+from engine.runs.directory import RunDirectory, claim_directory
+from engine.runs.lock import run_lock
 from tests.engine.small import recipe
 
 MINE, OTHER = recipe(seed=1), recipe(seed=2)
 
 
 @pytest.fixture
-def run(tmp_path) -> RunDir:
-    return RunDir(tmp_path / "runs" / "cats")
+def run(tmp_path) -> RunDirectory:
+    return RunDirectory(tmp_path / "runs" / "cats")
 
 
 def content(folder: Path) -> dict[str, bytes | None]:
@@ -32,9 +32,9 @@ def content(folder: Path) -> dict[str, bytes | None]:
     }
 
 
-def finish(run: RunDir) -> None:
+def finish(run: RunDirectory) -> None:
     """What a finished run leaves behind."""
-    claim(run, MINE, overwrite=False)
+    claim_directory(run, MINE, overwrite=False)
     files.write_json(run.result, {"status": "finished"})
     (run.checkpoints / "step_000000001_phase_000.npz").write_bytes(b"old")
     run.events.mkdir()
@@ -45,40 +45,40 @@ def finish(run: RunDir) -> None:
 
 
 def test_a_new_directory_is_taken(run):
-    claim(run, MINE, overwrite=False)
+    claim_directory(run, MINE, overwrite=False)
     assert run.read_recipe() == MINE
     assert content(run.path).keys() == {"recipe.json", "checkpoints"}
     assert not run.finished()
 
 
 def test_a_new_run_may_go_by_what_another_decided(run):
-    claim(run, MINE, overwrite=False, plan=b"decided")
+    claim_directory(run, MINE, overwrite=False, plan=b"decided")
     assert run.plan.read_bytes() == b"decided"
     finish(run)
-    claim(run, MINE, overwrite=True, plan=b"decided")
+    claim_directory(run, MINE, overwrite=True, plan=b"decided")
     assert run.plan.read_bytes() == b"decided"
 
 
 def test_a_run_that_goes_on_goes_by_its_own_decisions(run):
-    claim(run, MINE, overwrite=False, plan=b"decided")
+    claim_directory(run, MINE, overwrite=False, plan=b"decided")
     (run.checkpoints / "step_000000001_phase_000.npz").write_bytes(b"mine")
-    claim(run, MINE, overwrite=False, plan=b"otherwise")
+    claim_directory(run, MINE, overwrite=False, plan=b"otherwise")
     assert run.plan.read_bytes() == b"decided"
 
 
 def test_an_unfinished_run_goes_on(run):
-    claim(run, MINE, overwrite=False)
+    claim_directory(run, MINE, overwrite=False)
     (run.checkpoints / "step_000000001_phase_000.npz").write_bytes(b"mine")
     files.write_json(run.result, {"status": "failed"})
     before = content(run.path)
-    claim(run, MINE, overwrite=False)
+    claim_directory(run, MINE, overwrite=False)
     assert content(run.path) == before
 
 
 def test_a_run_that_never_began_makes_way(run):
-    claim(run, MINE, overwrite=False)
+    claim_directory(run, MINE, overwrite=False)
     files.write_json(run.result, {"status": "failed"})
-    claim(run, OTHER, overwrite=False)
+    claim_directory(run, OTHER, overwrite=False)
     assert run.read_recipe() == OTHER
 
 
@@ -89,7 +89,7 @@ def test_a_finished_or_another_run_is_left_alone(run, wanted, reason):
     finish(run)
     before = content(run.path)
     with pytest.raises(UserError) as caught:
-        claim(run, wanted, overwrite=False)
+        claim_directory(run, wanted, overwrite=False)
     assert reason in str(caught.value)
     assert f"such as {run.path}_2" in str(caught.value)
     assert "--overwrite" in str(caught.value)
@@ -100,27 +100,27 @@ def test_the_name_that_is_offered_is_free(run):
     finish(run)
     Path(f"{run.path}_2").mkdir()
     with pytest.raises(UserError, match=f"{run.path}_3"):
-        claim(run, MINE, overwrite=False)
+        claim_directory(run, MINE, overwrite=False)
 
 
 def test_the_working_directory_may_be_a_run(run, monkeypatch):
     finish(run)
     monkeypatch.chdir(run.path)
     with pytest.raises(UserError, match="holds this run, finished"):
-        claim(RunDir(Path(".")), MINE, overwrite=False)
+        claim_directory(RunDirectory(Path(".")), MINE, overwrite=False)
 
 
 def test_overwrite_removes_a_run_and_nothing_else(run):
     finish(run)
     (run.path / "notes.txt").write_text("mine")
     Path(f"{run.best}.part").write_bytes(b"half")
-    claim(run, OTHER, overwrite=True)
+    claim_directory(run, OTHER, overwrite=True)
     assert run.read_recipe() == OTHER
     assert content(run.path).keys() == {"recipe.json", "checkpoints", "notes.txt"}
 
 
 def test_overwrite_of_nothing_is_a_new_run(run):
-    claim(run, MINE, overwrite=True)
+    claim_directory(run, MINE, overwrite=True)
     assert run.read_recipe() == MINE
 
 
@@ -135,10 +135,10 @@ def test_ended_while_it_overwrites_nothing_of_the_old_run_is_gone_on_with(run, m
 
     monkeypatch.setattr(rundir.shutil, "rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
-        claim(run, MINE, overwrite=True)
+        claim_directory(run, MINE, overwrite=True)
     monkeypatch.undo()
     assert not run.started()
-    claim(run, MINE, overwrite=False)
+    claim_directory(run, MINE, overwrite=False)
     assert content(run.path).keys() == {"recipe.json", "checkpoints"}
 
 
@@ -146,8 +146,8 @@ def test_overwrite_of_a_run_of_another_version(run):
     finish(run)
     run.recipe.write_text('{"backbone": "x", "phases": [], "gone": 1}')
     with pytest.raises(UserError, match=r"recipe.json: no recipe of this version .*'gone'"):
-        claim(run, MINE, overwrite=False)
-    claim(run, MINE, overwrite=True)
+        claim_directory(run, MINE, overwrite=False)
+    claim_directory(run, MINE, overwrite=True)
     assert run.read_recipe() == MINE
 
 
@@ -162,8 +162,8 @@ def test_a_strangers_folder_is_not_touched(run, file, overwrite):
         (run.path / file).write_text("theirs")
     before = content(run.path)
     with pytest.raises(UserError, match="is not empty and holds no run; name another"):
-        claim(run, MINE, overwrite)
-    with pytest.raises(UserError, match="is not empty and holds no run"), lock(run):
+        claim_directory(run, MINE, overwrite)
+    with pytest.raises(UserError, match="is not empty and holds no run"), run_lock(run):
         pass
     assert content(run.path) == before
 
@@ -173,15 +173,15 @@ def test_another_kind_of_recipe_is_a_strangers(run, text):
     run.path.mkdir(parents=True)
     run.recipe.write_text(text)
     with pytest.raises(UserError, match="holds no run"):
-        claim(run, MINE, overwrite=True)
+        claim_directory(run, MINE, overwrite=True)
     assert run.recipe.read_text() == text
 
 
 def test_a_run_killed_at_its_very_start_is_begun_again(run):
     run.checkpoints.mkdir(parents=True)
     (run.path / "recipe.json.part").write_text("{")
-    with lock(run):
-        claim(run, MINE, overwrite=False)
+    with run_lock(run):
+        claim_directory(run, MINE, overwrite=False)
     assert run.read_recipe() == MINE
 
 
@@ -192,7 +192,7 @@ def test_what_can_not_be_removed_is_no_part_of_the_next_run(run, tmp_path):
     run.checkpoints.rename(elsewhere)
     run.checkpoints.symlink_to(elsewhere)
     with pytest.raises(UserError, match="can't be removed"):
-        claim(run, OTHER, overwrite=True)
+        claim_directory(run, OTHER, overwrite=True)
     assert run.read_recipe() == MINE
     assert run.best.read_bytes() == b"old"
 
@@ -272,8 +272,8 @@ def test_what_is_no_file_is_written_into_and_stays(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    files.write(pipe, b"a picture")
-    assert (os.read(reader, 100), pipe.is_fifo()) == (b"a picture", True)
+    files.write(pipe, b"an image")
+    assert (os.read(reader, 100), pipe.is_fifo()) == (b"an image", True)
     os.close(reader)
 
 

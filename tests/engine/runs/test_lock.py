@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from engine.core.errors import UserError
-from engine.runs.directory import RunDir, claim
-from engine.runs.lock import is_ours, lock, renew
+from engine.runs.directory import RunDirectory, claim_directory
+from engine.runs.lock import holds_lock, recreate_directory, run_lock
 from engine.training import epoch_record
 from tests.engine.small import recipe
 
@@ -23,8 +23,8 @@ MINE, OTHER = recipe(seed=1), recipe(seed=2)
 
 
 @pytest.fixture
-def run(tmp_path) -> RunDir:
-    return RunDir(tmp_path / "runs" / "cats")
+def run(tmp_path) -> RunDirectory:
+    return RunDirectory(tmp_path / "runs" / "cats")
 
 
 HOLD = """
@@ -54,7 +54,7 @@ def holder(run):
 def test_two_processes_do_not_share_a_run(run, holder):
     who = f"{holder.pid} on {platform.node()}"
     expected = f"process {who} is at work there; wait for it or name another --run_dir="
-    with pytest.raises(UserError, match=expected), lock(run):
+    with pytest.raises(UserError, match=expected), run_lock(run):
         pass
     assert run.lock.read_text() == who
 
@@ -62,23 +62,23 @@ def test_two_processes_do_not_share_a_run(run, holder):
 def test_the_lock_of_a_killed_process_is_free(run, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    with lock(run):
+    with run_lock(run):
         assert run.lock.read_text() == f"{os.getpid()} on {platform.node()}"
 
 
 def test_a_lock_ends_with_its_block(run):
-    with lock(run), pytest.raises(UserError, match=f"process {os.getpid()}"), lock(run):
+    with run_lock(run), pytest.raises(UserError, match=f"process {os.getpid()}"), run_lock(run):
         pass
-    with lock(run):
+    with run_lock(run):
         pass
 
 
 def test_where_nothing_can_be_written(tmp_path):
     """Below a file, since no folder is closed to the superuser, whom tests may run as."""
     (tmp_path / "file").write_text("")
-    below = RunDir(tmp_path / "file" / "run")
+    below = RunDirectory(tmp_path / "file" / "run")
     message = r"can't be written \(Not a directory\); name another"
-    with pytest.raises(UserError, match=message), lock(below):
+    with pytest.raises(UserError, match=message), run_lock(below):
         pass
 
 
@@ -86,68 +86,71 @@ def test_where_nothing_can_be_written(tmp_path):
 def test_a_read_only_directory(tmp_path):
     tmp_path.chmod(0o500)
     message = r"can't be written \(Permission denied\)"
-    with pytest.raises(UserError, match=message), lock(RunDir(tmp_path / "run")):
+    with pytest.raises(UserError, match=message), run_lock(RunDirectory(tmp_path / "run")):
         pass
 
 
-def gone(run: RunDir) -> None:
+def gone(run: RunDirectory) -> None:
     """Claimed by this process, and removed by somebody."""
-    claim(run, MINE, overwrite=False)
+    claim_directory(run, MINE, overwrite=False)
     shutil.rmtree(run.path)
 
 
 def test_made_anew_the_directory_is_held_as_before(run):
-    with lock(run):
+    with run_lock(run):
         gone(run)
-        assert not is_ours(run)
-        assert renew(run, MINE)
-        assert is_ours(run)
-        with pytest.raises(UserError, match=f"process {os.getpid()}"), lock(RunDir(run.path)):
+        assert not holds_lock(run)
+        assert recreate_directory(run, MINE)
+        assert holds_lock(run)
+        with (
+            pytest.raises(UserError, match=f"process {os.getpid()}"),
+            run_lock(RunDirectory(run.path)),
+        ):
             pass
-        assert not renew(run, MINE), "once"
-    with lock(RunDir(run.path)):
+        assert not recreate_directory(run, MINE), "once"
+    with run_lock(RunDirectory(run.path)):
         pass
 
 
-def theirs(run: RunDir) -> tuple[bytes, ...]:
+def theirs(run: RunDirectory) -> tuple[bytes, ...]:
     return tuple(path.read_bytes() for path in sorted(run.path.rglob("*")) if path.is_file())
 
 
 def test_where_another_process_holds_the_new_one_nothing_is_touched(run, request):
-    with lock(run):
+    with run_lock(run):
         gone(run)
         holder = request.getfixturevalue("holder")
-        claim(RunDir(run.path), MINE, overwrite=False)
+        claim_directory(RunDirectory(run.path), MINE, overwrite=False)
         before = theirs(run)
         message = f"process {holder.pid} on .* is at work there"
         with pytest.raises(UserError, match=message), epoch_record.noting_failure(run):
-            renew(run, MINE)
+            recreate_directory(run, MINE)
         assert theirs(run) == before
 
 
 def test_nor_where_another_run_was_there_meanwhile(run):
-    with lock(run):
+    with run_lock(run):
         gone(run)
-        with lock(RunDir(run.path)):
-            claim(RunDir(run.path), OTHER, overwrite=False)
+        with run_lock(RunDirectory(run.path)):
+            claim_directory(RunDirectory(run.path), OTHER, overwrite=False)
             (run.checkpoints / "step_000000001_phase_000.npz").write_bytes(b"theirs")
         with pytest.raises(UserError, match="holds a run with another recipe"):
-            renew(run, MINE)
+            recreate_directory(run, MINE)
         assert run.read_recipe() == OTHER
 
 
 def test_what_the_directory_lay_in_is_not_made(run):
     """It may be where a drive is mounted, and the drive may come back."""
-    with lock(run):
+    with run_lock(run):
         gone(run)
         run.path.parent.rmdir()
         with pytest.raises(FileNotFoundError):
-            renew(run, MINE)
+            recreate_directory(run, MINE)
         assert not run.path.parent.exists()
 
 
 def test_without_a_lock_there_is_none_to_take_anew(run):
     gone(run)
-    assert is_ours(run)
-    assert renew(run, MINE)
+    assert holds_lock(run)
+    assert recreate_directory(run, MINE)
     assert not run.lock.exists()

@@ -11,8 +11,8 @@ import pytest
 from engine.core import files
 from engine.core.errors import UserError
 from engine.runs import checkpoints, directory, retrying_writer
-from engine.runs.directory import RunDir
-from engine.runtime.shutdown import Stop
+from engine.runs.directory import RunDirectory
+from engine.runtime.shutdown import Shutdown
 from engine.training import loop
 from tests.engine.small_runs import Watcher, job, same_end, small_recipe
 
@@ -122,7 +122,7 @@ def test_what_was_written_before_stays(coloured, tmp_path, disk, monkeypatch):
 
 
 def test_at_its_end_a_run_waits_for_room(coloured, undisturbed, tmp_path, disk):
-    class Patient(Stop):
+    class Patient(Shutdown):
         waited = 0
 
         def wait(self, seconds):
@@ -141,7 +141,7 @@ def test_at_its_end_a_run_waits_for_room(coloured, undisturbed, tmp_path, disk):
 
 def test_asked_to_end_while_the_disk_is_full_a_run_says_what_is_lost(coloured, tmp_path, disk):
     class Asks(Fills):
-        stop = Stop()
+        stop = Shutdown()
 
         def step(self, moment):
             super().step(moment)
@@ -158,7 +158,7 @@ def test_asked_to_end_while_the_disk_is_full_a_run_says_what_is_lost(coloured, t
 class Removes(Watcher):
     """Takes the run's directory away at a step."""
 
-    def __init__(self, run: RunDir, at: int) -> None:
+    def __init__(self, run: RunDirectory, at: int) -> None:
         super().__init__()
         self.run, self.at = run, at
 
@@ -172,7 +172,7 @@ class Removes(Watcher):
 def test_a_directory_that_vanishes_is_made_anew_with_all_that_belongs_there(
     coloured, undisturbed, tmp_path, at
 ):
-    run = RunDir(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     watcher = Removes(run, at)
     loop.train(job(small_recipe(coloured), run.path, watcher))
     assert same_end(run, undisturbed[0].run)
@@ -186,7 +186,7 @@ def test_a_directory_that_vanishes_is_made_anew_with_all_that_belongs_there(
 
 def test_of_a_run_that_was_taken_up_too(coloured, undisturbed, tmp_path):
     """Its best model comes from an earlier process."""
-    recipe, run = small_recipe(coloured), RunDir(tmp_path / "run")
+    recipe, run = small_recipe(coloured), RunDirectory(tmp_path / "run")
     with pytest.raises(InterruptedError):
         loop.train(job(recipe, run.path, Watcher(stop_at=18), **SETTINGS))
     loop.train(job(recipe, run.path, Removes(run, 19), **SETTINGS))

@@ -17,10 +17,10 @@ tf.config.set_logical_device_configuration(
 )
 
 from engine.core.call_syntax import parse_calls  # noqa: E402
-from engine.frozen.array_store import Room  # noqa: E402
-from engine.frozen.precision import Program  # noqa: E402
+from engine.frozen.array_store import CacheBudget  # noqa: E402
+from engine.frozen.precision import ComputeMode  # noqa: E402
 from engine.runs import checkpoints  # noqa: E402
-from engine.runs.directory import RunDir  # noqa: E402
+from engine.runs.directory import RunDirectory  # noqa: E402
 from engine.runtime import distribution  # noqa: E402
 from engine.training import batchnorm_check, loop  # noqa: E402
 from pipelines.augment import augment  # noqa: E402
@@ -122,7 +122,9 @@ def test_the_probe_after_a_phase_measures_what_their_shares_give():
         recipe = {"accumulate": pieces}
         made = trained(strategy, batch_norm="train", recipe=recipe)
         with strategy.scope():
-            found.append(batchnorm_check.probe(made.given, [small.stacked(small.batch(6, 9))]))
+            found.append(
+                batchnorm_check.check_batchnorm(made.given, [small.stacked(small.batch(6, 9))])
+            )
     assert found[0].training.loss != found[0].inference.loss
     assert found[1].training.loss == pytest.approx(found[0].training.loss, abs=1e-4)
 
@@ -134,7 +136,7 @@ def test_steps_in_one_call_are_those_of_as_many_calls():
 
 
 def test_float16_scales_its_loss_and_skips_what_overflows():
-    half = {"program": Program("mixed_float16"), "scale_loss": True}
+    half = {"program": ComputeMode("mixed_float16"), "scale_loss": True}
     one, two = (trained(strategy, **half) for strategy in (ONE, TWO))
     agree(one, two, atol=2e-3)
     before = small.values(two.net.model.weights)
@@ -173,13 +175,13 @@ def test_a_loss_that_is_no_number_on_one_device_is_known_to_both():
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_bits(coloured, tmp_path):
-    """In a phase that reads pictures and in one that reads kept features, several steps a call."""
+    """In a phase that reads images and in one that reads kept features, several steps a call."""
     phases = (
         "transfer(epochs=2)",
         "fine_tune(trainable=block_16, epochs=2, optimizer=adam, views=1)",
     )
     recipe = small_recipe(coloured, phases)
-    settings = {"room": Room(10**8), "steps_per_call": 2, "devices": TWO}
+    settings = {"room": CacheBudget(10**8), "steps_per_call": 2, "devices": TWO}
 
     def train(place: str, stop_at: int | None = None, **more):
         made = job(recipe, tmp_path / place, Watcher(stop_at), **settings, **more)
@@ -191,7 +193,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(coloured, tmp_path):
         with pytest.raises(InterruptedError):
             train("run", stop, checkpoint_minutes=0)
     train("run")
-    steady = RunDir(tmp_path / "steady")
-    assert same_end(RunDir(tmp_path / "run"), steady)
+    steady = RunDirectory(tmp_path / "steady")
+    assert same_end(RunDirectory(tmp_path / "run"), steady)
     kept = json.loads(steady.plan.read_text())["keeps"]
     assert {name: keep["slots"] for name, keep in kept.items()} == {"transfer": 0, "fine_tune": 1}

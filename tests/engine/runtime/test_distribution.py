@@ -58,7 +58,7 @@ class Devices:
 @given(count=few, size=few)
 def test_shares_are_of_one_size_and_together_the_batch(count, size):
     devices, shares = Devices(count), []
-    batch = {"numbers": np.arange(count * size), "pictures": np.random.rand(count * size, 2, 3)}
+    batch = {"numbers": np.arange(count * size), "images": np.random.rand(count * size, 2, 3)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tf.distribute, "get_strategy", lambda: devices)
         patch.setattr(tf.distribute, "get_replica_context", lambda: devices)

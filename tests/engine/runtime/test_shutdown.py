@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from engine.runtime.shutdown import REPEAT_SECONDS, Stop, Stopped
+from engine.runtime.shutdown import REPEAT_SECONDS, Shutdown, ShutdownRequested
 
 LATER = 1.2 * REPEAT_SECONDS
 BUSY = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"  # minutes, out of reach
@@ -43,34 +43,34 @@ PATIENT = """
 
 
 def test_nobody_asked():
-    stop = Stop()
+    stop = Shutdown()
     stop.check()
     assert list(stop.checked(iter("abc"))) == ["a", "b", "c"]
 
 
 def test_asked_for_the_next_look_ends_it_and_the_first_reason_counts():
-    stop = Stop()
+    stop = Shutdown()
     for reason in ("the cloud", "a signal"):
         stop.ask(reason)
-    with pytest.raises(Stopped, match="the cloud"):
+    with pytest.raises(ShutdownRequested, match="the cloud"):
         stop.check()
 
 
 def test_between_items():
-    stop = Stop()
+    stop = Shutdown()
     items = stop.checked([1, 2, 3])
     assert [next(items), next(items)] == [1, 2]
     stop.ask("enough")
-    with pytest.raises(Stopped, match="enough"):
+    with pytest.raises(ShutdownRequested, match="enough"):
         next(items)
 
 
 def test_from_another_thread():
-    stop = Stop()
+    stop = Shutdown()
     thread = threading.Thread(target=stop.ask, args=("elsewhere",))
     thread.start()
     thread.join()
-    with pytest.raises(Stopped, match="elsewhere"):
+    with pytest.raises(ShutdownRequested, match="elsewhere"):
         stop.check()
 
 
@@ -167,7 +167,7 @@ def test_what_foreign_code_makes_of_it_is_still_the_wish():
 
 @pytest.mark.parametrize("asked", [False, True])
 def test_an_error_that_did_not_come_of_it_stays(asked):
-    stop = Stop()
+    stop = Shutdown()
     if asked:
         stop.ask("the cloud")
     with pytest.raises(RuntimeError, match="of its own"), stop.undisguised():
@@ -206,7 +206,7 @@ def test_a_signal_that_is_somebody_elses_is_no_wish():
 
 def test_what_is_to_be_done_at_once_is():
     done = threading.Event()
-    Stop(done.set).ask("the test")
+    Shutdown(done.set).ask("the test")
     assert done.is_set()
 
 
@@ -227,9 +227,9 @@ def test_ended_at_once_it_gives_the_terminal_its_cursor_back():
 
 
 def test_it_is_not_taken_for_an_error():
-    stop = Stop()
+    stop = Shutdown()
     stop.ask("the test")
-    with pytest.raises(Stopped):  # noqa: PT012
+    with pytest.raises(ShutdownRequested):  # noqa: PT012
         try:
             stop.check()
         except Exception as error:

@@ -1,4 +1,4 @@
-"""A service with a model that anybody can check: pictures are bytes, and logits what is in them."""
+"""A service with a model that anybody can check: images are bytes, and logits what is in them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import numpy as np
 import scipy.special
 
 from engine.core.errors import UserError
-from engine.evaluation.decision_rule import Rule
+from engine.evaluation.decision_rule import DecisionRule
 from engine.serving import server
-from engine.serving.batcher import Pace, sizes
+from engine.serving.batcher import BatchingOptions, sizes
 from engine.serving.limits import Limits
 from engine.serving.service import Model, Service
 
 CLASSES = ("ant", "bee", "cow")
-RULE = Rule(temperature=2.0, abstain=0.5)
-PACE = Pace(dict.fromkeys(sizes(4), 1.0), queue=16, wait_seconds=0.005, threads=2)
+RULE = DecisionRule(temperature=2.0, abstain=0.5)
+PACE = BatchingOptions(dict.fromkeys(sizes(4), 1.0), queue=16, wait_seconds=0.005, threads=2)
 
 
 def decode(contents: bytes) -> np.ndarray:
-    """Three letters `p`, as b"pxyz": a picture of one pixel with these levels."""
+    """Three letters `p`, as b"pxyz": an image of one pixel with these levels."""
     if len(contents) != 4 or contents[:1] != b"p":
-        raise UserError("not a picture (made up)")
+        raise UserError("not an image (made up)")
     return np.frombuffer(contents[1:], np.uint8).reshape(1, 1, 3)
 
 
@@ -36,11 +36,11 @@ def probabilities(images: np.ndarray) -> np.ndarray:
     return scipy.special.softmax(images[:, 0, 0] / np.float32(10 * RULE.temperature), axis=-1)
 
 
-def picture(*levels: int) -> bytes:
+def image(*levels: int) -> bytes:
     return b"p" + bytes(levels)
 
 
-ANT, BEE, UNSURE = picture(200, 20, 10), picture(10, 180, 20), picture(100, 100, 100)
+ANT, BEE, UNSURE = image(200, 20, 10), image(10, 180, 20), image(100, 100, 100)
 HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
 PART = b'--b\r\nContent-Disposition: form-data; name="a"; filename="a.jpg"\r\n\r\n'
 

@@ -11,16 +11,16 @@ import pytest
 from engine.core.errors import UserError
 from engine.serving import load_test
 from engine.serving.load_test import Sent
-from tests.engine.serving.made import PACE, picture, probabilities, running
+from tests.engine.serving.made import PACE, image, probabilities, running
 
-PICTURES = [(f"{n}.jpg", picture(n, 100, 255 - n)) for n in range(40)]
+IMAGES = [(f"{n}.jpg", image(n, 100, 255 - n)) for n in range(40)]
 
 
 @pytest.mark.parametrize("connections", [1, 8])
-def test_answers_come_in_the_order_of_the_pictures(connections):
+def test_answers_come_in_the_order_of_the_images(connections):
     async def main():
         async with running() as it:
-            return await load_test.send(it.address, PICTURES, connections)
+            return await load_test.send(it.address, IMAGES, connections)
 
     sent = asyncio.run(main())
     likeliest = [max(answer, key=answer.get) for answer in sent.answers]
@@ -36,24 +36,24 @@ def test_at_most_so_many_are_sent_at_a_time():
 
     async def main():
         async with running(lambda seen: most.append(len(seen)) or probabilities(seen)) as it:
-            await load_test.send(it.address, PICTURES, 2)
+            await load_test.send(it.address, IMAGES, 2)
 
     asyncio.run(main())
     assert max(most) <= 2
 
 
-def test_a_picture_that_is_not_answered_ends_it():
-    async def main(pictures, **settings):
+def test_a_image_that_is_not_answered_ends_it():
+    async def main(images, **settings):
         async with running(**settings) as it:
-            await load_test.send(it.address, pictures, 8)
+            await load_test.send(it.address, images, 8)
 
-    with pytest.raises(UserError, match=r"^b\.jpg: answered 422: body: not a picture"):
-        asyncio.run(main([*PICTURES, ("b.jpg", b"nothing")]))
+    with pytest.raises(UserError, match=r"^b\.jpg: answered 422: body: not an image"):
+        asyncio.run(main([*IMAGES, ("b.jpg", b"nothing")]))
     full = dataclasses.replace(PACE, queue=0)
     with pytest.raises(UserError, match="answered 503: the queue is full"):
-        asyncio.run(main(PICTURES, pace=full))
+        asyncio.run(main(IMAGES, pace=full))
     with pytest.raises(UserError, match="no answer"):
-        asyncio.run(load_test.send("http://127.0.0.1:1/", PICTURES, 1))
+        asyncio.run(load_test.send("http://127.0.0.1:1/", IMAGES, 1))
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99, 1.0])

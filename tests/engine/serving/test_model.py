@@ -8,16 +8,16 @@ import tensorflow as tf
 
 from engine.core.errors import UserError
 from engine.evaluation import decision_rule
-from engine.evaluation.decision_rule import Rule
+from engine.evaluation.decision_rule import DecisionRule
 from engine.frozen import precision
-from engine.frozen.precision import FLOAT32, Program
+from engine.frozen.precision import FLOAT32, ComputeMode
 from engine.serving import model
 from engine.training import setup
 from tests.engine import small
 from tests.engine.serving import served_run
 
 CLASSES = ("a", "b", "c")
-RULE = Rule(temperature=1.5, positive_class="b", threshold=0.3)
+RULE = DecisionRule(temperature=1.5, positive_class="b", threshold=0.3)
 
 
 @pytest.fixture(scope="module", params=[0, 5], ids=["one layer", "a hidden layer"])
@@ -33,7 +33,7 @@ def images(count: int) -> np.ndarray:
 
 def test_answers_are_those_of_the_network_at_every_size(run, monkeypatch):
     """And nothing is traced any more once its times are known."""
-    network = setup.reopen(run).model
+    network = setup.load_run(run).model
     served = model.load(run, "float32", print)
     seconds = model.seconds(served, [1, 2, 5])
     assert (served.classes, served.rule, served.program) == (CLASSES, RULE, FLOAT32)
@@ -52,7 +52,7 @@ def test_answers_are_those_of_the_network_at_every_size(run, monkeypatch):
 
 def test_auto_takes_what_was_fastest_among_the_sound(run, monkeypatch):
     """Bfloat16 where that was tried; its head stays in float32, and so do probabilities."""
-    half = Program("mixed_bfloat16")
+    half = ComputeMode("mixed_bfloat16")
     monkeypatch.setattr(precision, "programs", lambda: [FLOAT32, half])
     monkeypatch.setattr(precision, "best", lambda trials: trials[1])
     said = []
@@ -72,7 +72,7 @@ def test_a_run_without_a_model_is_told(run, tmp_path):
         model.load(type(run)(tmp_path), "float32", print)
 
 
-def test_drawn_pictures_differ():
+def test_drawn_images_differ():
     drawn = model.drawn(5, (6, 7))
     assert (drawn.shape, drawn.dtype) == ((5, 6, 7, 3), np.uint8)
     assert len({one.tobytes() for one in drawn}) == 5

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from engine.core.errors import UserError
 from engine.evaluation import decision_rule
 from engine.inference import predict as prediction
-from engine.runtime.shutdown import Stopped
+from engine.runtime.shutdown import ShutdownRequested
 from engine.serving.service import Model, describe
 from tests.engine.serving.made import (
     ANT,
@@ -26,8 +26,8 @@ from tests.engine.serving.made import (
     UNSURE,
     Held,
     decode,
+    image,
     over_http,
-    picture,
     probabilities,
     running,
 )
@@ -45,7 +45,7 @@ async def test_several_files_are_answered_in_their_order(it):
     names = ["first.jpg", "broken.jpg", "second.jpg", "third.jpg"]
     assert [file["name"] for file in values["files"]] == names
     first, broken, second, third = values["files"]
-    assert broken == {"name": "broken.jpg", "problem": "not a picture (made up)"}
+    assert broken == {"name": "broken.jpg", "problem": "not an image (made up)"}
     assert (first["decision"], second["decision"], third["decision"]) == ("ant", "bee", None)
     assert [file["uncertain"] for file in (first, second, third)] == [False, False, True]
     for file, contents in ((first, ANT), (second, BEE), (third, UNSURE)):
@@ -62,7 +62,7 @@ async def test_names_of_files_may_be_anything_and_stay_what_they_are(it):
     status, values = await it.post(name + ANT + b"\r\n--b--\r\n", headers=kind)
     assert (status, values["files"][0]["name"]) == (200, "a\n\x1b<b>")
     status, values = await it.post(name + b"broken" + b"\r\n--b--\r\n", headers=kind)
-    assert (status, values["error"]) == (422, r"a\n\x1b<b>: not a picture (made up)")
+    assert (status, values["error"]) == (422, r"a\n\x1b<b>: not an image (made up)")
 
 
 @over_http()
@@ -75,7 +75,7 @@ async def test_names_that_are_no_unicode_can_be_written_as_json(it):
 
 
 @over_http()
-async def test_a_raw_body_is_one_picture(it):
+async def test_a_raw_body_is_one_image(it):
     by_curl = "application/x-www-form-urlencoded"
     for kind in ("image/jpeg", "application/octet-stream", "image/x-odd", by_curl):
         status, values = await it.post(ANT, headers={"Content-Type": kind})
@@ -94,7 +94,7 @@ def test_top_says_how_many_labels(top, expected):
 
 
 def test_a_rule_with_a_threshold_decides_against_the_likeliest():
-    rule = decision_rule.Rule(positive_class="cow", threshold=0.1)
+    rule = decision_rule.DecisionRule(positive_class="cow", threshold=0.1)
     model = Model(decode, probabilities, CLASSES, rule)
     said = describe(model, "a", np.array([0.7, 0.1, 0.2]), 1)
     assert (said["decision"], said["predictions"][0]["label"]) == ("cow", "ant")
@@ -137,14 +137,14 @@ def test_what_fails_in_the_model_stays_here(caplog):
 async def test_each_of_many_clients_gets_its_own_answer(it):
     async def one(number):
         levels = (number, 255 - number, number * 7 % 256)
-        status, values = await it.post(picture(*levels), path="predict?top=3")
+        status, values = await it.post(image(*levels), path="predict?top=3")
         while status == 503:
-            status, values = await it.post(picture(*levels), path="predict?top=3")
+            status, values = await it.post(image(*levels), path="predict?top=3")
         return {row["label"]: row["probability"] for row in values["files"][0]["predictions"]}
 
     found = await asyncio.gather(*map(one, range(200)))
     for number, answer in enumerate(found):
-        wanted = chances(picture(number, 255 - number, number * 7 % 256))
+        wanted = chances(image(number, 255 - number, number * 7 % 256))
         assert answer == pytest.approx(dict(zip(CLASSES, wanted, strict=True)), abs=1e-6)
 
 
@@ -167,11 +167,11 @@ async def test_metrics_are_what_happened(it):
 
     assert requests("/predict", "200") == requests("/predict", "422") == 1
     assert requests("other", "404") == 2, "addresses that are no route don't become metrics"
-    assert samples[("unfreeze_pictures_total", ("outcome", "answered"))] == 2
-    assert samples[("unfreeze_pictures_total", ("outcome", "unreadable"))] == 2
+    assert samples[("unfreeze_images_total", ("outcome", "answered"))] == 2
+    assert samples[("unfreeze_images_total", ("outcome", "unreadable"))] == 2
     assert samples[("unfreeze_batch_size_sum",)] == 2
     assert samples[("unfreeze_request_seconds_count",)] == 2
-    assert samples[("unfreeze_queue_pictures",)] == 0
+    assert samples[("unfreeze_queue_images",)] == 0
     for name in ("unfreeze_decode_seconds_total", "unfreeze_model_seconds_total"):
         assert samples[(name,)] > 0
 
@@ -246,7 +246,7 @@ def test_one_that_is_stopped_while_it_loads_ends_well():
 
     def load():
         assert stopped.wait(20)
-        raise Stopped("SIGTERM")
+        raise ShutdownRequested("SIGTERM")
 
     async def main():
         async with running(load=load) as it:

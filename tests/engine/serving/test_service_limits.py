@@ -112,7 +112,7 @@ def test_a_full_queue_is_a_503_that_says_when_to_come_again():
                 assert response.status == 503
                 assert int(response.headers["Retry-After"]) >= 1
                 assert "the queue is full" in (await response.json())["error"]
-            assert "unfreeze_queue_pictures 4.0" in (await it.get("metrics"))[1]
+            assert "unfreeze_queue_images 4.0" in (await it.get("metrics"))[1]
             held.open.set()
             answers = await asyncio.gather(*first)
             assert [status for status, _ in answers] == [200] * 4

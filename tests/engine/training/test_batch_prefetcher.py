@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.training import batch_prefetcher
-from engine.training.batch_prefetcher import Supply
+from engine.training.batch_prefetcher import BatchPrefetcher
 from tests.engine import small
 
 LENGTH = 3  # steps of an epoch: ten examples in fours
@@ -30,7 +30,7 @@ class Stage:
             self.closed += 1
 
 
-def taken(supply: Supply, first: int, stop: int) -> list[list[int]]:
+def taken(supply: BatchPrefetcher, first: int, stop: int) -> list[list[int]]:
     """The examples of each step."""
     found: list[list[int]] = []
     while first + len(found) < stop:
@@ -40,36 +40,36 @@ def taken(supply: Supply, first: int, stop: int) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def feed():
-    return small.feed()
+    return small.data_loader()
 
 
 @pytest.mark.parametrize("per_call", [1, 2, 7])
 @pytest.mark.parametrize("first", [0, 4])
 def test_it_gives_what_the_feed_gives(feed, per_call, first):
-    supply = Supply(feed, Stage(per_call), LENGTH, 9)
+    supply = BatchPrefetcher(feed, Stage(per_call), LENGTH, 9)
     expected = [np.asarray(one.examples)[0].tolist() for one in feed.train(first, 9)]
     assert taken(supply, first, 9) == expected
 
 
 def test_the_end_of_an_epoch_is_no_reason_to_begin_anew(feed):
     stage = Stage(2)
-    taken(Supply(feed, stage, LENGTH, 9), 1, 9)
+    taken(BatchPrefetcher(feed, stage, LENGTH, 9), 1, 9)
     assert stage.opened == [(1, 9)]
 
 
-@pytest.mark.parametrize("filled", [None, set(range(10))], ids=["pictures", "kept"])
+@pytest.mark.parametrize("filled", [None, set(range(10))], ids=["images", "kept"])
 def test_of_very_many_steps_some_epochs_are_planned_at_a_time(feed, monkeypatch, filled):
     monkeypatch.setattr(batch_prefetcher, "MOST_STEPS", 4)
     stage = Stage(2, filled)
     expected = [np.asarray(one.examples)[0].tolist() for one in feed.train(1, 12)]
-    assert taken(Supply(feed, stage, LENGTH, 12), 1, 12) == expected
+    assert taken(BatchPrefetcher(feed, stage, LENGTH, 12), 1, 12) == expected
     assert stage.opened == [(1, 6), (6, 12)]
 
 
 def test_what_is_not_filled_yet_is_not_read(feed):
     filled = {0, 1}
     stage = Stage(2, filled)
-    supply = Supply(feed, stage, LENGTH, 12)
+    supply = BatchPrefetcher(feed, stage, LENGTH, 12)
     taken(supply, 0, 6)
     assert stage.opened == [(0, 6)]
     filled |= {2, 3, 4}
@@ -80,7 +80,7 @@ def test_what_is_not_filled_yet_is_not_read(feed):
 
 def test_another_number_of_steps_per_call_holds_from_the_next_call_on(feed):
     stage = Stage(1)
-    supply = Supply(feed, stage, LENGTH, 9)
+    supply = BatchPrefetcher(feed, stage, LENGTH, 9)
     assert len(supply.next(0).labels) == 1
     stage.pace.steps = 2
     assert len(supply.next(1).labels) == 2
@@ -90,7 +90,7 @@ def test_another_number_of_steps_per_call_holds_from_the_next_call_on(feed):
 
 def test_closed_it_stops_what_works_ahead(feed):
     stage = Stage(1)
-    supply = Supply(feed, stage, LENGTH, 9)
+    supply = BatchPrefetcher(feed, stage, LENGTH, 9)
     supply.close()
     supply.next(0)
     supply.close()

@@ -7,23 +7,25 @@ import pytest
 import tensorflow as tf
 
 from engine.core.recipe import Phase
-from engine.frozen.precision import Program
+from engine.frozen.precision import ComputeMode
 from engine.models import freezing
 from engine.optim import optimizers
 from engine.optim import options as recipes
 from engine.training import batchnorm_check, steps
-from engine.training.metrics import Figures, Totals
+from engine.training.metrics import MetricAccumulator, TrainMetrics
 from tests.engine import small, small_runs
 
 
-def training(net, batch_norm="train", trainable="top", accumulate=1) -> steps.Training:
+def training(net, batch_norm="train", trainable="top", accumulate=1) -> steps.StepContext:
     phase = Phase("tune", trainable, batch_norm=batch_norm)
     recipe = small.recipe(phases=(phase,), batch_size=6, accumulate=accumulate)
-    split = freezing.split(net, trainable)
+    split = freezing.partition_model(net, trainable)
     options = recipes.options(phase).optimizer
     optimizer = optimizers.build(phase, options, split.variables, scale_loss=False)
     below = tf.function(lambda batch: [split.trunk(tf.cast(batch.inputs, tf.float32))])
-    return steps.Training(recipe, phase, split, Program(), below, optimizer, [1.0] * 3, Totals())
+    return steps.StepContext(
+        recipe, phase, split, ComputeMode(), below, optimizer, [1.0] * 3, MetricAccumulator()
+    )
 
 
 def batches(count=2):
@@ -50,7 +52,7 @@ def plain_losses(net, mode) -> float:
 def test_both_modes_are_those_of_keras():
     net = small.network()
     norm(net).moving_mean.assign(np.linspace(-1, 1, 8))
-    found = batchnorm_check.probe(training(net), batches())
+    found = batchnorm_check.check_batchnorm(training(net), batches())
     assert found.inference.loss == pytest.approx(plain_losses(net, False), rel=1e-5)
     moving = norm(net).moving_mean.numpy()
     assert found.training.loss == pytest.approx(plain_losses(net, True), rel=1e-5)
@@ -60,7 +62,7 @@ def test_both_modes_are_those_of_keras():
 def test_the_network_is_left_as_it_was():
     net = small.network()
     before = small.values(net.model.weights)
-    batchnorm_check.probe(training(net), batches(3))
+    batchnorm_check.check_batchnorm(training(net), batches(3))
     after = small.values(net.model.weights)
     assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
 
@@ -68,7 +70,7 @@ def test_the_network_is_left_as_it_was():
 def test_running_statistics_that_lag_behind_are_a_gap_with_its_cause():
     net = small.network()
     norm(net).moving_variance.assign(np.full(8, 1e-4))
-    found = batchnorm_check.probe(training(net), batches())
+    found = batchnorm_check.check_batchnorm(training(net), batches())
     assert found.gap
     line = found.complaint(Phase("tune"), 12)
     for words in ("phase 'tune'", "after 12 steps with batch_norm=train", "batch_norm=frozen"):
@@ -88,12 +90,14 @@ def test_statistics_that_fit_are_no_gap():
     x = tf.concat(seen, 0)
     norm(net).moving_mean.assign(tf.reduce_mean(x, [0, 1, 2]))
     norm(net).moving_variance.assign(tf.math.reduce_variance(x, [0, 1, 2]))
-    assert not batchnorm_check.probe(given, batches()).gap
+    assert not batchnorm_check.check_batchnorm(given, batches()).gap
 
 
 @pytest.mark.parametrize(("batch_norm", "trainable"), [("frozen", "top"), ("train", "head")])
 def test_where_both_modes_are_one_program_they_give_the_same(batch_norm, trainable):
-    found = batchnorm_check.probe(training(small.network(), batch_norm, trainable), batches())
+    found = batchnorm_check.check_batchnorm(
+        training(small.network(), batch_norm, trainable), batches()
+    )
     assert found.training == found.inference
 
 
@@ -104,7 +108,7 @@ def test_training_mode_is_what_the_step_gives(pieces):
     given = training(net, accumulate=pieces)
     (batch,) = batches(1)
     batch = batch._replace(weights=tf.constant([[1.0, 1, 1, 1, 1, 0]]))
-    found = batchnorm_check.probe(given, [batch])
+    found = batchnorm_check.check_batchnorm(given, [batch])
     steps.make_train_step(given)(batch, tf.zeros([1]))
     assert found.training.loss == pytest.approx(given.totals.read().loss, rel=1e-5)
     assert found.training.examples == 5
@@ -112,7 +116,7 @@ def test_training_mode_is_what_the_step_gives(pieces):
 
 def test_a_run_taken_up_at_the_end_of_a_phase_measures_the_same(coloured, tmp_path):
     """Though nothing of that phase is left to be trained, and nothing kept of it filled."""
-    from engine.frozen.array_store import Room
+    from engine.frozen.array_store import CacheBudget
     from engine.training import loop
 
     phases = (
@@ -123,7 +127,7 @@ def test_a_run_taken_up_at_the_end_of_a_phase_measures_the_same(coloured, tmp_pa
 
     def made(name, stop_at=None):
         watcher = small_runs.Watcher(stop_at)
-        return small_runs.job(recipe, tmp_path / name, watcher, room=Room(10**9))
+        return small_runs.job(recipe, tmp_path / name, watcher, room=CacheBudget(10**9))
 
     whole = loop.train(made("whole")).result
     with pytest.raises(InterruptedError):
@@ -145,8 +149,8 @@ def test_a_run_taken_up_at_the_end_of_a_phase_measures_the_same(coloured, tmp_pa
     ],
 )
 def test_what_counts_as_a_gap(trained, used, gap):
-    both = (Figures(trained, 1.0, 9), Figures(used, 1.0, 9))
-    assert batchnorm_check.Probe(*both).gap is gap
+    both = (TrainMetrics(trained, 1.0, 9), TrainMetrics(used, 1.0, 9))
+    assert batchnorm_check.BatchNormCheck(*both).gap is gap
 
 
 def test_a_run_reports_it_after_the_phase(coloured, tmp_path):

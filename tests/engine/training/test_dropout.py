@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from engine.frozen.precision import Program
+from engine.frozen.precision import ComputeMode
 from engine.runtime import stateless_random
 from engine.training import steps
 from tests.engine import small
@@ -57,7 +57,11 @@ class TestDropout:
 
     @pytest.mark.parametrize(
         ("program", "tolerance"),
-        [(FLOAT32, 1e-6), (Program("mixed_bfloat16"), 1e-3), (Program("mixed_float16"), 1e-4)],
+        [
+            (FLOAT32, 1e-6),
+            (ComputeMode("mixed_bfloat16"), 1e-3),
+            (ComputeMode("mixed_float16"), 1e-4),
+        ],
         ids=str,
     )
     def test_a_step_learns_through_the_mask(self, program, tolerance):

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from engine.core.recipe import Phase
 from engine.models import freezing
-from engine.training.freeze_check import Audit
+from engine.training.freeze_check import FreezeCheck
 from tests.engine import small
 
 
@@ -17,8 +17,8 @@ def net():
 
 
 def begin(net, trainable="top", **phase):
-    split = freezing.split(net, trainable)
-    return split, Audit(net.model, split, Phase("tune", trainable, **phase))
+    split = freezing.partition_model(net, trainable)
+    return split, FreezeCheck(net.model, split, Phase("tune", trainable, **phase))
 
 
 def by_name(net, ending):

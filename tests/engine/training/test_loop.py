@@ -1,4 +1,4 @@
-"""The loop, whole: small real pictures, a small real network, phases, what it keeps and frees."""
+"""The loop, whole: small real images, a small real network, phases, what it keeps and frees."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 from engine.core.errors import UserError
 from engine.evaluation import calibration
 from engine.evaluation import evaluate as evaluation
-from engine.evaluation.decision_rule import Rule
+from engine.evaluation.decision_rule import DecisionRule
 from engine.frozen import array_store
-from engine.frozen.array_store import Room
+from engine.frozen.array_store import CacheBudget
 from engine.training import epoch_record, loop, setup, steps
 from tests.engine.small_runs import (
     LONGER,
@@ -44,14 +44,14 @@ def test_history_has_one_row_for_each_epoch(undisturbed):
     assert [row["step"] for row in watcher.rows] == [5, 10, 15, 20]
 
 
-def test_the_saved_model_is_read_by_the_temperature_of_its_validation_pictures(undisturbed):
+def test_the_saved_model_is_read_by_the_temperature_of_its_validation_images(undisturbed):
     made, _, result = undisturbed
-    opened = setup.reopen(made.run)
+    opened = setup.load_run(made.run)
     step, read = steps.make_eval_step(opened.model), made.feed.once("validation")
-    answers = evaluation.collect(step, read, opened.classes)
+    answers = evaluation.collect_predictions(step, read, opened.classes)
     fitted = calibration.fit_temperature(answers.logits, answers.labels)
     assert opened.rule.temperature == pytest.approx(fitted, rel=1e-4)
-    assert opened.rule == Rule(result["calibration"]["temperature"])
+    assert opened.rule == DecisionRule(result["calibration"]["temperature"])
     assert opened.rule.temperature != 1
 
 
@@ -72,7 +72,7 @@ def test_result_says_what_was_trained(undisturbed):
 
 def test_the_saved_best_model_scores_what_the_result_says(undisturbed):
     made, _, result = undisturbed
-    opened = setup.reopen(made.run)
+    opened = setup.load_run(made.run)
     again = evaluation.evaluate(steps.make_eval_step(opened.model), made.feed.once("validation"), 2)
     assert result["validation"] == pytest.approx(
         {"accuracy": again.accuracy, "loss": again.loss, "count": 13}, rel=1e-6
@@ -83,13 +83,13 @@ def test_the_saved_best_model_scores_what_the_result_says(undisturbed):
     assert "test" not in result
 
 
-def test_kept_features_train_as_pictures_do(coloured, tmp_path):
+def test_kept_features_train_as_images_do(coloured, tmp_path):
     """With the same views, to rounding: a kept row was worked out in another batch."""
     phases = [text.format(", views=2, refresh=0.3") for text in LONGER]
     ends = []
     for cache in ("none", "features"):
         recipe = small_recipe(coloured, phases, cache=cache)
-        made = job(recipe, tmp_path / cache, Watcher(), room=Room(10**9))
+        made = job(recipe, tmp_path / cache, Watcher(), room=CacheBudget(10**9))
         loop.train(made)
         keeps = json.loads(made.run.plan.read_text())["keeps"].values()
         assert [keep["slots"] for keep in keeps] == [{"none": 0, "features": 2}[cache]] * 2
@@ -114,7 +114,7 @@ def test_where_features_can_not_be_kept_after_all_the_trunk_runs_each_time(
     monkeypatch.setattr(array_store, "table", full)
     watcher = Watcher()
     recipe = small_recipe(coloured, phases)
-    made = job(recipe, tmp_path / "full", watcher, room=Room(10**9))
+    made = job(recipe, tmp_path / "full", watcher, room=CacheBudget(10**9))
     loop.train(made)
     assert any("can't be kept (No space left on device)" in note for note in watcher.notes)
     ours, theirs = final(made.run), final(plain.run)
@@ -171,7 +171,7 @@ def test_nor_does_a_run_end_well_whose_model_answers_so(coloured, tmp_path, monk
 
     monkeypatch.setattr(steps, "make_eval_step", spoiled)
     made = job(small_recipe(coloured, ["transfer(epochs=1)"]), tmp_path / "run", Watcher())
-    with pytest.raises(UserError, match="answers to 13 of 13 pictures are no numbers; train anew"):
+    with pytest.raises(UserError, match="answers to 13 of 13 images are no numbers; train anew"):
         loop.train(made)
     assert not made.run.finished()
 
@@ -194,7 +194,7 @@ def test_a_phase_gives_its_room_back_before_the_next_one_takes_its_own(
         for name, open_ in (("a", "head"), ("b", "block_16"), ("c", "head"))
     ]
     recipe = small_recipe(coloured, phases, cache="features")
-    loop.train(job(recipe, tmp_path / "run", Watcher(), room=Room(10**9)))
+    loop.train(job(recipe, tmp_path / "run", Watcher(), room=CacheBudget(10**9)))
     assert (len(kept), alive) == (3, [0, 0, 0])
 
 
@@ -227,9 +227,9 @@ def test_so_it_is_over_many_epochs_of_kept_features(
     coloured, tmp_path, monkeypatch, where, augment, more
 ):
     """Of all views, and of some of which a part is worked out anew each epoch."""
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 1e9)  # the first checkpoint loads what draws pictures
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 1e9)  # the first checkpoint loads what draws images
     meter = Meter()
-    room = Room(10**9) if where == "memory" else Room(0, tmp_path / "kept")
+    room = CacheBudget(10**9) if where == "memory" else CacheBudget(0, tmp_path / "kept")
     recipe = small_recipe(coloured, (f"transfer(epochs=50{more})",), augment)
     loop.train(job(recipe, tmp_path / "run", meter, room=room, steps_per_call=5))
     assert {"memory": "in memory", "disk": "on disk"}[where] in "".join(meter.notes)
@@ -245,6 +245,6 @@ def test_each_step_is_traced_once(coloured, tmp_path, monkeypatch):
         loop.steps, "make_train_step", lambda *a: seen.append(original(*a)) or seen[-1]
     )
     phases = [*PHASES, "again(trainable=block_16, epochs=2, views=1)"]
-    settings = {"steps_per_call": 4, "room": Room(10**9)}
+    settings = {"steps_per_call": 4, "room": CacheBudget(10**9)}
     loop.train(job(small_recipe(coloured, phases), tmp_path / "run", Watcher(), **settings))
     assert [step.compiled.experimental_get_tracing_count() for step in seen] == [1, 1, 1]

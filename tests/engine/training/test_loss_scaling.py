@@ -4,13 +4,13 @@ import types
 
 import numpy as np
 
-from engine.frozen.precision import Program
+from engine.frozen.precision import ComputeMode
 from tests.engine import small
 from tests.engine.trainers import RATE, agree, moved, trainer
 
 
 class TestLossScaling:
-    half = types.MappingProxyType({"program": Program("mixed_float16"), "scale_loss": True})
+    half = types.MappingProxyType({"program": ComputeMode("mixed_float16"), "scale_loss": True})
 
     def test_it_changes_nothing_where_nothing_overflows(self):
         ours, theirs = trainer("top", scale_loss=True), trainer("top")

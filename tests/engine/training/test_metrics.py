@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from engine.training.metrics import Totals
+from engine.training.metrics import MetricAccumulator
 
 
-def add(totals: Totals, *columns) -> None:
+def add(totals: MetricAccumulator, *columns) -> None:
     totals.add(*(tf.constant(column, tf.float32) for column in columns))
 
 
 def test_means_of_two_batches():
     """Loss is a mean by weight; accuracy and count leave out what only fills up."""
-    totals = Totals()
+    totals = MetricAccumulator()
     add(totals, [1.0, 4.0], [2.0, 1.0], [1.0, 0.0], [1.0, 1.0])
     add(totals, [2.0, 9.0], [2.0, 0.0], [1.0, 1.0], [1.0, 0.0])
     figures = totals.read()
@@ -27,7 +27,7 @@ def test_means_of_two_batches():
 
 
 def test_nothing_is_not_a_number_and_reset_gives_nothing():
-    totals = Totals()
+    totals = MetricAccumulator()
     add(totals, [1.0], [1.0], [1.0], [1.0])
     totals.reset()
     figures = totals.read()
@@ -37,14 +37,14 @@ def test_nothing_is_not_a_number_and_reset_gives_nothing():
 
 
 def test_a_loss_that_is_no_number_is_seen():
-    totals = Totals()
+    totals = MetricAccumulator()
     add(totals, [np.nan, 1.0], [1.0, 1.0], [0.0, 1.0], [1.0, 1.0])
     assert math.isnan(totals.read().loss)
     assert totals.read().accuracy == 0.5
 
 
 def test_it_adds_within_a_compiled_function():
-    totals = Totals()
+    totals = MetricAccumulator()
     step = tf.function(lambda: add(totals, [1.0, 3.0], [1.0, 1.0], [1.0, 0.0], [1.0, 1.0]))
     step()
     step()
@@ -52,7 +52,7 @@ def test_it_adds_within_a_compiled_function():
 
 
 def test_the_first_step_whose_loss_was_no_number_is_known():
-    totals = Totals()
+    totals = MetricAccumulator()
 
     @tf.function
     def step(loss):

@@ -14,12 +14,12 @@ import tensorflow as tf
 
 from engine.core.errors import UserError
 from engine.core.recipe import Phase
-from engine.frozen.array_store import Room
+from engine.frozen.array_store import CacheBudget
 from engine.runs import checkpoints, directory
-from engine.runs.directory import RunDir
-from engine.runtime.shutdown import Stop
+from engine.runs.directory import RunDirectory
+from engine.runtime.shutdown import Shutdown
 from engine.training import loop, nan_recovery
-from engine.training.nan_recovery import Setback
+from engine.training.nan_recovery import NanEvent
 from tests.engine.small_runs import Watcher, job, same_end, small_recipe
 
 BAD = 13  # in the first epoch of the second phase; there are 5 steps in an epoch, 10 in a phase
@@ -30,7 +30,7 @@ HALF = (
 WAYS = {
     "looked at after each step": {},
     "fetched once an epoch": {"log_steps": 1000, "steps_per_call": 4},
-    "from what is kept of the trunk": {"room": Room(10**9)},
+    "from what is kept of the trunk": {"room": CacheBudget(10**9)},
 }
 
 
@@ -51,7 +51,7 @@ def spoiled(made: loop.Job, step: int = BAD, times: int = 1, known=None) -> loop
 
 
 @pytest.fixture(scope="module")
-def half(coloured, tmp_path_factory) -> RunDir:
+def half(coloured, tmp_path_factory) -> RunDirectory:
     """A run that has half the rate in its second phase from the start."""
     made = job(small_recipe(coloured, HALF), tmp_path_factory.mktemp("half") / "run", Watcher())
     loop.train(made)
@@ -63,13 +63,13 @@ def test_the_run_goes_back_with_half_the_rate(coloured, half, tmp_path, settings
     watcher = Watcher()
     made = spoiled(job(small_recipe(coloured), tmp_path / "run", watcher, **settings))
     loop.train(made)
-    assert nan_recovery.read(made.run) == [Setback("fine_tune", BAD, 10)]
+    assert nan_recovery.read(made.run) == [NanEvent("fine_tune", BAD, 10)]
     (line,) = [line for line in watcher.notes if "the loss is" in line]
     assert line == (
-        f"phase 'fine_tune', step 14: the loss is nan; its pictures are listed in "
+        f"phase 'fine_tune', step 14: the loss is nan; its images are listed in "
         f"{made.run.nan_batch}; going back to step 10 with half the learning rate"
     )
-    if "room" not in settings:  # a mirrored picture in the cache is rounded otherwise
+    if "room" not in settings:  # a mirrored image in the cache is rounded otherwise
         assert same_end(made.run, half)
 
 
@@ -118,7 +118,7 @@ def test_killed_after_a_setback_the_rate_stays_halved(coloured, half, tmp_path):
     with pytest.raises(InterruptedError):
         loop.train(spoiled(job(recipe, place, Late(16), checkpoint_minutes=1e9)))
     loop.train(spoiled(job(recipe, place, Watcher())))
-    assert same_end(RunDir(place), half)
+    assert same_end(RunDirectory(place), half)
 
 
 def went_back(watcher: Watcher) -> bool:
@@ -138,7 +138,7 @@ def test_a_checkpoint_is_never_written_of_a_step_that_was_no_good(coloured, tmp_
     settings = {"log_steps": 1000, "checkpoint_minutes": 0}
     made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher(), **settings))
     loop.train(made)
-    assert nan_recovery.read(made.run) == [Setback("fine_tune", BAD, BAD)]
+    assert nan_recovery.read(made.run) == [NanEvent("fine_tune", BAD, BAD)]
 
 
 class Spoils(Watcher):
@@ -168,7 +168,7 @@ def test_nor_of_variables_that_are_no_good(coloured, tmp_path, phases, find):
     made = job(recipe, tmp_path / "run", watcher, checkpoint_minutes=0)
     watcher.classifier, watcher.find = made.classifier, find
     loop.train(made)
-    assert nan_recovery.read(made.run) == [Setback("fine_tune", BAD - 1, BAD - 1)]
+    assert nan_recovery.read(made.run) == [NanEvent("fine_tune", BAD - 1, BAD - 1)]
     assert any("step 13: its update left variables that are no numbers" in n for n in watcher.notes)
     assert all(np.isfinite(array).all() for array in checkpoints.load(made.run)[1]["model"])
 
@@ -193,27 +193,27 @@ def test_asked_to_it_ends_instead(coloured, tmp_path):
 
 
 def test_the_rate_is_halved_from_there_on_and_in_that_phase_only(tmp_path):
-    run, phase = RunDir(tmp_path), Phase("b")
-    nan_recovery.write(run, [Setback("b", 13, 10), Setback("b", 17, 15)])
+    run, phase = RunDirectory(tmp_path), Phase("b")
+    nan_recovery.write(run, [NanEvent("b", 13, 10), NanEvent("b", 17, 15)])
     known = nan_recovery.read(run)
-    rate = nan_recovery.slowed(lambda step: 8.0, known, phase, start=5)
+    rate = nan_recovery.with_reduced_rate(lambda step: 8.0, known, phase, start=5)
     assert [rate(step) for step in (0, 4, 5, 9, 10, 30)] == [8, 8, 4, 4, 2, 2]
-    assert nan_recovery.slowed(lambda step: 8.0, known, Phase("a"), start=0)(20) == 8
+    assert nan_recovery.with_reduced_rate(lambda step: 8.0, known, Phase("a"), start=0)(20) == 8
 
 
 def test_before_its_first_checkpoint_a_run_keeps_its_setbacks_to_itself(coloured, tmp_path):
     """The user lowers the rate and starts again: that is another run."""
-    from engine.runs.directory import claim
+    from engine.runs.directory import claim_directory
 
     recipe, place = small_recipe(coloured), tmp_path / "run"
     made = spoiled(job(recipe, place, Watcher()), step=2, times=4)
     with pytest.raises(UserError, match="halved 3 times"):
         loop.train(made)
-    claim(made.run, small_recipe(coloured, HALF), overwrite=False)
+    claim_directory(made.run, small_recipe(coloured, HALF), overwrite=False)
     assert nan_recovery.read(made.run) == []
 
 
-class Impatient(Stop):
+class Impatient(Shutdown):
     def wait(self, seconds):
         raise AssertionError("it waits")
 
@@ -231,7 +231,7 @@ def test_while_the_disk_is_full_too(coloured, half, tmp_path, monkeypatch):
     monkeypatch.setattr(directory.os, "fsync", fsync)
     made = job(small_recipe(coloured), place, watcher, stop=Impatient())
     loop.train(spoiled(made, known=lambda: went_back(watcher)))
-    assert nan_recovery.read(made.run) == [Setback("fine_tune", BAD, 10)]
+    assert nan_recovery.read(made.run) == [NanEvent("fine_tune", BAD, 10)]
     assert same_end(made.run, half)
     (line,) = [line for line in watcher.notes if "the loss is" in line]
     assert line.endswith(
@@ -239,14 +239,14 @@ def test_while_the_disk_is_full_too(coloured, half, tmp_path, monkeypatch):
     )
 
 
-def test_a_picture_that_can_not_be_read_any_more_hides_nothing(coloured, tmp_path):
+def test_a_image_that_can_not_be_read_any_more_hides_nothing(coloured, tmp_path):
     """It is met when the batch is read once more, to be listed."""
     made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher(), on_nan="stop"))
     real = made.feed.train
 
     def train(first, stop, *rest):
         if (first, stop) == (BAD, BAD + 1):
-            raise UserError("broken.jpg: not a picture")
+            raise UserError("broken.jpg: not an image")
         return real(first, stop, *rest)
 
     made = dataclasses.replace(made, feed=dataclasses.replace(made.feed, train=train))
@@ -282,7 +282,7 @@ def test_neither_is_lost_with_the_directory(coloured, half, tmp_path):
 
     made = spoiled(job(small_recipe(coloured), tmp_path / "run", Removes()))
     loop.train(made)
-    assert nan_recovery.read(made.run) == [Setback("fine_tune", BAD, 10)]
+    assert nan_recovery.read(made.run) == [NanEvent("fine_tune", BAD, 10)]
     assert same_end(made.run, half)
 
 
@@ -291,19 +291,19 @@ WORDS = '[{"phase": "a", "step": "x", "since": null}]'  # what would end the run
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '[{"phase": "a"}]', '"x"', "[" * 10**5, WORDS])
 def test_a_damaged_list_of_setbacks_is_no_empty_one(tmp_path, text):
-    run = RunDir(tmp_path)
+    run = RunDirectory(tmp_path)
     run.setbacks.write_text(text)
     with pytest.raises(UserError, match=r"setbacks.json: can't be read .*--overwrite"):
         nan_recovery.read(run)
 
 
 def test_a_new_run_knows_none(coloured, tmp_path):
-    from engine.runs.directory import claim
+    from engine.runs.directory import claim_directory
 
     recipe, place = small_recipe(coloured), tmp_path / "run"
     made = spoiled(job(recipe, place, Watcher()))
     loop.train(made)
-    claim(made.run, recipe, overwrite=True)
+    claim_directory(made.run, recipe, overwrite=True)
     assert not made.run.nan_batch.exists()
     assert json.loads(made.run.recipe.read_text())
     assert nan_recovery.read(made.run) == []

@@ -10,10 +10,10 @@ import tensorflow as tf
 
 from engine.core.errors import UserError
 from engine.frozen import cache_policy, precision
-from engine.frozen.array_store import Room
+from engine.frozen.array_store import CacheBudget
 from engine.runs import checkpoints
-from engine.runs.directory import RunDir
-from engine.runtime.shutdown import Stop, Stopped
+from engine.runs.directory import RunDirectory
+from engine.runtime.shutdown import Shutdown, ShutdownRequested
 from engine.training import loop, steps_per_execution
 from pipelines.loading import batches
 from pipelines.sources import sources
@@ -28,12 +28,12 @@ from tests.engine.small_runs import (
 OTHER_RUNS = {
     "views drawn anew in part, in bfloat16": (
         {"precision": "auto", "phases": [text.format(", views=2, refresh=0.3") for text in LONGER]},
-        {"room": Room(10**9)},
+        {"room": CacheBudget(10**9)},
         2,
     ),
     "mirror images, steps in one call": (
         {"augment": "flip", "phases": [text.format("") for text in LONGER]},
-        {"room": Room(10**9), "steps_per_call": 4},
+        {"room": CacheBudget(10**9), "steps_per_call": 4},
         2,
     ),
     "in pieces, steps in one call": ({"accumulate": 2}, {"steps_per_call": 4}, 0),
@@ -82,7 +82,7 @@ class Asks(Watcher):
 
     def __init__(self, step: int) -> None:
         super().__init__()
-        self.at, self.stop = step, Stop()
+        self.at, self.stop = step, Shutdown()
 
     def step(self, moment):
         super().step(moment)
@@ -94,9 +94,9 @@ class Asks(Watcher):
 def test_asked_to_end_a_run_saves_what_it_has(coloured, undisturbed, tmp_path, step):
     """Within an epoch, at its end and that of a phase; there are 5 steps in each."""
     recipe, asks = small_recipe(coloured), Asks(step)
-    with pytest.raises(Stopped, match="the test"):
+    with pytest.raises(ShutdownRequested, match="the test"):
         loop.train(job(recipe, tmp_path / "run", asks, stop=asks.stop))
-    assert checkpoints.load(RunDir(tmp_path / "run"))[0].step == step
+    assert checkpoints.load(RunDirectory(tmp_path / "run"))[0].step == step
     again = job(recipe, tmp_path / "run", Watcher())
     loop.train(again)
     assert same_end(again.run, undisturbed[0].run)
@@ -104,16 +104,16 @@ def test_asked_to_end_a_run_saves_what_it_has(coloured, undisturbed, tmp_path, s
 
 def test_before_its_first_step_and_while_it_fills_too(coloured, tmp_path):
     recipe = small_recipe(coloured, [text.format(", views=2") for text in LONGER])
-    settings = {"room": Room(10**9)}
+    settings = {"room": CacheBudget(10**9)}
     steady = job(recipe, tmp_path / "steady", Watcher(), **settings)
     loop.train(steady)
-    stop = Stop()
+    stop = Shutdown()
     stop.ask("the test")
-    with pytest.raises(Stopped):
+    with pytest.raises(ShutdownRequested):
         loop.train(job(recipe, tmp_path / "run", Watcher(), stop=stop, **settings))
-    assert checkpoints.load(RunDir(tmp_path / "run"))[0].step == 0
+    assert checkpoints.load(RunDirectory(tmp_path / "run"))[0].step == 0
     loop.train(job(recipe, tmp_path / "run", Watcher(), **settings))
-    assert same_end(RunDir(tmp_path / "run"), steady.run)
+    assert same_end(RunDirectory(tmp_path / "run"), steady.run)
 
 
 @pytest.fixture
@@ -121,7 +121,10 @@ def half_is_faster(monkeypatch):
     """As if bfloat16 had been measured to be the fastest."""
 
     def trials(programs, make, inputs):
-        return [precision.Trial(program, 1.0 + place, 0) for place, program in enumerate(programs)]
+        return [
+            precision.PrecisionTrial(program, 1.0 + place, 0)
+            for place, program in enumerate(programs)
+        ]
 
     monkeypatch.setattr(precision, "trials", trials)
     monkeypatch.setattr(precision, "half_precisions", lambda: ["bfloat16"])
@@ -140,7 +143,7 @@ def test_so_does_one_that(coloured, tmp_path, half_is_faster, what):
         with pytest.raises(InterruptedError):
             loop.train(job(recipe, place, Watcher(stop), checkpoint_minutes=0, **settings))
     loop.train(job(recipe, place, Watcher(), **settings))
-    assert same_end(RunDir(place), steady.run)
+    assert same_end(RunDirectory(place), steady.run)
     phases = json.loads(steady.run.plan.read_text())["keeps"].values()
     assert [phase["slots"] for phase in phases] == [kept, kept]
 
@@ -157,11 +160,11 @@ def test_the_measured_pace_changes_nothing(coloured, undisturbed, tmp_path, monk
 
 def test_a_run_that_is_taken_up_measures_and_decides_nothing_anew(coloured, tmp_path, monkeypatch):
     recipe = small_recipe(coloured, [text.format(", views=2") for text in LONGER], precision="auto")
-    settings = {"room": Room(10**9), "checkpoint_minutes": 0}
+    settings = {"room": CacheBudget(10**9), "checkpoint_minutes": 0}
     monkeypatch.setattr(precision, "half_precisions", lambda: ["bfloat16"])
     with pytest.raises(InterruptedError):
         loop.train(job(recipe, tmp_path / "run", Watcher(stop_at=17), **settings))
-    plan = RunDir(tmp_path / "run").plan.read_text()
+    plan = RunDirectory(tmp_path / "run").plan.read_text()
     values = json.loads(plan)
     assert set(values["keeps"]) == {"transfer", "fine_tune"}
     assert {len(each) for each in values["trials"].values()} == {2}, "float32 and bfloat16"
@@ -172,13 +175,13 @@ def test_a_run_that_is_taken_up_measures_and_decides_nothing_anew(coloured, tmp_
     monkeypatch.setattr(precision, "trials", again)
     monkeypatch.setattr(cache_policy, "decide", again)
     loop.train(job(recipe, tmp_path / "run", Watcher(), **settings))
-    assert RunDir(tmp_path / "run").plan.read_text() == plan
+    assert RunDirectory(tmp_path / "run").plan.read_text() == plan
 
 
 class Saves(Watcher):
     """Notes after each epoch at which steps checkpoints had been written by then."""
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunDirectory) -> None:
         super().__init__()
         self.run, self.seen = run, []
 
@@ -204,7 +207,7 @@ def test_epochs_that_are_soon_over_share_a_checkpoint(
     """The best model is written with it; with checkpoint_minutes=0 each step writes one."""
     monkeypatch.setattr(loop, "SAVE_SECONDS", seconds)
     monkeypatch.setattr(loop, "SAVE_SHARE", share)
-    watcher = Saves(RunDir(tmp_path / "run"))
+    watcher = Saves(RunDirectory(tmp_path / "run"))
     loop.train(job(small_recipe(coloured), tmp_path / "run", watcher, checkpoint_minutes=minutes))
     assert watcher.seen[: len(expected)] == expected
     assert len(watcher.seen) == 4
@@ -215,7 +218,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(coloured, undisturbed, tmp_p
     recipe = small_recipe(coloured)
     with pytest.raises(InterruptedError):
         loop.train(job(recipe, tmp_path / "run", Watcher(stop_at=12), checkpoint_minutes=0))
-    run = RunDir(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     newest = max(run.checkpoints.glob("step_*.npz"))
     newest.write_bytes(newest.read_bytes()[:-1000])
     loop.train(job(recipe, tmp_path / "run", Watcher()))
@@ -259,7 +262,7 @@ def test_a_run_that_only_has_to_conclude_warns_of_nothing(coloured, undisturbed,
 
 
 @pytest.mark.parametrize("change", ["one is missing", "one is new", "one has another label"])
-def test_with_other_pictures_it_does_not_go_on(coloured, tmp_path, change):
+def test_with_other_images_it_does_not_go_on(coloured, tmp_path, change):
     """Such as while a drive is not there: every step would read others than it was to read."""
     made = job(small_recipe(coloured), tmp_path / "run", Watcher(stop_at=8), checkpoint_minutes=0)
     with pytest.raises(InterruptedError):
@@ -273,9 +276,9 @@ def test_with_other_pictures_it_does_not_go_on(coloured, tmp_path, change):
         "one is new": examples.replace(keys=keys),
         "one has another label": examples.replace(labels=labels),
     }
-    feed = batches.make_feed(others[change], made.recipe, 2)
+    feed = batches.make_data_loader(others[change], made.recipe, 2)
     before = made.run.history.read_bytes()
-    with pytest.raises(UserError, match=r"began with other pictures: .*; now .*; put them back"):
+    with pytest.raises(UserError, match=r"began with other images: .*; now .*; put them back"):
         loop.train(dataclasses.replace(made, feed=feed))
     assert made.run.history.read_bytes() == before
     loop.train(job(small_recipe(coloured), tmp_path / "run", Watcher()))

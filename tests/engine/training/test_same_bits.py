@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from engine.core.recipe import Recipe
-from engine.frozen.array_store import Room
-from engine.runs.directory import RunDir
+from engine.frozen.array_store import CacheBudget
+from engine.runs.directory import RunDirectory
 from engine.training import loop
 from pipelines.loading import batches, prepare
-from pipelines.pixel_cache.pixels import Place
+from pipelines.pixel_cache.store import CacheLocation
 from pipelines.sources import sources
 from tests.engine.small_runs import Watcher, job, same_end, small_recipe
 
-# The first phase leaves it to the plan through how many views its pictures are seen.
+# The first phase leaves it to the plan through how many views its images are seen.
 PHASES = (
     "transfer(epochs=5, learning_rate=1e-2, schedule=cosine, warmup_steps=4, clip_norm=1)",
     "fine_tune(trainable=block_16, epochs=4, optimizer=adamw, learning_rate=1e-3, views=2, "
@@ -32,23 +32,23 @@ def cache(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def first(coloured, cache, tmp_path_factory) -> RunDir:
+def first(coloured, cache, tmp_path_factory) -> RunDirectory:
     """A run that finds the cache empty, with room for all."""
     recipe = small_recipe(
         coloured, PHASES, class_weights="balanced", label_smoothing=0.1, accumulate=2, head_units=8
     )
     place = tmp_path_factory.mktemp("first")
-    return trained(recipe, place, cache, memory=PLENTY, room=Room(PLENTY))
+    return trained(recipe, place, cache, memory=PLENTY, room=CacheBudget(PLENTY))
 
 
-def trained(recipe: Recipe, place: Path, cache: Path, memory: int, **settings) -> RunDir:
-    """A run whose pictures come by way of the pixel cache, from memory or from the disk."""
-    listed, at = sources.load(recipe.data), Place(cache, memory)
-    data, pixels = prepare.to_train(listed, recipe, place / "bad.csv", 2, print, at)
+def trained(recipe: Recipe, place: Path, cache: Path, memory: int, **settings) -> RunDirectory:
+    """A run whose images come by way of the pixel cache, from memory or from the disk."""
+    listed, at = sources.load(recipe.data), CacheLocation(cache, memory)
+    data, pixels = prepare.prepare_training_data(listed, recipe, place / "bad.csv", 2, print, at)
     pixels.wait()
     assert pixels.in_memory == bool(memory)
     made = job(recipe, place / "run", Watcher(), from_files=True, **settings)
-    feed = batches.make_feed(data, recipe, 2, pixels)
+    feed = batches.make_data_loader(data, recipe, 2, pixels)
     loop.train(dataclasses.replace(made, feed=feed))
     return made.run
 
@@ -61,16 +61,16 @@ def test_a_new_run_of_the_same_recipe_has_the_same_bits(
     first, cache, tmp_path, memory, room, steps_per_call
 ):
     """With the cache filled; and decided anew, since nothing is left to choose in float32."""
-    settings = {"room": Room(room), "steps_per_call": steps_per_call}
+    settings = {"room": CacheBudget(room), "steps_per_call": steps_per_call}
     again = trained(first.read_recipe(), tmp_path, cache, memory, **settings)
     assert same_end(again, first)
     assert views(again) == views(first) == [4, 2]
     assert [slots(first), slots(again)] == [[4, 2], [4, 2] if room else [0, 0]]
 
 
-def views(run: RunDir) -> list[int]:
+def views(run: RunDirectory) -> list[int]:
     return [keep["views"] for keep in json.loads(run.plan.read_text())["keeps"].values()]
 
 
-def slots(run: RunDir) -> list[int]:
+def slots(run: RunDirectory) -> list[int]:
     return [keep["slots"] for keep in json.loads(run.plan.read_text())["keeps"].values()]

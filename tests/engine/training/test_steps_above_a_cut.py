@@ -7,11 +7,11 @@ import tensorflow as tf
 from engine.core.call_syntax import Call, parse_calls
 from engine.core.recipe import Phase
 from engine.frozen import trunk
-from engine.frozen.array_store import Room
-from engine.frozen.feature_cache import Features, Source
-from engine.frozen.forward import make_lower
-from engine.frozen.precision import Program
-from engine.frozen.view_schedule import Views
+from engine.frozen.array_store import CacheBudget
+from engine.frozen.feature_cache import FeatureCache, FeatureSource
+from engine.frozen.forward import make_frozen_forward
+from engine.frozen.precision import ComputeMode
+from engine.frozen.view_schedule import ViewSchedule
 from engine.models import freezing
 from engine.training import steps
 from pipelines.augment import augment
@@ -76,17 +76,19 @@ def test_steps_in_one_call_are_those_of_as_many_calls(optimizer, lengths):
     assert many.totals.read() == one.totals.read()
 
 
-@pytest.mark.parametrize(("text", "views"), [("rotate", Views(0, 2, 0.5, 4)), ("flip", None)])
-def test_kept_features_train_as_pictures_do(text, views):
+@pytest.mark.parametrize(
+    ("text", "views"), [("rotate", ViewSchedule(0, 2, 0.5, 4)), ("flip", None)]
+)
+def test_kept_features_train_as_images_do(text, views):
     """Three epochs over the same views, once through the trunk and once from the table."""
-    feed, change = small.feed(10, 4), augment.compose(parse_calls(text))
+    feed, change = small.data_loader(10, 4), augment.compose(parse_calls(text))
     recipe = small.recipe(dropout=0.3, batch_size=4)
     plain = trainer("top", "adam", recipe=recipe, augment=change)
-    lower = make_lower(recipe, change, trunk.specialise(plain.split.trunk, FLOAT32))
-    source = Source(feed, lower.augmented, change, recipe.seed)
+    lower = make_frozen_forward(recipe, change, trunk.specialise(plain.split.trunk, FLOAT32))
+    source = FeatureSource(feed, lower.augmented, change, recipe.seed)
     slots = views.count if views else change.outcomes
-    views = views or Views(0, None, 0.0, 4)
-    features = Features(source, views, slots, lower.outputs, Room(10**6))
+    views = views or ViewSchedule(0, None, 0.0, 4)
+    features = FeatureCache(source, views, slots, lower.outputs, CacheBudget(10**6))
     kept = trainer("top", "adam", recipe=recipe, lower=features.restore)
     for epoch in range(3):
         features.prepare(epoch)
@@ -100,12 +102,12 @@ def test_kept_features_train_as_pictures_do(text, views):
     assert kept.totals.read().loss == pytest.approx(plain.totals.read().loss, rel=1e-5)
 
 
-@pytest.mark.parametrize("program", [FLOAT32, Program("mixed_bfloat16")], ids=str)
+@pytest.mark.parametrize("program", [FLOAT32, ComputeMode("mixed_bfloat16")], ids=str)
 @pytest.mark.parametrize("trainable", ["head", "top"])
 def test_evaluation_above_a_cut_is_that_of_the_whole(trainable, program):
     net, batch = small.network(head_units=5), small.batch()
     small.enliven(net.model)
-    cut = freezing.split(net, trainable)
+    cut = freezing.partition_model(net, trainable)
     pixels = tf.cast(batch.inputs, tf.float32)
     boundary = tf.nest.flatten(cut.trunk(pixels, training=False))
     found = steps.make_upper_step(cut, program)(boundary, batch.labels)
@@ -117,12 +119,12 @@ def test_evaluation_above_a_cut_is_that_of_the_whole(trainable, program):
     assert (program is FLOAT32) == np.allclose(found[0], expected[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("program", [FLOAT32, Program("mixed_bfloat16")], ids=str)
+@pytest.mark.parametrize("program", [FLOAT32, ComputeMode("mixed_bfloat16")], ids=str)
 def test_a_trial_goes_forth_and_all_the_way_back(program):
     """Against a tape around the model; labels are all 0."""
     net, batch = small.network(), small.batch()
     small.enliven(net.model)
-    cut, phase = freezing.split(net, "top"), Phase("tune", "top")
+    cut, phase = freezing.partition_model(net, "top"), Phase("tune", "top")
     pixels = tf.cast(batch.inputs, tf.float32)
     boundary = tf.nest.flatten(cut.trunk(pixels, training=False))
     before = small.values(net.model.weights)

@@ -3,12 +3,12 @@
 import pytest
 
 from engine.training import steps_per_execution
-from engine.training.steps_per_execution import Pace
+from engine.training.steps_per_execution import StepsPerExecution
 
 SLOW_START = 60.0  # the first call compiles
 
 
-def told(made: Pace, *seconds: float) -> list[int]:
+def told(made: StepsPerExecution, *seconds: float) -> list[int]:
     """The steps per call after each of the calls."""
     found = []
     for value in seconds:
@@ -21,19 +21,19 @@ def told(made: Pace, *seconds: float) -> list[int]:
     ("seconds", "steps"), [(0.001, 50), (0.0123, 4), (0.05, 1), (0.2, 1), (0.00004, 1250)]
 )
 def test_a_call_takes_about_a_twentieth_of_a_second_or_one_step(seconds, steps):
-    made = Pace(None, step_bytes=1000)
+    made = StepsPerExecution(None, step_bytes=1000)
     assert made.steps == 1
     assert told(made, SLOW_START, seconds, seconds, seconds) == [1, 1, 1, steps]
 
 
 def test_one_call_that_was_held_up_does_not_matter():
-    made = Pace(None, 1000)
+    made = StepsPerExecution(None, 1000)
     told(made, SLOW_START, 0.005, 3.0, 0.005)
     assert made.steps == 10
 
 
 def test_once_settled_it_stays():
-    made = Pace(None, 1000)
+    made = StepsPerExecution(None, 1000)
     told(made, SLOW_START, 0.005, 0.005, 0.005)
     assert told(made, 7.0, 0.0001, 0.0001, 0.0001) == [10] * 4
 
@@ -41,11 +41,11 @@ def test_once_settled_it_stays():
 @pytest.mark.parametrize(("share", "steps"), [(1, 1), (2, 2), (7, 7), (0.5, 1), (1e6, 50)])
 def test_no_more_inputs_lie_ready_than_memory_is_meant_for(share, steps):
     """share: how many steps' inputs fit."""
-    made = Pace(None, int(steps_per_execution.MOST_BYTES // share))
+    made = StepsPerExecution(None, int(steps_per_execution.MOST_BYTES // share))
     told(made, SLOW_START, 0.001, 0.001, 0.001)
     assert made.steps == steps
 
 
 def test_a_number_that_was_given_is_kept():
-    made = Pace(4, step_bytes=10**12)
+    made = StepsPerExecution(4, step_bytes=10**12)
     assert told(made, *[0.001] * 6) == [4] * 6

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from engine.core.dataset import Feed
+from engine.core.dataset import DataLoader
 from engine.core.recipe import Phase
 from engine.models import freezing
 from engine.optim.optimizers import OPTIMIZERS
@@ -17,16 +17,16 @@ PHASES = (
 )
 
 
-def feed(classes: int = 3) -> Feed:
+def feed(classes: int = 3) -> DataLoader:
     names = tuple(f"class{number}" for number in range(classes))
     counts = {"class_counts": (50,) * classes, "validation_examples": 40, "test_examples": 0}
-    return Feed(classes=names, train=None, once=None, **counts)
+    return DataLoader(classes=names, train=None, once=None, **counts)
 
 
 def described(phases=PHASES, classes=3, **changes) -> str:
     net = small.network()
     recipe = small.recipe(phases=phases, **changes)
-    splits = [freezing.split(net, phase.trainable) for phase in phases]
+    splits = [freezing.partition_model(net, phase.trainable) for phase in phases]
     return "\n".join(summary.describe(recipe, feed(classes), net, splits))
 
 
@@ -34,9 +34,9 @@ def memory(text: str) -> float:
     return float(re.search(r"about ([\d.]+) MB of memory", text)[1])
 
 
-def test_it_names_pictures_classes_variables_and_steps():
+def test_it_names_images_classes_variables_and_steps():
     text = described(batch_size=32)
-    assert "150 pictures to train on, 40 to validate on; 3 classes: class0, class1, class2" in text
+    assert "150 images to train on, 40 to validate on; 3 classes: class0, class1, class2" in text
     # By hand: 8 * 3 + 3 for the head; 4 * 3 * 3 * 8 + 8 and two times 8 for the stage.
     assert "phase transfer: trains head, 27 parameters in 2 variables; 2 x 5 steps" in text
     assert "phase fine_tune: trains top and above, 339 parameters in 6 variables" in text

@@ -17,7 +17,7 @@ from engine.core.call_syntax import Call, parse_calls
 from engine.core.errors import UserError
 from pipelines.augment import augment, transforms
 from pipelines.augment.augment import AUGMENTATIONS
-from tests.pipelines.augmented import applied, drawn, pictures
+from tests.pipelines.augmented import applied, drawn, noise_images
 from tests.pipelines.geometry import resampled
 
 BLOG = "rotate(30)|shift(0.2)|shear(0.2)|zoom(0.2)|flip"
@@ -29,7 +29,7 @@ def spread(number: float, reach: float, middle: float = 0.0) -> float:
 
 
 def keras_affine(image: np.ndarray, **values: float) -> np.ndarray:
-    """Square pictures only: for others Keras 3.15 exchanges the middles of rows and columns."""
+    """Square images only: for others Keras 3.15 exchanges the middles of rows and columns."""
     places = {"row_axis": 0, "col_axis": 1, "channel_axis": 2}
     return apply_affine_transform(image, fill_mode="nearest", order=1, **places, **values)
 
@@ -69,14 +69,14 @@ BY_PILLOW = ("contrast", "saturation")  # which rounds greys and results to whol
 
 
 def same(name: str, number: float) -> np.ndarray:
-    """The one number for every draw of an entry and each of three pictures."""
+    """The one number for every draw of an entry and each of three images."""
     return np.full((3, augment.compose([Call(name)]).draws), number, np.float32)
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_an_entry_does_what_its_reference_does(name, seed):
-    images = pictures()
+    images = noise_images()
     numbers = drawn(augment.compose([Call(name)]).draws, seed=seed)
     result = applied(name, images, numbers)
     assert result.dtype == np.float32
@@ -86,8 +86,8 @@ def test_an_entry_does_what_its_reference_does(name, seed):
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_an_entry_changes_the_picture_and_keeps_its_range(name):
-    images = pictures()
+def test_an_entry_changes_the_image_and_keeps_its_range(name):
+    images = noise_images()
     result = applied(name, images, same(name, 0.3))
     assert np.abs(result - images).max() > 3
     assert result.min() >= 0
@@ -97,7 +97,7 @@ def test_an_entry_changes_the_picture_and_keeps_its_range(name):
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_middle_numbers_change_nothing(name):
-    images = pictures()
+    images = noise_images()
     middle = 0.0 if name == "turn" else 0.5
     result = applied(name, images, same(name, middle))
     np.testing.assert_allclose(result, images, atol=1e-3)
@@ -105,7 +105,7 @@ def test_middle_numbers_change_nothing(name):
 
 @pytest.mark.parametrize("text", [*AUGMENTATIONS, "|".join(AUGMENTATIONS)])
 def test_graphs_and_tf_data_give_the_same_as_eager(text):
-    images = pictures()
+    images = noise_images()
     change = augment.compose(parse_calls(text))
     numbers = drawn(change.draws)
     eager = change.apply(tf.constant(images), tf.constant(numbers)).numpy()
@@ -116,7 +116,7 @@ def test_graphs_and_tf_data_give_the_same_as_eager(text):
 
 
 def test_the_blogs_chain_is_that_of_keras():
-    images, numbers = pictures(), drawn(7)
+    images, numbers = noise_images(), drawn(7)
     result = applied(BLOG, images, numbers)
     for image, u, shown in zip(images, numbers, result, strict=True):
         expected = keras_affine(
@@ -133,8 +133,8 @@ def test_the_blogs_chain_is_that_of_keras():
 
 
 @pytest.mark.parametrize(("height", "width"), [(12, 17), (9, 8), (1, 7)])
-def test_the_blogs_chain_on_other_than_square_pictures_is_that_of_scipy(height, width):
-    images, numbers = pictures(height, width), drawn(7).astype(float)
+def test_the_blogs_chain_on_other_than_square_images_is_that_of_scipy(height, width):
+    images, numbers = noise_images(height, width), drawn(7).astype(float)
     result = applied(BLOG, images, numbers.astype(np.float32))
     for image, u, shown in zip(images, numbers, result, strict=True):
         turn, slant = math.radians(spread(u[0], 30)), spread(u[3], 0.2)
@@ -150,7 +150,7 @@ def test_the_blogs_chain_on_other_than_square_pictures_is_that_of_scipy(height, 
 
 
 def test_the_blogs_values_are_the_defaults():
-    images, numbers = pictures(), drawn(7)
+    images, numbers = noise_images(), drawn(7)
     plain = applied("rotate|shift|shear|zoom|flip", images, numbers)
     assert np.array_equal(plain, applied(BLOG, images, numbers))
 
@@ -165,7 +165,7 @@ def test_colours_change_in_the_order_given():
 
 
 def test_geometry_and_colour_go_together():
-    images = pictures()
+    images = noise_images()
     numbers = np.array([[0.2, 0.9], [0.7, 0.1], [0.4, 0.4]], np.float32)
     both = applied("flip|brightness", images, numbers)
     for image, u, shown in zip(images, numbers, both, strict=True):
@@ -198,7 +198,7 @@ def one_after_the_other(entries: list[str], images: np.ndarray, numbers: np.ndar
 @given(entries=chains("flip", "vertical_flip", "turn"), seed=st.integers(0, 99))
 @uncompiled()
 def test_a_chain_moves_pixels_as_its_entries_do_one_after_the_other(entries, seed):
-    images, numbers = pictures(7, 7), drawn(len(entries), seed=seed)
+    images, numbers = noise_images(7, 7), drawn(len(entries), seed=seed)
     expected = one_after_the_other(entries, images, numbers)
     assert np.array_equal(applied("|".join(entries), images, numbers), expected)
 
@@ -220,9 +220,9 @@ def test_a_chain_changes_colours_as_its_entries_do_one_after_the_other(entries, 
 @settings(deadline=None, max_examples=30)
 @given(entries=chains(*AUGMENTATIONS), seed=st.integers(0, 99))
 @uncompiled()
-def test_a_picture_is_changed_alike_in_any_batch(entries, seed):
+def test_a_image_is_changed_alike_in_any_batch(entries, seed):
     change = augment.compose(parse_calls("|".join(entries)))
-    images, numbers = pictures(6, 6), drawn(change.draws, seed=seed)
+    images, numbers = noise_images(6, 6), drawn(change.draws, seed=seed)
     together = change.apply(tf.constant(images), numbers).numpy()
     alone = [change.apply(images[[place]], numbers[[place]])[0] for place in range(3)]
     np.testing.assert_allclose(together, alone, atol=1e-3)
@@ -230,10 +230,12 @@ def test_a_picture_is_changed_alike_in_any_batch(entries, seed):
     np.testing.assert_allclose(together[::-1], backwards, atol=1e-3)
 
 
-def test_no_augmentation_is_the_picture_itself():
+def test_no_augmentation_is_the_image_itself():
     change = augment.compose(())
     assert change.draws == 0
-    assert np.array_equal(change.apply(tf.constant(pictures()), tf.zeros([3, 0])), pictures())
+    assert np.array_equal(
+        change.apply(tf.constant(noise_images()), tf.zeros([3, 0])), noise_images()
+    )
 
 
 @pytest.mark.parametrize(
@@ -257,9 +259,9 @@ def test_a_wrong_call_is_named_with_what_is_allowed(text, words):
     assert "\n" not in str(caught.value)
 
 
-def test_turns_need_square_pictures():
-    with pytest.raises(UserError, match=r"^augmentation 'turn' with pictures of 9x8;.*size=N$"):
-        applied("turn", pictures(9, 8), drawn(1))
+def test_turns_need_square_images():
+    with pytest.raises(UserError, match=r"^augmentation 'turn' with images of 9x8;.*size=N$"):
+        applied("turn", noise_images(9, 8), drawn(1))
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)

@@ -1,4 +1,4 @@
-"""What an augmentation of few outcomes can make of a picture, counted."""
+"""What an augmentation of few outcomes can make of an image, counted."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from engine.core.call_syntax import parse_calls
 from pipelines.augment import augment
-from tests.pipelines.augmented import applied, pictures
+from tests.pipelines.augmented import applied, noise_images
 
 COUNTED = {
     "": 1,
@@ -24,19 +24,19 @@ COUNTED = {
 
 
 @pytest.mark.parametrize(("text", "count"), COUNTED.items())
-def test_outcomes_are_the_pictures_that_numbers_can_make(text, count):
+def test_outcomes_are_the_images_that_numbers_can_make(text, count):
     change = augment.compose(parse_calls(text or "none"))
     numbers = around_edges(change.draws)
-    images = np.repeat(pictures()[:1], len(numbers), 0)
+    images = np.repeat(noise_images()[:1], len(numbers), 0)
     shown = change.apply(tf.constant(images), numbers).numpy()
     outcomes = change.outcome(numbers)
     assert change.outcomes == count
     assert set(outcomes) == set(range(count))
     by_outcome: dict[int, set[bytes]] = {}
-    for outcome, picture in zip(outcomes, shown, strict=True):
-        by_outcome.setdefault(outcome, set()).add(picture.tobytes())
+    for outcome, image in zip(outcomes, shown, strict=True):
+        by_outcome.setdefault(outcome, set()).add(image.tobytes())
     assert [len(alike) for alike in by_outcome.values()] == [1] * count, "to the bit"
-    seen = {picture for alike in by_outcome.values() for picture in alike}
+    seen = {image for alike in by_outcome.values() for image in alike}
     # A half turn is a flip twice: of turns and one flip all 8 differ, a second flip adds none.
     assert len(seen) == count
 
@@ -81,7 +81,7 @@ def test_outcomes_of_what_varies_freely_can_not_be_counted(text):
 
 @pytest.mark.parametrize(("probability", "flipped"), [(0, 0), (1, 3)])
 def test_a_flip_can_be_never_or_always(probability, flipped):
-    images, numbers = pictures(), np.array([[0.0], [0.5], [0.999]], np.float32)
+    images, numbers = noise_images(), np.array([[0.0], [0.5], [0.999]], np.float32)
     result = applied(f"flip({probability})", images, numbers)
     same = [np.array_equal(shown, image) for shown, image in zip(result, images, strict=True)]
     assert same.count(False) == flipped

@@ -42,7 +42,7 @@ BATCH = 3
 
 
 def drawn(data, name):
-    """Values for a move, float32, one row for each that it takes; a column for each picture."""
+    """Values for a move, float32, one row for each that it takes; a column for each image."""
     columns = [st.tuples(*[st.floats(*ends, width=32)] * BATCH) for ends in MOVES[name][0]]
     return np.array(data.draw(st.tuples(*columns)), np.float32)
 
@@ -54,7 +54,7 @@ def made(name, values):
 @settings(deadline=None, max_examples=100)
 @given(data=st.data(), names=st.lists(st.sampled_from(sorted(MOVES)), min_size=1, max_size=4))
 def test_a_product_moves_points_as_its_factors_do_one_after_the_other(data, names):
-    """The rightmost first, and for each picture of the batch by its own values."""
+    """The rightmost first, and for each image of the batch by its own values."""
     points = np.array([0, 1, 1j, 7 - 4j])
     whole, moved = np.eye(3), np.tile(points, (BATCH, 1))
     for name in names:
@@ -130,7 +130,7 @@ def test_resampling_is_scipys(name, height, width):
         np.testing.assert_allclose(shown, resampled(image, one), atol=0.02)
 
 
-def test_each_picture_goes_through_its_own_matrix():
+def test_each_image_goes_through_its_own_matrix():
     images = noise(10, 8, 3)
     own = transforms.rotation(tf.constant([0.0, 0.3, -1.0]))
     result = transforms.resample(images, own).numpy()

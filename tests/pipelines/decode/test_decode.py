@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 
 from engine.core.errors import UserError
 from pipelines.decode.decode import decode
-from tests.pipelines import pictures
-from tests.pipelines.pictures import COLOUR, GREY, RGB, bgr_rows, bmp, opened, saved, tiff
+from tests.pipelines import encoded_images
+from tests.pipelines.encoded_images import COLOUR, GREY, RGB, bgr_rows, bmp, opened, saved, tiff
 
 HEIGHT, WIDTH = RGB.shape[:2]
 MASKS = (0xFF0000).to_bytes(4, "little") + (0xFF00).to_bytes(4, "little") + b"\xff\0\0\0"
@@ -35,8 +35,8 @@ FORMATS = {
     "jpeg progressive": (saved(COLOUR, "JPEG", progressive=True), 1),
     "png": (saved(COLOUR, "PNG"), 0),
     "png grey": (saved(GREY, "PNG"), 0),
-    "png grey and alpha": (saved(pictures.with_alpha("LA"), "PNG"), 0),
-    "png alpha": (saved(pictures.with_alpha("RGBA"), "PNG"), 0),
+    "png grey and alpha": (saved(encoded_images.with_alpha("LA"), "PNG"), 0),
+    "png alpha": (saved(encoded_images.with_alpha("RGBA"), "PNG"), 0),
     "png palette": (saved(COLOUR.quantize(64), "PNG"), 0),
     "png palette of 4 bits": (saved(COLOUR.quantize(8), "PNG", bits=4), 0),
     "png palette transparent": (saved(COLOUR.quantize(64), "PNG", transparency=3), 0),
@@ -61,8 +61,8 @@ FORMATS = {
     ),
     "webp": (saved(COLOUR, "WEBP"), 1),
     "webp lossless": (saved(COLOUR, "WEBP", lossless=True), 0),
-    "webp alpha": (saved(pictures.with_alpha("RGBA"), "WEBP", lossless=True, exact=True), 0),
-    "webp lossy alpha": (saved(pictures.with_alpha("RGBA"), "WEBP"), 1),
+    "webp alpha": (saved(encoded_images.with_alpha("RGBA"), "WEBP", lossless=True, exact=True), 0),
+    "webp lossy alpha": (saved(encoded_images.with_alpha("RGBA"), "WEBP"), 1),
     "webp animated": (
         saved(COLOUR, "WEBP", save_all=True, append_images=[GREY.convert("RGB")], lossless=True),
         0,
@@ -76,7 +76,7 @@ FORMATS = {
     "bmp with bytes behind": (saved(COLOUR, "BMP") + b"\0\0", 0),
     "bmp 32 bits": (bmp(32, bgr_rows(1)), 0),
     "bmp 32 bits with masks": (bmp(32, bgr_rows(1), compression=3, extra=MASKS), 0),
-    "bmp alpha": (saved(pictures.with_alpha("RGBA"), "BMP"), 0),
+    "bmp alpha": (saved(encoded_images.with_alpha("RGBA"), "BMP"), 0),
     "bmp grey": (saved(GREY, "BMP"), 0),
 }
 
@@ -96,7 +96,7 @@ def test_16_bit_levels_keep_their_upper_byte():
     assert (unresized(grey).numpy() == (levels >> 8)[:, :, None]).all()
     rgb = np.stack([levels, levels[::-1], levels[:, ::-1]], -1).astype(">u2")
     rows = b"".join(b"\0" + row.tobytes() for row in rgb)
-    assert (unresized(pictures.png(WIDTH, HEIGHT, 16, 2, rows)).numpy() == rgb >> 8).all()
+    assert (unresized(encoded_images.png(WIDTH, HEIGHT, 16, 2, rows)).numpy() == rgb >> 8).all()
 
 
 def exif_files(exif: bytes) -> dict[str, bytes]:
@@ -133,7 +133,7 @@ def test_orientation_behind_other_segments():
 def test_orientation_is_looked_for_behind_so_many_chunks_and_no_more(count, found):
     """A file of nothing but chunks would hold everything up."""
     contents = saved(COLOUR, "PNG", exif=b"Exif\0\0" + tiff("<", 3))
-    shifted = contents[:33] + pictures.chunk(b"prVt", b"") * count + contents[33:]
+    shifted = contents[:33] + encoded_images.chunk(b"prVt", b"") * count + contents[33:]
     plain = unresized(saved(COLOUR, "PNG")).numpy()
     assert (unresized(shifted).numpy() == (plain[::-1, ::-1] if found else plain)).all()
 
@@ -152,7 +152,7 @@ DAMAGED_EXIF = {
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("name", DAMAGED_EXIF)
-def test_damaged_exif_leaves_the_picture_as_it_is(name):
+def test_damaged_exif_leaves_the_image_as_it_is(name):
     for kind, contents in exif_files(DAMAGED_EXIF[name]).items():
         result = decode(contents, HEIGHT, WIDTH, "squash").numpy()
         difference = np.abs(result - opened(contents)).max()
@@ -186,7 +186,7 @@ def test_crop_is_pillows_fit(size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_pad_is_a_resized_picture_between_equal_borders(size):
+def test_pad_is_a_resized_image_between_equal_borders(size):
     height, width = size
     scale = min(height / HEIGHT, width / WIDTH)
     top = min(int((height - HEIGHT * scale) / 2 + 0.5), (height - 1) // 2)
@@ -215,14 +215,14 @@ def test_turning_and_resizing_commute(resize, orientation):
 
 @pytest.mark.parametrize("side", [1600, 801, 803, 403])
 def test_reduced_decoding_is_close_to_the_full_one(side):
-    """A smooth picture, so that only a shift or a wrong scale could show; to 3 levels."""
+    """A smooth image, so that only a shift or a wrong scale could show; to 3 levels."""
     y, x = np.mgrid[0:side, 0 : side + 5] / side
     waves = 128 + 100 * np.stack([np.sin(7 * x), np.cos(5 * y), np.sin(3 * x + 4 * y)], -1)
     contents = saved(Image.fromarray(waves.astype(np.uint8)), "JPEG", quality=95, subsampling=0)
     result = decode(contents, 100, 100, "squash").numpy()
     full = opened(contents).astype(np.float64)
     for axis in (0, 1):
-        full = pictures.triangle(full, axis, 100 / full.shape[axis], 0.0, 100)
+        full = encoded_images.triangle(full, axis, 100 / full.shape[axis], 0.0, 100)
     assert np.abs(result - full).max() <= 3
     assert np.abs(result - full).mean() <= 0.6
 
@@ -244,8 +244,8 @@ def test_graph_and_eager_give_the_same_bits():
         dataset = tf.data.Dataset.from_tensor_slices(files)
         dataset = dataset.map(lambda text, how=resize: decode(text, 24, 31, how))
         assert dataset.element_spec == tf.TensorSpec([24, 31, 3], tf.uint8)
-        for contents, picture in zip(files, dataset, strict=True):
-            assert (decode(contents, 24, 31, resize).numpy() == picture.numpy()).all()
+        for contents, image in zip(files, dataset, strict=True):
+            assert (decode(contents, 24, 31, resize).numpy() == image.numpy()).all()
 
 
 def test_unknown_resize_is_named():

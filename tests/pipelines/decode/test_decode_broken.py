@@ -11,10 +11,10 @@ import pytest
 import tensorflow as tf
 
 from pipelines.decode.decode import decode, reason
-from tests.pipelines import pictures
-from tests.pipelines.pictures import COLOUR, GREY, RGB, bgr_rows, bmp, saved
+from tests.pipelines import encoded_images
+from tests.pipelines.encoded_images import COLOUR, GREY, RGB, bgr_rows, bmp, saved
 
-NOT_A_PICTURE = "not a picture (JPEG, PNG, BMP, GIF, WebP)"
+NOT_A_IMAGE = "not an image (JPEG, PNG, BMP, GIF, WebP)"
 FILES = {
     "JPEG": saved(COLOUR, "JPEG"),
     "PNG": saved(COLOUR, "PNG"),
@@ -46,12 +46,12 @@ CORE_BMP = b"BM" + struct.pack("<IHHIIHHHH", 30, 0, 0, 26, 12, 1, 1, 1, 24) + by
     ("contents", "want"),
     [
         (b"", "empty file"),
-        (b"B", NOT_A_PICTURE),
-        (b"hello, world\n", NOT_A_PICTURE),
-        (b"<!DOCTYPE html><html></html>", NOT_A_PICTURE),
-        (b"\0" * 500, NOT_A_PICTURE),
-        (b"RIFF\0\0\0\0WAVE", NOT_A_PICTURE),
-        (b"\x89PNX" + FILES["PNG"][4:], NOT_A_PICTURE),
+        (b"B", NOT_A_IMAGE),
+        (b"hello, world\n", NOT_A_IMAGE),
+        (b"<!DOCTYPE html><html></html>", NOT_A_IMAGE),
+        (b"\0" * 500, NOT_A_IMAGE),
+        (b"RIFF\0\0\0\0WAVE", NOT_A_IMAGE),
+        (b"\x89PNX" + FILES["PNG"][4:], NOT_A_IMAGE),
         (b"\xff\xd8\xff", "truncated or damaged JPEG"),
         (saved(COLOUR.quantize(64), "BMP"), PALETTE_BMP),
         (bmp(8, GREY_ROWS, palette=PALETTE), PALETTE_BMP),
@@ -79,10 +79,10 @@ def test_reason_is_the_same_out_of_a_dataset():
     dataset = tf.data.Dataset.from_tensors(b"text").map(decoded)
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         list(dataset)
-    assert reason(caught.value) == NOT_A_PICTURE
+    assert reason(caught.value) == NOT_A_IMAGE
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         decode(b"text", 4, 4, "squash")
-    assert reason(caught.value) == NOT_A_PICTURE
+    assert reason(caught.value) == NOT_A_IMAGE
 
 
 def test_gif_that_does_not_fill_its_screen_is_refused():
@@ -113,7 +113,7 @@ def bombs() -> dict[str, bytes]:
     animated = saved(COLOUR, "WEBP", save_all=True, append_images=[GREY.convert("RGB")])
     return {
         "jpeg": patched(jpeg, frame, struct.pack(">HH", 65000, 65000)),
-        "png": pictures.png(60000, 60000, 8, 2, bytes(1000)),
+        "png": encoded_images.png(60000, 60000, 8, 2, bytes(1000)),
         "gif": patched(FILES["GIF"], 6, struct.pack("<HH", 65535, 65535)),
         "bmp": patched(FILES["BMP"], 18, struct.pack("<ii", 60000, 60000)),
         "bmp upside down": patched(FILES["BMP"], 18, struct.pack("<ii", 2**31 - 1, -(2**31))),
@@ -134,7 +134,7 @@ def test_a_header_that_claims_too_much_allocates_nothing(name):
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_damaged_bytes_give_a_picture_or_a_refusal(kind):
+def test_damaged_bytes_give_a_image_or_a_refusal(kind):
     """Mostly in the head, where the fields are that are read here."""
     contents, draw = FILES[kind], np.random.default_rng(7)
     reasons = []
@@ -159,7 +159,7 @@ def test_reason_of_another_error_is_its_first_line():
     assert reason(OSError("disk is gone")) == "disk is gone"
 
 
-def test_the_reference_pictures_are_not_constant():
-    """A constant picture would pass most of the tests above and prove nothing."""
+def test_the_reference_images_are_not_constant():
+    """A constant image would pass most of the tests above and prove nothing."""
     assert RGB.std(axis=(0, 1)).min() > 30
     assert io.BytesIO(FILES["JPEG"]).read(3) == b"\xff\xd8\xff"

@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from pipelines.decode import decode, gif
-from tests.pipelines.pictures import COLOUR, GREY, saved
+from tests.pipelines.encoded_images import COLOUR, GREY, saved
 
 MOVING = saved(
     COLOUR.quantize(64),

@@ -1,4 +1,4 @@
-"""What the first bytes of a picture say of it."""
+"""What the first bytes of an image say of it."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ from PIL import Image
 
 from pipelines.decode import headers
 from pipelines.sources.examples import from_columns
-from tests.pipelines import bad_pictures
-from tests.pipelines.pictures import COLOUR, RGB, saved
+from tests.pipelines import bad_images
+from tests.pipelines.encoded_images import COLOUR, RGB, saved
 
 
 def one(path, **columns):
@@ -19,10 +19,10 @@ MORE = {"save_all": True, "append_images": [COLOUR.rotate(90), COLOUR.rotate(180
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "MPO"])
 def test_format_size_and_frames(kind, tmp_path):
-    picture = COLOUR.quantize(32) if kind == "GIF" else COLOUR
-    (tmp_path / "one").write_bytes(saved(picture, kind))
+    image = COLOUR.quantize(32) if kind == "GIF" else COLOUR
+    (tmp_path / "one").write_bytes(saved(image, kind))
     found = headers.header(one(tmp_path / "one"), 0)
-    assert found.format == {"MPO": "JPEG"}.get(kind, kind)  # of a single picture
+    assert found.format == {"MPO": "JPEG"}.get(kind, kind)  # of a single image
     assert (found.height, found.width, found.frames) == (*RGB.shape[:2], 1)
 
 
@@ -32,7 +32,7 @@ def test_frames_and_pages_are_counted(kind, tmp_path):
     assert headers.header(one(tmp_path / "many"), 0).frames == 3
 
 
-def test_a_picture_inside_a_record_file(tmp_path):
+def test_a_image_inside_a_record_file(tmp_path):
     contents = saved(COLOUR, "PNG")
     (tmp_path / "records").write_bytes(b"before" + contents + b"behind")
     examples = one(tmp_path / "records", offsets=[6], lengths=[len(contents)])
@@ -40,7 +40,7 @@ def test_a_picture_inside_a_record_file(tmp_path):
 
 
 def test_what_claims_to_be_huge_is_told_and_not_decoded(tmp_path):
-    (tmp_path / "bomb.png").write_bytes(bad_pictures.png_bomb(None))
+    (tmp_path / "bomb.png").write_bytes(bad_images.png_bomb(None))
     limit = Image.MAX_IMAGE_PIXELS
     assert headers.header(one(tmp_path / "bomb.png"), 0)[1:3] == (20_000, 20_000)
     assert limit == Image.MAX_IMAGE_PIXELS
@@ -67,7 +67,7 @@ def test_a_sample_is_all_or_spread_evenly(count):
 @pytest.mark.parametrize(
     "contents", [b"", b"text", b"\x89PNG\r\n\x1a\n", b"%!PS-Adobe-3.0 EPSF-3.0"]
 )
-def test_what_is_no_known_picture_has_no_header(contents, tmp_path):
+def test_what_is_no_known_image_has_no_header(contents, tmp_path):
     (tmp_path / "file").write_bytes(contents)
     assert headers.header(one(tmp_path / "file"), 0) is None
     assert headers.header(one(tmp_path / "gone"), 0) is None

@@ -5,9 +5,9 @@ from PIL import Image
 
 from engine.core.recipe import DataSpec
 from pipelines.doctor import examine
-from tests.pipelines import bad_pictures
+from tests.pipelines import bad_images
 from tests.pipelines.doctor.scenes import SCENES, jpeg, scene
-from tests.pipelines.pictures import COLOUR, saved
+from tests.pipelines.encoded_images import COLOUR, saved
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +33,10 @@ def data(tmp_path_factory):
             COLOUR.quantize(64), "GIF", save_all=True, append_images=[COLOUR.rotate(180)]
         ),
         "train/cats/empty.jpg": b"",
-        "train/cats/text.jpg": b"no picture",
+        "train/cats/text.jpg": b"no image",
         "train/cats/other.jpg": saved(COLOUR, "TIFF"),
         "train/cats/cut.jpg": scene(33)[:3000],
-        "train/cats/bomb.png": bad_pictures.png_bomb(None),
+        "train/cats/bomb.png": bad_images.png_bomb(None),
     }
     turned = Image.Exif()
     turned[0x0112] = 6

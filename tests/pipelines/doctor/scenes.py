@@ -1,11 +1,11 @@
-"""Pictures that have something to look at, each unlike the others."""
+"""Images that have something to look at, each unlike the others."""
 
 import io
 
 import numpy as np
 from PIL import Image
 
-from tests.pipelines.pictures import saved
+from tests.pipelines.encoded_images import saved
 
 
 def drawn(seed: int) -> Image.Image:
@@ -19,9 +19,9 @@ def drawn(seed: int) -> Image.Image:
     return Image.fromarray(np.clip(pixels + random.normal(0, 6, pixels.shape), 0, 255).astype("u1"))
 
 
-def jpeg(picture: Image.Image, quality: int) -> Image.Image:
+def jpeg(image: Image.Image, quality: int) -> Image.Image:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
+    image.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer)
 
 

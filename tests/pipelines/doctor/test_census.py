@@ -1,4 +1,4 @@
-"""What every run says of its pictures before it begins."""
+"""What every run says of its images before it begins."""
 
 import os
 import re
@@ -13,12 +13,12 @@ from pipelines.decode import headers
 from pipelines.doctor import census, examine, kinds
 from pipelines.pixel_cache import pixel_cache
 from pipelines.pixel_cache.pixel_plan import plan
-from pipelines.pixel_cache.pixels import Pixels, Place
+from pipelines.pixel_cache.store import CacheLocation, Pixels
 from pipelines.sources import sources
 from pipelines.sources.examples import from_columns
 from tests.pipelines.cached import spoil
 from tests.pipelines.doctor.scenes import SCENES, scene
-from tests.pipelines.pictures import COLOUR, saved
+from tests.pipelines.encoded_images import COLOUR, saved
 
 SPEC = DataSpec("manifest", "nowhere.csv")
 
@@ -28,13 +28,13 @@ def examples(labels, splits=None):
     return from_columns(names, labels, ("cats", "dogs"), keys=names, splits=splits)
 
 
-def pixels(fingerprints, pictures=None):
+def pixels(fingerprints, images=None):
     count = len(fingerprints)
-    if pictures is None:
-        pictures = np.random.default_rng(0).integers(0, 256, (count, 16, 16, 3), np.uint8)
+    if images is None:
+        images = np.random.default_rng(0).integers(0, 256, (count, 16, 16, 3), np.uint8)
     rows = np.array([(b"JPEG", 100, 100, 1)] * count, headers.COLUMN)
     return Pixels(
-        (16, 16, 3), np.array(fingerprints), np.ones(count, np.uint8), rows, memory=pictures
+        (16, 16, 3), np.array(fingerprints), np.ones(count, np.uint8), rows, memory=images
     )
 
 
@@ -61,18 +61,18 @@ def test_copies_in_two_parts_are_said():
 
 @pytest.mark.parametrize("levels", [0, 3])
 def test_one_colour_is_said(levels):
-    pictures = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
-    pictures[1] = 99
-    pictures[1, 3, 5] += levels
-    (line,) = in_short(examples([0, 1, 0]), pixels([1, 2, 3], pictures))
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+    images[1] = 99
+    images[1, 3, 5] += levels
+    (line,) = in_short(examples([0, 1, 0]), pixels([1, 2, 3], images))
     assert "of one colour" in line
     assert "1.jpg" in line
 
 
 def test_a_single_dot_between_the_probes_is_more_than_one_colour():
-    pictures = np.full((2, 16, 16, 3), 99, np.uint8)
-    pictures[:, 3, 5] = 200
-    assert in_short(examples([0, 1]), pixels([1, 2], pictures)) == []
+    images = np.full((2, 16, 16, 3), 99, np.uint8)
+    images[:, 3, 5] = 200
+    assert in_short(examples([0, 1]), pixels([1, 2], images)) == []
 
 
 @pytest.mark.parametrize(("few", "said"), [(10, False), (9, True)])
@@ -84,7 +84,7 @@ def test_a_class_with_a_tenth_of_the_others_is_said(few, said):
 
 @pytest.fixture
 def odd(tmp_path):
-    """Folders of sound pictures with one of everything that is unusual."""
+    """Folders of sound images with one of everything that is unusual."""
     turned = Image.Exif()
     turned[0x0112] = 6
     files = {f"{name}/{n}.jpg": scene(n + 10 * (name == "b")) for name in "ab" for n in range(4)}
@@ -136,7 +136,7 @@ def test_a_run_says_what_the_doctor_finds(odd, tmp_path, memory):
         *("turned", "odd_name", "stray"),
     }
     examples = sources.load(spec)
-    place = Place(tmp_path / "cache", memory)
+    place = CacheLocation(tmp_path / "cache", memory)
 
     def lines() -> list[str]:
         job = plan(examples, (24, 20), "squash", 2, lambda _: None, place)
@@ -149,7 +149,7 @@ def test_a_run_says_what_the_doctor_finds(odd, tmp_path, memory):
     assert said(first) == found
     for path in examples.paths:
         spoil(Path(path))
-    assert lines() == first, "kept, and no picture is opened"
+    assert lines() == first, "kept, and no image is opened"
 
 
 def test_without_pixels_headers_are_read_all_the_same(odd):
@@ -165,5 +165,5 @@ def test_of_very_many_a_sample_is_looked_at_and_that_is_said(tmp_path, monkeypat
         Path(name).write_bytes(saved(SCENES[0].resize((20, 16)), "PNG"))
     found = from_columns(names, [0, 1] * 4, ("cats", "dogs"), keys=names)
     warning, last = in_short(found, None)
-    assert warning.startswith("warning: 4 pictures so small")
-    assert last == "sizes and formats are those of 4 of the 8 pictures"
+    assert warning.startswith("warning: 4 images so small")
+    assert last == "sizes and formats are those of 4 of the 8 images"

@@ -13,11 +13,11 @@ from engine.core.recipe import DataSpec
 from pipelines.doctor import clean, examine
 from pipelines.sources import sources
 from tests.pipelines.doctor.scenes import SCENES, jpeg, scene
-from tests.pipelines.pictures import saved
+from tests.pipelines.encoded_images import saved
 
 
 def again(number: int) -> bytes:
-    """The same picture in another file."""
+    """The same image in another file."""
     return saved(jpeg(SCENES[number], 50), "JPEG")
 
 
@@ -108,13 +108,13 @@ def test_of_a_chain_only_what_is_like_what_is_measured_on_goes():
 
     examples = from_columns(names, labels, ("cats", "dogs"), keys=names, splits=splits)
     pairs = np.array([[0, 1], [1, 2], [2, 3], [3, 4]])
-    found = examine.Examined(examples, True, np.ones(5, bool), np.arange(5), pairs, ())
+    found = examine.ExaminedDataset(examples, True, np.ones(5, bool), np.arange(5), pairs, ())
     rows = list(csv.DictReader(clean.manifest(found, "l.csv").contents.decode().splitlines()))
     assert [row["path"] for row in rows] == ["0.jpg", "2.jpg", "3.jpg", "4.jpg"]
     assert [row["group"] for row in rows] == ["", *["alike: 2.jpg"] * 3]
 
 
-def test_groups_that_there_were_are_joined_where_their_pictures_look_the_same(tmp_path):
+def test_groups_that_there_were_are_joined_where_their_images_look_the_same(tmp_path):
     files = {"a.jpg": scene(0), "b.jpg": again(0), "c.jpg": scene(1), "d.jpg": scene(2)}
     for name, contents in (files | {f"s{n}.jpg": scene(10 + n) for n in range(4)}).items():
         (tmp_path / name).write_bytes(contents)
@@ -159,14 +159,14 @@ def test_classes_that_would_become_one_are_told(tmp_path):
         clean.manifest(found, "list.csv")
 
 
-def test_pictures_in_record_files_can_not_be_listed(examined):
+def test_images_in_record_files_can_not_be_listed(examined):
     inside = examined.examples.replace(lengths=np.full(len(examined.examples), 9))
-    records = examine.Examined(inside, True, examined.sound, examined.fingerprints, (), ())
+    records = examine.ExaminedDataset(inside, True, examined.sound, examined.fingerprints, (), ())
     with pytest.raises(UserError, match="record files"):
         clean.manifest(records, "list.csv")
 
 
-def test_no_picture_is_listed_twice(examined, data):
+def test_no_image_is_listed_twice(examined, data):
     contents = clean.manifest(examined, str(data.parent / "clean.csv")).contents
     paths = [row["path"] for row in csv.DictReader(contents.decode().splitlines())]
     assert set(Counter(paths).values()) == {1}

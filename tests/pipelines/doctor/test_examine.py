@@ -26,7 +26,7 @@ def test_everything_is_found_once_under_its_kind(examined):
     assert refused == ["data"]  # the same file in two parts, which training does not take
     assert found == {
         "empty": ["empty.jpg"],
-        "no_picture": ["other.jpg", "text.jpg"],
+        "no_image": ["other.jpg", "text.jpg"],
         "bomb": ["bomb.png"],
         "damaged": ["cut.jpg"],
         "copies_across_parts": ["20.jpg leak.jpg"],
@@ -99,7 +99,7 @@ class Reader(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_stands_alone_with_a_picture_of_each_sound_case(examined):
+def test_the_page_stands_alone_with_a_image_of_each_sound_case(examined):
     text = page.page(examined, 1.5)
     read = Reader(text)
     assert not read.open, "every tag that opens closes"
@@ -123,8 +123,8 @@ def test_a_name_of_a_file_is_never_markup(tmp_path):
 
 def test_json_lists_every_case(examined):
     value = json.loads(json.dumps(report.as_json(examined, 2.0)))
-    assert value["pictures"] == len(examined.examples)
-    assert value["sound"] == value["pictures"] - 5
+    assert value["images"] == len(examined.examples)
+    assert value["sound"] == value["images"] - 5
     assert value["classes"]["validation"] == {"cats": 4, "dogs": 5}
     cases = {one["kind"]: len(one["cases"]) for one in value["findings"]}
     assert cases == {one.name: len(one.entries) for one in examined.findings}
@@ -132,13 +132,15 @@ def test_json_lists_every_case(examined):
 
 def test_the_terminal_shows_some_of_each_and_counts_the_rest(examined):
     text = "\n".join(report.lines(examined, 2.0))
-    assert "pictures in" in text
+    assert "images in" in text
     assert "train: 27 cats, 2 dogs" in text
     assert "train/cats/empty.jpg: empty file" in text
     assert "train/cats/other.jpg: TIFF, which is not read here" in text
     assert text.endswith("7 errors, 6 warnings, 5 notes")
     many = examine.Finding("empty", tuple(examine.Entry((f"{n}.jpg",)) for n in range(9)))
-    short = examine.Examined(examined.examples, True, examined.sound, np.zeros(0), (), (many,))
+    short = examine.ExaminedDataset(
+        examined.examples, True, examined.sound, np.zeros(0), (), (many,)
+    )
     assert "  and 6 more" in report.lines(short, 1.0)
 
 

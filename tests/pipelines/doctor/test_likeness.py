@@ -1,4 +1,4 @@
-"""Which pictures look the same: saved anew, shrunk, brighter; and that others do not."""
+"""Which images look the same: saved anew, shrunk, brighter; and that others do not."""
 
 import numpy as np
 import pytest
@@ -9,9 +9,9 @@ from pipelines.doctor import likeness
 from tests.pipelines.doctor.scenes import SCENES, jpeg
 
 
-def grey(pictures: list) -> np.ndarray:
+def grey(images: list) -> np.ndarray:
     side = (likeness.SIDE, likeness.SIDE)
-    rows = [np.asarray(one.convert("RGB").resize(side, Image.BILINEAR)) for one in pictures]
+    rows = [np.asarray(one.convert("RGB").resize(side, Image.BILINEAR)) for one in images]
     return likeness.details(np.stack(rows))
 
 
@@ -31,17 +31,15 @@ def test_every_edited_copy_is_found_and_nothing_else(edit):
 
 
 def test_the_hash_is_the_signs_of_the_lowest_frequencies():
-    pictures = grey(SCENES[:5])
-    waves = fft.dctn(pictures.astype(float), axes=(1, 2), norm="ortho")[:, :8, :8]
+    images = grey(SCENES[:5])
+    waves = fft.dctn(images.astype(float), axes=(1, 2), norm="ortho")[:, :8, :8]
     # The orthonormal transform scales the first row and column by a further 1/sqrt(2).
     waves[:, 0] *= np.sqrt(2)
     waves[:, :, 0] *= np.sqrt(2)
     waves = waves.reshape(5, 64)
     want = waves > np.median(waves[:, 1:], axis=1, keepdims=True)
     want[:, 0] = False
-    got = np.unpackbits(
-        likeness.hashes(pictures).astype(">u8").view(np.uint8).reshape(5, 8), axis=1
-    )
+    got = np.unpackbits(likeness.hashes(images).astype(">u8").view(np.uint8).reshape(5, 8), axis=1)
     assert np.array_equal(got, want)
 
 
@@ -60,7 +58,7 @@ def test_near_hashes_meet_among_many_others(differing):
     assert met > 0.95
 
 
-def test_the_pairs_compared_grow_with_the_pictures_and_not_with_their_square():
+def test_the_pairs_compared_grow_with_the_images_and_not_with_their_square():
     random = np.random.default_rng(0)
     same = np.zeros(3000, np.uint64)  # the worst there is: all hashes equal
     assert len(likeness._near(same)) <= 3000 * 24 * len(likeness._ROTATIONS)

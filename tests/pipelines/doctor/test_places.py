@@ -7,7 +7,7 @@ import pytest
 from engine.core.recipe import DataSpec
 from pipelines.doctor import places
 from pipelines.sources import sources
-from tests.pipelines.pictures import COLOUR, saved
+from tests.pipelines.encoded_images import COLOUR, saved
 
 
 @pytest.fixture
@@ -51,9 +51,9 @@ def test_a_folder_that_begins_as_the_root_does_lies_outside(data, tmp_path):
     assert found(data) == {"link_outside": ["near"]}
 
 
-def test_pictures_beside_the_class_folders_are_named(data):
+def test_images_beside_the_class_folders_are_named(data):
     (data / "forgotten.png").write_bytes(saved(COLOUR, "PNG"))
-    (data / "readme.txt").write_text("no picture")
+    (data / "readme.txt").write_text("no image")
     assert found(data) == {"stray": ["forgotten.png"]}
 
 

@@ -44,7 +44,7 @@ def test_groups_are_those_of_the_training_part(folder):
     assert set(feed_of(folder).groups) == {""}
 
 
-def test_an_epoch_reads_every_picture_once_with_its_label(folder):
+def test_an_epoch_reads_every_image_once_with_its_label(folder):
     read = trained(feed_of(folder), 0, 6)
     assert len(read) == 6
     for epoch in (0, 1):
@@ -91,7 +91,7 @@ def test_a_call_holds_as_many_steps_as_asked_for_or_what_is_left_of_the_epoch(
 
 
 def table(numbers, views) -> tuple[np.ndarray, ...]:
-    """What may stand for pictures: arrays that tell example and view."""
+    """What may stand for images: arrays that tell example and view."""
     return (
         (1000 * views + numbers).astype(np.uint32),
         np.stack([numbers, views], 1)[:, :, None].astype(np.uint16),
@@ -110,13 +110,13 @@ def test_views_are_those_of_each_example_and_epoch(folder, per_call):
 
 
 @pytest.mark.parametrize("per_call", [1, 4])
-def test_what_is_looked_up_stands_in_the_place_of_pictures(folder, per_call):
+def test_what_is_looked_up_stands_in_the_place_of_images(folder, per_call):
     feed = feed_of(folder)
     plain = trained(feed, 0, 7, views=by_turns)
     kept = trained(feed, 0, 7, per_call=per_call, views=by_turns, lookup=table)
     assert len(kept) == 7
-    for batch, pictures in zip(kept, plain, strict=True):
-        assert same(Batch((), *batch[1:]), Batch((), *pictures[1:]))
+    for batch, images in zip(kept, plain, strict=True):
+        assert same(Batch((), *batch[1:]), Batch((), *images[1:]))
         numbers, views = np.array(batch.examples), np.array(batch.views)
         one, other = batch.inputs
         assert (one.dtype, other.dtype) == (tf.uint32, tf.uint16)
@@ -125,18 +125,18 @@ def test_what_is_looked_up_stands_in_the_place_of_pictures(folder, per_call):
 
 
 class Shelf:
-    """Decoded pictures that stand in an order of their own, with gaps between them."""
+    """Decoded images that stand in an order of their own, with gaps between them."""
 
-    def __init__(self, pictures: np.ndarray) -> None:
-        self.places = np.random.default_rng(0).permutation(2 * len(pictures))[: len(pictures)]
-        self.shelf = np.zeros((2 * len(pictures), *pictures.shape[1:]), np.uint8)
-        self.shelf[self.places] = pictures
+    def __init__(self, images: np.ndarray) -> None:
+        self.places = np.random.default_rng(0).permutation(2 * len(images))[: len(images)]
+        self.shelf = np.zeros((2 * len(images), *images.shape[1:]), np.uint8)
+        self.shelf[self.places] = images
 
     def take(self, places) -> np.ndarray:
         return self.shelf[places]
 
 
-def test_kept_pictures_come_as_those_from_files_and_no_file_is_read(folder):
+def test_kept_images_come_as_those_from_files_and_no_file_is_read(folder):
     splits = np.array([examples.TRAIN, examples.VALIDATION] * 5)
     data = folder.replace(splits=splits)
     from_files = feed_of(data)
@@ -145,13 +145,13 @@ def test_kept_pictures_come_as_those_from_files_and_no_file_is_read(folder):
     shelf = Shelf(everything)
     for path in folder.paths:
         os.unlink(path)
-    kept = batches.make_feed(data.replace(rows=shelf.places), RECIPE, 2, shelf)
+    kept = batches.make_data_loader(data.replace(rows=shelf.places), RECIPE, 2, shelf)
     got = [*trained(kept, 0, 5, per_call=2), *kept.once("validation")]
     assert len(got) == len(expected) == 7
     assert all(map(same, expected, got))
 
 
-def test_a_single_tensor_that_is_no_picture_stays_a_tuple(folder):
+def test_a_single_tensor_that_is_no_image_stays_a_tuple(folder):
     batch = trained(feed_of(folder), 0, 1, lookup=lambda n, v: (n.astype(np.uint32),))[0]
     assert [len(batch.inputs), batch.inputs[0].dtype] == [1, tf.uint32]
 

@@ -13,25 +13,25 @@ from tests.pipelines.feeds import (
     check_pixels,
     colour,
     columns,
+    encoded_image,
     feed_of,
     index,
-    picture,
     trained,
     unstacked,
 )
 
 
-def test_pictures_inside_a_bigger_file_are_read_at_their_place(tmp_path):
+def test_images_inside_a_bigger_file_are_read_at_their_place(tmp_path):
     contents, offsets = b"", []
     for number in range(COUNT):
         contents += b"between" * number
         offsets.append(len(contents))
-        contents += picture(number)
+        contents += encoded_image(number)
     (tmp_path / "records").write_bytes(contents)
     data = index(
         [str(tmp_path / "records")] * COUNT,
         offsets=offsets,
-        lengths=[len(picture(number)) for number in range(COUNT)],
+        lengths=[len(encoded_image(number)) for number in range(COUNT)],
     )
     images, labels, _, numbers, _, _ = columns(trained(feed_of(data), 0, 3))
     assert np.array_equal(labels, numbers % 3)
@@ -44,7 +44,7 @@ def test_file_names_may_be_any_bytes(tmp_path):
     paths = [os.path.join(os.fsencode(tmp_path), name) for name in names]
     for number, path in enumerate(paths):
         with open(path, "wb") as file:
-            file.write(picture(2 * number))
+            file.write(encoded_image(2 * number))
     images, _, _, numbers, _, _ = columns(trained(feed_of(index([*map(os.fsdecode, paths)])), 0, 1))
     check_pixels(images, 2 * numbers)
 
@@ -63,8 +63,8 @@ def test_a_file_that_was_damaged_is_named(folder):
 
 
 def test_a_record_file_that_was_cut_off_is_named(tmp_path):
-    (tmp_path / "records").write_bytes(picture(1) + picture(2)[:-9])
-    sizes = [len(picture(1)), len(picture(2))]
+    (tmp_path / "records").write_bytes(encoded_image(1) + encoded_image(2)[:-9])
+    sizes = [len(encoded_image(1)), len(encoded_image(2))]
     data = index([str(tmp_path / "records")] * 2, offsets=[0, sizes[0]], lengths=sizes)
     with pytest.raises(UserError, match=rf"records@{sizes[0]}: .*ends before byte {sum(sizes)}"):
         list(feed_of(data).train(0, 1))

@@ -11,7 +11,7 @@ from PIL import Image
 from pipelines.decode import decode
 from pipelines.pixel_cache import pixel_cache
 from pipelines.pixel_cache.pixel_plan import plan
-from pipelines.pixel_cache.pixels import Place
+from pipelines.pixel_cache.store import CacheLocation
 from pipelines.sources.examples import from_columns
 from tests.pipelines.cached import (
     KINDS,
@@ -22,13 +22,13 @@ from tests.pipelines.cached import (
     decoded,
     expected,
     folders,
+    image,
     look,
-    picture,
     spoil,
     taken,
     write,
 )
-from tests.pipelines.pictures import saved, tiff
+from tests.pipelines.encoded_images import saved, tiff
 
 
 @KINDS
@@ -56,7 +56,7 @@ def test_only_what_has_changed_is_decoded_again(paths, cache, memory, change):
     right = expected(paths)
     look(paths, cache, memory)
     if change == "content":
-        paths[3].write_bytes(picture(99) + b"longer")
+        paths[3].write_bytes(image(99) + b"longer")
         right[3] = decoded(paths[3])
     os.utime(paths[3], ns=(1, 10**18))
     for number in (0, 1, 2, 4, 5, 6, 7, 8, 9):
@@ -64,7 +64,7 @@ def test_only_what_has_changed_is_decoded_again(paths, cache, memory, change):
     lines = []
     seen = look(paths, cache, memory, lines.append)
     assert seen.broken == []
-    assert lines[0].startswith("decoding 1 of 10 pictures at 24x20 into ")
+    assert lines[0].startswith("decoding 1 of 10 images at 24x20 into ")
     np.testing.assert_array_equal(taken(seen), right)
     assert len(folders(cache)) == 1  # the old one could serve nobody any more
 
@@ -75,7 +75,7 @@ def test_a_data_set_that_grew_decodes_what_is_new(tmp_path, paths, cache, memory
     right = expected(paths)
     for path in paths:
         spoil(path)
-    more = write(tmp_path / "pictures", 13, first=10)
+    more = write(tmp_path / "images", 13, first=10)
     mixed = [*more[:2], *paths[::-1], *more[2:]]
     seen = look(mixed, cache, memory)
     assert seen.broken == []
@@ -112,7 +112,7 @@ def test_another_definition_is_another_cache(paths, cache, memory, monkeypatch):
 
 @KINDS
 def test_the_broken_are_remembered_with_their_reasons(paths, cache, memory):
-    paths[2].write_bytes(b"not a picture")
+    paths[2].write_bytes(b"not an image")
     paths[5].write_bytes(b"")
     paths[7].unlink()
     first = look(paths, cache, memory)
@@ -122,7 +122,7 @@ def test_the_broken_are_remembered_with_their_reasons(paths, cache, memory):
     assert first.examples.rows[[2, 5, 7]].tolist() == [-1, -1, -1]
     assert not first.pixels.rows[2].any()  # and not what this process had in that memory before
     status = paths[2].stat()
-    paths[2].write_bytes(picture(1)[: status.st_size])
+    paths[2].write_bytes(image(1)[: status.st_size])
     os.utime(paths[2], ns=(status.st_atime_ns, status.st_mtime_ns))
     second = look(paths, cache, memory)
     assert [(one.index, one.path, one.reason) for one in second.broken] == [
@@ -149,9 +149,9 @@ def test_what_the_system_keeps_back_is_asked_for_again(paths, cache, memory, mon
 @KINDS
 def test_a_disk_that_fails_once_is_asked_again(tmp_path, cache, memory, monkeypatch):
     record = tmp_path / "records"
-    record.write_bytes(picture(0) + picture(1))
-    length = len(picture(0))
-    where = {"offsets": [0, length], "lengths": [length, len(picture(1))]}
+    record.write_bytes(image(0) + image(1))
+    length = len(image(0))
+    where = {"offsets": [0, length], "lengths": [length, len(image(1))]}
     read = os.pread
 
     def fails(handle, count, offset):
@@ -166,7 +166,7 @@ def test_a_disk_that_fails_once_is_asked_again(tmp_path, cache, memory, monkeypa
     monkeypatch.undo()
     seen = look([record] * 2, cache, memory, **where)
     assert seen.broken == []
-    np.testing.assert_array_equal(taken(seen)[1], decode.decode(picture(1), *SIZE))
+    np.testing.assert_array_equal(taken(seen)[1], decode.decode(image(1), *SIZE))
 
 
 @KINDS
@@ -197,7 +197,7 @@ def test_orientation_and_fingerprint(tmp_path, cache, memory):
 
 
 @KINDS
-def test_a_picture_that_stands_twice_is_kept_once(paths, cache, memory):
+def test_a_image_that_stands_twice_is_kept_once(paths, cache, memory):
     paths[1].write_bytes(b"broken")
     many = [*paths, *paths[::-1]]
     seen = look(many, cache, memory)
@@ -207,8 +207,8 @@ def test_a_picture_that_stands_twice_is_kept_once(paths, cache, memory):
 
 
 @KINDS
-def test_pictures_inside_record_files(tmp_path, cache, memory):
-    contents = [picture(number) for number in range(5)]
+def test_images_inside_record_files(tmp_path, cache, memory):
+    contents = [image(number) for number in range(5)]
     record = tmp_path / "records"
     record.write_bytes(b"head" + b"".join(contents))
     lengths = [len(content) for content in contents]
@@ -226,7 +226,7 @@ def test_pictures_inside_record_files(tmp_path, cache, memory):
 
 
 @KINDS
-def test_no_picture_at_all(tmp_path, cache, memory):
+def test_no_image_at_all(tmp_path, cache, memory):
     seen = look([tmp_path / "none.jpg"], cache, memory)
     assert len(seen.broken) == 1
     assert len(look([], cache, memory).broken) == 0
@@ -247,8 +247,8 @@ def test_the_lines_for_the_user(paths, cache):
     for memory in (10 * ROW, 10 * ROW - 1):
         look(paths, cache, memory, lines.append)
     assert lines == [
-        f"decoding 10 pictures at 24x20 into memory, 0 MB, kept for later runs in {cache}",
-        f"10 pictures at 24x20 from the cache in {cache}, 0 MB on the disk",
+        f"decoding 10 images at 24x20 into memory, 0 MB, kept for later runs in {cache}",
+        f"10 images at 24x20 from the cache in {cache}, 0 MB on the disk",
     ]
 
 
@@ -256,7 +256,9 @@ def test_find_takes_all_or_nothing(paths, cache):
     def find(some):
         names = [str(path) for path in some]
         examples = from_columns(names, [0] * len(names), ("a",), keys=names)
-        return pixel_cache.find(plan(examples, SIZE, "squash", 2, print, Place(cache, PLENTY)))
+        return pixel_cache.find(
+            plan(examples, SIZE, "squash", 2, print, CacheLocation(cache, PLENTY))
+        )
 
     assert find(paths) is None
     look(paths[:8], cache)

@@ -42,7 +42,7 @@ def test_folders_that_still_serve_stay(tmp_path, paths, cache, memory):
     assert look(others, cache, memory).broken == []
 
 
-def test_pictures_that_are_out_of_sight_are_not_outlived(tmp_path, paths, cache):
+def test_images_that_are_out_of_sight_are_not_outlived(tmp_path, paths, cache):
     """A drive that is not there for a while takes no cache with it."""
     others = write(tmp_path / "others", 4)
     look(others, cache)
@@ -58,7 +58,7 @@ def test_pictures_that_are_out_of_sight_are_not_outlived(tmp_path, paths, cache)
 def test_an_outlived_folder_stays_while_it_is_in_use(tmp_path, paths, cache):
     user = look(paths, cache, memory=0)
     right = expected(paths)
-    more = [*paths, *write(tmp_path / "pictures", 12, first=10)]
+    more = [*paths, *write(tmp_path / "images", 12, first=10)]
     look(more, cache, PLENTY)
     assert len(folders(cache)) == 2
     np.testing.assert_array_equal(taken(user), right)
@@ -85,7 +85,7 @@ def test_a_damaged_folder_is_made_anew(paths, cache, memory, damage, monkeypatch
         (pixels if damage == "no pixels" else index).unlink()
     lines = []
     seen = look(paths, cache, memory, lines.append)
-    assert lines[0].startswith("decoding 10 pictures")
+    assert lines[0].startswith("decoding 10 images")
     np.testing.assert_array_equal(taken(seen), expected(paths))
     for path in paths:
         spoil(path)
@@ -111,7 +111,7 @@ def test_an_index_of_another_form_is_passed_over(paths, cache, column):
     np.savez(index, **dict(np.load(index)) | column)
     lines = []
     np.testing.assert_array_equal(taken(look(paths, cache, say=lines.append)), expected(paths))
-    assert lines[0].startswith("decoding 10 pictures")
+    assert lines[0].startswith("decoding 10 images")
 
 
 @pytest.mark.parametrize("how", ["reserve", "room", "write", "publish", "folder"])
@@ -166,8 +166,8 @@ def test_who_comes_second_gives_way(paths, cache):
         assert (taken(seen) == 7).all()
 
 
-def start(pictures, cache, kind):
-    command = [sys.executable, "-m", "tests.pipelines.cached", pictures, cache, kind]
+def start(images, cache, kind):
+    command = [sys.executable, "-m", "tests.pipelines.cached", images, cache, kind]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     return subprocess.Popen(list(map(str, command)), cwd=ROOT, text=True, **pipes)
 
@@ -206,7 +206,7 @@ def test_what_a_killed_run_leaves_is_no_cache_and_is_removed(paths, cache, kind,
     run.communicate()
     lines = []
     seen = look(paths, cache, MEMORY[kind], lines.append)
-    assert lines[0].startswith("decoding 8 of 10 pictures")
+    assert lines[0].startswith("decoding 8 of 10 images")
     np.testing.assert_array_equal(taken(seen), expected(paths))
     (name,) = folders(cache)
     assert pixel_files.PART not in name
@@ -214,7 +214,7 @@ def test_what_a_killed_run_leaves_is_no_cache_and_is_removed(paths, cache, kind,
 
 def test_the_memory_stays_flat_while_a_file_is_filled_and_read(tmp_path, cache):
     """460 MB of pixels: only those under way are in this process."""
-    paths = write(tmp_path / "pictures", 60)
+    paths = write(tmp_path / "images", 60)
     size = (1600, 1600)
     look(paths[:8], cache, memory=0, size=size)  # TensorFlow's own needs
 

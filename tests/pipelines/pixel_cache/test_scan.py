@@ -41,7 +41,7 @@ def files(tmp_path):
         "3.webp": encoded("WEBP"),
         "png-in-truth.jpg": encoded("PNG"),
         "bad-empty.jpg": b"",
-        "bad-text.jpg": b"not a picture at all",
+        "bad-text.jpg": b"not an image at all",
         "bad-cut.jpg": encoded("JPEG")[:200],
         "bad-cut.png": encoded("PNG")[:-900],
         "bad-noise.png": RNG.bytes(5000),
@@ -93,7 +93,7 @@ def test_all_sound_and_all_broken(files):
 
 
 @pytest.mark.parametrize("at_first", [True, False], ids=["at first", "when asked again"])
-def test_every_sound_picture_is_handed_on_once(files, monkeypatch, at_first):
+def test_every_sound_image_is_handed_on_once(files, monkeypatch, at_first):
     if not at_first:
         monkeypatch.setattr(scan, "_sound", lambda *_: [])
     kept = {}
@@ -146,13 +146,13 @@ def test_a_class_that_loses_all_is_an_error(tmp_path, index, part):
 
 
 @pytest.mark.parametrize("names", [["1.jpg", "2.png", "bad-cut.jpg"], ["bad-none.jpg"], []])
-def test_it_says_once_when_it_begins_before_the_first_picture(files, names):
+def test_it_says_once_when_it_begins_before_the_first_image(files, names):
     told = []
     look(
         make([files[name] for name in names]),
         small,
         threads=2,
-        keep=lambda numbers, _: told.append("picture"),
+        keep=lambda numbers, _: told.append("image"),
         begin=lambda: told.append("begin"),
     )
     assert told[0] == "begin"

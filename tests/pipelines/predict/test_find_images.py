@@ -1,4 +1,4 @@
-"""Pictures named on a command line: what is found, and what becomes of broken ones."""
+"""Images named on a command line: what is found, and what becomes of broken ones."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ from PIL import Image
 
 from engine.core.errors import UserError
 from pipelines.predict import find_images
-from tests.pipelines.pictures import saved
+from tests.pipelines.encoded_images import saved
 
 RED = Image.new("RGB", (9, 7), (200, 10, 20))
 
@@ -18,11 +18,11 @@ def folder(tmp_path):
     (tmp_path / "below").mkdir()
     for name in ("b.png", "a.PNG", "below/c.png", ".hidden.png"):
         (tmp_path / name).write_bytes(saved(RED, "PNG"))
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     return tmp_path
 
 
-def test_a_folder_means_the_pictures_below_it_sorted(folder):
+def test_a_folder_means_the_images_below_it_sorted(folder):
     expected = [str(folder / name) for name in ("a.PNG", "b.png", "below/c.png")]
     assert find_images.find([str(folder)]) == expected
 
@@ -37,9 +37,9 @@ def test_a_path_that_does_not_exist_is_named(folder):
         find_images.find([str(folder / "nowhere.png")])
 
 
-def test_a_folder_without_pictures_is_named(folder):
+def test_a_folder_without_images_is_named(folder):
     (folder / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty: no pictures below it; allowed: \.jpg, "):
+    with pytest.raises(UserError, match=r"empty: no images below it; allowed: \.jpg, "):
         find_images.find([str(folder / "empty")])
 
 

@@ -1,4 +1,4 @@
-"""Pictures for prediction: in their order, through the pipeline, and a bad one stops nobody."""
+"""Images for prediction: in their order, through the pipeline, and a bad one stops nobody."""
 
 import os
 import threading
@@ -11,15 +11,15 @@ from PIL import Image
 from engine.core.errors import UserError
 from pipelines.decode import decode
 from pipelines.predict import fetch, find_images, image_stream
-from pipelines.predict.image_stream import Stream
-from tests.pipelines import bad_pictures
-from tests.pipelines.pictures import saved
+from pipelines.predict.image_stream import ImageStream
+from tests.pipelines import bad_images
+from tests.pipelines.encoded_images import saved
 
 SIZE = (4, 6)
 
 
 def coloured(number: int) -> bytes:
-    """A picture of one colour that tells its number."""
+    """An image of one colour that tells its number."""
     return saved(Image.new("RGB", (9, 7), (number, 255 - number, 7)), "PNG")
 
 
@@ -29,8 +29,8 @@ def laid(folder, contents: dict[str, bytes]) -> list[str]:
     return [str(folder / name) for name in contents]
 
 
-def read(places, batch_size=4, first=0, **settings) -> list[image_stream.Group]:
-    return list(Stream(places, SIZE, "squash", 2, **settings).groups(batch_size, first))
+def read(places, batch_size=4, first=0, **settings) -> list[image_stream.ImageGroup]:
+    return list(ImageStream(places, SIZE, "squash", 2, **settings).groups(batch_size, first))
 
 
 def flat(groups) -> list[tuple]:
@@ -58,14 +58,14 @@ def test_all_come_once_in_their_order(mixed, batch_size):
     groups = read(mixed, batch_size)
     wanted = [(p, None if n % 3 == 1 else n) for n, p in enumerate(mixed)]
     assert [row[:2] for row in flat(groups)] == wanted
-    assert {row[2] for row in flat(groups)} == {None, decode.formats.NOT_A_PICTURE}
+    assert {row[2] for row in flat(groups)} == {None, decode.formats.NOT_A_IMAGE}
     full, rest = divmod(13, batch_size)
     counts = [len(group.images) for group in groups]
     assert counts == [batch_size] * full + [rest] * (rest > 0) + [0], "the last place is bad"
 
 
 def test_a_group_ends_with_its_stretch_however_little_of_that_can_be_read(tmp_path):
-    """Else a folder of broken pictures would say nothing until its end, and keep nothing."""
+    """Else a folder of broken images would say nothing until its end, and keep nothing."""
     good, bad = laid(tmp_path, {"good.png": coloured(8), "bad.png": b"bad"})
     length = find_images.stretch(2)
     places = [bad] * (2 * length + 5) + [good] + [bad] * length
@@ -84,20 +84,20 @@ def test_it_begins_where_it_is_told_to(mixed, first):
     assert flat(read(mixed, 4, first)) == flat(read(mixed, 4))[first:]
 
 
-def test_pictures_are_those_of_the_one_decoder(cats_dogs):
+def test_images_are_those_of_the_one_decoder(cats_dogs):
     files = sorted(map(str, (cats_dogs / "train").rglob("*.jpg")))[:8]
-    (group,) = Stream(files, (96, 128), "crop", 2).groups(8)
+    (group,) = ImageStream(files, (96, 128), "crop", 2).groups(8)
     for file, image in zip(files, group.images, strict=True):
         contents = open(file, "rb").read()  # noqa: SIM115
         assert np.array_equal(image, decode.decode(contents, 96, 128, "crop"))
 
 
-def test_a_broken_picture_is_a_problem_and_the_others_go_on(tmp_path):
+def test_a_broken_image_is_a_problem_and_the_others_go_on(tmp_path):
     places = laid(
         tmp_path,
         {
             "short.png": coloured(1)[:40],
-            "text.jpg": b"not a picture at all",
+            "text.jpg": b"not an image at all",
             "empty.jpg": b"",
             "good.png": coloured(200),
         },
@@ -111,7 +111,7 @@ def test_a_broken_picture_is_a_problem_and_the_others_go_on(tmp_path):
 
 
 def test_all_bad_ones_are_named_and_none_ends_it(tmp_path):
-    laid_out = bad_pictures.lay_out(tmp_path / "bad")
+    laid_out = bad_images.lay_out(tmp_path / "bad")
     places = [str(path) for path in (*laid_out.bad, *laid_out.odd)]
     places += [str(tmp_path / "bad" / "pipe.jpg"), "/dev/zero", str(tmp_path)]
     rows = flat(read(places, 32))
@@ -152,7 +152,7 @@ def test_an_address_among_files_is_fetched_once_and_its_problem_told(tmp_path, m
             return coloured(9)
         if url.endswith("text"):
             return b"this is text"
-        raise UserError(f"{url}: gives text/html; allowed: the address of a picture itself")
+        raise UserError(f"{url}: gives text/html; allowed: the address of an image itself")
 
     monkeypatch.setattr(fetch, "fetch", answer)
     (file,) = laid(tmp_path, {"file.png": coloured(3)})
@@ -160,22 +160,22 @@ def test_an_address_among_files_is_fetched_once_and_its_problem_told(tmp_path, m
     places = [f"{address}page", file, f"{address}good", f"{address}text", file]
     rows = flat(read(places, allow_private=True))
     assert [row[1:] for row in rows] == [
-        (None, "gives text/html; allowed: the address of a picture itself"),
+        (None, "gives text/html; allowed: the address of an image itself"),
         (3, None),
         (9, None),
-        (None, decode.formats.NOT_A_PICTURE),
+        (None, decode.formats.NOT_A_IMAGE),
         (3, None),
     ]
     assert sorted(asked) == sorted({f"{address}{name}" for name in ("page", "good", "text")})
 
 
 def test_hosts_of_this_network_are_not_asked_where_that_was_not_allowed(server):
-    ((_, _, problem),) = flat(read([server.address("picture")]))
+    ((_, _, problem),) = flat(read([server.address("image")]))
     assert "--allow_private_urls fetches it all the same" in problem
     assert server.paths == []
 
 
-def test_a_picture_from_the_web_that_would_unpack_to_gigabytes_is_not_decoded(server):
+def test_a_image_from_the_web_that_would_unpack_to_gigabytes_is_not_decoded(server):
     """It is 50 kB long, and 400 million pixels large."""
     ((_, image, problem),) = flat(read([server.address("bomb")], allow_private=True))
     assert image is None
@@ -185,7 +185,7 @@ def test_a_picture_from_the_web_that_would_unpack_to_gigabytes_is_not_decoded(se
 def test_no_group_is_kept(mixed):
     """Not by who makes them: as many as there are in all would fill the memory."""
     seen, most = [], 0
-    for group in Stream(mixed * 5, SIZE, "squash", 2).groups(4):
+    for group in ImageStream(mixed * 5, SIZE, "squash", 2).groups(4):
         seen.append(weakref.ref(group.images))
         most = max(most, sum(ref() is not None for ref in seen))
     assert len(seen) > 15
@@ -194,7 +194,7 @@ def test_no_group_is_kept(mixed):
 
 def test_what_was_fetched_is_let_go_with_its_group(monkeypatch):
     monkeypatch.setattr(fetch, "fetch", lambda url, allow_private: coloured(5))
-    made = Stream(["http://a.org/b"] * 200, SIZE, "squash", 2)
+    made = ImageStream(["http://a.org/b"] * 200, SIZE, "squash", 2)
     most = 0
     for _ in made.groups(4):
         most = max(most, len(made._fetched))
@@ -204,7 +204,7 @@ def test_what_was_fetched_is_let_go_with_its_group(monkeypatch):
 
 def test_who_stops_asking_leaves_no_thread_behind(mixed):
     before = threading.active_count()
-    groups = Stream(mixed * 50, SIZE, "squash", 2).groups(4)
+    groups = ImageStream(mixed * 50, SIZE, "squash", 2).groups(4)
     next(groups)
     groups.close()
     assert threading.active_count() <= before + 1

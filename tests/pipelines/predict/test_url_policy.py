@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from pipelines.predict import fetch, url_policy
-from tests.pipelines.web_server import PICTURE, refused
+from tests.pipelines.web_server import IMAGE, refused
 
 PRIVATE = (
     *("127.0.0.1", "127.1", "2130706433", "0x7f000001", "%31%32%37.0.0.1", "localhost", "0.0.0.0"),
@@ -18,7 +18,7 @@ PRIVATE = (
 
 @pytest.mark.parametrize("host", PRIVATE)
 def test_a_host_that_is_not_public_is_not_asked(server, host):
-    url = f"http://{host}:{server.server_port}/picture"
+    url = f"http://{host}:{server.server_port}/image"
     assert "is no address of the public internet; --allow_private_urls" in refused(url, False)
     assert server.paths == []
 
@@ -55,7 +55,7 @@ def test_a_name_that_changes_is_not_looked_up_again(server, monkeypatch):
 
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(socket, "create_connection", connect)
-    assert "nobody there" in refused(f"http://cats.example:{server.server_port}/picture", False)
+    assert "nobody there" in refused(f"http://cats.example:{server.server_port}/image", False)
     assert asked == [("93.184.216.34", server.server_port)]
 
 
@@ -72,10 +72,10 @@ def test_behind_a_proxy_too(server, monkeypatch):
     """The proxy itself may be anywhere; it gives what it is asked for."""
     monkeypatch.setenv("http_proxy", server.address(""))
     monkeypatch.setenv("no_proxy", "")
-    assert "no address of the public internet" in refused("http://192.168.0.1/picture", False)
+    assert "no address of the public internet" in refused("http://192.168.0.1/image", False)
     assert server.paths == []
-    assert fetch.fetch("http://93.184.216.34/picture") == PICTURE
-    assert server.paths == ["http://93.184.216.34/picture"]
+    assert fetch.fetch("http://93.184.216.34/image") == IMAGE
+    assert server.paths == ["http://93.184.216.34/image"]
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_counts_are_those_of_the_table(data_dir, rows):
     assert len(examples) == 2624
 
 
-def test_pictures_are_the_package_s_own_bytes(data_dir, rows):
+def test_images_are_the_package_s_own_bytes(data_dir, rows):
     folder, table = rows
     load()
     spec = {

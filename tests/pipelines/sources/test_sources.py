@@ -17,7 +17,7 @@ def fill(root, *names, contents=None):
     return root
 
 
-def pictures(place, count):
+def images(place, count):
     return [f"{place}/{index}.jpg" for index in range(count)]
 
 
@@ -35,7 +35,7 @@ def manifest(root, text, **options):
 
 
 def test_class_folders_are_split(tmp_path):
-    fill(tmp_path, *pictures("cat", 10), *pictures("dog", 20))
+    fill(tmp_path, *images("cat", 10), *images("dog", 20))
     examples = folders(tmp_path)
     assert examples.classes == ("cat", "dog")
     assert counts(examples) == [(8, 16), (2, 4), (0, 0)]
@@ -44,36 +44,36 @@ def test_class_folders_are_split(tmp_path):
 
 def test_the_split_does_not_depend_on_where_the_folder_is(tmp_path):
     for place in ("here", "there"):
-        fill(tmp_path / place, *pictures("cat", 20), *pictures("dog", 20))
+        fill(tmp_path / place, *images("cat", 20), *images("dog", 20))
     here, there = (set(folders(tmp_path / p).part("train").keys) for p in ("here", "there"))
     assert here == there
 
 
 @pytest.mark.parametrize("name", ["val", "validation"])
 def test_given_parts_are_used(tmp_path, name):
-    fill(tmp_path, *pictures("train/cat", 3), *pictures("train/dog", 4), "notes.txt")
-    fill(tmp_path, *pictures(f"{name}/cat", 2), *pictures(f"{name}/dog", 1))
+    fill(tmp_path, *images("train/cat", 3), *images("train/dog", 4), "notes.txt")
+    fill(tmp_path, *images(f"{name}/cat", 2), *images(f"{name}/dog", 1))
     assert counts(folders(tmp_path)) == [(3, 4), (2, 1), (0, 0)]
-    fill(tmp_path, *pictures("test/cat", 5), *pictures("test/dog", 6))
+    fill(tmp_path, *images("test/cat", 5), *images("test/dog", 6))
     examples = folders(tmp_path)
     assert counts(examples) == [(3, 4), (2, 1), (5, 6)]
     assert "validation/cat/0.jpg" in examples.keys
 
 
 def test_train_and_test_alone_take_validation_from_train(tmp_path):
-    fill(tmp_path, *pictures("train/cat", 10), *pictures("train/dog", 10))
-    fill(tmp_path, *pictures("test/cat", 1), *pictures("test/dog", 1))
+    fill(tmp_path, *images("train/cat", 10), *images("train/dog", 10))
+    fill(tmp_path, *images("test/cat", 1), *images("test/dog", 1))
     assert counts(folders(tmp_path)) == [(8, 8), (2, 2), (1, 1)]
 
 
 def test_classes_may_be_called_train_and_test(tmp_path):
-    fill(tmp_path, *pictures("train", 5), *pictures("test", 5), *pictures("bus", 5))
+    fill(tmp_path, *images("train", 5), *images("test", 5), *images("bus", 5))
     assert folders(tmp_path).classes == ("bus", "test", "train")
 
 
 def test_three_places(tmp_path):
-    fill(tmp_path, *pictures("a/cat", 3), *pictures("a/dog", 3))
-    fill(tmp_path, *pictures("b/cat", 1), *pictures("b/dog", 1), *pictures("c/cat", 2))
+    fill(tmp_path, *images("a/cat", 3), *images("a/dog", 3))
+    fill(tmp_path, *images("b/cat", 1), *images("b/dog", 1), *images("c/cat", 2))
     spec = DataSpec(
         "split_folders",
         str(tmp_path / "a"),
@@ -83,19 +83,19 @@ def test_three_places(tmp_path):
     assert counts(sources.load(spec)) == [(3, 3), (1, 1), (2, 0)]
 
 
-def test_nested_pictures_count_and_junk_does_not(tmp_path):
-    fill(tmp_path, *pictures("cat", 3), *pictures("dog", 3), "cat/deep/er/x.jpg", "cat/odd.xyz")
+def test_nested_images_count_and_junk_does_not(tmp_path):
+    fill(tmp_path, *images("cat", 3), *images("dog", 3), "cat/deep/er/x.jpg", "cat/odd.xyz")
     fill(tmp_path, "cat/.DS_Store", "cat/Thumbs.db", "dog/desktop.ini", ".git/x", "__MACOSX/cat/x")
     fill(tmp_path, "dog/.ipynb_checkpoints/x.jpg")
     os.mkfifo(tmp_path / "dog" / "pipe")
-    assert sorted(set(folders(tmp_path).keys) - set(pictures("cat", 3) + pictures("dog", 3))) == [
+    assert sorted(set(folders(tmp_path).keys) - set(images("cat", 3) + images("dog", 3))) == [
         "cat/deep/er/x.jpg",
         "cat/odd.xyz",
     ]
 
 
 def test_links_are_followed_and_loops_end(tmp_path):
-    fill(tmp_path, *pictures("data/cat", 3), *pictures("data/dog", 3), *pictures("far", 2))
+    fill(tmp_path, *images("data/cat", 3), *images("data/dog", 3), *images("far", 2))
     cat = tmp_path / "data" / "cat"
     (cat / "loop").symlink_to(cat)
     (cat / "up").symlink_to(tmp_path / "data")
@@ -108,7 +108,7 @@ def test_links_are_followed_and_loops_end(tmp_path):
 
 
 def test_names_that_are_not_utf8(tmp_path):
-    fill(tmp_path, *pictures("cat", 3), *pictures("dog", 3))
+    fill(tmp_path, *images("cat", 3), *images("dog", 3))
     with open(os.fsencode(tmp_path) + b"/cat/\xff\xfe.jpg", "wb") as file:
         file.write(b"x")
     os.mkdir(os.fsencode(tmp_path) + b"/\xe9")
@@ -120,8 +120,8 @@ def test_names_that_are_not_utf8(tmp_path):
 
 
 def test_copies_stay_together(tmp_path):
-    fill(tmp_path, *pictures("cat", 30), *pictures("dog", 30))
-    fill(tmp_path, *pictures("cat/copies", 10), contents=b"the same bytes")
+    fill(tmp_path, *images("cat", 30), *images("dog", 30))
+    fill(tmp_path, *images("cat/copies", 10), contents=b"the same bytes")
     (tmp_path / "dog" / "link.jpg").symlink_to(tmp_path / "dog" / "0.jpg")
     for seed in range(4):
         examples = folders(tmp_path, split_seed=seed)
@@ -158,8 +158,8 @@ def test_every_mistake_has_its_line(tmp_path, message):
 
 
 def test_the_same_file_in_two_parts(tmp_path):
-    fill(tmp_path, *pictures("train/cat", 3), *pictures("train/dog", 3))
-    fill(tmp_path, *pictures("val/cat", 3), *pictures("val/dog", 3))
+    fill(tmp_path, *images("train/cat", 3), *images("train/dog", 3))
+    fill(tmp_path, *images("val/cat", 3), *images("val/dog", 3))
     assert len(folders(tmp_path)) == 12
     link = tmp_path / "val" / "dog" / "link.jpg"
     link.symlink_to(tmp_path / "train" / "dog" / "2.jpg")

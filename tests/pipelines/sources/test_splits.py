@@ -117,7 +117,7 @@ def test_each_seed_has_a_split_of_its_own():
 
 @given(st.data())
 @settings(max_examples=100, deadline=None)
-def test_a_removed_picture_moves_at_most_one_other_of_each_class(data):
+def test_a_removed_image_moves_at_most_one_other_of_each_class(data):
     counts = data.draw(st.lists(st.integers(3, 60), min_size=2, max_size=6))
     gone, fraction = data.draw(st.integers(0, sum(counts) - 1)), data.draw(st.floats(0.05, 0.95))
     examples = make(counts)
@@ -127,7 +127,7 @@ def test_a_removed_picture_moves_at_most_one_other_of_each_class(data):
     assert len({key.split("/")[0] for key in moved}) == len(moved)
 
 
-def test_a_removed_picture_moves_hardly_any_other():
+def test_a_removed_image_moves_hardly_any_other():
     examples = make([500, 500])
     before = validation_keys(divide(examples, 0.2, 0))
     after = validation_keys(divide(examples.without([7]), 0.2, 0))

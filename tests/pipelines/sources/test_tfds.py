@@ -20,7 +20,7 @@ from pipelines.sources.examples import read
 COLOURS = ("red", "green", "blue")
 
 
-def picture(label, index):
+def image(label, index):
     pixels = np.full((8, 8, 3), index % 251, np.uint8)
     pixels[..., max(label, 0)] = 255
     return pixels
@@ -52,7 +52,7 @@ class TinyColours(tfds.core.GeneratorBasedBuilder):
         for index in range(self.PARTS[part]):
             label = -1 if part == "test" and index % 2 else index % 3
             name = f"{part}{index}"
-            yield name, {"image": picture(label, index), "image/name": name, "label": label}
+            yield name, {"image": image(label, index), "image/name": name, "label": label}
 
 
 class TinyTrain(TinyColours):
@@ -62,7 +62,7 @@ class TinyTrain(TinyColours):
 
 
 class TinyTexts(tfds.core.GeneratorBasedBuilder):
-    """No picture in it."""
+    """No image in it."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -82,7 +82,7 @@ class TinyBroken(TinyColours):
     """Fails in the middle of being prepared."""
 
     def _generate_examples(self, part):
-        yield "first", {"image": picture(0, 0), "image/name": "x", "label": 0}
+        yield "first", {"image": image(0, 0), "image/name": "x", "label": 0}
         raise RuntimeError("the archive\nis damaged")
 
 
@@ -166,7 +166,7 @@ def test_other_formats_are_refused(data_dir):
         tfds_source._part(builder, "train", 0, "image", "label")
 
 
-def test_data_sets_without_pictures_and_unknown_names():
+def test_data_sets_without_images_and_unknown_names():
     with pytest.raises(UserError, match=r"no image with a class label .*text: Text"):
         load("tiny_texts")
     with pytest.raises(UserError, match="did you mean cats_vs_dogs"):

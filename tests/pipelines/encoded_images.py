@@ -1,4 +1,4 @@
-"""Picture files for tests, written by Pillow or byte by byte; a NumPy reference for resizing."""
+"""Image files for tests, written by Pillow or byte by byte; a NumPy reference for resizing."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ ALPHA = Image.fromarray(np.ascontiguousarray(RGB[:, :, 1]))
 GREY = COLOUR.convert("L")
 
 
-def saved(picture: Image.Image, kind: str, **options) -> bytes:
+def saved(image: Image.Image, kind: str, **options) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def with_alpha(mode: str) -> Image.Image:
-    picture = COLOUR.convert(mode[:-1])
-    picture.putalpha(ALPHA)
-    return picture
+    image = COLOUR.convert(mode[:-1])
+    image.putalpha(ALPHA)
+    return image
 
 
 def opened(contents: bytes) -> np.ndarray:
@@ -91,7 +91,7 @@ def bgr_rows(filler: int = 0) -> list[bytes]:
 
 
 def triangle(pixels: np.ndarray, axis: int, scale: float, offset: float, count: int) -> np.ndarray:
-    """float64: one axis resampled with an antialiasing triangle, black beyond the picture."""
+    """float64: one axis resampled with an antialiasing triangle, black beyond the image."""
     size = pixels.shape[axis]
     centres = (np.arange(count) + 0.5 - offset) / scale
     distance = np.abs(np.arange(size)[None] + 0.5 - centres[:, None])

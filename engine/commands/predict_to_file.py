@@ -1,4 +1,4 @@
-"""bin/predict --out: any number of pictures answered into a file, which goes on where it ended."""
+"""bin/predict --out: any number of images answered into a file, which goes on where it ended."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from rich.text import Text
 from engine.cli import flags, main
 from engine.core.errors import UserError
 from engine.inference import predictions_file, predictions_format
-from engine.inference.predictions_file import AnswerFile, Order, Tally
+from engine.inference.predictions_file import PredictionCounts, PredictionsFile, PredictionsRequest
 from engine.loggers.console import PLAIN_SECONDS, duration
-from engine.runs.directory import RunDir
-from engine.runtime.shutdown import Stop
+from engine.runs.directory import RunDirectory
+from engine.runtime.shutdown import Shutdown
 from pipelines.predict import fetch, find_images
 from pipelines.sources.examples import counted, printable
 
 if TYPE_CHECKING:
     from engine.inference.predictor import Predictor
-    from pipelines.predict.image_stream import Stream
+    from pipelines.predict.image_stream import ImageStream
 
 AUTO = "auto"  # the precision that is fastest
 
 
-def order_of(parsed: flags.Parsed, top: int, precision: str) -> Order:
-    """What the flags ask for, before it is known which pictures are meant.
+def order_of(parsed: flags.Parsed, top: int, precision: str) -> PredictionsRequest:
+    """What the flags ask for, before it is known which images are meant.
 
     Raises:
       FlagError: a file of another kind, or flags that don't go together.
     """
     with flags.as_flag_errors():
         predictions_format.of_path(Path(parsed.out).name)
-    for name, why in {"format": "the file's ending says it", "plot": "it keeps no picture"}.items():
+    for name, why in {"format": "the file's ending says it", "plot": "it keeps no image"}.items():
         if name in parsed.given:
             raise flags.FlagError(f"--{name} has no use with --out: {why}; leave one away")
     paths = {word: os.path.abspath(word) for word in parsed.words if not fetch.is_url(word)}
     settings = {"top": top, "precision": precision, "batch_size": parsed.batch_size}
     settings["tta"] = parsed.tta
-    return Order(
+    return PredictionsRequest(
         model=_model(parsed),
         words=tuple(paths.get(word, word) for word in parsed.words),
         options={**settings, "allow_private_urls": parsed.allow_private_urls},
@@ -59,7 +59,7 @@ def _model(parsed: flags.Parsed) -> dict[str, str]:
     """What tells the model from others: the digests of its files, or a network's name."""
     if not parsed.run_dir:
         return {"backbone": parsed.backbone}
-    run = RunDir(Path(parsed.run_dir))
+    run = RunDirectory(Path(parsed.run_dir))
     run.read_recipe()
     files = [path for path in (run.recipe, run.best) if path.is_file()]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -71,7 +71,7 @@ def run(parsed: flags.Parsed, top: int, precision: str, load: Callable[[], Predi
     load: gives the model, and imports TensorFlow.
 
     Raises:
-      UserError: the file can't be written or belongs to something else; no picture could be read.
+      UserError: the file can't be written or belongs to something else; no image could be read.
       Stopped: it was asked to end; what was answered so far is kept.
     """
     path, wanted = Path(parsed.out), order_of(parsed, top, precision)
@@ -79,15 +79,15 @@ def run(parsed: flags.Parsed, top: int, precision: str, load: Callable[[], Predi
     begun = predictions_file.begun(path, wanted, parsed.overwrite)
     order = begun or dataclasses.replace(wanted, places=tuple(find_images.find(parsed.words)))
     stretch = find_images.stretch(parsed.batch_size)
-    answers = AnswerFile(path, order, parsed.batch_size, stretch, going_on=bool(begun))
+    answers = PredictionsFile(path, order, parsed.batch_size, stretch, going_on=bool(begun))
     with stop.undisguised(), answers as file:
         threads = main.start_tensorflow(parsed.threads)
         model = load()
 
-        from pipelines.predict.image_stream import Stream
+        from pipelines.predict.image_stream import ImageStream
 
         size, resize, private = model.image_size, model.resize, parsed.allow_private_urls
-        stream = Stream(order.places, size, resize, threads, private, main.device())
+        stream = ImageStream(order.places, size, resize, threads, private, main.device())
         with Meter(len(order.places), file.tally) as meter:
             _answer(model, stream, file, meter, stop)
             stop.done()
@@ -95,9 +95,11 @@ def run(parsed: flags.Parsed, top: int, precision: str, load: Callable[[], Predi
     _name_unread(file.tally)
 
 
-def _answer(model: Predictor, stream: Stream, file: AnswerFile, meter: Meter, stop: Stop) -> None:
+def _answer(
+    model: Predictor, stream: ImageStream, file: PredictionsFile, meter: Meter, stop: Shutdown
+) -> None:
     """What the file lacks, to its end."""
-    from engine.frozen.precision import Program
+    from engine.frozen.precision import ComputeMode
     from engine.inference import batch_predict, predictor
     from engine.inference import predict as prediction
 
@@ -105,8 +107,8 @@ def _answer(model: Predictor, stream: Stream, file: AnswerFile, meter: Meter, st
     with stop.patient():
         groups: Any = stop.checked(stream.groups(file.batch_size, file.tally.rows))
         if file.order.program:
-            meter.note(f"going on after {file.tally.rows:,} of {len(stream.places):,} pictures")
-            model = predictor.in_program(model, Program(**file.order.program))
+            meter.note(f"going on after {file.tally.rows:,} of {len(stream.places):,} images")
+            model = predictor.in_program(model, ComputeMode(**file.order.program))
         else:
             if file.order.options["precision"] == AUTO:
                 model, groups = batch_predict.fastest(model, groups, len(stream.places), meter.note)
@@ -122,8 +124,8 @@ def complain(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _name_unread(tally: Tally) -> None:
-    """Says which pictures have no answer.
+def _name_unread(tally: PredictionCounts) -> None:
+    """Says which images have no answer.
 
     Raises:
       UserError: none has.
@@ -135,13 +137,13 @@ def _name_unread(tally: Tally) -> None:
     for row in tally.first:
         complain(f"  {printable(row.path)}: {row.problem}")
     if tally.unread == tally.rows:
-        raise UserError("no picture could be read")
+        raise UserError("no image could be read")
 
 
 class Meter:
     """Says how far it has come: a bar where somebody looks, a line now and then elsewhere."""
 
-    def __init__(self, total: int, tally: Tally) -> None:
+    def __init__(self, total: int, tally: PredictionCounts) -> None:
         self.total, self.tally = total, tally
         self.console = Console(file=sys.stderr, highlight=False)
         self.bar = Progress(
@@ -177,12 +179,12 @@ class Meter:
             self.note(self.in_words())
 
     def in_words(self) -> str:
-        """`1,024 of 100,000 pictures, 410 a second, 4 min 1 s left, 2 unreadable`."""
+        """`1,024 of 100,000 images, 410 a second, 4 min 1 s left, 2 unreadable`."""
         rows, unread = self.tally.rows, self.tally.unread
         before, started = self.first or (rows, 0.0)
         speed = (rows - before) / max(time.monotonic() - started, 1e-3)
         done = "" if rows == self.total else f"{rows:,} of "
-        words = [done + counted(self.total, "picture", "pictures")]
+        words = [done + counted(self.total, "image", "images")]
         if speed:
             words.append(f"{speed:,.0f} a second")
             if rows < self.total:

@@ -1,4 +1,4 @@
-"""Taking pictures out of memory and out of a file; how much memory is free, where a cache is."""
+"""Taking images out of memory and out of a file; how much memory is free, where a cache is."""
 
 import io
 import os
@@ -11,37 +11,37 @@ import pytest
 import tensorflow as tf
 
 from pipelines.decode.headers import COLUMN
-from pipelines.pixel_cache import pixels
+from pipelines.pixel_cache import store
 from pipelines.pixel_cache.free_memory import free_memory
-from pipelines.pixel_cache.pixels import ALIGNMENT, Pixels
+from pipelines.pixel_cache.store import ALIGNMENT, Pixels
 
 SHAPE = (13, 7, 3)
 COUNT = 50
-PICTURES = np.random.default_rng(0).integers(0, 256, (COUNT, *SHAPE), np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (COUNT, *SHAPE), np.uint8)
 FACTS = (np.zeros(COUNT, np.int64), np.ones(COUNT, np.uint8), np.zeros(COUNT, COLUMN))
 
 
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "pixels.u8"
-    path.write_bytes(PICTURES.tobytes())
+    path.write_bytes(IMAGES.tobytes())
     return io.FileIO(path)
 
 
 @pytest.fixture(params=["memory", "disk"])
 def kept(request, file):
     if request.param == "memory":
-        return Pixels(SHAPE, *FACTS, memory=PICTURES)
+        return Pixels(SHAPE, *FACTS, memory=IMAGES)
     return Pixels(SHAPE, *FACTS, file=file)
 
 
 def test_any_rows_in_any_order(kept):
-    assert kept.nbytes == PICTURES.nbytes
-    np.testing.assert_array_equal(kept.rows, PICTURES)
+    assert kept.nbytes == IMAGES.nbytes
+    np.testing.assert_array_equal(kept.rows, IMAGES)
     assert kept.take([]).shape == (0, *SHAPE)
     for numbers in ([0], [49, 0, 49, 7], range(COUNT), np.arange(COUNT, dtype=np.int32)[::-3]):
         taken = kept.take(numbers)
-        np.testing.assert_array_equal(taken, PICTURES[np.asarray(numbers, int)])
+        np.testing.assert_array_equal(taken, IMAGES[np.asarray(numbers, int)])
         assert taken.flags.writeable
         assert taken.ctypes.data % ALIGNMENT == 0
 
@@ -49,8 +49,8 @@ def test_any_rows_in_any_order(kept):
 def test_what_was_taken_stays_as_it_is(kept):
     first = kept.take([1, 2])
     kept.take([3, 4])[:] = 0
-    np.testing.assert_array_equal(first, PICTURES[1:3])
-    np.testing.assert_array_equal(kept.take([3, 4]), PICTURES[3:5])
+    np.testing.assert_array_equal(first, IMAGES[1:3])
+    np.testing.assert_array_equal(kept.take([3, 4]), IMAGES[3:5])
 
 
 @pytest.mark.parametrize("numbers", [[-1], [0, COUNT], [2, -COUNT]])
@@ -78,12 +78,12 @@ def test_a_system_that_reads_less_than_asked(file, monkeypatch):
     read = os.preadv
     monkeypatch.setattr(os, "preadv", lambda handle, rooms, at: read(handle, [rooms[0][:100]], at))
     taken = Pixels(SHAPE, *FACTS, file=file).take([3, 1])
-    np.testing.assert_array_equal(taken, PICTURES[[3, 1]])
+    np.testing.assert_array_equal(taken, IMAGES[[3, 1]])
 
 
 def test_a_file_that_was_cut_is_an_error(file):
     kept = Pixels(SHAPE, *FACTS, file=file)
-    os.truncate(file.name, PICTURES.nbytes - 1)
+    os.truncate(file.name, IMAGES.nbytes - 1)
     kept.take([COUNT - 2])
     with pytest.raises(OSError, match=f"ends inside row {COUNT - 1}"):
         kept.take([COUNT - 1])
@@ -91,9 +91,9 @@ def test_a_file_that_was_cut_is_an_error(file):
 
 def test_another_file_takes_the_place_of_the_first(file, tmp_path):
     kept = Pixels(SHAPE, *FACTS, file=file)
-    (tmp_path / "other").write_bytes((255 - PICTURES).tobytes())
+    (tmp_path / "other").write_bytes((255 - IMAGES).tobytes())
     kept.move_to(io.FileIO(tmp_path / "other"), None)
-    np.testing.assert_array_equal(kept.take([5]), 255 - PICTURES[5:6])
+    np.testing.assert_array_equal(kept.take([5]), 255 - IMAGES[5:6])
 
 
 def test_the_memory_stays_flat_while_a_large_file_is_read(tmp_path):
@@ -116,9 +116,9 @@ def test_the_folder_for_caches(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     for base in ("", "relative/is/no/base"):
         monkeypatch.setenv("XDG_CACHE_HOME", base)
-        assert pixels.default_folder() == Path("/home/someone/.cache/unfreeze")
+        assert store.default_folder() == Path("/home/someone/.cache/unfreeze")
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/mine")
-    assert pixels.default_folder() == Path("/var/cache/mine/unfreeze")
+    assert store.default_folder() == Path("/var/cache/mine/unfreeze")
 
 
 def machine(root, available, groups, files):
@@ -172,11 +172,11 @@ def test_free_memory_is_what_machine_and_groups_leave(tmp_path, groups, files, l
 
 
 def test_free_memory_of_this_machine():
-    assert 0 < pixels.default_memory() < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < store.default_memory() < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def test_flags_can_be_read_without_tensorflow():
-    code = "import sys, pipelines.pixel_cache.pixels; print('tensorflow' in sys.modules)"
+    code = "import sys, pipelines.pixel_cache.store; print('tensorflow' in sys.modules)"
     root = Path(__file__).resolve().parents[3]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.stdout == "False\n"

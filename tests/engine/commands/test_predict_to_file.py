@@ -15,17 +15,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.commands import batch_predict
+from engine.commands import predict_to_file
 from engine.core.errors import UserError
 from engine.evaluation import decision_rule
-from engine.evaluation.decision_rule import Rule
-from engine.inference.predictions_file import AnswerFile, Tally
+from engine.evaluation.decision_rule import DecisionRule
+from engine.inference.predictions_file import PredictionCounts, PredictionsFile
 from engine.training import setup
 from pipelines.decode.decode import decode
 from tests.bin.programs import run, start
 from tests.engine import saved_run
-from tests.pipelines import bad_pictures
-from tests.pipelines.pictures import saved
+from tests.pipelines import bad_images
+from tests.pipelines.encoded_images import saved
 from tests.pipelines.web_server import Handler, Server
 
 MANY = 1500
@@ -34,15 +34,15 @@ MANY = 1500
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run whose rule leaves what is not clear uncertain."""
-    return saved_run.save(tmp_path_factory.mktemp("run") / "run", Rule(1.5, abstain=0.4))
+    return saved_run.save(tmp_path_factory.mktemp("run") / "run", DecisionRule(1.5, abstain=0.4))
 
 
 @pytest.fixture(scope="module")
 def many(coloured, tmp_path_factory) -> Path:
-    """A folder of as many links to pictures, a tenth of them broken."""
+    """A folder of as many links to images, a tenth of them broken."""
     folder = tmp_path_factory.mktemp("many")
     files = sorted(coloured.rglob("*.jpg"))
-    (folder / "broken").write_bytes(b"no picture")
+    (folder / "broken").write_bytes(b"no image")
     for number in range(MANY):
         broken = number % 10 == 3
         (folder / f"{number:04}.jpg").symlink_to(
@@ -58,16 +58,16 @@ def rows(path: Path) -> list[dict]:
 
 @pytest.mark.parametrize(
     ("total", "done", "said"),
-    [(1, 1, "1 picture"), (2, 1, "1 of 2 pictures"), (2, 2, "2 pictures")],
+    [(1, 1, "1 image"), (2, 1, "1 of 2 images"), (2, 2, "2 images")],
 )
 def test_how_far_it_is_in_words(total, done, said):
-    assert batch_predict.Meter(total, Tally(rows=done)).in_words() == said
+    assert predict_to_file.Meter(total, PredictionCounts(rows=done)).in_words() == said
 
 
-def test_a_row_a_picture_with_the_numbers_that_are_printed(call, trained, coloured, tmp_path):
+def test_a_row_a_image_with_the_numbers_that_are_printed(call, trained, coloured, tmp_path):
     flags = (f"--run_dir={trained.path}", coloured)
     out = call("predict", "--top=3", "--precision=float32", f"--out={tmp_path / 'a.csv'}", *flags)
-    assert "52 pictures, " in out
+    assert "52 images, " in out
     assert out.endswith(f"written to {tmp_path / 'a.csv'}\n")
     found = rows(tmp_path / "a.csv")
     printed = json.loads(call("predict", "--format=json", *flags))
@@ -84,7 +84,7 @@ def test_a_row_a_picture_with_the_numbers_that_are_printed(call, trained, colour
 def test_the_decision_is_that_of_the_models_rule(call, trained, coloured, tmp_path):
     call("predict", f"--run_dir={trained.path}", f"--out={tmp_path / 'a.jsonl'}", coloured)
     found = [json.loads(line) for line in (tmp_path / "a.jsonl").open()]
-    opened = setup.reopen(trained)
+    opened = setup.load_run(trained)
     images = np.stack([decode(Path(row["path"]).read_bytes(), 32, 32).numpy() for row in found])
     logits = opened.model(images.astype(np.float32), training=False)
     chances = decision_rule.probabilities(opened.rule, logits)
@@ -150,10 +150,10 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(whole, tmp_path, e
         process = start(*command, f"--out={path}")
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
-        assert "1,500 pictures" in out
-        assert f"of {MANY:,} pictures" in err, "it says where it goes on"
+        assert "1,500 images" in out
+        assert f"of {MANY:,} images" in err, "it says where it goes on"
         assert "predict: 150 of 1,500 could not be read; the first 10:" in err
-        assert err.count(": not a picture") == 10
+        assert err.count(": not an image") == 10
     assert path.read_bytes() == wanted
     assert wanted.count(b"\n") == MANY + (ending == "csv")
 
@@ -161,7 +161,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(whole, tmp_path, e
 def test_ctrl_c_ends_with_75_too_and_what_came_or_went_meanwhile_is_no_matter(
     trained, many, tmp_path
 ):
-    folder, path = tmp_path / "pictures", tmp_path / "a.csv"
+    folder, path = tmp_path / "images", tmp_path / "a.csv"
     folder.mkdir()
     for link in sorted(many.iterdir()):
         (folder / link.name).symlink_to(os.readlink(link) if link.is_symlink() else link)
@@ -181,12 +181,12 @@ def test_ctrl_c_ends_with_75_too_and_what_came_or_went_meanwhile_is_no_matter(
 
 
 @pytest.mark.slow
-def test_a_wish_to_end_is_heard_among_broken_pictures(trained, tmp_path):
+def test_a_wish_to_end_is_heard_among_broken_images(trained, tmp_path):
     """Where TensorFlow raises one error after another, and no group is full before the end."""
-    folder, seed = tmp_path / "pictures", random.randrange(2**32)
+    folder, seed = tmp_path / "images", random.randrange(2**32)
     print("seed of the moment:", seed)
     folder.mkdir()
-    (tmp_path / "broken").write_bytes(b"no picture")
+    (tmp_path / "broken").write_bytes(b"no image")
     for number in range(30_000):
         (folder / f"{number:05}.jpg").symlink_to(tmp_path / "broken")
     path = tmp_path / "a.csv"
@@ -203,14 +203,14 @@ def test_a_wish_to_end_is_heard_among_broken_pictures(trained, tmp_path):
 
 def test_bad_files_and_odd_names_each_have_their_row(call, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    laid = bad_pictures.lay_out(tmp_path / "pictures")
+    laid = bad_images.lay_out(tmp_path / "images")
     odd = [b"\xff\xfe good.jpg", b"two\nlines good.jpg", b"=1+1 good.jpg"]
     for number, name in enumerate(odd):
-        place = tmp_path / "pictures" / os.fsdecode(name)
-        place.write_bytes(saved(bad_pictures.noisy(np.random.default_rng(number)), "JPEG"))
+        place = tmp_path / "images" / os.fsdecode(name)
+        place.write_bytes(saved(bad_images.noisy(np.random.default_rng(number)), "JPEG"))
     path = tmp_path / "a.csv"
-    inside = [os.path.join("pictures", os.fsdecode(name)) for name in odd]
-    call("predict", f"--run_dir={trained.path}", "--out=a.csv", "--top=2", "pictures", *inside)
+    inside = [os.path.join("images", os.fsdecode(name)) for name in odd]
+    call("predict", f"--run_dir={trained.path}", "--out=a.csv", "--top=2", "images", *inside)
     err = call.said.err
     found = {row["path"]: row for row in rows(path)}
     named = {str(file.relative_to(tmp_path)) for file in laid.bad}
@@ -244,24 +244,24 @@ def test_nothing_that_can_be_read_ends_with_1_and_has_its_rows(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match=r"^no picture could be read$"):
+    with pytest.raises(UserError, match=r"^no image could be read$"):
         call("predict", f"--run_dir={trained.path}", "--out=o.csv", "a.jpg")
     assert call.said.err.endswith("  a.jpg: empty file\n")
     assert [row["problem"] for row in rows(tmp_path / "o.csv")] == ["empty file"]
 
 
-class Pictures(Handler):
-    """Serves one picture under any name that the other does not know."""
+class Images(Handler):
+    """Serves one image under any name that the other does not know."""
 
-    def picture(self):
-        self.answer("image/png", saved(bad_pictures.COLOUR, "PNG"))
+    def image(self):
+        self.answer("image/png", saved(bad_images.COLOUR, "PNG"))
 
 
 def test_addresses_and_files_in_one_list(call, trained, coloured, tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     file = str(coloured / "red" / "00.jpg")
     with Server() as server:
-        server.RequestHandlerClass = Pictures
+        server.RequestHandlerClass = Images
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         words = [server.address("good"), file, server.address("page"), server.address("inside")]
@@ -315,19 +315,19 @@ def test_a_part_of_another_order_is_refused_and_begun_anew_where_that_is_asked(
     call, trained, coloured, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    other = saved_run.save(tmp_path / "other", Rule(2.0))
+    other = saved_run.save(tmp_path / "other", DecisionRule(2.0))
     mine, its = f"--run_dir={trained.path}", f"--run_dir={other.path}"
-    (tmp_path / "pictures").symlink_to(coloured)
-    command = ("predict", "pictures", "--out=a.csv")
+    (tmp_path / "images").symlink_to(coloured)
+    command = ("predict", "images", "--out=a.csv")
     with monkeypatch.context() as patch:  # as it is a moment before it ends
-        patch.setattr(AnswerFile, "finish", lambda file: None)
+        patch.setattr(PredictionsFile, "finish", lambda file: None)
         call(*command, mine)
     done = (tmp_path / "a.csv.part").read_bytes()
     for flags, words in {
         (its, *command[1:]): "another model",
         (mine, "--top=2", *command[1:]): "--top=1",
         (mine, "--tta=flip", *command[1:]): "no --tta",
-        (mine, tmp_path / "pictures", "--out=a.csv"): "names that count from another folder",
+        (mine, tmp_path / "images", "--out=a.csv"): "names that count from another folder",
     }.items():
         with pytest.raises(UserError, match=f"a.csv.part was begun with {words}; go on with the"):
             call("predict", *flags)
@@ -345,7 +345,7 @@ def test_overwriting_that_was_interrupted_goes_on_wherever_home_is(
     (tmp_path / "a.csv").write_text("old")
     command = ("predict", f"--run_dir={trained.path}", coloured / "red", "--out=~/a.csv")
     with monkeypatch.context() as patch:
-        patch.setattr(AnswerFile, "finish", lambda file: None)
+        patch.setattr(PredictionsFile, "finish", lambda file: None)
         call(*command, "--overwrite")
     assert (tmp_path / "a.csv").read_text() == "old"
     call(*command)

@@ -1,4 +1,4 @@
-"""Decoded pictures, ready to be taken: in memory, or in a file that the system pages in and out.
+"""Decoded images, ready to be taken: in memory, or in a file that the system pages in and out.
 
 The file is read, and not looked at through a map: the bytes come out of the same pages of the
 system's, but this process's own memory stays flat without giving pages back after every batch,
@@ -22,7 +22,7 @@ ALIGNMENT = 64  # bytes: TensorFlow takes such an array as it is, and copies any
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class CacheLocation:
     """Where pixels may be kept.
 
     folder: on the disk, for later runs and for what memory can't hold; None for nowhere.
@@ -48,7 +48,7 @@ def default_memory() -> int:
 
 
 class Pixels:
-    """N decoded pictures of one size, in rows, and what the first look found of each.
+    """N decoded images of one size, in rows, and what the first look found of each.
 
     fingerprints: int64 [N], of the encoded bytes: equal where two files hold the same.
     orientations: uint8 [N], as EXIF had it, 1…8; the pixels are upright already. 0 for broken ones.
@@ -84,13 +84,13 @@ class Pixels:
 
     @property
     def rows(self) -> np.ndarray:
-        """uint8 [N, height, width, 3], 0…255: the pictures themselves, or a map of their file."""
+        """uint8 [N, height, width, 3], 0…255: the images themselves, or a map of their file."""
         if self._memory is not None:
             return self._memory
         return np.memmap(self._file, np.uint8, "r", shape=self.shape)
 
     def take(self, numbers: np.ndarray) -> np.ndarray:
-        """The pictures in some rows, each batch in memory of its own.
+        """The images in some rows, each batch in memory of its own.
 
         Args:
           numbers: int [n], each 0 to N - 1, in any order.
@@ -105,13 +105,13 @@ class Pixels:
         numbers = np.asarray(numbers, dtype=np.int64)
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self.fingerprints):
             raise IndexError(f"a row lies outside 0 to {len(self.fingerprints) - 1}")
-        pictures = _aligned((len(numbers), *self.shape[1:]))
+        images = _aligned((len(numbers), *self.shape[1:]))
         if self._memory is not None:
             # Other threads go on meanwhile. With mode="raise" NumPy would fill a buffer first.
-            np.take(self._memory, numbers, axis=0, out=pictures, mode="clip")
+            np.take(self._memory, numbers, axis=0, out=images, mode="clip")
         else:
-            _read(self._file, numbers, pictures)
-        return pictures
+            _read(self._file, numbers, images)
+        return images
 
     def move_to(self, file: io.FileIO, lock: io.FileIO | None) -> None:
         """Reads from a file with the same rows from now on; a thread that reads one finishes it."""
@@ -132,10 +132,10 @@ def _aligned(shape: tuple[int, ...]) -> np.ndarray:
     return room[start : start + size].reshape(shape)
 
 
-def _read(file: io.FileIO, numbers: np.ndarray, pictures: np.ndarray) -> None:
+def _read(file: io.FileIO, numbers: np.ndarray, images: np.ndarray) -> None:
     handle, rows = file.fileno(), numbers.tolist()
-    room = pictures.reshape(-1).data
-    size = pictures[:1].size
+    room = images.reshape(-1).data
+    size = images[:1].size
     for row in rows:  # all are asked for before the first is waited for
         os.posix_fadvise(handle, row * size, size, os.POSIX_FADV_WILLNEED)
     for place, row in enumerate(rows):

@@ -10,17 +10,17 @@ from engine.evaluation.decision_rule import in_digits
 from pipelines.sources.examples import printable
 
 if TYPE_CHECKING:
-    from engine.commands.measure import Measured
-    from engine.evaluation.calibration import Bin
-    from engine.evaluation.classification_metrics import Figures
+    from engine.commands.measure import EvaluatedModel
+    from engine.evaluation.calibration import CalibrationBin
+    from engine.evaluation.classification_metrics import ClassificationMetrics
     from engine.evaluation.intervals import Interval
-    from engine.evaluation.operating_point import Operating
+    from engine.evaluation.operating_point import OperatingPoint
 
 
 FEW = 30  # classes whose confusion matrix a terminal has room for
 
 
-def print_json(found: Measured) -> None:
+def print_json(found: EvaluatedModel) -> None:
     figures, made = found.figures, found.calibrated
     value = {
         "accuracy": figures.accuracy,
@@ -57,7 +57,7 @@ def _without_name(row: Any) -> dict[str, Any]:
     return values
 
 
-def _bins(bins: tuple[Bin, ...]) -> list[dict[str, float]]:
+def _bins(bins: tuple[CalibrationBin, ...]) -> list[dict[str, float]]:
     return [row._asdict() for row in bins]
 
 
@@ -65,7 +65,7 @@ def _as_dict(value: Any) -> dict[str, Any] | None:
     return None if value is None else dataclasses.asdict(value)
 
 
-def print_table(found: Measured) -> None:
+def print_table(found: EvaluatedModel) -> None:
     figures = found.figures
     blocks = [
         [*_headline(found), *_decided(found)],
@@ -83,32 +83,32 @@ def between(interval: Interval) -> str:
     return f"95%: {interval.low:.1%} to {interval.high:.1%}"
 
 
-def _headline(found: Measured) -> list[str]:
+def _headline(found: EvaluatedModel) -> list[str]:
     figures = found.figures
     by = ", by the likeliest class" if found.rule.decides else ""
-    lone = f", too narrow: classes with one picture: {figures.lone}" if figures.lone else ""
+    lone = f", too narrow: classes with one image: {figures.lone}" if figures.lone else ""
     top = "".join(f", top {k} {share:.2%}" for k, share in figures.top_k.items())
     return [
-        f"{figures.count} pictures{by}: accuracy {figures.accuracy:.2%} "
+        f"{figures.count} images{by}: accuracy {figures.accuracy:.2%} "
         f"({between(figures.accuracy_interval)}), loss {figures.loss:.4f}",
         f"macro F1 {figures.macro_f1:.2%} ({between(figures.macro_f1_interval)}{lone}){top}",
     ]
 
 
-def _decided(found: Measured) -> list[str]:
+def _decided(found: EvaluatedModel) -> list[str]:
     """How right the answers are that are given, where a rule decides."""
     what = found.decided
     if what is None:
         return []
     if not what.sure:
         return ["by the saved rule: no answer, all are uncertain"]
-    of = "" if found.abstaining is None else f" of the {what.sure} pictures that are not uncertain"
+    of = "" if found.abstaining is None else f" of the {what.sure} images that are not uncertain"
     return [
         f"by the saved rule: accuracy {what.accuracy:.2%} ({between(what.accuracy_interval)}){of}"
     ]
 
 
-def _classes(figures: Figures) -> list[str]:
+def _classes(figures: ClassificationMetrics) -> list[str]:
     names = [printable(row.name) for row in figures.per_class]
     width = max(map(len, (*names, "class")))
     lines = [f"{'class':{width}}  precision  recall      f1  support  roc area"]
@@ -119,7 +119,7 @@ def _classes(figures: Figures) -> list[str]:
     return lines
 
 
-def _confusion(classes: tuple[str, ...], figures: Figures) -> list[str]:
+def _confusion(classes: tuple[str, ...], figures: ClassificationMetrics) -> list[str]:
     if len(classes) > FEW:
         return [f"confusion matrix of {len(classes)} classes: in --format=json"]
     names = [printable(name) for name in classes]
@@ -131,7 +131,7 @@ def _confusion(classes: tuple[str, ...], figures: Figures) -> list[str]:
     return lines
 
 
-def _pairs(figures: Figures) -> list[str]:
+def _pairs(figures: ClassificationMetrics) -> list[str]:
     """Where there are so many classes that the matrix does not show them at a glance."""
     if not figures.top_k or not figures.pairs:
         return []
@@ -142,7 +142,7 @@ def _pairs(figures: Figures) -> list[str]:
     return ["most often confused", *lines]
 
 
-def _sureness(found: Measured) -> list[str]:
+def _sureness(found: EvaluatedModel) -> list[str]:
     made = found.calibrated
     before = f"calibration error {made.error_before:.2%}"
     if made.temperature == 1:
@@ -150,7 +150,7 @@ def _sureness(found: Measured) -> list[str]:
     return [f"{before}; by the temperature {made.temperature:.3f}: {made.error_after:.2%}"]
 
 
-def _threshold(found: Measured) -> list[str]:
+def _threshold(found: EvaluatedModel) -> list[str]:
     rule, here = found.rule, found.operating
     if rule.positive_class is None or here is None:
         return []
@@ -159,14 +159,14 @@ def _threshold(found: Measured) -> list[str]:
     lines = [
         f"{printable(rule.positive_class)} is the answer from a probability of "
         f"{in_digits(here.threshold)}{aim}",
-        f"  on these pictures{before}: {_found(here)}",
+        f"  on these images{before}: {_found(here)}",
     ]
     if found.fitted:
         lines.append(f"  on the validation part, where it was fitted: {_found(found.fitted)}")
     return lines
 
 
-def _found(what: Operating) -> str:
+def _found(what: OperatingPoint) -> str:
     positives = what.found + what.missed
     alarms = (
         f"false alarms: {what.false_alarms} of {what.negatives} others "
@@ -180,11 +180,11 @@ def _found(what: Operating) -> str:
     )
 
 
-def _uncertain(found: Measured) -> list[str]:
+def _uncertain(found: EvaluatedModel) -> list[str]:
     what = found.abstaining
     if what is None:
         return []
     return [
-        f"uncertain where no class has {what.level:.1%}: {what.uncertain} pictures "
+        f"uncertain where no class has {what.level:.1%}: {what.uncertain} images "
         f"({what.share_uncertain:.2%})"
     ]

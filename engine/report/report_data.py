@@ -5,21 +5,21 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from engine.evaluation.classification_metrics import ClassFigures, Curve, Figures
-from engine.evaluation.decision_rule import Rule
-from engine.evaluation.operating_point import Abstaining, Operating
-from engine.evaluation.reliability import Calibrated
-from engine.report.training_log import Course
+from engine.evaluation.classification_metrics import ClassificationMetrics, ClassMetrics, Curve
+from engine.evaluation.decision_rule import DecisionRule
+from engine.evaluation.operating_point import AbstentionMetrics, OperatingPoint
+from engine.evaluation.reliability import Reliability
+from engine.report.training_log import TrainingLog
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class ReportSubject:
     """What was measured, and by which command.
 
-    run: the run's directory. part: of the data. data: where the pictures are.
-    own: whether the pictures are the run's own. views: what each answer is the mean over, in words;
-    nothing where it is of the picture as it is. when: a date and time. recipe: as JSON.
-    trained_on: how many of other data's pictures the model was trained on.
+    run: the run's directory. part: of the data. data: where the images are.
+    own: whether the images are the run's own. views: what each answer is the mean over, in words;
+    nothing where it is of the image as it is. when: a date and time. recipe: as JSON.
+    trained_on: how many of other data's images the model was trained on.
     """
 
     run: str
@@ -47,7 +47,7 @@ class ClassCurves:
 
 @dataclasses.dataclass(frozen=True)
 class Mistake:
-    """A picture with a wrong answer. JPEG bytes of it, and of where the network looked.
+    """An image with a wrong answer. JPEG bytes of it, and of where the network looked.
 
     probability: of the predicted class. The bytes are empty for those that are listed only.
     """
@@ -56,13 +56,13 @@ class Mistake:
     given: str
     predicted: str
     probability: float
-    picture: bytes = b""
+    image: bytes = b""
     overlay: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True)
-class Suspect:
-    """A training picture whose label the others' would not lead to, with a JPEG where it is shown.
+class SuspectLabel:
+    """A training image whose label the others' would not lead to, with a JPEG where it is shown.
 
     likely: whether the label is likely wrong, by confident learning's criterion.
     """
@@ -71,46 +71,46 @@ class Suspect:
     given: str
     suggested: str
     likely: bool
-    picture: bytes = b""
+    image: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelCheck:
+class LabelCheckSummary:
     """What a look at all labels of the training part gave, the likeliest wrong first.
 
-    examined: pictures. accuracy: the share of their labels that the look gives too. features_of: by
+    examined: images. accuracy: the share of their labels that the look gives too. features_of: by
     which network's features. note: how many were looked at, where not all.
     """
 
     examined: int
     accuracy: float
     features_of: str
-    suspects: tuple[Suspect, ...]
+    suspects: tuple[SuspectLabel, ...]
     note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
+class ReportData:
     """All of it; None for what the run or its rule doesn't have.
 
     curves: of a handful of classes, those told apart worst. decided: how right the rule's answers
       are, less those that it leaves uncertain.
     """
 
-    subject: Subject
-    rule: Rule
-    figures: Figures
+    subject: ReportSubject
+    rule: DecisionRule
+    figures: ClassificationMetrics
     curves: tuple[ClassCurves, ...]
-    calibrated: Calibrated
-    operating: Operating | None
-    decided: Abstaining | None
+    calibrated: Reliability
+    operating: OperatingPoint | None
+    decided: AbstentionMetrics | None
     mistakes: tuple[Mistake, ...]
-    labels: LabelCheck | None
-    course: Course | None
+    labels: LabelCheckSummary | None
+    course: TrainingLog | None
     price_per_hour: float | None
 
     @property
-    def abstaining(self) -> Abstaining | None:
+    def abstaining(self) -> AbstentionMetrics | None:
         return None if self.rule.abstain is None else self.decided
 
     @property
@@ -121,8 +121,8 @@ class Facts:
         return self.price_per_hour * self.course.seconds_total / 3600
 
 
-def as_json(facts: Facts) -> dict[str, Any]:
-    """All but the pictures, as values of JSON."""
+def as_json(facts: ReportData) -> dict[str, Any]:
+    """All but the images, as values of JSON."""
     figures, course = facts.figures, facts.course
     return {
         **dataclasses.asdict(facts.subject),
@@ -144,7 +144,7 @@ def as_json(facts: Facts) -> dict[str, Any]:
         "operating": _plain(facts.operating),
         "decided": _plain(facts.decided),
         "abstaining": _plain(facts.abstaining),
-        "mistakes": [_without_pictures(mistake) for mistake in facts.mistakes],
+        "mistakes": [_without_images(mistake) for mistake in facts.mistakes],
         "label_check": _label_check(facts.labels),
         "training": dataclasses.asdict(course) if course else None,
         "price_per_hour": facts.price_per_hour,
@@ -156,7 +156,7 @@ def _interval(interval: Any) -> list[float]:
     return [interval.low, interval.high]
 
 
-def _class(row: ClassFigures) -> dict[str, Any]:
+def _class(row: ClassMetrics) -> dict[str, Any]:
     return {
         "precision": row.precision,
         "recall": row.recall,
@@ -168,7 +168,7 @@ def _class(row: ClassFigures) -> dict[str, Any]:
     }
 
 
-def _calibration(found: Calibrated) -> dict[str, Any]:
+def _calibration(found: Reliability) -> dict[str, Any]:
     return {
         "temperature": found.temperature,
         "error_before": found.error_before,
@@ -179,7 +179,7 @@ def _calibration(found: Calibrated) -> dict[str, Any]:
     }
 
 
-def _plain(found: Operating | Abstaining | None) -> dict[str, Any] | None:
+def _plain(found: OperatingPoint | AbstentionMetrics | None) -> dict[str, Any] | None:
     if found is None:
         return None
     values = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
@@ -189,12 +189,12 @@ def _plain(found: Operating | Abstaining | None) -> dict[str, Any] | None:
     }
 
 
-def _without_pictures(item: Mistake | Suspect) -> dict[str, Any]:
+def _without_images(item: Mistake | SuspectLabel) -> dict[str, Any]:
     values = dataclasses.asdict(item)
     return {name: value for name, value in values.items() if not isinstance(value, bytes)}
 
 
-def _label_check(found: LabelCheck | None) -> dict[str, Any] | None:
+def _label_check(found: LabelCheckSummary | None) -> dict[str, Any] | None:
     if found is None:
         return None
     return {
@@ -202,5 +202,5 @@ def _label_check(found: LabelCheck | None) -> dict[str, Any] | None:
         "accuracy": found.accuracy,
         "features_of": found.features_of,
         "note": found.note,
-        "suspects": [_without_pictures(suspect) for suspect in found.suspects],
+        "suspects": [_without_images(suspect) for suspect in found.suspects],
     }

@@ -1,4 +1,4 @@
-"""Files that are no good pictures, made by program: every kind in several variants.
+"""Files that are no good images, made by program: every kind in several variants.
 
 `KINDS` makes bytes that must be refused, `ODD` such as may be read or refused; `lay_out` writes
 them, with places that no file can be read from, and says which is which.
@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.pipelines import pictures
-from tests.pipelines.pictures import COLOUR, GREY, bgr_rows, bmp, chunk, saved
+from tests.pipelines import encoded_images
+from tests.pipelines.encoded_images import COLOUR, GREY, bgr_rows, bmp, chunk, saved
 
 VARIANTS = 4
 MUTANTS = 120
@@ -25,7 +25,7 @@ Maker = Callable[[np.random.Generator], bytes]
 
 
 def noisy(random: np.random.Generator) -> Image.Image:
-    """A picture whose file is long enough to be cut anywhere."""
+    """An image whose file is long enough to be cut anywhere."""
     height, width = random.integers(40, 80, 2)
     return Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8))
 
@@ -77,7 +77,7 @@ def jpeg_frame(height: int, width: int, marker: int = 0xC0) -> Maker:
 
 
 def png_claims(width: int, height: int) -> Maker:
-    return lambda random: pictures.png(width, height, 8, 2, random.bytes(100))
+    return lambda random: encoded_images.png(width, height, 8, 2, random.bytes(100))
 
 
 def png_bomb(random):
@@ -125,7 +125,7 @@ KINDS: dict[str, Maker] = {
     "empty": lambda random: b"",
     "zeros": lambda random: bytes(int(random.integers(1, 9000))),
     "noise": lambda random: b"\1" + random.bytes(int(random.integers(1, 9000))),
-    "text": lambda random: b"not a picture at all\n" * int(random.integers(1, 50)),
+    "text": lambda random: b"not an image at all\n" * int(random.integers(1, 50)),
     "web_page": begins(b"<!DOCTYPE html><html><body>404 Not Found"),
     "svg": begins(b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
     "pdf": begins(b"%PDF-1.7\n"),
@@ -180,8 +180,8 @@ def _mutant(random: np.random.Generator) -> bytes:
         ("WEBP", {"lossless": True}),
         ("BMP", {}),
     ][random.integers(7)]
-    picture = noisy(random)
-    contents = bytearray(saved(picture.quantize(64) if kind == "GIF" else picture, kind, **options))
+    image = noisy(random)
+    contents = bytearray(saved(image.quantize(64) if kind == "GIF" else image, kind, **options))
     for _ in range(int(random.integers(1, 8))):
         # Headers are short and mean much.
         at = int(random.integers(0, random.choice([64, len(contents)])))
