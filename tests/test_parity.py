@@ -96,8 +96,8 @@ def test_the_pixels_are_the_same_bit_for_bit(all_files, tmp_path, resize):
             )
             pixels.wait()
             assert pixels.in_memory == bool(memory)
-        feed = batches.make_data_loader(data, made, 2, pixels)
-        for read in (feed.train(0, -(-count // made.batch_size), 3), feed.once("validation")):
+        loader = batches.make_data_loader(data, made, 2, pixels)
+        for read in (loader.train(0, -(-count // made.batch_size), 3), loader.once("validation")):
             seen = by_example(read, count)
             apart = [
                 p.name for p, a, b in zip(all_files, seen, want, strict=True) if (a != b).any()
@@ -150,8 +150,8 @@ def served(tmp_path_factory) -> Served:
     for resize, made in recipes.items():
         places[resize] = RunDirectory(place / resize)
         data = examples(files * len(RESIZES))
-        feed = batches.make_data_loader(data, made, 2, Rows(images))
-        job = stages.TrainJob(made, network, feed, augment.compose(()), places[resize], Watcher())
+        loader = batches.make_data_loader(data, made, 2, Rows(images))
+        job = stages.TrainJob(made, network, loader, augment.compose(()), places[resize], Watcher())
         save(job)
     labels = data.part("validation").labels
     return Served(files, places, job, labels, as_saved(places["squash"], images))
@@ -198,8 +198,8 @@ def test_evaluation_and_prediction_give_the_numbers_of_the_saved_network(
     predicted = np.array([[answer[name] for name in CLASSES] for answer in answers])
     assert near(predicted, wanted)
     opened = setup.load_run(run)
-    feed = batches.make_data_loader(examples(served.files), opened.recipe, 2)
-    losses, chances = evaluated(steps.make_eval_step(opened.model), feed.once("validation"))
+    loader = batches.make_data_loader(examples(served.files), opened.recipe, 2)
+    losses, chances = evaluated(steps.make_eval_step(opened.model), loader.once("validation"))
     assert near(chances, wanted)
     assert near(predicted, chances, 1e-6), "folded alike"
     assert near(np.exp(-losses), given(wanted, served.labels[: len(wanted)]))
@@ -233,12 +233,14 @@ WAYS = {
 def measured(served: Served, way: str, place: Path) -> tuple[np.ndarray, np.ndarray]:
     """Each example's loss as the train step has it, and its probabilities at an epoch's end."""
     if way not in served.found:
-        trainable, room, precision = WAYS[way]
+        trainable, cache_budget, precision = WAYS[way]
         phase = parse_phase(f"tune(trainable={trainable}, epochs=2, optimizer=sgd)")
         made = dataclasses.replace(served.job.recipe, phases=(phase,), precision=precision)
-        job = dataclasses.replace(served.job, recipe=made, room=room, run=RunDirectory(place))
+        job = dataclasses.replace(
+            served.job, recipe=made, cache_budget=cache_budget, run=RunDirectory(place)
+        )
         stage = stages.start_phase(job, phase, TrainState(), {})
-        assert bool(stage.features) == (room is PLENTY)
+        assert bool(stage.features) == (cache_budget is PLENTY)
         losses, chances = evaluated(stage.eval_step, stage.validation())
         assert near(np.exp(-losses), given(chances, served.labels))
         served.found[way] = as_trained(stage, job), chances
@@ -249,9 +251,9 @@ def as_trained(stage: PhaseState, job: stages.TrainJob) -> np.ndarray:
     """Each example's loss: a step in which it alone counts, and which moves nothing."""
     if stage.features:
         stage.features.prepare(0)
-    losses = np.full(job.feed.train_examples, np.nan)
+    losses = np.full(job.loader.train_examples, np.nan)
     alone = np.eye(job.recipe.batch_size, dtype=np.float32)
-    for batch in stage.batches(job.feed, 0, job.steps_per_epoch, 1):
+    for batch in stage.batches(job.loader, 0, job.steps_per_epoch, 1):
         for place in np.flatnonzero(batch.weights[0]):
             stage.step(batch._replace(weights=tf.constant(alone[place][None])), tf.zeros([1]))
             losses[batch.examples[0, place]] = stage.totals.read().loss

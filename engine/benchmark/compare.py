@@ -101,12 +101,12 @@ def draw(reports: Sequence[Report]) -> Figure:
 
 def _that_fit(found: Mapping[str, list[Entry]]) -> tuple[dict[str, list[Entry]], int]:
     """The first MOST entries, by title, and how many there are beyond."""
-    room, shown = MOST, {}
+    cache_budget, shown = MOST, {}
     for title, entries in found.items():
-        if room:
-            shown[title] = entries[:room]
-            room -= len(shown[title])
-    return shown, sum(map(len, found.values())) - (MOST - room)
+        if cache_budget:
+            shown[title] = entries[:cache_budget]
+            cache_budget -= len(shown[title])
+    return shown, sum(map(len, found.values())) - (MOST - cache_budget)
 
 
 def _names(entries: Sequence[Entry]) -> list[str]:

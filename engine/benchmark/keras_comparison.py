@@ -27,7 +27,7 @@ def forward(bench: Bench, batch: Batch) -> tuple[Work, Work]:
     def plain(images: tf.Tensor) -> Any:
         return model(tf.cast(images, tf.float32), training=False)
 
-    ours = Work(lambda: _wait(bench.stage.lower.plain(batch.inputs)), size)
+    ours = Work(lambda: _wait(bench.stage.frozen_forward.plain(batch.inputs)), size)
     return ours, Work(lambda: _wait(plain(batch.inputs)), size)
 
 
@@ -46,7 +46,7 @@ def augmentation(bench: Bench, batch: Batch) -> tuple[Work, Work] | None:
     numbers = stateless_random.uniform(
         0, stateless_random.AUGMENT, batch.views, batch.examples, bench.job.augment.draws
     )
-    ours = Work(lambda: _wait(bench.stage.lower.augment(batch.inputs, numbers)), size)
+    ours = Work(lambda: _wait(bench.stage.frozen_forward.augment(batch.inputs, numbers)), size)
     return ours, Work(lambda: _wait(plain(batch.inputs)), size)
 
 
@@ -76,8 +76,8 @@ def update(bench: Bench, batch: Batch) -> tuple[Work, Work]:
     many steps in a call as it does in a run; a plain one makes one.
     """
     training = bench.stage.training
-    boundary = tuple(bench.stage.lower.plain(batch.inputs))
-    mine = dataclasses.replace(training, lower=lambda batch: list(batch.inputs))
+    boundary = tuple(bench.stage.frozen_forward.plain(batch.inputs))
+    mine = dataclasses.replace(training, frozen_forward=lambda batch: list(batch.inputs))
     step = steps.make_train_step(mine)
     kept = batch._replace(inputs=boundary)
     stacked = tf.nest.map_structure(lambda column: tf.stack([column] * bench.steps), kept)

@@ -48,7 +48,7 @@ class Bench:
 
     def supply(self) -> BatchPrefetcher:
         length = self.job.steps_per_epoch
-        return BatchPrefetcher(self.job.feed, self.stage, length, self.calls * length)
+        return BatchPrefetcher(self.job.loader, self.stage, length, self.calls * length)
 
     def batches(self) -> Iterator[Batch]:
         """The stacked batches of a sample, one after the other, as the loop gets them."""
@@ -69,7 +69,7 @@ def prepare(job: TrainJob, phase: Phase) -> Bench:
     if stage.features:
         stage.features.prepare(0)
     bench = Bench(job, stage)
-    batch = next(iter(stage.batches(job.feed, 0, 1, 1)))
+    batch = next(iter(stage.batches(job.loader, 0, 1, 1)))
     while not stage.pace.settled:
         stage.pace.took(_seconds(bench, batch))
     wanted = round(SAMPLE_SECONDS / _seconds(bench, next(bench.batches())))
@@ -102,10 +102,12 @@ def works(bench: Bench) -> dict[str, Work]:
         numbers = stateless_random.uniform(
             0, stateless_random.AUGMENT, batch.views, batch.examples, job.augment.draws
         )
-        found["augment"] = Work(lambda: _wait(stage.lower.augment(batch.inputs, numbers)), size)
-        boundary = stage.lower.plain(batch.inputs)
+        found["augment"] = Work(
+            lambda: _wait(stage.frozen_forward.augment(batch.inputs, numbers)), size
+        )
+        boundary = stage.frozen_forward.plain(batch.inputs)
         if stage.split.frozen:
-            found["trunk"] = Work(lambda: _wait(stage.lower.plain(batch.inputs)), size)
+            found["trunk"] = Work(lambda: _wait(stage.frozen_forward.plain(batch.inputs)), size)
     found["tail"] = _tail(bench, batch._replace(inputs=tuple(boundary)))
     found["whole"] = Work(whole, bench.images)
     return found
@@ -113,7 +115,9 @@ def works(bench: Bench) -> dict[str, Work]:
 
 def _tail(bench: Bench, batch: Batch) -> Work:
     """The step without anything below the tail, on a batch that lies ready."""
-    training = dataclasses.replace(bench.stage.training, lower=lambda batch: list(batch.inputs))
+    training = dataclasses.replace(
+        bench.stage.training, frozen_forward=lambda batch: list(batch.inputs)
+    )
     step = steps.make_train_step(training)
     stacked = tf.nest.map_structure(lambda column: tf.stack([column] * bench.steps), batch)
 

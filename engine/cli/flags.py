@@ -112,7 +112,7 @@ def define_model(values: flags.FlagValues) -> None:
     choice(values, "backbone", "efficientnet_lite0", BACKBONES, "the pretrained network")
     flags.DEFINE_string("weights", "imagenet", "imagenet, none, or a Keras weight file", values)
     flags.DEFINE_string("init_from", None, "a finished run to start from", values)
-    whole(values, "head_units", 0, "units of a hidden layer before the last; 0 for none")
+    whole(values, "hidden_units", 0, "units of a hidden layer before the last; 0 for none")
     number(values, "dropout", 0.0, "share dropped before the last layer")
     flags.DEFINE(
         Size(), "image_size", None, "H or HxW in pixels; the backbone's own if not given", values
@@ -130,7 +130,7 @@ def define_training(values: flags.FlagValues) -> None:
         "as well, at a low rate; keys: trainable (head, all, a stage or layer; head), epochs (1), "
         f"optimizer ({', '.join(OPTIMIZERS)}; rmsprop), learning_rate (1e-3), schedule "
         f"({', '.join(SCHEDULES)}), warmup_steps or warmup_epochs, batch_norm "
-        f"({', '.join(specs.BATCH_NORM)}), weight_decay, clip_norm, early_stop (epochs), views, "
+        f"({', '.join(specs.BATCH_NORM)}), weight_decay, clip_global_norm, early_stopping_patience (epochs), views, "
         "refresh, and the optimizer's and schedule's own",
         flag_values=values,
     )
@@ -140,11 +140,15 @@ def define_training(values: flags.FlagValues) -> None:
         f"augmentations joined by |, or none; allowed: {', '.join(augment.AUGMENTATIONS)}",
         flag_values=values,
     )
-    text = (
-        f"examples per step; auto: {BATCH_SIZE}, in as many pieces (--accumulate) as fit in memory"
-    )
+    text = f"examples per step; auto: {BATCH_SIZE}, in as many pieces (--gradient_accumulation_steps) as fit in memory"
     flags.DEFINE(NumberOrAuto(int, 1), "batch_size", BATCH_SIZE, text, flag_values=values)
-    whole(values, "accumulate", 1, "pieces that a batch passes in, to save memory", least=1)
+    whole(
+        values,
+        "gradient_accumulation_steps",
+        1,
+        "pieces that a batch passes in, to save memory",
+        least=1,
+    )
     choice(
         values,
         "precision",
@@ -270,9 +274,9 @@ def recipe(parsed: Parsed) -> Recipe:
     data = data_spec(parsed)
     if data is None:
         raise FlagError(NO_IMAGES)
-    if parsed.batch_size == AUTO and "accumulate" in parsed.given:
+    if parsed.batch_size == AUTO and "gradient_accumulation_steps" in parsed.given:
         raise FlagError(
-            f"--accumulate={parsed.accumulate}: --batch_size={AUTO} finds that out; leave one away"
+            f"--gradient_accumulation_steps={parsed.gradient_accumulation_steps}: --batch_size={AUTO} finds that out; leave one away"
         )
     backbone = BACKBONES[parsed.backbone]
     size, weights = backbone.image_size, parsed.weights
@@ -283,14 +287,14 @@ def recipe(parsed: Parsed) -> Recipe:
         image_size=parsed.image_size or (size, size),
         weights=weights if weights in specs.SOURCES_OF_WEIGHTS else _absolute(weights),
         init_from=_absolute(parsed.init_from) if parsed.init_from else None,
-        head_units=parsed.head_units,
+        hidden_units=parsed.hidden_units,
         dropout=parsed.dropout,
         resize=parsed.resize,
         augment=parse_calls(parsed.augment),
         label_smoothing=parsed.label_smoothing,
         class_weights=parsed.class_weights,
         batch_size=BATCH_SIZE if parsed.batch_size == AUTO else parsed.batch_size,
-        accumulate=parsed.accumulate,
+        gradient_accumulation_steps=parsed.gradient_accumulation_steps,
         precision=parsed.precision,
         xla=parsed.xla,
         cache=parsed.cache,

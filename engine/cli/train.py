@@ -68,16 +68,24 @@ def train(recipe: Recipe, run: RunDirectory, parsed: cli_flags.Parsed, stop: Shu
     from engine.training import epoch_record, loop, setup
     from pipelines.augment import augment
 
-    names = ("checkpoint_minutes", "log_steps", "steps_per_call", "profile_steps", "on_nan")
+    names = (
+        "checkpoint_minutes",
+        "log_every_steps",
+        "steps_per_execution",
+        "profile_steps",
+        "on_nan",
+    )
     settings = {name: getattr(parsed, name) for name in names} | {"stop": stop}
-    devices = distribution.strategy(cli_main.gpus(), recipe.batch_size, recipe.accumulate)
+    devices = distribution.strategy(
+        cli_main.gpus(), recipe.batch_size, recipe.gradient_accumulation_steps
+    )
     changes = augment.compose(recipe.augment)
     changes.warm(recipe.batch_size, *recipe.image_size)
     with ConsoleLogger() as terminal, epoch_record.noting_failure(run), stop.undisguised():
-        made, feed, more = training_data.ingredients(
+        made, loader, more = training_data.ingredients(
             parsed, recipe, run, threads, terminal, devices
         )
-        job = setup.prepare(recipe, made, feed, changes, run, terminal, **more, **settings)
+        job = setup.prepare(recipe, made, loader, changes, run, terminal, **more, **settings)
         if parsed.show_augmented:
             setup.show_augmented(job, Path(parsed.show_augmented))
         with devices.scope(), stop.patient():

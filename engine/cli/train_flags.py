@@ -18,8 +18,8 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("recipe", None, recipe_file.HELP, flag_values=values)
     flags.DEFINE_bool("overwrite", False, "remove the run that --run_dir holds", flag_values=values)
     cli_flags.number(values, "checkpoint_minutes", 10.0, "between checkpoints within an epoch")
-    cli_flags.whole(values, "log_steps", 10, "steps between figures", least=1)
-    cli_flags.whole(values, "steps_per_call", None, "measured if not given", least=1)
+    cli_flags.whole(values, "log_every_steps", 10, "steps between figures", least=1)
+    cli_flags.whole(values, "steps_per_execution", None, "measured if not given", least=1)
     flags.DEFINE(
         cli_flags.Span(), "profile_steps", None, "FIRST-LAST, for TensorFlow's profiler", values
     )

@@ -54,8 +54,8 @@ def job(parsed: cli_flags.Parsed, recipe: Recipe, threads: int, folder: Path) ->
     """The recipe's job in a run directory of its own."""
     run = RunDirectory(folder / "run")
     claim_directory(run, recipe, overwrite=True)
-    made, feed, more = training_data.ingredients(parsed, recipe, run, threads, Quiet())
-    return TrainJob(recipe, made, feed, augment.compose(recipe.augment), run, Quiet(), **more)
+    made, loader, more = training_data.ingredients(parsed, recipe, run, threads, Quiet())
+    return TrainJob(recipe, made, loader, augment.compose(recipe.augment), run, Quiet(), **more)
 
 
 def duels(parsed: cli_flags.Parsed, recipe: Recipe, threads: int, folder: Path) -> Iterator[str]:
@@ -65,7 +65,7 @@ def duels(parsed: cli_flags.Parsed, recipe: Recipe, threads: int, folder: Path) 
     augmented = False
     for phase in (phase for phase in recipe.phases if phase.epochs):
         bench = measure.prepare(made, phase)
-        batch = next(iter(made.feed.once("train", [0])))
+        batch = next(iter(made.loader.once("train", [0])))
         if not augmented:
             augmented = True
             if pair := pairs.augmentation(bench, batch):
@@ -91,13 +91,13 @@ def line(what: str, pair: tuple[Work, Work], repeats: int) -> str:
 def _inputs(made: TrainJob, threads: int, repeats: int) -> Iterator[str]:
     """Batches from files and from the pixel cache, against decoding with nothing else attached."""
     examples, recipe = sources.load(made.recipe.data).part("train"), made.recipe
-    feed = batches.make_data_loader(examples, recipe, threads)
+    loader = batches.make_data_loader(examples, recipe, threads)
     steps = min(made.steps_per_epoch, max(1, 2000 // recipe.batch_size))
     images = steps * recipe.batch_size
     alone = Work(lambda: drain(bare(examples, recipe, threads).take(steps)), images)
-    files = Work(lambda: drain(feed.train(0, steps)), images)
+    files = Work(lambda: drain(loader.train(0, steps)), images)
     yield line("input from files / bare decoding", (files, alone), repeats)
-    kept = Work(lambda: drain(made.feed.train(0, steps)), images)
+    kept = Work(lambda: drain(made.loader.train(0, steps)), images)
     yield line("input in use / bare decoding", (kept, alone), repeats)
 
 

@@ -34,11 +34,13 @@ def settle(recipe: Recipe, begun: RunDirectory | None, threads: int | None) -> R
       UserError: not even single images fit.
     """
     if begun and begun.started():
-        return dataclasses.replace(recipe, accumulate=begun.read_recipe().accumulate)
+        return dataclasses.replace(
+            recipe, gradient_accumulation_steps=begun.read_recipe().gradient_accumulation_steps
+        )
     found = _fewest(recipe, threads, 1)
     if found is None:
         raise UserError(_hopeless(recipe))
-    return dataclasses.replace(recipe, accumulate=found)
+    return dataclasses.replace(recipe, gradient_accumulation_steps=found)
 
 
 @contextlib.contextmanager
@@ -69,21 +71,23 @@ def pieces(batch_size: int) -> Iterator[int]:
 
 def advice(recipe: Recipe, threads: int | None) -> str:
     """What to say to somebody whose training does not fit."""
-    found = _fewest(recipe, threads, 2 * recipe.accumulate)
+    found = _fewest(recipe, threads, 2 * recipe.gradient_accumulation_steps)
     if found is None:
         return _hopeless(recipe)
     size = recipe.batch_size // found
     return (
-        f"batch_size={recipe.batch_size} with accumulate={recipe.accumulate} takes more memory "
-        f"than there is, and {size} images at a time fit; give --accumulate={found} (in a recipe "
-        f'file "accumulate": {found}), which makes the same updates, with another --run_dir or '
+        f"batch_size={recipe.batch_size} with gradient_accumulation_steps={recipe.gradient_accumulation_steps} takes more memory "
+        f"than there is, and {size} images at a time fit; give --gradient_accumulation_steps={found} (in a recipe "
+        f'file "gradient_accumulation_steps": {found}), which makes the same updates, with another --run_dir or '
         "--overwrite"
     )
 
 
 def _fewest(recipe: Recipe, threads: int | None, least: int) -> int | None:
     for count in pieces(recipe.batch_size):
-        if count >= least and _fits(dataclasses.replace(recipe, accumulate=count), threads):
+        if count >= least and _fits(
+            dataclasses.replace(recipe, gradient_accumulation_steps=count), threads
+        ):
             return count
     return None
 

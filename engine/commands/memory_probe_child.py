@@ -30,7 +30,9 @@ def fits(recipe: Recipe, threads: int | None) -> bool:
 
     classes = sources.listed(recipe.data).classes
     try:
-        devices = distribution.strategy(cli_main.gpus(), recipe.batch_size, recipe.accumulate)
+        devices = distribution.strategy(
+            cli_main.gpus(), recipe.batch_size, recipe.gradient_accumulation_steps
+        )
     except UserError:  # pieces that can't be dealt out to the GPUs are none
         return False
     try:

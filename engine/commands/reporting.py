@@ -38,7 +38,7 @@ def after_training(job: TrainJob, found: FinalEvaluation, price_per_hour: float 
         job.stop.check()
         if not holds_lock(job.run):
             raise UserError(f"{job.run.path} is another run's by now")
-        job.watch.note(f"report: {write.write(job.run.report, facts)}")
+        job.logger.note(f"report: {write.write(job.run.report, facts)}")
     except (Exception, ShutdownRequested) as error:
         reason = (
             str(error)
@@ -61,9 +61,9 @@ def _trained(job: TrainJob, found: FinalEvaluation) -> MeasuredModel:
         classifier=job.classifier,
         rule=rule,
         answers=found.answers[part],
-        once=functools.partial(job.feed.once, part),
+        once=functools.partial(job.loader.once, part),
         fitted_on_these=part == "validation",
-        training=job.feed,
+        training=job.loader,
     )
 
 

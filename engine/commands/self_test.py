@@ -143,18 +143,18 @@ class Stop(benchmark_baselines.Quiet):
 def _train(recipe: Recipe, threads: int, place: Path, stop: int | None = None) -> dict:
     run = RunDirectory(place)
     claim_directory(run, recipe, overwrite=False)
-    feed = batches.make_data_loader(sources.load(recipe.data), recipe, threads)
+    loader = batches.make_data_loader(sources.load(recipe.data), recipe, threads)
     job = TrainJob(
         recipe=recipe,
-        classifier=classifier.build(recipe, len(feed.classes)),
-        feed=feed,
+        classifier=classifier.build(recipe, len(loader.classes)),
+        loader=loader,
         augment=augment.compose(recipe.augment),
         run=run,
-        watch=Stop(stop),
-        room=CacheBudget(2**28),
+        logger=Stop(stop),
+        cache_budget=CacheBudget(2**28),
         checkpoint_minutes=0,
-        log_steps=1,
-        steps_per_call=1,
+        log_every_steps=1,
+        steps_per_execution=1,
     )
     return loop.train(job).result
 

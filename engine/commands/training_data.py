@@ -22,10 +22,10 @@ def ingredients(
     recipe: Recipe,
     run: RunDirectory,
     threads: int,
-    watch: Logger,
+    logger: Logger,
     devices: Any = None,
 ) -> tuple[Classifier, DataLoader, dict[str, Any]]:
-    """The network, the data, and `room` and `early` of `stages.Job`.
+    """The network, the data, and `cache_budget` and `warmup` of `stages.Job`.
 
     The images are looked at while the first phase's frozen part is compiled.
     The network comes first: weights that can't be had are no reason to decode a million images.
@@ -34,16 +34,16 @@ def ingredients(
       UserError: what the flags name is not there, or can't be used.
     """
     examples = sources.load(recipe.data)
-    made = setup.build(recipe, examples.classes, run, watch, devices)
+    made = setup.build(recipe, examples.classes, run, logger, devices)
     place = main.place(parsed)
     keeping = place if recipe.cache in ("auto", "pixels") else None
     # The weights of a run that is taken up are still in its checkpoint.
     phases = [] if run.started() else [phase for phase in recipe.phases if phase.epochs][:1]
     with warmup.compile_meanwhile(made, recipe, phases, devices) as compiled:
         examples, pixels = prepare.prepare_training_data(
-            examples, recipe, run.bad_images, threads, watch.note, keeping
+            examples, recipe, run.bad_images, threads, logger.note, keeping
         )
     in_memory = pixels.nbytes if pixels and pixels.in_memory else 0
-    feed = batches.make_data_loader(examples, recipe, threads, pixels, main.device())
-    room = CacheBudget(place.memory - in_memory, place.folder)
-    return made, feed, {"room": room, "early": compiled}
+    loader = batches.make_data_loader(examples, recipe, threads, pixels, main.device())
+    cache_budget = CacheBudget(place.memory - in_memory, place.folder)
+    return made, loader, {"room": cache_budget, "early": compiled}

@@ -56,8 +56,8 @@ class Phase:
     schedule: str = "constant"
     batch_norm: str = "frozen"
     weight_decay: float | None = None
-    clip_norm: float | None = None
-    early_stop: int | None = None
+    clip_global_norm: float | None = None
+    early_stopping_patience: int | None = None
     views: int | None = None
     refresh: float = 0.0
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -66,7 +66,7 @@ class Phase:
         where = f"phase {self.name!r}"
         _one_of(self.batch_norm, BATCH_NORM, f"{where}: batch_norm")
         require(self.epochs >= 0, f"{where}: epochs={self.epochs}; allowed: 0 or more")
-        for key in ("learning_rate", "clip_norm", "early_stop"):
+        for key in ("learning_rate", "clip_global_norm", "early_stopping_patience"):
             value = getattr(self, key)
             require(
                 value is None or 0 < value < math.inf,
@@ -133,7 +133,7 @@ class Recipe:
 
     `image_size` is (height, width) in pixels. `weights` is `imagenet`, `none`, or the path of a
     Keras weight file; `init_from` a finished run whose weights are the starting point. A batch
-    passes in `accumulate` equal pieces whose gradients are added up.
+    passes in `gradient_accumulation_steps` equal pieces whose gradients are added up.
     """
 
     data: DataSpec
@@ -142,14 +142,14 @@ class Recipe:
     image_size: tuple[int, int]
     weights: str = "imagenet"
     init_from: str | None = None
-    head_units: int = 0
+    hidden_units: int = 0
     dropout: float = 0.0
     resize: str = "squash"
     augment: tuple[Call, ...] = ()
     label_smoothing: float = 0.0
     class_weights: str = "none"
     batch_size: int = 32
-    accumulate: int = 1
+    gradient_accumulation_steps: int = 1
     precision: str = "auto"
     xla: str = "auto"
     cache: str = "auto"
@@ -164,11 +164,12 @@ class Recipe:
         _one_of(self.class_weights, CLASS_WEIGHTS, "class_weights")
         require(self.batch_size > 0, f"batch_size={self.batch_size}; allowed: 1 or more")
         require(
-            self.accumulate > 0 and self.batch_size % self.accumulate == 0,
-            f"accumulate={self.accumulate}; allowed: a number that divides "
+            self.gradient_accumulation_steps > 0
+            and self.batch_size % self.gradient_accumulation_steps == 0,
+            f"gradient_accumulation_steps={self.gradient_accumulation_steps}; allowed: a number that divides "
             f"batch_size={self.batch_size}",
         )
-        require(self.head_units >= 0, f"head_units={self.head_units}; allowed: 0 or more")
+        require(self.hidden_units >= 0, f"hidden_units={self.hidden_units}; allowed: 0 or more")
         require(
             min(self.image_size) > 0, f"image_size={self.image_size}; allowed: H or HxW above 0"
         )

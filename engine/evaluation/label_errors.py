@@ -69,7 +69,7 @@ class LabelCheck:
 
 def check(
     recipe: Recipe,
-    feed: DataLoader,
+    loader: DataLoader,
     trained: Classifier,
     between: Callable[[], None] = lambda: None,
 ) -> LabelCheck:
@@ -79,22 +79,22 @@ def check(
       trained: the run's network, which serves where there is no pretrained one.
       between: called before each batch and each fold; what it raises ends the check.
     """
-    network, features_of = _network(recipe, len(feed.classes), trained)
-    which = _batches(feed.train_examples, recipe.batch_size)
+    network, features_of = _network(recipe, len(loader.classes), trained)
+    which = _batches(loader.train_examples, recipe.batch_size)
     seen: list[tuple[np.ndarray, np.ndarray]] = []
     features = pooled_features(
-        forward(network, recipe, feed), _noted(feed.once("train", which), seen, between)
+        forward(network, recipe, loader), _noted(loader.once("train", which), seen, between)
     )
     labels, examples = (np.concatenate(column) for column in zip(*seen, strict=True))
-    groups = [feed.groups[example] for example in examples] if feed.groups else None
+    groups = [loader.groups[example] for example in examples] if loader.groups else None
     chances = out_of_fold(
-        features, labels, len(feed.classes), groups=groups, seed=recipe.seed, between=between
+        features, labels, len(loader.classes), groups=groups, seed=recipe.seed, between=between
     )
     accuracy = float((chances.argmax(-1) == labels).mean())
     found, note = find_label_issues(chances, labels), ""
     if which is not None:
-        found = _among(found, examples, feed.train_examples)
-        note = f"{len(examples):,} of {feed.train_examples:,} images were looked at"
+        found = _among(found, examples, loader.train_examples)
+        note = f"{len(examples):,} of {loader.train_examples:,} images were looked at"
     return LabelCheck(found, accuracy, features_of, note)
 
 
@@ -126,13 +126,13 @@ def _noted(batches: Iterable[Batch], seen: list, between: Callable[[], None]) ->
         yield batch
 
 
-def forward(network: Classifier, recipe: Recipe, feed: DataLoader) -> Callable[[Any], tf.Tensor]:
+def forward(network: Classifier, recipe: Recipe, loader: DataLoader) -> Callable[[Any], tf.Tensor]:
     """uint8 [B, H, W, 3] -> pooled features [B, D], in the precision that is fastest here."""
     frozen = freezing.partition_model(network, "head").trunk
     make = functools.cache(functools.partial(trunk.specialise, frozen))
     programs = precision.candidates(recipe)
     if len(programs) > 1:
-        first = next(iter(feed.once("train", [0])))
+        first = next(iter(loader.once("train", [0])))
         done = precision.trials(programs, make, tf.cast(first.inputs, tf.float32))
         programs = [precision.best(done).program]
     run = make(programs[0])

@@ -73,8 +73,8 @@ def fit_threshold(
     last = float(own[np.argmax(recalls >= min_recall)])
     below = chances[chances[:, positive] < last, positive]
     following = float(below.max()) if len(below) else 0.0
-    lower = last - min(ROUNDING, (last - following) / 2)
-    return lower if lower > following else last
+    frozen_forward = last - min(ROUNDING, (last - following) / 2)
+    return frozen_forward if frozen_forward > following else last
 
 
 def operate(

@@ -69,9 +69,9 @@ class ArrayStore:
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """An empty array at an address that TensorFlow needs no copy of."""
     size = math.prod(shape) * dtype.itemsize
-    room = np.empty(size + ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % ALIGNMENT
-    return room[start : start + size].view(dtype).reshape(shape)
+    buffer = np.empty(size + ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % ALIGNMENT
+    return buffer[start : start + size].view(dtype).reshape(shape)
 
 
 def plain(dtype: str) -> np.dtype:
@@ -84,20 +84,22 @@ def width(dtype: str) -> int:
     return {"float32": 4, "bfloat16": 2, "float16": 2}[dtype]
 
 
-def table(shape: tuple[int, ...], dtype: np.dtype, room: CacheBudget) -> ArrayStore:
+def table(shape: tuple[int, ...], dtype: np.dtype, cache_budget: CacheBudget) -> ArrayStore:
     """A table of that shape, its contents anything; its memory is taken from the room.
 
     Raises:
       OSError: it fits neither in memory nor on the disk.
     """
     count = math.prod(shape) * dtype.itemsize
-    if count <= room.memory:
-        room.memory -= count
+    if count <= cache_budget.memory:
+        cache_budget.memory -= count
         return ArrayStore(np.empty(shape, dtype))
-    if room.folder is None:
-        raise OSError(f"{count} bytes do not fit in the {room.memory} that are left in memory")
-    room.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=room.folder) as file:
+    if cache_budget.folder is None:
+        raise OSError(
+            f"{count} bytes do not fit in the {cache_budget.memory} that are left in memory"
+        )
+    cache_budget.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=cache_budget.folder) as file:
         os.posix_fallocate(file.fileno(), 0, count)
         mapping = mmap.mmap(file.fileno(), count)
     mapping.madvise(mmap.MADV_RANDOM)

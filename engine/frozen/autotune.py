@@ -46,7 +46,7 @@ class PhasePlans:
         programs: list[ComputeMode],
         make: Callable[[ComputeMode], Callable],
         inputs: Callable[[], Any],
-        watch: Logger,
+        logger: Logger,
     ) -> PrecisionTrial:
         """The best of the programs for `what`, tried if it was not before; see `precision.trials`.
 
@@ -56,12 +56,12 @@ class PhasePlans:
             self.trials[what] = precision.trials(programs, make, inputs())
             self._try_to_save()
             if len(programs) > 1:
-                watch.note(f"{what}, tried on a batch of your images:")
+                logger.note(f"{what}, tried on a batch of your images:")
                 for line in precision.table(self.trials[what]):
-                    watch.note(line)
+                    logger.note(line)
         elif what in self._to_tell and len(programs) > 1:
             chosen = precision.best(self.trials[what]).program
-            watch.note(f"{what}: {chosen}, as {self.run.plan} has it")
+            logger.note(f"{what}: {chosen}, as {self.run.plan} has it")
         self._to_tell.discard(what)
         return precision.best(self.trials[what])
 

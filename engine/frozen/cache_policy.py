@@ -52,7 +52,7 @@ class CacheRequest:
 
     recipe: Recipe
     phase: Phase
-    feed: DataLoader
+    loader: DataLoader
     outcomes: int | None
     outputs: list[Output]
     frozen: bool
@@ -64,13 +64,13 @@ class CacheRequest:
         return sum(math.prod(shape) * width(dtype) for shape, dtype in self.outputs)
 
 
-def decide(asked: CacheRequest, room: CacheBudget) -> CacheDecision:
+def decide(asked: CacheRequest, cache_budget: CacheBudget) -> CacheDecision:
     """The plan for one phase.
 
     Raises:
       UserError: `cache=features`, and there is no room for it.
     """
-    recipe, phase, feed = asked.recipe, asked.phase, asked.feed
+    recipe, phase, loader = asked.recipe, asked.phase, asked.loader
     forced = recipe.cache == "features"
     if not asked.frozen:
         return CacheDecision(phase.views, 0, False, "nothing is frozen, so nothing can be kept")
@@ -78,14 +78,14 @@ def decide(asked: CacheRequest, room: CacheBudget) -> CacheDecision:
         return CacheDecision(phase.views, 0, False, f"cache={recipe.cache}")
     views, slots = _rows(asked)
     row, epochs = asked.row_bytes, phase.epochs
-    where = room.fits((slots * feed.train_examples + feed.validation_examples) * row)
+    where = cache_budget.fits((slots * loader.train_examples + loader.validation_examples) * row)
     if where is None and forced:
-        need = slots * feed.train_examples * row
+        need = slots * loader.train_examples * row
         raise UserError(
             f"--cache=features: phase {phase.name!r} needs {size(need)}, and there is no such "
             "room; raise --cache_memory, name a --cache_dir on a larger disk, or lower views"
         )
-    validation = room.fits(feed.validation_examples * row) == "memory" and epochs > 1
+    validation = cache_budget.fits(loader.validation_examples * row) == "memory" and epochs > 1
     passes = _passes(views, slots, phase)
     if slots == 0 or (passes >= epochs and not forced):
         return CacheDecision(phase.views, 0, validation, "each epoch has views of its own")
@@ -118,9 +118,9 @@ def _passes(views: int | None, slots: int, phase: Phase) -> float:
 
 
 def _saving(asked: CacheRequest, slots: int, passes: float, where: str) -> str:
-    feed, epochs = asked.feed, asked.phase.epochs
-    kept = slots * feed.train_examples * asked.row_bytes
-    saved = max(0, epochs - passes) * feed.train_examples / asked.images_per_second
+    loader, epochs = asked.loader, asked.phase.epochs
+    kept = slots * loader.train_examples * asked.row_bytes
+    saved = max(0, epochs - passes) * loader.train_examples / asked.images_per_second
     views = "all " * (asked.phase.views is None and asked.outcomes == slots)
     kept_there = (
         f"the trunk's outputs for {views}{slots} view{'s' * (slots > 1)} of each image, "

@@ -26,14 +26,14 @@ NOTHING = -1  # the view that an empty row holds
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSource:
-    """How rows are made: `lower(images, numbers)` -> the trunk's outputs, a list of tensors.
+    """How rows are made: `frozen_forward(images, numbers)` -> the trunk's outputs, a list of tensors.
 
     seed: the recipe's. augment: a `pipelines.augment.augment.Augmentation`, whose draws the
     numbers are.
     """
 
-    feed: DataLoader
-    lower: Callable[[Any, Any], list]
+    loader: DataLoader
+    frozen_forward: Callable[[Any, Any], list]
     augment: Any
     seed: int
 
@@ -52,15 +52,15 @@ class FeatureCache:
         views: ViewSchedule,
         slots: int,
         outputs: list,
-        room: CacheBudget,
+        cache_budget: CacheBudget,
     ) -> None:
         """outputs: of the trunk: shape without the batch, and type, of each."""
         self.source, self.views, self.slots = source, views, slots
         self.group = views.group
-        self.count = source.feed.train_examples
+        self.count = source.loader.train_examples
         self.types = [dtype for _, dtype in outputs]
         self.tables = [
-            array_store.table((slots, self.count, *shape), array_store.plain(dtype), room)
+            array_store.table((slots, self.count, *shape), array_store.plain(dtype), cache_budget)
             for shape, dtype in outputs
         ]
         self._drawn = tf.function(
@@ -89,7 +89,7 @@ class FeatureCache:
         filled = 0
         for slot, lacking in enumerate(self._lacking(wanted)):
             missing = np.flatnonzero(lacking)
-            batches = self.source.feed.once("train", missing.tolist())
+            batches = self.source.loader.once("train", missing.tolist())
             for group, batch in zip(missing, batches, strict=True):
                 between()
                 filled += self._fill(slot, int(group), int(wanted[slot, group]), batch)
@@ -118,7 +118,7 @@ class FeatureCache:
         real = int(np.asarray(batch.weights).sum())
         place = group * self.group
         for table, output in zip(
-            self.tables, self.source.lower(batch.inputs, numbers), strict=True
+            self.tables, self.source.frozen_forward(batch.inputs, numbers), strict=True
         ):
             table.put(slot, place, np.asarray(output)[:real])
         return real

@@ -55,17 +55,17 @@ def compile_meanwhile(
       phases: those of the recipe that begin with the weights of now.
       devices: as `classifier.build` takes them.
     """
-    early, scope = Warmup(), (devices or tf.distribute.get_strategy()).scope()
+    warmup, scope = Warmup(), (devices or tf.distribute.get_strategy()).scope()
 
     def work() -> None:
         # What fails here is made anew by the phase, and fails there.
         with contextlib.suppress(Exception), scope:
             for phase in phases:
-                early.prepare(made, recipe, phase)
+                warmup.prepare(made, recipe, phase)
 
     thread = threading.Thread(target=work, name="early")
     thread.start()
     try:
-        yield early
+        yield warmup
     finally:
         thread.join()

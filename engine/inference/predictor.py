@@ -117,10 +117,10 @@ def fixed(model: Predictor) -> Predictor:
     trunk, upper = model.trunk, model.upper
     if trunk is None or upper is None:
         return model
-    lower = specialise(trunk, FLOAT32)
+    frozen_forward = specialise(trunk, FLOAT32)
 
     def forward(pixels: tf.Tensor) -> tf.Tensor:
-        return upper(lower(pixels)[0])
+        return upper(frozen_forward(pixels)[0])
 
     probabilities = _compiled(forward, model.image_size)
     return dataclasses.replace(model, probabilities=probabilities, forward=forward)
@@ -154,7 +154,7 @@ def in_program(
     """
     if program == FLOAT32 or model.upper is None:
         return model
-    lower, last = trunk or specialise(model.trunk, program), model.upper
+    frozen_forward, last = trunk or specialise(model.trunk, program), model.upper
 
     @tf.function(autograph=False)
     def upper(features: tf.Tensor) -> tf.Tensor:
@@ -162,6 +162,6 @@ def in_program(
 
     # The trunk is called as it is: within another function it would be compiled once more.
     def probabilities(images: Any) -> tf.Tensor:
-        return upper(lower(tf.cast(images, tf.float32))[0])
+        return upper(frozen_forward(tf.cast(images, tf.float32))[0])
 
     return dataclasses.replace(model, probabilities=probabilities, program=program)

@@ -135,11 +135,11 @@ def _image(axes: Any, image: np.ndarray) -> Any:
     return axes
 
 
-def _bars(axes: Any, labels: Sequence[tuple[str, float]], room: float) -> None:
+def _bars(axes: Any, labels: Sequence[tuple[str, float]], cache_budget: float) -> None:
     """room: for the names, in pixels."""
     # By place and not by name, since two classes of ImageNet are a `crane`.
     bars = axes.barh(range(len(labels)), [p for _, p in labels], color=TRAIN)
-    axes.set_yticks(range(len(labels)), [_shortened(label, room) for label, _ in labels])
+    axes.set_yticks(range(len(labels)), [_shortened(label, cache_budget) for label, _ in labels])
     axes.invert_yaxis()
     axes.bar_label(bars, fmt="%.3f", padding=3)
     axes.set(xlim=(0, 1.15), xlabel="probability")
@@ -157,19 +157,21 @@ def _entitle(figure: Figure, titles: Sequence[tuple[Any, str, str]]) -> None:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for axes, before, name in titles:
-        room = axes.get_position(original=True).width * figure.bbox.width - _width(before)
-        axes.set_title(before + _shortened(name, room), fontsize=TEXT_SIZE)
+        cache_budget = axes.get_position(original=True).width * figure.bbox.width - _width(before)
+        axes.set_title(before + _shortened(name, cache_budget), fontsize=TEXT_SIZE)
 
 
-def _shortened(text: str, room: float) -> str:
+def _shortened(text: str, cache_budget: float) -> str:
     """The text, or as much of its two ends as so many pixels hold, at TEXT_SIZE."""
-    if _width(text) <= room:
+    if _width(text) <= cache_budget:
         return text
 
     def ends(kept: int) -> str:
         return f"{text[: kept // 2]}…{text[len(text) - (kept + 1) // 2 :]}"
 
-    fitting = bisect.bisect_right(range(len(text)), room, key=lambda kept: _width(ends(kept)))
+    fitting = bisect.bisect_right(
+        range(len(text)), cache_budget, key=lambda kept: _width(ends(kept))
+    )
     return ends(max(fitting - 1, 0))
 
 

@@ -60,8 +60,8 @@ def _build(recipe: Recipe, classes: int) -> Classifier:
     maps = backbone.build(scale(pixels, SCALINGS[backbone.scaling]), recipe.weights)
     features = keras.layers.GlobalAveragePooling2D(name="pool")(maps)
     vector = features
-    if recipe.head_units:
-        hidden = keras.layers.Dense(recipe.head_units, activation="relu", name="hidden")
+    if recipe.hidden_units:
+        hidden = keras.layers.Dense(recipe.hidden_units, activation="relu", name="hidden")
         vector = hidden(features)
     head = keras.layers.Dense(classes, name="logits")
     model = keras.Model(pixels, head(vector), name=recipe.backbone)

@@ -50,7 +50,7 @@ def build(phase: Phase, options: dict, variables: Sequence[Any], scale_loss: boo
 
     common = {
         "learning_rate": phase.learning_rate,
-        "global_clipnorm": phase.clip_norm,
+        "global_clipnorm": phase.clip_global_norm,
         "weight_decay": phase.weight_decay,
     }
     optimizer = OPTIMIZERS[phase.optimizer](common, **options)

@@ -162,21 +162,21 @@ def _mistakes(
 
 
 def _labels(
-    measured: MeasuredModel, feed: DataLoader, between: Callable[[], None]
+    measured: MeasuredModel, loader: DataLoader, between: Callable[[], None]
 ) -> LabelCheckSummary:
     """Of the training part, whose images the feed gives."""
     from engine.evaluation import label_errors
 
-    checked = label_errors.check(measured.recipe, feed, measured.classifier, between)
+    checked = label_errors.check(measured.recipe, loader, measured.classifier, between)
     found = checked.suspects
     order = [int(n) for n in found.order if found.margin[n] < 0]
     shown, size = set(order[:SHOWN]), measured.recipe.batch_size
-    source = Source(functools.partial(feed.once, "train"), size, between)
+    source = Source(functools.partial(loader.once, "train"), size, between)
     suspects = {
         number: SuspectLabel(
-            feed.name(number),
-            feed.classes[label],
-            feed.classes[int(found.suggested[number])],
+            loader.name(number),
+            loader.classes[label],
+            loader.classes[int(found.suggested[number])],
             bool(found.wrong[number]),
             images.jpeg(image) if number in shown else b"",
         )

@@ -23,8 +23,8 @@ MOST_SECONDS = 3600.0  # that a run which has nothing else to do waits for a pla
 class RetryingWriter:
     """Writes for one run, and says when that begins to fail and when it works again."""
 
-    def __init__(self, run: RunDirectory, recipe: Recipe, watch: Logger, stop: Shutdown) -> None:
-        self.run, self.recipe, self.watch, self.stop = run, recipe, watch, stop
+    def __init__(self, run: RunDirectory, recipe: Recipe, logger: Logger, stop: Shutdown) -> None:
+        self.run, self.recipe, self.logger, self.stop = run, recipe, logger, stop
         self.trouble: str | None = None
         self.next_try = 0.0  # by time.monotonic(), while there is trouble
 
@@ -36,19 +36,19 @@ class RetryingWriter:
         """
         try:
             if recreate_directory(self.run, self.recipe):
-                self.watch.note(f"{self.run.path} has vanished; it is made anew")
+                self.logger.note(f"{self.run.path} has vanished; it is made anew")
             write()
         except OSError as error:
             reason = error.strerror or str(error)
             if reason != self.trouble:
-                self.watch.note(
+                self.logger.note(
                     f"{self.run.path}: can't be written ({reason}); the run goes on in memory and "
                     "tries again; make room, or mount the drive"
                 )
             self.trouble, self.next_try = reason, time.monotonic() + RETRY_SECONDS
             return False
         if self.trouble:
-            self.watch.note(f"{self.run.path}: can be written again")
+            self.logger.note(f"{self.run.path}: can be written again")
         self.trouble = None
         return True
 

@@ -26,7 +26,7 @@ def strategy(devices: list[str], batch_size: int, pieces: int = 1) -> tf.distrib
     least = len(devices) * pieces
     if batch_size % least:
         raise UserError(
-            f"batch_size={batch_size} with {len(devices)} GPUs and accumulate={pieces}; allowed: a "
+            f"batch_size={batch_size} with {len(devices)} GPUs and gradient_accumulation_steps={pieces}; allowed: a "
             f"multiple of {least}; give --batch_size or hide GPUs with CUDA_VISIBLE_DEVICES"
         )
     return tf.distribute.MirroredStrategy(devices)

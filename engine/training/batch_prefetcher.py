@@ -19,10 +19,10 @@ class BatchPrefetcher:
     """A phase's batches in the order of its steps, from any of them on."""
 
     def __init__(
-        self, feed: DataLoader, stage: PhaseState, steps_per_epoch: int, last_step: int
+        self, loader: DataLoader, stage: PhaseState, steps_per_epoch: int, last_step: int
     ) -> None:
         """last_step: where the phase ends, counted from the first step of the run."""
-        self.feed, self.stage = feed, stage
+        self.loader, self.stage = loader, stage
         self.steps_per_epoch, self.last_step = steps_per_epoch, last_step
         self.batches: Generator[Batch, None, None] | None = None
         self.stop = self.per_call = 0
@@ -37,7 +37,7 @@ class BatchPrefetcher:
         if self.batches is None or step == self.stop or per_call != self.per_call:
             self.close()
             self.per_call, self.stop = per_call, self.reach(step)
-            self.batches = self.stage.batches(self.feed, step, self.stop, per_call)
+            self.batches = self.stage.batches(self.loader, step, self.stop, per_call)
         return next(self.batches)
 
     def reach(self, step: int) -> int:

@@ -64,7 +64,7 @@ def check_batchnorm(given: steps.StepContext, batches: Iterable[Batch]) -> Batch
     measure = {mode: _measure(given, mode and own) for mode in (True, False)}
     found = {mode: MetricAccumulator() for mode in measure}
     for batch in itertools.islice(batches, BATCHES):
-        for piece in _pieces(batch, given.recipe.accumulate):
+        for piece in _pieces(batch, given.recipe.gradient_accumulation_steps):
             # In inference mode first: the other one moves the running statistics.
             for mode in (False, True):
                 measure[mode](piece, found[mode])
@@ -94,7 +94,7 @@ def _measure(
     @tf.function(autograph=False)
     def measure(batch: Batch, totals: MetricAccumulator) -> None:
         def work(share: Batch, _: tf.Tensor) -> None:
-            logits = given.split.head(tail(given.lower(share), training=training))
+            logits = given.split.head(tail(given.frozen_forward(share), training=training))
             each = losses.cross_entropy(share.labels, logits)
             right = tf.cast(tf.argmax(logits, -1, tf.int32) == share.labels, tf.float32)
             totals.add(each, share.weights, right, share.weights)

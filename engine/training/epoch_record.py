@@ -134,7 +134,7 @@ def save_best(job: TrainJob, progress: TrainState, clock: RunClock) -> None:
     """Writes the best model, if there is one that no file holds; its labels travel with it."""
     if clock.best is None or (clock.best_written and job.run.best.exists()):
         return
-    values = {"classes": list(job.feed.classes), "data": progress.data, **(progress.best or {})}
+    values = {"classes": list(job.loader.classes), "data": progress.data, **(progress.best or {})}
     if clock.rule:
         values["rule"] = dataclasses.asdict(clock.rule)
     write(job.run.best, checkpoints.pack({"model": clock.best}, values))

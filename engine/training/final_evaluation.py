@@ -41,7 +41,7 @@ def evaluate_final_model(
     checkpoints.restore(job.classifier.model.weights, clock.best or [], str(job.run.best))
     result: dict[str, Any] = {
         "status": "finished",
-        "classes": list(job.feed.classes),
+        "classes": list(job.loader.classes),
         "best": progress.best,
         "final": model_score(progress.history[-1]),
     }
@@ -70,14 +70,14 @@ def evaluate_final_model(
 
 
 def _answers(job: TrainJob, eval_step: Callable) -> dict[str, Predictions]:
-    feed = job.feed
-    counts = {"validation": feed.validation_examples, "test": feed.test_examples}
+    loader = job.loader
+    counts = {"validation": loader.validation_examples, "test": loader.test_examples}
     return {
         part: collect_predictions(
             eval_step,
-            job.stop.checked(feed.once(part)),
-            feed.classes,
-            functools.partial(feed.name, part=part),
+            job.stop.checked(loader.once(part)),
+            loader.classes,
+            functools.partial(loader.name, part=part),
         )
         for part, count in counts.items()
         if count

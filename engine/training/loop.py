@@ -69,8 +69,8 @@ def train(job: TrainJob) -> FinalEvaluation:
     """
     model, (progress, saved) = job.classifier.model, checkpoints.load(job.run)
     first = {} if saved else {"model": [variable.numpy() for variable in model.weights]}
-    saving = RetryingWriter(job.run, job.recipe, job.watch, job.stop)
-    profiler = Profiler(job.profile_steps, job.run.events, job.watch.note)
+    saving = RetryingWriter(job.run, job.recipe, job.logger, job.stop)
+    profiler = Profiler(job.profile_steps, job.run.events, job.logger.note)
     run = TrainerState(
         job, progress, epoch_record.RunClock(), profiler, saving, nan_recovery.read(job.run), first
     )
@@ -85,11 +85,11 @@ def train(job: TrainJob) -> FinalEvaluation:
 def _train(run: TrainerState, saved: dict[str, list[np.ndarray]]) -> FinalEvaluation:
     """saved: the groups of a checkpoint, or the first weights alone; emptied once in use."""
     job, progress, model = run.job, run.progress, run.job.classifier.model
-    checkpoints.require_same_dataset(job.run, progress, job.feed.identity)
+    checkpoints.require_same_dataset(job.run, progress, job.loader.identity)
     checkpoints.restore(model.weights, saved.pop("model", []), str(job.run.checkpoints))
     run.clock.take_up(job.run, progress)
     if saved:
-        job.watch.note(f"going on from step {progress.step} of {job.run.path}")
+        job.logger.note(f"going on from step {progress.step} of {job.run.path}")
     for phase in job.recipe.phases[progress.phase :]:
         if not phase.epochs:
             progress.phase += 1
@@ -108,7 +108,7 @@ def _train(run: TrainerState, saved: dict[str, list[np.ndarray]]) -> FinalEvalua
         _finish(run, stage)
         del stage, supply  # what they kept makes room for what the next ones keep
     run.profiler.end(progress.step)
-    job.watch.end()
+    job.logger.end()
     found = evaluate_final_model(job, progress, steps.make_eval_step(model), run.clock)
     run.saving.insist(lambda: _write_end(run, found))
     return found
@@ -135,7 +135,7 @@ def _fill(run: TrainerState, stage: PhaseState) -> None:
 
 def _supply(run: TrainerState, stage: PhaseState) -> BatchPrefetcher:
     length, start = run.job.steps_per_epoch, run.progress.phase_start
-    return BatchPrefetcher(run.job.feed, stage, length, start + stage.phase.epochs * length)
+    return BatchPrefetcher(run.job.loader, stage, length, start + stage.phase.epochs * length)
 
 
 def train_epoch(run: TrainerState, stage: PhaseState, supply: BatchPrefetcher) -> None:
@@ -167,7 +167,7 @@ def _call(run: TrainerState, stage: PhaseState, supply: BatchPrefetcher) -> None
     progress.seconds += done - asked
     run.clock.stepped()
     run.profiler.after(progress.step)
-    if progress.step // run.job.log_steps > before // run.job.log_steps:
+    if progress.step // run.job.log_every_steps > before // run.job.log_every_steps:
         _log(run, stage, rates[-1])
     if _due(run):
         _save(run, stage)
@@ -179,7 +179,7 @@ def _log(run: TrainerState, stage: PhaseState, rate: float) -> None:
     job, progress = run.job, run.progress
     figures = nan_recovery.figures(run, stage)
     done = progress.step - progress.phase_start
-    job.watch.step(
+    job.logger.step(
         StepMetrics(
             phase=stage.phase,
             epoch=progress.epoch + 1,
@@ -199,7 +199,7 @@ def _log(run: TrainerState, stage: PhaseState, rate: float) -> None:
 
 def _validate(run: TrainerState, stage: PhaseState) -> Evaluation:
     started = time.perf_counter()
-    classes = len(run.job.feed.classes)
+    classes = len(run.job.loader.classes)
     evaluation = evaluate(stage.eval_step, stage.validation(), classes)
     run.progress.eval_seconds = time.perf_counter() - started
     return evaluation
@@ -214,7 +214,7 @@ def _record(run: TrainerState, stage: PhaseState, evaluation: Evaluation) -> Non
     progress.history.append(row)
     stage.totals.reset()
     progress.close_epoch()
-    if stage.phase.early_stop:
+    if stage.phase.early_stopping_patience:
         least = math.inf if progress.best_loss is None else progress.best_loss
         better = evaluation.loss < least
         progress.stale = 0 if better else progress.stale + 1
@@ -225,11 +225,14 @@ def _record(run: TrainerState, stage: PhaseState, evaluation: Evaluation) -> Non
         run.clock.best_written = False
     if not run.saving.trouble:  # else it comes with the next checkpoint: so little may find room
         run.saving.attempt(lambda: epoch_record.write_history(job.run, progress.history))
-    job.watch.epoch(row, evaluation, best=progress.best == epoch_record.model_score(row))
+    job.logger.epoch(row, evaluation, best=progress.best == epoch_record.model_score(row))
 
 
 def _over(phase: Phase, progress: TrainState) -> bool:
-    tired = phase.early_stop is not None and progress.stale >= phase.early_stop
+    tired = (
+        phase.early_stopping_patience is not None
+        and progress.stale >= phase.early_stopping_patience
+    )
     return progress.epoch >= phase.epochs or tired
 
 
@@ -291,21 +294,21 @@ def _probe(run: TrainerState, stage: PhaseState) -> BatchNormCheck | None:
     first = progress.phase_start + (progress.epoch - 1) * length
     if stage.features:  # one that was taken up here has filled nothing yet
         stage.features.prepare(first // length, run.job.stop.check)
-    return check_batchnorm(stage.training, stage.batches(run.job.feed, first, first + length, 1))
+    return check_batchnorm(stage.training, stage.batches(run.job.loader, first, first + length, 1))
 
 
 def _finish(run: TrainerState, stage: PhaseState) -> None:
     """Checks what the phase moved, notes what it did, and makes way for the next."""
     job, progress = run.job, run.progress
     for line in stage.audit.check(trained=progress.step > stage.first_step):
-        job.watch.note(line)
+        job.logger.note(line)
     result = epoch_record.phase_result(stage, progress)
     if probed := _probe(run, stage):
         result["probe"] = dataclasses.asdict(probed)
         if probed.gap:
-            job.watch.note(probed.complaint(stage.phase, result["steps"]))
+            job.logger.note(probed.complaint(stage.phase, result["steps"]))
     if result.get("skipped_steps"):
-        job.watch.note(f"{result['skipped_steps']} steps were skipped: float16 overflowed")
+        job.logger.note(f"{result['skipped_steps']} steps were skipped: float16 overflowed")
     progress.phases.append(result)
     progress.phase += 1
     progress.epoch, progress.stale, progress.best_loss = 0, 0, None

@@ -57,8 +57,8 @@ def try_out(
     )
     with tempfile.TemporaryDirectory() as folder, devices.scope():
         made = classifier.build(recipe, len(classes), devices)
-        feed = _black(recipe, tuple(classes))
-        job = TrainJob(recipe, made, feed, augment, RunDirectory(Path(folder)), LoggerGroup(()))
+        loader = _black(recipe, tuple(classes))
+        job = TrainJob(recipe, made, loader, augment, RunDirectory(Path(folder)), LoggerGroup(()))
         for phase in recipe.phases:
             if phase.epochs:
                 _once(job, phase)
@@ -66,11 +66,11 @@ def try_out(
 
 def _once(job: TrainJob, phase: Any) -> None:
     stage = start_phase(job, phase, TrainState(), {})
-    for batch in stage.batches(job.feed, 0, 1, 1):
+    for batch in stage.batches(job.loader, 0, 1, 1):
         stage.step(batch, tf.zeros([1]))
     for batch in stage.validation():
         stage.eval_step(batch.inputs, batch.labels)
-    check_batchnorm(stage.training, stage.batches(job.feed, 0, 1, 1))
+    check_batchnorm(stage.training, stage.batches(job.loader, 0, 1, 1))
     tf.test.experimental.sync_devices()
 
 

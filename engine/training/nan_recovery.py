@@ -122,7 +122,7 @@ def roll_back(run: TrainerState, error: NonFiniteLossError) -> tuple[TrainerStat
         times = f", after the rate was halved {MOST} times" if job.on_nan != "stop" else ""
         raise UserError(
             f"{listed}{times}; lower the phase's learning_rate ({error.phase.learning_rate:g}) or "
-            "give it clip_norm=1, with --overwrite"
+            "give it clip_global_norm=1, with --overwrite"
         )
     progress, saved = checkpoints.load(job.run)
     if not saved and not run.first:
@@ -132,7 +132,7 @@ def roll_back(run: TrainerState, error: NonFiniteLossError) -> tuple[TrainerStat
         )
     after = [*before, NanEvent(error.phase.name, error.step, progress.step)]
     run.saving.attempt(lambda: write(job.run, after))  # else with the next checkpoint
-    job.watch.note(f"{listed}; going back to step {progress.step} with half the learning rate")
+    job.logger.note(f"{listed}; going back to step {progress.step} with half the learning rate")
     return dataclasses.replace(run, progress=progress, setbacks=after), saved
 
 
@@ -140,9 +140,9 @@ def _list(run: TrainerState, error: NonFiniteLossError) -> str:
     """What happened, and where the batch is listed if it could be."""
     job, views = run.job, (1, error.views) if error.views else ()
     with contextlib.suppress(UserError):  # an image that can't be read any more hides nothing
-        stacked = next(iter(job.feed.train(error.step, error.step + 1, *views)))
+        stacked = next(iter(job.loader.train(error.step, error.step + 1, *views)))
         batch = tf.nest.map_structure(lambda column: column[0], stacked)
-        names, classes = job.feed.name, job.feed.classes
+        names, classes = job.loader.name, job.loader.classes
         if run.saving.attempt(lambda: list_batch(job.run, batch, names, classes)):
             return f"{error}; its images are listed in {job.run.nan_batch}"
     return str(error)

@@ -41,42 +41,42 @@ from engine.training.steps_per_execution import StepsPerExecution
 class TrainJob:
     """All that a run needs. augment is a `pipelines.augment.augment.Augmentation`.
 
-    room: where a trunk's outputs may be kept. early: what is compiled already.
-    steps_per_call: None to have it measured. profile_steps: the first and the last step that
+    cache_budget: where a trunk's outputs may be kept. warmup: what is compiled already.
+    steps_per_execution: None to have it measured. profile_steps: the first and the last step that
     TensorFlow's profiler records, or None.
     """
 
     recipe: Recipe
     classifier: Classifier
-    feed: DataLoader
+    loader: DataLoader
     augment: Any
     run: RunDirectory
-    watch: Logger
-    room: CacheBudget = dataclasses.field(default_factory=lambda: CacheBudget(0))
-    early: Warmup = dataclasses.field(default_factory=Warmup)
+    logger: Logger
+    cache_budget: CacheBudget = dataclasses.field(default_factory=lambda: CacheBudget(0))
+    warmup: Warmup = dataclasses.field(default_factory=Warmup)
     stop: Shutdown = dataclasses.field(default_factory=Shutdown)
     on_nan: str = "halve"
     checkpoint_minutes: float = 10.0
-    log_steps: int = 10
-    steps_per_call: int | None = None
+    log_every_steps: int = 10
+    steps_per_execution: int | None = None
     profile_steps: tuple[int, int] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-self.feed.train_examples // self.recipe.batch_size)
+        return -(-self.loader.train_examples // self.recipe.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
 class PhaseState:
     """What a phase trains, with what, on what, and how it is measured.
 
-    lower: the frozen part with what comes before it.
+    frozen_forward: the frozen part with what comes before it.
     features: the kept outputs of the trunk, or None where each step runs it.
     validation: the validation batches, with the trunk's outputs for inputs of `eval_step`.
     """
 
     training: steps.StepContext
-    lower: FrozenForward
+    frozen_forward: FrozenForward
     step: Callable[[Batch, tf.Tensor], None]
     eval_step: Callable[[Any, Any], tuple]
     rate: Callable[[int], float]
@@ -105,10 +105,10 @@ class PhaseState:
         return self.training.totals
 
     def batches(
-        self, feed: DataLoader, first: int, stop: int, per_call: int
+        self, loader: DataLoader, first: int, stop: int, per_call: int
     ) -> Generator[Batch, None, None]:
         lookup = self.features.lookup if self.features else None
-        yield from feed.train(first, stop, per_call, self.views, lookup)
+        yield from loader.train(first, stop, per_call, self.views, lookup)
 
 
 def start_phase(
@@ -122,18 +122,18 @@ def start_phase(
     recipe = job.recipe
     split = freezing.partition_model(job.classifier, phase.trainable)
     made = PhasePlans(job.run, job.recipe)
-    lower = _lower_part(job, phase, split, made)
-    keep = _keep(job, phase, split, lower, made)
+    frozen_forward = _lower_part(job, phase, split, made)
+    keep = _keep(job, phase, split, frozen_forward, made)
     first_epoch = progress.phase_start // job.steps_per_epoch
     views = of_phase(phase, keep.views, first_epoch, recipe.batch_size)
-    features = _features(job, lower, keep, views)
-    row_bytes = lower.row_bytes if features else 3 * math.prod(recipe.image_size)
-    upper = _upper_program(job, phase, split, lower, made)
-    below = features.restore if features else lower.drawn
+    features = _features(job, frozen_forward, keep, views)
+    row_bytes = frozen_forward.row_bytes if features else 3 * math.prod(recipe.image_size)
+    upper = _upper_program(job, phase, split, frozen_forward, made)
+    below = features.restore if features else frozen_forward.drawn
     training = _training(job, phase, split, upper, below, saved)
     return PhaseState(
         training=training,
-        lower=lower,
+        frozen_forward=frozen_forward,
         step=steps.make_train_step(training),
         eval_step=steps.make_upper_step(split, upper),
         rate=with_reduced_rate(
@@ -141,8 +141,8 @@ def start_phase(
         ),
         views=views,
         features=features,
-        validation=_validation(job, lower, keep),
-        pace=StepsPerExecution(job.steps_per_call, recipe.batch_size * row_bytes),
+        validation=_validation(job, frozen_forward, keep),
+        pace=StepsPerExecution(job.steps_per_execution, recipe.batch_size * row_bytes),
         first_step=progress.step,
         audit=freeze_check.FreezeCheck(job.classifier.model, split, phase),
         decisions=made,
@@ -154,7 +154,7 @@ def _training(
     phase: Phase,
     split: freezing.ModelPartition,
     upper: ComputeMode,
-    lower: Callable,
+    frozen_forward: Callable,
     saved: dict,
 ) -> steps.StepContext:
     """With an optimizer and the sums of an epoch: fresh, or as a checkpoint has them."""
@@ -170,9 +170,9 @@ def _training(
         phase=phase,
         split=split,
         program=upper,
-        lower=lower,
+        frozen_forward=frozen_forward,
         optimizer=optimizer,
-        class_weights=losses.class_weights(job.recipe.class_weights, job.feed.class_counts),
+        class_weights=losses.class_weights(job.recipe.class_weights, job.loader.class_counts),
         totals=totals,
     )
 
@@ -181,11 +181,11 @@ def _lower_part(
     job: TrainJob, phase: Phase, split: freezing.ModelPartition, made: PhasePlans
 ) -> FrozenForward:
     """The frozen part in the precision that is fastest here."""
-    make = job.early.make(phase, split)
+    make = job.warmup.make(phase, split)
     program = precision.candidates(job.recipe)[0]
     if split.frozen:
         programs = precision.candidates(job.recipe)
-        program = made.program(_trunk_of(phase), programs, make, _pixels(job), job.watch).program
+        program = made.program(_trunk_of(phase), programs, make, _pixels(job), job.logger).program
     return make_frozen_forward(job.recipe, job.augment, make(program))
 
 
@@ -198,14 +198,14 @@ def _pixels(job: TrainJob) -> Callable[[], tf.Tensor]:
 
 
 def _first(job: TrainJob) -> Batch:
-    return next(iter(job.feed.once("train", [0])))
+    return next(iter(job.loader.once("train", [0])))
 
 
 def _upper_program(
     job: TrainJob,
     phase: Phase,
     split: freezing.ModelPartition,
-    lower: FrozenForward,
+    frozen_forward: FrozenForward,
     made: PhasePlans,
 ) -> ComputeMode:
     """How the tail is computed: what is fastest here for its way forth and back."""
@@ -217,17 +217,17 @@ def _upper_program(
         return steps.make_trial(job.recipe, phase, split, program)
 
     def boundary() -> list:
-        return lower.plain(_first(job).inputs)
+        return frozen_forward.plain(_first(job).inputs)
 
     what = f"trained part of {phase.name}"
-    return made.program(what, programs, make, boundary, job.watch).program
+    return made.program(what, programs, make, boundary, job.logger).program
 
 
 def _keep(
     job: TrainJob,
     phase: Phase,
     split: freezing.ModelPartition,
-    lower: FrozenForward,
+    frozen_forward: FrozenForward,
     made: PhasePlans,
 ) -> CacheDecision:
     """What is kept of the frozen part's outputs; as decided before, where that is written."""
@@ -236,38 +236,40 @@ def _keep(
         asked = cache_policy.CacheRequest(
             recipe=job.recipe,
             phase=phase,
-            feed=job.feed,
+            loader=job.loader,
             outcomes=job.augment.outcomes,
-            outputs=lower.outputs,
+            outputs=frozen_forward.outputs,
             frozen=split.frozen,
             head_only=phase.trainable == "head",
             images_per_second=precision.best(tried).images_per_second if tried else 1.0,
         )
-        made.keep(phase.name, cache_policy.decide(asked, job.room))
+        made.keep(phase.name, cache_policy.decide(asked, job.cache_budget))
         if made.keeps[phase.name].slots:
-            job.watch.note(f"phase {phase.name}: keeps {made.keeps[phase.name].reason}")
+            job.logger.note(f"phase {phase.name}: keeps {made.keeps[phase.name].reason}")
     return made.keeps[phase.name]
 
 
 def _features(
-    job: TrainJob, lower: FrozenForward, keep: CacheDecision, views: ViewSchedule
+    job: TrainJob, frozen_forward: FrozenForward, keep: CacheDecision, views: ViewSchedule
 ) -> FeatureCache | None:
     if not keep.slots:
         return None
-    source = FeatureSource(job.feed, lower.augmented, job.augment, job.recipe.seed)
+    source = FeatureSource(job.loader, frozen_forward.augmented, job.augment, job.recipe.seed)
     try:
-        return FeatureCache(source, views, keep.slots, lower.outputs, dataclasses.replace(job.room))
+        return FeatureCache(
+            source, views, keep.slots, frozen_forward.outputs, dataclasses.replace(job.cache_budget)
+        )
     except OSError as error:
-        job.watch.note(f"the trunk's outputs can't be kept ({error}); each step works them out")
+        job.logger.note(f"the trunk's outputs can't be kept ({error}); each step works them out")
         return None
 
 
 def _validation(
-    job: TrainJob, lower: FrozenForward, keep: CacheDecision
+    job: TrainJob, frozen_forward: FrozenForward, keep: CacheDecision
 ) -> Callable[[], Iterable[Batch]]:
     def worked_out() -> Iterator[Batch]:
-        for batch in job.stop.checked(job.feed.once("validation")):
-            yield batch._replace(inputs=lower.plain(batch.inputs))
+        for batch in job.stop.checked(job.loader.once("validation")):
+            yield batch._replace(inputs=frozen_forward.plain(batch.inputs))
 
     if not keep.validation:
         return worked_out

@@ -50,7 +50,7 @@ def build(
 def prepare(
     recipe: Recipe,
     made: Classifier,
-    feed: DataLoader,
+    loader: DataLoader,
     augment: Any,
     run: RunDirectory,
     terminal: Logger,
@@ -64,11 +64,11 @@ def prepare(
       UserError: a `trainable` that does not exist.
     """
     splits = [freezing.partition_model(made, phase.trainable) for phase in recipe.phases]
-    for line in summary.describe(recipe, feed, made, splits):
+    for line in summary.describe(recipe, loader, made, splits):
         terminal.note(line)
-    board = tensorboard.TensorBoardLogger(run, feed.classes, made.model)
-    board.begin(recipe, augmented(recipe, feed, augment)[1][:SHOWN])
-    return TrainJob(recipe, made, feed, augment, run, LoggerGroup((terminal, board)), **settings)
+    board = tensorboard.TensorBoardLogger(run, loader.classes, made.model)
+    board.begin(recipe, augmented(recipe, loader, augment)[1][:SHOWN])
+    return TrainJob(recipe, made, loader, augment, run, LoggerGroup((terminal, board)), **settings)
 
 
 def start_from(run: RunDirectory, made: Classifier, classes: tuple[str, ...]) -> str:
@@ -90,15 +90,15 @@ def start_from(run: RunDirectory, made: Classifier, classes: tuple[str, ...]) ->
     return f"starting from {run.path}, with a new head for {len(classes)} other classes"
 
 
-def first_batch(feed: DataLoader) -> Batch:
+def first_batch(loader: DataLoader) -> Batch:
     """The batch of the run's first step."""
-    stacked = next(iter(feed.train(0, 1)))
+    stacked = next(iter(loader.train(0, 1)))
     return tf.nest.map_structure(lambda column: column[0], stacked)
 
 
-def augmented(recipe: Recipe, feed: DataLoader, augment: Any) -> tuple[Batch, np.ndarray]:
+def augmented(recipe: Recipe, loader: DataLoader, augment: Any) -> tuple[Batch, np.ndarray]:
     """The run's first batch, and its images as the network sees them, uint8 [B, H, W, 3]."""
-    batch = first_batch(feed)
+    batch = first_batch(loader)
     numbers = stateless_random.uniform(
         recipe.seed, stateless_random.AUGMENT, batch.views, batch.examples, augment.draws
     )
@@ -112,8 +112,8 @@ def show_augmented(job: TrainJob, path: Path) -> None:
     Raises:
       UserError: the file can't be written.
     """
-    batch, images = augmented(job.recipe, job.feed, job.augment)
-    titles = [job.feed.classes[label] for label in np.asarray(batch.labels)]
+    batch, images = augmented(job.recipe, job.loader, job.augment)
+    titles = [job.loader.classes[label] for label in np.asarray(batch.labels)]
     write_image(path, plots.image_grid(images, titles), "show_augmented")
 
 

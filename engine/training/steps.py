@@ -28,7 +28,7 @@ from engine.training.metrics import MetricAccumulator
 class StepContext:
     """What a train step is made of.
 
-    lower: Batch -> the tensors that enter the tail, a list.
+    frozen_forward: Batch -> the tensors that enter the tail, a list.
     program: how the tail is computed.
     """
 
@@ -36,7 +36,7 @@ class StepContext:
     phase: Phase
     split: ModelPartition
     program: ComputeMode
-    lower: Callable[[Batch], list]
+    frozen_forward: Callable[[Batch], list]
     optimizer: keras.optimizers.Optimizer
     class_weights: list[float]
     totals: MetricAccumulator
@@ -107,7 +107,7 @@ def _make_update(given: StepContext) -> Callable[[Batch, tf.Tensor], None]:
         weights = batch.weights * tf.gather(of_class, batch.labels)
         kept = dropout_mask(recipe, batch, given.split.head.kernel.shape[0])
         each, logits, gradients = gradients_of(
-            given.lower(batch), batch.labels, weights / total, kept
+            given.frozen_forward(batch), batch.labels, weights / total, kept
         )
         correct = tf.cast(tf.argmax(logits, -1, tf.int32) == batch.labels, tf.float32)
         given.totals.add(each, weights, correct, batch.weights)
@@ -116,7 +116,9 @@ def _make_update(given: StepContext) -> Callable[[Batch, tf.Tensor], None]:
     def update(batch: Batch, learning_rate: tf.Tensor) -> None:
         total = tf.reduce_sum(batch.weights * tf.gather(of_class, batch.labels))
         total = distribution.total([total])[0]
-        gradients = _in_pieces(lambda part: piece(part, total), batch, recipe.accumulate)
+        gradients = _in_pieces(
+            lambda part: piece(part, total), batch, recipe.gradient_accumulation_steps
+        )
         optimizer.learning_rate = learning_rate
         optimizer.apply(distribution.total(gradients), variables)
         given.totals.end_step()
@@ -160,7 +162,7 @@ def make_trial(
         phase=dataclasses.replace(phase, batch_norm="frozen"),
         split=split,
         program=program,
-        lower=list,
+        frozen_forward=list,
         optimizer=keras.optimizers.SGD(),
         class_weights=[],
         totals=MetricAccumulator(),

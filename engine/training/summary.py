@@ -18,13 +18,13 @@ FLOAT = 4  # bytes
 
 
 def describe(
-    recipe: Recipe, feed: DataLoader, classifier: Classifier, splits: Sequence[ModelPartition]
+    recipe: Recipe, loader: DataLoader, classifier: Classifier, splits: Sequence[ModelPartition]
 ) -> list[str]:
     """Images, classes, variables and steps by phase, estimated memory and disk."""
-    steps = -(-feed.train_examples // recipe.batch_size)
+    steps = -(-loader.train_examples // recipe.batch_size)
     lines = [
-        f"{feed.train_examples:,} images to train on, {feed.validation_examples:,} to validate "
-        f"on; {len(feed.classes)} classes: {_short(feed.classes)}",
+        f"{loader.train_examples:,} images to train on, {loader.validation_examples:,} to validate "
+        f"on; {len(loader.classes)} classes: {_short(loader.classes)}",
         f"{recipe.backbone} at {recipe.image_size[0]}x{recipe.image_size[1]}, "
         f"{classifier.model.count_params():,} parameters; {_batches(recipe)}; {_precision(recipe)}",
     ]
@@ -45,7 +45,11 @@ def describe(
 
 
 def _batches(recipe: Recipe) -> str:
-    pieces = f", each in {recipe.accumulate} pieces" if recipe.accumulate > 1 else ""
+    pieces = (
+        f", each in {recipe.gradient_accumulation_steps} pieces"
+        if recipe.gradient_accumulation_steps > 1
+        else ""
+    )
     return f"batches of {recipe.batch_size}{pieces}"
 
 

@@ -218,7 +218,7 @@ def test_a_finished_run_is_left_alone(trained, coloured):
 
 def test_a_new_run_of_its_recipe_has_the_same_bits(trained, tmp_path):
     """Whatever precision the first one chose: what it decided is taken up, not measured anew."""
-    place, flags = tmp_path / "again", ("--cache_memory=0", "--steps_per_call=3")
+    place, flags = tmp_path / "again", ("--cache_memory=0", "--steps_per_execution=3")
     run("train", f"--recipe={trained / 'recipe.json'}", f"--run_dir={place}", *flags)
     for name in ("recipe.json", "plan.json"):
         assert (place / name).read_bytes() == (trained / name).read_bytes()

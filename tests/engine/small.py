@@ -27,7 +27,7 @@ def recipe(**changes) -> Recipe:
     return Recipe(**{**values, **changes})
 
 
-def network(head_units: int = 0, seed: int = 0) -> Classifier:
+def network(hidden_units: int = 0, seed: int = 0) -> Classifier:
     """Two stages, `low` and `top`, each of a convolution, a normalisation and a ReLU."""
     keras.utils.set_random_seed(seed)
     pixels = keras.Input((SIDE, SIDE, 3), name="pixels")
@@ -38,8 +38,8 @@ def network(head_units: int = 0, seed: int = 0) -> Classifier:
         x = keras.layers.BatchNormalization(name=f"{name}_norm")(x)
         stages[name] = x = keras.layers.ReLU(name=name)(x)
     features = vector = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    if head_units:
-        vector = keras.layers.Dense(head_units, "relu", name="hidden")(features)
+    if hidden_units:
+        vector = keras.layers.Dense(hidden_units, "relu", name="hidden")(features)
     head = keras.layers.Dense(CLASSES, name="logits")
     return Classifier(keras.Model(pixels, head(vector)), features, vector, head, stages)
 

@@ -101,7 +101,7 @@ _lively: dict[tuple, list[np.ndarray]] = {}
 
 def enliven(made: classifier.Classifier, recipe: Recipe) -> None:
     """Else little of an image gets through, and what it is hardly counts."""
-    key = (recipe.backbone, recipe.image_size, recipe.head_units, recipe.seed, made.head.units)
+    key = (recipe.backbone, recipe.image_size, recipe.hidden_units, recipe.seed, made.head.units)
     if key not in _lively:
         small.enliven(made.model)
         _lively[key] = made.model.get_weights()
@@ -113,12 +113,12 @@ def job(recipe, place, watcher, from_files=False, devices=None, **settings) -> l
     run = RunDirectory(place)
     claim_directory(run, recipe, overwrite=False)
     pixels = None if from_files else decoded(recipe.data.location)
-    feed = batches.make_data_loader(sources.load(recipe.data), recipe, 2, pixels)
-    made = classifier.build(recipe, len(feed.classes), devices)
+    loader = batches.make_data_loader(sources.load(recipe.data), recipe, 2, pixels)
+    made = classifier.build(recipe, len(loader.classes), devices)
     enliven(made, recipe)
     changes = augment.compose(recipe.augment)
-    settings = {"log_steps": 1, "steps_per_call": 1, **settings}
-    return loop.Job(recipe, made, feed, changes, run, watcher, **settings)
+    settings = {"log_every_steps": 1, "steps_per_execution": 1, **settings}
+    return loop.Job(recipe, made, loader, changes, run, watcher, **settings)
 
 
 def final(run: RunDirectory) -> dict[str, list[np.ndarray]]:

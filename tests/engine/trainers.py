@@ -21,7 +21,7 @@ FLOAT32 = ComputeMode()
 
 @dataclasses.dataclass
 class Trainer:
-    """A small network made ready for one phase. lower: what stands for the trunk, if anything."""
+    """A small network made ready for one phase. frozen_forward: what stands for the trunk, if anything."""
 
     net: object
     phase: Phase
@@ -30,7 +30,7 @@ class Trainer:
     augment: object = small.PLAIN
     scale_loss: bool = False
     program: ComputeMode = FLOAT32
-    lower: object = None
+    frozen_forward: object = None
     extra: tuple = ()
 
     def __post_init__(self):
@@ -47,7 +47,8 @@ class Trainer:
             phase=self.phase,
             split=self.split,
             program=self.program,
-            lower=self.lower or make_frozen_forward(self.recipe, self.augment, fixed).drawn,
+            frozen_forward=self.frozen_forward
+            or make_frozen_forward(self.recipe, self.augment, fixed).drawn,
             optimizer=self.optimizer,
             class_weights=list(self.class_weights),
             totals=self.totals,

@@ -72,7 +72,14 @@ RECIPE = Recipe(
     data=DataSpec("split_folders", "/p/train", "/p/val", limit_examples=5),
     phases=(
         Phase("transfer", options={"momentum": 0.9, "nesterov": True}, optimizer="sgd"),
-        Phase("tune", trainable="block6", schedule="cosine", clip_norm=1.0, views=4, refresh=0.5),
+        Phase(
+            "tune",
+            trainable="block6",
+            schedule="cosine",
+            clip_global_norm=1.0,
+            views=4,
+            refresh=0.5,
+        ),
     ),
     backbone="efficientnet_lite0",
     image_size=(224, 192),

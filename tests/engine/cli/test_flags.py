@@ -110,11 +110,18 @@ def test_the_default_is_the_blogs_pair():
 
 def test_what_is_kept_and_how_it_is_computed():
     found = recipe()
-    assert (found.precision, found.xla, found.cache, found.accumulate) == ("auto",) * 3 + (1,)
-    flags = ("--precision=mixed_float16", "--xla=on", "--cache=features", "--accumulate=8")
+    assert (found.precision, found.xla, found.cache, found.gradient_accumulation_steps) == (
+        "auto",
+    ) * 3 + (1,)
+    flags = (
+        "--precision=mixed_float16",
+        "--xla=on",
+        "--cache=features",
+        "--gradient_accumulation_steps=8",
+    )
     found = recipe(*flags, "--phase=a(views=4, refresh=0.25)")
     assert (found.precision, found.xla, found.cache) == ("mixed_float16", "on", "features")
-    assert found.accumulate == 8
+    assert found.gradient_accumulation_steps == 8
     assert (found.phases[0].views, found.phases[0].refresh) == (4, 0.25)
 
 
@@ -155,8 +162,8 @@ def test_a_phase_without_epochs_is_left_out_by_the_run():
         (f"--{'a' * 5000}=1", "aaa is no flag; bin/train --help lists all"),
         ("--cache_memory=-1GB", "'-1GB'; allowed: bytes with a unit"),
         ("--cache_memory=4EB", "'4EB'; allowed: bytes with a unit"),
-        ("--accumulate=0", "--accumulate=0: '0'; allowed: a whole number, 1 or more"),
-        ("--accumulate=5", "accumulate=5; allowed: a number that divides batch_size=32"),
+        ("--gradient_accumulation_steps=0", "--gradient_accumulation_steps=0: '0'; allowed: a whole number, 1 or more"),
+        ("--gradient_accumulation_steps=5", "gradient_accumulation_steps=5; allowed: a number that divides batch_size=32"),
         ("--phase=a(views=0)", "views=0; allowed: 1 or more"),
         ("--phase=a(refresh=2)", "refresh=2.0; allowed: a share from 0 to 1"),
         ("--backbone=inceptionv3", "(did you mean 'inception_v3'?)"),

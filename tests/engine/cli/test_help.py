@@ -33,8 +33,8 @@ def test_help_lists_all_flags_and_needs_no_tensorflow(name):
         "recipe",
         "overwrite",
         "checkpoint_minutes",
-        "log_steps",
-        "steps_per_call",
+        "log_every_steps",
+        "steps_per_execution",
         "show_augmented",
     )
     for flag in [*values, *own]:

@@ -40,7 +40,7 @@ class Smaller(importlib.abc.MetaPathFinder):
 
             def make_train_step(given):
                 recipe, step = given.recipe, make(given)
-                if recipe.batch_size // recipe.accumulate <= int(os.environ["FITTING"]):
+                if recipe.batch_size // recipe.gradient_accumulation_steps <= int(os.environ["FITTING"]):
                     return step
                 from tensorflow import errors
                 def fail(*_):
@@ -86,8 +86,8 @@ def test_what_would_fit_is_said_in_one_line(small_device, coloured, tmp_path):
     small_device(2)
     err = run("train", *TRAIN, f"--data_dir={coloured}", f"--run_dir={tmp_path / 'r'}", status=1)
     assert err.count("\n") == 1
-    assert "batch_size=4 with accumulate=1 takes more memory than there is" in err
-    assert "2 images at a time fit; give --accumulate=2" in err
+    assert "batch_size=4 with gradient_accumulation_steps=1 takes more memory than there is" in err
+    assert "2 images at a time fit; give --gradient_accumulation_steps=2" in err
     assert json.loads((tmp_path / "r" / "result.json").read_text())["status"] == "failed"
 
 
@@ -97,7 +97,7 @@ def test_what_would_fit_in_a_recipe_file_is_said_too(small_device, coloured, tmp
     file = tmp_path / "mine.json"
     file.write_text(to_json(dataclasses.replace(small_recipe(coloured), phases=phases)))
     err = run("train", f"--recipe={file}", f"--run_dir={tmp_path / 'r'}", status=1)
-    assert '(in a recipe file "accumulate": 4)' in err
+    assert '(in a recipe file "gradient_accumulation_steps": 4)' in err
     assert err.count("\n") == 1
 
 
@@ -153,7 +153,7 @@ def test_auto_finds_it_before_anything_is_trained(small_device, coloured, tmp_pa
     auto = ("--image_size=64", "--batch_size=auto", *TRAIN[2:], f"--data_dir={coloured}")
     run("train", *auto, f"--run_dir={tmp_path / 'r'}")
     recipe = json.loads((tmp_path / "r" / "recipe.json").read_text())
-    assert (recipe["batch_size"], recipe["accumulate"]) == (32, 2)
+    assert (recipe["batch_size"], recipe["gradient_accumulation_steps"]) == (32, 2)
 
 
 def test_where_nothing_fits_it_is_said(small_device, coloured, tmp_path):

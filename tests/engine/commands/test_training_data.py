@@ -19,14 +19,14 @@ def test_the_first_phase_that_has_epochs_is_compiled_early(
     tmp_path, monkeypatch, started, expected
 ):
     """Nothing of a run that is taken up, whose weights are not in the model yet."""
-    early = []
+    warmup = []
 
     @contextlib.contextmanager
     def meanwhile(made, recipe, phases, devices):
-        early.extend(phase.name for phase in phases)
+        warmup.extend(phase.name for phase in phases)
         yield None
 
-    monkeypatch.setattr(training_data.early, "meanwhile", meanwhile)
+    monkeypatch.setattr(training_data.warmup, "meanwhile", meanwhile)
     monkeypatch.setattr(
         training_data.sources, "load", lambda data: types.SimpleNamespace(classes=())
     )
@@ -37,6 +37,6 @@ def test_the_first_phase_that_has_epochs_is_compiled_early(
     if started:
         run.best.touch()
     parsed = cli_flags.parse("[flags]", cli_flags.RUN, ["bin/train", "--data_dir=x", *PHASES])
-    watch = types.SimpleNamespace(note=print)
-    training_data.ingredients(parsed, cli_flags.recipe(parsed), run, 2, watch)
-    assert early == expected
+    logger = types.SimpleNamespace(note=print)
+    training_data.ingredients(parsed, cli_flags.recipe(parsed), run, 2, logger)
+    assert warmup == expected

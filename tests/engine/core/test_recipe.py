@@ -32,14 +32,14 @@ FULL = recipe(
         parse_phase("transfer(epochs=0)"),
         parse_phase(
             "tune(trainable=mixed9, epochs=3, optimizer=sgd, momentum=0.9, nesterov=true, "
-            "schedule=step, drops=2, warmup_epochs=0.5, weight_decay=1e-2, clip_norm=1, "
-            "batch_norm=train, early_stop=2, views=4, refresh=0.25)"
+            "schedule=step, drops=2, warmup_epochs=0.5, weight_decay=1e-2, clip_global_norm=1, "
+            "batch_norm=train, early_stopping_patience=2, views=4, refresh=0.25)"
         ),
     ),
     augment=parse_calls("rotate(30)|shift(share=0.2)|flip"),
     init_from="/runs/before",
     image_size=(192, 256),
-    accumulate=4,
+    gradient_accumulation_steps=4,
     precision="mixed_bfloat16",
     xla="on",
     cache="features",
@@ -70,8 +70,8 @@ plain = {
     "schedule": texts,
     "batch_norm": some.sampled_from(specs.BATCH_NORM),
     "weight_decay": some.none() | shares,
-    "clip_norm": some.none() | above_0,
-    "early_stop": some.none() | counts,
+    "clip_global_norm": some.none() | above_0,
+    "early_stopping_patience": some.none() | counts,
     "views": some.none() | counts,
     "options": some.dictionaries(
         names.filter(lambda name: name not in FIELDS[Phase]), values, max_size=3
@@ -99,7 +99,7 @@ whole = some.builds(
     image_size=some.tuples(counts, counts),
     weights=paths,
     init_from=some.none() | paths,
-    head_units=counts,
+    hidden_units=counts,
     dropout=shares,
     resize=some.sampled_from(specs.RESIZES),
     augment=some.lists(calls, max_size=3).map(tuple),
@@ -166,7 +166,7 @@ def test_json_reads_as_the_user_would_write():
 
 def test_a_phase_as_it_is_written():
     phase = parse_phase(
-        "tune(epochs=3, learning_rate=1, momentum=0.9, clip_norm=none, views=2, refresh=1)"
+        "tune(epochs=3, learning_rate=1, momentum=0.9, clip_global_norm=none, views=2, refresh=1)"
     )
     assert phase == Phase(
         "tune", epochs=3, learning_rate=1.0, views=2, refresh=1.0, options={"momentum": 0.9}
@@ -183,7 +183,7 @@ def test_a_phase_as_it_is_written():
         ("tune(epochs=2.5)", r"epochs=2.5; allowed: a whole number"),
         ("tune(epochs=true)", r"epochs=True; allowed: a whole number"),
         ("tune(epochs=-1)", "epochs=-1; allowed: 0 or more"),
-        ("tune(early_stop=0)", "early_stop=0; allowed: a number above 0"),
+        ("tune(early_stopping_patience=0)", "early_stopping_patience=0; allowed: a number above 0"),
         ("tune(learning_rate=0)", "learning_rate=0.0; allowed: a number above 0"),
         ("tune(learning_rate=fast)", "learning_rate='fast'; allowed: a number"),
         ("tune(learning_rate=nan)", "learning_rate='nan'; allowed: a number"),
@@ -208,7 +208,7 @@ def test_a_phase_says_what_it_got_and_what_it_takes(text, message):
 
 
 @pytest.mark.parametrize("rate", [float("nan"), float("inf"), -1.0])
-@pytest.mark.parametrize("key", ["learning_rate", "clip_norm", "weight_decay", "refresh"])
+@pytest.mark.parametrize("key", ["learning_rate", "clip_global_norm", "weight_decay", "refresh"])
 def test_no_phase_has_a_number_that_is_none(key, rate):
     with pytest.raises(UserError, match=key):
         Phase("tune", **{key: rate})
@@ -218,7 +218,7 @@ def test_no_phase_has_a_number_that_is_none(key, rate):
     ("changes", "message"),
     [
         ({"batch_size": 0}, "batch_size=0; allowed: 1 or more"),
-        ({"head_units": -1}, "head_units=-1"),
+        ({"hidden_units": -1}, "hidden_units=-1"),
         ({"image_size": (0, 8)}, "image_size="),
         ({"dropout": 1.0}, "dropout=1.0; allowed: 0 or more, below 1"),
         ({"dropout": float("nan")}, "dropout=nan"),
@@ -229,8 +229,14 @@ def test_no_phase_has_a_number_that_is_none(key, rate):
         ({"precision": "atuo"}, r"did you mean 'auto'\?"),
         ({"xla": "yes"}, r"xla 'yes' .*allowed: auto, on, off"),
         ({"cache": "feature"}, r"cache .*did you mean 'features'\?.*auto, none, pixels, features"),
-        ({"accumulate": 0}, "accumulate=0; allowed: a number that divides batch_size=32"),
-        ({"accumulate": 5}, "accumulate=5; allowed: a number that divides batch_size=32"),
+        (
+            {"gradient_accumulation_steps": 0},
+            "gradient_accumulation_steps=0; allowed: a number that divides batch_size=32",
+        ),
+        (
+            {"gradient_accumulation_steps": 5},
+            "gradient_accumulation_steps=5; allowed: a number that divides batch_size=32",
+        ),
         ({"resize": "crob"}, r"resize 'crob' .*did you mean 'crop'\?.*squash, crop, pad"),
         ({"class_weights": "ballanced"}, r"did you mean 'balanced'\?"),
         ({"phases": ()}, "no phase"),

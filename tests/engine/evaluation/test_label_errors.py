@@ -198,9 +198,9 @@ def test_the_features_are_those_of_the_network_before_training(pretrained, monke
         return out_of_fold(features, labels, classes, **settings)
 
     monkeypatch.setattr(label_errors, "out_of_fold", kept)
-    feed, calls = small.data_loader(), []
-    result = check(recipe(), feed, small.network(seed=0), lambda: calls.append(1))
-    read = list(feed.once("train"))
+    loader, calls = small.data_loader(), []
+    result = check(recipe(), loader, small.network(seed=0), lambda: calls.append(1))
+    read = list(loader.once("train"))
     images = np.concatenate([batch.inputs for batch in read])[:10]
     labels = np.concatenate([batch.labels for batch in read])[:10]
     features, given = handed[0]
@@ -226,9 +226,9 @@ def test_the_groups_of_the_feed_go_with_their_examples(pretrained, monkeypatch):
 
     monkeypatch.setattr(label_errors, "out_of_fold", kept)
     monkeypatch.setattr(label_errors, "MOST", 8)
-    feed = small.data_loader(count=40)
-    grouped = dataclasses.replace(feed, groups=tuple(f"g{n // 2}" for n in range(40)))
-    for each in (feed, grouped):
+    loader = small.data_loader(count=40)
+    grouped = dataclasses.replace(loader, groups=tuple(f"g{n // 2}" for n in range(40)))
+    for each in (loader, grouped):
         check(recipe(), each, small.network())
     assert handed == [None, [f"g{n // 2}" for n in (0, 1, 2, 3, 36, 37, 38, 39)]]
 
@@ -271,9 +271,9 @@ def test_the_fastest_sound_precision_makes_the_features(pretrained, monkeypatch)
     monkeypatch.setattr(
         label_errors.precision, "best", lambda done: types.SimpleNamespace(program=programs[1])
     )
-    network, feed = small.network(), small.data_loader()
-    images = np.asarray(next(iter(feed.once("train"))).inputs)
-    found = label_errors.forward(network, recipe(), feed)(images)
+    network, loader = small.network(), small.data_loader()
+    images = np.asarray(next(iter(loader.once("train"))).inputs)
+    found = label_errors.forward(network, recipe(), loader)(images)
     exact = mean_features(images, network)
     apart = np.linalg.norm(found - exact) / np.linalg.norm(exact)
     assert 1e-5 < apart < 0.02, "bfloat16 has eight bits"
@@ -287,12 +287,12 @@ def photographs(cats_dogs):
         data=data, backbone="efficientnet_lite0", weights="imagenet", image_size=(224, 224),
         batch_size=32, precision="auto",
     )  # fmt: skip
-    feed = batches.make_data_loader(sources.load(data), spec, 2)
+    loader = batches.make_data_loader(sources.load(data), spec, 2)
     network = classifier.build(spec, 2)
     labels: list = []
-    read = label_errors._noted(feed.once("train"), labels, lambda: None)
-    features = label_errors.pooled_features(label_errors.forward(network, spec, feed), read)
-    return features, np.concatenate([given for given, _ in labels]), feed, spec
+    read = label_errors._noted(loader.once("train"), labels, lambda: None)
+    features = label_errors.pooled_features(label_errors.forward(network, spec, loader), read)
+    return features, np.concatenate([given for given, _ in labels]), loader, spec
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -38,7 +38,7 @@ def subject(
     """Of the small network, whose answers differ from image to image."""
     resize = changes.pop("resize", "squash")
     if network is None:
-        network = small.network(changes.pop("head_units", 0))
+        network = small.network(changes.pop("hidden_units", 0))
         small.enliven(network.model)
         kernel, bias = network.head.get_weights()
         network.head.set_weights([8 * kernel, bias])

@@ -17,8 +17,8 @@ BYTES = 2 * 5 * 3 * 4
 
 @pytest.fixture(params=["memory", "disk"])
 def table(request, tmp_path) -> array_store.ArrayStore:
-    room = CacheBudget(BYTES if request.param == "memory" else 0, tmp_path / "kept")
-    made = array_store.table(SHAPE, np.dtype(np.uint32), room)
+    cache_budget = CacheBudget(BYTES if request.param == "memory" else 0, tmp_path / "kept")
+    made = array_store.table(SHAPE, np.dtype(np.uint32), cache_budget)
     assert (made.mapping is None) == (request.param == "memory")
     return made
 
@@ -62,10 +62,10 @@ def test_a_table_on_disk_has_no_name_and_its_space_for_itself(tmp_path):
 
 
 def test_memory_grows_less_and_then_comes_the_disk(tmp_path):
-    room = CacheBudget(2 * BYTES + 1, tmp_path)
-    made = [array_store.table(SHAPE, np.dtype(np.uint32), room) for _ in range(3)]
+    cache_budget = CacheBudget(2 * BYTES + 1, tmp_path)
+    made = [array_store.table(SHAPE, np.dtype(np.uint32), cache_budget) for _ in range(3)]
     assert [table.mapping is None for table in made] == [True, True, False]
-    assert room.memory == 1
+    assert cache_budget.memory == 1
 
 
 def test_without_room_there_is_no_table(tmp_path, monkeypatch):

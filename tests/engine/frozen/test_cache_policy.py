@@ -29,7 +29,7 @@ def question(outcomes=None, head_only=True, frozen=True, cache="auto", **phase) 
     return CacheRequest(
         recipe=small.recipe(cache=cache),
         phase=Phase("tune", **{"epochs": 10, **phase}),
-        feed=DataLoader(classes=("a",), train=None, once=None, **counts),
+        loader=DataLoader(classes=("a",), train=None, once=None, **counts),
         outcomes=outcomes,
         outputs=OUTPUTS,
         frozen=frozen,
@@ -38,8 +38,8 @@ def question(outcomes=None, head_only=True, frozen=True, cache="auto", **phase) 
     )
 
 
-def decided(room=PLENTY, **changes) -> tuple:
-    keep = cache_policy.decide(question(**changes), room)
+def decided(cache_budget=PLENTY, **changes) -> tuple:
+    keep = cache_policy.decide(question(**changes), cache_budget)
     return keep.views, keep.slots, keep.validation
 
 

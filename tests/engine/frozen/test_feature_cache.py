@@ -32,35 +32,39 @@ class Made:
     """Features of the small network's lower half, and what they were made of."""
 
     kept: FeatureCache
-    lower: FrozenForward
+    frozen_forward: FrozenForward
     change: augment.Augmentation
     cut: freezing.ModelPartition
-    feed: object
+    loader: object
     filled: list  # the numbers of the batches that were read to fill rows
 
 
-def make(text=FREE, views=None, policy="float32", room=PLENTY, net=None) -> Made:
+def make(text=FREE, views=None, policy="float32", cache_budget=PLENTY, net=None) -> Made:
     recipe = small.recipe(seed=SEED, batch_size=SIZE)
     change = augment.compose(parse_calls(text))
     if net is None:
         net = small.network()
         small.enliven(net.model)
     cut = freezing.partition_model(net, "top")
-    lower = make_frozen_forward(recipe, change, trunk.specialise(cut.trunk, ComputeMode(policy)))
-    feed, filled = small.data_loader(COUNT, SIZE), []
+    frozen_forward = make_frozen_forward(
+        recipe, change, trunk.specialise(cut.trunk, ComputeMode(policy))
+    )
+    loader, filled = small.data_loader(COUNT, SIZE), []
 
     def once(part, which=None):
         assert part == "train"
         filled.extend(which)
-        return feed.once(part, which)
+        return loader.once(part, which)
 
     source = FeatureSource(
-        dataclasses.replace(feed, once=once), lower.augmented, change, recipe.seed
+        dataclasses.replace(loader, once=once), frozen_forward.augmented, change, recipe.seed
     )
     slots = views.count if views else change.outcomes
     views = views or ViewSchedule(FIRST, None, 0.0, SIZE)
-    kept = FeatureCache(source, views, slots, lower.outputs, dataclasses.replace(room))
-    return Made(kept, lower, change, cut, feed, filled)
+    kept = FeatureCache(
+        source, views, slots, frozen_forward.outputs, dataclasses.replace(cache_budget)
+    )
+    return Made(kept, frozen_forward, change, cut, loader, filled)
 
 
 def in_turn(count=2, refresh=0.0) -> ViewSchedule:
@@ -68,7 +72,7 @@ def in_turn(count=2, refresh=0.0) -> ViewSchedule:
 
 
 def image(made: Made, example: int) -> np.ndarray:
-    batches = made.feed.once("train")
+    batches = made.loader.once("train")
     return np.concatenate([np.array(batch.inputs) for batch in batches])[example]
 
 
@@ -101,7 +105,7 @@ def test_a_row_is_what_the_trunk_makes_of_the_image_and_its_draws(policy):
         for example in range(COUNT):
             alone = np.repeat(image(made, example)[None], SIZE, 0)
             numbers = tf.tile(drawn(made, example, FIRST + (epoch - FIRST) % 2), [SIZE, 1])
-            expected = made.lower.augmented(alone, numbers)[0]
+            expected = made.frozen_forward.augmented(alone, numbers)[0]
             assert expected.dtype == dtype
             assert rows[example].tobytes() == expected[0].numpy().tobytes()
 
@@ -121,10 +125,10 @@ def test_restored_they_are_tensors_as_the_trunk_gives_them():
         made.kept.prepare(FIRST)
         first = FIRST * GROUPS
         lookup = made.kept.lookup
-        batch = next(iter(made.feed.train(first, first + 1, 1, made.kept.views, lookup)))
+        batch = next(iter(made.loader.train(first, first + 1, 1, made.kept.views, lookup)))
         restored = made.kept.restore(tf.nest.map_structure(lambda column: column[0], batch))
         shapes = [(tensor.shape[1:], tensor.dtype.name) for tensor in restored]
-        assert shapes == made.lower.outputs
+        assert shapes == made.frozen_forward.outputs
         rows = read(made, FIRST, batch.examples[0])[0]
         assert restored[0].numpy().tobytes() == rows.tobytes()
 
@@ -135,7 +139,7 @@ def test_of_few_outcomes_an_epoch_sees_just_what_it_would_without_a_cache(text):
     made = make(text or "none")
     change, shape = made.change, (small.SIDE, small.SIDE, 3)
     source = dataclasses.replace(
-        made.kept.source, lower=lambda images, numbers: [change.apply(images, numbers)]
+        made.kept.source, frozen_forward=lambda images, numbers: [change.apply(images, numbers)]
     )
     views = ViewSchedule(FIRST, None, 0.0, SIZE)
     kept = FeatureCache(source, views, change.outcomes, [(shape, "float32")], CacheBudget(10**6))
@@ -144,8 +148,8 @@ def test_of_few_outcomes_an_epoch_sees_just_what_it_would_without_a_cache(text):
     for epoch in range(FIRST, FIRST + 6):
         kept.prepare(epoch)
         steps = epoch * GROUPS, (epoch + 1) * GROUPS, GROUPS
-        plain = next(iter(made.feed.train(*steps)))
-        cached = next(iter(made.feed.train(*steps, views, kept.lookup)))
+        plain = next(iter(made.loader.train(*steps)))
+        cached = next(iter(made.loader.train(*steps, views, kept.lookup)))
         assert np.array_equal(plain.examples, cached.examples)
         for step in range(GROUPS):
             numbers = stateless_random.uniform(
@@ -166,10 +170,10 @@ def test_of_few_outcomes_an_epoch_sees_just_what_it_would_without_a_cache(text):
 def test_so_it_does_below_a_trunk():
     made = make(EIGHT)
     made.kept.prepare(FIRST)
-    plain = next(iter(made.feed.train(FIRST * GROUPS, FIRST * GROUPS + 1)))
+    plain = next(iter(made.loader.train(FIRST * GROUPS, FIRST * GROUPS + 1)))
     batch = tf.nest.map_structure(lambda column: column[0], plain)
     rows = made.kept.lookup(np.array(batch.examples), np.array(batch.views))
-    assert apart(rows[0].view(np.float32), made.lower.drawn(batch)[0]) < 1e-6
+    assert apart(rows[0].view(np.float32), made.frozen_forward.drawn(batch)[0]) < 1e-6
 
 
 def test_all_outcomes_are_filled_once_and_never_again():
@@ -215,7 +219,7 @@ def test_a_run_that_is_taken_up_reads_the_same_bits(text, views, policy):
 def test_on_disk_they_are_what_they_are_in_memory(text, views, tmp_path):
     net = small.network()
     memory = make(text, views, net=net)
-    disk = make(text, views, room=CacheBudget(0, tmp_path), net=net)
+    disk = make(text, views, cache_budget=CacheBudget(0, tmp_path), net=net)
     assert [table.mapping is None for made in (memory, disk) for table in made.kept.tables] == [
         True,
         False,
@@ -239,7 +243,7 @@ def test_several_tensors_have_a_table_each():
     made = make(views=in_turn(2))
     source = dataclasses.replace(
         made.kept.source,
-        lower=lambda images, numbers: [
+        frozen_forward=lambda images, numbers: [
             tf.reduce_mean(tf.cast(images, tf.float32), [1, 2]),
             tf.cast(numbers[:, :1], tf.float16),
         ],
@@ -257,4 +261,4 @@ def test_several_tensors_have_a_table_each():
 
 def test_without_room_there_are_none():
     with pytest.raises(OSError, match="do not fit"):
-        make(views=in_turn(2), room=CacheBudget(100))
+        make(views=in_turn(2), cache_budget=CacheBudget(100))

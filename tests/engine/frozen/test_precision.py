@@ -215,7 +215,7 @@ class TestRunningIn:
         assert {layer.compute_dtype for layer in inner.layers} == {"float32"}
 
     def test_policies_come_back_whatever_happens(self):
-        net = small.network(head_units=4)
+        net = small.network(hidden_units=4)
         net.model.get_layer("top_conv").dtype_policy = "mixed_float16"
         before = self.kinds(net.model)
         assert before["top_conv"] == "float16"

@@ -18,7 +18,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)).astype(np.uin
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> predictor.Predictor:
-    return predictor.from_run(save(tmp_path_factory.mktemp("run"), head_units=5))
+    return predictor.from_run(save(tmp_path_factory.mktemp("run"), hidden_units=5))
 
 
 def groups(count: int = 3):

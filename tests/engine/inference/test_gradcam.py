@@ -22,8 +22,8 @@ def random_images(side: int = small.SIDE) -> np.ndarray:
     return small.smooth_images(side).astype(np.uint8)
 
 
-def lively(head_units: int = 0) -> classifier.Classifier:
-    made = small.network(head_units)
+def lively(hidden_units: int = 0) -> classifier.Classifier:
+    made = small.network(hidden_units)
     small.enliven(made.model)
     return made
 
@@ -55,7 +55,7 @@ def test_before_one_dense_layer_it_is_the_class_activation_map():
 
 def test_behind_a_hidden_layer_it_is_what_small_steps_say():
     """The hidden layer by hand, and each map moved a little, in float64."""
-    made, images = lively(head_units=5), random_images()
+    made, images = lively(hidden_units=5), random_images()
     maps, classes = maps_of(made, images).astype(np.float64), np.full(len(images), 2)
     weights = [v.numpy().astype(np.float64) for v in made.model.weights[-4:]]
 
@@ -72,7 +72,7 @@ def test_behind_a_hidden_layer_it_is_what_small_steps_say():
 
 
 def test_behind_a_hidden_layer_it_is_what_a_tape_says():
-    made, images = lively(head_units=5), random_images()
+    made, images = lively(hidden_units=5), random_images()
     above = keras.Model(made.stages["top"], made.model.outputs[0])
     maps = tf.constant(maps_of(made, images))
     with tf.GradientTape() as tape:
@@ -105,14 +105,14 @@ def test_it_is_traced_once_for_any_number_of_images(monkeypatch):
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize("head_units", [0, 4])
+@pytest.mark.parametrize("hidden_units", [0, 4])
 @pytest.mark.parametrize(
     "name",
     [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in BACKBONES],
 )
-def test_any_backbone_can_be_looked_into(name, head_units):
+def test_any_backbone_can_be_looked_into(name, hidden_units):
     side = SIZES[name]
-    recipe = small.recipe(backbone=name, image_size=(side, side), head_units=head_units)
+    recipe = small.recipe(backbone=name, image_size=(side, side), hidden_units=hidden_units)
     made = classifier.build(recipe, 3)
     small.enliven(made.model)
     found = gradcam.make(made)(random_images(side)[:2], [0, 2])

@@ -280,13 +280,13 @@ def test_a_full_disk_is_one_line_and_what_was_written_stays(path, monkeypatch):
     path.unlink()
     path.with_name(f"{path.name}.json").unlink()
     go_on(path, 6)
-    real, room = os.write, [30]
+    real, cache_budget = os.write, [30]
 
     def write(file, data):
-        if not room[0]:
+        if not cache_budget[0]:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written = real(file, data[: room[0]])
-        room[0] -= written
+        written = real(file, data[: cache_budget[0]])
+        cache_budget[0] -= written
         return written
 
     monkeypatch.setattr(predictions_file.os, "write", write)

@@ -43,13 +43,13 @@ def test_a_moment_in_words():
 
 
 def test_an_epoch_is_one_line_however_narrow_the_output():
-    watch, out = terminal(width=20)
-    watch.epoch(ROW, EVALUATION, best=True)
+    logger, out = terminal(width=20)
+    logger.epoch(ROW, EVALUATION, best=True)
     assert out.getvalue() == (
         "tune epoch 2: loss 0.5000, accuracy 75.00%; validation loss 0.2500, accuracy 98.77%; "
         "42 images/s, 3% waiting, 12 s  (best)\n"
     )
-    watch.epoch(ROW, EVALUATION, best=False)
+    logger.epoch(ROW, EVALUATION, best=False)
     assert out.getvalue().endswith("12 s\n")
 
 
@@ -66,13 +66,13 @@ class OnFullDisk(io.StringIO):
 def test_an_output_that_can_not_be_written_ends_no_run(live):
     out = OnFullDisk()
     out.full = False
-    with ConsoleLogger(Console(file=out, force_terminal=live, width=200)) as watch:
+    with ConsoleLogger(Console(file=out, force_terminal=live, width=200)) as logger:
         out.full = True
-        watch.note("lost, perhaps")
-        watch.step(MOMENT)
-        watch.epoch(ROW, EVALUATION, best=True)
+        logger.note("lost, perhaps")
+        logger.step(MOMENT)
+        logger.epoch(ROW, EVALUATION, best=True)
         out.full = False
-        watch.note("there is room again")
+        logger.note("there is room again")
         out.full = True
     assert "there is room again" in out.getvalue()
 
@@ -81,37 +81,37 @@ def test_an_output_that_can_not_be_written_ends_no_run(live):
 @pytest.mark.parametrize("live", [False, True])
 def test_a_note_stands_as_it_is(line, live):
     """Names of files and classes may look like rich's own language."""
-    watch, out = terminal(live)
-    watch.note(line)
+    logger, out = terminal(live)
+    logger.note(line)
     assert out.getvalue() == line + "\n"
 
 
 def test_plain_lines_within_an_epoch_are_few(monkeypatch):
     now = 1000.0
     monkeypatch.setattr(console.time, "monotonic", lambda: now)
-    watch, out = terminal()
+    logger, out = terminal()
     for seconds in (1, 10, 16, 17, 30, 32):
         now = 1000.0 + seconds
-        watch.step(MOMENT)
+        logger.step(MOMENT)
     assert out.getvalue() == 2 * (describe(MOMENT) + "\n"), "after 16 and after 32 seconds"
 
 
 def test_the_live_line_is_shown_and_goes_with_the_block():
-    watch, out = terminal(live=True, width=200)
-    with watch:
-        watch.step(MOMENT)
-        watch.live.refresh()
+    logger, out = terminal(live=True, width=200)
+    with logger:
+        logger.step(MOMENT)
+        logger.live.refresh()
         assert describe(MOMENT) in out.getvalue()
-        watch.note("a note")
+        logger.note("a note")
     assert "a note" in out.getvalue()
     assert out.getvalue().endswith("\x1b[1A\x1b[2K"), "the line is taken away"
 
 
 def test_no_live_line_in_a_file():
-    watch, out = terminal()
-    with watch:
-        assert watch.live is None
-        watch.note("a note")
+    logger, out = terminal()
+    with logger:
+        assert logger.live is None
+        logger.note("a note")
     assert out.getvalue() == "a note\n"
 
 

@@ -127,18 +127,18 @@ def test_layer_names_are_those_of_a_fresh_process():
     assert {"conv2d", "conv2d_1", "add"} <= set(first)  # Keras counts from the bare name
 
 
-@pytest.mark.parametrize("head_units", [0, 12])
-def test_the_head_is_as_the_recipe_says(head_units):
-    net = classifier.build(small.recipe(head_units=head_units), 5)
+@pytest.mark.parametrize("hidden_units", [0, 12])
+def test_the_head_is_as_the_recipe_says(hidden_units):
+    net = classifier.build(small.recipe(hidden_units=hidden_units), 5)
     assert net.features.shape == (None, 1280)
-    assert net.vector.shape == (None, head_units or 1280)
+    assert net.vector.shape == (None, hidden_units or 1280)
     assert net.head.name == "logits"
     assert net.model.output_shape == (None, 5)
     assert net.model.input_shape == (None, 32, 32, 3)
 
 
 def test_a_hidden_layer_is_a_dense_one_with_relu():
-    net = classifier.build(small.recipe(head_units=12), 5)
+    net = classifier.build(small.recipe(hidden_units=12), 5)
     pixels = np.random.default_rng(2).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
     inner = keras.Model(net.model.inputs[0], [net.features, net.vector])
     features, vector = (np.array(part) for part in inner(pixels, training=False))

@@ -110,7 +110,7 @@ def test_the_lower_the_cut_the_more_is_trained(family):
         {id(v) for v in freezing.partition_model(net, place).variables} for place in ["all", *some]
     ]
     assert cuts[0] == {id(v) for v in net.model.trainable_variables}
-    assert all(higher < lower for lower, higher in itertools.pairwise(cuts[1:]))
+    assert all(higher < frozen_forward for frozen_forward, higher in itertools.pairwise(cuts[1:]))
     assert cuts[-1] == {id(v) for v in net.head.trainable_variables}
 
 
@@ -178,7 +178,7 @@ def test_the_blogs_cut_has_the_published_size():
 
 @pytest.fixture(scope="module")
 def inception():
-    return build("inception_v3", head_units=16)
+    return build("inception_v3", hidden_units=16)
 
 
 def test_a_hidden_layer_belongs_to_the_head(inception):

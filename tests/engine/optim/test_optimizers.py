@@ -108,13 +108,13 @@ def test_clip_norm_is_of_all_gradients_together(scale_loss):
     gradients = [(np.array([[3.0, 0.0], [0.0, 0.0]], np.float32), np.array([0.0, 4.0], np.float32))]
     scale = 2.0**15 if scale_loss else 1.0  # Keras' first scale
     scaled = [tuple(scale * gradient for gradient in gradients[0])]
-    _, kernel, bias = stepped("sgd", {}, 1, scale_loss, scaled, clip_norm=1.0)
+    _, kernel, bias = stepped("sgd", {}, 1, scale_loss, scaled, clip_global_norm=1.0)
     np.testing.assert_allclose(KERNEL - kernel, RATE * gradients[0][0] / 5, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(BIAS - bias, RATE * gradients[0][1] / 5, rtol=1e-5, atol=1e-7)
 
 
 def test_gradients_below_the_clip_norm_stay():
-    _, kernel, _ = stepped("sgd", {}, 1, clip_norm=100.0)
+    _, kernel, _ = stepped("sgd", {}, 1, clip_global_norm=100.0)
     np.testing.assert_allclose(kernel, KERNEL - RATE * GRADIENTS[0][0], rtol=1e-6)
 
 

@@ -25,9 +25,12 @@ SIZE = 4  # of a batch
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory) -> MeasuredModel:
     """All thirty images of a feed, and what a network with random weights says of them."""
-    made, feed = small.network(), small.data_loader(count=30, size=SIZE)
+    made, loader = small.network(), small.data_loader(count=30, size=SIZE)
     answers = evaluate.collect_predictions(
-        steps.make_eval_step(made.model), feed.once("train"), feed.classes, lambda n: f"/d/{n}.png"
+        steps.make_eval_step(made.model),
+        loader.once("train"),
+        loader.classes,
+        lambda n: f"/d/{n}.png",
     )
     return MeasuredModel(
         run=RunDirectory(tmp_path_factory.mktemp("run")),
@@ -35,7 +38,7 @@ def measured(tmp_path_factory) -> MeasuredModel:
         classifier=made,
         rule=DecisionRule(),
         answers=answers,
-        once=functools.partial(feed.once, "train"),
+        once=functools.partial(loader.once, "train"),
         fitted_on_these=False,
     )
 
@@ -69,8 +72,8 @@ def test_mistakes_come_with_their_own_images_the_surest_first(measured):
 
 
 def test_suspects_have_the_label_that_was_given(measured, monkeypatch):
-    feed = small.data_loader(count=30, size=SIZE)
-    labels = np.concatenate([np.asarray(batch.labels) for batch in feed.once("train")])[:30]
+    loader = small.data_loader(count=30, size=SIZE)
+    labels = np.concatenate([np.asarray(batch.labels) for batch in loader.once("train")])[:30]
     order = np.random.default_rng(0).permutation(30).astype(np.int32)
     margin, suggested = np.where(np.arange(30) % 3 == 0, -0.5, 0.5), (labels + 1) % 3
     wrong = np.arange(30) % 6 == 0
@@ -87,17 +90,17 @@ def test_suspects_have_the_label_that_was_given(measured, monkeypatch):
 
     monkeypatch.setattr(label_errors, "check", check)
     monkeypatch.setattr(gather, "SHOWN", 4)
-    found = gather.collect_report(dataclasses.replace(measured, training=feed), TOLD).labels
+    found = gather.collect_report(dataclasses.replace(measured, training=loader), TOLD).labels
     expected = [n for n in order.tolist() if n % 3 == 0]
     assert [one.name for one in found.suspects] == [str(n) for n in expected]
-    assert [one.given for one in found.suspects] == [feed.classes[labels[n]] for n in expected]
+    assert [one.given for one in found.suspects] == [loader.classes[labels[n]] for n in expected]
     assert [one.suggested for one in found.suspects] == [
-        feed.classes[(labels[n] + 1) % 3] for n in expected
+        loader.classes[(labels[n] + 1) % 3] for n in expected
     ]
     assert [one.likely for one in found.suspects] == [n % 6 == 0 for n in expected]
     assert [bool(one.image) for one in found.suspects] == [True] * 4 + [False] * 6
     assert (found.examined, found.accuracy, found.features_of) == (30, 0.75, "a network")
-    assert asked[0][:2] == (feed, measured.classifier)
+    assert asked[0][:2] == (loader, measured.classifier)
 
 
 def test_without_data_of_the_run_no_label_is_looked_at(measured):

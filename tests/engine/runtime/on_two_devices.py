@@ -46,7 +46,7 @@ def batches() -> list:
 def trained(strategy, trainable="top", optimizer="sgd", one_call=True, recipe=None, **changes):
     recipe = small.recipe(label_smoothing=0.1, batch_size=6, **(recipe or {}))
     with strategy.scope():
-        net = small.network(head_units=12)
+        net = small.network(hidden_units=12)
         small.enliven(net.model)
         weights = (0.5, 2.0, 7.0)
         change = augment.compose(parse_calls("rotate|flip"))
@@ -81,7 +81,7 @@ def test_there_are_two():
     ("optimizer", "changes"),
     [
         ("sgd", {"options": {"momentum": 0.9}}),
-        ("sgd", {"clip_norm": 0.1, "weight_decay": 0.01}),
+        ("sgd", {"clip_global_norm": 0.1, "weight_decay": 0.01}),
         ("adam", {}),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_batch_goes_in_pieces_on_each_device():
     """Three to each device, one by one, with dropout, which is drawn by example."""
     recipe = {"dropout": 0.3}
     one = trained(ONE, recipe=recipe)
-    two = trained(TWO, recipe={**recipe, "accumulate": 3})
+    two = trained(TWO, recipe={**recipe, "gradient_accumulation_steps": 3})
     agree(one, two)
     assert two.figures.loss == pytest.approx(one.figures.loss, rel=1e-6)
 
@@ -119,7 +119,7 @@ def test_the_probe_after_a_phase_measures_what_their_shares_give():
     """Each is normalised by itself, as a piece of a batch on one device is."""
     found = []
     for strategy, pieces in ((ONE, 2), (TWO, 1)):
-        recipe = {"accumulate": pieces}
+        recipe = {"gradient_accumulation_steps": pieces}
         made = trained(strategy, batch_norm="train", recipe=recipe)
         with strategy.scope():
             found.append(
@@ -181,7 +181,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(coloured, tmp_path):
         "fine_tune(trainable=block_16, epochs=2, optimizer=adam, views=1)",
     )
     recipe = small_recipe(coloured, phases)
-    settings = {"room": CacheBudget(10**8), "steps_per_call": 2, "devices": TWO}
+    settings = {"room": CacheBudget(10**8), "steps_per_execution": 2, "devices": TWO}
 
     def train(place: str, stop_at: int | None = None, **more):
         made = job(recipe, tmp_path / place, Watcher(stop_at), **settings, **more)

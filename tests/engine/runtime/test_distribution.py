@@ -14,7 +14,9 @@ def test_a_batch_that_can_not_be_divided_is_refused():
     two = ["/gpu:0", "/gpu:1"]
     with pytest.raises(UserError, match=r"batch_size=9 with 2 GPUs .*allowed: a multiple of 2;"):
         distribution.strategy(two, 9)
-    with pytest.raises(UserError, match=r"and accumulate=3; allowed: a multiple of 6;"):
+    with pytest.raises(
+        UserError, match=r"and gradient_accumulation_steps=3; allowed: a multiple of 6;"
+    ):
         distribution.strategy(two, 8, pieces=3)
 
 

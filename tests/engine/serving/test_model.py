@@ -22,7 +22,7 @@ RULE = DecisionRule(temperature=1.5, positive_class="b", threshold=0.3)
 
 @pytest.fixture(scope="module", params=[0, 5], ids=["one layer", "a hidden layer"])
 def run(request, tmp_path_factory):
-    recipe = small.recipe(head_units=request.param)
+    recipe = small.recipe(hidden_units=request.param)
     place = tmp_path_factory.mktemp("model") / "run"
     return served_run.make(place, recipe, CLASSES, RULE, lively=True)
 

@@ -22,10 +22,10 @@ class Stage:
         self.opened: list[tuple[int, int]] = []
         self.closed = 0
 
-    def batches(self, feed, first, stop, per_call):
+    def batches(self, loader, first, stop, per_call):
         self.opened.append((first, stop))
         try:
-            yield from feed.train(first, stop, per_call)
+            yield from loader.train(first, stop, per_call)
         finally:
             self.closed += 1
 
@@ -39,37 +39,37 @@ def taken(supply: BatchPrefetcher, first: int, stop: int) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def feed():
+def loader():
     return small.data_loader()
 
 
 @pytest.mark.parametrize("per_call", [1, 2, 7])
 @pytest.mark.parametrize("first", [0, 4])
-def test_it_gives_what_the_feed_gives(feed, per_call, first):
-    supply = BatchPrefetcher(feed, Stage(per_call), LENGTH, 9)
-    expected = [np.asarray(one.examples)[0].tolist() for one in feed.train(first, 9)]
+def test_it_gives_what_the_feed_gives(loader, per_call, first):
+    supply = BatchPrefetcher(loader, Stage(per_call), LENGTH, 9)
+    expected = [np.asarray(one.examples)[0].tolist() for one in loader.train(first, 9)]
     assert taken(supply, first, 9) == expected
 
 
-def test_the_end_of_an_epoch_is_no_reason_to_begin_anew(feed):
+def test_the_end_of_an_epoch_is_no_reason_to_begin_anew(loader):
     stage = Stage(2)
-    taken(BatchPrefetcher(feed, stage, LENGTH, 9), 1, 9)
+    taken(BatchPrefetcher(loader, stage, LENGTH, 9), 1, 9)
     assert stage.opened == [(1, 9)]
 
 
 @pytest.mark.parametrize("filled", [None, set(range(10))], ids=["images", "kept"])
-def test_of_very_many_steps_some_epochs_are_planned_at_a_time(feed, monkeypatch, filled):
+def test_of_very_many_steps_some_epochs_are_planned_at_a_time(loader, monkeypatch, filled):
     monkeypatch.setattr(batch_prefetcher, "MOST_STEPS", 4)
     stage = Stage(2, filled)
-    expected = [np.asarray(one.examples)[0].tolist() for one in feed.train(1, 12)]
-    assert taken(BatchPrefetcher(feed, stage, LENGTH, 12), 1, 12) == expected
+    expected = [np.asarray(one.examples)[0].tolist() for one in loader.train(1, 12)]
+    assert taken(BatchPrefetcher(loader, stage, LENGTH, 12), 1, 12) == expected
     assert stage.opened == [(1, 6), (6, 12)]
 
 
-def test_what_is_not_filled_yet_is_not_read(feed):
+def test_what_is_not_filled_yet_is_not_read(loader):
     filled = {0, 1}
     stage = Stage(2, filled)
-    supply = BatchPrefetcher(feed, stage, LENGTH, 12)
+    supply = BatchPrefetcher(loader, stage, LENGTH, 12)
     taken(supply, 0, 6)
     assert stage.opened == [(0, 6)]
     filled |= {2, 3, 4}
@@ -78,9 +78,9 @@ def test_what_is_not_filled_yet_is_not_read(feed):
     assert stage.closed == 1
 
 
-def test_another_number_of_steps_per_call_holds_from_the_next_call_on(feed):
+def test_another_number_of_steps_per_call_holds_from_the_next_call_on(loader):
     stage = Stage(1)
-    supply = BatchPrefetcher(feed, stage, LENGTH, 9)
+    supply = BatchPrefetcher(loader, stage, LENGTH, 9)
     assert len(supply.next(0).labels) == 1
     stage.pace.steps = 2
     assert len(supply.next(1).labels) == 2
@@ -88,9 +88,9 @@ def test_another_number_of_steps_per_call_holds_from_the_next_call_on(feed):
     assert stage.closed == 1
 
 
-def test_closed_it_stops_what_works_ahead(feed):
+def test_closed_it_stops_what_works_ahead(loader):
     stage = Stage(1)
-    supply = BatchPrefetcher(feed, stage, LENGTH, 9)
+    supply = BatchPrefetcher(loader, stage, LENGTH, 9)
     supply.close()
     supply.next(0)
     supply.close()

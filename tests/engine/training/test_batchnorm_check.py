@@ -16,9 +16,13 @@ from engine.training.metrics import MetricAccumulator, TrainMetrics
 from tests.engine import small, small_runs
 
 
-def training(net, batch_norm="train", trainable="top", accumulate=1) -> steps.StepContext:
+def training(
+    net, batch_norm="train", trainable="top", gradient_accumulation_steps=1
+) -> steps.StepContext:
     phase = Phase("tune", trainable, batch_norm=batch_norm)
-    recipe = small.recipe(phases=(phase,), batch_size=6, accumulate=accumulate)
+    recipe = small.recipe(
+        phases=(phase,), batch_size=6, gradient_accumulation_steps=gradient_accumulation_steps
+    )
     split = freezing.partition_model(net, trainable)
     options = recipes.options(phase).optimizer
     optimizer = optimizers.build(phase, options, split.variables, scale_loss=False)
@@ -105,7 +109,7 @@ def test_where_both_modes_are_one_program_they_give_the_same(batch_norm, trainab
 def test_training_mode_is_what_the_step_gives(pieces):
     """A piece is normalised by itself; filling counts for statistics, and not for the loss."""
     net = small.network()
-    given = training(net, accumulate=pieces)
+    given = training(net, gradient_accumulation_steps=pieces)
     (batch,) = batches(1)
     batch = batch._replace(weights=tf.constant([[1.0, 1, 1, 1, 1, 0]]))
     found = batchnorm_check.check_batchnorm(given, [batch])
@@ -127,7 +131,7 @@ def test_a_run_taken_up_at_the_end_of_a_phase_measures_the_same(coloured, tmp_pa
 
     def made(name, stop_at=None):
         watcher = small_runs.Watcher(stop_at)
-        return small_runs.job(recipe, tmp_path / name, watcher, room=CacheBudget(10**9))
+        return small_runs.job(recipe, tmp_path / name, watcher, cache_budget=CacheBudget(10**9))
 
     whole = loop.train(made("whole")).result
     with pytest.raises(InterruptedError):

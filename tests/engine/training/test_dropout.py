@@ -66,7 +66,7 @@ class TestDropout:
     )
     def test_a_step_learns_through_the_mask(self, program, tolerance):
         """Half precision rounds the features, of 0 to 1, by up to a 512th and a 4096th."""
-        net, batch = small.network(head_units=40), small.batch()
+        net, batch = small.network(hidden_units=40), small.batch()
         before = small.values(net.head.weights)
         x = np.array(
             keras.Model(net.model.inputs[0], net.vector)(np.array(batch.inputs, np.float32))

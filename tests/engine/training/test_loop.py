@@ -47,7 +47,7 @@ def test_history_has_one_row_for_each_epoch(undisturbed):
 def test_the_saved_model_is_read_by_the_temperature_of_its_validation_images(undisturbed):
     made, _, result = undisturbed
     opened = setup.load_run(made.run)
-    step, read = steps.make_eval_step(opened.model), made.feed.once("validation")
+    step, read = steps.make_eval_step(opened.model), made.loader.once("validation")
     answers = evaluation.collect_predictions(step, read, opened.classes)
     fitted = calibration.fit_temperature(answers.logits, answers.labels)
     assert opened.rule.temperature == pytest.approx(fitted, rel=1e-4)
@@ -73,7 +73,9 @@ def test_result_says_what_was_trained(undisturbed):
 def test_the_saved_best_model_scores_what_the_result_says(undisturbed):
     made, _, result = undisturbed
     opened = setup.load_run(made.run)
-    again = evaluation.evaluate(steps.make_eval_step(opened.model), made.feed.once("validation"), 2)
+    again = evaluation.evaluate(
+        steps.make_eval_step(opened.model), made.loader.once("validation"), 2
+    )
     assert result["validation"] == pytest.approx(
         {"accuracy": again.accuracy, "loss": again.loss, "count": 13}, rel=1e-6
     )
@@ -89,7 +91,7 @@ def test_kept_features_train_as_images_do(coloured, tmp_path):
     ends = []
     for cache in ("none", "features"):
         recipe = small_recipe(coloured, phases, cache=cache)
-        made = job(recipe, tmp_path / cache, Watcher(), room=CacheBudget(10**9))
+        made = job(recipe, tmp_path / cache, Watcher(), cache_budget=CacheBudget(10**9))
         loop.train(made)
         keeps = json.loads(made.run.plan.read_text())["keeps"].values()
         assert [keep["slots"] for keep in keeps] == [{"none": 0, "features": 2}[cache]] * 2
@@ -114,7 +116,7 @@ def test_where_features_can_not_be_kept_after_all_the_trunk_runs_each_time(
     monkeypatch.setattr(array_store, "table", full)
     watcher = Watcher()
     recipe = small_recipe(coloured, phases)
-    made = job(recipe, tmp_path / "full", watcher, room=CacheBudget(10**9))
+    made = job(recipe, tmp_path / "full", watcher, cache_budget=CacheBudget(10**9))
     loop.train(made)
     assert any("can't be kept (No space left on device)" in note for note in watcher.notes)
     ours, theirs = final(made.run), final(plain.run)
@@ -131,7 +133,7 @@ def test_a_phase_without_epochs_is_passed_over(coloured, tmp_path):
 
 def test_early_stop_ends_the_phase_and_the_next_one_begins(coloured, tmp_path):
     phases = (
-        "stuck(epochs=9, learning_rate=1e-30, early_stop=2)",
+        "stuck(epochs=9, learning_rate=1e-30, early_stopping_patience=2)",
         "next(epochs=1, learning_rate=1e-2)",
     )
     watcher = Watcher()
@@ -150,7 +152,9 @@ def test_an_epoch_whose_validation_loss_is_no_number_is_better_than_none(
         return evaluation.Evaluation(next(losses), np.diag([9, 4]))
 
     monkeypatch.setattr(loop, "evaluate", evaluate)
-    recipe = small_recipe(coloured, ["transfer(epochs=4, learning_rate=1e-2, early_stop=2)"])
+    recipe = small_recipe(
+        coloured, ["transfer(epochs=4, learning_rate=1e-2, early_stopping_patience=2)"]
+    )
     watcher = Watcher()
     result = loop.train(job(recipe, tmp_path / "run", watcher)).result
     assert len(watcher.rows) == 4
@@ -194,7 +198,7 @@ def test_a_phase_gives_its_room_back_before_the_next_one_takes_its_own(
         for name, open_ in (("a", "head"), ("b", "block_16"), ("c", "head"))
     ]
     recipe = small_recipe(coloured, phases, cache="features")
-    loop.train(job(recipe, tmp_path / "run", Watcher(), room=CacheBudget(10**9)))
+    loop.train(job(recipe, tmp_path / "run", Watcher(), cache_budget=CacheBudget(10**9)))
     assert (len(kept), alive) == (3, [0, 0, 0])
 
 
@@ -229,9 +233,11 @@ def test_so_it_is_over_many_epochs_of_kept_features(
     """Of all views, and of some of which a part is worked out anew each epoch."""
     monkeypatch.setattr(loop, "SAVE_SECONDS", 1e9)  # the first checkpoint loads what draws images
     meter = Meter()
-    room = CacheBudget(10**9) if where == "memory" else CacheBudget(0, tmp_path / "kept")
+    cache_budget = CacheBudget(10**9) if where == "memory" else CacheBudget(0, tmp_path / "kept")
     recipe = small_recipe(coloured, (f"transfer(epochs=50{more})",), augment)
-    loop.train(job(recipe, tmp_path / "run", meter, room=room, steps_per_call=5))
+    loop.train(
+        job(recipe, tmp_path / "run", meter, cache_budget=cache_budget, steps_per_execution=5)
+    )
     assert {"memory": "in memory", "disk": "on disk"}[where] in "".join(meter.notes)
     assert len(meter.memory) == 12
     assert meter.leak(12) < 2**16
@@ -245,6 +251,6 @@ def test_each_step_is_traced_once(coloured, tmp_path, monkeypatch):
         loop.steps, "make_train_step", lambda *a: seen.append(original(*a)) or seen[-1]
     )
     phases = [*PHASES, "again(trainable=block_16, epochs=2, views=1)"]
-    settings = {"steps_per_call": 4, "room": CacheBudget(10**9)}
+    settings = {"steps_per_execution": 4, "room": CacheBudget(10**9)}
     loop.train(job(small_recipe(coloured, phases), tmp_path / "run", Watcher(), **settings))
     assert [step.compiled.experimental_get_tracing_count() for step in seen] == [1, 1, 1]

@@ -41,11 +41,13 @@ def test_every_phase_is_tried_with_a_step_in_its_pieces(tmp_path, monkeypatch):
     tried, make = [], steps.make_train_step
 
     def noting(given):
-        tried.append((given.phase.name, given.recipe.accumulate, given.program.dtype))
+        tried.append(
+            (given.phase.name, given.recipe.gradient_accumulation_steps, given.program.dtype)
+        )
         return make(given)
 
     monkeypatch.setattr(steps, "make_train_step", noting)
     phases = ("a(epochs=1)", "b(epochs=0)", "c(trainable=block_16, epochs=3, batch_norm=train)")
-    recipe = small_recipe(tmp_path, phases, accumulate=2, precision="auto")
+    recipe = small_recipe(tmp_path, phases, gradient_accumulation_steps=2, precision="auto")
     memory_fit.try_out(recipe, "xyz", augment.compose(recipe.augment), tf.distribute.get_strategy())
     assert tried == [("a", 2, "float32"), ("c", 2, "float32")]

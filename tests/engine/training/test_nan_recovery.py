@@ -29,14 +29,14 @@ HALF = (
 )
 WAYS = {
     "looked at after each step": {},
-    "fetched once an epoch": {"log_steps": 1000, "steps_per_call": 4},
+    "fetched once an epoch": {"log_every_steps": 1000, "steps_per_execution": 4},
     "from what is kept of the trunk": {"room": CacheBudget(10**9)},
 }
 
 
 def spoiled(made: loop.Job, step: int = BAD, times: int = 1, known=None) -> loop.Job:
     """A weight of that step's batch is no number, until so many setbacks are known."""
-    real, known = made.feed.train, known or (lambda: len(nan_recovery.read(made.run)))
+    real, known = made.loader.train, known or (lambda: len(nan_recovery.read(made.run)))
 
     def train(first, stop, *rest):
         done = first
@@ -47,7 +47,7 @@ def spoiled(made: loop.Job, step: int = BAD, times: int = 1, known=None) -> loop
                 weights[place, 2] = np.nan
             yield batch._replace(weights=tf.constant(weights))
 
-    return dataclasses.replace(made, feed=dataclasses.replace(made.feed, train=train))
+    return dataclasses.replace(made, loader=dataclasses.replace(made.loader, train=train))
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +92,13 @@ def test_what_it_goes_back_to_is_read_once_and_held_until_it_is_in_use(
 def test_the_batch_is_listed(coloured, tmp_path):
     made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher()))
     loop.train(made)
-    batch = next(iter(made.feed.train(BAD, BAD + 1)))
+    batch = next(iter(made.loader.train(BAD, BAD + 1)))
     rows = list(csv.DictReader(made.run.nan_batch.open()))
     real = np.array(batch.weights)[0] > 0
     examples = np.array(batch.examples)[0][real]
     assert [int(row["example"]) for row in rows] == examples.tolist()
     for row in rows:
-        assert row["path"] == made.feed.name(int(row["example"]))
+        assert row["path"] == made.loader.name(int(row["example"]))
         assert f"/{row['label']}/" in row["path"]
         assert (row["epoch"], row["view"]) == ("2", "2")
 
@@ -135,7 +135,7 @@ class Late(Watcher):
 
 def test_a_checkpoint_is_never_written_of_a_step_that_was_no_good(coloured, tmp_path):
     """Here one is due after each step, and figures are not."""
-    settings = {"log_steps": 1000, "checkpoint_minutes": 0}
+    settings = {"log_every_steps": 1000, "checkpoint_minutes": 0}
     made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher(), **settings))
     loop.train(made)
     assert nan_recovery.read(made.run) == [NanEvent("fine_tune", BAD, BAD)]
@@ -242,14 +242,14 @@ def test_while_the_disk_is_full_too(coloured, half, tmp_path, monkeypatch):
 def test_a_image_that_can_not_be_read_any_more_hides_nothing(coloured, tmp_path):
     """It is met when the batch is read once more, to be listed."""
     made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher(), on_nan="stop"))
-    real = made.feed.train
+    real = made.loader.train
 
     def train(first, stop, *rest):
         if (first, stop) == (BAD, BAD + 1):
             raise UserError("broken.jpg: not an image")
         return real(first, stop, *rest)
 
-    made = dataclasses.replace(made, feed=dataclasses.replace(made.feed, train=train))
+    made = dataclasses.replace(made, loader=dataclasses.replace(made.loader, train=train))
     with pytest.raises(
         UserError, match="step 14: the loss is nan; lower the phase's learning_rate"
     ):

@@ -33,10 +33,14 @@ OTHER_RUNS = {
     ),
     "mirror images, steps in one call": (
         {"augment": "flip", "phases": [text.format("") for text in LONGER]},
-        {"room": CacheBudget(10**9), "steps_per_call": 4},
+        {"room": CacheBudget(10**9), "steps_per_execution": 4},
         2,
     ),
-    "in pieces, steps in one call": ({"accumulate": 2}, {"steps_per_call": 4}, 0),
+    "in pieces, steps in one call": (
+        {"gradient_accumulation_steps": 2},
+        {"steps_per_execution": 4},
+        0,
+    ),
 }
 
 
@@ -61,7 +65,7 @@ FAULTS = (
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
 def test_so_does_one_whose_input_failed(coloured, undisturbed, tmp_path, fault):
     made = job(small_recipe(coloured), tmp_path / "run", Watcher(), checkpoint_minutes=0)
-    real = made.feed.train
+    real = made.loader.train
 
     def train(first, stop, *rest):
         for step, batch in zip(range(first, stop), real(first, stop, *rest), strict=True):
@@ -69,9 +73,9 @@ def test_so_does_one_whose_input_failed(coloured, undisturbed, tmp_path, fault):
                 raise fault
             yield batch
 
-    feed = dataclasses.replace(made.feed, train=train)
+    loader = dataclasses.replace(made.loader, train=train)
     with pytest.raises(type(fault)):
-        loop.train(dataclasses.replace(made, feed=feed))
+        loop.train(dataclasses.replace(made, loader=loader))
     assert checkpoints.load(made.run)[0].step == 13
     loop.train(job(small_recipe(coloured), tmp_path / "run", Watcher()))
     assert same_end(made.run, undisturbed[0].run)
@@ -152,7 +156,7 @@ def test_the_measured_pace_changes_nothing(coloured, undisturbed, tmp_path, monk
     """In the first epoch the pace changes from one step a call to all that are left."""
     monkeypatch.setattr(steps_per_execution, "CALL_SECONDS", 1e9)
     watcher = Watcher()
-    made = job(small_recipe(coloured), tmp_path / "run", watcher, steps_per_call=None)
+    made = job(small_recipe(coloured), tmp_path / "run", watcher, steps_per_execution=None)
     loop.train(made)
     assert [moment.step for moment in watcher.moments[:6]] == [1, 2, 3, 4, 5, 10]
     assert same_end(made.run, undisturbed[0].run)
@@ -276,9 +280,9 @@ def test_with_other_images_it_does_not_go_on(coloured, tmp_path, change):
         "one is new": examples.replace(keys=keys),
         "one has another label": examples.replace(labels=labels),
     }
-    feed = batches.make_data_loader(others[change], made.recipe, 2)
+    loader = batches.make_data_loader(others[change], made.recipe, 2)
     before = made.run.history.read_bytes()
     with pytest.raises(UserError, match=r"began with other images: .*; now .*; put them back"):
-        loop.train(dataclasses.replace(made, feed=feed))
+        loop.train(dataclasses.replace(made, loader=loader))
     assert made.run.history.read_bytes() == before
     loop.train(job(small_recipe(coloured), tmp_path / "run", Watcher()))

@@ -19,7 +19,7 @@ from tests.engine.small_runs import Watcher, job, same_end, small_recipe
 
 # The first phase leaves it to the plan through how many views its images are seen.
 PHASES = (
-    "transfer(epochs=5, learning_rate=1e-2, schedule=cosine, warmup_steps=4, clip_norm=1)",
+    "transfer(epochs=5, learning_rate=1e-2, schedule=cosine, warmup_steps=4, clip_global_norm=1)",
     "fine_tune(trainable=block_16, epochs=4, optimizer=adamw, learning_rate=1e-3, views=2, "
     "refresh=0.2, weight_decay=1e-3, schedule=one_cycle)",
 )
@@ -35,10 +35,15 @@ def cache(tmp_path_factory) -> Path:
 def first(coloured, cache, tmp_path_factory) -> RunDirectory:
     """A run that finds the cache empty, with room for all."""
     recipe = small_recipe(
-        coloured, PHASES, class_weights="balanced", label_smoothing=0.1, accumulate=2, head_units=8
+        coloured,
+        PHASES,
+        class_weights="balanced",
+        label_smoothing=0.1,
+        gradient_accumulation_steps=2,
+        hidden_units=8,
     )
     place = tmp_path_factory.mktemp("first")
-    return trained(recipe, place, cache, memory=PLENTY, room=CacheBudget(PLENTY))
+    return trained(recipe, place, cache, memory=PLENTY, cache_budget=CacheBudget(PLENTY))
 
 
 def trained(recipe: Recipe, place: Path, cache: Path, memory: int, **settings) -> RunDirectory:
@@ -48,24 +53,24 @@ def trained(recipe: Recipe, place: Path, cache: Path, memory: int, **settings) -
     pixels.wait()
     assert pixels.in_memory == bool(memory)
     made = job(recipe, place / "run", Watcher(), from_files=True, **settings)
-    feed = batches.make_data_loader(data, recipe, 2, pixels)
-    loop.train(dataclasses.replace(made, feed=feed))
+    loader = batches.make_data_loader(data, recipe, 2, pixels)
+    loop.train(dataclasses.replace(made, loader=loader))
     return made.run
 
 
 @pytest.mark.parametrize(
-    ("memory", "room", "steps_per_call"), [(PLENTY, PLENTY, 3), (0, 0, None)],
+    ("memory", "room", "steps_per_execution"), [(PLENTY, PLENTY, 3), (0, 0, None)],
     ids=["several steps a call", "no room for anything, measured pace"],
 )  # fmt: skip
 def test_a_new_run_of_the_same_recipe_has_the_same_bits(
-    first, cache, tmp_path, memory, room, steps_per_call
+    first, cache, tmp_path, memory, cache_budget, steps_per_execution
 ):
     """With the cache filled; and decided anew, since nothing is left to choose in float32."""
-    settings = {"room": CacheBudget(room), "steps_per_call": steps_per_call}
+    settings = {"room": CacheBudget(cache_budget), "steps_per_execution": steps_per_execution}
     again = trained(first.read_recipe(), tmp_path, cache, memory, **settings)
     assert same_end(again, first)
     assert views(again) == views(first) == [4, 2]
-    assert [slots(first), slots(again)] == [[4, 2], [4, 2] if room else [0, 0]]
+    assert [slots(first), slots(again)] == [[4, 2], [4, 2] if cache_budget else [0, 0]]
 
 
 def views(run: RunDirectory) -> list[int]:

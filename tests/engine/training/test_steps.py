@@ -17,7 +17,7 @@ from tests.engine.trainers import RATE, agree, moved, trainer
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("trainable", ["head", "top", "all"])
 def test_a_step_moves_the_variables_of_the_phase_and_no_other(optimizer, trainable):
-    made = trainer(trainable, optimizer, small.network(head_units=5))
+    made = trainer(trainable, optimizer, small.network(hidden_units=5))
     model = made.net.model
     before = small.values(model.weights)
     made.step(small.batch(), RATE)

@@ -28,10 +28,10 @@ def test_a_batch_in_pieces_gives_the_same_update(trainable, pieces):
     batches = [small.batch(seed=seed) for seed in range(2)]
     batches[1] = batches[1]._replace(weights=tf.constant([1.0, 1, 1, 1, 0, 0]))
     made = []
-    for accumulate in (1, pieces):
-        recipe = small.recipe(**changes, accumulate=accumulate)
+    for gradient_accumulation_steps in (1, pieces):
+        recipe = small.recipe(**changes, gradient_accumulation_steps=gradient_accumulation_steps)
         options = {"momentum": 0.9}
-        net = small.network(head_units=12)
+        net = small.network(hidden_units=12)
         small.enliven(net.model)
         made.append(
             trainer(
@@ -81,21 +81,23 @@ def test_steps_in_one_call_are_those_of_as_many_calls(optimizer, lengths):
 )
 def test_kept_features_train_as_images_do(text, views):
     """Three epochs over the same views, once through the trunk and once from the table."""
-    feed, change = small.data_loader(10, 4), augment.compose(parse_calls(text))
+    loader, change = small.data_loader(10, 4), augment.compose(parse_calls(text))
     recipe = small.recipe(dropout=0.3, batch_size=4)
     plain = trainer("top", "adam", recipe=recipe, augment=change)
-    lower = make_frozen_forward(recipe, change, trunk.specialise(plain.split.trunk, FLOAT32))
-    source = FeatureSource(feed, lower.augmented, change, recipe.seed)
+    frozen_forward = make_frozen_forward(
+        recipe, change, trunk.specialise(plain.split.trunk, FLOAT32)
+    )
+    source = FeatureSource(loader, frozen_forward.augmented, change, recipe.seed)
     slots = views.count if views else change.outcomes
     views = views or ViewSchedule(0, None, 0.0, 4)
-    features = FeatureCache(source, views, slots, lower.outputs, CacheBudget(10**6))
-    kept = trainer("top", "adam", recipe=recipe, lower=features.restore)
+    features = FeatureCache(source, views, slots, frozen_forward.outputs, CacheBudget(10**6))
+    kept = trainer("top", "adam", recipe=recipe, frozen_forward=features.restore)
     for epoch in range(3):
         features.prepare(epoch)
         steps = 3 * epoch, 3 * epoch + 3, 2
-        for batches in feed.train(*steps, views):
+        for batches in loader.train(*steps, views):
             plain.steps(batches, tf.fill([len(batches.labels)], 0.01))
-        for batches in feed.train(*steps, views, features.lookup):
+        for batches in loader.train(*steps, views, features.lookup):
             kept.steps(batches, tf.fill([len(batches.labels)], 0.01))
     for one, other in zip(kept.net.model.weights, plain.net.model.weights, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5, err_msg=one.path)
@@ -105,7 +107,7 @@ def test_kept_features_train_as_images_do(text, views):
 @pytest.mark.parametrize("program", [FLOAT32, ComputeMode("mixed_bfloat16")], ids=str)
 @pytest.mark.parametrize("trainable", ["head", "top"])
 def test_evaluation_above_a_cut_is_that_of_the_whole(trainable, program):
-    net, batch = small.network(head_units=5), small.batch()
+    net, batch = small.network(hidden_units=5), small.batch()
     small.enliven(net.model)
     cut = freezing.partition_model(net, trainable)
     pixels = tf.cast(batch.inputs, tf.float32)

@@ -17,7 +17,7 @@ PHASES = (
 )
 
 
-def feed(classes: int = 3) -> DataLoader:
+def loader(classes: int = 3) -> DataLoader:
     names = tuple(f"class{number}" for number in range(classes))
     counts = {"class_counts": (50,) * classes, "validation_examples": 40, "test_examples": 0}
     return DataLoader(classes=names, train=None, once=None, **counts)
@@ -27,7 +27,7 @@ def described(phases=PHASES, classes=3, **changes) -> str:
     net = small.network()
     recipe = small.recipe(phases=phases, **changes)
     splits = [freezing.partition_model(net, phase.trainable) for phase in phases]
-    return "\n".join(summary.describe(recipe, feed(classes), net, splits))
+    return "\n".join(summary.describe(recipe, loader(classes), net, splits))
 
 
 def memory(text: str) -> float:
@@ -45,7 +45,7 @@ def test_it_names_images_classes_variables_and_steps():
 
 def test_it_names_how_batches_pass_and_the_precision():
     assert "; batches of 32; float32\n" in described(batch_size=32, precision="float32")
-    text = described(batch_size=32, accumulate=4, precision="auto")
+    text = described(batch_size=32, gradient_accumulation_steps=4, precision="auto")
     assert "; batches of 32, each in 4 pieces; the fastest sound precision, tried by phase" in text
 
 

@@ -25,11 +25,11 @@ from tests.pipelines.feeds import (
 
 
 def test_a_batch_has_the_types_and_the_shape_that_it_promises(folder):
-    feed = feed_of(folder)
+    loader = feed_of(folder)
     types = ["int32", "float32", "int32", "int32", "int32"]
     for batch, front in (
-        (next(iter(feed.train(0, 2, 2))), (2, SIZE)),
-        (next(iter(feed.once("train"))), (SIZE,)),
+        (next(iter(loader.train(0, 2, 2))), (2, SIZE)),
+        (next(iter(loader.once("train"))), (SIZE,)),
     ):
         assert batch.inputs.shape == (*front, HEIGHT, WIDTH, 3)
         assert batch.inputs.dtype == "uint8"
@@ -111,9 +111,9 @@ def test_views_are_those_of_each_example_and_epoch(folder, per_call):
 
 @pytest.mark.parametrize("per_call", [1, 4])
 def test_what_is_looked_up_stands_in_the_place_of_images(folder, per_call):
-    feed = feed_of(folder)
-    plain = trained(feed, 0, 7, views=by_turns)
-    kept = trained(feed, 0, 7, per_call=per_call, views=by_turns, lookup=table)
+    loader = feed_of(folder)
+    plain = trained(loader, 0, 7, views=by_turns)
+    kept = trained(loader, 0, 7, per_call=per_call, views=by_turns, lookup=table)
     assert len(kept) == 7
     for batch, images in zip(kept, plain, strict=True):
         assert same(Batch((), *batch[1:]), Batch((), *images[1:]))
@@ -178,31 +178,31 @@ def test_batches_given_up_half_way_leave_no_thread(folder):
 
 def test_validation_and_test_parts_are_read_in_their_order(folder):
     splits = np.array([examples.TRAIN] * 3 + [examples.VALIDATION] * 5 + [examples.TEST] * 2)
-    feed = feed_of(folder.replace(splits=splits))
+    loader = feed_of(folder.replace(splits=splits))
     for part, numbers in (("validation", range(3, 8)), ("test", range(8, 10)), ("train", range(3))):
-        images, labels, weights, own, _, _ = columns(feed.once(part))
+        images, labels, weights, own, _, _ = columns(loader.once(part))
         real = weights == 1
         assert np.array_equal(own[real], np.arange(len(numbers)))
         assert np.array_equal(labels[real], [number % 3 for number in numbers])
         check_pixels(images[real], np.array(numbers))
         assert len(weights) % SIZE == 0
-    assert (feed.train_examples, feed.validation_examples, feed.test_examples) == (3, 5, 2)
-    assert feed.class_counts == (1, 1, 1)
+    assert (loader.train_examples, loader.validation_examples, loader.test_examples) == (3, 5, 2)
+    assert loader.class_counts == (1, 1, 1)
 
 
 @pytest.mark.parametrize("which", [[0], [2], [1, 0], [], [0, 1, 2]])
 def test_of_a_parts_batches_those_that_are_named(folder, which):
-    feed = feed_of(folder)
-    whole = list(feed.once("train"))
-    chosen = list(feed.once("train", which))
+    loader = feed_of(folder)
+    whole = list(loader.once("train"))
+    chosen = list(loader.once("train", which))
     assert len(chosen) == len(which)
     assert all(same(whole[number], batch) for number, batch in zip(which, chosen, strict=True))
 
 
 def test_without_a_test_part_there_is_nothing_to_test_on(folder):
-    feed = feed_of(folder)
-    assert feed.test_examples == 0
-    assert list(feed.once("test")) == []
+    loader = feed_of(folder)
+    assert loader.test_examples == 0
+    assert list(loader.once("test")) == []
 
 
 def test_a_part_smaller_than_a_batch_fills_one(folder):

@@ -71,11 +71,11 @@ def test_a_record_file_that_was_cut_off_is_named(tmp_path):
 
 
 def test_batches_before_a_broken_one_still_come(folder):
-    feed = feed_of(folder)
-    last = int(columns(trained(feed, 0, 3))[3][9])  # the only real ones of step 2 are 8 and 9
-    first = columns(trained(feed, 0, 2))[3]
+    loader = feed_of(folder)
+    last = int(columns(trained(loader, 0, 3))[3][9])  # the only real ones of step 2 are 8 and 9
+    first = columns(trained(loader, 0, 2))[3]
     os.unlink(folder.paths[last])
-    read = feed.train(0, 3)
+    read = loader.train(0, 3)
     assert np.array_equal(columns([unstacked(next(read))[0] for _ in range(2)])[3], first)
     with pytest.raises(UserError, match=rf"/{last}\."):
         next(read)
@@ -86,11 +86,11 @@ def test_no_file_stays_open(folder):
         gc.collect()
         return len(os.listdir("/proc/self/fd"))
 
-    feed = feed_of(folder)
-    list(feed.train(0, 3))
+    loader = feed_of(folder)
+    list(loader.train(0, 3))
     before = open_files()
-    list(feed.train(3, 6))
-    next(iter(feed.train(0, 30)))  # one that is given up half-way
+    list(loader.train(3, 6))
+    next(iter(loader.train(0, 30)))  # one that is given up half-way
     deadline = time.monotonic() + 30  # what a thread is just reading it reads to its end
     while open_files() > before and time.monotonic() < deadline:
         time.sleep(0.02)
