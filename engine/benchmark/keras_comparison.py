@@ -21,7 +21,7 @@ from engine.training import steps
 
 def forward(bench: Bench, batch: Batch) -> tuple[Work, Work]:
     """The frozen part of the phase: specialised, and as Keras runs the same layers."""
-    model, size = bench.stage.split.trunk, batch.labels.shape[0]
+    model, size = bench.stage.partition.trunk, batch.labels.shape[0]
 
     @tf.function
     def plain(images: tf.Tensor) -> Any:
@@ -89,9 +89,9 @@ def update(bench: Bench, batch: Batch) -> tuple[Work, Work]:
 
 def _plain_step(bench: Bench, boundary: list, batch: Batch) -> Callable[[], None]:
     training = bench.stage.training
-    variables, optimizer = training.split.variables, training.optimizer
+    variables, optimizer = training.partition.variables, training.optimizer
     watched = [variable.value for variable in variables]
-    tail, head = training.split.tail, training.split.head
+    tail, head = training.partition.tail, training.partition.head
 
     @tf.function
     def step(tensors: list, labels: tf.Tensor) -> None:

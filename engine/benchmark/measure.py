@@ -106,7 +106,7 @@ def works(bench: Bench) -> dict[str, Work]:
             lambda: _wait(stage.frozen_forward.augment(batch.inputs, numbers)), size
         )
         boundary = stage.frozen_forward.plain(batch.inputs)
-        if stage.split.frozen:
+        if stage.partition.frozen:
             found["trunk"] = Work(lambda: _wait(stage.frozen_forward.plain(batch.inputs)), size)
     found["tail"] = _tail(bench, batch._replace(inputs=tuple(boundary)))
     found["whole"] = Work(whole, bench.images)

@@ -71,7 +71,7 @@ def duels(parsed: cli_flags.Parsed, recipe: Recipe, threads: int, folder: Path) 
             if pair := pairs.augmentation(bench, batch):
                 yield line("augmentation / Keras layers", pair, parsed.repeats)
             yield from _inputs(made, threads, parsed.repeats)
-        if bench.stage.split.frozen:
+        if bench.stage.partition.frozen:
             what = f"{phase.name}: frozen part / Keras"
             yield line(what, pairs.forward(bench, batch), parsed.repeats)
         yield line(f"{phase.name}: update / Keras", pairs.update(bench, batch), parsed.repeats)

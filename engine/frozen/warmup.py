@@ -23,21 +23,21 @@ class Warmup:
         self._ready: dict[str, dict[ComputeMode, Callable]] = {}
 
     def make(
-        self, phase: Phase, split: freezing.ModelPartition
+        self, phase: Phase, partition: freezing.ModelPartition
     ) -> Callable[[ComputeMode], Callable]:
         """Gives the phase's trunk as a program, as `trunk.specialise` does; once for each."""
         ready = self._ready.pop(phase.name, {})
         return functools.cache(
-            lambda program: ready.get(program) or trunk.specialise(split.trunk, program)
+            lambda program: ready.get(program) or trunk.specialise(partition.trunk, program)
         )
 
     def prepare(self, made: Classifier, recipe: Recipe, phase: Phase) -> None:
         """The phase's programs, each run once on a batch without images in it."""
-        split = freezing.partition_model(made, phase.trainable)
+        partition = freezing.partition_model(made, phase.trainable)
         ready = self._ready.setdefault(phase.name, {})
         pixels = tf.zeros((recipe.batch_size, *recipe.image_size, 3))
-        for program in precision.candidates(recipe) if split.frozen else ():
-            function = trunk.specialise(split.trunk, program)
+        for program in precision.candidates(recipe) if partition.frozen else ():
+            function = trunk.specialise(partition.trunk, program)
             function(pixels)
             ready[program] = function
 

@@ -63,21 +63,21 @@ def of_classifier(
     rule: DecisionRule = PLAIN,
 ) -> Predictor:
     """A recipe's classifier, with its weights of now."""
-    network, split = fold(made.model), freezing.partition_model(made, "head")
+    network, partition = fold(made.model), freezing.partition_model(made, "head")
 
     def softmax(logits: tf.Tensor) -> tf.Tensor:
         return tf.nn.softmax(tf.cast(logits, tf.float32) / rule.temperature)
 
     def upper(features: tf.Tensor) -> tf.Tensor:
-        vector = split.tail(features, training=False) if split.tail else features
-        return softmax(split.head(vector))
+        vector = partition.tail(features, training=False) if partition.tail else features
+        return softmax(partition.head(vector))
 
     def forward(pixels: tf.Tensor) -> tf.Tensor:
         return softmax(network(pixels))
 
     probabilities = _compiled(forward, recipe.image_size)
     known = (classes, recipe.image_size, recipe.resize, rule)
-    return Predictor(probabilities, forward, *known, trunk=split.trunk, upper=upper)
+    return Predictor(probabilities, forward, *known, trunk=partition.trunk, upper=upper)
 
 
 def from_imagenet(backbone: str) -> Predictor:

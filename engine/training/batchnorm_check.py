@@ -58,7 +58,7 @@ def check_batchnorm(given: steps.StepContext, batches: Iterable[Batch]) -> Batch
     Args:
       batches: columns [1, B, …], as the phase was trained on.
     """
-    moving = given.split.statistics(given.phase)
+    moving = given.partition.statistics(given.phase)
     before = [variable.numpy() for variable in moving]
     own = given.phase.batch_norm == "train"
     measure = {mode: _measure(given, mode and own) for mode in (True, False)}
@@ -89,12 +89,12 @@ def _pieces(batch: Batch, count: int) -> Iterator[Batch]:
 def _measure(
     given: steps.StepContext, training: bool
 ) -> Callable[[Batch, MetricAccumulator], None]:
-    tail = steps.make_tail(given.split, given.program)
+    tail = steps.make_tail(given.partition, given.program)
 
     @tf.function(autograph=False)
     def measure(batch: Batch, totals: MetricAccumulator) -> None:
         def work(share: Batch, _: tf.Tensor) -> None:
-            logits = given.split.head(tail(given.frozen_forward(share), training=training))
+            logits = given.partition.head(tail(given.frozen_forward(share), training=training))
             each = losses.cross_entropy(share.labels, logits)
             right = tf.cast(tf.argmax(logits, -1, tf.int32) == share.labels, tf.float32)
             totals.add(each, share.weights, right, share.weights)

@@ -209,8 +209,8 @@ def phase_result(stage: PhaseState, progress: TrainState) -> dict[str, Any]:
         "name": stage.phase.name,
         "epochs": progress.epoch,
         "steps": trained,
-        "trainable_variables": len(stage.split.variables),
-        "trainable_parameters": sum(math.prod(v.shape) for v in stage.split.variables),
+        "trainable_variables": len(stage.partition.variables),
+        "trainable_parameters": sum(math.prod(v.shape) for v in stage.partition.variables),
         "seconds": sum(row["seconds"] for row in rows),
         "images_per_second": float(np.median([row["images_per_second"] for row in rows] or [0])),
     }

@@ -12,12 +12,12 @@ from engine.models.freezing import ModelPartition
 class FreezeCheck:
     """Remembers all variables at the start of a phase, or where a resumed one goes on."""
 
-    def __init__(self, model: keras.Model, split: ModelPartition, phase: Phase) -> None:
+    def __init__(self, model: keras.Model, partition: ModelPartition, phase: Phase) -> None:
         self.phase = phase
         self.variables = list(model.weights)
         self.before = [variable.numpy() for variable in self.variables]
-        self.opened = {id(variable) for variable in split.variables}
-        self.free = _statistics(model, split) if phase.batch_norm == "train" else set()
+        self.opened = {id(variable) for variable in partition.variables}
+        self.free = _statistics(model, partition) if phase.batch_norm == "train" else set()
 
     def check(self, trained: bool) -> list[str]:
         """Warnings, one for all opened variables that did not move.
@@ -41,11 +41,12 @@ class FreezeCheck:
         return [f"phase {self.phase.name!r}: open variables did not move: {', '.join(still)}"]
 
 
-def _statistics(model: keras.Model, split: ModelPartition) -> set[int]:
+def _statistics(model: keras.Model, partition: ModelPartition) -> set[int]:
     """The running statistics of the opened BatchNormalization layers."""
     return {
         id(variable)
         for layer in model.layers
-        if layer.name in split.open_layers and isinstance(layer, keras.layers.BatchNormalization)
+        if layer.name in partition.open_layers
+        and isinstance(layer, keras.layers.BatchNormalization)
         for variable in layer.non_trainable_variables
     }

@@ -288,7 +288,7 @@ def _settle(run: TrainerState, stage: PhaseState) -> None:
 
 def _probe(run: TrainerState, stage: PhaseState) -> BatchNormCheck | None:
     """On the first batches of the epoch that was trained last."""
-    if not stage.split.statistics(stage.phase):
+    if not stage.partition.statistics(stage.phase):
         return None
     progress, length = run.progress, run.job.steps_per_epoch
     first = progress.phase_start + (progress.epoch - 1) * length

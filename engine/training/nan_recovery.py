@@ -104,7 +104,7 @@ def require_finite_loss(run: TrainerState, stage: PhaseState) -> None:
       Diverged: a loss was no number, or the last update has left a variable that is none.
     """
     figures(run, stage)
-    moved = [*stage.split.variables, *stage.split.statistics(stage.phase)]
+    moved = [*stage.partition.variables, *stage.partition.statistics(stage.phase)]
     if not all(np.isfinite(variable.numpy()).all() for variable in moved):
         what = "its update left variables that are no numbers"
         raise NonFiniteLossError(stage.phase, run.progress.step - 1, what, stage.views)

@@ -93,8 +93,8 @@ class PhaseState:
         return self.training.phase
 
     @property
-    def split(self) -> freezing.ModelPartition:
-        return self.training.split
+    def partition(self) -> freezing.ModelPartition:
+        return self.training.partition
 
     @property
     def optimizer(self) -> Any:
@@ -120,22 +120,22 @@ def start_phase(
     before: the run's setbacks.
     """
     recipe = job.recipe
-    split = freezing.partition_model(job.classifier, phase.trainable)
+    partition = freezing.partition_model(job.classifier, phase.trainable)
     made = PhasePlans(job.run, job.recipe)
-    frozen_forward = _lower_part(job, phase, split, made)
-    keep = _keep(job, phase, split, frozen_forward, made)
+    frozen_forward = _lower_part(job, phase, partition, made)
+    keep = _keep(job, phase, partition, frozen_forward, made)
     first_epoch = progress.phase_start // job.steps_per_epoch
     views = of_phase(phase, keep.views, first_epoch, recipe.batch_size)
     features = _features(job, frozen_forward, keep, views)
     row_bytes = frozen_forward.row_bytes if features else 3 * math.prod(recipe.image_size)
-    upper = _upper_program(job, phase, split, frozen_forward, made)
+    upper = _upper_program(job, phase, partition, frozen_forward, made)
     below = features.restore if features else frozen_forward.drawn
-    training = _training(job, phase, split, upper, below, saved)
+    training = _training(job, phase, partition, upper, below, saved)
     return PhaseState(
         training=training,
         frozen_forward=frozen_forward,
         step=steps.make_train_step(training),
-        eval_step=steps.make_upper_step(split, upper),
+        eval_step=steps.make_upper_step(partition, upper),
         rate=with_reduced_rate(
             recipes.rate(phase, job.steps_per_epoch), before, phase, progress.phase_start
         ),
@@ -144,7 +144,7 @@ def start_phase(
         validation=_validation(job, frozen_forward, keep),
         pace=StepsPerExecution(job.steps_per_execution, recipe.batch_size * row_bytes),
         first_step=progress.step,
-        audit=freeze_check.FreezeCheck(job.classifier.model, split, phase),
+        audit=freeze_check.FreezeCheck(job.classifier.model, partition, phase),
         decisions=made,
     )
 
@@ -152,14 +152,14 @@ def start_phase(
 def _training(
     job: TrainJob,
     phase: Phase,
-    split: freezing.ModelPartition,
+    partition: freezing.ModelPartition,
     upper: ComputeMode,
     frozen_forward: Callable,
     saved: dict,
 ) -> steps.StepContext:
     """With an optimizer and the sums of an epoch: fresh, or as a checkpoint has them."""
     options, scale_loss = recipes.options(phase).optimizer, upper.dtype == "float16"
-    optimizer = optimizers.build(phase, options, split.variables, scale_loss=scale_loss)
+    optimizer = optimizers.build(phase, options, partition.variables, scale_loss=scale_loss)
     totals = MetricAccumulator()
     if saved:
         where = str(job.run.checkpoints)
@@ -168,7 +168,7 @@ def _training(
     return steps.StepContext(
         recipe=job.recipe,
         phase=phase,
-        split=split,
+        partition=partition,
         program=upper,
         frozen_forward=frozen_forward,
         optimizer=optimizer,
@@ -178,12 +178,12 @@ def _training(
 
 
 def _lower_part(
-    job: TrainJob, phase: Phase, split: freezing.ModelPartition, made: PhasePlans
+    job: TrainJob, phase: Phase, partition: freezing.ModelPartition, made: PhasePlans
 ) -> FrozenForward:
     """The frozen part in the precision that is fastest here."""
-    make = job.warmup.make(phase, split)
+    make = job.warmup.make(phase, partition)
     program = precision.candidates(job.recipe)[0]
-    if split.frozen:
+    if partition.frozen:
         programs = precision.candidates(job.recipe)
         program = made.program(_trunk_of(phase), programs, make, _pixels(job), job.logger).program
     return make_frozen_forward(job.recipe, job.augment, make(program))
@@ -204,17 +204,17 @@ def _first(job: TrainJob) -> Batch:
 def _upper_program(
     job: TrainJob,
     phase: Phase,
-    split: freezing.ModelPartition,
+    partition: freezing.ModelPartition,
     frozen_forward: FrozenForward,
     made: PhasePlans,
 ) -> ComputeMode:
     """How the tail is computed: what is fastest here for its way forth and back."""
-    programs = precision.for_training(precision.candidates(job.recipe), split.tail)
+    programs = precision.for_training(precision.candidates(job.recipe), partition.tail)
     if len(programs) == 1:
         return programs[0]
 
     def make(program: ComputeMode) -> Callable[[list], list]:
-        return steps.make_trial(job.recipe, phase, split, program)
+        return steps.make_trial(job.recipe, phase, partition, program)
 
     def boundary() -> list:
         return frozen_forward.plain(_first(job).inputs)
@@ -226,7 +226,7 @@ def _upper_program(
 def _keep(
     job: TrainJob,
     phase: Phase,
-    split: freezing.ModelPartition,
+    partition: freezing.ModelPartition,
     frozen_forward: FrozenForward,
     made: PhasePlans,
 ) -> CacheDecision:
@@ -239,7 +239,7 @@ def _keep(
             loader=job.loader,
             outcomes=job.augment.outcomes,
             outputs=frozen_forward.outputs,
-            frozen=split.frozen,
+            frozen=partition.frozen,
             head_only=phase.trainable == "head",
             images_per_second=precision.best(tried).images_per_second if tried else 1.0,
         )

@@ -34,7 +34,7 @@ class StepContext:
 
     recipe: Recipe
     phase: Phase
-    split: ModelPartition
+    partition: ModelPartition
     program: ComputeMode
     frozen_forward: Callable[[Batch], list]
     optimizer: keras.optimizers.Optimizer
@@ -42,14 +42,14 @@ class StepContext:
     totals: MetricAccumulator
 
 
-def make_tail(split: ModelPartition, program: ComputeMode) -> Callable[..., tf.Tensor]:
+def make_tail(partition: ModelPartition, program: ComputeMode) -> Callable[..., tf.Tensor]:
     """`tail(tensors, training)` -> [B, features], what the head takes.
 
     Folded where the statistics of its normalisations are frozen, the model itself elsewhere.
     """
-    if split.tail is None:
+    if partition.tail is None:
         return lambda tensors, training=False: tf.cast(tensors[0], program.dtype)
-    model, folded = split.tail, fold(split.tail)
+    model, folded = partition.tail, fold(partition.tail)
 
     def tail(tensors: list, training: bool = False) -> tf.Tensor:
         tensors = [tf.cast(tensor, program.dtype) for tensor in tensors]
@@ -99,13 +99,13 @@ class Stacked:
 
 def _make_update(given: StepContext) -> Callable[[Batch, tf.Tensor], None]:
     """One update: `update(batch, learning_rate)`, on this replica's share of the batch."""
-    recipe, optimizer, variables = given.recipe, given.optimizer, given.split.variables
+    recipe, optimizer, variables = given.recipe, given.optimizer, given.partition.variables
     of_class = tf.constant(given.class_weights)
     gradients_of = _make_gradients(given)
 
     def piece(batch: Batch, total: tf.Tensor) -> list:
         weights = batch.weights * tf.gather(of_class, batch.labels)
-        kept = dropout_mask(recipe, batch, given.split.head.kernel.shape[0])
+        kept = dropout_mask(recipe, batch, given.partition.head.kernel.shape[0])
         each, logits, gradients = gradients_of(
             given.frozen_forward(batch), batch.labels, weights / total, kept
         )
@@ -131,27 +131,29 @@ def _make_gradients(given: StepContext) -> Callable[..., tuple]:
 
     The gradients are those of the sum of loss x share. kept: see `dropout_mask`.
     """
-    recipe, phase, split = given.recipe, given.phase, given.split
-    tail = make_tail(split, given.program)
-    watched = [variable.value for variable in split.variables]
+    recipe, phase, partition = given.recipe, given.phase, given.partition
+    tail = make_tail(partition, given.program)
+    watched = [variable.value for variable in partition.variables]
 
     @tf.function(autograph=False, jit_compile=given.program.xla)
     def gradients_of(boundary: list, labels: tf.Tensor, shares: tf.Tensor, kept: Any) -> tuple:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(watched)
             vector = tail(boundary, training=phase.batch_norm == "train")
-            logits = split.head(vector if kept is None else vector * tf.cast(kept, vector.dtype))
+            logits = partition.head(
+                vector if kept is None else vector * tf.cast(kept, vector.dtype)
+            )
             each = losses.cross_entropy(labels, logits, recipe.label_smoothing)
             scaled = given.optimizer.scale_loss(tf.reduce_sum(each * shares))
         gradients = tape.gradient(scaled, watched)
-        _all_reached(phase, split.variables, gradients)
+        _all_reached(phase, partition.variables, gradients)
         return each, logits, gradients
 
     return gradients_of
 
 
 def make_trial(
-    recipe: Recipe, phase: Phase, split: ModelPartition, program: ComputeMode
+    recipe: Recipe, phase: Phase, partition: ModelPartition, program: ComputeMode
 ) -> Callable[[list], list]:
     """The way forth and back through the tail: boundary tensors -> logits and a gradient.
 
@@ -160,7 +162,7 @@ def make_trial(
     nothing = StepContext(
         recipe=recipe,
         phase=dataclasses.replace(phase, batch_norm="frozen"),
-        split=split,
+        partition=partition,
         program=program,
         frozen_forward=list,
         optimizer=keras.optimizers.SGD(),
@@ -219,10 +221,10 @@ def make_eval_step(model: keras.Model) -> Callable[[Any, Any], tuple[tf.Tensor, 
     return evaluating(lambda images: forward(tf.cast(images, tf.float32)))
 
 
-def make_upper_step(split: ModelPartition, program: ComputeMode) -> Callable[[Any, Any], tuple]:
+def make_upper_step(partition: ModelPartition, program: ComputeMode) -> Callable[[Any, Any], tuple]:
     """As `make_eval_step`, from the trunk's outputs instead of images."""
-    tail = make_tail(split, program)
-    return evaluating(lambda boundary: split.head(tail(as_list(boundary))))
+    tail = make_tail(partition, program)
+    return evaluating(lambda boundary: partition.head(tail(as_list(boundary))))
 
 
 def evaluating(forward: Callable) -> Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]:

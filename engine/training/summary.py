@@ -28,15 +28,15 @@ def describe(
         f"{recipe.backbone} at {recipe.image_size[0]}x{recipe.image_size[1]}, "
         f"{classifier.model.count_params():,} parameters; {_batches(recipe)}; {_precision(recipe)}",
     ]
-    for phase, split in zip(recipe.phases, splits, strict=True):
+    for phase, partition in zip(recipe.phases, splits, strict=True):
         lines.append(
-            f"phase {phase.name}: trains {_reach(phase)}, {_count(split.variables):,} parameters "
-            f"in {len(split.variables)} variables; {phase.epochs} x {steps} steps, "
+            f"phase {phase.name}: trains {_reach(phase)}, {_count(partition.variables):,} parameters "
+            f"in {len(partition.variables)} variables; {phase.epochs} x {steps} steps, "
             f"{phase.optimizer}"
         )
     memory = max(
-        _memory(recipe, classifier, phase, split)
-        for phase, split in zip(recipe.phases, splits, strict=True)
+        _memory(recipe, classifier, phase, partition)
+        for phase, partition in zip(recipe.phases, splits, strict=True)
     )
     lines.append(
         f"about {size(memory)} of memory and {size(_disk(recipe, classifier, splits))} of disk"
@@ -72,15 +72,15 @@ def _count(variables: Sequence[Any]) -> int:
     return sum(math.prod(variable.shape) for variable in variables)
 
 
-def _memory(recipe: Recipe, classifier: Classifier, phase: Phase, split: ModelPartition) -> int:
+def _memory(recipe: Recipe, classifier: Classifier, phase: Phase, partition: ModelPartition) -> int:
     """Weights, gradients, the optimizer's slots, and what the tail keeps for the way back.
 
     The tail keeps every layer's output; the trunk only a few at a time, here its two largest.
     """
-    opened = _count(split.variables)
+    opened = _count(partition.variables)
     held = classifier.model.count_params() + opened * (1 + SLOTS[phase.optimizer])
     sizes = {layer.name: _output(layer) for layer in classifier.model.layers}
-    kept = sum(size for name, size in sizes.items() if name in split.tail_layers)
+    kept = sum(size for name, size in sizes.items() if name in partition.tail_layers)
     passing = sum(sorted(sizes.values())[-2:])
     return FLOAT * (held + recipe.batch_size * (kept + passing))
 
@@ -94,8 +94,8 @@ def _output(layer: Any) -> int:
 def _disk(recipe: Recipe, classifier: Classifier, splits: Sequence[ModelPartition]) -> int:
     """The checkpoints that are kept, one that is being written, and the best model."""
     slots = max(
-        SLOTS[phase.optimizer] * _count(split.variables)
-        for phase, split in zip(recipe.phases, splits, strict=True)
+        SLOTS[phase.optimizer] * _count(partition.variables)
+        for phase, partition in zip(recipe.phases, splits, strict=True)
     )
     weights = classifier.model.count_params()
     return FLOAT * ((KEEP + 1) * (weights + slots) + weights)

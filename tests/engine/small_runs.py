@@ -14,7 +14,7 @@ from engine.core.recipe import DataSpec, Recipe, parse_phase
 from engine.models import classifier
 from engine.runs import checkpoints
 from engine.runs.directory import RunDirectory, claim_directory
-from engine.training import epoch_record, loop
+from engine.training import epoch_record, phase
 from pipelines.augment import augment
 from pipelines.loading import batches
 from pipelines.sources import examples, sources
@@ -108,7 +108,7 @@ def enliven(made: classifier.Classifier, recipe: Recipe) -> None:
     made.model.set_weights(_lively[key])
 
 
-def job(recipe, place, watcher, from_files=False, devices=None, **settings) -> loop.Job:
+def job(recipe, place, watcher, from_files=False, devices=None, **settings) -> phase.TrainJob:
     """Images are taken from memory where not said otherwise: it saves a second each epoch."""
     run = RunDirectory(place)
     claim_directory(run, recipe, overwrite=False)
@@ -118,7 +118,7 @@ def job(recipe, place, watcher, from_files=False, devices=None, **settings) -> l
     enliven(made, recipe)
     changes = augment.compose(recipe.augment)
     settings = {"log_every_steps": 1, "steps_per_execution": 1, **settings}
-    return loop.Job(recipe, made, loader, changes, run, watcher, **settings)
+    return phase.TrainJob(recipe, made, loader, changes, run, watcher, **settings)
 
 
 def final(run: RunDirectory) -> dict[str, list[np.ndarray]]:

@@ -36,16 +36,16 @@ class Trainer:
     def __post_init__(self):
         self.totals = MetricAccumulator()
         cut = freezing.partition_model(self.net, self.phase.trainable)
-        self.split = dataclasses.replace(cut, variables=[*cut.variables, *self.extra])
+        self.partition = dataclasses.replace(cut, variables=[*cut.variables, *self.extra])
         options = dict(self.phase.options)
         self.optimizer = optimizers.build(
-            self.phase, options, self.split.variables, self.scale_loss
+            self.phase, options, self.partition.variables, self.scale_loss
         )
-        fixed = trunk.specialise(self.split.trunk, FLOAT32)
+        fixed = trunk.specialise(self.partition.trunk, FLOAT32)
         self.given = steps.StepContext(
             recipe=self.recipe,
             phase=self.phase,
-            split=self.split,
+            partition=self.partition,
             program=self.program,
             frozen_forward=self.frozen_forward
             or make_frozen_forward(self.recipe, self.augment, fixed).drawn,

@@ -78,7 +78,7 @@ def test_the_frozen_parts_that_meet_give_the_same(coloured, tmp_path):
     bench = measure.prepare(made, made.recipe.phases[0])
     batch = next(iter(made.loader.once("train", [0])))
     ours = bench.stage.frozen_forward.plain(batch.inputs)[0]
-    theirs = bench.stage.split.trunk(tf.cast(batch.inputs, tf.float32), training=False)
+    theirs = bench.stage.partition.trunk(tf.cast(batch.inputs, tf.float32), training=False)
     theirs = theirs[0] if isinstance(theirs, list) else theirs
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
     for work in keras_comparison.forward(bench, batch):

@@ -71,10 +71,10 @@ def test_nothing_is_traced_for_the_batch_shape_any_more():
 def test_they_are_given_out_once_since_weights_change_by_training(specialised):
     classifier = small.network()
     found = compiled(classifier, precision="float32")
-    split = freezing.partition_model(classifier, "head")
-    first = found.make(PHASE, split)(ComputeMode())
+    partition = freezing.partition_model(classifier, "head")
+    first = found.make(PHASE, partition)(ComputeMode())
     classifier.model.weights[0].assign_add(tf.ones_like(classifier.model.weights[0]))
-    second = found.make(PHASE, split)(ComputeMode())
+    second = found.make(PHASE, partition)(ComputeMode())
     assert not np.array_equal(first(PIXELS)[0], second(PIXELS)[0])
     assert [thread for _, thread in specialised] == ["early", "MainThread"]
 

@@ -8,7 +8,7 @@ import inspect
 import pytest
 
 from engine.core.errors import UserError
-from engine.core.recipe import Phase, Recipe, from_json, parse_phase, to_json
+from engine.core.recipe import Phase, Recipe, digest, from_json, parse_phase, to_json
 from engine.optim import options as recipes
 from engine.optim.optimizers import OPTIMIZERS
 from engine.optim.schedules import SCHEDULES
@@ -98,6 +98,6 @@ def test_a_digest_is_of_the_meaning_and_not_of_the_order_of_options():
         recipe(phases=(parse_phase("a(optimizer=sgd, momentum=0.8, warmup_steps=3)"),)),
         dataclasses.replace(one, seed=1),
     )
-    assert recipe.digest(one) == recipe.digest(same)
-    assert recipe.digest(one) == recipe.digest(from_json(Recipe, to_json(one)))
-    assert not {recipe.digest(other) for other in others} & {recipe.digest(one)}
+    assert digest(one) == digest(same)
+    assert digest(one) == digest(from_json(Recipe, to_json(one)))
+    assert not {digest(other) for other in others} & {digest(one)}

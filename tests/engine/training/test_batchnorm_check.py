@@ -23,12 +23,12 @@ def training(
     recipe = small.recipe(
         phases=(phase,), batch_size=6, gradient_accumulation_steps=gradient_accumulation_steps
     )
-    split = freezing.partition_model(net, trainable)
+    partition = freezing.partition_model(net, trainable)
     options = recipes.options(phase).optimizer
-    optimizer = optimizers.build(phase, options, split.variables, scale_loss=False)
-    below = tf.function(lambda batch: [split.trunk(tf.cast(batch.inputs, tf.float32))])
+    optimizer = optimizers.build(phase, options, partition.variables, scale_loss=False)
+    below = tf.function(lambda batch: [partition.trunk(tf.cast(batch.inputs, tf.float32))])
     return steps.StepContext(
-        recipe, phase, split, ComputeMode(), below, optimizer, [1.0] * 3, MetricAccumulator()
+        recipe, phase, partition, ComputeMode(), below, optimizer, [1.0] * 3, MetricAccumulator()
     )
 
 

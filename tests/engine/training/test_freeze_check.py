@@ -17,8 +17,8 @@ def net():
 
 
 def begin(net, trainable="top", **phase):
-    split = freezing.partition_model(net, trainable)
-    return split, FreezeCheck(net.model, split, Phase("tune", trainable, **phase))
+    partition = freezing.partition_model(net, trainable)
+    return partition, FreezeCheck(net.model, partition, Phase("tune", trainable, **phase))
 
 
 def by_name(net, ending):
@@ -37,15 +37,15 @@ def move(variables) -> None:
 
 
 def test_all_opened_moved_and_nothing_else(net):
-    split, audit = begin(net)
-    move(split.variables)
+    partition, audit = begin(net)
+    move(partition.variables)
     assert audit.check(trained=True) == []
 
 
 def test_an_opened_variable_that_stood_still_is_named(net):
-    split, audit = begin(net)
+    partition, audit = begin(net)
     still = [by_name(net, "top_conv/bias"), by_name(net, "logits/kernel")]
-    move([v for v in split.variables if all(v is not other for other in still)])
+    move([v for v in partition.variables if all(v is not other for other in still)])
     assert audit.check(trained=True) == [
         "phase 'tune': open variables did not move: top_conv/bias, logits/kernel"
     ]
@@ -58,21 +58,21 @@ def test_nothing_has_to_move_where_no_step_was_taken(net):
 
 @pytest.mark.parametrize("name", ["low_conv/kernel", "low_norm/gamma", "top_norm/moving_mean"])
 def test_a_closed_variable_that_moved_is_an_error(net, name):
-    split, audit = begin(net)
-    move([*split.variables, by_name(net, name)])
+    partition, audit = begin(net)
+    move([*partition.variables, by_name(net, name)])
     with pytest.raises(RuntimeError, match=f"phase 'tune': closed variables moved: {name}$"):
         audit.check(trained=True)
 
 
 def test_statistics_of_opened_normalisations_may_move_where_they_train(net):
-    split, audit = begin(net, batch_norm="train")
-    move([*split.variables, by_name(net, "top_norm/moving_variance")])
+    partition, audit = begin(net, batch_norm="train")
+    move([*partition.variables, by_name(net, "top_norm/moving_variance")])
     assert audit.check(trained=True) == []
 
 
 def test_those_of_closed_normalisations_may_not(net):
-    split, audit = begin(net, batch_norm="train")
-    move([*split.variables, by_name(net, "low_norm/moving_mean")])
+    partition, audit = begin(net, batch_norm="train")
+    move([*partition.variables, by_name(net, "low_norm/moving_mean")])
     with pytest.raises(RuntimeError, match="low_norm/moving_mean"):
         audit.check(trained=True)
 
@@ -80,6 +80,6 @@ def test_those_of_closed_normalisations_may_not(net):
 def test_a_variable_that_is_no_number_has_not_moved_by_that(net):
     kernel = by_name(net, "low_conv/kernel")
     kernel.assign(kernel * float("nan"))
-    split, audit = begin(net)
-    move(split.variables)
+    partition, audit = begin(net)
+    move(partition.variables)
     assert audit.check(trained=True) == []

@@ -85,7 +85,7 @@ def test_kept_features_train_as_images_do(text, views):
     recipe = small.recipe(dropout=0.3, batch_size=4)
     plain = trainer("top", "adam", recipe=recipe, augment=change)
     frozen_forward = make_frozen_forward(
-        recipe, change, trunk.specialise(plain.split.trunk, FLOAT32)
+        recipe, change, trunk.specialise(plain.partition.trunk, FLOAT32)
     )
     source = FeatureSource(loader, frozen_forward.augmented, change, recipe.seed)
     slots = views.count if views else change.outcomes
