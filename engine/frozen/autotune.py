@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from engine.core.conversion import convert, parse_json
@@ -17,20 +18,18 @@ from engine.core.recipe import PRECISIONS, Recipe, digest
 from engine.frozen import precision
 from engine.frozen.cache_policy import CacheDecision
 from engine.frozen.precision import ComputeMode, PrecisionTrial
-from engine.loggers.base import Logger
-from engine.runs.directory import RunDirectory
 
 
 class PhasePlans:
     """Trials by what was tried, the trunk below a cut or the tail of a phase, and what is kept."""
 
-    def __init__(self, run: RunDirectory, recipe: Recipe) -> None:
-        """recipe: of the run."""
-        self.run, self.recipe = run, recipe
+    def __init__(self, path: Path, recipe: Recipe) -> None:
+        """path: of the run's `plan.json`. recipe: of the run."""
+        self.path, self.recipe = path, recipe
         self.trials: dict[str, list[PrecisionTrial]] = {}
         self.keeps: dict[str, CacheDecision] = {}
         try:
-            values = parse_json(run.plan.read_text("utf-8"))
+            values = parse_json(path.read_text("utf-8"))
             trials = {what: _trials(each) for what, each in values["trials"].items()}
             self.keeps = {name: _keep(value) for name, value in values["keeps"].items()}
             self.trials = trials
@@ -46,7 +45,7 @@ class PhasePlans:
         programs: list[ComputeMode],
         make: Callable[[ComputeMode], Callable],
         inputs: Callable[[], Any],
-        logger: Logger,
+        log: Callable[[str], None],
     ) -> PrecisionTrial:
         """The best of the programs for `what`, tried if it was not before; see `precision.trials`.
 
@@ -56,12 +55,12 @@ class PhasePlans:
             self.trials[what] = precision.trials(programs, make, inputs())
             self._try_to_save()
             if len(programs) > 1:
-                logger.note(f"{what}, tried on a batch of your images:")
+                log(f"{what}, tried on a batch of your images:")
                 for line in precision.table(self.trials[what]):
-                    logger.note(line)
+                    log(line)
         elif what in self._to_tell and len(programs) > 1:
             chosen = precision.best(self.trials[what]).program
-            logger.note(f"{what}: {chosen}, as {self.run.plan} has it")
+            log(f"{what}: {chosen}, as {self.path} has it")
         self._to_tell.discard(what)
         return precision.best(self.trials[what])
 
@@ -86,7 +85,7 @@ class PhasePlans:
             "trials": {w: [dataclasses.asdict(t) for t in each] for w, each in self.trials.items()},
             "keeps": {name: dataclasses.asdict(keep) for name, keep in self.keeps.items()},
         }
-        write_json(self.run.plan, values)
+        write_json(self.path, values)
 
 
 def _trials(values: Any) -> list[PrecisionTrial]:

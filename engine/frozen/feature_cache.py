@@ -26,7 +26,7 @@ NOTHING = -1  # the view that an empty row holds
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSource:
-    """How rows are made: `frozen_forward(images, numbers)` -> the trunk's outputs, a list of tensors.
+    """How rows are computed: `frozen_forward(images, numbers)` -> the trunk's outputs, a list.
 
     seed: the recipe's. augment: a `pipelines.augment.augment.Augmentation`, whose draws the
     numbers are.

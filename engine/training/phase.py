@@ -121,7 +121,7 @@ def start_phase(
     """
     recipe = job.recipe
     partition = freezing.partition_model(job.classifier, phase.trainable)
-    made = PhasePlans(job.run, job.recipe)
+    made = PhasePlans(job.run.plan, job.recipe)
     frozen_forward = _lower_part(job, phase, partition, made)
     keep = _keep(job, phase, partition, frozen_forward, made)
     first_epoch = progress.phase_start // job.steps_per_epoch
@@ -185,7 +185,9 @@ def _lower_part(
     program = precision.candidates(job.recipe)[0]
     if partition.frozen:
         programs = precision.candidates(job.recipe)
-        program = made.program(_trunk_of(phase), programs, make, _pixels(job), job.logger).program
+        program = made.program(
+            _trunk_of(phase), programs, make, _pixels(job), job.logger.note
+        ).program
     return make_frozen_forward(job.recipe, job.augment, make(program))
 
 
@@ -220,7 +222,7 @@ def _upper_program(
         return frozen_forward.plain(_first(job).inputs)
 
     what = f"trained part of {phase.name}"
-    return made.program(what, programs, make, boundary, job.logger).program
+    return made.program(what, programs, make, boundary, job.logger.note).program
 
 
 def _keep(

@@ -168,7 +168,7 @@ def test_recipe(judge, run):
 def test_plan(judge, run):
     """What can't be read is made anew; what can serves the programs that ask for it."""
     run.path.mkdir()
-    before = PhasePlans(run, RECIPE)
+    before = PhasePlans(run.plan, RECIPE)
     before.trials["trunk"] = [
         PrecisionTrial(ComputeMode(), 100.0, 0.0),
         PrecisionTrial(ComputeMode("mixed_float16"), 2, 1),
@@ -178,7 +178,7 @@ def test_plan(judge, run):
 
     def read(data: bytes) -> None:
         run.plan.write_bytes(data)
-        after = PhasePlans(run, RECIPE)
+        after = PhasePlans(run.plan, RECIPE)
         assert all(keep.slots >= 0 and keep.views != 0 for keep in after.keeps.values())
         for trials in after.trials.values():
             precision.table(trials)

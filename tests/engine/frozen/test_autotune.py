@@ -42,7 +42,7 @@ class Network:
 
 
 def opened(run: RunDirectory) -> PhasePlans:
-    return PhasePlans(run, RECIPE)
+    return PhasePlans(run.plan, RECIPE)
 
 
 @pytest.fixture
@@ -52,7 +52,9 @@ def run(tmp_path) -> RunDirectory:
 
 def asked(decisions, what="trunk", network=None, programs=PROGRAMS, notes=None):
     inputs = np.ones((3, 2), np.float32)
-    return decisions.program(what, programs, network or Network(), lambda: inputs, notes or Notes())
+    return decisions.program(
+        what, programs, network or Network(), lambda: inputs, (notes or Notes()).note
+    )
 
 
 def unasked(*_):
@@ -65,7 +67,7 @@ def test_programs_are_tried_once_and_the_trials_written_down(run):
     assert network.made == PROGRAMS
     again, notes = opened(run), Notes()
     for _ in range(2):
-        assert again.program("trunk", PROGRAMS, unasked, unasked, notes) == first
+        assert again.program("trunk", PROGRAMS, unasked, unasked, notes.note) == first
     assert notes.lines == [f"trunk: {first.program}, as {run.plan} has it"], "once"
     assert [trial.program for trial in again.trials["trunk"]] == PROGRAMS
 
