@@ -1,6 +1,7 @@
 """One image, four ways: training, evaluation, prediction and the saved model agree on it.
 
 The pixels agree bit for bit, for every kind of file at every odd size. So the numbers, which follow
+from engine.evaluation import eval_step
 from pixels alone, are compared for a file of each kind and of each size. They come out of programs
 that differ (folded or not, cut or whole, batches of another size), which in float32 moves
 probabilities by less than TOLERANCE; where the program is the same, so are the bits.
@@ -17,14 +18,14 @@ import pytest
 import tensorflow as tf
 
 from engine.core.recipe import RESIZES, Recipe, parse_phase
-from engine.evaluation import decision_rule
+from engine.evaluation import decision_rule, eval_step
 from engine.frozen.array_store import CacheBudget
 from engine.inference import predict as prediction
 from engine.inference import predictor
 from engine.models import classifier
 from engine.runs.checkpoints import TrainState
 from engine.runs.directory import RunDirectory, claim_directory
-from engine.training import epoch_record, setup, steps
+from engine.training import epoch_record, setup
 from engine.training import phase as stages
 from engine.training.phase import PhaseState
 from pipelines.augment import augment
@@ -199,7 +200,7 @@ def test_evaluation_and_prediction_give_the_numbers_of_the_saved_network(
     assert near(predicted, wanted)
     opened = setup.load_run(run)
     loader = batches.make_data_loader(examples(served.files), opened.recipe, 2)
-    losses, chances = evaluated(steps.make_eval_step(opened.model), loader.once("validation"))
+    losses, chances = evaluated(eval_step.make_eval_step(opened.model), loader.once("validation"))
     assert near(chances, wanted)
     assert near(predicted, chances, 1e-6), "folded alike"
     assert near(np.exp(-losses), given(wanted, served.labels[: len(wanted)]))

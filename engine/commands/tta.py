@@ -73,11 +73,11 @@ def measuring(
     Raises:
       UserError: see `tta.views`.
     """
+    from engine.evaluation import eval_step
     from engine.inference import tta
-    from engine.training import steps
 
     if kind is None:
-        return steps.make_eval_step(opened.model), data
+        return eval_step.make_eval_step(opened.model), data
     seen = _views(kind, opened.recipe)
     return tta.make_eval_step(opened.model, opened.rule.temperature, seen), tta.numbered(data)
 

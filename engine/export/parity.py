@@ -14,10 +14,9 @@ import numpy as np
 
 from engine.core.dataset import Batch
 from engine.core.errors import UserError
-from engine.evaluation import decision_rule
+from engine.evaluation import decision_rule, eval_step
 from engine.export.subject import BYTES, Answer, ExportFormat, ExportSource
 from engine.runtime.hardware import machine, software
-from engine.training import steps
 
 WARM_UP, REPEATS = 3, 20
 LONGEST_SECONDS = 3.0  # of repeats; two there are in any case
@@ -70,7 +69,7 @@ def measure(
       path: of the exported model. answer: that model, opened.
       contents: the encoded bytes of the image with that number.
     """
-    step = steps.make_eval_step(subject.opened.model)
+    step = eval_step.make_eval_step(subject.opened.model)
 
     def logits(images: np.ndarray) -> np.ndarray:
         return step(images, np.zeros(len(images), np.int32))[1].numpy()

@@ -15,9 +15,9 @@ import tensorflow as tf
 
 from engine.core.dataset import Batch
 from engine.core.errors import UserError
+from engine.evaluation import eval_step
 from engine.models.batchnorm_folding import fold
 from engine.runtime import stateless_random
-from engine.training import steps
 
 FLIP = "flip"
 LEAST = 1e-37  # of a probability whose logarithm is taken: above 0 in float32
@@ -88,7 +88,7 @@ def averaged(
 
 
 def make_eval_step(model: keras.Model, temperature: float, seen: TestTimeViews) -> Callable:
-    """As `steps.make_eval_step`, for `numbered` batches.
+    """As `evaluation.eval_step.make_eval_step`, for `numbered` batches.
 
     The logits are such that, read with that temperature, they give the mean of the probabilities
     that each view's own give; with a single view they would be the model's, but for a constant.
@@ -103,7 +103,7 @@ def make_eval_step(model: keras.Model, temperature: float, seen: TestTimeViews) 
     def logits(inputs: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         return temperature * tf.math.log(tf.maximum(mean(*inputs), LEAST))
 
-    return steps.evaluating(logits)
+    return eval_step.compile_eval_step(logits)
 
 
 def numbered(batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -27,6 +27,7 @@ import tensorflow as tf
 from engine.core.errors import UserError
 from engine.core.files import write_json
 from engine.core.recipe import Phase
+from engine.evaluation import eval_step
 from engine.evaluation.evaluate import Evaluation, evaluate
 from engine.loggers.base import StepMetrics
 from engine.runs import checkpoints
@@ -35,7 +36,7 @@ from engine.runs.retrying_writer import RetryingWriter
 from engine.runtime import background
 from engine.runtime.profiler import Profiler
 from engine.runtime.shutdown import ShutdownRequested
-from engine.training import epoch_record, nan_recovery, steps
+from engine.training import epoch_record, nan_recovery
 from engine.training.batch_prefetcher import BatchPrefetcher
 from engine.training.batchnorm_check import BatchNormCheck, check_batchnorm
 from engine.training.final_evaluation import FinalEvaluation, evaluate_final_model
@@ -109,7 +110,7 @@ def _train(run: TrainerState, saved: dict[str, list[np.ndarray]]) -> FinalEvalua
         del stage, supply  # what they kept makes room for what the next ones keep
     run.profiler.end(progress.step)
     job.logger.end()
-    found = evaluate_final_model(job, progress, steps.make_eval_step(model), run.clock)
+    found = evaluate_final_model(job, progress, eval_step.make_eval_step(model), run.clock)
     run.saving.insist(lambda: _write_end(run, found))
     return found
 

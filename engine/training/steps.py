@@ -1,4 +1,4 @@
-"""The train step and the evaluation step: the only GradientTape of the project.
+"""The train step: the only GradientTape of the project.
 
 Each phase makes its own, since a `tf.function` that was traced before unfreezing would go on
 training the old variables. Shapes are fixed, so each is compiled once; only how many steps one
@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from engine.core.dataset import Batch
 from engine.core.recipe import Phase, Recipe
+from engine.evaluation import eval_step
 from engine.frozen.precision import ComputeMode, running_in
 from engine.models.batchnorm_folding import as_list, fold
 from engine.models.freezing import ModelPartition
@@ -211,31 +212,10 @@ def dropout_mask(recipe: Recipe, batch: Batch, width: int) -> tf.Tensor | None:
     return tf.cast(numbers >= recipe.dropout, tf.float32) / (1 - recipe.dropout)
 
 
-def make_eval_step(model: keras.Model) -> Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]:
-    """`step(images, labels)` -> each example's loss and its logits, in inference mode.
-
-    images: uint8 [B, H, W, 3]. labels: int32 [B]. Returns float32 [B] and float32 [B, classes].
-    The whole model in float32, its normalisations folded.
-    """
-    forward = fold(model)
-    return evaluating(lambda images: forward(tf.cast(images, tf.float32)))
-
-
 def make_upper_step(partition: ModelPartition, program: ComputeMode) -> Callable[[Any, Any], tuple]:
-    """As `make_eval_step`, from the trunk's outputs instead of images."""
+    """As `evaluation.eval_step.make_eval_step`, from the trunk's outputs instead of images."""
     tail = make_tail(partition, program)
-    return evaluating(lambda boundary: partition.head(tail(as_list(boundary))))
-
-
-def evaluating(forward: Callable) -> Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]:
-    """As `make_eval_step`, by any function from inputs to logits; compiled."""
-
-    @tf.function(autograph=False)
-    def step(inputs: Any, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        logits = forward(inputs)
-        return losses.cross_entropy(labels, logits), logits
-
-    return step
+    return eval_step.compile_eval_step(lambda boundary: partition.head(tail(as_list(boundary))))
 
 
 def _all_reached(phase: Phase, variables: list, gradients: list) -> None:

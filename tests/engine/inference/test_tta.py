@@ -9,12 +9,11 @@ import tensorflow as tf
 
 from engine.core.call_syntax import parse_calls
 from engine.core.errors import UserError
-from engine.evaluation import decision_rule
+from engine.evaluation import decision_rule, eval_step
 from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.evaluate import collect_predictions, evaluate
 from engine.inference import tta
 from engine.runtime import stateless_random
-from engine.training import steps
 from pipelines.augment import augment
 from tests.engine import small
 
@@ -115,7 +114,7 @@ def test_alike_views_change_nothing():
     model, batch = network(), small.batch()
     images = tf.concat([batch.inputs[:, :, :4], batch.inputs[:, :, 3::-1]], 2)
     batch = batch._replace(inputs=images)
-    _, expected = steps.make_eval_step(model)(images, batch.labels)
+    _, expected = eval_step.make_eval_step(model)(images, batch.labels)
     found = measured(model, batch, tta.FLIP, 3.0)
     apart = found - expected.numpy()
     np.testing.assert_allclose(apart, np.repeat(apart[:, :1], 3, 1), atol=2e-4)

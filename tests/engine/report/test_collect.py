@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.evaluation import decision_rule, evaluate, label_errors
+from engine.evaluation import decision_rule, eval_step, evaluate, label_errors
 from engine.evaluation.decision_rule import DecisionRule
 from engine.report import collect as gather
 from engine.report import images
 from engine.report.collect import MeasuredModel, ReportContext
 from engine.runs.directory import RunDirectory
-from engine.training import steps
 from tests.engine import small
 
 TOLD = ReportContext("train", "the run's own", True, "2026-02-03T04:05:06+00:00", "bin/train", 2.0)
@@ -27,7 +26,7 @@ def measured(tmp_path_factory) -> MeasuredModel:
     """All thirty images of a feed, and what a network with random weights says of them."""
     made, loader = small.network(), small.data_loader(count=30, size=SIZE)
     answers = evaluate.collect_predictions(
-        steps.make_eval_step(made.model),
+        eval_step.make_eval_step(made.model),
         loader.once("train"),
         loader.classes,
         lambda n: f"/d/{n}.png",

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from engine.core.errors import UserError
-from engine.evaluation import calibration
+from engine.evaluation import calibration, eval_step
 from engine.evaluation import evaluate as evaluation
 from engine.evaluation.decision_rule import DecisionRule
 from engine.frozen import array_store
 from engine.frozen.array_store import CacheBudget
-from engine.training import epoch_record, loop, setup, steps
+from engine.training import epoch_record, loop, setup
 from tests.engine.small_runs import (
     LONGER,
     PHASES,
@@ -47,7 +47,7 @@ def test_history_has_one_row_for_each_epoch(undisturbed):
 def test_the_saved_model_is_read_by_the_temperature_of_its_validation_images(undisturbed):
     made, _, result = undisturbed
     opened = setup.load_run(made.run)
-    step, read = steps.make_eval_step(opened.model), made.loader.once("validation")
+    step, read = eval_step.make_eval_step(opened.model), made.loader.once("validation")
     answers = evaluation.collect_predictions(step, read, opened.classes)
     fitted = calibration.fit_temperature(answers.logits, answers.labels)
     assert opened.rule.temperature == pytest.approx(fitted, rel=1e-4)
@@ -74,7 +74,7 @@ def test_the_saved_best_model_scores_what_the_result_says(undisturbed):
     made, _, result = undisturbed
     opened = setup.load_run(made.run)
     again = evaluation.evaluate(
-        steps.make_eval_step(opened.model), made.loader.once("validation"), 2
+        eval_step.make_eval_step(opened.model), made.loader.once("validation"), 2
     )
     assert result["validation"] == pytest.approx(
         {"accuracy": again.accuracy, "loss": again.loss, "count": 13}, rel=1e-6
@@ -162,7 +162,7 @@ def test_an_epoch_whose_validation_loss_is_no_number_is_better_than_none(
 
 
 def test_nor_does_a_run_end_well_whose_model_answers_so(coloured, tmp_path, monkeypatch):
-    real = steps.make_eval_step
+    real = eval_step.make_eval_step
 
     def spoiled(model):
         step = real(model)
@@ -173,7 +173,7 @@ def test_nor_does_a_run_end_well_whose_model_answers_so(coloured, tmp_path, monk
 
         return answer
 
-    monkeypatch.setattr(steps, "make_eval_step", spoiled)
+    monkeypatch.setattr(eval_step, "make_eval_step", spoiled)
     made = job(small_recipe(coloured, ["transfer(epochs=1)"]), tmp_path / "run", Watcher())
     with pytest.raises(UserError, match="answers to 13 of 13 images are no numbers; train anew"):
         loop.train(made)

@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 from scipy import special
 
+from engine.evaluation import eval_step
 from engine.optim.optimizers import OPTIMIZERS
 from engine.runtime import stateless_random
-from engine.training import steps
 from pipelines.augment.augment import Augmentation
 from tests.engine import small
 from tests.engine.trainers import RATE, agree, moved, trainer
@@ -181,7 +181,7 @@ def test_evaluation_gives_each_examples_loss_and_logits():
     for variable in net.model.weights:
         if "moving" in variable.path:
             variable.assign(variable + 0.5)  # so that the batch's own statistics would be wrong
-    losses, found = steps.make_eval_step(net.model)(batch.inputs, batch.labels)
+    losses, found = eval_step.make_eval_step(net.model)(batch.inputs, batch.labels)
     logits = np.array(net.model(np.array(batch.inputs, np.float32), training=False), float)
     np.testing.assert_allclose(found, logits, atol=1e-5)
     expected = -special.log_softmax(logits, -1)[np.arange(6), np.array(batch.labels)]

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from engine.core.call_syntax import Call, parse_calls
 from engine.core.recipe import Phase
+from engine.evaluation import eval_step
 from engine.frozen import trunk
 from engine.frozen.array_store import CacheBudget
 from engine.frozen.feature_cache import FeatureCache, FeatureSource
@@ -113,7 +114,7 @@ def test_evaluation_above_a_cut_is_that_of_the_whole(trainable, program):
     pixels = tf.cast(batch.inputs, tf.float32)
     boundary = tf.nest.flatten(cut.trunk(pixels, training=False))
     found = steps.make_upper_step(cut, program)(boundary, batch.labels)
-    expected = steps.make_eval_step(net.model)(batch.inputs, batch.labels)
+    expected = eval_step.make_eval_step(net.model)(batch.inputs, batch.labels)
     tolerance = 1e-5 if program is FLOAT32 else 0.02
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == tf.float32
