@@ -46,4 +46,4 @@ def ingredients(
     in_memory = pixels.nbytes if pixels and pixels.in_memory else 0
     loader = batches.make_data_loader(examples, recipe, threads, pixels, main.device())
     cache_budget = CacheBudget(place.memory - in_memory, place.folder)
-    return made, loader, {"room": cache_budget, "early": compiled}
+    return made, loader, {"cache_budget": cache_budget, "warmup": compiled}
