@@ -7,10 +7,11 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.benchmark.layout import WIDTH, columns, money, number, rate, short
+from engine.benchmark.layout import WIDTH, columns, money, number, rate
 from engine.benchmark.matching import Entry, blocks, machines
 from engine.benchmark.report import Report, gpus, peak, processor
 from engine.benchmark.rows import efficiency
+from engine.core.text import shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +39,7 @@ def compare(reports: Sequence[Report]) -> str:
         lines += textwrap.wrap(text, WIDTH, subsequent_indent="  ")
     lines += ["", "images/s, ± half the distance between the quartiles; cost of a million images"]
     for title, entries in blocks(reports).items():
-        lines += ["", short(title, WIDTH), *_block(entries)]
+        lines += ["", shorten(title, WIDTH), *_block(entries)]
     return "\n".join(lines) + "\n"
 
 
@@ -88,7 +89,7 @@ def draw(reports: Sequence[Report]) -> Figure:
     for title, entries in shown.items():
         top -= HEAD
         hues = [colours[entry.machine] for entry in entries]
-        _write(figure, MARGIN, top + 0.36, short(title, TITLE), weight="bold")
+        _write(figure, MARGIN, top + 0.36, shorten(title, TITLE), weight="bold")
         _speeds(_axes(figure, left, top, SPEEDS, len(entries), "images/s"), entries, hues)
         if priced:
             words, beside = "cost of a million images", left + SPEEDS + GAP

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.benchmark.rows import Rate
+from engine.core import text
 
 WIDTH = 100  # letters in a line
-UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def number(value: float) -> str:
@@ -28,20 +28,7 @@ def rate(value: Rate | None) -> str:
 
 def money(value: float | None) -> str:
     """In whatever currency, or a dash where no price is known."""
-    if value is None:
-        return "-"
-    return f"{value:,.2f}" if value >= 1 or value == 0 else f"{value:#.3g}"
-
-
-def size(count: int) -> str:
-    for unit, name in UNITS:
-        if count >= unit:
-            return f"{count / unit:.1f} {name}"
-    return f"{count} B"
-
-
-def short(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return "-" if value is None else text.money(value)
 
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 0) -> list[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from engine.benchmark.layout import short
 from engine.benchmark.report import Report, label, workload
 from engine.benchmark.rows import Row
+from engine.core.text import shorten
 
 LABEL = 44  # letters of a machine's name
 
@@ -62,7 +62,7 @@ def _by_batch_size(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 def machines(reports: Sequence[Report]) -> list[str]:
     """A name for each report; those that would have the same are numbered."""
-    names = [short(label(report), LABEL) for report in reports]
+    names = [shorten(label(report), LABEL) for report in reports]
     return [
         f"{name} #{names[: place + 1].count(name)}" if names.count(name) > 1 else name
         for place, name in enumerate(names)

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from engine.benchmark.layout import WIDTH, columns, rate, short, size
+from engine.benchmark.layout import WIDTH, columns, rate
 from engine.benchmark.rows import STAGES, Rate, Row, allowed, efficiency, explain, require_name
 from engine.core.conversion import convert
 from engine.core.errors import UserError, require
+from engine.core.text import byte_size, shorten
 
 __all__ = [
     "Rate",
@@ -79,7 +80,7 @@ class Report:
         try:
             return convert(_values(text), cls, "report")
         except (UserError, ValueError, OverflowError, RecursionError) as error:
-            reason = short(str(error).replace("\n", " "), REASON)
+            reason = shorten(str(error).replace("\n", " "), REASON)
             raise UserError(
                 f"{source}: no result of this version of bin/benchmark ({reason}); "
                 "name a file that bin/benchmark wrote with --out="
@@ -179,7 +180,7 @@ def table(report: Report) -> str:
     for row in report.rows:
         blocks.setdefault(workload(row), []).append(row)
     for title, rows in blocks.items():
-        lines += ["", short(title, WIDTH), *_block(rows)]
+        lines += ["", shorten(title, WIDTH), *_block(rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -202,7 +203,7 @@ def peak(row: Row) -> str:
     """The most memory that was used: of a GPU where there is one, else of the host."""
     on_gpus = [count for name, count in row.peak_memory.items() if name.startswith("gpu")]
     most = max(on_gpus, default=row.peak_memory.get("host"))
-    return "-" if most is None else size(most)
+    return "-" if most is None else byte_size(most)
 
 
 def _machine_lines(report: Report) -> list[str]:

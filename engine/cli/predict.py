@@ -17,14 +17,13 @@ from engine.commands import plotting
 from engine.commands import predict_to_file as commands_batch
 from engine.commands import tta as tta_module
 from engine.commands.predict_to_file import complain
-from engine.core import text as cells
 from engine.core.errors import UserError
 from engine.core.files import write_image
+from engine.core.text import csv_cell, csv_path, printable
 from engine.inference.predictions_format import decision
 from engine.models.backbones import BACKBONES
 from engine.runs.directory import RunDirectory
 from pipelines.predict import find_images
-from pipelines.sources.examples import printable
 
 FORMATS = ("table", "json", "csv")
 PRECISIONS = ("float32", "auto")
@@ -152,10 +151,10 @@ def print_csv(answers: list, decides: bool) -> None:
     writer = csv.writer(sys.stdout, lineterminator=os.linesep)
     writer.writerow(["path", "rank", "label", "probability", *(["decision"] if decides else [])])
     for answer in answers:
-        path = cells.path(answer.path)
-        decided = [cells.text(decision(answer))] if decides else []
+        path = csv_path(answer.path)
+        decided = [csv_cell(decision(answer))] if decides else []
         for rank, (label, probability) in enumerate(answer.labels, 1):
-            writer.writerow([path, rank, cells.text(label), probability, *decided])
+            writer.writerow([path, rank, csv_cell(label), probability, *decided])
 
 
 PRINTERS = {"table": print_table, "json": print_json, "csv": print_csv}

@@ -14,13 +14,13 @@ from absl import flags
 
 from engine.cli import flags as cli_flags
 from engine.cli import main as cli_main
+from engine.core.text import printable
 from engine.runs.directory import RunDirectory
 from engine.runtime.shutdown import Shutdown, ShutdownRequested
 from engine.serving import server
 from engine.serving.batcher import BatchingOptions, sizes
 from engine.serving.limits import MB, Limits
 from engine.serving.service import Model, Service
-from pipelines.sources.examples import printable
 
 if TYPE_CHECKING:
     import socket

@@ -17,11 +17,11 @@ from engine.commands.measure import (
     trained_on,
     warn_of_trained,
 )
+from engine.core.text import printable
 from engine.evaluation.mcnemar import ModelComparison, compare_models, require_same_classes
 from engine.runs.directory import RunDirectory
 from engine.training import epoch_record
 from engine.training.setup import load_run
-from pipelines.sources.examples import printable
 from pipelines.sources.overlap import same_file
 
 

@@ -6,8 +6,8 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
+from engine.core.text import printable
 from engine.evaluation.decision_rule import in_digits
-from pipelines.sources.examples import printable
 
 if TYPE_CHECKING:
     from engine.commands.measure import EvaluatedModel

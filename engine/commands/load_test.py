@@ -12,9 +12,10 @@ from collections.abc import Iterator
 
 from engine.cli import flags, main
 from engine.core.errors import UserError
+from engine.core.text import printable
 from engine.serving import load_test
 from engine.serving.load_test import Sent
-from pipelines.sources.examples import printable, read_bytes
+from pipelines.sources.examples import read_bytes
 
 WARM_UP = 16  # images sent before the clock starts
 END_SECONDS = 60

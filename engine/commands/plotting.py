@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from engine.cli import flags as cli_flags
+from engine.core.text import printable
 from engine.runs.directory import RunDirectory
-from pipelines.sources.examples import printable
 
 if TYPE_CHECKING:
     import numpy as np

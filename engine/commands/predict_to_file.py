@@ -17,13 +17,13 @@ from rich.text import Text
 
 from engine.cli import flags, main
 from engine.core.errors import UserError
+from engine.core.text import counted, duration, printable
 from engine.inference import predictions_file, predictions_format
 from engine.inference.predictions_file import PredictionCounts, PredictionsFile, PredictionsRequest
-from engine.loggers.console import PLAIN_SECONDS, duration
+from engine.loggers.console import PLAIN_SECONDS
 from engine.runs.directory import RunDirectory
 from engine.runtime.shutdown import Shutdown
 from pipelines.predict import fetch, find_images
-from pipelines.sources.examples import counted, printable
 
 if TYPE_CHECKING:
     from engine.inference.predictor import Predictor

@@ -1,4 +1,4 @@
-"""A mistake that the user can mend, and help in finding the right word."""
+"""Errors that the user can correct, and the nearest allowed word."""
 
 from __future__ import annotations
 
@@ -6,41 +6,39 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
+from engine.core.text import printable
+
 Entry = TypeVar("Entry")
-_LONGEST = 2000  # letters of a message
+_MAX_LENGTH = 2000  # characters of a message
 
 
 class UserError(Exception):
     """One line: what was received, what is allowed, what to do next. Shown without a traceback.
 
-    What was received may be anything: what a terminal would obey is escaped, and a message that is
-    too long to be read loses its middle.
+    What was received may be any text: control characters are escaped, and a message that is too
+    long to be read loses its middle.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(_short("".join(map(_escaped, _short(message)))))
+        super().__init__(_shorten_middle(printable(_shorten_middle(message))))
 
 
-def _escaped(letter: str) -> str:
-    return letter if letter.isprintable() else repr(letter)[1:-1]
-
-
-def _short(text: str) -> str:
-    half = _LONGEST // 2 - 2
-    return text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}"
+def _shorten_middle(text: str) -> str:
+    half = _MAX_LENGTH // 2 - 2
+    return text if len(text) <= _MAX_LENGTH else f"{text[:half]} … {text[-half:]}"
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
-    """` (did you mean 'adam'?)`, or nothing where no allowed word is near."""
+    """Returns ` (did you mean 'adam'?)`, or nothing where no allowed word is similar."""
     close = difflib.get_close_matches(word, list(allowed), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def choose(name: str, table: Mapping[str, Entry], what: str) -> Entry:
-    """The table's entry of that name.
+    """Returns the table's entry of that name.
 
     Raises:
-      UserError: the table has no such entry; the message names the nearest and all that there are.
+      UserError: the table has no such entry; the message names the nearest one and all others.
     """
     if name in table:
         return table[name]
@@ -50,5 +48,6 @@ def choose(name: str, table: Mapping[str, Entry], what: str) -> Entry:
 
 
 def require(condition: bool, message: str) -> None:
+    """Raises a UserError with the message unless the condition holds."""
     if not condition:
         raise UserError(message)

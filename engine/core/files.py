@@ -1,4 +1,4 @@
-"""How files are written: beside, to the disk, then renamed. Standard library only."""
+"""Atomic file writing: into a temporary file beside, flushed to the disk, then renamed."""
 
 from __future__ import annotations
 
@@ -7,43 +7,57 @@ import errno
 import io
 import json
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from engine.core.errors import UserError
 
 
-def write(path: Path, data: bytes) -> None:
-    """Writes the whole file or leaves the old one: beside, to the disk, then renamed.
+@contextmanager
+def open_atomic(path: Path, unique: bool = False) -> Iterator[BinaryIO]:
+    """Opens a file for writing that replaces `path` when the block ends without an error.
 
-    What is no file, such as `/dev/null` or a pipe, stays what it is and is written into; a link
-    leads to what was written.
+    A link stays a link and leads to the new file. A device or pipe, such as `/dev/null`, is
+    written to directly.
+
+    Args:
+      unique: gives the temporary file a random name, for a path that several processes may write
+        at the same time. Otherwise it is `part_path(path)`.
 
     Raises:
-      OSError: it can't be written; what there is of it takes no room any more.
+      OSError: it can't be written; the old file and no temporary one is there.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
-        path.write_bytes(data)
+        with open(path, "wb") as file:
+            yield file
         return
     path = Path(os.path.realpath(path))
     part = part_path(path)
+    if unique:
+        part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
     try:
         with open(part, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             part.unlink()
         raise
     sync_folder(path.parent)
 
 
+def write(path: Path, data: bytes) -> None:
+    """Writes the whole file or leaves the old one; see `open_atomic`."""
+    with open_atomic(path) as file:
+        file.write(data)
+
+
 def sync_folder(folder: Path) -> None:
-    """Names last as well as what they stand for, when the power fails."""
+    """Flushes the names in a folder to the disk, so that they survive a power failure."""
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
@@ -55,10 +69,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_image(path: Path, data: bytes, flag: str) -> None:
-    """Writes an image where the user wants it, named by a flag.
+    """Writes an image to the path that the user gave with a flag.
 
     Raises:
-      UserError: the place can't be written.
+      UserError: it can't be written.
     """
     try:
         write(path, data)
@@ -69,15 +83,17 @@ def write_image(path: Path, data: bytes, flag: str) -> None:
 
 
 def part_path(path: Path) -> Path:
-    """Where a file grows until it is whole."""
+    """Returns the name of the temporary file while `path` is written."""
     return path.with_name(f"{path.name}.part")
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Writes a value as indented JSON; see `open_atomic`."""
     write(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a header row and the rows; see `open_atomic`."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()

@@ -1,18 +1,74 @@
-"""Text in a CSV file that may be opened in a spreadsheet, which takes some text for a formula.
-
-Source: OWASP, "CSV Injection". A manifest is not written so: what reads it takes every character as
-it stands. A class named `=x` is `=x` in JSON and `'=x` in CSV.
-"""
+"""Numbers and names as text: sizes, durations, money, printable names, cells of a CSV file."""
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def text(value: str) -> str:
-    """With an apostrophe before what would be a formula; a number such as `-1` is none."""
+def printable(text: str, keep: str = "") -> str:
+    r"""Escapes what a terminal would obey or a UTF-8 file can't hold.
+
+    A byte of a file name that is no UTF-8 is shown as `\xff`, a line break as `\n`: a file name
+    can't forge lines of a report.
+
+    Args:
+      keep: characters that stay as they are.
+    """
+    return "".join(c if c.isprintable() or c in keep else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # see os.fsdecode
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return repr(character)[1:-1]
+
+
+def shorten(text: str, limit: int) -> str:
+    """Cuts what is longer than `limit` characters and marks the cut by an ellipsis."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """`1 image is`, `1,000 images are`."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def byte_size(count: float) -> str:
+    """`12 bytes`, `445 MB`, `1.97 GB`: three significant digits, in units of 1,000."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB" if count < 999.5 else f"{count:,.0f} TB"
+
+
+def money(amount: float) -> str:
+    """Two decimals, or for a sum below 1 as many as show three significant digits: `0.0104`."""
+    if amount == 0 or amount >= 1:
+        return f"{amount:,.2f}"
+    return f"{amount:.{max(2, 2 - math.floor(math.log10(amount)))}f}"
+
+
+def csv_cell(value: str) -> str:
+    """Puts an apostrophe before text that a spreadsheet would take for a formula.
+
+    A number such as `-1` stays as it is. A class named `=x` is `=x` in JSON and `'=x` in CSV; a
+    manifest is not written so, since its reader takes every character literally.
+    Source: OWASP, "CSV Injection".
+    """
     if not value.startswith(_FORMULA):
         return value
     with suppress(ValueError):
@@ -21,6 +77,6 @@ def text(value: str) -> str:
     return f"'{value}"
 
 
-def path(value: str) -> str:
-    """A name that would be a formula, as another name of the same file."""
-    return f"./{value}" if value.startswith(_FORMULA) else value
+def csv_path(path: str) -> str:
+    """Writes a path that a spreadsheet would take for a formula as another name of that file."""
+    return f"./{path}" if path.startswith(_FORMULA) else path

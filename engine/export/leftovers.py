@@ -7,13 +7,14 @@ knows no locks, nobody can tell. So only what is unlocked and of no process here
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from engine.core.locks import FileLock
 
 PART, OLD = "part", "old"  # one that is built, and an earlier export that makes way for it
 
@@ -25,16 +26,12 @@ def name(out: Path, kind: str, process: int) -> Path:
 @contextmanager
 def held(folder: Path) -> Iterator[bool]:
     """Locks a folder while the block runs; False where it can't be locked."""
-    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
+    with FileLock(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW) as lock:
         try:
-            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            locked = True
+            locked = lock.acquire()
         except OSError:
             locked = False
         yield locked
-    finally:
-        os.close(place)
 
 
 def clear(out: Path) -> None:

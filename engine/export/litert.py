@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.core.text import printable
 from engine.export import lite_metadata, snippets
 from engine.export.lite_metadata import FACTS, LABELS
 from engine.export.subject import (
@@ -125,7 +126,7 @@ CONVERTERS: dict[str, Callable[[ExportSource, str], bytes]] = {
 
 def _lines(subject: ExportSource) -> str:
     """One label a line, and no more lines than labels; `model.json` has them as they are."""
-    return "".join(f"{snippets.one_line(name)}\n" for name in subject.classes)
+    return "".join(f"{printable(name)}\n" for name in subject.classes)
 
 
 def load(subject: ExportSource, path: Path) -> Answer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+from engine.core.text import printable
 from engine.export.subject import UNCERTAIN, ExportSource
 
 _PLAIN = frozenset(" ,.-'/()=%:;?")  # punctuation that Markdown leaves alone within a line
@@ -46,15 +47,9 @@ STEPS = {
 }
 
 
-def one_line(name: str) -> str:
-    """A name without line breaks and other things that a terminal obeys: they are escaped."""
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
 def in_markdown(name: str) -> str:
     """A name as it is to be read, whatever of it Markdown or HTML would obey."""
-    return "".join(map(_letter, html.escape(one_line(name), quote=False)))
+    return "".join(map(_letter, html.escape(printable(name), quote=False)))
 
 
 def _letter(letter: str) -> str:

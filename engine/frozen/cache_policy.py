@@ -17,6 +17,7 @@ import math
 from engine.core.dataset import DataLoader
 from engine.core.errors import UserError
 from engine.core.recipe import Phase, Recipe
+from engine.core.text import byte_size
 from engine.frozen.array_store import CacheBudget, width
 
 HEAD_VIEWS = 4  # draws that stand for all of a continuous augmentation, for a head
@@ -82,7 +83,7 @@ def decide(asked: CacheRequest, cache_budget: CacheBudget) -> CacheDecision:
     if where is None and forced:
         need = slots * loader.train_examples * row
         raise UserError(
-            f"--cache=features: phase {phase.name!r} needs {size(need)}, and there is no such "
+            f"--cache=features: phase {phase.name!r} needs {byte_size(need)}, and there is no such "
             "room; raise --cache_memory, name a --cache_dir on a larger disk, or lower views"
         )
     validation = cache_budget.fits(loader.validation_examples * row) == "memory" and epochs > 1
@@ -124,7 +125,7 @@ def _saving(asked: CacheRequest, slots: int, passes: float, where: str) -> str:
     views = "all " * (asked.phase.views is None and asked.outcomes == slots)
     kept_there = (
         f"the trunk's outputs for {views}{slots} view{'s' * (slots > 1)} of each image, "
-        f"{size(kept)} {'in memory' if where == 'memory' else 'on disk'}"
+        f"{byte_size(kept)} {'in memory' if where == 'memory' else 'on disk'}"
     )
     if passes >= epochs:  # as the recipe asks for it
         return kept_there
@@ -132,7 +133,3 @@ def _saving(asked: CacheRequest, slots: int, passes: float, where: str) -> str:
         f"{kept_there}; it runs {passes:g} time{'s' * (passes != 1)} instead of {epochs}, "
         f"which saves about {saved:.0f} s"
     )
-
-
-def size(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

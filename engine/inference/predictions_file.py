@@ -8,7 +8,6 @@ was made with stays as FILE.json.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import os
 import time
@@ -19,6 +18,7 @@ from typing import Any
 from engine.core.conversion import convert, parse_json
 from engine.core.errors import UserError
 from engine.core.files import sync_folder, write, write_json
+from engine.core.locks import FileLock
 from engine.inference.predict import NO_NUMBER, Prediction
 from engine.inference.predictions_format import Row, of_path
 
@@ -220,18 +220,14 @@ class PredictionsFile:
 
     def _held(self) -> int:
         """The part, opened for this process alone."""
-        file = os.open(self.names.part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(file), os.stat(self.names.part)):
-                raise BlockingIOError  # the other one has just come to its end
-        except (BlockingIOError, FileNotFoundError):
-            os.close(file)
-            raise UserError(
-                f"--out={self.names.path}: another process is at work there; wait for it, or name "
-                "another file"
-            ) from None
-        return file
+        lock = FileLock(self.names.part)
+        if lock.acquire() and lock.is_current():  # else its last holder has just finished
+            return lock.descriptor
+        lock.close()
+        raise UserError(
+            f"--out={self.names.path}: another process is at work there; wait for it, or name "
+            "another file"
+        )
 
     def _take_up(self) -> int:
         """Where the part is cut off, in bytes; the tally is of what comes before.

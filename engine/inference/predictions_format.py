@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from engine.core import text as cells
 from engine.core.errors import choose
+from engine.core.text import csv_cell, csv_path
 
 if TYPE_CHECKING:
     from engine.inference.predict import Prediction
@@ -89,10 +89,10 @@ def _csv_rows(answers: Iterable[Prediction], top: int) -> bytes:
 def _csv_row(answer: Prediction, top: int) -> list[Any]:
     pairs: list[Any] = []
     for label, share in answer.labels:
-        pairs += [cells.text(label), _short(share)]
+        pairs += [csv_cell(label), _short(share)]
     pairs += [""] * (2 * top - len(pairs))
-    decided = cells.text(decision(answer))
-    return [cells.path(answer.path), decided, *pairs, answer.problem or ""]
+    decided = csv_cell(decision(answer))
+    return [csv_path(answer.path), decided, *pairs, answer.problem or ""]
 
 
 def _csv_lines(file: Any) -> Iterator[bytes]:
@@ -147,6 +147,6 @@ def _json_read(line: bytes) -> Row:
 
 
 FORMATS = {
-    ".csv": Format(_csv_head, _csv_rows, _csv_lines, _csv_read, cells.path),
+    ".csv": Format(_csv_head, _csv_rows, _csv_lines, _csv_read, csv_path),
     ".jsonl": Format(lambda top: b"", _json_rows, _json_lines, _json_read, lambda path: path),
 }

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from engine.core.text import duration
 from engine.evaluation.evaluate import Evaluation
 from engine.loggers.base import StepMetrics
 
@@ -71,13 +72,3 @@ def describe(moment: StepMetrics) -> str:
         f"{moment.images_per_second:.0f} images/s, {moment.wait_fraction:.0%} waiting for data, "
         f"loss {moment.loss:.4f}, accuracy {moment.accuracy:.2%}, {duration(left)} left in phase"
     )
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `3 min 20 s`, `2 h 5 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -6,13 +6,12 @@ import calendar
 import datetime
 import math
 
+from engine.core.text import byte_size, duration
 from engine.evaluation.intervals import Interval
-from engine.loggers.console import duration
 
-__all__ = ["count", "day", "money", "names", "percent", "seconds", "size", "span"]
+__all__ = ["count", "day", "names", "percent", "seconds", "size", "span"]
 
 _GAP = "\xa0"  # between a number and its unit
-_UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 def count(number: int, one: str, many: str | None = None) -> str:
@@ -46,18 +45,7 @@ def seconds(value: float) -> str:
 
 def size(number: float) -> str:
     """Bytes as `1.97 GB`, in units of 1,000."""
-    for unit in _UNITS:
-        if number < 1000 or unit == _UNITS[-1]:
-            return f"{number:.3g}{_GAP}{unit}"
-        number /= 1000
-    raise AssertionError("unreachable")
-
-
-def money(amount: float) -> str:
-    """Two digits after the point, or as many as show two figures of a small sum: `0.0104`."""
-    if amount == 0 or amount >= 1:
-        return f"{amount:,.2f}"
-    return f"{amount:.{1 - math.floor(math.log10(amount))}f}"
+    return byte_size(number).replace(" ", _GAP)
 
 
 def names(items: list[str]) -> str:

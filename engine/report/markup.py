@@ -5,8 +5,10 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
+from engine.core.text import printable
+
 _VOID = {"img", "meta"}
-_KEPT = {"\xa0", "\u202f"}  # spaces that keep a number and its unit on one line
+_KEPT = "\xa0\u202f"  # spaces that keep a number and its unit on one line
 
 
 class Markup(str):
@@ -17,7 +19,7 @@ class Markup(str):
 
 def visible(text: str) -> str:
     """The text, with what can't be seen in it, such as a line break, written as in Python."""
-    return "".join(c if c.isprintable() or c in _KEPT else repr(c)[1:-1] for c in text)
+    return printable(text, keep=_KEPT)
 
 
 def escape(text: str) -> Markup:

@@ -6,8 +6,9 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+from engine.core.text import money
 from engine.report import charts
-from engine.report.formatting import count, money, names, percent, seconds, size
+from engine.report.formatting import count, names, percent, seconds, size
 from engine.report.markup import Markup, details, join, paragraph, preformatted, table, tag
 from engine.report.report_data import ReportData
 from engine.report.sections import Section, bar, legend

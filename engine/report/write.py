@@ -10,10 +10,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from engine.core import text as cells
 from engine.core.conversion import parse_json
 from engine.core.errors import UserError
 from engine.core.files import write as write_file
+from engine.core.text import csv_cell, csv_path
 from engine.report.markup import visible
 from engine.report.page import page
 from engine.report.report_data import ReportData, as_json
@@ -69,7 +69,7 @@ def _suspects(facts: ReportData) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "given", "suggested", "likely_wrong"])
     for one in facts.labels.suspects if facts.labels else ():
-        labels = [cells.text(visible(label)) for label in (one.given, one.suggested)]
-        path = cells.path(visible(one.name))
+        labels = [csv_cell(visible(label)) for label in (one.given, one.suggested)]
+        path = csv_path(visible(one.name))
         writer.writerow([path, *labels, "yes" if one.likely else "no"])
     return text.getvalue()

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from engine.core import text as cells
 from engine.core.conversion import convert, parse_json
 from engine.core.dataset import Batch
 from engine.core.errors import UserError
 from engine.core.files import write_csv, write_json
 from engine.core.recipe import Phase
+from engine.core.text import csv_cell
 from engine.runs import checkpoints
 from engine.runs.directory import RunDirectory
 from engine.training.metrics import TrainMetrics
@@ -154,7 +154,7 @@ def list_batch(run: RunDirectory, batch: Batch, names: Callable[[int], str], cla
     rows = [
         {
             "path": names(int(example)),
-            "label": cells.text(classes[int(label)]),
+            "label": csv_cell(classes[int(label)]),
             "example": int(example),
             "epoch": int(epoch),
             "view": int(view),

@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.core.dataset import DataLoader
 from engine.core.recipe import Phase, Recipe
-from engine.frozen.cache_policy import size
+from engine.core.text import byte_size
 from engine.models.classifier import Classifier
 from engine.models.freezing import ModelPartition
 from engine.runs.checkpoints import KEEP
@@ -39,7 +39,7 @@ def describe(
         for phase, partition in zip(recipe.phases, splits, strict=True)
     )
     lines.append(
-        f"about {size(memory)} of memory and {size(_disk(recipe, classifier, splits))} of disk"
+        f"about {byte_size(memory)} of memory and {byte_size(_disk(recipe, classifier, splits))} of disk"
     )
     return lines
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec
+from engine.core.text import printable
 from pipelines.decode import decode, formats, headers
 from pipelines.doctor import census, copies, likeness, places, unusual
 from pipelines.doctor.kinds import KINDS, Entry, Finding
@@ -17,7 +18,7 @@ from pipelines.pixel_cache import scan
 from pipelines.pixel_cache.scan import Broken, ImageFacts
 from pipelines.pixel_cache.stamps import MISSING
 from pipelines.sources import sources, splits
-from pipelines.sources.examples import VALIDATION, Examples, printable
+from pipelines.sources.examples import VALIDATION, Examples
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+from engine.core.text import counted
 from pipelines.decode.formats import PIXEL_LIMIT
-from pipelines.sources.examples import counted
 
 ERROR, WARNING, NOTE = LEVELS = ("error", "warning", "note")
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+from engine.core.text import counted, printable
 from pipelines.decode import decode
 from pipelines.doctor.examine import ExaminedDataset
 from pipelines.doctor.kinds import Entry, Finding
 from pipelines.doctor.report import common, counts, describe, summary
-from pipelines.sources.examples import Examples, counted, printable, read
+from pipelines.sources.examples import Examples, read
 
 SHOWN = 60  # cases of each kind
 SIDE = 112  # pixels of a thumbnail

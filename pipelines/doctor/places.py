@@ -7,10 +7,11 @@ import os
 from collections.abc import Iterator
 
 from engine.core.recipe import DataSpec
+from engine.core.text import printable
 from pipelines.decode.headers import NAMES
 from pipelines.doctor.kinds import Entry, Finding
 from pipelines.sources import sources
-from pipelines.sources.examples import Examples, printable
+from pipelines.sources.examples import Examples
 
 _SUFFIXES = tuple(f".{suffix}" for suffixes in NAMES.values() for suffix in suffixes)
 

@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from engine.core.text import counted, printable
 from pipelines.doctor.examine import ExaminedDataset
 from pipelines.doctor.kinds import LEVELS, Entry, Finding
-from pipelines.sources.examples import SPLITS, Examples, counted, printable
+from pipelines.sources.examples import SPLITS, Examples
 
 SHOWN = 3  # cases of each kind in the terminal
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec, Recipe
+from engine.core.text import counted
 from pipelines.decode.decode import decode
 from pipelines.doctor import census
 from pipelines.pixel_cache import pixel_cache, scan
@@ -17,7 +18,7 @@ from pipelines.pixel_cache.scan import Broken
 from pipelines.pixel_cache.stamps import MISSING
 from pipelines.pixel_cache.store import CacheLocation, Pixels
 from pipelines.sources import manifest, sources
-from pipelines.sources.examples import Examples, counted
+from pipelines.sources.examples import Examples
 
 Say = Callable[[str], None]
 

@@ -12,6 +12,7 @@ import threading
 
 import numpy as np
 
+from engine.core.text import byte_size
 from pipelines.pixel_cache import pixel_files
 from pipelines.pixel_cache.pixel_files import Kept, Part
 from pipelines.pixel_cache.pixel_fill import Filling, of_kept
@@ -146,19 +147,20 @@ def _save(job: Job, filling: Filling, part: Part, pixels: Pixels) -> None:
 def _say_found(job: Job) -> None:
     if job.firsts.size:
         where = "read into memory" if job.fits else "on the disk"
-        job.say(f"{_images(job)} from the cache in {job.place.folder}, {_size(job.nbytes)} {where}")
+        size = byte_size(job.nbytes)
+        job.say(f"{_images(job)} from the cache in {job.place.folder}, {size} {where}")
 
 
 def _say_decoding(job: Job, count: int, part: Part | None) -> None:
     of = "" if count == len(job.firsts) else f"{count:,} of "
     if job.fits:
         kept = f", kept for later runs in {job.place.folder}" if part else ""
-        job.say(f"decoding {of}{_images(job)} into memory, {_size(job.nbytes)}{kept}")
+        job.say(f"decoding {of}{_images(job)} into memory, {byte_size(job.nbytes)}{kept}")
     elif part:
-        job.say(f"decoding {of}{_images(job)} into {job.place.folder}, {_size(job.nbytes)}")
+        job.say(f"decoding {of}{_images(job)} into {job.place.folder}, {byte_size(job.nbytes)}")
     elif job.place.folder is None:
         job.say(
-            f"{_images(job)} take {_size(job.nbytes)}, more than --cache_memory allows, and no "
+            f"{_images(job)} take {byte_size(job.nbytes)}, more than --cache_memory allows, and no "
             "--cache_dir is given; every epoch decodes them"
         )
 
@@ -169,7 +171,8 @@ def _say_failed(job: Job, error: OSError) -> None:
         _say_alone(job, error)
         return
     job.say(
-        f"--cache_dir={job.place.folder}: {of_system(error)}; {_size(job.nbytes)} of pixels can't "
+        f"--cache_dir={job.place.folder}: {of_system(error)}; "
+        f"{byte_size(job.nbytes)} of pixels can't "
         "be kept and every epoch decodes; make room, or give another --cache_dir or more "
         "--cache_memory"
     )
@@ -183,8 +186,3 @@ def _say_alone(job: Job, error: OSError) -> None:
 def _images(job: Job) -> str:
     height, width, _ = job.shape
     return f"{len(job.firsts):,} images at {height}x{width}"
-
-
-def _size(count: int) -> str:
-    """Bytes as a person says them: `452 MB`, `4.5 GB`."""
-    return f"{count / 1e6:,.0f} MB" if count < 1e9 else f"{count / 1e9:,.1f} GB"

@@ -6,17 +6,17 @@ What it has decoded can be kept: `pixel_cache` does.
 
 from __future__ import annotations
 
-import csv
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from engine.core.errors import UserError
+from engine.core.files import write_csv
 from pipelines.decode import exif, formats
 from pipelines.decode.decode import reason
 from pipelines.loading.batches import IN_FLIGHT, fetcher, options
@@ -206,16 +206,5 @@ def leave_out(
 
 
 def write_report(path: str | os.PathLike[str], broken: list[Broken]) -> None:
-    """A CSV file with a row for each, the header row alone where none is; beside, then renamed."""
-    folder = os.path.dirname(os.path.abspath(path))
-    handle, beside = tempfile.mkstemp(dir=folder, prefix=".bad_images-")
-    try:
-        os.fchmod(handle, 0o644)  # mkstemp gives the file to its owner alone
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            writer.writerows((one.path, one.reason) for one in broken)
-        os.replace(beside, path)
-    except BaseException:
-        os.unlink(beside)
-        raise
+    """Writes a CSV file with a row for each, the header row alone where none is."""
+    write_csv(Path(path), COLUMNS, [{"path": one.path, "reason": one.reason} for one in broken])

@@ -9,6 +9,7 @@ import urllib.parse
 import urllib.request
 
 from engine.core.errors import UserError
+from engine.core.text import byte_size
 from pipelines.predict import url_policy
 
 SCHEMES = ("http", "https")
@@ -97,11 +98,7 @@ def _download(url: str, most_bytes: int, most_seconds: float, allow_private: boo
             raise UserError(f"{url}: gives {kind}; allowed: the address of an image itself")
         contents = answer.read(most_bytes + 1)
     if len(contents) > most_bytes:
-        raise UserError(f"{url}: more than {_size(most_bytes)}; download it and shrink it")
+        raise UserError(f"{url}: more than {byte_size(most_bytes)}; download it and shrink it")
     if answer.length:  # of what was promised; a read of so many bytes does not complain itself
         raise http.client.IncompleteRead(contents, answer.length)
     return contents
-
-
-def _size(count: int) -> str:
-    return f"{count >> 20} MiB" if count >= 2**20 else f"{count} bytes"

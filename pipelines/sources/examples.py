@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from engine.core.text import printable
+
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
 WHOLE_FILE = -1
@@ -191,20 +193,6 @@ def _pread(descriptor: int, wanted: int, offset: int) -> bytes:
         wanted -= len(piece)
         offset += len(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def counted(count: int, one: str, many: str) -> str:
-    """`1 image is`, `1,000 images are`."""
-    return f"{count:,} {one if count == 1 else many}"
-
-
-def printable(path: str) -> str:
-    """A path that any terminal and any UTF-8 file takes: odd bytes are shown as `\\xff`.
-
-    A line break would let a file name forge lines of a report, so it is shown as `\\n` as well.
-    """
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _strings(values: Any) -> np.ndarray:

@@ -15,15 +15,8 @@ import os
 from collections.abc import Callable, Iterator
 
 from engine.core.errors import UserError
-from pipelines.sources.examples import (
-    TEST,
-    TRAIN,
-    VALIDATION,
-    Examples,
-    counted,
-    from_columns,
-    printable,
-)
+from engine.core.text import counted, printable
+from pipelines.sources.examples import TEST, TRAIN, VALIDATION, Examples, from_columns
 
 NEEDED = ("path", "label")
 OPTIONAL = ("split", "group")

@@ -11,16 +11,9 @@ import re
 
 from engine.core.errors import UserError, choose
 from engine.core.recipe import DataSpec
+from engine.core.text import printable
 from pipelines.sources import manifest, splits
-from pipelines.sources.examples import (
-    SPLITS,
-    TEST,
-    TRAIN,
-    VALIDATION,
-    Examples,
-    from_columns,
-    printable,
-)
+from pipelines.sources.examples import SPLITS, TEST, TRAIN, VALIDATION, Examples, from_columns
 
 # What file managers and unpackers leave behind, in lower case. Hidden names are passed over anyway.
 JUNK = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}

@@ -8,7 +8,6 @@ killed left is removed by the next.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from engine.core.errors import UserError
+from engine.core.locks import FileLock
 from pipelines.sources import connection
 
 INSTEAD = "--data_dir=FOLDER and --flagfile=solar_cells.flags need no download"
@@ -115,28 +115,18 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(lock: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     while True:
-        lock.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+            lock = FileLock(path)
         except FileNotFoundError:  # another process has just removed the folder
             continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _is_current(lock, descriptor):
+        with lock:
+            lock.acquire(wait=True)
+            if lock.is_current():  # else its last holder has removed the file meanwhile
                 yield
                 return
-        finally:
-            os.close(descriptor)
-
-
-def _is_current(lock: Path, descriptor: int) -> bool:
-    """False where its last holder removed the file while this process waited for it."""
-    try:
-        return os.stat(lock).st_ino == os.fstat(descriptor).st_ino
-    except FileNotFoundError:
-        return False
 
 
 def _remove_remains(folder: Path, builder: Any) -> None:

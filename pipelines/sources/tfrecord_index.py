@@ -16,15 +16,17 @@ import json
 import mmap
 import os
 import struct
-import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from engine.core.errors import UserError
+from engine.core.files import open_atomic
+from engine.core.text import printable
 from pipelines.sources import archives
-from pipelines.sources.examples import printable
 
 _HEADER = struct.Struct("<QI")  # length, checksum of its 8 bytes
 _FOOTER_BYTES = 4  # checksum of the data
@@ -116,16 +118,9 @@ def _load(cache: str, key: np.ndarray, sizes: np.ndarray) -> RecordIndex | None:
 
 
 def _save(cache: str, key: np.ndarray, found: RecordIndex) -> None:
-    """Written beside and renamed, so that nobody ever sees half an index."""
-    beside = ""
-    try:
-        handle, beside = tempfile.mkstemp(dir=os.path.dirname(cache), prefix=".index-")
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, key=key, **found._asdict())
-        os.replace(beside, cache)
-    except OSError:  # a read-only place or a full disk: it is worked out again the next time
-        if beside and os.path.exists(beside):
-            os.unlink(beside)
+    # A read-only folder or a full disk: the next run builds the index again.
+    with suppress(OSError), open_atomic(Path(cache), unique=True) as file:
+        np.savez(file, key=key, **found._asdict())
 
 
 def _scan(file: str, image: bytes, label: bytes) -> np.ndarray:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from engine.core.errors import UserError
+from engine.core.text import printable
 from pipelines.sources.duplicates import same_content
-from pipelines.sources.examples import SPLITS, VALIDATION, Examples, printable
+from pipelines.sources.examples import SPLITS, VALIDATION, Examples
 
 
 def check(examples: Examples) -> None:

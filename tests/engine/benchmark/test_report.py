@@ -177,8 +177,8 @@ def test_the_table_has_all_figures():
     text = table(FULL)
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "batch input augment trunk tail whole efficiency memory" in lines
-    assert "16 1,000 ±0% 4,000 ±0% 500 ±0% 250 ±0% 80.0 ±10% 58% 2.0 GB" in lines
-    assert "32 - - - 7.50 ±0% 80.0 ±10% 1067% 2 B" in lines
+    assert "16 1,000 ±0% 4,000 ±0% 500 ±0% 250 ±0% 80.0 ±10% 58% 2 GB" in lines
+    assert "32 - - - 7.50 ±0% 80.0 ±10% 1067% 2 bytes" in lines
     assert "efficientnet_lite0 224x192, float32, phase fine_tune" in text
     for words in ("g6.12xlarge", "2 x NVIDIA L4, driver 550.90.07", "AMD EPYC, 8 cores",
                   "tensorflow 2.21.0", "4.6016 an hour"):  # fmt: skip

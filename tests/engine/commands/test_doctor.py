@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipelines.sources.examples import printable
+from engine.core.text import printable
 from tests.bin.programs import run, start
 from tests.pipelines import bad_images as bad_images
 from tests.pipelines.encoded_images import saved

@@ -192,10 +192,3 @@ def test_all_outcomes_are_said_to_be_all():
 def test_a_plan_goes_through_json():
     keep = cache_policy.decide(question(), PLENTY)
     assert CacheDecision(**dataclasses.asdict(keep)) == keep
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(4e5, "0 MB"), (6e5, "1 MB"), (999e6, "999 MB"), (1.25e9, "1.2 GB")]
-)
-def test_sizes(count, text):
-    assert cache_policy.size(count) == text

@@ -14,7 +14,7 @@ from engine.core.recipe import Phase
 from engine.evaluation.evaluate import Evaluation
 from engine.loggers import console
 from engine.loggers.base import StepMetrics
-from engine.loggers.console import ConsoleLogger, describe, duration
+from engine.loggers.console import ConsoleLogger, describe
 
 MOMENT = StepMetrics(
     phase=Phase("tune", epochs=3), epoch=2, step=70, step_of_epoch=20, steps_per_epoch=50,
@@ -113,12 +113,3 @@ def test_no_live_line_in_a_file():
         assert logger.live is None
         logger.note("a note")
     assert out.getvalue() == "a note\n"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (3599.4, "59 min 59 s"),
-     (3599.6, "1 h 0 min"), (7500, "2 h 5 min"), (90_000, "25 h 0 min")],
-)  # fmt: skip
-def test_durations(seconds, words):
-    assert duration(seconds) == words

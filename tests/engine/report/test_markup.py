@@ -15,7 +15,7 @@ from tests.engine.report.html_checks import _Reader
         ("<script>", "&lt;script&gt;"),
         ("a & 'b' \"c\"", "a &amp; &#x27;b&#x27; &quot;c&quot;"),
         ("a\nb", r"a\nb"),
-        ("\udcff.jpg", r"\udcff.jpg"),
+        ("\udcff.jpg", r"\xff.jpg"),
         ("\u202egpj.exe", r"\u202egpj.exe"),
         ("98.7\xa0%", "98.7\xa0%"),
         ("猫 $x$", "猫 $x$"),

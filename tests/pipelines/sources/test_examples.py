@@ -5,16 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from pipelines.sources.examples import (
-    TEST,
-    TRAIN,
-    VALIDATION,
-    Examples,
-    from_columns,
-    join,
-    printable,
-    read,
-)
+from engine.core.text import printable
+from pipelines.sources.examples import TEST, TRAIN, VALIDATION, Examples, from_columns, join, read
 
 
 def make(count=6, **columns) -> Examples:
