@@ -29,6 +29,14 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason=f"{name}: runs with --{name}"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def tiny_backbone():
+    """Registered after the tests are collected: those of every backbone are without it."""
+    from tests.engine import tiny
+
+    tiny.register()
+
+
 @pytest.fixture(scope="session")
 def cats_dogs() -> Path:
     """Folder of real photographs, `train/` and `validation/` inside; not part of the repository."""

@@ -18,15 +18,15 @@ from engine.training import epoch_record, phase
 from pipelines.augment import augment
 from pipelines.loading import batches
 from pipelines.sources import examples, sources
-from tests.engine import small
+from tests.engine import small, tiny
 
 PHASES = (
     "transfer(epochs=2, learning_rate=1e-2)",
-    "fine_tune(trainable=block_16, epochs=2, optimizer=sgd, momentum=0.9, learning_rate=1e-2)",
+    "fine_tune(trainable=middle, epochs=2, optimizer=sgd, momentum=0.9, learning_rate=1e-2)",
 )
 LONGER = (
     "transfer(epochs=3, learning_rate=1e-2{})",
-    "fine_tune(trainable=block_16, epochs=3, optimizer=adam, learning_rate=1e-3{})",
+    "fine_tune(trainable=middle, epochs=3, optimizer=adam, learning_rate=1e-3{})",
 )
 
 
@@ -64,10 +64,11 @@ def resident_bytes() -> int:
 def small_recipe(
     place, phases=PHASES, augment="rotate(10)|flip|brightness(0.1)", **changes
 ) -> Recipe:
+    tiny.register()
     recipe = Recipe(
         data=DataSpec("folders", str(place), validation_fraction=0.25),
         phases=tuple(parse_phase(text) for text in phases),
-        backbone="mobilenet_v2",
+        backbone=tiny.NAME,
         image_size=(32, 32),
         weights="none",
         augment=parse_calls(augment),

@@ -9,7 +9,7 @@ from keras.src.utils import file_utils
 
 from engine.core.errors import UserError
 from engine.models.backbones import BACKBONES, SCALINGS
-from tests.engine import small
+from tests.engine import small, tiny
 
 KERAS = {name.lower() for name, kind in vars(keras.applications).items() if callable(kind)}
 SHAPE = (32, 32, 3)
@@ -24,7 +24,7 @@ def test_an_entry_is_well_formed(name):
 
 
 def test_every_model_of_keras_applications_has_an_entry():
-    ours = {name.replace("_", "") for name in BACKBONES}
+    ours = {name.replace("_", "") for name in BACKBONES if name != tiny.NAME}
     lite = {name for name in ours if "lite" in name}
     assert len(KERAS) > 30
     assert ours - lite == KERAS

@@ -178,7 +178,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(coloured, tmp_path):
     """In a phase that reads images and in one that reads kept features, several steps a call."""
     phases = (
         "transfer(epochs=2)",
-        "fine_tune(trainable=block_16, epochs=2, optimizer=adam, views=1)",
+        "fine_tune(trainable=middle, epochs=2, optimizer=adam, views=1)",
     )
     recipe = small_recipe(coloured, phases)
     settings = {"room": CacheBudget(10**8), "steps_per_execution": 2, "devices": TWO}

@@ -62,7 +62,7 @@ def test_result_says_what_was_trained(undisturbed):
     assert result["classes"] == ["blue", "red"]
     transfer, fine_tune = result["phases"]
     assert transfer["trainable_variables"] == 2
-    assert transfer["trainable_parameters"] == 1280 * 2 + 2
+    assert transfer["trainable_parameters"] == 16 * 2 + 2
     assert fine_tune["trainable_parameters"] > transfer["trainable_parameters"]
     best = max(
         made.run.history.open().read().splitlines()[1:], key=lambda r: float(r.split(",")[6])
@@ -124,7 +124,7 @@ def test_where_features_can_not_be_kept_after_all_the_trunk_runs_each_time(
 
 
 def test_a_phase_without_epochs_is_passed_over(coloured, tmp_path):
-    phases = ("transfer(epochs=0)", "fine_tune(trainable=block_16, epochs=1)")
+    phases = ("transfer(epochs=0)", "fine_tune(trainable=middle, epochs=1)")
     made = job(small_recipe(coloured, phases), tmp_path / "run", Watcher())
     result = loop.train(made).result
     assert [phase["name"] for phase in result["phases"]] == ["fine_tune"]
@@ -195,7 +195,7 @@ def test_a_phase_gives_its_room_back_before_the_next_one_takes_its_own(
     monkeypatch.setattr(loop, "begin", begin)
     phases = [
         f"{name}(trainable={open_}, epochs=1, views=1)"
-        for name, open_ in (("a", "head"), ("b", "block_16"), ("c", "head"))
+        for name, open_ in (("a", "head"), ("b", "middle"), ("c", "head"))
     ]
     recipe = small_recipe(coloured, phases, cache="features")
     loop.train(job(recipe, tmp_path / "run", Watcher(), cache_budget=CacheBudget(10**9)))
@@ -250,7 +250,7 @@ def test_each_step_is_traced_once(coloured, tmp_path, monkeypatch):
     monkeypatch.setattr(
         loop.steps, "make_train_step", lambda *a: seen.append(original(*a)) or seen[-1]
     )
-    phases = [*PHASES, "again(trainable=block_16, epochs=2, views=1)"]
+    phases = [*PHASES, "again(trainable=middle, epochs=2, views=1)"]
     settings = {"steps_per_execution": 4, "room": CacheBudget(10**9)}
     loop.train(job(small_recipe(coloured, phases), tmp_path / "run", Watcher(), **settings))
     assert [step.compiled.experimental_get_tracing_count() for step in seen] == [1, 1, 1]

@@ -47,7 +47,7 @@ def test_every_phase_is_tried_with_a_step_in_its_pieces(tmp_path, monkeypatch):
         return make(given)
 
     monkeypatch.setattr(steps, "make_train_step", noting)
-    phases = ("a(epochs=1)", "b(epochs=0)", "c(trainable=block_16, epochs=3, batch_norm=train)")
+    phases = ("a(epochs=1)", "b(epochs=0)", "c(trainable=middle, epochs=3, batch_norm=train)")
     recipe = small_recipe(tmp_path, phases, gradient_accumulation_steps=2, precision="auto")
     memory_fit.try_out(recipe, "xyz", augment.compose(recipe.augment), tf.distribute.get_strategy())
     assert tried == [("a", 2, "float32"), ("c", 2, "float32")]

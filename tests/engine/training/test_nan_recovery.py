@@ -25,7 +25,7 @@ from tests.engine.small_runs import Watcher, job, same_end, small_recipe
 BAD = 13  # in the first epoch of the second phase; there are 5 steps in an epoch, 10 in a phase
 HALF = (
     "transfer(epochs=2, learning_rate=1e-2)",
-    "fine_tune(trainable=block_16, epochs=2, optimizer=sgd, momentum=0.9, learning_rate=5e-3)",
+    "fine_tune(trainable=middle, epochs=2, optimizer=sgd, momentum=0.9, learning_rate=5e-3)",
 )
 WAYS = {
     "looked at after each step": {},
@@ -158,7 +158,7 @@ TRAINED = (HALF[0], HALF[1].replace("epochs=2", "epochs=2, batch_norm=train"))
     ("phases", "find"),
     [
         (HALF, lambda made: made.head.kernel),
-        (TRAINED, lambda made: made.model.get_layer("block_16_expand_BN").moving_variance),
+        (TRAINED, lambda made: made.model.get_layer("middle_norm").moving_variance),
     ],
     ids=["a kernel", "a running statistic"],
 )

@@ -20,7 +20,7 @@ from tests.engine.small_runs import Watcher, job, same_end, small_recipe
 # The first phase leaves it to the plan through how many views its images are seen.
 PHASES = (
     "transfer(epochs=5, learning_rate=1e-2, schedule=cosine, warmup_steps=4, clip_global_norm=1)",
-    "fine_tune(trainable=block_16, epochs=4, optimizer=adamw, learning_rate=1e-3, views=2, "
+    "fine_tune(trainable=middle, epochs=4, optimizer=adamw, learning_rate=1e-3, views=2, "
     "refresh=0.2, weight_decay=1e-3, schedule=one_cycle)",
 )
 PLENTY = 10**9
