@@ -16,12 +16,12 @@ from absl import flags
 
 from engine.benchmark import baselines as peer_programs
 from engine.cli import flags as cli_flags
-from engine.cli import main as cli_main
-from engine.cli import train_flags
+from engine.cli import train as cli_train
 from engine.core.errors import UserError, choose
 from engine.core.files import write, write_image
 from engine.core.recipe import PRECISIONS, Recipe
 from engine.models.backbones import BACKBONES
+from engine.runtime import tensorflow_setup
 
 VARIED = ("batch_sizes", "precisions", "backbones")
 # What each way to use this program reads, of the flags that it has beside those of a run.
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
         "[flags] | --compare [--plot=FILE.png] RESULT.json ...",
         (*cli_flags.RUN, define),
         argv,
-        train_flags.names(),
+        cli_train.names(),
         __doc__,
     )
     if parsed.words and not parsed.compare:
@@ -112,7 +112,7 @@ def compare(parsed: cli_flags.Parsed) -> None:
 
 
 def self_test(parsed: cli_flags.Parsed) -> None:
-    threads = cli_main.start_tensorflow(parsed.threads, deterministic=True)
+    threads = tensorflow_setup.start_tensorflow(parsed.threads, deterministic=True)
     from engine.commands import self_test as self_test_module
 
     failed = [name for name, good in self_test_module.run(threads) if not good]
@@ -151,7 +151,7 @@ def _whole(word: str) -> int:
 
 def measure(parsed: cli_flags.Parsed, recipe: Recipe) -> None:
     recipes = variants(parsed, recipe)
-    threads = cli_main.start_tensorflow(parsed.threads, recipe.deterministic)
+    threads = tensorflow_setup.start_tensorflow(parsed.threads, recipe.deterministic)
 
     from engine.benchmark import cloud, report
     from engine.runtime import hardware
@@ -189,7 +189,9 @@ def _measured(
     from engine.commands import benchmark_baselines, benchmark_predict
 
     if parsed.predict:
-        yield benchmark_predict.row(recipe, threads, cli_main.device(), folder, parsed.repeats)
+        yield benchmark_predict.row(
+            recipe, threads, tensorflow_setup.prefetch_device(), folder, parsed.repeats
+        )
         return
     job = benchmark_baselines.job(parsed, recipe, threads, folder)
     for phase in recipe.phases:
@@ -201,7 +203,7 @@ def peers(parsed: cli_flags.Parsed, recipe: Recipe) -> None:
     with cli_flags.as_flag_errors():
         for way in cli_flags.words(parsed.ways):
             choose(way, peer_programs.WAYS, "--ways: way")
-    threads = cli_main.start_tensorflow(parsed.threads, recipe.deterministic)
+    threads = tensorflow_setup.start_tensorflow(parsed.threads, recipe.deterministic)
     from engine.commands import benchmark_baselines
 
     with tempfile.TemporaryDirectory() as folder:

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from engine.cli import flags as cli_flags
-from engine.cli import main as cli_main
-from engine.cli import train_flags
+from engine.cli import train as cli_train
 from engine.core.errors import UserError
 from engine.core.files import write
+from engine.runtime import tensorflow_setup
 
 
 def define(values: flags.FlagValues) -> None:
@@ -28,7 +28,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(argv: list[str]) -> None:
     groups = (cli_flags.define_images, define)
-    parsed = cli_flags.parse("[flags]", groups, argv, train_flags.names(), __doc__)
+    parsed = cli_flags.parse("[flags]", groups, argv, cli_train.names(), __doc__)
     spec = cli_flags.data_spec(parsed)
     if spec is None:
         raise cli_flags.FlagError(cli_flags.NO_IMAGES)
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
             f"--write_manifest={parsed.write_manifest}: is the manifest that is read, which stays "
             "as it is; name another file"
         )
-    threads = cli_main.start_tensorflow(parsed.threads)
+    threads = tensorflow_setup.start_tensorflow(parsed.threads)
 
     from pipelines.doctor import clean, examine, page, report
 

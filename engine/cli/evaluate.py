@@ -8,13 +8,13 @@ from pathlib import Path
 from absl import flags
 
 from engine.cli import flags as cli_flags
-from engine.cli import main as cli_main
 from engine.cli import rule_flags
 from engine.commands import format_metrics
 from engine.commands import tta as tta_module
 from engine.core.recipe import DataSpec
 from engine.runs.directory import RunDirectory
 from engine.runs.lock import run_lock
+from engine.runtime import tensorflow_setup
 
 FORMATS = ("table", "json")
 PARTS = ("train", "validation", "test", "all")
@@ -119,7 +119,7 @@ def measure(
         write.refuse(Path(parsed.report))
     # A rule belongs to one model: while it is found out, no other takes that one's place.
     with run_lock(run) if changes else nullcontext():
-        threads = cli_main.start_tensorflow(parsed.threads)
+        threads = tensorflow_setup.start_tensorflow(parsed.threads)
         from engine.commands import measure as measure_module
 
         found = measure_module.measure(run, measure_module.asked(parsed, other, threads), changes)
@@ -133,7 +133,7 @@ def measure(
 
 
 def compare(parsed: cli_flags.Parsed, named: list[RunDirectory], other: DataSpec | None) -> None:
-    threads = cli_main.start_tensorflow(parsed.threads)
+    threads = tensorflow_setup.start_tensorflow(parsed.threads)
     from engine.commands import compare as compare_module
     from engine.commands import measure as measure_module
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from absl import flags
 
 from engine.cli import flags as cli_flags
-from engine.cli import main as cli_main
 from engine.core.errors import UserError
 from engine.core.files import write, write_json
 from engine.core.recipe import DataSpec, Recipe
 from engine.export import place, subject
 from engine.export.formats import FORMATS
 from engine.runs.directory import RunDirectory
+from engine.runtime import captured_output, tensorflow_setup
 from engine.runtime.shutdown import Shutdown, ShutdownRequested
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -108,7 +108,7 @@ def data_of(parsed: cli_flags.Parsed, recipe: Recipe) -> DataSpec:
 def export(
     parsed: cli_flags.Parsed, run: RunDirectory, recipe: Recipe, out: Path, asked: Shutdown
 ) -> None:
-    threads = cli_main.start_tensorflow(parsed.threads)
+    threads = tensorflow_setup.start_tensorflow(parsed.threads)
 
     from engine.export import card, parity
     from engine.training import setup
@@ -136,7 +136,7 @@ def export(
             kind.write(leaving, path)
         count = len(part.examples)
         print(f"comparing it with the original on {count:,} validation images", flush=True)
-        with cli_main.outputs_kept_back():
+        with captured_output.capture_output():
             answer = kind.load(leaving, path)
             seen = asked.checked(batches.once(part))
             found = parity.measure(leaving, kind, path, answer, seen, contents)
@@ -160,11 +160,8 @@ def images(parsed: cli_flags.Parsed, recipe: Recipe, classes: tuple, threads: in
     import numpy as np
 
     from pipelines.loading import batches, prepare
-    from pipelines.pixel_cache.store import CacheLocation
 
-    kept = CacheLocation(
-        cli_main.cache_dir(parsed), memory=0
-    )  # what an earlier run has kept, read once
+    kept = cli_flags.cache_options(parsed, memory=0).location()
     try:
         found = prepare.prepare_evaluation_data(
             recipe, classes, "validation", threads, complain, kept
@@ -229,7 +226,7 @@ def ending_at_once(around: contextlib.ExitStack) -> Iterator[None]:
     crash. What the block prints is kept back.
     """
     with contextlib.ExitStack() as inner:
-        inner.enter_context(cli_main.outputs_kept_back())
+        inner.enter_context(captured_output.capture_output())
 
         def end(number, _):
             for other in SIGNALS:

@@ -1,8 +1,7 @@
 """The flags of all programs, and the specs that they are turned into.
 
 All of it without TensorFlow, so that `--help` and a mistyped flag answer at once. The programs take
-from engine.core import call_syntax
-from here what they need of `_command_line` too.
+from here what they need of `flag_types` too.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from engine.cli.flag_types import (
     place,
     whole,
 )
+from engine.commands.cache_options import CacheOptions
 from engine.core import recipe as specs
 from engine.core.call_syntax import parse_calls
 from engine.core.errors import UserError
@@ -49,6 +49,7 @@ __all__ = [
     "Span",
     "as_flag_errors",
     "cache_dir",
+    "cache_options",
     "choice",
     "data_spec",
     "define_data",
@@ -130,8 +131,8 @@ def define_training(values: flags.FlagValues) -> None:
         "as well, at a low rate; keys: trainable (head, all, a stage or layer; head), epochs (1), "
         f"optimizer ({', '.join(OPTIMIZERS)}; rmsprop), learning_rate (1e-3), schedule "
         f"({', '.join(SCHEDULES)}), warmup_steps or warmup_epochs, batch_norm "
-        f"({', '.join(specs.BATCH_NORM)}), weight_decay, clip_global_norm, early_stopping_patience (epochs), views, "
-        "refresh, and the optimizer's and schedule's own",
+        f"({', '.join(specs.BATCH_NORM)}), weight_decay, clip_global_norm, "
+        "early_stopping_patience (epochs), views, refresh, and the optimizer's and schedule's own",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -140,7 +141,10 @@ def define_training(values: flags.FlagValues) -> None:
         f"augmentations joined by |, or none; allowed: {', '.join(augment.AUGMENTATIONS)}",
         flag_values=values,
     )
-    text = f"examples per step; auto: {BATCH_SIZE}, in as many pieces (--gradient_accumulation_steps) as fit in memory"
+    text = (
+        f"examples per step; auto: {BATCH_SIZE}, in as few microbatches "
+        "(--gradient_accumulation_steps) as fit in memory"
+    )
     flags.DEFINE(NumberOrAuto(int, 1), "batch_size", BATCH_SIZE, text, flag_values=values)
     whole(
         values,
@@ -183,6 +187,14 @@ def cache_dir(values: flags.FlagValues) -> None:
         "where images are kept for later runs, or none; default: ~/.cache/unfreeze",
         flag_values=values,
     )
+
+
+def cache_options(parsed: Parsed, memory: int | None = None) -> CacheOptions:
+    """What `--cache_dir` names, with so many bytes of memory."""
+    if parsed.cache_dir is None:
+        return CacheOptions(memory=memory)
+    folder = None if parsed.cache_dir == "none" else Path(parsed.cache_dir).expanduser()
+    return CacheOptions(folder, memory)
 
 
 def price_per_hour(values: flags.FlagValues) -> None:
@@ -276,7 +288,8 @@ def recipe(parsed: Parsed) -> Recipe:
         raise FlagError(NO_IMAGES)
     if parsed.batch_size == AUTO and "gradient_accumulation_steps" in parsed.given:
         raise FlagError(
-            f"--gradient_accumulation_steps={parsed.gradient_accumulation_steps}: --batch_size={AUTO} finds that out; leave one away"
+            f"--gradient_accumulation_steps={parsed.gradient_accumulation_steps}: "
+            f"--batch_size={AUTO} measures that; omit one of them"
         )
     backbone = BACKBONES[parsed.backbone]
     size, weights = backbone.image_size, parsed.weights

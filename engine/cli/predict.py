@@ -12,7 +12,6 @@ from typing import Any
 from absl import flags
 
 from engine.cli import flags as cli_flags
-from engine.cli import main as cli_main
 from engine.commands import plotting
 from engine.commands import predict_to_file as commands_batch
 from engine.commands import tta as tta_module
@@ -23,6 +22,7 @@ from engine.core.text import csv_cell, csv_path, printable
 from engine.inference.predictions_format import decision
 from engine.models.backbones import BACKBONES
 from engine.runs.directory import RunDirectory
+from engine.runtime import tensorflow_setup
 from pipelines.predict import find_images
 
 FORMATS = ("table", "json", "csv")
@@ -97,7 +97,7 @@ def load(parsed: cli_flags.Parsed) -> Any:
 def answer(parsed: cli_flags.Parsed, top: int, precision: str) -> None:
     """Prints what all the words mean, when all is known."""
     found = find_images.find(parsed.words)
-    threads = cli_main.start_tensorflow(parsed.threads)
+    threads = tensorflow_setup.start_tensorflow(parsed.threads)
     model = load(parsed)
 
     from engine.inference import batch_predict
@@ -105,7 +105,9 @@ def answer(parsed: cli_flags.Parsed, top: int, precision: str) -> None:
     from pipelines.predict.image_stream import ImageStream
 
     size, private = model.image_size, parsed.allow_private_urls
-    stream = ImageStream(found, size, model.resize, threads, private, cli_main.device())
+    stream = ImageStream(
+        found, size, model.resize, threads, private, tensorflow_setup.prefetch_device()
+    )
     groups: Any = stream.groups(parsed.batch_size)
     if precision == "auto":
         model, groups = batch_predict.fastest(model, groups, len(found), complain)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from engine.cli import flags as cli_flags
-from engine.cli import main as cli_main
 from engine.core.text import printable
 from engine.runs.directory import RunDirectory
+from engine.runtime import tensorflow_setup
 from engine.runtime.shutdown import Shutdown, ShutdownRequested
 from engine.serving import server
 from engine.serving.batcher import BatchingOptions, sizes
@@ -67,7 +67,7 @@ def main(argv: list) -> None:
         load_test.measure([sys.executable, argv[0], *own, "--port=0"], parsed)
         return
     with contextlib.closing(server.bind(parsed.host, parsed.port)) as bound:
-        threads = cli_main.start_tensorflow(parsed.threads, at_once=None)
+        threads = tensorflow_setup.start_tensorflow(parsed.threads, inter_op_threads=None)
         with contextlib.suppress(ShutdownRequested):
             asyncio.run(serve(run, bound, parsed, threads))
 

@@ -54,7 +54,8 @@ def job(parsed: cli_flags.Parsed, recipe: Recipe, threads: int, folder: Path) ->
     """The recipe's job in a run directory of its own."""
     run = RunDirectory(folder / "run")
     claim_directory(run, recipe, overwrite=True)
-    made, loader, more = training_data.ingredients(parsed, recipe, run, threads, Quiet())
+    cache = cli_flags.cache_options(parsed, parsed.cache_memory).location()
+    made, loader, more = training_data.prepare_model_and_data(recipe, run, cache, threads, Quiet())
     return TrainJob(recipe, made, loader, augment.compose(recipe.augment), run, Quiet(), **more)
 
 

@@ -10,9 +10,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from engine.cli import flags, main
+from engine.cli import flags
 from engine.core.errors import UserError
 from engine.core.text import printable
+from engine.runtime import tensorflow_setup
 from engine.serving import load_test
 from engine.serving.load_test import Sent
 from pipelines.sources.examples import read_bytes
@@ -39,7 +40,7 @@ def _images(parsed: flags.Parsed) -> list[tuple[str, bytes]]:
     """As many as requests are to be sent; those that there are come again where there are fewer."""
     if not parsed.words:
         raise flags.FlagError("--measure: no image is named; give files or folders")
-    main.start_tensorflow(parsed.threads)
+    tensorflow_setup.start_tensorflow(parsed.threads)
     from pipelines.predict import find_images
 
     places = itertools.islice(find_images.find(parsed.words), parsed.requests)

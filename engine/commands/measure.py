@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from engine.cli import flags, main
+from engine.cli import flags
 from engine.cli.rule_flags import Changes
 from engine.commands import tta as tta_module
 from engine.core.errors import UserError, choose
@@ -58,7 +58,7 @@ class EvaluationRequest:
 
 def asked(parsed: flags.Parsed, other: DataSpec | None, threads: int) -> EvaluationRequest:
     part = parsed.part or ("all" if other else "validation")
-    place = CacheLocation(main.cache_dir(parsed), memory=0)
+    place = flags.cache_options(parsed, memory=0).location()
     return EvaluationRequest(other, part, threads, place, parsed.tta)
 
 

@@ -14,28 +14,50 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import NoReturn
 
 from engine.core.errors import UserError
 from engine.core.recipe import Recipe, to_json
 from engine.runs.directory import RunDirectory
+from engine.runtime import child_process
 
 FITS, TOO_LARGE = 0, 3
 TRY, ADVISE = "try", "advise"
 CHILD = "engine.commands.memory_probe_child"
 
 
-def settle(recipe: Recipe, begun: RunDirectory | None, threads: int | None) -> Recipe:
+class OutOfMemoryError(UserError):
+    """Training by `recipe` ran out of memory."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(
+            f"{_too_large(recipe)}; give more gradient_accumulation_steps, which makes the same "
+            "updates, or a smaller batch_size"
+        )
+        self.recipe = recipe
+
+
+def _too_large(recipe: Recipe) -> str:
+    return (
+        f"batch_size={recipe.batch_size} with gradient_accumulation_steps="
+        f"{recipe.gradient_accumulation_steps} takes more memory than there is"
+    )
+
+
+def fit_accumulation_steps(
+    recipe: Recipe, resumed: RunDirectory | None, threads: int | None
+) -> Recipe:
     """The recipe with its batch in as few pieces as fit: what `--batch_size=auto` means.
 
     Args:
-      begun: the run to go on with, if any, which passes its batches as it began.
+      resumed: the run to go on with, if any, which passes its batches as it began.
 
     Raises:
       UserError: not even single images fit.
     """
-    if begun and begun.started():
+    if resumed and resumed.started():
         return dataclasses.replace(
-            recipe, gradient_accumulation_steps=begun.read_recipe().gradient_accumulation_steps
+            recipe, gradient_accumulation_steps=resumed.read_recipe().gradient_accumulation_steps
         )
     found = _fewest(recipe, threads, 1)
     if found is None:
@@ -44,10 +66,9 @@ def settle(recipe: Recipe, begun: RunDirectory | None, threads: int | None) -> R
 
 
 @contextlib.contextmanager
-def advising(recipe: Recipe, threads: int | None) -> Iterator[None]:
-    """Where the block has no memory left, the process becomes another, which says what would fit.
-
-    That gives all memory back, as nothing else does.
+def raise_out_of_memory(recipe: Recipe) -> Iterator[None]:
+    """Raises:
+    OutOfMemoryError: the block, which trains by this recipe, ran out of a device's memory.
     """
     try:
         yield
@@ -56,8 +77,17 @@ def advising(recipe: Recipe, threads: int | None) -> Iterator[None]:
 
         if not out_of_memory(error):
             raise
-        sys.stdout.flush()
-        os.execv(sys.executable, _command(ADVISE, recipe, threads))
+        raise OutOfMemoryError(recipe) from error
+
+
+def become_adviser(recipe: Recipe, threads: int | None) -> NoReturn:
+    """Turns this process into one that says which batch would fit, and ends with 1.
+
+    That gives all memory back, as nothing else does.
+    """
+    sys.stdout.flush()
+    command = _command(ADVISE, recipe, threads)
+    os.execve(command[0], command, child_process.module_environment())
 
 
 def pieces(batch_size: int) -> Iterator[int]:
@@ -76,10 +106,9 @@ def advice(recipe: Recipe, threads: int | None) -> str:
         return _hopeless(recipe)
     size = recipe.batch_size // found
     return (
-        f"batch_size={recipe.batch_size} with gradient_accumulation_steps={recipe.gradient_accumulation_steps} takes more memory "
-        f"than there is, and {size} images at a time fit; give --gradient_accumulation_steps={found} (in a recipe "
-        f'file "gradient_accumulation_steps": {found}), which makes the same updates, with another --run_dir or '
-        "--overwrite"
+        f"{_too_large(recipe)}, and {size} images at a time fit; give "
+        f'--gradient_accumulation_steps={found} (in a recipe file "gradient_accumulation_steps": '
+        f"{found}), which makes the same updates, with another --run_dir or --overwrite"
     )
 
 
@@ -99,7 +128,13 @@ def _fits(recipe: Recipe, threads: int | None) -> bool:
       UserError: the try failed for another reason.
     """
     command = _command(TRY, recipe, threads)
-    tried = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    tried = subprocess.run(
+        command,
+        env=child_process.module_environment(),
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
     # SIGKILL comes from the system where the machine itself has no memory left.
     if tried.returncode in (FITS, TOO_LARGE, -signal.SIGKILL):
         return tried.returncode == FITS
@@ -109,7 +144,7 @@ def _fits(recipe: Recipe, threads: int | None) -> bool:
 
 
 def _command(what: str, recipe: Recipe, threads: int | None) -> list[str]:
-    return [sys.executable, "-m", CHILD, what, str(threads or 0), to_json(recipe)]
+    return child_process.module_command(CHILD, what, str(threads or 0), to_json(recipe))
 
 
 def _hopeless(recipe: Recipe) -> str:

@@ -22,6 +22,7 @@ from engine.inference import predictions_file, predictions_format
 from engine.inference.predictions_file import PredictionCounts, PredictionsFile, PredictionsRequest
 from engine.loggers.console import PLAIN_SECONDS
 from engine.runs.directory import RunDirectory
+from engine.runtime import tensorflow_setup
 from engine.runtime.shutdown import Shutdown
 from pipelines.predict import fetch, find_images
 
@@ -81,13 +82,15 @@ def run(parsed: flags.Parsed, top: int, precision: str, load: Callable[[], Predi
     stretch = find_images.stretch(parsed.batch_size)
     answers = PredictionsFile(path, order, parsed.batch_size, stretch, going_on=bool(begun))
     with stop.undisguised(), answers as file:
-        threads = main.start_tensorflow(parsed.threads)
+        threads = tensorflow_setup.start_tensorflow(parsed.threads)
         model = load()
 
         from pipelines.predict.image_stream import ImageStream
 
         size, resize, private = model.image_size, model.resize, parsed.allow_private_urls
-        stream = ImageStream(order.places, size, resize, threads, private, main.device())
+        stream = ImageStream(
+            order.places, size, resize, threads, private, tensorflow_setup.prefetch_device()
+        )
         with Meter(len(order.places), file.tally) as meter:
             _answer(model, stream, file, meter, stop)
             stop.done()

@@ -8,7 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from engine.cli import flags, main
+from engine.cli import flags
 from engine.commands import measure
 from engine.commands import tta as tta_module
 from engine.core.dataset import DataLoader
@@ -24,17 +24,20 @@ from engine.training.final_evaluation import FinalEvaluation
 from engine.training.phase import TrainJob
 from engine.training.setup import LoadedRun
 from pipelines.loading import batches, prepare
-from pipelines.pixel_cache.store import CacheLocation
 
 
-def after_training(job: TrainJob, found: FinalEvaluation, price_per_hour: float | None) -> None:
+def after_training(
+    job: TrainJob, found: FinalEvaluation, command: str, price_per_hour: float | None = None
+) -> None:
     """Writes the report of a run that has just ended, and says where, or in one line why not.
 
     Whatever goes wrong here, the run is finished. Whoever asks it to end meanwhile does without the
     report, and who asks twice is heard at once, as ever.
     """
     try:
-        facts = collect_report(_trained(job, found), _told(found, price_per_hour), job.stop.check)
+        facts = collect_report(
+            _trained(job, found), _told(found, command, price_per_hour), job.stop.check
+        )
         job.stop.check()
         if not holds_lock(job.run):
             raise UserError(f"{job.run.path} is another run's by now")
@@ -48,7 +51,7 @@ def after_training(job: TrainJob, found: FinalEvaluation, price_per_hour: float 
         again = shlex.join(
             ["bin/evaluate", f"--run_dir={job.run.path}", f"--report={job.run.report}"]
         )
-        measure.complain(f"train: no report ({' '.join(reason.split())}); {again} makes one")
+        job.logger.note(f"no report ({' '.join(reason.split())}); {again} makes one")
 
 
 def _trained(job: TrainJob, found: FinalEvaluation) -> MeasuredModel:
@@ -67,13 +70,13 @@ def _trained(job: TrainJob, found: FinalEvaluation) -> MeasuredModel:
     )
 
 
-def _told(found: FinalEvaluation, price_per_hour: float | None) -> ReportContext:
+def _told(found: FinalEvaluation, command: str, price_per_hour: float | None) -> ReportContext:
     return ReportContext(
         part=list(found.answers)[-1],
         data="the run's own",
         own=True,
         when=_now(),
-        command=_command(),
+        command=command,
         price_per_hour=price_per_hour,
     )
 
@@ -127,7 +130,7 @@ def _training(
         return batches.make_data_loader(
             source.examples, source.recipe, source.threads, source.pixels
         )
-    place = CacheLocation(main.cache_dir(parsed), memory=0)
+    place = flags.cache_options(parsed, memory=0).location()
     examples, kept = prepare.prepare_evaluation_data(
         opened.recipe, opened.classes, "train", source.threads, measure.complain, place
     )

@@ -1,10 +1,9 @@
-"""A run made ready: data listed, network built, images looked at, all put together."""
+"""The network and the data of a run: images listed, network built, first pass over the images."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from engine.cli import flags, main
 from engine.core.dataset import DataLoader
 from engine.core.recipe import Recipe
 from engine.frozen import warmup
@@ -12,38 +11,46 @@ from engine.frozen.array_store import CacheBudget
 from engine.loggers.base import Logger
 from engine.models.classifier import Classifier
 from engine.runs.directory import RunDirectory
+from engine.runtime import tensorflow_setup
 from engine.training import setup
 from pipelines.loading import batches, prepare
+from pipelines.pixel_cache.store import CacheLocation
 from pipelines.sources import sources
 
 
-def ingredients(
-    parsed: flags.Parsed,
+def prepare_model_and_data(
     recipe: Recipe,
     run: RunDirectory,
+    cache: CacheLocation,
     threads: int,
     logger: Logger,
     devices: Any = None,
 ) -> tuple[Classifier, DataLoader, dict[str, Any]]:
-    """The network, the data, and `cache_budget` and `warmup` of `stages.Job`.
+    """Builds the classifier and the data loader of a run.
 
-    The images are looked at while the first phase's frozen part is compiled.
     The network comes first: weights that can't be had are no reason to decode a million images.
+    The first phase's frozen layers are compiled during the first pass over the images.
+
+    Args:
+      devices: the `tf.distribute.Strategy` to build the network for, or None.
+
+    Returns:
+      the classifier, the loader, and the fields `cache_budget` and `warmup` of `TrainJob`.
 
     Raises:
-      UserError: what the flags name is not there, or can't be used.
+      UserError: the images or the weights are not there, or can't be used.
     """
     examples = sources.load(recipe.data)
-    made = setup.build(recipe, examples.classes, run, logger, devices)
-    place = main.place(parsed)
-    keeping = place if recipe.cache in ("auto", "pixels") else None
-    # The weights of a run that is taken up are still in its checkpoint.
+    classifier = setup.build(recipe, examples.classes, run, logger, devices)
+    # The weights of a run that is resumed are still in its checkpoint.
     phases = [] if run.started() else [phase for phase in recipe.phases if phase.epochs][:1]
-    with warmup.compile_meanwhile(made, recipe, phases, devices) as compiled:
+    with warmup.compile_meanwhile(classifier, recipe, phases, devices) as compiled:
+        pixel_cache = cache if recipe.cache in ("auto", "pixels") else None
         examples, pixels = prepare.prepare_training_data(
-            examples, recipe, run.bad_images, threads, logger.note, keeping
+            examples, recipe, run.bad_images, threads, logger.note, pixel_cache
         )
-    in_memory = pixels.nbytes if pixels and pixels.in_memory else 0
-    loader = batches.make_data_loader(examples, recipe, threads, pixels, main.device())
-    cache_budget = CacheBudget(place.memory - in_memory, place.folder)
-    return made, loader, {"cache_budget": cache_budget, "warmup": compiled}
+    used = pixels.nbytes if pixels and pixels.in_memory else 0
+    device = tensorflow_setup.prefetch_device()
+    loader = batches.make_data_loader(examples, recipe, threads, pixels, device)
+    budget = CacheBudget(cache.memory - used, cache.folder)
+    return classifier, loader, {"cache_budget": budget, "warmup": compiled}

@@ -166,8 +166,8 @@ class Recipe:
         require(
             self.gradient_accumulation_steps > 0
             and self.batch_size % self.gradient_accumulation_steps == 0,
-            f"gradient_accumulation_steps={self.gradient_accumulation_steps}; allowed: a number that divides "
-            f"batch_size={self.batch_size}",
+            f"gradient_accumulation_steps={self.gradient_accumulation_steps}; allowed: a "
+            f"number that divides batch_size={self.batch_size}",
         )
         require(self.hidden_units >= 0, f"hidden_units={self.hidden_units}; allowed: 0 or more")
         require(

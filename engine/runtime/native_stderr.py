@@ -31,7 +31,10 @@ NOISE = re.compile(
 
 def hush() -> None:
     """From now on, where Python's error stream is the process's own and nobody has put it aside."""
-    if not sys.stderr or sys.stderr.fileno() != 2:
+    try:
+        if sys.stderr.fileno() != 2:
+            return
+    except (AttributeError, OSError):  # it is closed, or no file
         return
     sys.stderr.flush()
     terminal = _above_the_streams(os.dup(2))

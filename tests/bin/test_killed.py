@@ -34,7 +34,8 @@ KINDS = {
     "float16 with its loss scale, in pieces": (
         25,
         (*SMALL[:3], *FIXED, "--validation_fraction=0.25", "--precision=mixed_float16",
-         "--gradient_accumulation_steps=2", "--cache=pixels", "--augment=rotate(10)|flip", "--phase=head(epochs=5)",
+         "--gradient_accumulation_steps=2",
+         "--cache=pixels", "--augment=rotate(10)|flip", "--phase=head(epochs=5)",
          "--phase=top(trainable=block7, epochs=5, optimizer=sgd, momentum=0.9, schedule=linear)"),
     ),
     "inception_v3": (

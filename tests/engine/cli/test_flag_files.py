@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from engine.cli import flags as cli_flags
-from engine.cli import train_flags
+from engine.cli import train as cli_train
 from engine.core.recipe import DataSpec
 from tests.engine.cli.flagged import ROOT, parse, phases, recipe, refused
 
@@ -64,7 +64,10 @@ def test_a_mark_at_the_beginning_as_windows_writes_it(write):
 
 
 def test_flag_files_are_utf8_wherever_they_are_read(write):
-    code = "import sys; from engine.cli import flags; print(ascii(flags.parse('', flags.RUN, sys.argv).data_dir))"
+    code = (
+        "import sys; from engine.cli import flags; "
+        "print(ascii(flags.parse('', flags.RUN, sys.argv).data_dir))"
+    )
     done = subprocess.run(
         [sys.executable, "-X", "utf8=0", "-c", code, write("--data_dir=Bäume\n")],
         env={"PYTHONPATH": f"{ROOT}:{ROOT / 'bin'}", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
@@ -170,7 +173,7 @@ def test_what_a_flag_file_holds_for_other_programs_is_passed_over(write):
 
     def read(*arguments):
         group = (cli_flags.define_images,)
-        return cli_flags.parse("[flags]", group, ["bin/doctor", *arguments], train_flags.names())
+        return cli_flags.parse("[flags]", group, ["bin/doctor", *arguments], cli_train.names())
 
     assert cli_flags.data_spec(read(file)).location.endswith("/x")
     assert "'seed'" not in refused(file, "--nosuch=1", read=read)

@@ -162,8 +162,14 @@ def test_a_phase_without_epochs_is_left_out_by_the_run():
         (f"--{'a' * 5000}=1", "aaa is no flag; bin/train --help lists all"),
         ("--cache_memory=-1GB", "'-1GB'; allowed: bytes with a unit"),
         ("--cache_memory=4EB", "'4EB'; allowed: bytes with a unit"),
-        ("--gradient_accumulation_steps=0", "--gradient_accumulation_steps=0: '0'; allowed: a whole number, 1 or more"),
-        ("--gradient_accumulation_steps=5", "gradient_accumulation_steps=5; allowed: a number that divides batch_size=32"),
+        (
+            "--gradient_accumulation_steps=0",
+            "--gradient_accumulation_steps=0: '0'; allowed: a whole number, 1 or more",
+        ),
+        (
+            "--gradient_accumulation_steps=5",
+            "gradient_accumulation_steps=5; allowed: a number that divides batch_size=32",
+        ),
         ("--phase=a(views=0)", "views=0; allowed: 1 or more"),
         ("--phase=a(refresh=2)", "refresh=2.0; allowed: a share from 0 to 1"),
         ("--backbone=inceptionv3", "(did you mean 'inception_v3'?)"),

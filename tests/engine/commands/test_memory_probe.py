@@ -40,7 +40,8 @@ class Smaller(importlib.abc.MetaPathFinder):
 
             def make_train_step(given):
                 recipe, step = given.recipe, make(given)
-                if recipe.batch_size // recipe.gradient_accumulation_steps <= int(os.environ["FITTING"]):
+                microbatch = recipe.batch_size // recipe.gradient_accumulation_steps
+                if microbatch <= int(os.environ["FITTING"]):
                     return step
                 from tensorflow import errors
                 def fail(*_):

@@ -10,7 +10,7 @@ import types
 
 import pytest
 
-from engine.cli import train_flags
+from engine.cli import train as cli_train
 from engine.commands import reporting
 from engine.core.errors import UserError
 from engine.runs.directory import RunDirectory
@@ -152,4 +152,4 @@ def test_where_another_run_has_come_nothing_is_written(monkeypatch, tmp_path, ca
 
 
 def test_other_programs_pass_its_flags_over():
-    assert {"report", "price_per_hour"} <= set(train_flags.names())
+    assert {"report", "price_per_hour"} <= set(cli_train.names())

@@ -1,0 +1,27 @@
+"""Where decoded images and outputs of frozen layers may be cached."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from engine.runtime import background
+from pipelines.pixel_cache import store
+from pipelines.pixel_cache.store import CacheLocation
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheOptions:
+    """What caches may take.
+
+    folder: on disk, for later runs and for what memory can't hold; None for no folder.
+    memory: bytes; None for a third of the memory that is free when a run starts.
+    """
+
+    folder: Path | None = dataclasses.field(default_factory=store.default_folder)
+    memory: int | None = None
+
+    def location(self) -> CacheLocation:
+        """The same with the bytes of memory of now."""
+        memory = store.default_memory() if self.memory is None else self.memory
+        return CacheLocation(self.folder, memory, background.give_way)

@@ -1,0 +1,185 @@
+"""Trains a classifier by a recipe into a run directory, or resumes the run that is there."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.commands import memory_probe, train_summary
+from engine.commands.cache_options import CacheOptions
+from engine.core.errors import UserError
+from engine.core.recipe import Recipe
+from engine.loggers.base import Logger, LoggerGroup
+from engine.runs.directory import RunDirectory, claim_directory
+from engine.runs.lock import run_lock
+from engine.runtime import tensorflow_setup
+from engine.runtime.shutdown import Shutdown
+
+if TYPE_CHECKING:
+    from engine.evaluation.evaluate import Predictions
+    from engine.training.phase import TrainJob
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """What to train, where to, and how this process goes about it.
+
+    recipe: what describes the run; a run of the same recipe in `run_dir` is resumed.
+    run_dir: the folder of the run.
+    plan: the bytes of a `plan.json` that a new run follows; None to measure and decide anew.
+    fit_memory: choose the recipe's `gradient_accumulation_steps` so that a batch fits in memory.
+    threads: CPU threads; None for all cores.
+    overwrite: remove the run that `run_dir` holds.
+    checkpoint_minutes: between checkpoints within an epoch.
+    log_every_steps: steps between metrics.
+    steps_per_execution: None to have it measured.
+    profile_steps: the first and the last step that TensorFlow's profiler records; None for none.
+    on_nan: one of `engine.core.recipe.ON_NAN`.
+    report: write report/report.html at the end.
+    price_per_hour: of this machine, for the report.
+    show_augmented: where to write the first batch as the network sees it, as PNG.
+    command: the command that the report names.
+    """
+
+    recipe: Recipe
+    run_dir: Path
+    plan: bytes | None = None
+    fit_memory: bool = False
+    threads: int | None = None
+    cache: CacheOptions = dataclasses.field(default_factory=CacheOptions)
+    overwrite: bool = False
+    checkpoint_minutes: float = 10.0
+    log_every_steps: int = 10
+    steps_per_execution: int | None = None
+    profile_steps: tuple[int, int] | None = None
+    on_nan: str = "halve"
+    report: bool = True
+    price_per_hour: float | None = None
+    show_augmented: Path | None = None
+    command: str = "unfreeze.train(...)"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What a run ended with.
+
+    result: the values of its `result.json`.
+    predictions: the saved model's, by split: `validation`, and `test` where there is one.
+    """
+
+    run: RunDirectory
+    result: dict[str, Any]
+    predictions: dict[str, Predictions]
+
+
+def train(
+    options: TrainOptions, logger: Logger | None = None, shutdown: Shutdown | None = None
+) -> TrainResult:
+    """Trains all phases of a recipe, from the newest checkpoint where there is one.
+
+    Args:
+      logger: receives what there is to say; nothing is printed without one.
+      shutdown: what may ask the run to end from outside.
+
+    Raises:
+      UserError: the options don't fit what is there. OutOfMemoryError: the batch is too large.
+      ShutdownRequested: the run was asked to end; it is saved.
+    """
+    logger, shutdown = logger or LoggerGroup(()), shutdown or Shutdown()
+    run, recipe = RunDirectory(Path(options.run_dir)), options.recipe
+    _require_sources(recipe, resumes=run.started() and not options.overwrite)
+    with shutdown.undisguised(), run_lock(run):
+        if options.fit_memory:
+            resumed = None if options.overwrite else run
+            recipe = memory_probe.fit_accumulation_steps(recipe, resumed, options.threads)
+        claim_directory(run, recipe, options.overwrite, options.plan)
+        with memory_probe.raise_out_of_memory(recipe):
+            return _train(dataclasses.replace(options, recipe=recipe), run, logger, shutdown)
+
+
+def _require_sources(recipe: Recipe, resumes: bool) -> None:
+    """Before anything is said of a run that an earlier recipe left where this one is to write.
+
+    resumes: the weights are in a checkpoint, and the run that they came from may be gone.
+
+    Raises:
+      UserError: the images or the run to begin from are not there.
+    """
+    from pipelines.sources import sources
+
+    sources.require_places(recipe.data)
+    if not recipe.init_from or resumes:
+        return
+    if not RunDirectory(Path(recipe.init_from)).best.is_file():
+        raise UserError(
+            f"--init_from={recipe.init_from}: holds no run with a model; name a directory that "
+            "bin/train wrote"
+        )
+
+
+def _train(
+    options: TrainOptions, run: RunDirectory, logger: Logger, shutdown: Shutdown
+) -> TrainResult:
+    recipe = options.recipe
+    threads = tensorflow_setup.start_tensorflow(
+        options.threads, recipe.deterministic, log=logger.note
+    )
+
+    from engine.runtime import distribution
+    from engine.training import epoch_record, loop
+
+    devices = distribution.strategy(
+        tensorflow_setup.list_gpus(), recipe.batch_size, recipe.gradient_accumulation_steps
+    )
+    with epoch_record.noting_failure(run), shutdown.undisguised():
+        job = _prepare_job(options, run, threads, logger, shutdown, devices)
+        with devices.scope(), shutdown.patient():
+            final = loop.train(job)
+            shutdown.done()  # what is finished is not to be called interrupted
+    for line in train_summary.figures(final.result):
+        logger.note(line)
+    if options.report:
+        from engine.commands import reporting
+
+        with devices.scope():
+            reporting.after_training(job, final, options.command, options.price_per_hour)
+    return TrainResult(run, final.result, final.answers)
+
+
+def _prepare_job(
+    options: TrainOptions,
+    run: RunDirectory,
+    threads: int,
+    logger: Logger,
+    shutdown: Shutdown,
+    devices: Any,
+) -> TrainJob:
+    from engine.commands import training_data
+    from engine.training import setup
+    from pipelines.augment import augment
+
+    recipe = options.recipe
+    augmentation = augment.compose(recipe.augment)
+    augmentation.warm(recipe.batch_size, *recipe.image_size)
+    classifier, loader, caches = training_data.prepare_model_and_data(
+        recipe, run, options.cache.location(), threads, logger, devices
+    )
+    job = setup.prepare(
+        recipe,
+        classifier,
+        loader,
+        augmentation,
+        run,
+        logger,
+        **caches,
+        stop=shutdown,
+        on_nan=options.on_nan,
+        checkpoint_minutes=options.checkpoint_minutes,
+        log_every_steps=options.log_every_steps,
+        steps_per_execution=options.steps_per_execution,
+        profile_steps=options.profile_steps,
+    )
+    if options.show_augmented:
+        setup.show_augmented(job, options.show_augmented)
+    return job

@@ -1,0 +1,56 @@
+"""Captured output streams: what libraries and native code print is shown only after a failure."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+STDOUT, STDERR = 1, 2
+
+
+@contextmanager
+def capture_output() -> Iterator[None]:
+    """Captures both standard streams; prints what they received only if the block fails."""
+    streams = {STDOUT, STDERR}
+    with suppress(OSError, ValueError, AttributeError):  # a notebook's stream has no descriptor
+        streams.add(sys.stderr.fileno())
+    with _capture(streams):
+        yield
+
+
+@contextmanager
+def capture_native_stderr() -> Iterator[None]:
+    """Captures the error stream of native code; prints it only if the block fails."""
+    with _capture({STDERR}):
+        yield
+
+
+@contextmanager
+def _capture(descriptors: Iterable[int]) -> Iterator[None]:
+    """Redirects descriptors to a file; a block that is interrupted has not failed."""
+    _flush()
+    originals = {descriptor: os.dup(descriptor) for descriptor in descriptors}
+    with tempfile.TemporaryFile() as captured:
+        for descriptor in originals:
+            os.dup2(captured.fileno(), descriptor)
+        try:
+            yield
+        except Exception:
+            _flush()
+            captured.seek(0)
+            os.write(originals[STDERR], captured.read())
+            raise
+        finally:
+            _flush()
+            for descriptor, original in originals.items():
+                os.dup2(original, descriptor)
+                os.close(original)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream:
+            stream.flush()
