@@ -76,10 +76,11 @@ def own_cache(tmp_path_factory):
 def call(monkeypatch, capsys):
     """Runs a program in this process, where TensorFlow is at work already."""
     from engine.cli import main as cli_main
+    from engine.runtime import tensorflow_setup
     from engine.runtime.shutdown import Shutdown
     from tests.bin.programs import program
 
-    monkeypatch.setattr(cli_main, "start_tensorflow", lambda *_: 2)
+    monkeypatch.setattr(tensorflow_setup, "start_tensorflow", lambda *_, **__: 2)
     monkeypatch.setattr(
         cli_main, "stop", lambda *_: Shutdown()
     )  # signals are for the tests to have

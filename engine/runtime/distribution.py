@@ -27,7 +27,8 @@ def strategy(devices: list[str], batch_size: int, pieces: int = 1) -> tf.distrib
     if batch_size % least:
         raise UserError(
             f"batch_size={batch_size} with {len(devices)} GPUs and "
-            f"gradient_accumulation_steps={pieces}; allowed: a multiple of {least}; give --batch_size or hide GPUs with CUDA_VISIBLE_DEVICES"
+            f"gradient_accumulation_steps={pieces}; allowed: a multiple of {least}; "
+            "give --batch_size or hide GPUs with CUDA_VISIBLE_DEVICES"
         )
     return tf.distribute.MirroredStrategy(devices)
 

@@ -30,7 +30,8 @@ def describe(
     ]
     for phase, partition in zip(recipe.phases, splits, strict=True):
         lines.append(
-            f"phase {phase.name}: trains {_reach(phase)}, {_count(partition.variables):,} parameters "
+            f"phase {phase.name}: trains {_reach(phase)}, "
+            f"{_count(partition.variables):,} parameters "
             f"in {len(partition.variables)} variables; {phase.epochs} x {steps} steps, "
             f"{phase.optimizer}"
         )
@@ -39,7 +40,8 @@ def describe(
         for phase, partition in zip(recipe.phases, splits, strict=True)
     )
     lines.append(
-        f"about {byte_size(memory)} of memory and {byte_size(_disk(recipe, classifier, splits))} of disk"
+        f"about {byte_size(memory)} of memory and "
+        f"{byte_size(_disk(recipe, classifier, splits))} of disk"
     )
     return lines
 

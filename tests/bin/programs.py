@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
+import importlib
 import os
 import subprocess
 import sys
@@ -36,11 +35,8 @@ def run(program, *arguments, cwd=ROOT, status=0) -> str:
 
 
 def program(name: str):
-    """As a module."""
-    loader = importlib.machinery.SourceFileLoader(name, str(ROOT / "bin" / name))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
-    loader.exec_module(module)
-    return module
+    """The module whose `main` a program calls."""
+    return importlib.import_module(f"engine.cli.{name}")
 
 
 WITHOUT_TENSORFLOW = """

@@ -21,7 +21,7 @@ FLOAT32 = ComputeMode()
 
 @dataclasses.dataclass
 class Trainer:
-    """A small network made ready for one phase. frozen_forward: what stands for the trunk, if anything."""
+    """A small network made ready for one phase. frozen_forward: stands for the trunk, if given."""
 
     net: object
     phase: Phase

@@ -149,7 +149,9 @@ def test_so_does_a_schedulers_own_signal_and_where_no_cloud_is_a_line_says_so():
 
 @pytest.mark.parametrize("lines", [1, 100_000], ids=["at the end", "in the middle"])
 def test_a_reader_that_goes_away_is_no_fault(lines):
-    code = f"import _setup; input(); cli_main.main(lambda argv: print('line\\n' * {lines}))"
+    code = (
+        f"from engine.cli import main; input(); main.main(lambda argv: print('line\\n' * {lines}))"
+    )
     with python(code) as process:
         process.stdout.close()
         process.stdin.write("\n")
@@ -159,7 +161,7 @@ def test_a_reader_that_goes_away_is_no_fault(lines):
 
 
 def test_last_words_that_find_no_room_are_told_of_in_one_line():
-    code = "import _setup; cli_main.main(lambda argv: print('so it is'))"
+    code = "from engine.cli import main as cli_main; cli_main.main(lambda argv: print('so it is'))"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     environment["PYTHONPATH"] = "bin"
     with open("/dev/full", "w") as full:
@@ -175,57 +177,9 @@ def test_last_words_that_find_no_room_are_told_of_in_one_line():
 
 def test_a_terminal_that_does_not_know_a_letter_shows_its_number():
     process = python(
-        "import _setup; cli_main.main(lambda argv: print('B\\xe4ume\\u2026 \\udcff'))",
+        "from engine.cli import main; main.main(lambda argv: print('B\\xe4ume\\u2026 \\udcff'))",
         PYTHONIOENCODING="ascii",
     )
     out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
     assert out == "B\\xe4ume\\u2026 \\udcff\n"
-
-
-START = """
-import os, sys, _setup
-before = "tensorflow" in sys.modules
-threads = cli_main.start_tensorflow({threads}, deterministic=True)
-import tensorflow as tf
-from tensorflow.python.framework.config import is_op_determinism_enabled
-print(before, threads, tf.config.threading.get_intra_op_parallelism_threads())
-gpus = tf.config.list_physical_devices("GPU")
-print(bool(gpus), tf.config.threading.get_inter_op_parallelism_threads())
-print(is_op_determinism_enabled())
-os.write(2, b"errors are heard again")
-"""
-
-
-def test_tensorflow_starts_quietly_with_the_threads_that_were_asked_for():
-    out, err = python(START.format(threads=3)).communicate()
-    threads, at_a_time, deterministic = out.splitlines()
-    assert threads == "False 3 3"
-    assert at_a_time in ("False 1", "True 0"), "one operation on a CPU, for the same bits each time"
-    assert deterministic == "True"
-    assert err == "errors are heard again"
-
-
-def test_what_native_code_said_is_shown_where_it_fails(capfd):
-    def fail():
-        os.write(2, b"the reason\n")
-        raise OSError("no device")
-
-    with pytest.raises(OSError, match="no device"), cli_main._stderr_kept_back():
-        fail()
-    assert capfd.readouterr().err == "the reason\n"
-    with cli_main._stderr_kept_back():
-        os.write(2, b"chatter\n")
-    os.write(2, b"after\n")
-    assert capfd.readouterr().err == "after\n"
-
-
-@pytest.mark.parametrize("wish", [ShutdownRequested("SIGTERM"), KeyboardInterrupt()])
-def test_nor_where_it_is_asked_to_end(capfd, wish):
-    def stop():
-        os.write(2, b"noise\n")
-        raise wish
-
-    with pytest.raises(type(wish)), cli_main._stderr_kept_back():
-        stop()
-    assert capfd.readouterr().err == ""

@@ -14,7 +14,6 @@ import pytest
 import scipy.special
 from sklearn import metrics
 
-from engine.cli import main as cli_main
 from engine.cli.flags import FlagError
 from engine.core.errors import UserError
 from engine.core.files import write
@@ -28,6 +27,7 @@ from engine.models import classifier
 from engine.runs import checkpoints
 from engine.runs.directory import RunDirectory
 from engine.runs.lock import run_lock
+from engine.runtime import tensorflow_setup
 from engine.training import epoch_record, setup
 from pipelines.decode.decode import decode
 from pipelines.loading import batches
@@ -224,7 +224,7 @@ def test_abstaining_is_added_and_all_is_taken_off_again(call, run):
     ],
 )
 def test_flags_that_do_not_fit_are_told_before_anything_starts(monkeypatch, models, flags, message):
-    monkeypatch.setattr(cli_main, "start_tensorflow", None)
+    monkeypatch.setattr(tensorflow_setup, "start_tensorflow", None)
     place = models["one"].path
     before = {path.name: path.read_bytes() for path in place.iterdir()}
     with pytest.raises(FlagError, match=message):
@@ -234,7 +234,7 @@ def test_flags_that_do_not_fit_are_told_before_anything_starts(monkeypatch, mode
 
 def test_a_report_takes_the_place_of_nothing_else(monkeypatch, run, tmp_path):
     """Said before anything starts, and before a rule is saved."""
-    monkeypatch.setattr(cli_main, "start_tensorflow", None)
+    monkeypatch.setattr(tensorflow_setup, "start_tensorflow", None)
     (tmp_path / "report.html").write_text("the doctor's")
     before = run.best.read_bytes()
     flags = (f"--run_dir={run.path}", "--abstain=0.5", f"--report={tmp_path}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import json
 import signal
 import types
@@ -11,14 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from engine.cli import flags as cli_flags
 from engine.cli import main as cli_main
+from engine.cli import train as cli_train
+from engine.commands import memory_probe, training_data
+from engine.commands import train as command
+from engine.commands.cache_options import CacheOptions
 from engine.core.errors import UserError
-from engine.loggers.console import ConsoleLogger
+from engine.runs.directory import RunDirectory
+from engine.runtime import tensorflow_setup
 from engine.runtime.shutdown import Shutdown, ShutdownRequested
 from engine.training import loop
 from pipelines.pixel_cache import scan
 
-PROGRAM = Path(__file__).resolve().parents[3] / "bin" / "train"
 SMALL = (
     *("--backbone=mobilenet_v2", "--weights=none", "--image_size=32", "--batch_size=8"),
     *("--validation_fraction=0.25", "--cache_dir=none", "--noreport", "--phase=head(epochs=1)"),
@@ -30,81 +33,113 @@ RESULT = {
 
 
 @pytest.fixture
-def train():
-    """The program as a module."""
-    loader = importlib.machinery.SourceFileLoader("train", str(PROGRAM))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("train", loader))
-    loader.exec_module(module)
-    return module
+def shutdown(monkeypatch) -> Shutdown:
+    """Ends the runs of a test, instead of signals; `requested` are the flags about it."""
+    shutdown = Shutdown()
+
+    def make(*arguments):
+        shutdown.requested = arguments
+        return shutdown
+
+    monkeypatch.setattr(cli_main, "stop", make)
+    monkeypatch.setattr(tensorflow_setup, "start_tensorflow", lambda *_, **__: 2)
+    return shutdown
 
 
 @pytest.fixture
-def stop(monkeypatch) -> Shutdown:
-    """What ends the run, which here is no signal; `asked` is what it was made of."""
-    made = Shutdown()
+def run_options(shutdown, monkeypatch) -> list:
+    """The options of the runs of a test, none of which trains."""
+    options: list[command.TrainOptions] = []
 
-    def make(*arguments):
-        made.asked = arguments
-        return made
+    def train(given, run, logger, stop):
+        assert stop is shutdown
+        options.append(given)
+        return command.TrainResult(run, {}, {})
 
-    monkeypatch.setattr(cli_main, "stop", make)
-    return made
+    monkeypatch.setattr(command, "_train", train)
+    return options
+
+
+def options_of(*arguments) -> command.TrainOptions:
+    argv = ["bin/train", "--data_dir=x", *arguments]
+    return cli_train.train_options(cli_flags.parse("[flags]", cli_train.ALL, argv), argv)
+
+
+def test_flags_reach_the_options():
+    options = options_of(
+        *("--run_dir=r", "--threads=3", "--cache_memory=1GB", "--cache_dir=/c", "--overwrite"),
+        *("--on_nan=stop", "--profile_steps=2-4", "--show_augmented=a.png", "--noreport"),
+        "--price_per_hour=2",
+    )
+    assert (options.run_dir, options.threads, options.overwrite) == (Path("r"), 3, True)
+    assert options.cache == CacheOptions(Path("/c"), 10**9)
+    assert (options.on_nan, options.profile_steps, options.report) == ("stop", (2, 4), False)
+    assert (options.show_augmented, options.price_per_hour) == (Path("a.png"), 2)
+    assert options.command.startswith("bin/train --data_dir=x --run_dir=r")
+
+
+def test_options_without_flags_are_the_defaults_of_the_function():
+    options = options_of()
+    assert options == command.TrainOptions(
+        options.recipe, Path("runs/x"), command="bin/train --data_dir=x"
+    )
+    assert options_of("--batch_size=auto").fit_memory
+    assert options_of("--cache_dir=none").cache.folder is None
 
 
 @pytest.mark.parametrize(
-    ("flags", "asked"),
+    ("flags", "requested"),
     [
         ((), (None, False)),
         (("--preemption_signal=SIGUSR2", "--watch_preemption"), ("SIGUSR2", True)),
     ],
 )
-def test_what_ends_a_run_is_listened_for(
-    train, stop, monkeypatch, coloured, tmp_path, flags, asked
+def test_flags_of_preemption_reach_the_shutdown(
+    run_options, shutdown, coloured, tmp_path, capsys, flags, requested
 ):
-    monkeypatch.setattr(train, "train", lambda recipe, run, parsed, given: got.append(given))
-    got = []
-    train.main(["bin/train", f"--data_dir={coloured}", f"--run_dir={tmp_path / 'run'}", *flags])
-    assert got == [stop]
-    assert stop.asked == asked
+    place = tmp_path / "run"
+    cli_train.main(["bin/train", f"--data_dir={coloured}", f"--run_dir={place}", *flags])
+    assert len(run_options) == 1
+    assert shutdown.requested == requested
+    assert capsys.readouterr().out.startswith(f"written to {place}; look at it with: ")
 
 
-def test_a_finished_run_is_not_called_interrupted(
-    train, stop, monkeypatch, coloured, tmp_path, capsys
+def test_run_that_is_finished_is_not_called_interrupted(
+    shutdown, monkeypatch, coloured, tmp_path, capsys
 ):
     """The signal comes when all is done, and its results are about to be printed."""
     jobs = []
 
-    def leave(*_) -> None:
-        stop._raise(signal.SIGTERM, None)
+    def figures(result):
+        shutdown._raise(signal.SIGTERM, None)
+        yield f"best: {result['best']['val_accuracy']:.2%}"
 
-    monkeypatch.setattr(cli_main, "start_tensorflow", lambda *_: 2)
-    found = types.SimpleNamespace(result=RESULT)
-    monkeypatch.setattr(loop, "train", lambda job: jobs.append(job) or found)
-    monkeypatch.setattr(ConsoleLogger, "__exit__", leave)
+    final = types.SimpleNamespace(result=RESULT, answers={})
+    monkeypatch.setattr(loop, "train", lambda job: jobs.append(job) or final)
+    monkeypatch.setattr(command.train_summary, "figures", figures)
     place = tmp_path / "run"
     flags = (f"--data_dir={coloured}", f"--run_dir={place}", "--on_nan=stop")
-    train.main(["bin/train", *SMALL, *flags])
-    assert stop.reason == "SIGTERM"
-    assert "best: 50.00% on validation, head epoch 1" in capsys.readouterr().out
+    cli_train.main(["bin/train", *SMALL, *flags])
+    assert shutdown.reason == "SIGTERM"
+    assert "best: 50.00%" in capsys.readouterr().out
     assert not (place / "result.json").exists(), "which the loop writes, and a failure"
     (job,) = jobs
-    assert (job.on_nan, job.stop) == ("stop", stop)
+    assert (job.on_nan, job.stop) == ("stop", shutdown)
 
 
-def test_a_signal_within_tensorflow_is_no_failure(train, stop, monkeypatch, coloured, tmp_path):
+def test_signal_within_tensorflow_is_no_failure(shutdown, monkeypatch, coloured, tmp_path):
     """Its C++ was building an error when the signal came, and made another of it."""
 
     def look(*_, **__):
         try:
-            stop._raise(signal.SIGTERM, None)
+            shutdown._raise(signal.SIGTERM, None)
         except ShutdownRequested as error:
             raise RuntimeError("MISMATCH of original and normalized exception") from error
 
-    monkeypatch.setattr(cli_main, "start_tensorflow", lambda *_: 2)
     monkeypatch.setattr(scan, "look", look)
     place = tmp_path / "run"
     with pytest.raises(ShutdownRequested, match="SIGTERM"):
-        train.main(["bin/train", *SMALL, f"--data_dir={coloured}", f"--run_dir={place}"])
+        cli_train.main(["bin/train", *SMALL, f"--data_dir={coloured}", f"--run_dir={place}"])
     assert json.loads((place / "result.json").read_text())["status"] == "interrupted"
 
 
@@ -115,32 +150,73 @@ def test_a_signal_within_tensorflow_is_no_failure(train, stop, monkeypatch, colo
         ("--manifest={}/list.csv", "the manifest {}/list.csv does not exist"),
     ],
 )
-def test_missing_images_are_said_before_an_earlier_run_is_in_the_way(
-    train, stop, tmp_path, flags, said
+def test_missing_images_are_named_before_an_earlier_run_of_another_recipe(
+    shutdown, tmp_path, flags, said
 ):
-    """Which has another recipe, as it was made from images that are there."""
     run = tmp_path / "run"
     run.mkdir()
     (run / "recipe.json").write_text('{"backbone": "other", "phases": []}')
     (run / "best.npz").touch()
     with pytest.raises(UserError) as caught:
-        train.main(["bin/train", *SMALL, f"--run_dir={run}", flags.format(tmp_path)])
+        cli_train.main(["bin/train", *SMALL, f"--run_dir={run}", flags.format(tmp_path)])
     assert said.format(tmp_path) in str(caught.value)
     assert sorted(path.name for path in run.iterdir()) == ["best.npz", "recipe.json"]
 
 
-def test_a_run_to_begin_from_is_named_by_its_own_flag(train, stop, monkeypatch, coloured, tmp_path):
-    run, gone = tmp_path / "run", tmp_path / "nosuch"
+def test_missing_init_from_is_refused_unless_the_run_resumes(run_options, coloured, tmp_path):
+    run, other = tmp_path / "run", tmp_path / "nosuch"
     flags = ("bin/train", *SMALL, f"--data_dir={coloured}", f"--run_dir={run}")
-    with pytest.raises(UserError, match=rf"--init_from={gone}: holds no run with a model"):
-        train.main([*flags, f"--init_from={gone}"])
+    with pytest.raises(UserError, match=rf"--init_from={other}: holds no run with a model"):
+        cli_train.main([*flags, f"--init_from={other}"])
     assert not run.exists()
-    monkeypatch.setattr(train, "train", lambda *_: got.append(True))
-    got = []
-    gone.mkdir()
-    (gone / "best.npz").touch()
-    train.main([*flags, f"--init_from={gone}"])
-    (gone / "best.npz").unlink()
+    other.mkdir()
+    (other / "best.npz").touch()
+    cli_train.main([*flags, f"--init_from={other}"])
+    (other / "best.npz").unlink()
     (run / "checkpoints" / "step_4.npz").touch()
-    train.main([*flags, f"--init_from={gone}"])
-    assert len(got) == 2, "what goes on has its weights in a checkpoint"
+    cli_train.main([*flags, f"--init_from={other}"])
+    assert len(run_options) == 2, "a resumed run has its weights in a checkpoint"
+
+
+def test_without_a_logger_nothing_is_printed_and_out_of_memory_is_an_error(
+    shutdown, monkeypatch, coloured, tmp_path, capfd
+):
+    from tensorflow import errors
+
+    def train(job):
+        raise errors.ResourceExhaustedError(None, None, "OOM when allocating a tensor")
+
+    monkeypatch.setattr(loop, "train", train)
+    options = options_of(*SMALL, f"--data_dir={coloured}", f"--run_dir={tmp_path / 'run'}")
+    with pytest.raises(memory_probe.OutOfMemoryError, match="batch_size=8 with gradient_acc"):
+        command.train(options)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("started", "expected"), [(False, ["middle"]), (True, [])])
+def test_first_phase_with_epochs_is_compiled_during_the_first_pass(
+    tmp_path, monkeypatch, started, expected
+):
+    """Nothing of a run that is resumed, whose weights are not in the model yet."""
+    compiled = []
+
+    class Meanwhile:
+        def __init__(self, classifier, recipe, phases, devices):
+            compiled.extend(phase.name for phase in phases)
+
+        __enter__ = __exit__ = lambda *_: None
+
+    monkeypatch.setattr(training_data.warmup, "compile_meanwhile", Meanwhile)
+    examples = types.SimpleNamespace(classes=())
+    monkeypatch.setattr(training_data.sources, "load", lambda data: examples)
+    monkeypatch.setattr(training_data.setup, "build", lambda *_: None)
+    monkeypatch.setattr(training_data.prepare, "prepare_training_data", lambda *_: (examples, None))
+    monkeypatch.setattr(training_data.batches, "make_data_loader", lambda *_: None)
+    run = RunDirectory(tmp_path)
+    if started:
+        run.best.touch()
+    phases = ("--phase=head(epochs=0)", "--phase=middle(epochs=1)", "--phase=top(epochs=1)")
+    logger = types.SimpleNamespace(note=print)
+    cache = CacheOptions(None, 0).location()
+    training_data.prepare_model_and_data(options_of(*phases).recipe, run, cache, 2, logger)
+    assert compiled == expected

@@ -133,7 +133,9 @@ def test_names_mean_nothing_to_a_browser():
         curves=tuple(dataclasses.replace(curve, name=NASTY) for curve in facts.curves),
         rule=dataclasses.replace(facts.rule, positive_class=NASTY),
         mistakes=(Mistake(NASTY, NASTY, NASTY, 0.5, square, square),),
-        labels=LabelCheckSummary(9, 0.5, NASTY, (SuspectLabel(NASTY, NASTY, NASTY, False, square),)),
+        labels=LabelCheckSummary(
+            9, 0.5, NASTY, (SuspectLabel(NASTY, NASTY, NASTY, False, square),)
+        ),
     )  # fmt: skip
     shown = page(nasty)
     assert complaints(shown) == []
