@@ -27,7 +27,7 @@ from engine.training.phase import TrainJob
 from pipelines.augment import augment
 from pipelines.decode import decode
 from pipelines.loading import batches
-from pipelines.sources import class_folders, sources
+from pipelines.sources import class_folders, reader, sources
 from pipelines.sources.examples import Examples
 
 OURS = "bin/train"
@@ -103,14 +103,14 @@ def _inputs(made: TrainJob, threads: int, repeats: int) -> Iterator[str]:
 
 
 def bare(examples: Examples, recipe: Recipe, threads: int) -> tf.data.Dataset:
-    fetch = batches.fetcher(examples)
+    fetch = reader.make_reader(examples)
     dataset = tf.data.Dataset.range(len(examples)).repeat()
     dataset = dataset.map(
         lambda number: decode.decode(fetch(number), *recipe.image_size, recipe.resize),
-        num_parallel_calls=batches.IN_FLIGHT * threads,  # as ours
+        num_parallel_calls=reader.IMAGES_PER_THREAD * threads,  # as ours
     )
     dataset = dataset.batch(recipe.batch_size).prefetch(batches.PREFETCH)
-    return dataset.with_options(batches.options(threads))
+    return dataset.with_options(reader.dataset_options(threads))
 
 
 def drain(items: Any) -> None:

@@ -22,11 +22,11 @@ from pipelines.decode import decode
 from pipelines.loading import shuffle
 from pipelines.loading.prefetch import ahead
 from pipelines.pixel_cache.store import ALIGNMENT, Pixels
-from pipelines.sources.examples import WHOLE_FILE, Examples, identity, read
+from pipelines.sources.examples import Examples, identity, read
+from pipelines.sources.reader import IMAGES_PER_THREAD, dataset_options, make_reader
 
 PREFETCH = 4  # batches that wait ready: enough to ride out a slow file, little memory
 KEPT_AHEAD = 2  # of what is only copied
-IN_FLIGHT = 2  # images for each thread: with one, threads wait for the slowest's turn
 
 # Steps -> example numbers int32, weights float32, epochs int32, [n] each: see `order.batches`
 Plan = Callable[[range], tuple[np.ndarray, np.ndarray, np.ndarray]]
@@ -203,7 +203,11 @@ def _dataset(
     part: SplitSource, plan: Plan, calls: Sequence[range], views: Views
 ) -> tf.data.Dataset:
     """All calls but the last are of one length."""
-    recipe, fetch, labels = part.recipe, fetcher(part.examples), tf.constant(part.examples.labels)
+    recipe, fetch, labels = (
+        part.recipe,
+        make_reader(part.examples),
+        tf.constant(part.examples.labels),
+    )
     types = (tf.float32, tf.int32, tf.int32, tf.int32)
 
     def planned(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -226,36 +230,13 @@ def _dataset(
 
     steps = tf.constant([step for call in calls for step in call], tf.int64)
     dataset = tf.data.Dataset.from_tensor_slices(steps).map(planned).unbatch()
-    dataset = dataset.map(example, IN_FLIGHT * part.threads, deterministic=True)
+    dataset = dataset.map(example, IMAGES_PER_THREAD * part.threads, deterministic=True)
     # As one batch first: to stack batches would copy every image once more.
     dataset = dataset.batch(recipe.batch_size * len(calls[0])).map(stacked)
-    dataset = dataset.with_options(options(part.threads))
+    dataset = dataset.with_options(dataset_options(part.threads))
     if part.device:
         return dataset.apply(tf.data.experimental.prefetch_to_device(part.device, PREFETCH))
     return dataset.prefetch(PREFETCH)
-
-
-def options(threads: int) -> tf.data.Options:
-    """Threads of the pipeline's own, since the model's pool may be a single one."""
-    chosen = tf.data.Options()
-    chosen.threading.private_threadpool_size = threads
-    chosen.autotune.enabled = False
-    return chosen
-
-
-def fetcher(examples: Examples) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A graph function from an example's number, int32 scalar, to its encoded bytes."""
-    if (examples.lengths == WHOLE_FILE).all():
-        paths = tf.constant(examples.encoded_paths())
-        return lambda number: tf.io.read_file(tf.gather(paths, number))
-
-    def fetch(number: tf.Tensor) -> tf.Tensor:
-        contents = tf.numpy_function(
-            lambda n: read(examples, int(n)), [number], tf.string, stateful=False
-        )
-        return tf.ensure_shape(contents, [])
-
-    return fetch
 
 
 def _blame(part: SplitSource, numbers: np.ndarray, error: Exception) -> str:

@@ -19,9 +19,9 @@ from engine.core.errors import UserError
 from engine.core.files import write_csv
 from pipelines.decode import exif, formats
 from pipelines.decode.decode import reason
-from pipelines.loading.batches import IN_FLIGHT, fetcher, options
 from pipelines.pixel_cache.stamps import of_system, stamp
 from pipelines.sources.examples import SPLITS, Examples, read
+from pipelines.sources.reader import IMAGES_PER_THREAD, dataset_options, make_reader
 
 COLUMNS = ("path", "reason")
 _BATCH = 64  # images that are passed on at a time,
@@ -110,7 +110,7 @@ def _sound(
     """Batches of the numbers whose image can be decoded, with their facts where `whole`."""
     if not len(numbers):
         return []  # without half a second for a program that nothing goes through
-    fetch = fetcher(examples)
+    fetch = make_reader(examples)
 
     def example(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
         contents = fetch(number)
@@ -120,12 +120,12 @@ def _sound(
         return number, decode(contents)[0, 0, 0]
 
     dataset = tf.data.Dataset.from_tensor_slices(numbers.astype(np.int32))
-    dataset = dataset.map(example, IN_FLIGHT * threads, deterministic=False).ignore_errors()
+    dataset = dataset.map(example, IMAGES_PER_THREAD * threads, deterministic=False).ignore_errors()
     if not whole:
         dataset = dataset.map(lambda number, _: (number,))
     size = np.prod(dataset.element_spec[1].shape) if whole else 1
     dataset = dataset.batch(int(max(1, min(_BATCH, _BATCH_BYTES // size))))
-    return dataset.prefetch(1).with_options(options(threads)).as_numpy_iterator()
+    return dataset.prefetch(1).with_options(dataset_options(threads)).as_numpy_iterator()
 
 
 def _facts(contents: tf.Tensor, decode: Decode) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -16,10 +16,11 @@ import tensorflow as tf
 
 from engine.core.errors import UserError
 from pipelines.decode import decode
-from pipelines.loading.batches import IN_FLIGHT, PREFETCH, options
+from pipelines.loading.batches import PREFETCH
 from pipelines.predict import fetch
 from pipelines.predict.find_images import stretch
 from pipelines.sources.examples import read_bytes
+from pipelines.sources.reader import IMAGES_PER_THREAD, dataset_options
 
 _FILE, _ADDRESS, _NEITHER = range(3)
 _TYPES = (tf.int64, tf.string, tf.int32)
@@ -100,13 +101,13 @@ class ImageStream:
             chunks = tf.data.Dataset.range(start, stop, batch_size)
             chunks = chunks.map(lambda at: planned(at, tf.minimum(at + batch_size, stop)))
             sound = chunks.prefetch(1).unbatch()
-            sound = sound.map(example, IN_FLIGHT * self.threads, deterministic=True)
+            sound = sound.map(example, IMAGES_PER_THREAD * self.threads, deterministic=True)
             last = (stop[None] - 1, tf.zeros([0, *self.image_size, 3], tf.uint8))
             end = tf.data.Dataset.from_tensors(last)
             return sound.ignore_errors().batch(batch_size).concatenate(end)
 
         dataset = tf.data.Dataset.range(first // length, -(-count // length)).flat_map(read)
-        dataset = dataset.with_options(options(self.threads))
+        dataset = dataset.with_options(dataset_options(self.threads))
         if self.device:
             return dataset.apply(tf.data.experimental.prefetch_to_device(self.device, PREFETCH))
         return dataset.prefetch(PREFETCH)

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from pipelines.sources import reader
 from tests.bin.test_programs import run
 
 JOB = (
@@ -144,5 +145,5 @@ def test_the_bare_yardstick_has_as_many_images_in_flight_as_ours(coloured, monke
     benchmark_baselines.bare(examples, recipe, 3)
     bare, counts[:] = counts[:], []
     next(batches.make_data_loader(examples, recipe, 3).train(0, 1))
-    assert bare == [3 * batches.IN_FLIGHT]
+    assert bare == [3 * reader.IMAGES_PER_THREAD]
     assert bare[0] in counts
