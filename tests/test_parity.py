@@ -251,7 +251,7 @@ def measured(served: Served, way: str, place: Path) -> tuple[np.ndarray, np.ndar
 def as_trained(stage: PhaseState, job: stages.TrainJob) -> np.ndarray:
     """Each example's loss: a step in which it alone counts, and which moves nothing."""
     if stage.features:
-        stage.features.prepare(0)
+        stage.features.fill(0)
     losses = np.full(job.loader.train_examples, np.nan)
     alone = np.eye(job.recipe.batch_size, dtype=np.float32)
     for batch in stage.batches(job.loader, 0, job.steps_per_epoch, 1):

@@ -67,7 +67,7 @@ def prepare(job: TrainJob, phase: Phase) -> Bench:
     """Begins the phase and finds its pace, as a run does, and how many calls a sample takes."""
     stage = start_phase(job, phase, TrainState(), {})
     if stage.features:
-        stage.features.prepare(0)
+        stage.features.fill(0)
     bench = Bench(job, stage)
     batch = next(iter(stage.batches(job.loader, 0, 1, 1)))
     while not stage.pace.settled:

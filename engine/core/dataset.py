@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 
 class Batch(NamedTuple):
@@ -61,3 +61,24 @@ class DataLoader:
     @property
     def train_examples(self) -> int:
         return sum(self.class_counts)
+
+
+class Augmentation(Protocol):
+    """Random changes of images: a pure function of numbers in [0, 1) that are drawn elsewhere."""
+
+    @property
+    def draws(self) -> int:
+        """How many numbers each image takes."""
+
+    @property
+    def outcomes(self) -> int | None:
+        """How many different images it makes of one; None where they can't be counted."""
+
+    def apply(self, images: Any, numbers: Any, /) -> Any:
+        """uint8 [B, H, W, 3], float32 [B, draws] -> float32 [B, H, W, 3]."""
+
+    def outcome(self, numbers: Any) -> Any:
+        """Which of the outcomes the numbers lead to: float32 [B, draws] -> int [B]."""
+
+    def typical(self, outcome: int) -> Any:
+        """Numbers that lead to an outcome, float32 [draws]."""

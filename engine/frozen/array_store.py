@@ -1,7 +1,7 @@
-"""Large tables: in memory where they fit, else in a file that is mapped into memory.
+"""Large arrays: in memory where they fit, else in a file that is mapped into memory.
 
-A mapped file has no name, so it is gone with the process, however that ends. Its space is reserved
-before it is used: to write into a hole of a full disk would end the process.
+A mapped file is unlinked at once, so it disappears with the process, however that ends. Its space
+is reserved before use: writing into a hole of a full disk would end the process.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import mmap
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,88 +20,97 @@ import numpy as np
 ALIGNMENT = 64  # bytes
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class CacheBudget:
-    """Where tables may be put: so many bytes of memory, which grow less, then files in a folder."""
+    """Where arrays may be stored: in so many bytes of memory, then in files in a folder."""
 
     memory: int
     folder: Path | None = None
 
-    def fits(self, count: int) -> str | None:
-        """`memory`, `disk` (half of what is free there), or None where there is no room."""
-        if count <= self.memory:
+    def place(self, size: int) -> str | None:
+        """`memory`, `disk` (half of its free space), or None where `size` bytes fit in neither."""
+        if size <= self.memory:
             return "memory"
         if self.folder is None:
             return None
-        try:  # the folder itself may be yet to be made
-            place = next(path for path in (self.folder, *self.folder.parents) if path.exists())
-            free = shutil.disk_usage(place).free
+        try:  # the folder itself may not exist yet
+            existing = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+            free = shutil.disk_usage(existing).free
         except (OSError, StopIteration):
             return None
-        return "disk" if count <= free // 2 else None
+        return "disk" if size <= free // 2 else None
 
 
-@dataclasses.dataclass(frozen=True)
 class ArrayStore:
-    """Rows [slots, count, …] of numbers."""
+    """Rows [slots, count, …] of numbers, in memory or in a mapped file."""
 
-    rows: np.ndarray
-    mapping: mmap.mmap | None = None
+    def __init__(self, rows: np.ndarray, mapping: mmap.mmap | None = None) -> None:
+        self.rows, self.mapping = rows, mapping
 
-    def put(self, slot: int, place: int, values: np.ndarray) -> None:
-        self.rows[slot, place : place + len(values)] = values.view(self.rows.dtype)
-        self._give_back()
+    def put(self, slot: int, start: int, values: np.ndarray) -> None:
+        """Writes the rows from `start` of one slot."""
+        self.rows[slot, start : start + len(values)] = values.view(self.rows.dtype)
+        self._release_pages()
 
-    def take(self, slots: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """Rows at (slot, place), int [n] each -> [n, …]."""
+    def take(self, slots: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """Rows at (slot, index), int [n] each -> [n, …]."""
         flat = self.rows.reshape(-1, *self.rows.shape[2:])
-        taken = _aligned((len(slots), *flat.shape[1:]), flat.dtype)
+        taken = _empty_aligned((len(slots), *flat.shape[1:]), flat.dtype)
         # With mode="raise" NumPy would fill a buffer of its own first.
-        np.take(flat, slots * self.rows.shape[1] + places, axis=0, out=taken, mode="clip")
-        self._give_back()
+        np.take(flat, slots * self.rows.shape[1] + indices, axis=0, out=taken, mode="clip")
+        self._release_pages()
         return taken
 
-    def _give_back(self) -> None:
-        """Pages that were touched need not stay: the system keeps those it has room for."""
+    def _release_pages(self) -> None:
+        """The pages just touched need not stay: the system keeps those it has room for."""
         if self.mapping is not None:
             self.mapping.madvise(mmap.MADV_DONTNEED)
 
 
-def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An empty array at an address that TensorFlow needs no copy of."""
+def _empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An empty array at an address that TensorFlow uses without a copy."""
     size = math.prod(shape) * dtype.itemsize
     buffer = np.empty(size + ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % ALIGNMENT
     return buffer[start : start + size].view(dtype).reshape(shape)
 
 
-def plain(dtype: str) -> np.dtype:
-    """A type of NumPy's own of the same width: its loops for others are slow."""
-    return np.dtype(f"uint{8 * width(dtype)}")
+def storage_dtype(dtype: str) -> np.dtype:
+    """The unsigned integer of the same width: NumPy's loops for bfloat16 are slow."""
+    return np.dtype(f"uint{8 * itemsize(dtype)}")
 
 
-def width(dtype: str) -> int:
+def itemsize(dtype: str) -> int:
     """Bytes of one number."""
     return {"float32": 4, "bfloat16": 2, "float16": 2}[dtype]
 
 
-def table(shape: tuple[int, ...], dtype: np.dtype, cache_budget: CacheBudget) -> ArrayStore:
-    """A table of that shape, its contents anything; its memory is taken from the room.
+def allocate(
+    shapes: Iterable[tuple[tuple[int, ...], np.dtype]], budget: CacheBudget
+) -> list[ArrayStore]:
+    """Arrays of these shapes and types, uninitialised; the first ones get the memory.
 
     Raises:
-      OSError: it fits neither in memory nor on the disk.
+      OSError: one fits neither in memory nor on the disk.
     """
-    count = math.prod(shape) * dtype.itemsize
-    if count <= cache_budget.memory:
-        cache_budget.memory -= count
-        return ArrayStore(np.empty(shape, dtype))
-    if cache_budget.folder is None:
-        raise OSError(
-            f"{count} bytes do not fit in the {cache_budget.memory} that are left in memory"
-        )
-    cache_budget.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=cache_budget.folder) as file:
-        os.posix_fallocate(file.fileno(), 0, count)
-        mapping = mmap.mmap(file.fileno(), count)
+    stores, memory = [], budget.memory
+    for shape, dtype in shapes:
+        size = math.prod(shape) * dtype.itemsize
+        if size <= memory:
+            memory -= size
+            stores.append(ArrayStore(np.empty(shape, dtype)))
+        elif budget.folder is None:
+            raise OSError(f"{size} bytes do not fit in the {memory} that are left in memory")
+        else:
+            stores.append(_map_file(shape, dtype, budget.folder))
+    return stores
+
+
+def _map_file(shape: tuple[int, ...], dtype: np.dtype, folder: Path) -> ArrayStore:
+    size = math.prod(shape) * dtype.itemsize
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+        mapping = mmap.mmap(file.fileno(), size)
     mapping.madvise(mmap.MADV_RANDOM)
     return ArrayStore(np.frombuffer(mapping, dtype).reshape(shape), mapping)

@@ -1,61 +1,57 @@
-"""What comes before the tail: the augmentation and the frozen trunk, compiled."""
+"""What runs below the tail: the augmentation and the frozen trunk, each compiled."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from engine.core.dataset import Batch
-from engine.core.recipe import Recipe
-from engine.frozen.array_store import width
-from engine.frozen.cache_policy import Output
+from engine.core.dataset import Augmentation, Batch
+from engine.frozen.array_store import itemsize
 from engine.runtime import stateless_random
 
 
-@dataclasses.dataclass(frozen=True)
 class FrozenForward:
-    """The frozen part with what comes before it, compiled.
+    """The frozen trunk with the augmentation before it.
 
-    augment(images, numbers): uint8 [B, H, W, 3], draws [B, n] -> float32 [B, H, W, 3].
-    plain(images): uint8 [B, H, W, 3] -> the trunk's outputs, a list.
-    augmented(images, numbers): the same after the augmentation with these draws.
-    drawn(batch): the same with the draws that belong to the batch's examples and views.
-    outputs: shape without the batch and type of each output.
+    Attributes:
+      augment: (uint8 [B, H, W, 3], float32 [B, draws]) -> float32 [B, H, W, 3], compiled.
+      outputs: shape without the batch, and dtype, of each of the trunk's outputs.
     """
 
-    augment: Callable[[Any, Any], tf.Tensor]
-    plain: Callable[[Any], list]
-    augmented: Callable[[Any, Any], list]
-    drawn: Callable[[Batch], list]
-    outputs: list[Output]
+    def __init__(self, seed: int, augmentation: Augmentation, trunk: Any) -> None:
+        """
+        Args:
+          seed: the recipe's.
+          trunk: float32 [B, H, W, 3] -> a list of tensors; see `trunk.specialise`.
+        """
+        self.seed, self.augmentation, self._trunk = seed, augmentation, trunk
+        self.augment: Callable = tf.function(augmentation.apply, autograph=False)
+        tensors = trunk.get_concrete_function().structured_outputs
+        self.outputs = [(tuple(tensor.shape[1:]), tensor.dtype.name) for tensor in tensors]
 
     @property
     def row_bytes(self) -> int:
-        """Of the outputs for one image."""
-        return sum(math.prod(shape) * width(dtype) for shape, dtype in self.outputs)
-
-
-def make_frozen_forward(recipe: Recipe, augment: Any, trunk: Any) -> FrozenForward:
-    """trunk: see `trunk.specialise`. augment: anything with `draws` and `apply`."""
-    apply = tf.function(augment.apply, autograph=False)
+        """Size of the outputs for one image."""
+        return sum(math.prod(shape) * itemsize(dtype) for shape, dtype in self.outputs)
 
     # The trunk is called as it is: within another function it would be compiled once more.
-    def plain(images: tf.Tensor) -> list:
-        return trunk(tf.cast(images, tf.float32))
+    def plain(self, images: tf.Tensor) -> list:
+        """The trunk's outputs for uint8 [B, H, W, 3], without augmentation."""
+        return self._trunk(tf.cast(images, tf.float32))
 
-    def augmented(images: tf.Tensor, numbers: tf.Tensor) -> list:
-        return trunk(apply(images, numbers))
+    def augmented(self, images: tf.Tensor, numbers: tf.Tensor) -> list:
+        """The trunk's outputs for images augmented with these draws, float32 [B, draws]."""
+        return self._trunk(self.augment(images, numbers))
 
-    def drawn(batch: Batch) -> list:
-        numbers = stateless_random.uniform(
-            recipe.seed, stateless_random.AUGMENT, batch.views, batch.examples, augment.draws
+    def training(self, batch: Batch) -> list:
+        """The trunk's outputs for images augmented with the draws of their examples and views."""
+        return self.augmented(batch.inputs, self.draw(batch.views, batch.examples))
+
+    def draw(self, views: tf.Tensor, examples: tf.Tensor) -> tf.Tensor:
+        """The augmentation's random numbers, int32 [B] each -> float32 [B, draws]."""
+        return stateless_random.uniform(
+            self.seed, stateless_random.AUGMENT, views, examples, self.augmentation.draws
         )
-        return augmented(batch.inputs, numbers)
-
-    tensors = trunk.get_concrete_function().structured_outputs
-    outputs = [(tuple(tensor.shape[1:]), tensor.dtype.name) for tensor in tensors]
-    return FrozenForward(apply, plain, augmented, drawn, outputs)

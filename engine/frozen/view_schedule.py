@@ -1,9 +1,9 @@
-"""Which draw of the augmentation an image is seen through: a new one each epoch, or some in turn.
+"""Augmentation views: a new one for each image in each epoch, or a few in turn.
 
-A view is the number of a draw. Where each epoch draws anew, it is the epoch's own number. With
-`count` views an image is seen through that many draws in turn, so that what a frozen trunk makes
-of them can be kept; with `refresh`, a share of them is drawn anew each epoch. Images are
-refreshed in groups that stand together in their order, so that a group fills a batch.
+A view is the number of a draw of the augmentation. Where each epoch draws anew, it is the epoch's
+number. With `count` views an image is seen through that many draws in turn, so that the frozen
+trunk's outputs can be cached; with `refresh`, that share of them is redrawn each epoch. Images are
+refreshed in groups of neighbours, so that a group fills a batch.
 """
 
 from __future__ import annotations
@@ -12,19 +12,17 @@ import dataclasses
 
 import numpy as np
 
-from engine.core.recipe import Phase
-
-_GOLDEN = (5**0.5 - 1) / 2  # its multiples, modulo 1, lie evenly in [0, 1)
+_GOLDEN_RATIO = (5**0.5 - 1) / 2  # its multiples, modulo 1, are spread evenly over [0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class ViewSchedule:
-    """Those of a phase that begins with epoch `first_epoch`; `group` images change at once."""
+    """The views of a phase."""
 
-    first_epoch: int
-    count: int | None = None
-    refresh: float = 0.0
-    group: int = 1
+    first_epoch: int  # of the phase, counted over all phases
+    count: int | None = None  # views in turn; None for a new one each epoch
+    refresh: float = 0.0  # the share of the views in turn that is redrawn each epoch
+    group: int = 1  # images that are refreshed together
 
     def __call__(self, examples: np.ndarray, epoch: int) -> np.ndarray:
         """int32 [n] and the epoch, counted over all phases -> the view of each, int32 [n].
@@ -33,17 +31,13 @@ class ViewSchedule:
         [0, 1) spreads the groups evenly; view k of generation g is draw k + g count.
         """
         examples = np.asarray(examples)
-        since = epoch - self.first_epoch
         if self.count is None:
             return np.full(examples.shape, epoch, np.int32)
-        offset = (examples // self.group * _GOLDEN) % 1
-        generation = np.floor(self.refresh * since + offset).astype(np.int32)
-        return (self.first_epoch + since % self.count + self.count * generation).astype(np.int32)
+        elapsed = epoch - self.first_epoch
+        offset = (examples // self.group * _GOLDEN_RATIO) % 1
+        generation = np.floor(self.refresh * elapsed + offset).astype(np.int32)
+        return (self.first_epoch + elapsed % self.count + self.count * generation).astype(np.int32)
 
     def slot(self, views: np.ndarray) -> np.ndarray:
-        """Which of the `count` places the views take."""
+        """Which of the `count` slots the views take."""
         return (np.asarray(views) - self.first_epoch) % (self.count or 1)
-
-
-def of_phase(phase: Phase, count: int | None, first_epoch: int, group: int) -> ViewSchedule:
-    return ViewSchedule(first_epoch, count, phase.refresh if count else 0.0, group)

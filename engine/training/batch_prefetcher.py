@@ -47,7 +47,7 @@ class BatchPrefetcher:
         if features is None:
             return most
         epoch = step // length + 1
-        while epoch * length < most and features.ready(epoch):
+        while epoch * length < most and features.is_filled(epoch):
             epoch += 1
         return epoch * length
 

@@ -130,7 +130,7 @@ def _fill(run: TrainerState, stage: PhaseState) -> None:
         started = time.perf_counter()
         with background.kept():
             epoch = run.progress.step // run.job.steps_per_epoch
-            stage.features.prepare(epoch, run.job.stop.check)
+            stage.features.fill(epoch, run.job.stop.check)
         run.progress.fill_seconds += time.perf_counter() - started
 
 
@@ -260,7 +260,7 @@ def _save(run: TrainerState, stage: PhaseState) -> bool:
 
 def _write(run: TrainerState, stage: PhaseState) -> None:
     job, progress = run.job, run.progress
-    stage.decisions.save()
+    stage.plans.save()
     if run.setbacks:
         nan_recovery.write(job.run, run.setbacks)
     epoch_record.save_best(job, progress, run.clock)
@@ -294,7 +294,7 @@ def _probe(run: TrainerState, stage: PhaseState) -> BatchNormCheck | None:
     progress, length = run.progress, run.job.steps_per_epoch
     first = progress.phase_start + (progress.epoch - 1) * length
     if stage.features:  # one that was taken up here has filled nothing yet
-        stage.features.prepare(first // length, run.job.stop.check)
+        stage.features.fill(first // length, run.job.stop.check)
     return check_batchnorm(stage.training, stage.batches(run.job.loader, first, first + length, 1))
 
 

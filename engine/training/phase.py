@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from engine.core.dataset import Batch, DataLoader
+from engine.core.dataset import Augmentation, Batch, DataLoader
 from engine.core.recipe import Phase, Recipe
 from engine.frozen import cache_policy, precision
 from engine.frozen.array_store import CacheBudget
-from engine.frozen.autotune import PhasePlans
 from engine.frozen.cache_policy import CacheDecision
-from engine.frozen.feature_cache import FeatureCache, FeatureSource
-from engine.frozen.forward import FrozenForward, make_frozen_forward
+from engine.frozen.feature_cache import FeatureCache
+from engine.frozen.forward import FrozenForward
+from engine.frozen.phase_plan import PlanFile
 from engine.frozen.precision import ComputeMode
-from engine.frozen.view_schedule import ViewSchedule, of_phase
+from engine.frozen.view_schedule import ViewSchedule
 from engine.frozen.warmup import Warmup
 from engine.loggers.base import Logger
 from engine.models import freezing
@@ -39,7 +39,7 @@ from engine.training.steps_per_execution import StepsPerExecution
 
 @dataclasses.dataclass(frozen=True)
 class TrainJob:
-    """All that a run needs. augment is a `pipelines.augment.augment.Augmentation`.
+    """All that a run needs.
 
     cache_budget: where a trunk's outputs may be kept. warmup: what is compiled already.
     steps_per_execution: None to have it measured. profile_steps: the first and the last step that
@@ -49,7 +49,7 @@ class TrainJob:
     recipe: Recipe
     classifier: Classifier
     loader: DataLoader
-    augment: Any
+    augment: Augmentation
     run: RunDirectory
     logger: Logger
     cache_budget: CacheBudget = dataclasses.field(default_factory=lambda: CacheBudget(0))
@@ -86,7 +86,7 @@ class PhaseState:
     pace: StepsPerExecution
     first_step: int
     audit: freeze_check.FreezeCheck
-    decisions: PhasePlans
+    plans: PlanFile
 
     @property
     def phase(self) -> Phase:
@@ -121,15 +121,15 @@ def start_phase(
     """
     recipe = job.recipe
     partition = freezing.partition_model(job.classifier, phase.trainable)
-    made = PhasePlans(job.run.plan, job.recipe)
-    frozen_forward = _lower_part(job, phase, partition, made)
-    keep = _keep(job, phase, partition, frozen_forward, made)
+    plans = PlanFile(job.run.plan, job.recipe, job.logger.note)
+    frozen_forward = _lower_part(job, phase, partition, plans)
+    cache = _cache(job, phase, partition, frozen_forward, plans)
     first_epoch = progress.phase_start // job.steps_per_epoch
-    views = of_phase(phase, keep.views, first_epoch, recipe.batch_size)
-    features = _features(job, frozen_forward, keep, views)
+    views = ViewSchedule(first_epoch, cache.views, phase.refresh, recipe.batch_size)
+    features = _features(job, frozen_forward, cache, views)
     row_bytes = frozen_forward.row_bytes if features else 3 * math.prod(recipe.image_size)
-    upper = _upper_program(job, phase, partition, frozen_forward, made)
-    below = features.restore if features else frozen_forward.drawn
+    upper = _upper_program(job, phase, partition, frozen_forward, plans)
+    below = features.restore if features else frozen_forward.training
     training = _training(job, phase, partition, upper, below, saved)
     return PhaseState(
         training=training,
@@ -141,11 +141,11 @@ def start_phase(
         ),
         views=views,
         features=features,
-        validation=_validation(job, frozen_forward, keep),
+        validation=_validation(job, frozen_forward, cache),
         pace=StepsPerExecution(job.steps_per_execution, recipe.batch_size * row_bytes),
         first_step=progress.step,
         audit=freeze_check.FreezeCheck(job.classifier.model, partition, phase),
-        decisions=made,
+        plans=plans,
     )
 
 
@@ -178,21 +178,15 @@ def _training(
 
 
 def _lower_part(
-    job: TrainJob, phase: Phase, partition: freezing.ModelPartition, made: PhasePlans
+    job: TrainJob, phase: Phase, partition: freezing.ModelPartition, plans: PlanFile
 ) -> FrozenForward:
     """The frozen part in the precision that is fastest here."""
     make = job.warmup.make(phase, partition)
     program = precision.candidates(job.recipe)[0]
     if partition.frozen:
         programs = precision.candidates(job.recipe)
-        program = made.program(
-            _trunk_of(phase), programs, make, _pixels(job), job.logger.note
-        ).program
-    return make_frozen_forward(job.recipe, job.augment, make(program))
-
-
-def _trunk_of(phase: Phase) -> str:
-    return f"frozen part below {phase.trainable}"
+        program = plans.trunk_trial(phase, programs, make, _pixels(job)).program
+    return FrozenForward(job.recipe.seed, job.augment, make(program))
 
 
 def _pixels(job: TrainJob) -> Callable[[], tf.Tensor]:
@@ -208,7 +202,7 @@ def _upper_program(
     phase: Phase,
     partition: freezing.ModelPartition,
     frozen_forward: FrozenForward,
-    made: PhasePlans,
+    plans: PlanFile,
 ) -> ComputeMode:
     """How the tail is computed: what is fastest here for its way forth and back."""
     programs = precision.for_training(precision.candidates(job.recipe), partition.tail)
@@ -221,59 +215,53 @@ def _upper_program(
     def boundary() -> list:
         return frozen_forward.plain(_first(job).inputs)
 
-    what = f"trained part of {phase.name}"
-    return made.program(what, programs, make, boundary, job.logger.note).program
+    return plans.tail_trial(phase, programs, make, boundary).program
 
 
-def _keep(
+def _cache(
     job: TrainJob,
     phase: Phase,
     partition: freezing.ModelPartition,
     frozen_forward: FrozenForward,
-    made: PhasePlans,
+    plans: PlanFile,
 ) -> CacheDecision:
-    """What is kept of the frozen part's outputs; as decided before, where that is written."""
-    if phase.name not in made.keeps:
-        tried = made.trials.get(_trunk_of(phase))
-        asked = cache_policy.CacheRequest(
-            recipe=job.recipe,
-            phase=phase,
-            loader=job.loader,
-            outcomes=job.augment.outcomes,
-            outputs=frozen_forward.outputs,
+    """What is cached of the trunk's outputs; as decided before, where that is written."""
+    trials = plans[phase].trunk
+    return plans.cache(
+        phase,
+        lambda: cache_policy.decide(
+            job.recipe,
+            phase,
+            job.loader,
             frozen=partition.frozen,
-            head_only=phase.trainable == "head",
-            images_per_second=precision.best(tried).images_per_second if tried else 1.0,
-        )
-        made.keep(phase.name, cache_policy.decide(asked, job.cache_budget))
-        if made.keeps[phase.name].slots:
-            job.logger.note(f"phase {phase.name}: keeps {made.keeps[phase.name].reason}")
-    return made.keeps[phase.name]
+            outcomes=job.augment.outcomes,
+            row_bytes=frozen_forward.row_bytes,
+            images_per_second=precision.best(trials).images_per_second if trials else 1.0,
+            budget=job.cache_budget,
+        ),
+    )
 
 
 def _features(
-    job: TrainJob, frozen_forward: FrozenForward, keep: CacheDecision, views: ViewSchedule
+    job: TrainJob, frozen_forward: FrozenForward, cache: CacheDecision, views: ViewSchedule
 ) -> FeatureCache | None:
-    if not keep.slots:
+    if not cache.slots:
         return None
-    source = FeatureSource(job.loader, frozen_forward.augmented, job.augment, job.recipe.seed)
     try:
-        return FeatureCache(
-            source, views, keep.slots, frozen_forward.outputs, dataclasses.replace(job.cache_budget)
-        )
+        return FeatureCache(job.loader, frozen_forward, views, cache.slots, job.cache_budget)
     except OSError as error:
-        job.logger.note(f"the trunk's outputs can't be kept ({error}); each step works them out")
+        job.logger.note(f"the trunk's outputs can't be cached ({error}); each step computes them")
         return None
 
 
 def _validation(
-    job: TrainJob, frozen_forward: FrozenForward, keep: CacheDecision
+    job: TrainJob, frozen_forward: FrozenForward, cache: CacheDecision
 ) -> Callable[[], Iterable[Batch]]:
     def worked_out() -> Iterator[Batch]:
         for batch in job.stop.checked(job.loader.once("validation")):
             yield batch._replace(inputs=frozen_forward.plain(batch.inputs))
 
-    if not keep.validation:
+    if not cache.validation:
         return worked_out
     kept: list[Batch] = []
 

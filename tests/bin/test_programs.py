@@ -47,7 +47,7 @@ def test_a_run_directory_holds_what_the_readme_says(trained):
     for name in files:
         assert (trained / name).stat().st_size > 0
     plan = json.loads((trained / "plan.json").read_text())
-    assert set(plan["keeps"]) == {"transfer", "fine_tune"}
+    assert set(plan["phases"]) == {"transfer", "fine_tune"}
     times = ("seconds", "wait_seconds", "fill_seconds", "eval_seconds", "save_seconds")
     assert set(result["spent"]) == set(times)
     assert 0 < result["spent"]["save_seconds"] < result["seconds_total"]

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from engine.core.recipe import Phase
 from engine.frozen import trunk
-from engine.frozen.forward import make_frozen_forward
+from engine.frozen.forward import FrozenForward
 from engine.frozen.precision import ComputeMode
 from engine.models import freezing
 from engine.optim import optimizers
@@ -48,7 +48,7 @@ class Trainer:
             partition=self.partition,
             program=self.program,
             frozen_forward=self.frozen_forward
-            or make_frozen_forward(self.recipe, self.augment, fixed).drawn,
+            or FrozenForward(self.recipe.seed, self.augment, fixed).training,
             optimizer=self.optimizer,
             class_weights=list(self.class_weights),
             totals=self.totals,

@@ -16,8 +16,8 @@ from engine.core.call_syntax import Call
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec, Phase, Recipe, to_json
 from engine.frozen import precision
-from engine.frozen.autotune import PhasePlans
 from engine.frozen.cache_policy import CacheDecision
+from engine.frozen.phase_plan import PhasePlan, PlanFile
 from engine.frozen.precision import ComputeMode, PrecisionTrial
 from engine.runs.directory import RunDirectory
 from engine.training import nan_recovery
@@ -95,7 +95,7 @@ ODD_JSON = [
     b"9" * 100_000,
     b"1e999",
     b'"\\ud800"',
-    b'{"trials": {}, "trials": 3, "keeps": {}}',
+    b'{"phases": {}, "phases": 3}',
     b"\xff\xfe{\0}\0",
     b'"' + b"x" * 1_000_000,
 ]
@@ -168,20 +168,23 @@ def test_recipe(judge, run):
 def test_plan(judge, run):
     """What can't be read is made anew; what can serves the programs that ask for it."""
     run.path.mkdir()
-    before = PhasePlans(run.plan, RECIPE)
-    before.trials["trunk"] = [
+    trials = (
         PrecisionTrial(ComputeMode(), 100.0, 0.0),
         PrecisionTrial(ComputeMode("mixed_float16"), 2, 1),
-    ]
-    before.keep("a", CacheDecision(4, 4, True, "the trunk's outputs"))
-    before.keep("b", CacheDecision(None, 0, False, "nothing"))
+    )
+    plan_file = PlanFile(run.plan, RECIPE, print)
+    plan_file.plans = {
+        "transfer": PhasePlan(trials, trials, CacheDecision(4, 4, True, "the trunk's outputs")),
+        "tune": PhasePlan(trials[:1], (), CacheDecision(None, 0, False, "nothing")),
+    }
+    plan_file.save()
 
     def read(data: bytes) -> None:
         run.plan.write_bytes(data)
-        after = PhasePlans(run.plan, RECIPE)
-        assert all(keep.slots >= 0 and keep.views != 0 for keep in after.keeps.values())
-        for trials in after.trials.values():
-            precision.table(trials)
+        for plan in PlanFile(run.plan, RECIPE, print).plans.values():
+            assert plan.cache is None or (plan.cache.slots >= 0 and plan.cache.views != 0)
+            for trials in filter(None, (plan.trunk, plan.tail)):
+                precision.table(trials)
 
     _judge_json(judge, "plan.json", read, [run.plan.read_bytes()], error=())
 

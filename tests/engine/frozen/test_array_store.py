@@ -18,7 +18,7 @@ BYTES = 2 * 5 * 3 * 4
 @pytest.fixture(params=["memory", "disk"])
 def table(request, tmp_path) -> array_store.ArrayStore:
     cache_budget = CacheBudget(BYTES if request.param == "memory" else 0, tmp_path / "kept")
-    made = array_store.table(SHAPE, np.dtype(np.uint32), cache_budget)
+    [made] = array_store.allocate([(SHAPE, np.dtype(np.uint32))], cache_budget)
     assert (made.mapping is None) == (request.param == "memory")
     return made
 
@@ -40,18 +40,20 @@ def test_what_was_put_is_taken_from_any_place_in_any_order(table):
 def test_numbers_of_any_type_come_back_bit_for_bit(name):
     numbers = tf.constant([[[1.5, -0.0, float("nan"), float("inf"), 1e-7]]])
     values = tf.cast(numbers, name).numpy()
-    table = array_store.table((1, 1, 5), array_store.plain(name), CacheBudget(10**6))
+    dtype = array_store.storage_dtype(name)
+    [table] = array_store.allocate([((1, 1, 5), dtype)], CacheBudget(10**6))
     table.put(0, 0, values[0])
     taken = table.take(np.array([0]), np.array([0]))
     again = tf.bitcast(taken, name).numpy()
-    assert taken.itemsize == again.itemsize == array_store.width(name)
+    assert taken.itemsize == again.itemsize == array_store.itemsize(name)
     assert again.tobytes() == values.tobytes()
 
 
 def test_a_table_on_disk_has_no_name_and_its_space_for_itself(tmp_path):
     folder = tmp_path / "not" / "there"
     before = set(os.listdir("/proc/self/fd"))
-    made = array_store.table((1, 1000, 1000), np.dtype(np.uint16), CacheBudget(0, folder))
+    shape = (1, 1000, 1000)
+    [made] = array_store.allocate([(shape, np.dtype(np.uint16))], CacheBudget(0, folder))
     assert list(folder.iterdir()) == []
     handles = [f"/proc/self/fd/{fd}" for fd in set(os.listdir("/proc/self/fd")) - before]
     files = [os.stat(path) for path in handles if os.readlink(path).startswith(str(folder))]
@@ -62,22 +64,21 @@ def test_a_table_on_disk_has_no_name_and_its_space_for_itself(tmp_path):
 
 
 def test_memory_grows_less_and_then_comes_the_disk(tmp_path):
-    cache_budget = CacheBudget(2 * BYTES + 1, tmp_path)
-    made = [array_store.table(SHAPE, np.dtype(np.uint32), cache_budget) for _ in range(3)]
+    budget = CacheBudget(2 * BYTES + 1, tmp_path)
+    made = array_store.allocate(3 * [(SHAPE, np.dtype(np.uint32))], budget)
     assert [table.mapping is None for table in made] == [True, True, False]
-    assert cache_budget.memory == 1
 
 
 def test_without_room_there_is_no_table(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=f"{BYTES} bytes do not fit in the {BYTES - 1}"):
-        array_store.table(SHAPE, np.dtype(np.uint32), CacheBudget(BYTES - 1))
+        array_store.allocate([(SHAPE, np.dtype(np.uint32))], CacheBudget(BYTES - 1))
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(array_store.os, "posix_fallocate", full)
     with pytest.raises(OSError, match="No space left"):
-        array_store.table(SHAPE, np.dtype(np.uint32), CacheBudget(0, tmp_path))
+        array_store.allocate([(SHAPE, np.dtype(np.uint32))], CacheBudget(0, tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -88,13 +89,13 @@ def test_room_is_memory_first_then_half_of_what_is_free_on_disk(
     tmp_path, monkeypatch, count, expected
 ):
     monkeypatch.setattr(array_store.shutil, "disk_usage", lambda _: Usage(9000, 8000, 1000))
-    assert CacheBudget(70, tmp_path).fits(count) == expected
+    assert CacheBudget(70, tmp_path).place(count) == expected
 
 
 def test_without_a_folder_there_is_memory_only():
-    assert [CacheBudget(70).fits(count) for count in (70, 71)] == ["memory", None]
+    assert [CacheBudget(70).place(count) for count in (70, 71)] == ["memory", None]
 
 
 def test_a_folder_that_is_yet_to_be_made_has_the_room_of_its_disk(tmp_path):
-    assert CacheBudget(0, tmp_path / "not" / "there").fits(1000) == "disk"
-    assert CacheBudget(0, tmp_path / "not" / "there").fits(2**60) is None
+    assert CacheBudget(0, tmp_path / "not" / "there").place(1000) == "disk"
+    assert CacheBudget(0, tmp_path / "not" / "there").place(2**60) is None

@@ -13,38 +13,35 @@ from engine.core.errors import UserError
 from engine.core.recipe import Phase
 from engine.frozen import cache_policy
 from engine.frozen.array_store import CacheBudget
-from engine.frozen.cache_policy import CacheDecision, CacheRequest
+from engine.frozen.cache_policy import CacheDecision
 from engine.frozen.view_schedule import ViewSchedule
 from tests.engine import small
 
 TRAIN, VALIDATION = 1000, 200
-OUTPUTS = [((7, 7, 10), "bfloat16"), ((5,), "float32")]
 ROW = 7 * 7 * 10 * 2 + 5 * 4
 PLENTY = CacheBudget(10**9)
 
 
-def question(outcomes=None, head_only=True, frozen=True, cache="auto", **phase) -> CacheRequest:
-    """A head for 10 epochs with an augmentation that varies freely, where nothing else is said."""
+def decide(
+    budget=PLENTY, outcomes=None, head_only=True, frozen=True, cache="auto", **phase
+) -> CacheDecision:
+    """By default for a head that trains 10 epochs with a continuous augmentation."""
     counts = {"class_counts": (TRAIN,), "validation_examples": VALIDATION, "test_examples": 0}
-    return CacheRequest(
-        recipe=small.recipe(cache=cache),
-        phase=Phase("tune", **{"epochs": 10, **phase}),
-        loader=DataLoader(classes=("a",), train=None, once=None, **counts),
-        outcomes=outcomes,
-        outputs=OUTPUTS,
+    return cache_policy.decide(
+        small.recipe(cache=cache),
+        Phase("tune", **{"epochs": 10, "trainable": "head" if head_only else "all", **phase}),
+        DataLoader(classes=("a",), train=None, once=None, **counts),
         frozen=frozen,
-        head_only=head_only,
+        outcomes=outcomes,
+        row_bytes=ROW,
         images_per_second=50.0,
+        budget=budget,
     )
 
 
-def decided(cache_budget=PLENTY, **changes) -> tuple:
-    keep = cache_policy.decide(question(**changes), cache_budget)
-    return keep.views, keep.slots, keep.validation
-
-
-def test_a_row_is_what_crosses_the_cut():
-    assert question().row_bytes == ROW
+def decided(budget=PLENTY, **changes) -> tuple:
+    decision = decide(budget, **changes)
+    return decision.views, decision.slots, decision.validation
 
 
 def test_a_head_keeps_some_views_of_what_varies_freely():
@@ -58,7 +55,7 @@ def test_few_outcomes_are_kept_whole_however_deep_the_phase(outcomes, head_only)
 
 
 def test_more_outcomes_are_drawn_from():
-    most = cache_policy.MOST_OUTCOMES
+    most = cache_policy.MAX_OUTCOMES
     assert decided(outcomes=most, epochs=99) == (None, most, True)
     assert decided(outcomes=most + 1, epochs=99) == (4, 4, True)
     assert decided(outcomes=most + 1, epochs=99, head_only=False) == (None, 0, True)
@@ -101,13 +98,13 @@ def test_nothing_is_kept_where_nothing_is_frozen(cache):
     ],
 )
 def test_it_has_to_save_something(changes, kept):
-    keep = cache_policy.decide(question(**changes), PLENTY)
+    keep = decide(**changes)
     assert bool(keep.slots) == kept
     if not kept:
         assert keep == CacheDecision(
             changes.get("views"), 0, changes["epochs"] > 1, "each epoch has views of its own"
         )
-    forced = cache_policy.decide(question(**changes, cache="features"), PLENTY)
+    forced = decide(**changes, cache="features")
     assert forced.slots == (changes.get("views") or changes.get("outcomes") or 4)
 
 
@@ -126,7 +123,7 @@ def rows(count: int) -> int:
     ],
 )
 def test_it_has_to_fit_with_the_validation_part(memory, slots, validation):
-    keep = cache_policy.decide(question(), CacheBudget(memory))
+    keep = decide(CacheBudget(memory))
     assert (keep.slots, keep.validation) == (slots, validation)
     if not slots:
         assert keep.reason == "no room for the trunk's outputs"
@@ -136,7 +133,7 @@ def test_it_has_to_fit_with_the_validation_part(memory, slots, validation):
 def test_on_disk_are_the_training_images_only(tmp_path):
     """The validation part is held in memory."""
     assert decided(CacheBudget(0, tmp_path)) == (4, 4, False)
-    keep = cache_policy.decide(question(), CacheBudget(rows(VALIDATION), tmp_path))
+    keep = decide(CacheBudget(rows(VALIDATION), tmp_path))
     assert (keep.slots, keep.validation) == (4, True)
     assert "4 MB on disk" in keep.reason
 
@@ -147,9 +144,9 @@ def test_one_epoch_has_no_use_for_kept_validation():
 
 def test_what_is_told_to_be_kept_and_has_no_room_is_the_users_to_solve():
     with pytest.raises(UserError, match=r"phase 'tune' needs 4 MB.*--cache_memory.*--cache_dir"):
-        cache_policy.decide(question(cache="features"), CacheBudget(rows(4 * TRAIN)))
+        decide(CacheBudget(rows(4 * TRAIN)), cache="features")
     with pytest.raises(UserError, match="needs 2 MB"):
-        cache_policy.decide(question(cache="features", views=2), CacheBudget(0))
+        decide(CacheBudget(0), cache="features", views=2)
 
 
 @pytest.mark.parametrize(
@@ -158,9 +155,7 @@ def test_what_is_told_to_be_kept_and_has_no_room_is_the_users_to_solve():
 )
 def test_it_says_how_often_the_trunk_runs_and_what_that_saves(count, refresh, epochs):
     """Against the views themselves: each that an epoch sees for the first time is a pass."""
-    reason = cache_policy.decide(
-        question(views=count, refresh=refresh, epochs=epochs), PLENTY
-    ).reason
+    reason = decide(views=count, refresh=refresh, epochs=epochs).reason
     seen: list[set] = [set() for _ in range(TRAIN)]
     views = ViewSchedule(0, count, refresh)
     for epoch in range(epochs):
@@ -178,17 +173,17 @@ def test_it_says_how_often_the_trunk_runs_and_what_that_saves(count, refresh, ep
 
 
 def test_where_nothing_is_saved_nothing_is_said_of_it():
-    reason = cache_policy.decide(question(epochs=4, cache="features"), PLENTY).reason
+    reason = decide(epochs=4, cache="features").reason
     assert "for 4 views of each image" in reason
     assert "instead of" not in reason
 
 
 def test_all_outcomes_are_said_to_be_all():
-    assert "for all 2 views of" in cache_policy.decide(question(outcomes=2), PLENTY).reason
-    assert "for all 1 view of" in cache_policy.decide(question(outcomes=1), PLENTY).reason
-    assert "for 2 views of" in cache_policy.decide(question(outcomes=2, views=2), PLENTY).reason
+    assert "for all 2 views of" in decide(outcomes=2).reason
+    assert "for all 1 view of" in decide(outcomes=1).reason
+    assert "for 2 views of" in decide(outcomes=2, views=2).reason
 
 
 def test_a_plan_goes_through_json():
-    keep = cache_policy.decide(question(), PLENTY)
+    keep = decide()
     assert CacheDecision(**dataclasses.asdict(keep)) == keep

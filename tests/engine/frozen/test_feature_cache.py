@@ -1,4 +1,4 @@
-"""Kept outputs of a trunk: what stands in each row, and when it is worked out."""
+"""The cached outputs of a trunk: the content of each row, and when it is computed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import pytest
 import tensorflow as tf
 
 from engine.core.call_syntax import parse_calls
+from engine.core.dataset import DataLoader
 from engine.frozen import trunk
 from engine.frozen.array_store import CacheBudget
-from engine.frozen.feature_cache import FeatureCache, FeatureSource
-from engine.frozen.forward import FrozenForward, make_frozen_forward
+from engine.frozen.feature_cache import FeatureCache
+from engine.frozen.forward import FrozenForward
 from engine.frozen.precision import ComputeMode
 from engine.frozen.view_schedule import ViewSchedule
 from engine.models import freezing
@@ -21,71 +22,83 @@ from pipelines.augment import augment
 from tests.engine import small
 from tests.engine.models.test_batchnorm_folding import apart
 
-COUNT, SIZE, SEED, FIRST = 10, 4, 9, 3  # examples, in batches of 4; the phase's first epoch
+EXAMPLES, BATCH, SEED, FIRST = 10, 4, 9, 3  # FIRST: the phase's first epoch
 GROUPS = 3
 PLENTY = CacheBudget(10**9)
-FREE, MIRRORED, EIGHT = "rotate(30)|brightness(0.2)", "flip", "flip(0.3)|turn"
+CONTINUOUS, MIRRORED, EIGHT = "rotate(30)|brightness(0.2)", "flip", "flip(0.3)|turn"
+ALL_OUTCOMES = ViewSchedule(FIRST, None, 0.0, BATCH)
 
 
 @dataclasses.dataclass
-class Made:
-    """Features of the small network's lower half, and what they were made of."""
+class Case:
+    """A cache of the small network's lower half, and what it was built from."""
 
-    kept: FeatureCache
-    frozen_forward: FrozenForward
-    change: augment.Augmentation
-    cut: freezing.ModelPartition
-    loader: object
-    filled: list  # the numbers of the batches that were read to fill rows
+    cache: FeatureCache
+    forward: FrozenForward
+    partition: freezing.ModelPartition
+    loader: DataLoader
+    filled: list[int]  # the numbers of the batches that were read to fill rows
+
+    def image(self, example: int) -> np.ndarray:
+        batches = self.loader.once("train")
+        return np.concatenate([np.array(batch.inputs) for batch in batches])[example]
+
+    def numbers(self, example: int, view: int) -> tf.Tensor:
+        """The augmentation's numbers for one example alone, float32 [1, draws]."""
+        columns = (tf.constant([view]), tf.constant([example]))
+        draws = self.forward.augmentation.draws
+        return stateless_random.uniform(SEED, stateless_random.AUGMENT, *columns, draws)
+
+    def read(self, epoch: int, examples=None) -> tuple[np.ndarray, ...]:
+        """The rows that the epoch's steps read for these examples, or for all."""
+        examples = np.arange(EXAMPLES) if examples is None else np.array(examples)
+        return self.cache.lookup(examples, self.cache.views(examples, epoch))
 
 
-def make(text=FREE, views=None, policy="float32", cache_budget=PLENTY, net=None) -> Made:
-    recipe = small.recipe(seed=SEED, batch_size=SIZE)
-    change = augment.compose(parse_calls(text))
-    if net is None:
-        net = small.network()
-        small.enliven(net.model)
-    cut = freezing.partition_model(net, "top")
-    frozen_forward = make_frozen_forward(
-        recipe, change, trunk.specialise(cut.trunk, ComputeMode(policy))
-    )
-    loader, filled = small.data_loader(COUNT, SIZE), []
+class OtherTrunk(FrozenForward):
+    """Any function of images and numbers in the place of the trunk."""
 
-    def once(part, which=None):
-        assert part == "train"
-        filled.extend(which)
-        return loader.once(part, which)
+    def __init__(self, augmentation, outputs, function) -> None:
+        self.seed, self.augmentation, self.outputs = SEED, augmentation, outputs
+        self.augmented = function
 
-    source = FeatureSource(
-        dataclasses.replace(loader, once=once), frozen_forward.augmented, change, recipe.seed
-    )
-    slots = views.count if views else change.outcomes
-    views = views or ViewSchedule(FIRST, None, 0.0, SIZE)
-    kept = FeatureCache(
-        source, views, slots, frozen_forward.outputs, dataclasses.replace(cache_budget)
-    )
-    return Made(kept, frozen_forward, change, cut, loader, filled)
+
+def live_network():
+    network = small.network()
+    small.enliven(network.model)
+    return network
+
+
+@pytest.fixture(scope="module")
+def network():
+    return live_network()
+
+
+@pytest.fixture
+def make(network):
+    def make(text=CONTINUOUS, views=None, policy="float32", budget=PLENTY) -> Case:
+        augmentation = augment.compose(parse_calls(text))
+        partition = freezing.partition_model(network, "top")
+        forward = FrozenForward(
+            SEED, augmentation, trunk.specialise(partition.trunk, ComputeMode(policy))
+        )
+        loader, filled = small.data_loader(EXAMPLES, BATCH), []
+
+        def once(split, which=None):
+            assert split == "train"
+            filled.extend(which)
+            return loader.once(split, which)
+
+        slots = views.count if views else augmentation.outcomes
+        recorded = dataclasses.replace(loader, once=once)
+        cache = FeatureCache(recorded, forward, views or ALL_OUTCOMES, slots, budget)
+        return Case(cache, forward, partition, loader, filled)
+
+    return make
 
 
 def in_turn(count=2, refresh=0.0) -> ViewSchedule:
-    return ViewSchedule(FIRST, count, refresh, SIZE)
-
-
-def image(made: Made, example: int) -> np.ndarray:
-    batches = made.loader.once("train")
-    return np.concatenate([np.array(batch.inputs) for batch in batches])[example]
-
-
-def drawn(made: Made, example: int, view: int) -> tf.Tensor:
-    """The augmentation's numbers for one example alone, float32 [1, draws]."""
-    columns = (tf.constant([view]), tf.constant([example]))
-    return stateless_random.uniform(SEED, stateless_random.AUGMENT, *columns, made.change.draws)
-
-
-def read(made: Made, epoch: int, examples=None) -> tuple[np.ndarray, ...]:
-    """What the epoch's steps would get for these examples, or for all."""
-    examples = np.arange(COUNT) if examples is None else np.array(examples)
-    return made.kept.lookup(examples, made.kept.views(examples, epoch))
+    return ViewSchedule(FIRST, count, refresh, BATCH)
 
 
 def same_bits(one, other) -> bool:
@@ -94,171 +107,154 @@ def same_bits(one, other) -> bool:
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_a_row_is_what_the_trunk_makes_of_the_image_and_its_draws(policy):
-    """Each worked out alone, though in a batch of the same shape: bit for bit."""
-    made = make(views=in_turn(2), policy=policy)
+def test_row_is_the_trunk_output_of_its_image_and_draws(make, policy):
+    """Each computed alone, though in a batch of the same shape: bit for bit."""
+    case = make(views=in_turn(2), policy=policy)
     dtype = tf.as_dtype(policy.removeprefix("mixed_"))
     for epoch in (FIRST, FIRST + 1, FIRST + 2):
-        made.kept.prepare(epoch)
-        rows = read(made, epoch)[0]
+        case.cache.fill(epoch)
+        rows = case.read(epoch)[0]
         assert rows.dtype == {4: np.uint32, 2: np.uint16}[dtype.size]
-        for example in range(COUNT):
-            alone = np.repeat(image(made, example)[None], SIZE, 0)
-            numbers = tf.tile(drawn(made, example, FIRST + (epoch - FIRST) % 2), [SIZE, 1])
-            expected = made.frozen_forward.augmented(alone, numbers)[0]
+        for example in range(EXAMPLES):
+            alone = np.repeat(case.image(example)[None], BATCH, 0)
+            numbers = tf.tile(case.numbers(example, FIRST + (epoch - FIRST) % 2), [BATCH, 1])
+            expected = case.forward.augmented(alone, numbers)[0]
             assert expected.dtype == dtype
             assert rows[example].tobytes() == expected[0].numpy().tobytes()
+    assert len({row.tobytes() for row in (*case.read(FIRST)[0], *case.read(FIRST + 1)[0])}) == (
+        2 * EXAMPLES
+    ), "else a row in another's place would not show"
 
 
-def test_and_that_is_what_keras_makes_of_them():
-    made = make(views=in_turn(1))
-    made.kept.prepare(FIRST)
-    images = np.stack([image(made, example) for example in range(COUNT)])
-    numbers = tf.concat([drawn(made, example, FIRST) for example in range(COUNT)], 0)
-    expected = made.cut.trunk(made.change.apply(tf.constant(images), numbers), training=False)
-    assert apart(read(made, FIRST)[0].view(np.float32), expected) < 1e-5
+def test_rows_are_those_of_the_keras_model(make):
+    case = make(views=in_turn(1))
+    case.cache.fill(FIRST)
+    images = np.stack([case.image(example) for example in range(EXAMPLES)])
+    numbers = tf.concat([case.numbers(example, FIRST) for example in range(EXAMPLES)], 0)
+    pixels = case.forward.augmentation.apply(tf.constant(images), numbers)
+    expected = case.partition.trunk(pixels, training=False)
+    assert apart(case.read(FIRST)[0].view(np.float32), expected) < 1e-5
 
 
-def test_restored_they_are_tensors_as_the_trunk_gives_them():
-    for policy in ("float32", "mixed_bfloat16"):
-        made = make(views=in_turn(2), policy=policy)
-        made.kept.prepare(FIRST)
-        first = FIRST * GROUPS
-        lookup = made.kept.lookup
-        batch = next(iter(made.loader.train(first, first + 1, 1, made.kept.views, lookup)))
-        restored = made.kept.restore(tf.nest.map_structure(lambda column: column[0], batch))
-        shapes = [(tensor.shape[1:], tensor.dtype.name) for tensor in restored]
-        assert shapes == made.frozen_forward.outputs
-        rows = read(made, FIRST, batch.examples[0])[0]
-        assert restored[0].numpy().tobytes() == rows.tobytes()
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_restored_rows_have_shapes_and_types_of_the_trunk(make, policy):
+    case = make(views=in_turn(2), policy=policy)
+    case.cache.fill(FIRST)
+    first, cache = FIRST * GROUPS, case.cache
+    batch = next(iter(case.loader.train(first, first + 1, 1, cache.views, cache.lookup)))
+    restored = cache.restore(tf.nest.map_structure(lambda column: column[0], batch))
+    shapes = [(tensor.shape[1:], tensor.dtype.name) for tensor in restored]
+    assert shapes == case.forward.outputs
+    rows = case.read(FIRST, batch.examples[0])[0]
+    assert restored[0].numpy().tobytes() == rows.tobytes()
 
 
-@pytest.mark.parametrize("text", ["", MIRRORED, EIGHT])
-def test_of_few_outcomes_an_epoch_sees_just_what_it_would_without_a_cache(text):
-    """The trunk being one that does nothing, so that nothing but the augmentation is compared."""
-    made = make(text or "none")
-    change, shape = made.change, (small.SIDE, small.SIDE, 3)
-    source = dataclasses.replace(
-        made.kept.source, frozen_forward=lambda images, numbers: [change.apply(images, numbers)]
+@pytest.mark.parametrize("text", ["none", MIRRORED, EIGHT])
+def test_all_outcomes_cached_draw_as_without_a_cache(text):
+    """The trunk does nothing, so that only the augmentation is compared."""
+    augmentation, loader = augment.compose(parse_calls(text)), small.data_loader(EXAMPLES, BATCH)
+    forward = OtherTrunk(
+        augmentation,
+        [((small.SIDE, small.SIDE, 3), "float32")],
+        lambda images, numbers: [augmentation.apply(images, numbers)],
     )
-    views = ViewSchedule(FIRST, None, 0.0, SIZE)
-    kept = FeatureCache(source, views, change.outcomes, [(shape, "float32")], CacheBudget(10**6))
-    assert kept.enumerated
+    cache = FeatureCache(loader, forward, ALL_OUTCOMES, augmentation.outcomes, PLENTY)
+    assert cache.enumerated
     different = set()
     for epoch in range(FIRST, FIRST + 6):
-        kept.prepare(epoch)
+        cache.fill(epoch)
         steps = epoch * GROUPS, (epoch + 1) * GROUPS, GROUPS
-        plain = next(iter(made.loader.train(*steps)))
-        cached = next(iter(made.loader.train(*steps, views, kept.lookup)))
+        plain = next(iter(loader.train(*steps)))
+        cached = next(iter(loader.train(*steps, ALL_OUTCOMES, cache.lookup)))
         assert np.array_equal(plain.examples, cached.examples)
         for step in range(GROUPS):
-            numbers = stateless_random.uniform(
-                SEED,
-                stateless_random.AUGMENT,
-                plain.views[step],
-                plain.examples[step],
-                change.draws,
-            )
-            expected = change.apply(plain.inputs[step], numbers).numpy()
+            numbers = forward.draw(plain.views[step], plain.examples[step])
+            expected = augmentation.apply(plain.inputs[step], numbers).numpy()
             assert np.array_equal(cached.inputs[0][step].numpy().view(np.float32), expected)
             different |= {
-                (int(plain.examples[step][row]), expected[row].tobytes()) for row in range(SIZE)
+                (int(plain.examples[step][row]), expected[row].tobytes()) for row in range(BATCH)
             }
-    assert len(different) > COUNT or not text, "the augmentation did something"
+    assert len(different) > EXAMPLES or text == "none", "the augmentation did something"
 
 
-def test_so_it_does_below_a_trunk():
-    made = make(EIGHT)
-    made.kept.prepare(FIRST)
-    plain = next(iter(made.loader.train(FIRST * GROUPS, FIRST * GROUPS + 1)))
+def test_all_outcomes_cached_below_a_trunk_draw_as_without_a_cache(make):
+    case = make(EIGHT)
+    case.cache.fill(FIRST)
+    plain = next(iter(case.loader.train(FIRST * GROUPS, FIRST * GROUPS + 1)))
     batch = tf.nest.map_structure(lambda column: column[0], plain)
-    rows = made.kept.lookup(np.array(batch.examples), np.array(batch.views))
-    assert apart(rows[0].view(np.float32), made.frozen_forward.drawn(batch)[0]) < 1e-6
+    rows = case.cache.lookup(np.array(batch.examples), np.array(batch.views))
+    assert apart(rows[0].view(np.float32), case.forward.training(batch)[0]) < 1e-6
 
 
-def test_all_outcomes_are_filled_once_and_never_again():
-    made = make(EIGHT)
-    assert made.kept.prepare(FIRST) == 8 * COUNT
-    assert made.filled == [0, 1, 2] * 8
-    assert [made.kept.prepare(epoch) for epoch in range(FIRST, 20)] == [0] * (20 - FIRST)
-    assert len(made.filled) == 24
+def test_all_outcomes_are_filled_once(make):
+    case = make(EIGHT)
+    assert not case.cache.is_filled(FIRST)
+    assert case.cache.fill(FIRST) == 8 * EXAMPLES
+    assert case.filled == [0, 1, 2] * 8
+    assert [case.cache.fill(epoch) for epoch in range(FIRST, 20)] == [0] * (20 - FIRST)
+    assert len(case.filled) == 24
 
 
 @pytest.mark.parametrize(("count", "refresh"), [(1, 0.0), (3, 0.0), (2, 0.2), (2, 0.5), (1, 1.0)])
-def test_only_what_the_epoch_reads_and_is_not_there_is_filled(count, refresh):
-    made = make(views=in_turn(count, refresh))
-    there: dict[tuple[int, int], int] = {}  # (slot, group) -> view
+def test_epoch_fills_only_the_rows_it_reads_and_lacks(make, count, refresh):
+    case = make(views=in_turn(count, refresh))
+    cached: dict[tuple[int, int], int] = {}  # (slot, group) -> view
     for epoch in range(FIRST, FIRST + 14):
-        views = made.kept.views(np.arange(COUNT), epoch)[::SIZE]
+        views = case.cache.views(np.arange(EXAMPLES), epoch)[::BATCH]
         slot = (epoch - FIRST) % count
-        stale = [g for g in range(GROUPS) if there.get((slot, g)) != views[g]]
-        there |= {(slot, group): int(views[group]) for group in range(GROUPS)}
-        made.filled.clear()
-        sizes = [SIZE, SIZE, COUNT - 2 * SIZE]
-        assert made.kept.prepare(epoch) == sum(sizes[group] for group in stale)
-        assert made.filled == stale
-    assert len(there) == count * GROUPS
+        stale = [g for g in range(GROUPS) if cached.get((slot, g)) != views[g]]
+        cached |= {(slot, group): int(views[group]) for group in range(GROUPS)}
+        case.filled.clear()
+        sizes = [BATCH, BATCH, EXAMPLES - 2 * BATCH]
+        assert case.cache.is_filled(epoch) == (not stale)
+        assert case.cache.fill(epoch) == sum(sizes[group] for group in stale)
+        assert case.filled == stale
+    assert len(cached) == count * GROUPS
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 @pytest.mark.parametrize(
-    ("text", "views"), [(FREE, in_turn(2, 0.5)), (FREE, in_turn(3)), (EIGHT, None)]
+    ("text", "views"), [(CONTINUOUS, in_turn(2, 0.5)), (CONTINUOUS, in_turn(3)), (EIGHT, None)]
 )
-def test_a_run_that_is_taken_up_reads_the_same_bits(text, views, policy):
-    net = small.network()
-    small.enliven(net.model)
-    steady = make(text, views, policy, net=net)
-    for epoch in range(FIRST, FIRST + 6):
-        steady.kept.prepare(epoch)
-        fresh = make(text, views, policy, net=net)
-        fresh.kept.prepare(epoch)
-        assert same_bits(read(fresh, epoch), read(steady, epoch))
+def test_resumed_run_reads_the_same_bits(make, text, views, policy):
+    steady = make(text, views, policy)
+    for epoch in range(FIRST, FIRST + 5):
+        steady.cache.fill(epoch)
+        resumed = make(text, views, policy)
+        resumed.cache.fill(epoch)
+        assert same_bits(resumed.read(epoch), steady.read(epoch))
 
 
-@pytest.mark.parametrize(("text", "views"), [(FREE, in_turn(2, 0.5)), (EIGHT, None)])
-def test_on_disk_they_are_what_they_are_in_memory(text, views, tmp_path):
-    net = small.network()
-    memory = make(text, views, net=net)
-    disk = make(text, views, cache_budget=CacheBudget(0, tmp_path), net=net)
-    assert [table.mapping is None for made in (memory, disk) for table in made.kept.tables] == [
-        True,
-        False,
-    ]
+@pytest.mark.parametrize(("text", "views"), [(CONTINUOUS, in_turn(2, 0.5)), (EIGHT, None)])
+def test_rows_on_disk_are_those_in_memory(make, text, views, tmp_path):
+    memory, disk = make(text, views), make(text, views, budget=CacheBudget(0, tmp_path))
+    on_disk = [store.mapping is not None for c in (memory, disk) for store in c.cache.stores]
+    assert on_disk == [False, True]
     for epoch in range(FIRST, FIRST + 4):
-        assert memory.kept.prepare(epoch) == disk.kept.prepare(epoch)
-        assert same_bits(read(memory, epoch), read(disk, epoch))
+        assert memory.cache.fill(epoch) == disk.cache.fill(epoch)
+        assert same_bits(memory.read(epoch), disk.read(epoch))
 
 
-def test_views_differ_where_draws_do():
-    """Else none of the above would notice a row in another's place."""
-    made = make(views=in_turn(2))
-    rows = []
-    for epoch in (FIRST, FIRST + 1):
-        made.kept.prepare(epoch)
-        rows += [row.tobytes() for row in read(made, epoch)[0]]
-    assert len(set(rows)) == 2 * COUNT
-
-
-def test_several_tensors_have_a_table_each():
-    made = make(views=in_turn(2))
-    source = dataclasses.replace(
-        made.kept.source,
-        frozen_forward=lambda images, numbers: [
+def test_each_output_of_the_trunk_has_its_own_rows(make):
+    case = make(views=in_turn(2))
+    forward = OtherTrunk(
+        case.forward.augmentation,
+        [((3,), "float32"), ((1,), "float16")],
+        lambda images, numbers: [
             tf.reduce_mean(tf.cast(images, tf.float32), [1, 2]),
             tf.cast(numbers[:, :1], tf.float16),
         ],
     )
-    outputs = [((3,), "float32"), ((1,), "float16")]
-    kept = FeatureCache(source, in_turn(2), 2, outputs, CacheBudget(10**6))
-    kept.prepare(FIRST)
-    means, numbers = kept.lookup(np.arange(COUNT), np.full(COUNT, FIRST, np.int32))
-    for example in range(COUNT):
-        expected = image(made, example).mean((0, 1))
+    cache = FeatureCache(case.loader, forward, in_turn(2), 2, PLENTY)
+    cache.fill(FIRST)
+    means, numbers = cache.lookup(np.arange(EXAMPLES), np.full(EXAMPLES, FIRST, np.int32))
+    for example in range(EXAMPLES):
+        expected = case.image(example).mean((0, 1))
         np.testing.assert_allclose(means[example].view(np.float32), expected, rtol=1e-5)
-        first = np.float16(drawn(made, example, FIRST)[0, 0])
+        first = np.float16(case.numbers(example, FIRST)[0, 0])
         assert numbers[example].view(np.float16) == first
 
 
-def test_without_room_there_are_none():
+def test_cache_without_room_raises(make):
     with pytest.raises(OSError, match="do not fit"):
-        make(views=in_turn(2), cache_budget=CacheBudget(100))
+        make(views=in_turn(2), budget=CacheBudget(100))

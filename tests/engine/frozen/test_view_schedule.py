@@ -5,8 +5,6 @@ import fractions
 import numpy as np
 import pytest
 
-from engine.core.recipe import Phase
-from engine.frozen import view_schedule
 from engine.frozen.view_schedule import ViewSchedule
 
 FIRST = 3  # the epoch that the phase begins with
@@ -103,10 +101,3 @@ def test_generations_are_those_of_exact_arithmetic():
             offset = fractions.Fraction((example * golden) % 1)
             generation = (fractions.Fraction(1, 10) * epoch + offset) // 1
             assert view == FIRST + epoch % 2 + 2 * generation
-
-
-def test_those_of_a_phase():
-    phase = Phase("tune", views=4, refresh=0.25)
-    assert view_schedule.of_phase(phase, 4, FIRST, 8) == ViewSchedule(FIRST, 4, 0.25, 8)
-    anew = view_schedule.of_phase(phase, None, FIRST, 8)
-    assert np.array_equal(seen(anew, 3)[:, 0], [3, 4, 5])

@@ -195,5 +195,8 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(coloured, tmp_path):
     train("run")
     steady = RunDirectory(tmp_path / "steady")
     assert same_end(RunDirectory(tmp_path / "run"), steady)
-    kept = json.loads(steady.plan.read_text())["keeps"]
-    assert {name: keep["slots"] for name, keep in kept.items()} == {"transfer": 0, "fine_tune": 1}
+    plans = json.loads(steady.plan.read_text())["phases"]
+    assert {name: plan["cache"]["slots"] for name, plan in plans.items()} == {
+        "transfer": 0,
+        "fine_tune": 1,
+    }

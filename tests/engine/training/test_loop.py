@@ -93,8 +93,8 @@ def test_kept_features_train_as_images_do(coloured, tmp_path):
         recipe = small_recipe(coloured, phases, cache=cache)
         made = job(recipe, tmp_path / cache, Watcher(), cache_budget=CacheBudget(10**9))
         loop.train(made)
-        keeps = json.loads(made.run.plan.read_text())["keeps"].values()
-        assert [keep["slots"] for keep in keeps] == [{"none": 0, "features": 2}[cache]] * 2
+        plans = json.loads(made.run.plan.read_text())["phases"].values()
+        assert [plan["cache"]["slots"] for plan in plans] == [{"none": 0, "features": 2}[cache]] * 2
         ends.append((final(made.run)["model"], timeless(made.run)))
     for one, other in zip(*(model for model, _ in ends), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
@@ -118,7 +118,7 @@ def test_where_features_can_not_be_kept_after_all_the_trunk_runs_each_time(
     recipe = small_recipe(coloured, phases)
     made = job(recipe, tmp_path / "full", watcher, cache_budget=CacheBudget(10**9))
     loop.train(made)
-    assert any("can't be kept (No space left on device)" in note for note in watcher.notes)
+    assert any("can't be cached (No space left on device)" in note for note in watcher.notes)
     ours, theirs = final(made.run), final(plain.run)
     assert all(map(np.array_equal, ours["model"], theirs["model"]))
 
@@ -128,7 +128,7 @@ def test_a_phase_without_epochs_is_passed_over(coloured, tmp_path):
     made = job(small_recipe(coloured, phases), tmp_path / "run", Watcher())
     result = loop.train(made).result
     assert [phase["name"] for phase in result["phases"]] == ["fine_tune"]
-    assert set(json.loads(made.run.plan.read_text())["keeps"]) == {"fine_tune"}
+    assert set(json.loads(made.run.plan.read_text())["phases"]) == {"fine_tune"}
 
 
 def test_early_stop_ends_the_phase_and_the_next_one_begins(coloured, tmp_path):
@@ -189,7 +189,7 @@ def test_a_phase_gives_its_room_back_before_the_next_one_takes_its_own(
     def begin(*given):
         alive.append(sum(table() is not None for table in kept))
         stage = original(*given)
-        kept.extend(weakref.ref(table.rows) for table in stage.features.tables)
+        kept.extend(weakref.ref(table.rows) for table in stage.features.stores)
         return stage
 
     monkeypatch.setattr(loop, "begin", begin)

@@ -148,8 +148,8 @@ def test_so_does_one_that(coloured, tmp_path, half_is_faster, what):
             loop.train(job(recipe, place, Watcher(stop), checkpoint_minutes=0, **settings))
     loop.train(job(recipe, place, Watcher(), **settings))
     assert same_end(RunDirectory(place), steady.run)
-    phases = json.loads(steady.run.plan.read_text())["keeps"].values()
-    assert [phase["slots"] for phase in phases] == [kept, kept]
+    plans = json.loads(steady.run.plan.read_text())["phases"].values()
+    assert [plan["cache"]["slots"] for plan in plans] == [kept, kept]
 
 
 def test_the_measured_pace_changes_nothing(coloured, undisturbed, tmp_path, monkeypatch):
@@ -170,8 +170,8 @@ def test_a_run_that_is_taken_up_measures_and_decides_nothing_anew(coloured, tmp_
         loop.train(job(recipe, tmp_path / "run", Watcher(stop_at=17), **settings))
     plan = RunDirectory(tmp_path / "run").plan.read_text()
     values = json.loads(plan)
-    assert set(values["keeps"]) == {"transfer", "fine_tune"}
-    assert {len(each) for each in values["trials"].values()} == {2}, "float32 and bfloat16"
+    assert set(values["phases"]) == {"transfer", "fine_tune"}
+    assert {len(plan["trunk"]) for plan in values["phases"].values()} == {2}, "two precisions"
 
     def again(*_):
         raise AssertionError("decided anew")

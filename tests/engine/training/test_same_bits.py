@@ -74,8 +74,10 @@ def test_a_new_run_of_the_same_recipe_has_the_same_bits(
 
 
 def views(run: RunDirectory) -> list[int]:
-    return [keep["views"] for keep in json.loads(run.plan.read_text())["keeps"].values()]
+    plans = json.loads(run.plan.read_text())["phases"].values()
+    return [plan["cache"]["views"] for plan in plans]
 
 
 def slots(run: RunDirectory) -> list[int]:
-    return [keep["slots"] for keep in json.loads(run.plan.read_text())["keeps"].values()]
+    plans = json.loads(run.plan.read_text())["phases"].values()
+    return [plan["cache"]["slots"] for plan in plans]

@@ -9,8 +9,8 @@ from engine.core.recipe import Phase
 from engine.evaluation import eval_step
 from engine.frozen import trunk
 from engine.frozen.array_store import CacheBudget
-from engine.frozen.feature_cache import FeatureCache, FeatureSource
-from engine.frozen.forward import make_frozen_forward
+from engine.frozen.feature_cache import FeatureCache
+from engine.frozen.forward import FrozenForward
 from engine.frozen.precision import ComputeMode
 from engine.frozen.view_schedule import ViewSchedule
 from engine.models import freezing
@@ -85,16 +85,15 @@ def test_kept_features_train_as_images_do(text, views):
     loader, change = small.data_loader(10, 4), augment.compose(parse_calls(text))
     recipe = small.recipe(dropout=0.3, batch_size=4)
     plain = trainer("top", "adam", recipe=recipe, augment=change)
-    frozen_forward = make_frozen_forward(
-        recipe, change, trunk.specialise(plain.partition.trunk, FLOAT32)
+    frozen_forward = FrozenForward(
+        recipe.seed, change, trunk.specialise(plain.partition.trunk, FLOAT32)
     )
-    source = FeatureSource(loader, frozen_forward.augmented, change, recipe.seed)
     slots = views.count if views else change.outcomes
     views = views or ViewSchedule(0, None, 0.0, 4)
-    features = FeatureCache(source, views, slots, frozen_forward.outputs, CacheBudget(10**6))
+    features = FeatureCache(loader, frozen_forward, views, slots, CacheBudget(10**6))
     kept = trainer("top", "adam", recipe=recipe, frozen_forward=features.restore)
     for epoch in range(3):
-        features.prepare(epoch)
+        features.fill(epoch)
         steps = 3 * epoch, 3 * epoch + 3, 2
         for batches in loader.train(*steps, views):
             plain.steps(batches, tf.fill([len(batches.labels)], 0.01))

@@ -1,0 +1,158 @@
+"""plan.json: what a run measured on its machine and decided by it, phase by phase.
+
+It is written down since it moves bits: a resumed run reads its plans instead of measuring again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from engine.core.conversion import convert, parse_json
+from engine.core.errors import UserError, choose, require
+from engine.core.files import write_json
+from engine.core.recipe import PRECISIONS, Phase, Recipe, digest
+from engine.frozen import precision
+from engine.frozen.cache_policy import CacheDecision
+from engine.frozen.precision import ComputeMode, PrecisionTrial
+
+
+@dataclasses.dataclass(frozen=True)
+class PhasePlan:
+    """What was measured and decided for one phase, as plan.json holds it."""
+
+    trunk: tuple[PrecisionTrial, ...] = ()  # of the frozen layers; empty where none was needed
+    tail: tuple[PrecisionTrial, ...] = ()  # of the trained layers
+    cache: CacheDecision | None = None  # None until it is decided
+
+
+class PlanFile:
+    """The plans of a run's phases, saved as they grow."""
+
+    def __init__(self, path: Path, recipe: Recipe, log: Callable[[str], None]) -> None:
+        """Reads the plans; starts with none where the file can't be read or has another form.
+
+        Args:
+          path: of the run's `plan.json`.
+          log: receives the trials as lines of text.
+        """
+        self.path, self.recipe, self.log = path, recipe, log
+        self.plans: dict[str, PhasePlan] = {}
+        with suppress(OSError, UnicodeDecodeError, UserError, RecursionError, KeyError, TypeError):
+            plans = parse_json(path.read_text("utf-8"))["phases"]
+            require(isinstance(plans, dict), "phases; allowed: an object")
+            self.plans = {name: _read_plan(plan, name) for name, plan in plans.items()}
+
+    def __getitem__(self, phase: Phase) -> PhasePlan:
+        return self.plans.get(phase.name, PhasePlan())
+
+    def trunk_trial(
+        self,
+        phase: Phase,
+        modes: list[ComputeMode],
+        compile_trunk: Callable[[ComputeMode], Callable],
+        inputs: Callable[[], Any],
+    ) -> PrecisionTrial:
+        """The best mode of the trunk, tried unless a phase with the same trunk has tried it.
+
+        Args:
+          compile_trunk, inputs: see `precision.trials`.
+        """
+        same = [self[other].trunk for other in self.recipe.phases if _same_trunk(other, phase)]
+        known = next(filter(None, same), ())
+        what = f"frozen layers below {phase.trainable}"
+        trials = known or self._try(what, modes, compile_trunk, inputs)
+        if trials != self[phase].trunk:
+            self._update(phase, trunk=trials)
+        return self._chosen(what, trials, bool(known))
+
+    def tail_trial(
+        self,
+        phase: Phase,
+        modes: list[ComputeMode],
+        compile_tail: Callable[[ComputeMode], Callable],
+        inputs: Callable[[], Any],
+    ) -> PrecisionTrial:
+        """The best mode of the trained layers, tried unless it was before."""
+        known, what = self[phase].tail, f"trained layers of {phase.name}"
+        trials = known or self._try(what, modes, compile_tail, inputs)
+        if not known:
+            self._update(phase, tail=trials)
+        return self._chosen(what, trials, bool(known))
+
+    def cache(self, phase: Phase, decide: Callable[[], CacheDecision]) -> CacheDecision:
+        """The phase's cache decision, made unless it was before."""
+        decision = self[phase].cache
+        if decision is None:
+            decision = decide()
+            self._update(phase, cache=decision)
+            if decision.slots:
+                self.log(f"phase {phase.name}: caches {decision.reason}")
+        return decision
+
+    def _try(
+        self, what: str, modes: list[ComputeMode], compile_mode: Callable, inputs: Callable
+    ) -> tuple[PrecisionTrial, ...]:
+        trials = tuple(precision.trials(modes, compile_mode, inputs()))
+        if len(trials) > 1:
+            self.log(f"{what}, tried on a batch of your images:")
+            for line in precision.table(trials):
+                self.log(line)
+        return trials
+
+    def _chosen(self, what: str, trials: tuple[PrecisionTrial, ...], known: bool) -> PrecisionTrial:
+        best = precision.best(trials)
+        if known and len(trials) > 1:
+            self.log(f"{what}: {best.program}, as {self.path} has it")
+        return best
+
+    def _update(self, phase: Phase, **changes: Any) -> None:
+        self.plans[phase.name] = dataclasses.replace(self[phase], **changes)
+        with suppress(OSError):  # it is saved again with each checkpoint
+            self.save()
+
+    def save(self) -> None:
+        """Writes `plan.json`.
+
+        Raises:
+          OSError: it can't be written.
+        """
+        write_json(
+            self.path,
+            {
+                "recipe": digest(self.recipe),
+                "tolerance": precision.TOLERANCE,
+                "chosen": {name: _chosen_modes(plan) for name, plan in self.plans.items()},
+                "phases": {name: dataclasses.asdict(plan) for name, plan in self.plans.items()},
+            },
+        )
+
+
+def _same_trunk(one: Phase, other: Phase) -> bool:
+    return one.trainable == other.trainable
+
+
+def _chosen_modes(plan: PhasePlan) -> dict[str, str]:
+    parts = {"trunk": plan.trunk, "tail": plan.tail}
+    return {part: str(precision.best(t).program) for part, t in parts.items() if t}
+
+
+def _read_plan(value: Any, name: str) -> PhasePlan:
+    """Converts one phase of plan.json.
+
+    Raises:
+      UserError: it is no plan of this version.
+    """
+    plan = convert(value, PhasePlan, name)
+    for trial in (*plan.trunk, *plan.tail):
+        choose(trial.program.policy, dict.fromkeys(PRECISIONS), "policy")
+        speed = trial.images_per_second
+        require(speed > 0, f"images_per_second={speed}; allowed: a number above 0")
+    if plan.cache:
+        slots, views = plan.cache.slots, plan.cache.views
+        valid = slots >= 0 and (views is None or views > 0)
+        require(valid, f"slots={slots}, views={views}; allowed: 0 or more, 1 or more")
+    return plan

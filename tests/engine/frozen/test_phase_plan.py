@@ -1,0 +1,143 @@
+"""plan.json: measured once, written down, read again; and measured again where it is unreadable."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from engine.core.recipe import Phase, digest
+from engine.frozen import precision
+from engine.frozen.cache_policy import CacheDecision
+from engine.frozen.phase_plan import PhasePlan, PlanFile
+from engine.frozen.precision import ComputeMode
+from tests.engine import small
+
+MODES = [ComputeMode(), ComputeMode("mixed_bfloat16")]
+HEAD, TOP, AGAIN = Phase("transfer", "head"), Phase("tune", "top"), Phase("more", "top")
+RECIPE = small.recipe(phases=(HEAD, TOP, AGAIN))
+CACHED = CacheDecision(4, 4, True, "the trunk's outputs")
+INPUTS = np.ones((3, 2), np.float32)
+
+
+class Network:
+    """Counts how often it is compiled; bfloat16's output is off by `error`."""
+
+    def __init__(self, error: float = 0.0) -> None:
+        self.compiled, self.error = [], error
+
+    def __call__(self, mode: ComputeMode):
+        self.compiled.append(mode)
+        off = self.error * (mode.dtype == "bfloat16")
+        return lambda inputs: [tf.constant(inputs) + off]
+
+
+class Opened:
+    """The plan file, opened; `lines` holds what it logged."""
+
+    def __init__(self, path) -> None:
+        self.path, self.lines = path, []
+        self.file = PlanFile(path, RECIPE, self.lines.append)
+
+    def trunk(self, phase=HEAD, network=None, modes=MODES):
+        return self.file.trunk_trial(phase, modes, network or Network(), lambda: INPUTS)
+
+    def tail(self, phase=HEAD, network=None):
+        return self.file.tail_trial(phase, MODES, network or Network(), lambda: INPUTS)
+
+
+def unexpected(*_):
+    raise AssertionError("measured or decided again")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "plan.json"
+
+
+def test_reopened_plan_file_measures_and_decides_nothing(path):
+    first, network = Opened(path), Network()
+    trials = first.trunk(network=network), first.tail(network=network)
+    assert network.compiled == 2 * MODES
+    assert first.file.cache(HEAD, lambda: CACHED) == CACHED
+    again = Opened(path)
+    assert again.trunk(network=unexpected) == trials[0]
+    assert again.tail(network=unexpected) == trials[1]
+    assert again.file.cache(HEAD, unexpected) == CACHED
+    assert again.lines == [
+        f"frozen layers below head: {trials[0].program}, as {path} has it",
+        f"trained layers of transfer: {trials[1].program}, as {path} has it",
+    ]
+    assert again.file.plans == first.file.plans
+
+
+def test_phases_with_the_same_trunk_share_its_trials(path):
+    opened, network = Opened(path), Network()
+    for phase in (HEAD, TOP, AGAIN):
+        opened.trunk(phase, network)
+    assert network.compiled == 2 * MODES
+    plans = Opened(path).file.plans
+    assert plans["tune"].trunk == plans["more"].trunk != plans["transfer"].trunk
+
+
+def test_chosen_mode_is_within_tolerance(path):
+    assert Opened(path).trunk(network=Network(error=1.0)).program == MODES[0]
+    values = json.loads(path.read_text())
+    assert values["chosen"] == {"transfer": {"trunk": "float32"}}
+    assert values["recipe"] == digest(RECIPE)
+    assert values["tolerance"] == precision.TOLERANCE
+    assert values["phases"]["transfer"]["trunk"][1]["distance"] == pytest.approx(1.0)
+
+
+def test_trials_are_logged_only_where_there_is_a_choice(path):
+    opened = Opened(path)
+    opened.trunk()
+    assert "frozen layers below head" in opened.lines[0]
+    assert ["float32" in opened.lines[1], "bfloat16" in opened.lines[2]] == [True, True]
+    opened.lines.clear()
+    for _ in range(2):
+        opened.trunk(TOP, modes=MODES[:1])
+    assert opened.lines == []
+
+
+PROGRAM = {"policy": "float32", "xla": False}
+TRIAL = {"program": PROGRAM, "images_per_second": 1.0, "distance": 0.0}
+CACHE = {"views": 4, "slots": 4, "validation": True, "reason": "a"}
+
+
+def plan_text(**changes) -> bytes:
+    """A plan file's text, with some keys changed."""
+    program, trial, cache = (
+        part | {key: value for key, value in changes.items() if key in part}
+        for part in (PROGRAM, TRIAL, CACHE)
+    )
+    plan = {"trunk": [trial | {"program": program}], "tail": [], "cache": cache}
+    return json.dumps({"phases": {"transfer": plan}}).encode()
+
+
+def test_plan_text_without_changes_is_read(path):
+    path.write_bytes(plan_text())
+    assert Opened(path).file[HEAD].cache == CacheDecision(4, 4, True, "a")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"", b"{", b"[]", b"null", b'{"trials": {}}', b'{"phases": {"a": {"slots": 1}}}',
+        b'{"phases": {"a": {"trunk": 3}}}', b'{"phases": []}', b'{"phases": null}', b'"phases"',
+        b'{"phases": {"a": {"trunk": [{"program": {"policy": "float32", "speed": 1}}]}}}',
+        b"[" * 10**5, b"\xff\xfe\x00",
+        plan_text(policy="half"), plan_text(xla=1), plan_text(images_per_second=0),
+        plan_text(distance="far"), plan_text(slots=-1), plan_text(views=0),
+        plan_text(views="all"), plan_text(reason=None),
+    ],
+)  # fmt: skip
+def test_unreadable_plan_file_counts_as_empty(path, text):
+    path.write_bytes(text)
+    opened = Opened(path)
+    assert opened.file.plans == {}
+    assert opened.file[HEAD] == PhasePlan()
+    opened.trunk()
+    assert list(Opened(path).file.plans) == ["transfer"]
