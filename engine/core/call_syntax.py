@@ -1,7 +1,7 @@
 """The call syntax of phases and augmentations: `name(value, key=value, …)`, joined by `|`.
 
-Values are numbers, `true`, `false`, `none`, bare words (letters, digits and `_ . / -`), or text
-in quotes.
+Values are numbers, `true`, `false`, `none`, bare words (letters, digits and `_ . / -`), text in
+quotes, or calls with brackets, as in `average=soup(3)`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE,
 )
-_LONGEST = 400  # characters of a number; the largest float has 309 digits, int() takes 4300
+_MAX_DIGITS = 400  # the largest float has 309, int() takes 4300
+_MAX_DEPTH = 20  # of calls inside each other
 _CONSTANTS = {"true": True, "false": False, "none": None}
 
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """A name with values, as `rotate(30)` or `cutout(size=0.3)`.
+    """A name with values, such as `rotate(30)` or `cutout(size=0.3)`.
 
-    What was parsed is written by `str` so that it parses back to the same call.
+    The `str` of a parsed call parses to the same call.
     """
 
     name: str
@@ -39,12 +40,18 @@ class Call:
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
-        values = [_write(value) for value in self.args]
-        values += [f"{key}={_write(value)}" for key, value in self.kwargs.items()]
-        return f"{self.name}({', '.join(values)})" if values else self.name
+        return self.name if not self.args and not self.kwargs else self._with_brackets()
+
+    def _with_brackets(self) -> str:
+        values = [value_text(value) for value in self.args]
+        values += [f"{key}={value_text(value)}" for key, value in self.kwargs.items()]
+        return f"{self.name}({', '.join(values)})"
 
 
-def _write(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """Writes an argument of a call as the parser reads it."""
+    if isinstance(value, Call):
+        return value._with_brackets()
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
@@ -53,7 +60,7 @@ def _write(value: Any) -> str:
 
 
 def parse_call(text: str) -> Call:
-    """`name` or `name(value, key=value, …)` -> Call.
+    """Parses `name` or `name(value, key=value, …)`.
 
     Raises:
       UserError: the text is not one such call.
@@ -65,7 +72,7 @@ def parse_call(text: str) -> Call:
 
 
 def parse_calls(text: str) -> tuple[Call, ...]:
-    """Calls joined by `|` -> tuple of Call; empty text and `none` give an empty one.
+    """Parses calls joined by `|`; empty text and `none` are no calls.
 
     Raises:
       UserError: the text does not follow the syntax; the message says where.
@@ -82,10 +89,10 @@ def parse_calls(text: str) -> tuple[Call, ...]:
 
 
 class _Parser:
-    """A cursor over the tokens of one text; `kind` and `value` are the token it stands at."""
+    """Reads the tokens of one text; `kind` and `value` are the current token."""
 
     def __init__(self, text: str) -> None:
-        self.text, self.position = text.rstrip(), 0
+        self.text, self.position, self.depth = text.rstrip(), 0, 0
         self.kind, self.value, self.start = "", "", 0
         self.advance()
 
@@ -101,19 +108,18 @@ class _Parser:
         self.position = match.end()
 
     def error(self, expected: str) -> UserError:
-        place = (
-            f"at {self.text[self.start :].strip()!r}" if self.text[self.start :] else "at its end"
-        )
+        rest = self.text[self.start :].strip()
+        place = f"at {rest!r}" if rest else "at its end"
         return UserError(
             f"{self.text!r} {place}: expected {expected}; write name(key=value, …), "
             "as in rotate(30) or fine_tune(trainable=all, epochs=2)"
         )
 
     def take(self, mark: str) -> bool:
-        found = self.kind == "mark" and self.value == mark
-        if found:
-            self.advance()
-        return found
+        if self.kind != "mark" or self.value != mark:
+            return False
+        self.advance()
+        return True
 
     def call(self) -> Call:
         if self.kind != "word" or not self.value.isidentifier():
@@ -122,35 +128,47 @@ class _Parser:
             raise self.error("a name, since none stands for no call at all")
         name = self.value
         self.advance()
+        return self.arguments(name) if self.take("(") else Call(name)
+
+    def arguments(self, name: str) -> Call:
+        """What follows the opening bracket."""
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
-        if self.take("(") and not self.take(")"):
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise self.error(f"at most {_MAX_DEPTH} calls inside each other")
+        if not self.take(")"):
             self.argument(args, kwargs)
             while self.take(","):
                 self.argument(args, kwargs)
             if not self.take(")"):
                 raise self.error("',' or ')'")
+        self.depth -= 1
         return Call(name, tuple(args), kwargs)
 
     def argument(self, args: list[Any], kwargs: dict[str, Any]) -> None:
-        word = self.value if self.kind == "word" else None
-        value = self.literal()
+        word = self.value if self.kind == "word" else ""
+        value = self.argument_value()
         if not self.take("="):
             if kwargs:
                 raise self.error("key=value, since plain values stand first")
             args.append(value)
             return
-        if word is None or not word.isidentifier() or word in kwargs:
+        if not word.isidentifier() or isinstance(value, Call) or word in kwargs:
             raise self.error("each key once, as a plain word")
-        kwargs[word] = self.literal()
+        kwargs[word] = self.argument_value()
 
-    def literal(self) -> Any:
-        kind, value = self.kind, self.value
+    def argument_value(self) -> Any:
+        kind, text = self.kind, self.value
         if kind not in ("number", "word", "single", "double"):
             raise self.error("a value")
-        if kind == "number" and (len(value) > _LONGEST or math.isinf(float(value))):
+        if kind == "number" and (len(text) > _MAX_DIGITS or math.isinf(float(text))):
             raise self.error("a number that is not beyond all bounds")
         self.advance()
         if kind == "number":
-            return int(value) if re.fullmatch(r"[+-]?\d+", value) else float(value)
-        return _CONSTANTS.get(value, value) if kind == "word" else value
+            return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
+        if kind != "word":
+            return text
+        if text.isidentifier() and text != "none" and self.take("("):
+            return self.arguments(text)
+        return _CONSTANTS.get(text, text)

@@ -1,4 +1,4 @@
-"""Plain values, as JSON and the call syntax have them, made into what a type asks for."""
+"""Conversion of plain values, as JSON and the call syntax have them, to annotated types."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 
 from engine.core.call_syntax import Call, parse_call
 from engine.core.errors import UserError, choose, require
+from engine.core.text import shorten
 
-_IN_WORDS = {
+_DESCRIPTIONS = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
@@ -23,10 +24,10 @@ _IN_WORDS = {
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text.
+    """Parses a JSON text.
 
     Raises:
-      UserError: the text is none, or lists stand in it in lists a thousand times.
+      UserError: it is no JSON, or nested too deeply.
     """
     try:
         return json.loads(text)
@@ -35,13 +36,21 @@ def parse_json(text: str) -> Any:
 
 
 def convert(value: Any, kind: Any, what: str) -> Any:
-    """The value as the type asks for it, or a UserError that says what was received."""
+    """Returns the value as the annotated type.
+
+    Args:
+      kind: int, float, bool, str, Call, a dataclass, or a tuple, list, Mapping or Optional of such.
+      what: the value's name, for the message.
+
+    Raises:
+      UserError: the value is of another type.
+    """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        rest = next(argument for argument in arguments if argument is not type(None))
-        return None if value is None else convert(value, rest, what)
-    if kind is Call and isinstance(value, str):
-        return parse_call(value)
+        some = next(argument for argument in arguments if argument is not type(None))
+        return None if value is None else convert(value, some, what)
+    if kind is Call and isinstance(value, str | Call):
+        return parse_call(value) if isinstance(value, str) else value
     if dataclasses.is_dataclass(kind) and kind is not Call:
         return _fields(value, kind, what)
     if origin is tuple and isinstance(value, list):
@@ -56,14 +65,8 @@ def convert(value: Any, kind: Any, what: str) -> Any:
         return float(value)
     if kind in (int, float, str, bool) and type(value) is kind:
         return value
-    raise UserError(
-        f"{what}={_shown(value)}; allowed: {_IN_WORDS.get(kind, 'a list or an object')}"
-    )
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:99]}…"
+    allowed = _DESCRIPTIONS.get(kind, "a list or an object")
+    raise UserError(f"{what}={shorten(repr(value), 100)}; allowed: {allowed}")
 
 
 def _fields(values: Any, kind: Any, what: str) -> Any:
@@ -72,8 +75,8 @@ def _fields(values: Any, kind: Any, what: str) -> Any:
     for key in values:
         choose(key, hints, f"{what}: key")
     for field in dataclasses.fields(kind):
-        needed = field.default is field.default_factory is dataclasses.MISSING
-        require(not needed or field.name in values, f"{what}: key {field.name!r} is missing")
+        required = field.default is field.default_factory is dataclasses.MISSING
+        require(not required or field.name in values, f"{what}: key {field.name!r} is missing")
     return kind(
         **{key: convert(value, hints[key], f"{what}.{key}") for key, value in values.items()}
     )

@@ -1,8 +1,7 @@
-"""The values that describe a run, and the small language that they are written in.
+"""The recipe: everything that describes a run, in one value.
 
-`Recipe` is a whole run in one value. It is made from flags once, written to the run directory as
-JSON, and read from there by everything that comes later, so that training and serving can't drift
-apart. This module is the ground of the project: it needs nothing but the standard library.
+It is built from flags once, written to the run directory as JSON, and read from there by everything
+that follows, so that training and serving can't drift apart.
 """
 
 from __future__ import annotations
@@ -40,12 +39,14 @@ def _one_of(value: str, allowed: Iterable[str], what: str) -> None:
 class Phase:
     """One stretch of training with one set of trainable variables.
 
-    `trainable` is `head`, `all`, or the stage or layer from which everything upward trains.
-    `epochs` may be 0: the phase is then skipped. `views` is how many draws of the augmentation each
-    image has, to be used in turn; None leaves it to `engine.frozen.cache_policy`. `refresh` is
-    the share of all views that is drawn anew each epoch. `options` are those of the optimizer and
-    of the schedule (`momentum`, `warmup_steps`, …); `engine.optim.options` checks that each has a
-    taker.
+    Attributes:
+      trainable: `head`, `all`, or the stage or layer from which everything upward trains.
+      epochs: 0 skips the phase.
+      views: augmentation views of each image, used in turn; None leaves the number to
+        `engine.frozen.cache_policy`.
+      refresh: fraction of all views that is drawn again each epoch, 0 to 1.
+      options: those of the optimizer and the schedule (`momentum`, `warmup_steps`, …);
+        `engine.optim.options` checks them.
     """
 
     name: str
@@ -74,15 +75,15 @@ class Phase:
             )
         require(
             self.views is None or self.views > 0,
-            f"{where}: views={self.views}; allowed: 1 or more, or none for as many as serve best",
+            f"{where}: views={self.views}; allowed: 1 or more, or none to choose automatically",
         )
         require(
-            0 <= self.refresh <= 1, f"{where}: refresh={self.refresh}; allowed: a share from 0 to 1"
+            0 <= self.refresh <= 1,
+            f"{where}: refresh={self.refresh}; allowed: a fraction from 0 to 1",
         )
         require(
             not self.refresh or self.views is not None,
-            f"{where}: refresh={self.refresh}, and no number of views to draw anew; "
-            "give views=K as well, or leave it out",
+            f"{where}: refresh={self.refresh} requires views=K; add it, or omit refresh",
         )
         require(
             0 <= (self.weight_decay or 0) < 1,
@@ -92,15 +93,16 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
-    """Where the images are and how they are divided.
+    """Where the images are and how they are split.
 
-    `source` is a key of `pipelines.sources.sources.SOURCES`; `location` a folder, a file or the
-    name of a TFDS data set; `validation_location` and `test_location` the further folders of the
-    source `split_folders`; `manifest_root` the folder that a manifest's images lie below, its own
-    if None.
-    `validation_fraction` is a share of the training part in (0, 1), or a number of examples where
-    it is 1 or more; sources that bring a validation part of their own don't use it.
-    `limit_examples` keeps that many examples of each part, evenly over the classes.
+    Attributes:
+      source: a key of `pipelines.sources.sources.SOURCES`.
+      location: a folder, a file or the name of a TFDS data set.
+      validation_location, test_location: further folders of the source `split_folders`.
+      validation_fraction: a fraction of the training split in (0, 1), or a number of examples, 1
+        or more. Unused where the source has a validation split of its own.
+      limit_examples: keeps that many examples of each split, evenly over the classes.
+      manifest_root: the folder that a manifest's paths are relative to; its own if None.
     """
 
     source: str
@@ -118,7 +120,7 @@ class DataSpec:
         fraction = self.validation_fraction
         require(
             0 < fraction < 1 or (fraction >= 1 and float(fraction).is_integer()),
-            f"validation_fraction={fraction}; allowed: a share between 0 and 1, "
+            f"validation_fraction={fraction}; allowed: a fraction between 0 and 1, "
             "or a whole number of examples",
         )
         limit = self.limit_examples
@@ -129,11 +131,13 @@ class DataSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A run in one value.
+    """Everything that describes a run.
 
-    `image_size` is (height, width) in pixels. `weights` is `imagenet`, `none`, or the path of a
-    Keras weight file; `init_from` a finished run whose weights are the starting point. A batch
-    passes in `gradient_accumulation_steps` equal pieces whose gradients are added up.
+    Attributes:
+      image_size: (height, width) in pixels.
+      weights: `imagenet`, `none`, or the path of a Keras weight file.
+      init_from: a finished run whose weights are the starting point.
+      gradient_accumulation_steps: equal microbatches of a batch, whose gradients are summed.
     """
 
     data: DataSpec
@@ -163,11 +167,11 @@ class Recipe:
         _one_of(self.resize, RESIZES, "resize")
         _one_of(self.class_weights, CLASS_WEIGHTS, "class_weights")
         require(self.batch_size > 0, f"batch_size={self.batch_size}; allowed: 1 or more")
+        steps = self.gradient_accumulation_steps
         require(
-            self.gradient_accumulation_steps > 0
-            and self.batch_size % self.gradient_accumulation_steps == 0,
-            f"gradient_accumulation_steps={self.gradient_accumulation_steps}; allowed: a "
-            f"number that divides batch_size={self.batch_size}",
+            steps > 0 and self.batch_size % steps == 0,
+            f"gradient_accumulation_steps={steps}; allowed: a number that divides "
+            f"batch_size={self.batch_size}",
         )
         require(self.hidden_units >= 0, f"hidden_units={self.hidden_units}; allowed: 0 or more")
         require(
@@ -182,8 +186,8 @@ class Recipe:
     def _check_phases(self) -> None:
         names = [phase.name for phase in self.phases]
         require(bool(names), "the recipe has no phase; give at least one --phase='name(…)'")
-        twice = {name for name in names if names.count(name) > 1}
-        require(not twice, f"phase {min(twice, default='')!r} stands twice; give each its own name")
+        for name in names:
+            require(names.count(name) == 1, f"duplicate phase name {name!r}; rename one")
         require(
             any(phase.epochs for phase in self.phases),
             f"epochs=0 in every phase ({', '.join(names)}); allowed: one phase at least with "
@@ -192,10 +196,10 @@ class Recipe:
 
 
 def parse_phase(text: str) -> Phase:
-    """`name(key=value, …)` -> Phase; keys that are no field of Phase become its options.
+    """Parses `name(key=value, …)`; keys that are no field of Phase become its options.
 
     Raises:
-      UserError: the text is no such call, or a value does not fit.
+      UserError: the text is no such call, or a value has the wrong type or range.
     """
     call = parse_call(text)
     require(not call.args, f"phase {text!r}: write every value as key=value")
@@ -209,30 +213,25 @@ def parse_phase(text: str) -> Phase:
 
 
 def to_json(spec: Any) -> str:
-    """A spec as JSON text; calls are written as the user would type them."""
-    return json.dumps(dataclasses.asdict(_calls_as_text(spec)), indent=2) + "\n"
+    """Writes a Recipe, Phase or DataSpec as JSON, with calls as the user would type them."""
+    return json.dumps(spec, indent=2, default=_plain) + "\n"
 
 
-def _calls_as_text(spec: Any) -> Any:
-    changes = {
-        field.name: tuple(str(call) for call in value)
-        for field in dataclasses.fields(spec)
-        if (value := getattr(spec, field.name)) and isinstance(value, tuple)
-        if isinstance(value[0], Call)
-    }
-    return dataclasses.replace(spec, **changes)
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Call) else vars(value)
 
 
 def from_json(kind: type[Spec], text: str) -> Spec:
-    """JSON text -> a spec of that kind.
+    """Reads what `to_json` wrote.
 
     Raises:
-      UserError: the text is no JSON, a key is missing or unknown, or a value does not fit.
+      UserError: the text is no JSON, a key is missing or unknown, or a value has the wrong type or
+        range.
     """
     return convert(parse_json(text), kind, kind.__name__)
 
 
 def digest(recipe: Recipe) -> str:
-    """32 letters by which a recipe is known again, in whatever order its options were typed."""
+    """Returns a hash of 32 characters that doesn't depend on the order of the options."""
     text = json.dumps(json.loads(to_json(recipe)), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

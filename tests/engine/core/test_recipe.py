@@ -1,5 +1,3 @@
-"""Recipes: they check themselves, and go through JSON unchanged."""
-
 from __future__ import annotations
 
 import dataclasses
@@ -14,7 +12,7 @@ from engine.core import recipe as specs
 from engine.core.call_syntax import Call, parse_calls
 from engine.core.errors import UserError, choose, nearest
 from engine.core.recipe import DataSpec, Phase, Recipe, from_json, parse_phase, to_json
-from tests.engine.core.test_call_syntax import calls, made_or_told, names, texts, values
+from tests.engine.core.test_call_syntax import calls, names, parsed_or_refused, texts, values
 from tests.engine.small import recipe
 
 FULL = recipe(
@@ -48,7 +46,7 @@ FULL = recipe(
 
 
 @pytest.mark.parametrize("value", [recipe(), FULL], ids=["plain", "full"])
-def test_a_recipe_goes_through_json_unchanged(value):
+def test_recipe_from_its_json_is_unchanged(value):
     again = from_json(Recipe, to_json(value))
     assert again == value
     assert to_json(again) == to_json(value)
@@ -116,7 +114,7 @@ whole = some.builds(
 
 @settings(deadline=None, max_examples=100)
 @given(whole)
-def test_any_recipe_goes_through_json_unchanged(value):
+def test_any_recipe_from_its_json_is_unchanged(value):
     again = from_json(Recipe, to_json(value))
     assert again == value
     assert to_json(again) == to_json(value), "True is no 1, and 1.0 no 1"
@@ -124,7 +122,7 @@ def test_any_recipe_goes_through_json_unchanged(value):
 
 @settings(deadline=None, max_examples=100)
 @given(phases)
-def test_any_phase_is_read_back_from_the_keys_that_a_user_would_write(phase):
+def test_phase_from_its_written_call_is_unchanged(phase):
     keys = {key: getattr(phase, key) for key in FIELDS[Phase] if key not in ("name", "options")}
     again = parse_phase(str(Call(phase.name, (), {**keys, **phase.options})))
     assert again == phase
@@ -140,7 +138,7 @@ anything = some.recursive(
 
 @settings(deadline=None, max_examples=300)
 @given(some.data())
-def test_whatever_stands_at_a_key_it_is_a_recipe_or_one_line_says_why_not(data):
+def test_recipe_json_with_any_value_loads_or_raises_one_line(data):
     recipe = json.loads(to_json(FULL))
     place, kind = data.draw(
         some.sampled_from(
@@ -148,11 +146,11 @@ def test_whatever_stands_at_a_key_it_is_a_recipe_or_one_line_says_why_not(data):
         )
     )
     place[data.draw(some.sampled_from(FIELDS[kind]))] = data.draw(anything)
-    made = made_or_told(from_json, Recipe, json.dumps(recipe))
+    made = parsed_or_refused(from_json, Recipe, json.dumps(recipe))
     assert made is None or to_json(from_json(Recipe, to_json(made))) == to_json(made)
 
 
-def test_json_reads_as_the_user_would_write():
+def test_recipe_json_holds_calls_as_text():
     values = json.loads(to_json(FULL))
     assert values["augment"] == ["rotate(30)", "shift(share=0.2)", "flip"]
     assert values["image_size"] == [192, 256]
@@ -164,7 +162,7 @@ def test_json_reads_as_the_user_would_write():
     }
 
 
-def test_a_phase_as_it_is_written():
+def test_parse_phase_converts_types_and_collects_options():
     phase = parse_phase(
         "tune(epochs=3, learning_rate=1, momentum=0.9, clip_global_norm=none, views=2, refresh=1)"
     )
@@ -190,11 +188,11 @@ def test_a_phase_as_it_is_written():
         ("tune(learning_rate=inf)", "learning_rate='inf'; allowed: a number"),
         ("tune(weight_decay=1)", "weight_decay=1.0; allowed: 0 or more, below 1"),
         ("tune(trainable=9)", "trainable=9; allowed: a word"),
-        ("tune(views=0)", "views=0; allowed: 1 or more, or none for as many as serve best"),
+        ("tune(views=0)", "views=0; allowed: 1 or more, or none to choose automatically"),
         ("tune(views=1.5)", "views=1.5; allowed: a whole number"),
-        ("tune(refresh=1.5)", "refresh=1.5; allowed: a share from 0 to 1"),
-        ("tune(refresh=0.5)", "refresh=0.5, and no number of views to draw anew; give views=K"),
-        ("tune(refresh=-1)", "refresh=-1.0; allowed: a share from 0 to 1"),
+        ("tune(refresh=1.5)", "refresh=1.5; allowed: a fraction from 0 to 1"),
+        ("tune(refresh=0.5)", "refresh=0.5 requires views=K"),
+        ("tune(refresh=-1)", "refresh=-1.0; allowed: a fraction from 0 to 1"),
         (
             "tune(batch_norm=forzen)",
             r"batch_norm 'forzen' does not exist \(did you mean 'frozen'\?\); "
@@ -202,14 +200,14 @@ def test_a_phase_as_it_is_written():
         ),
     ],
 )
-def test_a_phase_says_what_it_got_and_what_it_takes(text, message):
+def test_invalid_phase_is_refused_with_allowed_values(text, message):
     with pytest.raises(UserError, match=message):
         parse_phase(text)
 
 
 @pytest.mark.parametrize("rate", [float("nan"), float("inf"), -1.0])
 @pytest.mark.parametrize("key", ["learning_rate", "clip_global_norm", "weight_decay", "refresh"])
-def test_no_phase_has_a_number_that_is_none(key, rate):
+def test_phase_with_non_finite_number_is_refused(key, rate):
     with pytest.raises(UserError, match=key):
         Phase("tune", **{key: rate})
 
@@ -240,27 +238,27 @@ def test_no_phase_has_a_number_that_is_none(key, rate):
         ({"resize": "crob"}, r"resize 'crob' .*did you mean 'crop'\?.*squash, crop, pad"),
         ({"class_weights": "ballanced"}, r"did you mean 'balanced'\?"),
         ({"phases": ()}, "no phase"),
-        ({"phases": (Phase("a"), Phase("a"))}, "phase 'a' stands twice"),
+        ({"phases": (Phase("a"), Phase("a"))}, "duplicate phase name 'a'"),
         ({"phases": (Phase("a", epochs=0), Phase("b", epochs=0))}, r"epochs=0 in every.*a, b"),
     ],
 )
-def test_a_recipe_says_what_it_got_and_what_it_takes(changes, message):
+def test_invalid_recipe_is_refused_with_allowed_values(changes, message):
     with pytest.raises(UserError, match=message):
         recipe(**changes)
 
 
 @pytest.mark.parametrize("fraction", [0, -0.5, 1.5, float("nan"), float("inf")])
-def test_a_validation_fraction_is_a_share_or_a_count(fraction):
-    with pytest.raises(UserError, match=f"validation_fraction={fraction}; allowed: a share"):
+def test_invalid_validation_fraction_is_refused(fraction):
+    with pytest.raises(UserError, match=f"validation_fraction={fraction}; allowed: a fraction"):
         DataSpec("folders", "x", validation_fraction=fraction)
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.99, 1, 1.0, 1000.0])
-def test_shares_and_counts_are_taken(fraction):
+def test_validation_fraction_may_be_fraction_or_count(fraction):
     assert DataSpec("folders", "x", validation_fraction=fraction).validation_fraction == fraction
 
 
-def test_data_is_limited_to_something():
+def test_limit_of_no_examples_is_refused():
     with pytest.raises(UserError, match="limit_examples=0"):
         DataSpec("folders", "x", limit_examples=0)
 
@@ -297,7 +295,7 @@ def test_json_that_is_no_recipe_is_refused(text, message):
         from_json(Recipe, text)
 
 
-def test_what_json_leaves_out_has_its_default():
+def test_key_missing_in_json_gets_its_default():
     values = json.loads(to_json(recipe()))
     needed = {key: values[key] for key in ("data", "phases", "backbone", "image_size")}
     assert from_json(Recipe, json.dumps(needed)) == dataclasses.replace(
@@ -305,7 +303,7 @@ def test_what_json_leaves_out_has_its_default():
     )
 
 
-def test_choose_names_the_nearest_and_all():
+def test_choose_of_unknown_name_suggests_nearest():
     assert choose("adam", {"adam": 1}, "optimizer") == 1
     with pytest.raises(UserError) as caught:
         choose("adamm", {"sgd": 0, "adam": 1}, "optimizer")
@@ -314,5 +312,5 @@ def test_choose_names_the_nearest_and_all():
     )
 
 
-def test_nothing_is_near_to_nonsense():
+def test_nearest_of_nonsense_is_empty():
     assert nearest("xyz", ["sgd", "adam"]) == ""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -233,58 +231,3 @@ def test_no_depth_of_lists_is_too_much_for_the_reader(run, depth):
     run.recipe.write_text(to_json(MINE).replace('"auto"', "[" * depth + "]" * depth))
     with pytest.raises(UserError, match="no recipe of this version"):
         run.read_recipe()
-
-
-def test_a_file_that_can_not_be_written_whole_leaves_the_old_one(tmp_path, monkeypatch):
-    path = tmp_path / "result.json"
-    files.write(path, b"old")
-
-    def full(_):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        files.write(path, b"new")
-    assert path.read_bytes() == b"old"
-
-
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
-def test_a_file_system_that_can_not_keep_names_is_no_failure(tmp_path, monkeypatch, number):
-    real = os.fsync
-
-    def fsync(handle: int) -> None:
-        if os.path.isdir(f"/proc/self/fd/{handle}"):
-            raise OSError(number, os.strerror(number))
-        real(handle)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    files.write(tmp_path / "result.json", b"new")
-    assert (tmp_path / "result.json").read_bytes() == b"new"
-
-
-def test_csv_as_a_spreadsheet_reads_it(tmp_path):
-    files.write_csv(tmp_path / "a.csv", ("a", "b"), [{"a": 1, "b": 'x,"y'}, {"a": 0.5, "b": ""}])
-    assert (tmp_path / "a.csv").read_text() == 'a,b\n1,"x,""y"\n0.5,\n'
-
-
-def test_what_is_no_file_is_written_into_and_stays(tmp_path):
-    """A user's `--plot=/dev/null` may not put a file in the place of the device."""
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    files.write(pipe, b"an image")
-    assert (os.read(reader, 100), pipe.is_fifo()) == (b"an image", True)
-    os.close(reader)
-
-
-@pytest.mark.parametrize("before", [b"old", None])
-def test_a_link_stays_one_and_leads_to_what_was_written(tmp_path, before):
-    """As `--write_manifest=/dev/stdout` is one to the file that a shell sends the output to."""
-    (tmp_path / "there").mkdir()
-    if before:
-        (tmp_path / "there" / "real").write_bytes(before)
-    (tmp_path / "link").symlink_to("there/real")
-    files.write(tmp_path / "link", b"new")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "there" / "real").read_bytes() == b"new"
-    assert [path.name for path in (tmp_path / "there").iterdir()] == ["real"]
