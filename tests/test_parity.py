@@ -1,7 +1,6 @@
 """One image, four ways: training, evaluation, prediction and the saved model agree on it.
 
 The pixels agree bit for bit, for every kind of file at every odd size. So the numbers, which follow
-from engine.evaluation import eval_step
 from pixels alone, are compared for a file of each kind and of each size. They come out of programs
 that differ (folded or not, cut or whole, batches of another size), which in float32 moves
 probabilities by less than TOLERANCE; where the program is the same, so are the bits.
@@ -23,11 +22,12 @@ from engine.frozen.array_store import CacheBudget
 from engine.inference import predict as prediction
 from engine.inference import predictor
 from engine.models import classifier
+from engine.runs import load
+from engine.runs.best_model import BestModel
 from engine.runs.checkpoints import TrainState
 from engine.runs.directory import RunDirectory, claim_directory
-from engine.training import epoch_record, setup
 from engine.training import phase as stages
-from engine.training.phase import PhaseState
+from engine.training.state import PhaseState, TrainJob
 from pipelines.augment import augment
 from pipelines.loading import batches
 from pipelines.loading import prepare as ready
@@ -117,7 +117,7 @@ class Served:
 
     files: list[Path]
     runs: dict[str, RunDirectory]
-    job: stages.TrainJob
+    job: TrainJob
     labels: np.ndarray
     wanted: np.ndarray
     found: dict = dataclasses.field(default_factory=dict)
@@ -152,18 +152,18 @@ def served(tmp_path_factory) -> Served:
         places[resize] = RunDirectory(place / resize)
         data = examples(files * len(RESIZES))
         loader = batches.make_data_loader(data, made, 2, Rows(images))
-        job = stages.TrainJob(made, network, loader, augment.compose(()), places[resize], Watcher())
+        job = TrainJob(made, network, loader, augment.compose(()), places[resize], Watcher())
         save(job)
     labels = data.part("validation").labels
     return Served(files, places, job, labels, as_saved(places["squash"], images))
 
 
-def save(job: stages.TrainJob) -> None:
+def save(job: TrainJob) -> None:
     """As a run does whose best model is that of now."""
     claim_directory(job.run, job.recipe, overwrite=False)
-    clock = epoch_record.RunClock()
-    clock.best = [variable.numpy() for variable in job.classifier.model.weights]
-    epoch_record.save_best(job, TrainState(), clock)
+    best = BestModel(job.run, job.loader.classes)
+    best.replace(job.classifier.model.weights)
+    best.save(TrainState())
 
 
 def as_saved(run: RunDirectory, images: np.ndarray) -> np.ndarray:
@@ -198,7 +198,7 @@ def test_evaluation_and_prediction_give_the_numbers_of_the_saved_network(
     answers = [dict(one.labels) for one in prediction.predict(model, read, batch_size, 3)]
     predicted = np.array([[answer[name] for name in CLASSES] for answer in answers])
     assert near(predicted, wanted)
-    opened = setup.load_run(run)
+    opened = load.load_run(run)
     loader = batches.make_data_loader(examples(served.files), opened.recipe, 2)
     losses, chances = evaluated(eval_step.make_eval_step(opened.model), loader.once("validation"))
     assert near(chances, wanted)
@@ -248,7 +248,7 @@ def measured(served: Served, way: str, place: Path) -> tuple[np.ndarray, np.ndar
     return served.found[way]
 
 
-def as_trained(stage: PhaseState, job: stages.TrainJob) -> np.ndarray:
+def as_trained(stage: PhaseState, job: TrainJob) -> np.ndarray:
     """Each example's loss: a step in which it alone counts, and which moves nothing."""
     if stage.features:
         stage.features.fill(0)

@@ -18,7 +18,8 @@ from engine.runs.checkpoints import TrainState
 from engine.runtime import hardware, stateless_random
 from engine.training import steps
 from engine.training.batch_prefetcher import BatchPrefetcher
-from engine.training.phase import PhaseState, TrainJob, start_phase
+from engine.training.phase import start_phase
+from engine.training.state import PhaseState, TrainJob
 
 # Calls of the loop in one sample. A run begins once to make batches ready, and then goes on.
 LEAST_CALLS, MOST_CALLS = 6, 100

@@ -13,7 +13,7 @@ from engine.commands import format_metrics
 from engine.commands import tta as tta_module
 from engine.core.recipe import DataSpec
 from engine.runs.directory import RunDirectory
-from engine.runs.lock import run_lock
+from engine.runs.lock import RunLock
 from engine.runtime import tensorflow_setup
 
 FORMATS = ("table", "json")
@@ -118,7 +118,7 @@ def measure(
 
         write.refuse(Path(parsed.report))
     # A rule belongs to one model: while it is found out, no other takes that one's place.
-    with run_lock(run) if changes else nullcontext():
+    with RunLock(run) if changes else nullcontext():
         threads = tensorflow_setup.start_tensorflow(parsed.threads)
         from engine.commands import measure as measure_module
 

@@ -19,6 +19,7 @@ from engine.core.files import write, write_json
 from engine.core.recipe import DataSpec, Recipe
 from engine.export import place, subject
 from engine.export.formats import FORMATS
+from engine.runs import load
 from engine.runs.directory import RunDirectory
 from engine.runtime import captured_output, tensorflow_setup
 from engine.runtime.shutdown import Shutdown, ShutdownRequested
@@ -111,12 +112,11 @@ def export(
     threads = tensorflow_setup.start_tensorflow(parsed.threads)
 
     from engine.export import card, parity
-    from engine.training import setup
     from pipelines.decode import decode
     from pipelines.loading import batches
     from pipelines.sources import examples
 
-    opened = setup.load_run(run)
+    opened = load.load_run(run)
     print("reading the images", flush=True)
     part, samples = images(parsed, recipe, opened.classes, threads)
     contents = functools.partial(examples.read, part.examples)

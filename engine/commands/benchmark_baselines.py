@@ -23,7 +23,7 @@ from engine.cli import flags as cli_flags
 from engine.commands import training_data
 from engine.core.recipe import Recipe, to_json
 from engine.runs.directory import RunDirectory, claim_directory
-from engine.training.phase import TrainJob
+from engine.training.state import TrainJob
 from pipelines.augment import augment
 from pipelines.decode import decode
 from pipelines.loading import batches

@@ -19,9 +19,9 @@ from engine.commands.measure import (
 )
 from engine.core.text import printable
 from engine.evaluation.mcnemar import ModelComparison, compare_models, require_same_classes
+from engine.runs import best_model
 from engine.runs.directory import RunDirectory
-from engine.training import epoch_record
-from engine.training.setup import load_run
+from engine.runs.load import load_run
 from pipelines.sources.overlap import same_file
 
 
@@ -45,7 +45,7 @@ def rows(runs: Sequence[RunDirectory], what: EvaluationRequest) -> list[Row]:
     Raises:
       UserError: see `answer` and `comparing.compare`.
     """
-    require_same_classes([epoch_record.load_model(run)[1]["classes"] for run in runs])
+    require_same_classes([best_model.load_best_model(run)[1]["classes"] for run in runs])
     made: list[Row] = []
     seen: list[list[str]] = []
     known: list[set[str]] = []

@@ -24,9 +24,9 @@ from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.evaluate import Predictions
 from engine.evaluation.operating_point import AbstentionMetrics, OperatingPoint
 from engine.evaluation.reliability import Reliability
+from engine.runs import best_model, load
 from engine.runs.directory import RunDirectory
-from engine.training import epoch_record, setup
-from engine.training.setup import LoadedRun
+from engine.runs.load import LoadedRun
 from pipelines.loading import batches, prepare
 from pipelines.pixel_cache.store import CacheLocation
 from pipelines.sources import overlap
@@ -98,7 +98,7 @@ def measure(run: RunDirectory, what: EvaluationRequest, changes: Changes | None)
     Raises:
       UserError: see `answer` and `keep`; a class that the model does not know.
     """
-    opened = setup.load_run(run)
+    opened = load.load_run(run)
     rule, fitted = opened.rule, None
     if changes and changes.positive_class is not None:  # before anything is measured
         known = dict.fromkeys(opened.classes)
@@ -214,7 +214,7 @@ def keep(run: RunDirectory, rule: DecisionRule) -> None:
       UserError: it can't be written.
     """
     try:
-        epoch_record.save_decision_rule(run, rule)
+        best_model.save_decision_rule(run, rule)
     except OSError as error:
         raise UserError(
             f"{run.best}: the rule can't be saved there ({error.strerror}); "

@@ -10,6 +10,7 @@ from absl import flags
 
 from engine.cli import flags as cli_flags
 from engine.core.text import printable
+from engine.runs import load
 from engine.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -76,10 +77,9 @@ def _speaking(
 
     from engine.evaluation import decision_rule
     from engine.inference import gradcam
-    from engine.training import setup
 
     if parsed.run_dir:
-        heat_of = gradcam.make(setup.load_run(RunDirectory(Path(parsed.run_dir))).classifier)
+        heat_of = gradcam.make(load.load_run(RunDirectory(Path(parsed.run_dir))).classifier)
     else:
         heat_of = gradcam.make_imagenet(parsed.backbone)
     for start in range(0, len(images), parsed.batch_size):

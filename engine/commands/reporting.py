@@ -16,13 +16,12 @@ from engine.core.errors import UserError
 from engine.core.recipe import DataSpec
 from engine.report import write
 from engine.report.collect import MeasuredModel, ReportContext, collect_report
+from engine.runs import best_model
 from engine.runs.directory import RunDirectory
-from engine.runs.lock import holds_lock
+from engine.runs.load import LoadedRun
 from engine.runtime.shutdown import ShutdownRequested
-from engine.training import epoch_record
 from engine.training.final_evaluation import FinalEvaluation
-from engine.training.phase import TrainJob
-from engine.training.setup import LoadedRun
+from engine.training.state import TrainJob
 from pipelines.loading import batches, prepare
 
 
@@ -39,7 +38,7 @@ def after_training(
             _trained(job, found), _told(found, command, price_per_hour), job.stop.check
         )
         job.stop.check()
-        if not holds_lock(job.run):
+        if job.lock and not job.lock.owns_directory():
             raise UserError(f"{job.run.path} is another run's by now")
         job.logger.note(f"report: {write.write(job.run.report, facts)}")
     except (Exception, ShutdownRequested) as error:
@@ -57,7 +56,7 @@ def after_training(
 def _trained(job: TrainJob, found: FinalEvaluation) -> MeasuredModel:
     """The test part where there is one, which nothing was chosen on."""
     part = list(found.answers)[-1]
-    rule = epoch_record.decision_rule_of(job.run, epoch_record.load_model(job.run)[1])
+    rule = best_model.decision_rule_of(job.run, best_model.load_best_model(job.run)[1])
     return MeasuredModel(
         run=job.run,
         recipe=job.recipe,

@@ -24,7 +24,7 @@ from engine.runs import checkpoints
 from engine.runs.directory import RunDirectory, claim_directory
 from engine.runtime import stateless_random
 from engine.training import loop
-from engine.training.phase import TrainJob
+from engine.training.state import TrainJob
 from pipelines.augment import augment
 from pipelines.loading import batches
 from pipelines.sources import sources

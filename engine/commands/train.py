@@ -12,13 +12,13 @@ from engine.core.errors import UserError
 from engine.core.recipe import Recipe
 from engine.loggers.base import Logger, LoggerGroup
 from engine.runs.directory import RunDirectory, claim_directory
-from engine.runs.lock import run_lock
+from engine.runs.lock import RunLock
 from engine.runtime import tensorflow_setup
 from engine.runtime.shutdown import Shutdown
 
 if TYPE_CHECKING:
     from engine.evaluation.evaluate import Predictions
-    from engine.training.phase import TrainJob
+    from engine.training.state import TrainJob
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,13 +89,13 @@ def train(
     logger, shutdown = logger or LoggerGroup(()), shutdown or Shutdown()
     run, recipe = RunDirectory(Path(options.run_dir)), options.recipe
     _require_sources(recipe, resumes=run.started() and not options.overwrite)
-    with shutdown.undisguised(), run_lock(run):
+    with shutdown.undisguised(), RunLock(run) as lock:
         if options.fit_memory:
             resumed = None if options.overwrite else run
             recipe = memory_probe.fit_accumulation_steps(recipe, resumed, options.threads)
         claim_directory(run, recipe, options.overwrite, options.plan)
         with memory_probe.raise_out_of_memory(recipe):
-            return _train(dataclasses.replace(options, recipe=recipe), run, logger, shutdown)
+            return _train(dataclasses.replace(options, recipe=recipe), lock, logger, shutdown)
 
 
 def _require_sources(recipe: Recipe, resumes: bool) -> None:
@@ -118,22 +118,21 @@ def _require_sources(recipe: Recipe, resumes: bool) -> None:
         )
 
 
-def _train(
-    options: TrainOptions, run: RunDirectory, logger: Logger, shutdown: Shutdown
-) -> TrainResult:
-    recipe = options.recipe
+def _train(options: TrainOptions, lock: RunLock, logger: Logger, shutdown: Shutdown) -> TrainResult:
+    run, recipe = lock.run, options.recipe
     threads = tensorflow_setup.start_tensorflow(
         options.threads, recipe.deterministic, log=logger.note
     )
 
+    from engine.runs.failure import record_failure
     from engine.runtime import distribution
-    from engine.training import epoch_record, loop
+    from engine.training import loop
 
     devices = distribution.strategy(
         tensorflow_setup.list_gpus(), recipe.batch_size, recipe.gradient_accumulation_steps
     )
-    with epoch_record.noting_failure(run), shutdown.undisguised():
-        job = _prepare_job(options, run, threads, logger, shutdown, devices)
+    with record_failure(lock), shutdown.undisguised():
+        job = _prepare_job(options, lock, threads, logger, shutdown, devices)
         with devices.scope(), shutdown.patient():
             final = loop.train(job)
             shutdown.done()  # what is finished is not to be called interrupted
@@ -149,7 +148,7 @@ def _train(
 
 def _prepare_job(
     options: TrainOptions,
-    run: RunDirectory,
+    lock: RunLock,
     threads: int,
     logger: Logger,
     shutdown: Shutdown,
@@ -159,7 +158,7 @@ def _prepare_job(
     from engine.training import setup
     from pipelines.augment import augment
 
-    recipe = options.recipe
+    run, recipe = lock.run, options.recipe
     augmentation = augment.compose(recipe.augment)
     augmentation.warm(recipe.batch_size, *recipe.image_size)
     classifier, loader, caches = training_data.prepare_model_and_data(
@@ -173,6 +172,7 @@ def _prepare_job(
         run,
         logger,
         **caches,
+        lock=lock,
         stop=shutdown,
         on_nan=options.on_nan,
         checkpoint_minutes=options.checkpoint_minutes,

@@ -19,7 +19,7 @@ from pipelines.augment import augment
 if TYPE_CHECKING:
     from engine.inference.predictor import Predictor
     from engine.inference.tta import TestTimeViews
-    from engine.training.setup import LoadedRun
+    from engine.runs.load import LoadedRun
 
 FLIP = "flip"  # as `engine.inference.tta` has it, which is not read before the flags are
 

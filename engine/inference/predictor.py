@@ -17,8 +17,8 @@ from engine.frozen.trunk import specialise
 from engine.models import classifier, freezing
 from engine.models.backbones import BACKBONES
 from engine.models.batchnorm_folding import fold
+from engine.runs import load
 from engine.runs.directory import RunDirectory
-from engine.training import setup
 
 Forward = Callable[[tf.Tensor], tf.Tensor]
 
@@ -52,7 +52,7 @@ def from_run(run: RunDirectory) -> Predictor:
     Raises:
       UserError: there is no run, or it has no model yet.
     """
-    opened = setup.load_run(run)
+    opened = load.load_run(run)
     return of_classifier(opened.recipe, opened.classifier, opened.classes, opened.rule)
 
 

@@ -18,8 +18,8 @@ from engine.core.recipe import Recipe
 from engine.evaluation.evaluate import Evaluation
 from engine.loggers import plots
 from engine.loggers.base import StepMetrics
+from engine.runs import history
 from engine.runs.directory import RunDirectory
-from engine.training import epoch_record
 
 TRAIN, VALIDATION = "train", "validation"
 
@@ -90,7 +90,7 @@ class TensorBoardLogger:
         for part, prefix in ((TRAIN, "train"), (VALIDATION, "val")):
             names = ("loss", "accuracy")
             self._write(part, {f"epoch/{n}": row[f"{prefix}_{n}"] for n in names}, step)
-        extra = epoch_record.COLUMNS[epoch_record.COLUMNS.index("learning_rate") :]
+        extra = history.COLUMNS[history.COLUMNS.index("learning_rate") :]
         self._write(TRAIN, {f"epoch/{name}": row[name] for name in extra}, step)
         image = tf.io.decode_png(plots.confusion(evaluation.confusion, self.classes), channels=3)
         with self.writers[VALIDATION].as_default():

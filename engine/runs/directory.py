@@ -7,7 +7,7 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from engine.core import files
 from engine.core.conversion import parse_json
@@ -18,10 +18,9 @@ from engine.optim import options
 
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
-    """The paths inside a run. held: its lock's file, where `locking` has taken it."""
+    """The paths inside a run."""
 
     path: Path
-    held: list[TextIO] = dataclasses.field(default_factory=list, compare=False, repr=False)
 
     @property
     def recipe(self) -> Path:
@@ -48,8 +47,8 @@ class RunDirectory:
         return self.path / "bad_images.csv"
 
     @property
-    def setbacks(self) -> Path:
-        return self.path / "setbacks.json"
+    def nan_events(self) -> Path:
+        return self.path / "nan_events.json"
 
     @property
     def nan_batch(self) -> Path:
@@ -191,7 +190,7 @@ def _clear(run: RunDirectory) -> None:
             if folder.exists():
                 shutil.rmtree(folder)
         reports = (run.history, run.plot, run.result, run.bad_images, run.nan_batch)
-        for path in (run.plan, run.setbacks, *reports, run.best):
+        for path in (run.plan, run.nan_events, *reports, run.best):
             path.unlink(missing_ok=True)
             files.part_path(path).unlink(missing_ok=True)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""One process at a time works in a run's directory, whatever becomes of the directory meanwhile.
+"""One process at a time writes to a run's directory, even if it is deleted and recreated meanwhile.
 
 The lock is the system's and ends with its process, however that ends. It lies on a file: where the
-directory is removed and made anew, that is another file, and another lock.
+directory is deleted and recreated, that is another file, and another lock.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any, TextIO
 
 from engine.core.errors import UserError
 from engine.core.files import write
@@ -18,76 +17,92 @@ from engine.core.recipe import Recipe, to_json
 from engine.runs.directory import RunDirectory, require_own_directory, require_same_recipe
 
 
-@contextmanager
-def run_lock(run: RunDirectory) -> Iterator[None]:
-    """Holds the run for this process; the lock of a process that died is free.
+class RunLock:
+    """The lock of a run's directory, held within a `with` block.
 
-    Raises:
-      UserError: another process holds it, the directory can't be written, or it is no run's.
+    Where it is never entered, as for a run that nothing else can know of, the directory counts as
+    this process's own.
     """
-    try:
-        require_own_directory(run)
-        run.path.mkdir(parents=True, exist_ok=True)
-        _hold(run)
-    except OSError as error:
-        raise UserError(
-            f"--run_dir={run.path}: can't be written ({error.strerror}); name another --run_dir="
-        ) from None
-    try:
-        yield
-    finally:
-        run.held.pop().close()
 
+    def __init__(self, run: RunDirectory) -> None:
+        self.run = run
+        self._file: TextIO | None = None
 
-def _hold(run: RunDirectory) -> None:
-    """Takes the lock that lies there, in place of the one that was held.
+    def __enter__(self) -> RunLock:
+        """Takes the lock; the lock of a process that died is free.
 
-    Raises:
-      OSError: it can't be written.
-      UserError: another process holds it.
-    """
-    file = open(run.lock, "a+")  # noqa: SIM115 (held as long as the run is)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        with file:
-            file.seek(0)
+        Raises:
+          UserError: another process holds it, the directory can't be written, or holds no run.
+        """
+        try:
+            require_own_directory(self.run)
+            self.run.path.mkdir(parents=True, exist_ok=True)
+            self._acquire()
+        except OSError as error:
             raise UserError(
-                f"--run_dir={run.path}: process {file.read().strip() or 'unknown'} is at work "
-                "there; wait for it or name another --run_dir="
+                f"--run_dir={self.run.path}: can't be written ({error.strerror}); "
+                "name another --run_dir="
             ) from None
-    for old in run.held:
-        old.close()
-    run.held[:] = [file]
-    os.ftruncate(file.fileno(), 0)
-    # The file may be seen from other machines and containers, which number processes of their own.
-    os.write(file.fileno(), f"{os.getpid()} on {platform.node()}".encode())
+        return self
 
+    def __exit__(self, *_: Any) -> None:
+        if self._file:
+            self._file.close()
+            self._file = None
 
-def holds_lock(run: RunDirectory) -> bool:
-    """Whether the lock that lies there is the one that this process took, if it took one."""
-    try:
-        return all(os.path.samestat(os.fstat(file.fileno()), run.lock.stat()) for file in run.held)
-    except FileNotFoundError:
-        return False
+    def _acquire(self) -> None:
+        """Locks the file at its path now, in place of the one held before.
 
+        Raises:
+          OSError: it can't be written.
+          UserError: another process holds it.
+        """
+        file = open(self.run.lock, "a+")  # noqa: SIM115 (held as long as the run is)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                raise UserError(
+                    f"--run_dir={self.run.path}: locked by process "
+                    f"{file.read().strip() or 'unknown'}; wait for it or name another --run_dir="
+                ) from None
+        if self._file:
+            self._file.close()
+        self._file = file
+        os.ftruncate(file.fileno(), 0)
+        # Other machines and containers may read the file; they number processes on their own.
+        os.write(file.fileno(), f"{os.getpid()} on {platform.node()}".encode())
 
-def recreate_directory(run: RunDirectory, recipe: Recipe) -> bool:
-    """Makes the directory of a run at work again where somebody removed it; whether it had to.
+    def owns_directory(self) -> bool:
+        """Whether the directory's lock is the one that this process took, if it took one."""
+        if not self._file:
+            return True
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self.run.lock.stat())
+        except FileNotFoundError:
+            return False
 
-    What it lay in is not made: that may be a drive that comes back.
+    def recreate_directory(self, recipe: Recipe) -> bool:
+        """Creates the directory of a run at work again if it was deleted.
 
-    Raises:
-      OSError: it can't be made.
-      UserError: another run has taken its place; nothing there is touched.
-    """
-    run.path.mkdir(exist_ok=True)
-    if not holds_lock(run):
-        _hold(run)
-        if run.recipe.exists():
-            require_same_recipe(run, recipe)
-    if run.checkpoints.is_dir() and run.recipe.exists():
-        return False
-    run.checkpoints.mkdir(exist_ok=True)
-    write(run.recipe, to_json(recipe).encode())
-    return True
+        Its parent is not created: that may be a drive that comes back.
+
+        Returns:
+          whether it had to be created.
+
+        Raises:
+          OSError: it can't be created.
+          UserError: another run has taken its place; nothing there is touched.
+        """
+        run = self.run
+        run.path.mkdir(exist_ok=True)
+        if not self.owns_directory():
+            self._acquire()
+            if run.recipe.exists():
+                require_same_recipe(run, recipe)
+        if run.checkpoints.is_dir() and run.recipe.exists():
+            return False
+        run.checkpoints.mkdir(exist_ok=True)
+        write(run.recipe, to_json(recipe).encode())
+        return True

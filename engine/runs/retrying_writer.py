@@ -11,9 +11,7 @@ from collections.abc import Callable
 
 from engine.core.errors import UserError
 from engine.core.recipe import Recipe
-from engine.loggers.base import Logger
-from engine.runs.directory import RunDirectory
-from engine.runs.lock import recreate_directory
+from engine.runs.lock import RunLock
 from engine.runtime.shutdown import Shutdown
 
 RETRY_SECONDS = 10.0
@@ -23,8 +21,10 @@ MOST_SECONDS = 3600.0  # that a run which has nothing else to do waits for a pla
 class RetryingWriter:
     """Writes for one run, and says when that begins to fail and when it works again."""
 
-    def __init__(self, run: RunDirectory, recipe: Recipe, logger: Logger, stop: Shutdown) -> None:
-        self.run, self.recipe, self.logger, self.stop = run, recipe, logger, stop
+    def __init__(
+        self, lock: RunLock, recipe: Recipe, log: Callable[[str], None], stop: Shutdown
+    ) -> None:
+        self.lock, self.run, self.recipe, self.log, self.stop = lock, lock.run, recipe, log, stop
         self.trouble: str | None = None
         self.next_try = 0.0  # by time.monotonic(), while there is trouble
 
@@ -35,20 +35,20 @@ class RetryingWriter:
           UserError: another run has taken this one's place.
         """
         try:
-            if recreate_directory(self.run, self.recipe):
-                self.logger.note(f"{self.run.path} has vanished; it is made anew")
+            if self.lock.recreate_directory(self.recipe):
+                self.log(f"{self.run.path} has vanished; it is made anew")
             write()
         except OSError as error:
             reason = error.strerror or str(error)
             if reason != self.trouble:
-                self.logger.note(
+                self.log(
                     f"{self.run.path}: can't be written ({reason}); the run goes on in memory and "
                     "tries again; make room, or mount the drive"
                 )
             self.trouble, self.next_try = reason, time.monotonic() + RETRY_SECONDS
             return False
         if self.trouble:
-            self.logger.note(f"{self.run.path}: can be written again")
+            self.log(f"{self.run.path}: can be written again")
         self.trouble = None
         return True
 

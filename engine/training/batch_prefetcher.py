@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from engine.core.dataset import Batch, DataLoader
-from engine.training.phase import PhaseState
+from engine.training.state import PhaseState
 
 MOST_STEPS = 100_000  # that are planned at a time, and the rest of their epoch: a plan takes memory
 

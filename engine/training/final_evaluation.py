@@ -5,19 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine.core.errors import UserError
 from engine.evaluation import calibration, decision_rule
 from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.evaluate import Predictions, collect_predictions
 from engine.runs import checkpoints
+from engine.runs.best_model import BestModel, model_score
 from engine.runs.checkpoints import TrainState
 from engine.runtime.hardware import machine, peak_memory, software
-from engine.training.epoch_record import RunClock, model_score
-
-if TYPE_CHECKING:
-    from engine.training.phase import TrainJob
+from engine.training.state import RunClock, TrainJob
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +27,7 @@ class FinalEvaluation:
 
 
 def evaluate_final_model(
-    job: TrainJob, progress: TrainState, eval_step: Callable, clock: RunClock
+    job: TrainJob, progress: TrainState, eval_step: Callable, clock: RunClock, best: BestModel
 ) -> FinalEvaluation:
     """Puts the best weights into the model, measures it and fits its temperature.
 
@@ -38,7 +36,7 @@ def evaluate_final_model(
     """
     if not progress.history:
         raise UserError("no phase has an epoch to train; give a phase epochs=1 or more")
-    checkpoints.restore(job.classifier.model.weights, clock.best or [], str(job.run.best))
+    checkpoints.restore(job.classifier.model.weights, best.weights or [], str(job.run.best))
     result: dict[str, Any] = {
         "status": "finished",
         "classes": list(job.loader.classes),
@@ -54,9 +52,9 @@ def evaluate_final_model(
             "count": figures.count,
         }
     if "validation" in answers:
-        clock.rule, result["calibration"] = _calibrate(answers["validation"])
-        clock.best_written = False
-    clock.saved(progress)
+        rule, result["calibration"] = _calibrate(answers["validation"])
+        best.set_rule(rule)
+    clock.record_save(progress)
     result |= {
         "phases": progress.phases,
         "spent": progress.spent,

@@ -31,7 +31,10 @@ from engine.evaluation import eval_step
 from engine.evaluation.evaluate import Evaluation, evaluate
 from engine.loggers.base import StepMetrics
 from engine.runs import checkpoints
+from engine.runs.best_model import BestModel, model_score, rank
 from engine.runs.checkpoints import TrainState
+from engine.runs.history import write_history
+from engine.runs.lock import RunLock
 from engine.runs.retrying_writer import RetryingWriter
 from engine.runtime import background
 from engine.runtime.profiler import Profiler
@@ -40,24 +43,12 @@ from engine.training import epoch_record, nan_recovery
 from engine.training.batch_prefetcher import BatchPrefetcher
 from engine.training.batchnorm_check import BatchNormCheck, check_batchnorm
 from engine.training.final_evaluation import FinalEvaluation, evaluate_final_model
-from engine.training.nan_recovery import NanEvent, NonFiniteLossError
-from engine.training.phase import PhaseState, TrainJob, start_phase
+from engine.training.nan_recovery import NonFiniteLossError
+from engine.training.phase import start_phase
+from engine.training.state import PhaseState, RunClock, TrainerState, TrainJob
 
 SAVE_SECONDS = 10.0  # epochs that are over sooner share a checkpoint,
 SAVE_SHARE = 0.01  # and those that would spend more of their time on it
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainerState:
-    """A run at work: the job, how far it has come, what keeps its times and its files."""
-
-    job: TrainJob
-    progress: TrainState
-    clock: epoch_record.RunClock
-    profiler: Profiler
-    saving: RetryingWriter
-    setbacks: list[NanEvent]
-    first: dict[str, list[np.ndarray]]  # the weights to go back to before there is a checkpoint
 
 
 def train(job: TrainJob) -> FinalEvaluation:
@@ -70,10 +61,17 @@ def train(job: TrainJob) -> FinalEvaluation:
     """
     model, (progress, saved) = job.classifier.model, checkpoints.load(job.run)
     first = {} if saved else {"model": [variable.numpy() for variable in model.weights]}
-    saving = RetryingWriter(job.run, job.recipe, job.logger, job.stop)
     profiler = Profiler(job.profile_steps, job.run.events, job.logger.note)
+    lock = job.lock or RunLock(job.run)
     run = TrainerState(
-        job, progress, epoch_record.RunClock(), profiler, saving, nan_recovery.read(job.run), first
+        job=job,
+        progress=progress,
+        clock=RunClock(),
+        best=BestModel(job.run, job.loader.classes),
+        profiler=profiler,
+        writer=RetryingWriter(lock, job.recipe, job.logger.note, job.stop),
+        nan_events=nan_recovery.read(job.run),
+        initial_weights=first,
     )
     with job.stop.patient(), contextlib.closing(profiler):
         while True:
@@ -88,14 +86,14 @@ def _train(run: TrainerState, saved: dict[str, list[np.ndarray]]) -> FinalEvalua
     job, progress, model = run.job, run.progress, run.job.classifier.model
     checkpoints.require_same_dataset(job.run, progress, job.loader.identity)
     checkpoints.restore(model.weights, saved.pop("model", []), str(job.run.checkpoints))
-    run.clock.take_up(job.run, progress)
+    run.best.resume(progress)
     if saved:
         job.logger.note(f"going on from step {progress.step} of {job.run.path}")
     for phase in job.recipe.phases[progress.phase :]:
         if not phase.epochs:
             progress.phase += 1
             continue
-        stage = start_phase(job, phase, progress, saved, run.setbacks)
+        stage = start_phase(job, phase, progress, saved, run.nan_events)
         saved.clear()
         with contextlib.closing(_supply(run, stage)) as supply, _saved_when_stopped(run, stage):
             while not _over(phase, progress):
@@ -110,8 +108,9 @@ def _train(run: TrainerState, saved: dict[str, list[np.ndarray]]) -> FinalEvalua
         del stage, supply  # what they kept makes room for what the next ones keep
     run.profiler.end(progress.step)
     job.logger.end()
-    found = evaluate_final_model(job, progress, eval_step.make_eval_step(model), run.clock)
-    run.saving.insist(lambda: _write_end(run, found))
+    step = eval_step.make_eval_step(model)
+    found = evaluate_final_model(job, progress, step, run.clock, run.best)
+    run.writer.insist(lambda: _write_end(run, found))
     return found
 
 
@@ -121,7 +120,7 @@ def _saved_when_stopped(run: TrainerState, stage: PhaseState) -> Iterator[None]:
         yield
     except ShutdownRequested as error:
         if not _save(run, stage):
-            raise UserError(run.saving.lost(f"stopped by {error}")) from None
+            raise UserError(run.writer.lost(f"stopped by {error}")) from None
         raise
 
 
@@ -166,7 +165,7 @@ def _call(run: TrainerState, stage: PhaseState, supply: BatchPrefetcher) -> None
     progress.step += len(rates)
     progress.wait_seconds += got - asked
     progress.seconds += done - asked
-    run.clock.stepped()
+    run.clock.record_step()
     run.profiler.after(progress.step)
     if progress.step // run.job.log_every_steps > before // run.job.log_every_steps:
         _log(run, stage, rates[-1])
@@ -220,13 +219,12 @@ def _record(run: TrainerState, stage: PhaseState, evaluation: Evaluation) -> Non
         better = evaluation.loss < least
         progress.stale = 0 if better else progress.stale + 1
         progress.best_loss = evaluation.loss if better else progress.best_loss
-    if progress.best is None or epoch_record.rank(row) > epoch_record.rank(progress.best):
-        progress.best = epoch_record.model_score(row)
-        run.clock.best = [variable.numpy() for variable in job.classifier.model.weights]
-        run.clock.best_written = False
-    if not run.saving.trouble:  # else it comes with the next checkpoint: so little may find room
-        run.saving.attempt(lambda: epoch_record.write_history(job.run, progress.history))
-    job.logger.epoch(row, evaluation, best=progress.best == epoch_record.model_score(row))
+    if progress.best is None or rank(row) > rank(progress.best):
+        progress.best = model_score(row)
+        run.best.replace(job.classifier.model.weights)
+    if not run.writer.trouble:  # else it comes with the next checkpoint: so little may find room
+        run.writer.attempt(lambda: write_history(job.run, progress.history))
+    job.logger.epoch(row, evaluation, best=progress.best == model_score(row))
 
 
 def _over(phase: Phase, progress: TrainState) -> bool:
@@ -239,7 +237,7 @@ def _over(phase: Phase, progress: TrainState) -> bool:
 
 def _due(run: TrainerState, most: float = math.inf) -> bool:
     """Whether a checkpoint is, after `most` seconds at the latest."""
-    return run.saving.due(run.clock.since_save(), min(most, 60 * run.job.checkpoint_minutes))
+    return run.writer.due(run.clock.since_save(), min(most, 60 * run.job.checkpoint_minutes))
 
 
 def _soon(run: TrainerState) -> float:
@@ -251,8 +249,8 @@ def _save(run: TrainerState, stage: PhaseState) -> bool:
     """A checkpoint, and before it all that belongs to it; whether it could be written."""
     nan_recovery.require_finite_loss(run, stage)
     started = time.perf_counter()
-    run.clock.saved(run.progress)
-    written = run.saving.attempt(lambda: _write(run, stage))
+    run.clock.record_save(run.progress)
+    written = run.writer.attempt(lambda: _write(run, stage))
     run.clock.save_seconds = time.perf_counter() - started
     run.progress.spend("save_seconds", run.clock.save_seconds)
     return written
@@ -261,10 +259,10 @@ def _save(run: TrainerState, stage: PhaseState) -> bool:
 def _write(run: TrainerState, stage: PhaseState) -> None:
     job, progress = run.job, run.progress
     stage.plans.save()
-    if run.setbacks:
-        nan_recovery.write(job.run, run.setbacks)
-    epoch_record.save_best(job, progress, run.clock)
-    epoch_record.write_history(job.run, progress.history)
+    if run.nan_events:
+        nan_recovery.write(job.run, run.nan_events)
+    run.best.save(progress)
+    write_history(job.run, progress.history)
     epoch_record.draw_history(job, progress)
     variables = {
         "model": job.classifier.model.weights,
@@ -272,19 +270,19 @@ def _write(run: TrainerState, stage: PhaseState) -> None:
         "totals": stage.totals.state,
     }
     checkpoints.save(job.run, progress, variables)
-    run.first.clear()
+    run.initial_weights.clear()
 
 
 def _write_end(run: TrainerState, found: FinalEvaluation) -> None:
-    epoch_record.save_best(run.job, run.progress, run.clock)
+    run.best.save(run.progress)
     write_json(run.job.run.result, found.result)
 
 
 def _settle(run: TrainerState, stage: PhaseState) -> None:
     """After the last phase there is nothing left to do but to wait for a place to write to."""
     trained = [phase for phase in run.job.recipe.phases if phase.epochs]
-    if run.saving.trouble and stage.phase is trained[-1]:
-        run.saving.insist(lambda: _write(run, stage))
+    if run.writer.trouble and stage.phase is trained[-1]:
+        run.writer.insist(lambda: _write(run, stage))
 
 
 def _probe(run: TrainerState, stage: PhaseState) -> BatchNormCheck | None:

@@ -18,7 +18,8 @@ from engine.models import classifier
 from engine.runs.checkpoints import TrainState
 from engine.runs.directory import RunDirectory
 from engine.training.batchnorm_check import check_batchnorm
-from engine.training.phase import TrainJob, start_phase
+from engine.training.phase import start_phase
+from engine.training.state import TrainJob
 
 # Of these there can be too few as well, and TensorFlow has the same error for it.
 _OF_FILES = ("No space left on device", "Too many open files", "Disk quota exceeded")

@@ -1,6 +1,6 @@
 """A loss that is no number: what the run knows of it, and how it goes on.
 
-    setbacks.json   one entry each: where it happened, and from which step on the rate is halved
+    nan_events.json one entry each: where it happened, and from which step on the rate is halved
     nan_batch.csv   the examples of the first batch whose loss was no number
 
 The rate of a step depends on what stands there alone, so a run that is killed afterwards goes on
@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -26,10 +26,7 @@ from engine.core.text import csv_cell
 from engine.runs import checkpoints
 from engine.runs.directory import RunDirectory
 from engine.training.metrics import TrainMetrics
-
-if TYPE_CHECKING:
-    from engine.training.loop import TrainerState
-    from engine.training.phase import PhaseState
+from engine.training.state import NanEvent, PhaseState, TrainerState
 
 MOST = 3
 Groups = dict[str, list[np.ndarray]]  # of arrays, as `checkpoints.load` gives them
@@ -45,15 +42,6 @@ class NonFiniteLossError(Exception):
         self.phase, self.step, self.views = phase, step, views
 
 
-@dataclasses.dataclass(frozen=True)
-class NanEvent:
-    """phase: its name. step: with the loss. since: the step from which on the rate is halved."""
-
-    phase: str
-    step: int
-    since: int
-
-
 def read(run: RunDirectory) -> list[NanEvent]:
     """Those of the run so far.
 
@@ -61,25 +49,25 @@ def read(run: RunDirectory) -> list[NanEvent]:
       UserError: the file is there and can't be read; the rates would be others without it.
     """
     try:
-        entries = parse_json(run.setbacks.read_text("utf-8"))
-        return list(convert(entries, tuple[NanEvent, ...], "setbacks"))
+        entries = parse_json(run.nan_events.read_text("utf-8"))
+        return list(convert(entries, tuple[NanEvent, ...], "nan_events"))
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError, UserError, RecursionError) as error:
         raise UserError(
-            f"{run.setbacks}: can't be read ({error}); begin anew with --overwrite"
+            f"{run.nan_events}: can't be read ({error}); begin anew with --overwrite"
         ) from None
 
 
-def write(run: RunDirectory, setbacks: Sequence[NanEvent]) -> None:
-    write_json(run.setbacks, [dataclasses.asdict(setback) for setback in setbacks])
+def write(run: RunDirectory, nan_events: Sequence[NanEvent]) -> None:
+    write_json(run.nan_events, [dataclasses.asdict(event) for event in nan_events])
 
 
 def with_reduced_rate(
     rate: Callable[[int], float], before: Sequence[NanEvent], phase: Phase, start: int
 ) -> Callable[[int], float]:
-    """The rate of each step of the phase, which began at step `start`, after these setbacks."""
-    halved = [setback.since - start for setback in before if setback.phase == phase.name]
+    """The rate of each step of the phase, which began at step `start`, after these nan_events."""
+    halved = [event.since - start for event in before if event.phase == phase.name]
     return lambda step: rate(step) * 0.5 ** sum(since <= step for since in halved)
 
 
@@ -116,7 +104,7 @@ def roll_back(run: TrainerState, error: NonFiniteLossError) -> tuple[TrainerStat
     Raises:
       UserError: it does not go on.
     """
-    job, before = run.job, run.setbacks
+    job, before = run.job, run.nan_events
     listed = _list(run, error)
     if job.on_nan == "stop" or len(before) == MOST:
         times = f", after the rate was halved {MOST} times" if job.on_nan != "stop" else ""
@@ -125,15 +113,15 @@ def roll_back(run: TrainerState, error: NonFiniteLossError) -> tuple[TrainerStat
             "give it clip_global_norm=1, with --overwrite"
         )
     progress, saved = checkpoints.load(job.run)
-    if not saved and not run.first:
+    if not saved and not run.initial_weights:
         raise UserError(
             f"{listed}; {job.run.checkpoints} has vanished, so there is nothing to go back to; "
             "begin anew with --overwrite"
         )
     after = [*before, NanEvent(error.phase.name, error.step, progress.step)]
-    run.saving.attempt(lambda: write(job.run, after))  # else with the next checkpoint
+    run.writer.attempt(lambda: write(job.run, after))  # else with the next checkpoint
     job.logger.note(f"{listed}; going back to step {progress.step} with half the learning rate")
-    return dataclasses.replace(run, progress=progress, setbacks=after), saved
+    return dataclasses.replace(run, progress=progress, nan_events=after), saved
 
 
 def _list(run: TrainerState, error: NonFiniteLossError) -> str:
@@ -143,7 +131,7 @@ def _list(run: TrainerState, error: NonFiniteLossError) -> str:
         stacked = next(iter(job.loader.train(error.step, error.step + 1, *views)))
         batch = tf.nest.map_structure(lambda column: column[0], stacked)
         names, classes = job.loader.name, job.loader.classes
-        if run.saving.attempt(lambda: list_batch(job.run, batch, names, classes)):
+        if run.writer.attempt(lambda: list_batch(job.run, batch, names, classes)):
             return f"{error}; its images are listed in {job.run.nan_batch}"
     return str(error)
 

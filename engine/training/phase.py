@@ -2,113 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from engine.core.dataset import Augmentation, Batch, DataLoader
-from engine.core.recipe import Phase, Recipe
+from engine.core.dataset import Batch
+from engine.core.recipe import Phase
 from engine.frozen import cache_policy, precision
-from engine.frozen.array_store import CacheBudget
 from engine.frozen.cache_policy import CacheDecision
 from engine.frozen.feature_cache import FeatureCache
 from engine.frozen.forward import FrozenForward
 from engine.frozen.phase_plan import PlanFile
 from engine.frozen.precision import ComputeMode
 from engine.frozen.view_schedule import ViewSchedule
-from engine.frozen.warmup import Warmup
-from engine.loggers.base import Logger
 from engine.models import freezing
-from engine.models.classifier import Classifier
 from engine.optim import losses, optimizers
 from engine.optim import options as recipes
 from engine.runs import checkpoints
 from engine.runs.checkpoints import TrainState
-from engine.runs.directory import RunDirectory
 from engine.runtime import background
-from engine.runtime.shutdown import Shutdown
 from engine.training import freeze_check, steps
 from engine.training.metrics import MetricAccumulator
-from engine.training.nan_recovery import NanEvent, with_reduced_rate
+from engine.training.nan_recovery import with_reduced_rate
+from engine.training.state import NanEvent, PhaseState, TrainJob
 from engine.training.steps_per_execution import StepsPerExecution
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainJob:
-    """All that a run needs.
-
-    cache_budget: where a trunk's outputs may be kept. warmup: what is compiled already.
-    steps_per_execution: None to have it measured. profile_steps: the first and the last step that
-    TensorFlow's profiler records, or None.
-    """
-
-    recipe: Recipe
-    classifier: Classifier
-    loader: DataLoader
-    augment: Augmentation
-    run: RunDirectory
-    logger: Logger
-    cache_budget: CacheBudget = dataclasses.field(default_factory=lambda: CacheBudget(0))
-    warmup: Warmup = dataclasses.field(default_factory=Warmup)
-    stop: Shutdown = dataclasses.field(default_factory=Shutdown)
-    on_nan: str = "halve"
-    checkpoint_minutes: float = 10.0
-    log_every_steps: int = 10
-    steps_per_execution: int | None = None
-    profile_steps: tuple[int, int] | None = None
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-self.loader.train_examples // self.recipe.batch_size)
-
-
-@dataclasses.dataclass(frozen=True)
-class PhaseState:
-    """What a phase trains, with what, on what, and how it is measured.
-
-    frozen_forward: the frozen part with what comes before it.
-    features: the kept outputs of the trunk, or None where each step runs it.
-    validation: the validation batches, with the trunk's outputs for inputs of `eval_step`.
-    """
-
-    training: steps.StepContext
-    frozen_forward: FrozenForward
-    step: Callable[[Batch, tf.Tensor], None]
-    eval_step: Callable[[Any, Any], tuple]
-    rate: Callable[[int], float]
-    views: ViewSchedule
-    features: FeatureCache | None
-    validation: Callable[[], Iterable[Batch]]
-    pace: StepsPerExecution
-    first_step: int
-    audit: freeze_check.FreezeCheck
-    plans: PlanFile
-
-    @property
-    def phase(self) -> Phase:
-        return self.training.phase
-
-    @property
-    def partition(self) -> freezing.ModelPartition:
-        return self.training.partition
-
-    @property
-    def optimizer(self) -> Any:
-        return self.training.optimizer
-
-    @property
-    def totals(self) -> MetricAccumulator:
-        return self.training.totals
-
-    def batches(
-        self, loader: DataLoader, first: int, stop: int, per_call: int
-    ) -> Generator[Batch, None, None]:
-        lookup = self.features.lookup if self.features else None
-        yield from loader.train(first, stop, per_call, self.views, lookup)
 
 
 def start_phase(

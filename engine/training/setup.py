@@ -12,16 +12,15 @@ import tensorflow as tf
 from engine.core.dataset import Batch, DataLoader
 from engine.core.files import write_image
 from engine.core.recipe import Recipe
-from engine.evaluation.decision_rule import DecisionRule
 from engine.loggers import plots, tensorboard
 from engine.loggers.base import Logger, LoggerGroup
 from engine.models import classifier, freezing
 from engine.models.classifier import Classifier
-from engine.runs import checkpoints
+from engine.runs import best_model, checkpoints
 from engine.runs.directory import RunDirectory
 from engine.runtime import stateless_random
-from engine.training import epoch_record, summary
-from engine.training.phase import TrainJob
+from engine.training import summary
+from engine.training.state import TrainJob
 
 SHOWN = 16  # augmented images on the board
 
@@ -80,7 +79,7 @@ def start_from(run: RunDirectory, made: Classifier, classes: tuple[str, ...]) ->
     Raises:
       UserError: there is no such run, or its network is another.
     """
-    arrays, values = epoch_record.load_model(run)
+    arrays, values = best_model.load_best_model(run)
     variables = made.model.weights
     if values["classes"] == list(classes):
         checkpoints.restore(variables, arrays, f"--init_from={run.path}")
@@ -115,39 +114,3 @@ def show_augmented(job: TrainJob, path: Path) -> None:
     batch, images = augmented(job.recipe, job.loader, job.augment)
     titles = [job.loader.classes[label] for label in np.asarray(batch.labels)]
     write_image(path, plots.image_grid(images, titles), "show_augmented")
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadedRun:
-    """A run's recipe, its best model with the places where it may be cut, and how it answers.
-
-    classes: the labels that the model knows. rule: how its logits are read. data: `Feed.identity`
-    of what it was trained on, empty where that is not known.
-    """
-
-    recipe: Recipe
-    classifier: Classifier
-    classes: tuple[str, ...]
-    rule: DecisionRule
-    data: dict[str, str] = dataclasses.field(default_factory=dict)
-
-    @property
-    def model(self) -> Any:
-        return self.classifier.model
-
-
-def load_run(run: RunDirectory) -> LoadedRun:
-    """The best model of a run, whether the run is finished or not.
-
-    Raises:
-      UserError: there is no run, it has no model yet, or its files don't belong together.
-    """
-    recipe = run.read_recipe()
-    arrays, values = epoch_record.load_model(run)
-    bare = dataclasses.replace(recipe, weights="none")
-    made = classifier.build(bare, len(values["classes"]))
-    checkpoints.restore(made.model.weights, arrays, str(run.best))
-    rule = epoch_record.decision_rule_of(run, values)
-    return LoadedRun(
-        recipe, made, tuple(values["classes"]), rule, epoch_record.dataset_identity_of(values)
-    )

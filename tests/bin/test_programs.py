@@ -16,8 +16,8 @@ import pytest
 import scipy.special
 from PIL import Image
 
+from engine.runs import load
 from engine.runs.directory import RunDirectory
-from engine.training import setup
 from pipelines.decode.decode import decode
 from tests.bin.programs import SMALL, run, start
 from tests.bin.test_killed import same_end
@@ -88,7 +88,7 @@ def test_evaluate_other_images_as_a_table(trained, coloured):
 
 def test_evaluate_and_predict_look_again(trained, coloured):
     """The mean over an image and its mirror image, by the saved network itself."""
-    opened = setup.load_run(RunDirectory(trained))
+    opened = load.load_run(RunDirectory(trained))
     files = sorted(coloured.glob("*/*.jpg"))
     images = np.stack([decode(file.read_bytes(), 64, 64).numpy() for file in files])
     pair = [
@@ -235,7 +235,7 @@ def test_predict_and_evaluate_give_the_numbers_of_the_saved_network(trained, tmp
     assert [row["path"] for row in predicted] == list(map(str, files))
     answers = [{p["label"]: p["probability"] for p in row["predictions"]} for row in predicted]
     chances = np.array([[answer["blue"], answer["red"]] for answer in answers])
-    opened = setup.load_run(RunDirectory(trained))
+    opened = load.load_run(RunDirectory(trained))
     images = [decode(path.read_bytes(), *opened.recipe.image_size).numpy() for path in files]
     logits = opened.model(np.stack(images).astype(np.float32), training=False)
     wanted = scipy.special.softmax(logits / np.float32(opened.rule.temperature), -1)

@@ -12,9 +12,9 @@ import numpy as np
 from engine.core.call_syntax import parse_calls
 from engine.core.recipe import DataSpec, Recipe, parse_phase
 from engine.models import classifier
-from engine.runs import checkpoints
+from engine.runs import checkpoints, history
 from engine.runs.directory import RunDirectory, claim_directory
-from engine.training import epoch_record, phase
+from engine.training import state
 from pipelines.augment import augment
 from pipelines.loading import batches
 from pipelines.sources import examples, sources
@@ -109,7 +109,7 @@ def enliven(made: classifier.Classifier, recipe: Recipe) -> None:
     made.model.set_weights(_lively[key])
 
 
-def job(recipe, place, watcher, from_files=False, devices=None, **settings) -> phase.TrainJob:
+def job(recipe, place, watcher, from_files=False, devices=None, **settings) -> state.TrainJob:
     """Images are taken from memory where not said otherwise: it saves a second each epoch."""
     run = RunDirectory(place)
     claim_directory(run, recipe, overwrite=False)
@@ -119,7 +119,7 @@ def job(recipe, place, watcher, from_files=False, devices=None, **settings) -> p
     enliven(made, recipe)
     changes = augment.compose(recipe.augment)
     settings = {"log_every_steps": 1, "steps_per_execution": 1, **settings}
-    return phase.TrainJob(recipe, made, loader, changes, run, watcher, **settings)
+    return state.TrainJob(recipe, made, loader, changes, run, watcher, **settings)
 
 
 def final(run: RunDirectory) -> dict[str, list[np.ndarray]]:
@@ -130,7 +130,7 @@ def final(run: RunDirectory) -> dict[str, list[np.ndarray]]:
 
 def timeless(run: RunDirectory) -> list[list]:
     """History, less the columns that tell times."""
-    return [[row[c] for c in epoch_record.COLUMNS[:8]] for row in checkpoints.load(run)[0].history]
+    return [[row[c] for c in history.COLUMNS[:8]] for row in checkpoints.load(run)[0].history]
 
 
 def same_end(one: RunDirectory, other: RunDirectory) -> bool:

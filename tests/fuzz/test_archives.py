@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 from engine.core.errors import UserError
-from engine.runs import checkpoints
+from engine.runs import best_model, checkpoints
 from engine.runs.checkpoints import TrainState
 from engine.runs.directory import RunDirectory
-from engine.training import epoch_record
 from pipelines.pixel_cache import pixel_files, pixel_index
 from pipelines.pixel_cache.stamps import stamp
 from pipelines.sources import tfrecord_index
@@ -156,7 +155,7 @@ def test_best_model(judge, run, attack):
 
     def read(data: bytes) -> None:
         run.best.write_bytes(data)
-        arrays, found = epoch_record.load_model(run)
+        arrays, found = best_model.load_best_model(run)
         assert all(name.upper() for name in found["classes"])
         checkpoints.restore([], arrays[:0], "here")
 

@@ -21,7 +21,7 @@ from engine.frozen.phase_plan import PhasePlan, PlanFile
 from engine.frozen.precision import ComputeMode, PrecisionTrial
 from engine.runs.directory import RunDirectory
 from engine.training import nan_recovery
-from engine.training.nan_recovery import NanEvent
+from engine.training.state import NanEvent
 from pipelines.sources.manifest import read_manifest
 from tests.engine.benchmark import made
 from tests.fuzz.mutations import cases, json_cases
@@ -194,12 +194,12 @@ def test_setbacks(judge, run):
     nan_recovery.write(run, [NanEvent("transfer", 12, 10), NanEvent("tune", 30, 20)])
 
     def read(data: bytes) -> None:
-        run.setbacks.write_bytes(data)
+        run.nan_events.write_bytes(data)
         for phase in RECIPE.phases:
             rate = nan_recovery.with_reduced_rate(lambda _: 1.0, nan_recovery.read(run), phase, 5)
             assert 0 <= rate(15) <= 1
 
-    _judge_json(judge, "setbacks.json", read, [run.setbacks.read_bytes()])
+    _judge_json(judge, "nan_events.json", read, [run.nan_events.read_bytes()])
 
 
 def test_result(judge, run):

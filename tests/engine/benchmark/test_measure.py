@@ -13,7 +13,7 @@ from engine.core.call_syntax import parse_calls
 from engine.frozen.array_store import CacheBudget
 from engine.models import classifier
 from engine.runs.directory import RunDirectory, claim_directory
-from engine.training.phase import TrainJob
+from engine.training.state import TrainJob
 from pipelines.augment import augment
 from pipelines.loading import batches
 from pipelines.sources import sources

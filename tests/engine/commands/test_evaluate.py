@@ -24,11 +24,10 @@ from engine.evaluation.intervals import wilson
 from engine.inference import gradcam
 from engine.loggers import plots
 from engine.models import classifier
-from engine.runs import checkpoints
+from engine.runs import best_model, checkpoints, load
 from engine.runs.directory import RunDirectory
-from engine.runs.lock import run_lock
+from engine.runs.lock import RunLock
 from engine.runtime import tensorflow_setup
-from engine.training import epoch_record, setup
 from pipelines.decode.decode import decode
 from pipelines.loading import batches
 from pipelines.sources import sources
@@ -81,7 +80,7 @@ def evaluate(call, *arguments):
 
 def known(run: RunDirectory, part: str) -> tuple[np.ndarray, np.ndarray]:
     """Labels and probabilities of a part of the run's data, image by image."""
-    opened = setup.load_run(run)
+    opened = load.load_run(run)
     examples = sources.load(opened.recipe.data)
     examples = examples if part == "all" else examples.part(part)
     images = [decode(Path(p).read_bytes(), *opened.recipe.image_size) for p in examples.paths]
@@ -129,7 +128,7 @@ def test_a_threshold_is_fitted_on_the_validation_part_and_stays(call, run):
     assert f"saved with the model, {run.best}" in call.said.err
     own = np.sort(chances[labels == 0, 0])[::-1]
     expected = own[int(np.ceil(0.8 * len(own))) - 1]
-    rule = epoch_record.decision_rule_of(run, epoch_record.load_model(run)[1])
+    rule = best_model.decision_rule_of(run, best_model.load_best_model(run)[1])
     assert rule == DecisionRule(2.5, "blue", rule.threshold, 0.8)
     assert rule.threshold == pytest.approx(expected, abs=1e-4)
     assert found["rule"] == dataclasses.asdict(rule)
@@ -160,7 +159,7 @@ def test_the_table_says_how_right_the_rules_own_answers_are(call, run, abstain):
     labels, chances = known(run, "validation")
     level = abstain and (1.0 if abstain == 1 else float(np.quantile(chances.max(-1), abstain)))
     rule = DecisionRule(2.5, "blue", float(np.quantile(chances[:, 0], 0.1)) + 1e-4, 0.9, level)
-    epoch_record.save_decision_rule(run, rule)
+    best_model.save_decision_rule(run, rule)
     decided = decision_rule.decide(rule, ("blue", "red"), chances)
     sure, right = int((decided >= 0).sum()), int((decided == labels).sum())
     assert right != (chances.argmax(-1) == labels).sum(), "else little is tested"
@@ -177,11 +176,11 @@ def test_the_table_says_how_right_the_rules_own_answers_are(call, run, abstain):
 
 
 def test_abstaining_is_added_and_all_is_taken_off_again(call, run):
-    epoch_record.save_decision_rule(run, DecisionRule(2.5, "blue", 0.4, 0.9))
+    best_model.save_decision_rule(run, DecisionRule(2.5, "blue", 0.4, 0.9))
     _, chances = known(run, "validation")
     level = float(np.median(chances.max(-1)))
     found = evaluate(call, f"--run_dir={run.path}", f"--abstain={level}")
-    assert epoch_record.decision_rule_of(run, epoch_record.load_model(run)[1]) == DecisionRule(
+    assert best_model.decision_rule_of(run, best_model.load_best_model(run)[1]) == DecisionRule(
         2.5, "blue", 0.4, 0.9, level
     )
     uncertain = int((chances.max(-1) < level).sum())
@@ -192,16 +191,16 @@ def test_abstaining_is_added_and_all_is_taken_off_again(call, run):
     assert f"uncertain where no class has {level:.1%}: " in out
     found = evaluate(call, f"--run_dir={run.path}", "--abstain=0")
     assert f"saved with the model, {run.best}" in call.said.err
-    assert epoch_record.decision_rule_of(run, epoch_record.load_model(run)[1]) == DecisionRule(
+    assert best_model.decision_rule_of(run, best_model.load_best_model(run)[1]) == DecisionRule(
         2.5, "blue", 0.4, 0.9
     )
     assert (found["abstaining"], found["decided"]["uncertain"]) == (None, 0)
-    arrays = epoch_record.load_model(run)[0]
+    arrays = best_model.load_best_model(run)[0]
     out = call("evaluate", f"--run_dir={run.path}", "--cache_dir=none", "--plain")
     assert "uncertain" not in out
     assert "the answer from" not in out
-    kept, values = epoch_record.load_model(run)
-    assert epoch_record.decision_rule_of(run, values) == DecisionRule(2.5)
+    kept, values = best_model.load_best_model(run)
+    assert best_model.decision_rule_of(run, values) == DecisionRule(2.5)
     assert all(np.array_equal(*pair) for pair in zip(arrays, kept, strict=True))
 
 
@@ -267,8 +266,8 @@ def test_no_run_is_made_where_none_is(call, tmp_path):
 
 def test_a_run_that_is_at_work_is_measured_and_not_changed(call, run):
     before = run.best.read_bytes()
-    with run_lock(RunDirectory(run.path)):
-        with pytest.raises(UserError, match=r"process \d+ on .+ is at work there"):
+    with RunLock(RunDirectory(run.path)):
+        with pytest.raises(UserError, match=r"locked by process \d+ on .+; wait"):
             call("evaluate", f"--run_dir={run.path}", "--abstain=0.5", "--cache_dir=none")
         assert run.best.read_bytes() == before
         assert evaluate(call, f"--run_dir={run.path}")["count"] == 13
@@ -289,7 +288,7 @@ def test_a_run_that_is_not_finished_is_changed_with_a_warning(call, run):
 
 
 def test_a_model_that_gives_no_numbers_is_one_line(call, run):
-    arrays, values = epoch_record.load_model(run)
+    arrays, values = best_model.load_best_model(run)
     arrays[-1][:] = np.nan
     write(run.best, checkpoints.pack({"model": arrays}, values))
     with pytest.raises(UserError, match="answers to 13 of 13 images are no numbers; train anew"):
@@ -297,7 +296,7 @@ def test_a_model_that_gives_no_numbers_is_one_line(call, run):
 
 
 def test_a_part_without_the_positive_class(call, run, coloured, tmp_path):
-    epoch_record.save_decision_rule(run, DecisionRule(2.5, "blue", 0.4, 0.9))
+    best_model.save_decision_rule(run, DecisionRule(2.5, "blue", 0.4, 0.9))
     rows = ["path,label,split"]
     for number in range(4):
         rows.append(f"{coloured}/blue/{number:02}.jpg,blue,train")
@@ -393,7 +392,7 @@ def test_a_part_that_has_changed_since_the_run_is_told(call, coloured, tmp_path)
     recipe = small_recipe(place)
     run = make(tmp_path / "run", recipe)
     examples = sources.load(recipe.data)
-    arrays, values = epoch_record.load_model(run)
+    arrays, values = best_model.load_best_model(run)
     values["data"] = batches.make_data_loader(examples, recipe, 1).identity
     write(run.best, checkpoints.pack({"model": arrays}, values))
     evaluate(call, f"--run_dir={run.path}")
@@ -434,7 +433,7 @@ def test_predict_shows_what_the_rule_makes_of_it(call, run, coloured):
     chances = np.stack([blue, 1 - np.array(blue)], -1)
     threshold, level = sorted(blue)[3] - 1e-6, sorted(chances.max(-1))[4] - 1e-6
     rule = DecisionRule(2.5, "blue", threshold, 0.9, level)
-    epoch_record.save_decision_rule(run, rule)
+    best_model.save_decision_rule(run, rule)
     expected = [None if n < 0 else labels[n] for n in decision_rule.decide(rule, labels, chances)]
     assert expected.count(None) == 4
     rows = json.loads(call("predict", "--format=json", *flags))
@@ -469,7 +468,7 @@ def test_a_plot_shows_and_explains_what_the_rule_makes_of_it(
     likeliest = [{"blue": 0, "red": 1}[shown.labels[0][0]] for shown in drawn[0]]
     sure = [shown.labels[0][1] for shown in drawn[0]]
     rule = DecisionRule(2.5, "blue", 0.0, 0.9, sorted(sure)[4] - 1e-6)
-    epoch_record.save_decision_rule(run, rule)
+    best_model.save_decision_rule(run, rule)
     call("predict", *flags)
     decided = ["uncertain" if share < rule.abstain else "blue" for share in sure]
     assert [shown.decision for shown in drawn[1]] == decided
@@ -477,7 +476,7 @@ def test_a_plot_shows_and_explains_what_the_rule_makes_of_it(
     assert asked != likeliest, "else little is tested"
     assert [shown.speaks[1] for shown in drawn[1]] == [("blue", "red")[n] for n in asked]
     images = np.stack([shown.image for shown in drawn[1]])
-    heats = gradcam.make(setup.load_run(run).classifier)(images, asked)
+    heats = gradcam.make(load.load_run(run).classifier)(images, asked)
     for shown, heat in zip(drawn[1], heats, strict=True):
         np.testing.assert_allclose(shown.speaks[0], gradcam.overlay(shown.image, heat), atol=2)
     assert drawn[1][0].title.endswith(r"caf\xe9.jpg")
@@ -491,4 +490,4 @@ def test_as_a_person_starts_it(run):
     assert out.startswith("13 images, by the likeliest class: accuracy ")
     assert "(95%: " in out.splitlines()[0]
     assert "uncertain where no class has 60.0%: " in out
-    assert epoch_record.decision_rule_of(run, epoch_record.load_model(run)[1]) != PLAIN
+    assert best_model.decision_rule_of(run, best_model.load_best_model(run)[1]) != PLAIN

@@ -13,9 +13,10 @@ import tensorflow as tf
 
 from engine.core.files import write
 from engine.evaluation.decision_rule import DecisionRule
+from engine.runs import best_model, load
+from engine.runs.best_model import BestModel
 from engine.runs.checkpoints import TrainState, pack
 from engine.runs.directory import RunDirectory
-from engine.training import epoch_record, setup
 from tests.bin.programs import run, start
 from tests.engine.small_runs import Watcher, job, small_recipe
 
@@ -35,10 +36,10 @@ def trained(images, tmp_path_factory) -> RunDirectory:
     """A run's directory with a model and a rule, as training leaves it."""
     place = tmp_path_factory.mktemp("trained") / "run"
     made = job(small_recipe(images), place, Watcher())
-    clock = epoch_record.RunClock()
-    clock.best = [variable.numpy() for variable in made.classifier.model.weights]
-    clock.rule = DecisionRule(temperature=1.5, abstain=0.5)
-    epoch_record.save_best(made, TrainState(), clock)
+    best = BestModel(made.run, made.loader.classes)
+    best.replace(made.classifier.model.weights)
+    best.set_rule(DecisionRule(temperature=1.5, abstain=0.5))
+    best.save(TrainState())
     return made.run
 
 
@@ -78,7 +79,7 @@ def test_the_folder_holds_model_card_and_parity(exported, trained):
     files = [path for path in (out / "1").rglob("*") if path.is_file()]
     assert parity["bytes"] == sum(path.stat().st_size for path in files)
     assert parity["min_agreement"] == 0.995
-    opened = setup.load_run(trained)
+    opened = load.load_run(trained)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
     signature = tf.saved_model.load(str(out / "1")).signatures["pixels"]
     chances = signature(images=tf.constant(images))["probabilities"].numpy()
@@ -121,7 +122,7 @@ def test_an_export_that_disagrees_leaves_nothing(trained, tmp_path):
     """In float16 weights end at 65504: what makes two columns of them differ is lost."""
     spoilt = RunDirectory(tmp_path / "run")
     shutil.copytree(trained.path, spoilt.path)
-    arrays, values = epoch_record.load_model(spoilt)
+    arrays, values = best_model.load_best_model(spoilt)
     arrays[-2] = arrays[-2] * 100 + np.float32(1e5)
     values["rule"]["abstain"] = 0.6
     write(spoilt.best, pack({"model": arrays}, values))

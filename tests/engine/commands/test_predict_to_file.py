@@ -20,7 +20,7 @@ from engine.core.errors import UserError
 from engine.evaluation import decision_rule
 from engine.evaluation.decision_rule import DecisionRule
 from engine.inference.predictions_file import PredictionCounts, PredictionsFile
-from engine.training import setup
+from engine.runs import load
 from pipelines.decode.decode import decode
 from tests.bin.programs import run, start
 from tests.engine import saved_run
@@ -84,7 +84,7 @@ def test_a_row_a_image_with_the_numbers_that_are_printed(call, trained, coloured
 def test_the_decision_is_that_of_the_models_rule(call, trained, coloured, tmp_path):
     call("predict", f"--run_dir={trained.path}", f"--out={tmp_path / 'a.jsonl'}", coloured)
     found = [json.loads(line) for line in (tmp_path / "a.jsonl").open()]
-    opened = setup.load_run(trained)
+    opened = load.load_run(trained)
     images = np.stack([decode(Path(row["path"]).read_bytes(), 32, 32).numpy() for row in found])
     logits = opened.model(images.astype(np.float32), training=False)
     chances = decision_rule.probabilities(opened.rule, logits)

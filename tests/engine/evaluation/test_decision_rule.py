@@ -14,9 +14,8 @@ from engine.core import files
 from engine.core.errors import UserError
 from engine.evaluation import decision_rule
 from engine.evaluation.decision_rule import PLAIN, UNCERTAIN, DecisionRule
-from engine.runs import checkpoints
+from engine.runs import best_model, checkpoints
 from engine.runs.directory import RunDirectory
-from engine.training import epoch_record
 
 CLASSES = ("a", "b", "c")
 CHANCES = np.array([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4], [0.15, 0.8, 0.05], [0.5, 0.3, 0.2]])
@@ -112,20 +111,20 @@ def run(tmp_path) -> RunDirectory:
 
 
 def test_a_rule_is_kept_beside_an_unchanged_model(run):
-    arrays, values = epoch_record.load_model(run)
-    epoch_record.save_decision_rule(run, FULL)
-    kept, found = epoch_record.load_model(run)
-    assert epoch_record.decision_rule_of(run, found) == FULL
+    arrays, values = best_model.load_best_model(run)
+    best_model.save_decision_rule(run, FULL)
+    kept, found = best_model.load_best_model(run)
+    assert best_model.decision_rule_of(run, found) == FULL
     assert {**values, "rule": dataclasses.asdict(FULL)} == found
     for one, other in zip(arrays, kept, strict=True):
         assert one.tobytes() == other.tobytes()
-    epoch_record.save_decision_rule(run, PLAIN)
-    assert epoch_record.decision_rule_of(run, epoch_record.load_model(run)[1]) == PLAIN
+    best_model.save_decision_rule(run, PLAIN)
+    assert best_model.decision_rule_of(run, best_model.load_best_model(run)[1]) == PLAIN
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_where_it_can_not_be_written_the_old_file_stays(run, monkeypatch, step):
-    epoch_record.save_decision_rule(run, FULL)
+    best_model.save_decision_rule(run, FULL)
     before = run.best.read_bytes()
 
     def full(*_):
@@ -134,14 +133,14 @@ def test_where_it_can_not_be_written_the_old_file_stays(run, monkeypatch, step):
     with monkeypatch.context() as patch:
         patch.setattr(os, step, full)
         with pytest.raises(OSError, match="No space"):
-            epoch_record.save_decision_rule(run, PLAIN)
+            best_model.save_decision_rule(run, PLAIN)
     assert run.best.read_bytes() == before
     assert [path.name for path in run.path.iterdir()] == ["best.npz"]
 
 
 def test_where_there_is_no_model_no_rule_is_kept(tmp_path):
     with pytest.raises(UserError, match="holds no model yet"):
-        epoch_record.save_decision_rule(RunDirectory(tmp_path), FULL)
+        best_model.save_decision_rule(RunDirectory(tmp_path), FULL)
     assert not list(tmp_path.iterdir())
 
 
@@ -167,10 +166,10 @@ def test_where_there_is_no_model_no_rule_is_kept(tmp_path):
     ],
 )
 def test_what_is_no_rule_in_a_models_file_is_one_line(run, hostile, message):
-    arrays, values = epoch_record.load_model(run)
+    arrays, values = best_model.load_best_model(run)
     files.write(run.best, checkpoints.pack({"model": arrays}, {**values, "rule": hostile}))
     with pytest.raises(UserError, match=message) as raised:
-        epoch_record.decision_rule_of(run, epoch_record.load_model(run)[1])
+        best_model.decision_rule_of(run, best_model.load_best_model(run)[1])
     text = str(raised.value)
     assert text.startswith(f"{run.best}: ")
     assert text.endswith("train anew with --overwrite")

@@ -13,10 +13,9 @@ import pytest
 import tensorflow as tf
 
 from engine.core.errors import UserError
-from engine.runs import checkpoints
+from engine.runs import best_model, checkpoints
 from engine.runs.checkpoints import TrainState
 from engine.runs.directory import RunDirectory
-from engine.training import epoch_record
 
 WEIGHTS = [np.arange(6, dtype=np.float32).reshape(2, 3), np.array(7, np.int64), np.zeros([0, 2])]
 
@@ -223,10 +222,10 @@ def test_progress_of_another_form_is_passed_over(run, values):
 def test_a_model_without_the_names_of_its_classes_is_none(run, values):
     run.best.write_bytes(checkpoints.pack({"model": WEIGHTS}, values))
     with pytest.raises(UserError, match=r"best.npz: holds no weights .* --overwrite"):
-        epoch_record.load_model(run)
+        best_model.load_best_model(run)
     run.best.write_bytes(checkpoints.pack({"other": WEIGHTS}, {"classes": ["a"]}))
     with pytest.raises(UserError, match=r"best.npz: holds no weights .* --overwrite"):
-        epoch_record.load_model(run)
+        best_model.load_best_model(run)
 
 
 def test_restore_puts_arrays_into_variables_of_keras_and_tensorflow():

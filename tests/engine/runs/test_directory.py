@@ -12,7 +12,7 @@ from engine.core.errors import UserError
 from engine.core.recipe import to_json
 from engine.runs import directory as rundir
 from engine.runs.directory import RunDirectory, claim_directory
-from engine.runs.lock import run_lock
+from engine.runs.lock import RunLock
 from tests.engine.small import recipe
 
 MINE, OTHER = recipe(seed=1), recipe(seed=2)
@@ -161,7 +161,7 @@ def test_a_strangers_folder_is_not_touched(run, file, overwrite):
     before = content(run.path)
     with pytest.raises(UserError, match="is not empty and holds no run; name another"):
         claim_directory(run, MINE, overwrite)
-    with pytest.raises(UserError, match="is not empty and holds no run"), run_lock(run):
+    with pytest.raises(UserError, match="is not empty and holds no run"), RunLock(run):
         pass
     assert content(run.path) == before
 
@@ -178,7 +178,7 @@ def test_another_kind_of_recipe_is_a_strangers(run, text):
 def test_a_run_killed_at_its_very_start_is_begun_again(run):
     run.checkpoints.mkdir(parents=True)
     (run.path / "recipe.json.part").write_text("{")
-    with run_lock(run):
+    with RunLock(run):
         claim_directory(run, MINE, overwrite=False)
     assert run.read_recipe() == MINE
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from engine.core.errors import UserError
+from engine.runs import failure
 from engine.runs.directory import RunDirectory, claim_directory
-from engine.runs.lock import holds_lock, recreate_directory, run_lock
-from engine.training import epoch_record
+from engine.runs.lock import RunLock
 from tests.engine.small import recipe
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -30,9 +30,9 @@ def run(tmp_path) -> RunDirectory:
 HOLD = """
 import sys
 from pathlib import Path
-from engine.runs.lock import lock
-from engine.runs.directory import RunDir
-with lock(RunDir(Path(sys.argv[1]))):
+from engine.runs.lock import RunLock
+from engine.runs.directory import RunDirectory
+with RunLock(RunDirectory(Path(sys.argv[1]))):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -53,8 +53,8 @@ def holder(run):
 
 def test_two_processes_do_not_share_a_run(run, holder):
     who = f"{holder.pid} on {platform.node()}"
-    expected = f"process {who} is at work there; wait for it or name another --run_dir="
-    with pytest.raises(UserError, match=expected), run_lock(run):
+    expected = f"locked by process {who}; wait for it or name another --run_dir="
+    with pytest.raises(UserError, match=expected), RunLock(run):
         pass
     assert run.lock.read_text() == who
 
@@ -62,14 +62,14 @@ def test_two_processes_do_not_share_a_run(run, holder):
 def test_the_lock_of_a_killed_process_is_free(run, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    with run_lock(run):
+    with RunLock(run):
         assert run.lock.read_text() == f"{os.getpid()} on {platform.node()}"
 
 
 def test_a_lock_ends_with_its_block(run):
-    with run_lock(run), pytest.raises(UserError, match=f"process {os.getpid()}"), run_lock(run):
+    with RunLock(run), pytest.raises(UserError, match=f"process {os.getpid()}"), RunLock(run):
         pass
-    with run_lock(run):
+    with RunLock(run):
         pass
 
 
@@ -78,7 +78,7 @@ def test_where_nothing_can_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     below = RunDirectory(tmp_path / "file" / "run")
     message = r"can't be written \(Not a directory\); name another"
-    with pytest.raises(UserError, match=message), run_lock(below):
+    with pytest.raises(UserError, match=message), RunLock(below):
         pass
 
 
@@ -86,7 +86,7 @@ def test_where_nothing_can_be_written(tmp_path):
 def test_a_read_only_directory(tmp_path):
     tmp_path.chmod(0o500)
     message = r"can't be written \(Permission denied\)"
-    with pytest.raises(UserError, match=message), run_lock(RunDirectory(tmp_path / "run")):
+    with pytest.raises(UserError, match=message), RunLock(RunDirectory(tmp_path / "run")):
         pass
 
 
@@ -97,18 +97,18 @@ def gone(run: RunDirectory) -> None:
 
 
 def test_made_anew_the_directory_is_held_as_before(run):
-    with run_lock(run):
+    with RunLock(run) as lock:
         gone(run)
-        assert not holds_lock(run)
-        assert recreate_directory(run, MINE)
-        assert holds_lock(run)
+        assert not lock.owns_directory()
+        assert lock.recreate_directory(MINE)
+        assert lock.owns_directory()
         with (
             pytest.raises(UserError, match=f"process {os.getpid()}"),
-            run_lock(RunDirectory(run.path)),
+            RunLock(RunDirectory(run.path)),
         ):
             pass
-        assert not recreate_directory(run, MINE), "once"
-    with run_lock(RunDirectory(run.path)):
+        assert not lock.recreate_directory(MINE), "once"
+    with RunLock(RunDirectory(run.path)):
         pass
 
 
@@ -117,40 +117,41 @@ def theirs(run: RunDirectory) -> tuple[bytes, ...]:
 
 
 def test_where_another_process_holds_the_new_one_nothing_is_touched(run, request):
-    with run_lock(run):
+    with RunLock(run) as lock:
         gone(run)
         holder = request.getfixturevalue("holder")
         claim_directory(RunDirectory(run.path), MINE, overwrite=False)
         before = theirs(run)
-        message = f"process {holder.pid} on .* is at work there"
-        with pytest.raises(UserError, match=message), epoch_record.noting_failure(run):
-            recreate_directory(run, MINE)
+        message = f"locked by process {holder.pid} on .*; wait"
+        with pytest.raises(UserError, match=message), failure.record_failure(lock):
+            lock.recreate_directory(MINE)
         assert theirs(run) == before
 
 
 def test_nor_where_another_run_was_there_meanwhile(run):
-    with run_lock(run):
+    with RunLock(run) as lock:
         gone(run)
-        with run_lock(RunDirectory(run.path)):
+        with RunLock(RunDirectory(run.path)):
             claim_directory(RunDirectory(run.path), OTHER, overwrite=False)
             (run.checkpoints / "step_000000001_phase_000.npz").write_bytes(b"theirs")
         with pytest.raises(UserError, match="holds a run with another recipe"):
-            recreate_directory(run, MINE)
+            lock.recreate_directory(MINE)
         assert run.read_recipe() == OTHER
 
 
 def test_what_the_directory_lay_in_is_not_made(run):
     """It may be where a drive is mounted, and the drive may come back."""
-    with run_lock(run):
+    with RunLock(run) as lock:
         gone(run)
         run.path.parent.rmdir()
         with pytest.raises(FileNotFoundError):
-            recreate_directory(run, MINE)
+            lock.recreate_directory(MINE)
         assert not run.path.parent.exists()
 
 
 def test_without_a_lock_there_is_none_to_take_anew(run):
     gone(run)
-    assert holds_lock(run)
-    assert recreate_directory(run, MINE)
+    lock = RunLock(run)
+    assert lock.owns_directory()
+    assert lock.recreate_directory(MINE)
     assert not run.lock.exists()

@@ -11,8 +11,8 @@ from engine.evaluation import decision_rule
 from engine.evaluation.decision_rule import DecisionRule
 from engine.frozen import precision
 from engine.frozen.precision import FLOAT32, ComputeMode
+from engine.runs import load
 from engine.serving import model
-from engine.training import setup
 from tests.engine import small
 from tests.engine.serving import served_run
 
@@ -33,7 +33,7 @@ def images(count: int) -> np.ndarray:
 
 def test_answers_are_those_of_the_network_at_every_size(run, monkeypatch):
     """And nothing is traced any more once its times are known."""
-    network = setup.load_run(run).model
+    network = load.load_run(run).model
     served = model.load(run, "float32", print)
     seconds = model.seconds(served, [1, 2, 5])
     assert (served.classes, served.rule, served.program) == (CLASSES, RULE, FLOAT32)

@@ -17,7 +17,8 @@ from engine.evaluation import evaluate as evaluation
 from engine.evaluation.decision_rule import DecisionRule
 from engine.frozen import array_store
 from engine.frozen.array_store import CacheBudget
-from engine.training import epoch_record, loop, setup
+from engine.runs import history, load
+from engine.training import loop
 from tests.engine.small_runs import (
     LONGER,
     PHASES,
@@ -33,7 +34,7 @@ def test_history_has_one_row_for_each_epoch(undisturbed):
     made, watcher, _ = undisturbed
     with open(made.run.history) as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == list(epoch_record.COLUMNS)
+    assert list(rows[0]) == list(history.COLUMNS)
     assert [(row["phase"], int(row["epoch"])) for row in rows] == [
         ("transfer", 1),
         ("transfer", 2),
@@ -46,7 +47,7 @@ def test_history_has_one_row_for_each_epoch(undisturbed):
 
 def test_the_saved_model_is_read_by_the_temperature_of_its_validation_images(undisturbed):
     made, _, result = undisturbed
-    opened = setup.load_run(made.run)
+    opened = load.load_run(made.run)
     step, read = eval_step.make_eval_step(opened.model), made.loader.once("validation")
     answers = evaluation.collect_predictions(step, read, opened.classes)
     fitted = calibration.fit_temperature(answers.logits, answers.labels)
@@ -72,7 +73,7 @@ def test_result_says_what_was_trained(undisturbed):
 
 def test_the_saved_best_model_scores_what_the_result_says(undisturbed):
     made, _, result = undisturbed
-    opened = setup.load_run(made.run)
+    opened = load.load_run(made.run)
     again = evaluation.evaluate(
         eval_step.make_eval_step(opened.model), made.loader.once("validation"), 2
     )

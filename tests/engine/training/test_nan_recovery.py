@@ -19,7 +19,7 @@ from engine.runs import checkpoints, directory
 from engine.runs.directory import RunDirectory
 from engine.runtime.shutdown import Shutdown
 from engine.training import loop, nan_recovery
-from engine.training.nan_recovery import NanEvent
+from engine.training.state import NanEvent
 from tests.engine.small_runs import Watcher, job, same_end, small_recipe
 
 BAD = 13  # in the first epoch of the second phase; there are 5 steps in an epoch, 10 in a phase
@@ -189,7 +189,7 @@ def test_asked_to_it_ends_instead(coloured, tmp_path):
     with pytest.raises(UserError, match=r"step 14: the loss is nan; .*lower the phase's learning"):
         loop.train(made)
     assert made.run.nan_batch.exists()
-    assert not made.run.setbacks.exists()
+    assert not made.run.nan_events.exists()
 
 
 def test_the_rate_is_halved_from_there_on_and_in_that_phase_only(tmp_path):
@@ -221,7 +221,7 @@ class Impatient(Shutdown):
 def test_while_the_disk_is_full_too(coloured, half, tmp_path, monkeypatch):
     """What the run knows of it is in memory, and written with the next checkpoint."""
     watcher, place, real = Watcher(), tmp_path / "run", directory.os.fsync
-    parts = [place / f"{name}.part" for name in ("nan_batch.csv", "setbacks.json")]
+    parts = [place / f"{name}.part" for name in ("nan_batch.csv", "nan_events.json")]
 
     def fsync(handle):
         if any(part.exists() for part in parts) and not went_back(watcher):
@@ -292,8 +292,8 @@ WORDS = '[{"phase": "a", "step": "x", "since": null}]'  # what would end the run
 @pytest.mark.parametrize("text", ["", "{", "[1]", '[{"phase": "a"}]', '"x"', "[" * 10**5, WORDS])
 def test_a_damaged_list_of_setbacks_is_no_empty_one(tmp_path, text):
     run = RunDirectory(tmp_path)
-    run.setbacks.write_text(text)
-    with pytest.raises(UserError, match=r"setbacks.json: can't be read .*--overwrite"):
+    run.nan_events.write_text(text)
+    with pytest.raises(UserError, match=r"nan_events.json: can't be read .*--overwrite"):
         nan_recovery.read(run)
 
 

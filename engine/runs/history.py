@@ -1,0 +1,17 @@
+"""The history of a run, `history.csv`: a row for each epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.core.files import write_csv
+from engine.runs.directory import RunDirectory
+
+COLUMNS = (
+    *("phase", "epoch", "step", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
+    *("learning_rate", "images_per_second", "data_wait_fraction", "seconds", "resident_bytes"),
+)
+
+
+def write_history(run: RunDirectory, rows: list[dict[str, Any]]) -> None:
+    write_csv(run.history, COLUMNS, rows)
