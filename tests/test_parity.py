@@ -97,8 +97,9 @@ def test_the_pixels_are_the_same_bit_for_bit(all_files, tmp_path, resize):
             )
             pixels.wait()
             assert pixels.in_memory == bool(memory)
-        loader = batches.make_data_loader(data, made, 2, pixels)
-        for read in (loader.train(0, -(-count // made.batch_size), 3), loader.once("validation")):
+        loader = batches.ImageDataLoader(data, made, 2, pixels)
+        steps = -(-count // made.batch_size)
+        for read in (loader.train_batches(0, steps, 3), loader.split_batches("validation")):
             seen = by_example(read, count)
             apart = [
                 p.name for p, a, b in zip(all_files, seen, want, strict=True) if (a != b).any()
@@ -151,7 +152,7 @@ def served(tmp_path_factory) -> Served:
     for resize, made in recipes.items():
         places[resize] = RunDirectory(place / resize)
         data = examples(files * len(RESIZES))
-        loader = batches.make_data_loader(data, made, 2, Rows(images))
+        loader = batches.ImageDataLoader(data, made, 2, Rows(images))
         job = TrainJob(made, network, loader, augment.compose(()), places[resize], Watcher())
         save(job)
     labels = data.part("validation").labels
@@ -199,8 +200,9 @@ def test_evaluation_and_prediction_give_the_numbers_of_the_saved_network(
     predicted = np.array([[answer[name] for name in CLASSES] for answer in answers])
     assert near(predicted, wanted)
     opened = load.load_run(run)
-    loader = batches.make_data_loader(examples(served.files), opened.recipe, 2)
-    losses, chances = evaluated(eval_step.make_eval_step(opened.model), loader.once("validation"))
+    loader = batches.ImageDataLoader(examples(served.files), opened.recipe, 2)
+    step, read = eval_step.make_eval_step(opened.model), loader.split_batches("validation")
+    losses, chances = evaluated(step, read)
     assert near(chances, wanted)
     assert near(predicted, chances, 1e-6), "folded alike"
     assert near(np.exp(-losses), given(wanted, served.labels[: len(wanted)]))

@@ -113,7 +113,6 @@ def export(
 
     from engine.export import card, parity
     from pipelines.decode import decode
-    from pipelines.loading import batches
     from pipelines.sources import examples
 
     opened = load.load_run(run)
@@ -138,7 +137,7 @@ def export(
         print(f"comparing it with the original on {count:,} validation images", flush=True)
         with captured_output.capture_output():
             answer = kind.load(leaving, path)
-            seen = asked.checked(batches.once(part))
+            seen = asked.checked(part.batches())
             found = parity.measure(leaving, kind, path, answer, seen, contents)
         print_table(parity.rows(found, kind))
         least = least_of(parsed)
@@ -166,7 +165,7 @@ def images(parsed: cli_flags.Parsed, recipe: Recipe, classes: tuple, threads: in
         found = prepare.prepare_evaluation_data(
             recipe, classes, "validation", threads, complain, kept
         )
-        part = batches.SplitSource(found[0], recipe, threads, found[1])
+        part = batches.SplitLoader(found[0], recipe, threads, found[1])
         if parsed.precision != subject.INT8:
             return part, None
         most = min(max(SAMPLES, len(classes)), recipe.data.limit_examples or sys.maxsize)
@@ -179,7 +178,7 @@ def images(parsed: cli_flags.Parsed, recipe: Recipe, classes: tuple, threads: in
             f"the run's images can't be had ({error}); where they lie elsewhere now, name the "
             "place as in training: --data_dir, --train_dir and --val_dir, --dataset or --manifest"
         ) from None
-    read = batches.once(batches.SplitSource(few, recipe, threads))
+    read = batches.SplitLoader(few, recipe, threads).batches()
     samples = np.concatenate([np.asarray(batch.inputs) for batch in read])
     return part, samples[: len(few)]
 

@@ -66,7 +66,7 @@ def duels(parsed: cli_flags.Parsed, recipe: Recipe, threads: int, folder: Path) 
     augmented = False
     for phase in (phase for phase in recipe.phases if phase.epochs):
         bench = measure.prepare(made, phase)
-        batch = next(iter(made.loader.once("train", [0])))
+        batch = next(iter(made.loader.split_batches("train", [0])))
         if not augmented:
             augmented = True
             if pair := pairs.augmentation(bench, batch):
@@ -92,13 +92,13 @@ def line(what: str, pair: tuple[Work, Work], repeats: int) -> str:
 def _inputs(made: TrainJob, threads: int, repeats: int) -> Iterator[str]:
     """Batches from files and from the pixel cache, against decoding with nothing else attached."""
     examples, recipe = sources.load(made.recipe.data).part("train"), made.recipe
-    loader = batches.make_data_loader(examples, recipe, threads)
+    loader = batches.ImageDataLoader(examples, recipe, threads)
     steps = min(made.steps_per_epoch, max(1, 2000 // recipe.batch_size))
     images = steps * recipe.batch_size
     alone = Work(lambda: drain(bare(examples, recipe, threads).take(steps)), images)
-    files = Work(lambda: drain(loader.train(0, steps)), images)
+    files = Work(lambda: drain(loader.train_batches(0, steps)), images)
     yield line("input from files / bare decoding", (files, alone), repeats)
-    kept = Work(lambda: drain(made.loader.train(0, steps)), images)
+    kept = Work(lambda: drain(made.loader.train_batches(0, steps)), images)
     yield line("input in use / bare decoding", (kept, alone), repeats)
 
 
@@ -109,7 +109,7 @@ def bare(examples: Examples, recipe: Recipe, threads: int) -> tf.data.Dataset:
         lambda number: decode.decode(fetch(number), *recipe.image_size, recipe.resize),
         num_parallel_calls=reader.IMAGES_PER_THREAD * threads,  # as ours
     )
-    dataset = dataset.batch(recipe.batch_size).prefetch(batches.PREFETCH)
+    dataset = dataset.batch(recipe.batch_size).prefetch(batches.PREFETCHED_BATCHES)
     return dataset.with_options(reader.dataset_options(threads))
 
 

@@ -62,7 +62,7 @@ def asked(parsed: flags.Parsed, other: DataSpec | None, threads: int) -> Evaluat
     return EvaluationRequest(other, part, threads, place, parsed.tta)
 
 
-def answer(opened: LoadedRun, what: EvaluationRequest) -> tuple[Predictions, batches.SplitSource]:
+def answer(opened: LoadedRun, what: EvaluationRequest) -> tuple[Predictions, batches.SplitLoader]:
     """What the model says of the images, and these, in the same order.
 
     Raises:
@@ -72,10 +72,10 @@ def answer(opened: LoadedRun, what: EvaluationRequest) -> tuple[Predictions, bat
     examples, kept = prepare.prepare_evaluation_data(
         recipe, opened.classes, what.part, what.threads, complain, what.place
     )
-    source = batches.SplitSource(examples, recipe, what.threads, kept)
+    source = batches.SplitLoader(examples, recipe, what.threads, kept)
     if what.other is None:
         _warn_of_change(opened, what.part, identity(examples))
-    step, data = tta_module.measuring(what.tta, opened, batches.once(source))
+    step, data = tta_module.measuring(what.tta, opened, source.batches())
     found = evaluate.collect_predictions(step, data, opened.classes, examples.name)
     return found, source
 
@@ -122,7 +122,7 @@ def measure(run: RunDirectory, what: EvaluationRequest, changes: Changes | None)
 
 
 def trained_on(
-    opened: LoadedRun, source: batches.SplitSource, what: EvaluationRequest
+    opened: LoadedRun, source: batches.SplitLoader, what: EvaluationRequest
 ) -> np.ndarray:
     """bool [N]: see `overlap.trained_on`."""
     own = opened.recipe.data
@@ -150,7 +150,7 @@ class EvaluatedModel:
     part: str
     opened: LoadedRun
     answers: Predictions
-    source: batches.SplitSource
+    source: batches.SplitLoader
     figures: ClassificationMetrics
     calibrated: Reliability
     operating: OperatingPoint | None
@@ -170,7 +170,7 @@ class EvaluatedModel:
 def measured(
     opened: LoadedRun,
     answers: Predictions,
-    source: batches.SplitSource,
+    source: batches.SplitLoader,
     what: EvaluationRequest,
     fitted: OperatingPoint | None = None,
 ) -> EvaluatedModel:

@@ -63,7 +63,7 @@ def _trained(job: TrainJob, found: FinalEvaluation) -> MeasuredModel:
         classifier=job.classifier,
         rule=rule,
         answers=found.answers[part],
-        once=functools.partial(job.loader.once, part),
+        once=functools.partial(job.loader.split_batches, part),
         fitted_on_these=part == "validation",
         training=job.loader,
     )
@@ -98,7 +98,7 @@ def after_evaluating(
         classifier=opened.classifier,
         rule=opened.rule,
         answers=found.answers,
-        once=lambda which: batches.once(source, which),
+        once=source.batches,
         fitted_on_these=own and part == "validation",
         training=_training(parsed, opened, source, part) if own else None,
     )
@@ -122,18 +122,18 @@ def after_evaluating(
 
 
 def _training(
-    parsed: flags.Parsed, opened: LoadedRun, source: batches.SplitSource, part: str
+    parsed: flags.Parsed, opened: LoadedRun, source: batches.SplitLoader, part: str
 ) -> DataLoader:
     """The training part of the run's own data."""
     if part == "train":
-        return batches.make_data_loader(
+        return batches.ImageDataLoader(
             source.examples, source.recipe, source.threads, source.pixels
         )
     place = flags.cache_options(parsed, memory=0).location()
     examples, kept = prepare.prepare_evaluation_data(
         opened.recipe, opened.classes, "train", source.threads, measure.complain, place
     )
-    return batches.make_data_loader(examples, opened.recipe, source.threads, kept)
+    return batches.ImageDataLoader(examples, opened.recipe, source.threads, kept)
 
 
 def _now() -> str:

@@ -51,6 +51,6 @@ def prepare_model_and_data(
         )
     used = pixels.nbytes if pixels and pixels.in_memory else 0
     device = tensorflow_setup.prefetch_device()
-    loader = batches.make_data_loader(examples, recipe, threads, pixels, device)
+    loader = batches.ImageDataLoader(examples, recipe, threads, pixels, device)
     budget = CacheBudget(cache.memory - used, cache.folder)
     return classifier, loader, {"cache_budget": budget, "warmup": compiled}

@@ -1,25 +1,28 @@
-"""The data as the engine sees it: batches of fixed shape, and where they come from.
+"""The data as the engine sees it: batches of a fixed shape and the loader that yields them.
 
 Standard library only.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
+
+ViewsOf = Callable[[Any, int], Any]  # examples int32 [n], epoch -> their views, int32 [n]
+Lookup = Callable[[Any, Any], tuple[Any, ...]]  # examples, views int32 [n] -> arrays [n, ...]
 
 
 class Batch(NamedTuple):
-    """B examples, of a fixed shape; where a leading N is said to stand before B, N such batches.
+    """B examples; where a leading N is mentioned, the batches of N steps, stacked.
 
-    inputs: uint8 [B, height, width, 3], images in RGB, 0 to 255; or, where the outputs of a
-      frozen trunk are kept, a tuple of those.
-    labels: int32 [B], index into the classes.
-    weights: float32 [B], 1 for an example, 0 for one that only fills the batch up.
-    examples: int32 [B], the example's number in its part; what random draws depend on.
-    epochs: int32 [B], counted over all phases; what the draws of dropout depend on.
-    views: int32 [B], number of the augmentation's draw: the epoch's, or one that comes again.
+    Attributes:
+      inputs: uint8 [B, height, width, 3], images in RGB, 0 to 255; or a tuple of the cached
+        outputs of a frozen trunk.
+      labels: int32 [B], index into the classes.
+      weights: float32 [B], 1 for an example, 0 for one that only fills up the batch.
+      examples: int32 [B], the example's number in its split; random draws depend on it.
+      epochs: int32 [B], counted over all phases; the draws of dropout depend on it.
+      views: int32 [B], the augmentation view: the epoch's own number, or one that recurs.
     """
 
     inputs: Any
@@ -30,37 +33,68 @@ class Batch(NamedTuple):
     views: Any
 
 
-@dataclasses.dataclass(frozen=True)
-class DataLoader:
-    """The data as the engine sees it: no files, no formats.
+class DataLoader(Protocol):
+    """Batches of the splits `train`, `validation` and `test`: no files, no formats.
 
-    `train(first, stop, per_call=1, views=…, lookup=None)` gives the training batches of the steps
-    first to stop - 1, counted over all phases, stacked: every column begins with [N, B], N being
-    `per_call`, or what is left of an epoch or of the steps. `views(examples, epoch)` is the view of
-    each example, int32 [n] and a number -> int32 [n]; the epoch's own number if not given. Without
-    `lookup` the inputs are images; `lookup(examples, views)`, int32 [n] each, gives what takes
-    their place, a tuple of arrays that begin with [n].
-    `once(part, which)` gives every example of `train`, `validation` or `test` once, in their order,
-    the last batch filled up at weight 0; `which` chooses among these batches by number.
-    `name(example, part="train")` says where an example lies, for a message.
-    `groups` has the group of each training example, '' for none; examples of one group show one
-    thing. It is empty where nothing is known of groups.
-    `identity` tells each part's examples and labels from others; empty where nobody asks.
+    Attributes:
+      classes: names of the labels.
+      class_counts: number of training examples of each class.
+      groups: the group of each training example, '' for none; examples of one group show the same
+        thing. Empty where no groups are known.
+      identity: for each split a digest of its examples and labels; empty where unknown.
     """
 
     classes: tuple[str, ...]
     class_counts: tuple[int, ...]
     validation_examples: int
     test_examples: int
-    train: Callable[..., Iterable[Batch]]
-    once: Callable[..., Iterable[Batch]]
-    name: Callable[..., str] = lambda example, part="train": str(example)
-    groups: Sequence[str] = ()
-    identity: dict[str, str] = dataclasses.field(default_factory=dict)
+    groups: Sequence[str]
+    identity: dict[str, str]
 
     @property
     def train_examples(self) -> int:
         return sum(self.class_counts)
+
+    def train_batches(
+        self,
+        first: int,
+        stop: int,
+        steps_per_execution: int = 1,
+        views: ViewsOf | None = None,
+        lookup: Lookup | None = None,
+    ) -> Iterator[Batch]:
+        """Yields the shuffled training batches of the steps first to stop - 1.
+
+        Args:
+          first, stop: steps, counted over all phases.
+          steps_per_execution: N, how many steps are stacked; fewer at the end of an epoch and of
+            the steps.
+          views: the augmentation views of some examples in an epoch; default: the epoch's number.
+          lookup: cached values that replace the images as inputs; default: images.
+
+        Yields:
+          Batches whose columns begin with [N, B].
+
+        Raises:
+          UserError: a file can no longer be read or decoded; the message names it.
+        """
+        ...
+
+    def split_batches(self, split: str, which: Sequence[int] | None = None) -> Iterator[Batch]:
+        """Yields every example of a split once, in order; the last batch is padded at weight 0.
+
+        Args:
+          split: `train`, `validation` or `test`.
+          which: the numbers of the batches to yield; default: all.
+
+        Raises:
+          UserError: a file can no longer be read or decoded; the message names it.
+        """
+        ...
+
+    def example_name(self, example: int, split: str = "train") -> str:
+        """Returns where an example is stored, for messages."""
+        return str(example)
 
 
 class Augmentation(Protocol):

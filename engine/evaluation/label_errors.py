@@ -83,7 +83,8 @@ def check(
     which = _batches(loader.train_examples, recipe.batch_size)
     seen: list[tuple[np.ndarray, np.ndarray]] = []
     features = pooled_features(
-        forward(network, recipe, loader), _noted(loader.once("train", which), seen, between)
+        forward(network, recipe, loader),
+        _noted(loader.split_batches("train", which), seen, between),
     )
     labels, examples = (np.concatenate(column) for column in zip(*seen, strict=True))
     groups = [loader.groups[example] for example in examples] if loader.groups else None
@@ -132,7 +133,7 @@ def forward(network: Classifier, recipe: Recipe, loader: DataLoader) -> Callable
     make = functools.cache(functools.partial(trunk.specialise, frozen))
     programs = precision.candidates(recipe)
     if len(programs) > 1:
-        first = next(iter(loader.once("train", [0])))
+        first = next(iter(loader.split_batches("train", [0])))
         done = precision.trials(programs, make, tf.cast(first.inputs, tf.float32))
         programs = [precision.best(done).program]
     run = make(programs[0])

@@ -73,7 +73,7 @@ class FeatureCache:
         filled = 0
         for slot, stale in enumerate(self._stale(views)):
             groups = np.flatnonzero(stale)
-            batches = self.loader.once("train", groups.tolist())
+            batches = self.loader.split_batches("train", groups.tolist())
             for group, batch in zip(groups, batches, strict=True):
                 before_batch()
                 filled += self._fill_group(slot, int(group), int(views[slot, group]), batch)

@@ -38,7 +38,7 @@ class MeasuredModel:
     """A model, and what it says of the images that the report is about.
 
     once: gives the batches with the given numbers of these images, in their order, as
-      `Feed.once` does.
+      `DataLoader.split_batches` does.
     fitted_on_these: whether the rule's temperature comes from these very answers.
     training: the data that the model learnt from, where they are at hand; their labels are checked.
     """
@@ -171,10 +171,10 @@ def _labels(
     found = checked.suspects
     order = [int(n) for n in found.order if found.margin[n] < 0]
     shown, size = set(order[:SHOWN]), measured.recipe.batch_size
-    source = Source(functools.partial(loader.once, "train"), size, between)
+    source = Source(functools.partial(loader.split_batches, "train"), size, between)
     suspects = {
         number: SuspectLabel(
-            loader.name(number),
+            loader.example_name(number),
             loader.classes[label],
             loader.classes[int(found.suggested[number])],
             bool(found.wrong[number]),

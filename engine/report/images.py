@@ -18,8 +18,8 @@ QUALITY = 78
 class Source(NamedTuple):
     """Images in their order.
 
-    once: gives the batches with the given numbers, as `Feed.once` does. between: is called before
-    each batch; what it raises ends the work.
+    once: gives the batches with the given numbers, as `DataLoader.split_batches` does.
+    between: is called before each batch; what it raises ends the work.
     """
 
     once: Callable[[list[int]], Iterable[Batch]]

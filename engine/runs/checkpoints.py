@@ -38,7 +38,7 @@ class TrainState:
     spent: the same over the epochs that are done, and save_seconds, of all checkpoints before this.
     total_seconds: of the run, over all its processes.
     history: one row for each epoch. phases: one entry for each phase that is done.
-    data: `Feed.identity` of the images that it is trained on.
+    data: `DataLoader.identity` of the images that it is trained on.
     """
 
     phase: int = 0

@@ -18,8 +18,8 @@ from engine.runs.directory import RunDirectory
 class LoadedRun:
     """A run's recipe, its best model with the places where it may be cut, and how it answers.
 
-    classes: the labels that the model knows. rule: how its logits are read. data: `Feed.identity`
-    of what it was trained on, empty where that is not known.
+    classes: the labels that the model knows. rule: how its logits are read.
+    data: `DataLoader.identity` of what it was trained on, empty where that is not known.
     """
 
     recipe: Recipe

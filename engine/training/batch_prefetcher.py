@@ -31,7 +31,7 @@ class BatchPrefetcher:
         """The batches of the call that begins with this step, every column [steps, B, …].
 
         Raises:
-          UserError: see `Feed.train`.
+          UserError: see `DataLoader.train_batches`.
         """
         per_call = self.stage.pace.steps
         if self.batches is None or step == self.stop or per_call != self.per_call:

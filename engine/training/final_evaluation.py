@@ -73,9 +73,9 @@ def _answers(job: TrainJob, eval_step: Callable) -> dict[str, Predictions]:
     return {
         part: collect_predictions(
             eval_step,
-            job.stop.checked(loader.once(part)),
+            job.stop.checked(loader.split_batches(part)),
             loader.classes,
-            functools.partial(loader.name, part=part),
+            functools.partial(loader.example_name, split=part),
         )
         for part, count in counts.items()
         if count

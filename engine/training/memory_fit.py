@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def try_out(
     )
     with tempfile.TemporaryDirectory() as folder, devices.scope():
         made = classifier.build(recipe, len(classes), devices)
-        loader = _black(recipe, tuple(classes))
+        loader = _BlackImages(recipe, tuple(classes))
         job = TrainJob(recipe, made, loader, augment, RunDirectory(Path(folder)), LoggerGroup(()))
         for phase in recipe.phases:
             if phase.epochs:
@@ -75,25 +75,28 @@ def _once(job: TrainJob, phase: Any) -> None:
     tf.test.experimental.sync_devices()
 
 
-def _black(recipe: Recipe, classes: tuple[str, ...]) -> DataLoader:
-    """One batch for each part."""
-    size = recipe.batch_size
-    numbers = np.arange(size, dtype=np.int32)
-    batch = Batch(
-        inputs=np.zeros((size, *recipe.image_size, 3), np.uint8),
-        labels=numbers % len(classes),
-        weights=np.ones(size, np.float32),
-        examples=numbers,
-        epochs=np.zeros_like(numbers),
-        views=np.zeros_like(numbers),
-    )
-    batch = tf.nest.map_structure(tf.constant, batch)
-    columns = tf.nest.map_structure(lambda column: column[None], batch)
-    return DataLoader(
-        classes=classes,
-        class_counts=(size,) * len(classes),
-        validation_examples=size,
-        test_examples=0,
-        train=lambda *_: [columns],
-        once=lambda *_: [batch],
-    )
+class _BlackImages(DataLoader):
+    """One batch of black images for each split."""
+
+    def __init__(self, recipe: Recipe, classes: tuple[str, ...]) -> None:
+        size = recipe.batch_size
+        self.classes, self.class_counts = classes, (size,) * len(classes)
+        self.validation_examples, self.test_examples = size, 0
+        self.groups, self.identity = (), {}
+        self.groups, self.identity = (), {}
+        numbers = np.arange(size, dtype=np.int32)
+        batch = Batch(
+            inputs=np.zeros((size, *recipe.image_size, 3), np.uint8),
+            labels=numbers % len(classes),
+            weights=np.ones(size, np.float32),
+            examples=numbers,
+            epochs=np.zeros_like(numbers),
+            views=np.zeros_like(numbers),
+        )
+        self._batch = tf.nest.map_structure(tf.constant, batch)
+
+    def train_batches(self, *_: Any) -> Iterator[Batch]:
+        yield tf.nest.map_structure(lambda column: column[None], self._batch)
+
+    def split_batches(self, *_: Any) -> Iterator[Batch]:
+        yield self._batch

@@ -37,7 +37,7 @@ class NonFiniteLossError(Exception):
     """The loss of a step, counted over the run from 0, was no number, or what the step left was."""
 
     def __init__(self, phase: Phase, step: int, what: str, views: Any = None) -> None:
-        """what: is no number. views: those of the phase, as `Feed.train` takes them."""
+        """what: is no number. views: those of the phase, as in `DataLoader.train_batches`."""
         super().__init__(f"phase {phase.name!r}, step {step + 1}: {what}")
         self.phase, self.step, self.views = phase, step, views
 
@@ -128,9 +128,9 @@ def _list(run: TrainerState, error: NonFiniteLossError) -> str:
     """What happened, and where the batch is listed if it could be."""
     job, views = run.job, (1, error.views) if error.views else ()
     with contextlib.suppress(UserError):  # an image that can't be read any more hides nothing
-        stacked = next(iter(job.loader.train(error.step, error.step + 1, *views)))
+        stacked = next(iter(job.loader.train_batches(error.step, error.step + 1, *views)))
         batch = tf.nest.map_structure(lambda column: column[0], stacked)
-        names, classes = job.loader.name, job.loader.classes
+        names, classes = job.loader.example_name, job.loader.classes
         if run.writer.attempt(lambda: list_batch(job.run, batch, names, classes)):
             return f"{error}; its images are listed in {job.run.nan_batch}"
     return str(error)

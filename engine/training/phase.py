@@ -113,7 +113,7 @@ def _pixels(job: TrainJob) -> Callable[[], tf.Tensor]:
 
 
 def _first(job: TrainJob) -> Batch:
-    return next(iter(job.loader.once("train", [0])))
+    return next(iter(job.loader.split_batches("train", [0])))
 
 
 def _upper_program(
@@ -177,7 +177,7 @@ def _validation(
     job: TrainJob, frozen_forward: FrozenForward, cache: CacheDecision
 ) -> Callable[[], Iterable[Batch]]:
     def worked_out() -> Iterator[Batch]:
-        for batch in job.stop.checked(job.loader.once("validation")):
+        for batch in job.stop.checked(job.loader.split_batches("validation")):
             yield batch._replace(inputs=frozen_forward.plain(batch.inputs))
 
     if not cache.validation:

@@ -91,7 +91,7 @@ def start_from(run: RunDirectory, made: Classifier, classes: tuple[str, ...]) ->
 
 def first_batch(loader: DataLoader) -> Batch:
     """The batch of the run's first step."""
-    stacked = next(iter(loader.train(0, 1)))
+    stacked = next(iter(loader.train_batches(0, 1)))
     return tf.nest.map_structure(lambda column: column[0], stacked)
 
 

@@ -106,7 +106,7 @@ class PhaseState:
         self, loader: DataLoader, first: int, stop: int, per_call: int
     ) -> Generator[Batch, None, None]:
         lookup = self.features.lookup if self.features else None
-        yield from loader.train(first, stop, per_call, self.views, lookup)
+        yield from loader.train_batches(first, stop, per_call, self.views, lookup)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Work done ahead of who needs it, on a thread of its own."""
+"""Computes items ahead of their use, on a thread."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from typing import Any
 _END = object()
 
 
-def ahead(items: Iterable[Any], depth: int) -> Iterator[Any]:
-    """The items in their order, up to `depth` of them made before they are asked for.
+def prefetch(items: Iterable[Any], depth: int) -> Iterator[Any]:
+    """Yields the items in order; up to `depth` of them are computed before they are requested.
 
-    What making them raises is raised here. Who stops asking stops the thread.
+    An error while computing them is raised here. Closing the iterator ends the thread.
     """
     ready: queue.Queue = queue.Queue(depth)
-    stopped = threading.Event()
+    closed = threading.Event()
 
     def put(item: Any) -> bool:
-        while not stopped.is_set():
-            try:
+        while not closed.is_set():
+            with contextlib.suppress(queue.Full):
                 ready.put(item, timeout=0.1)
                 return True
-            except queue.Full:
-                continue
         return False
 
     def work() -> None:
@@ -37,7 +35,7 @@ def ahead(items: Iterable[Any], depth: int) -> Iterator[Any]:
         except BaseException as error:
             put((_END, error))
 
-    thread = threading.Thread(target=work, name="ahead", daemon=True)
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
     try:
         while True:
@@ -48,8 +46,8 @@ def ahead(items: Iterable[Any], depth: int) -> Iterator[Any]:
                 return
             yield item
     finally:
-        stopped.set()
+        closed.set()
         with contextlib.suppress(queue.Empty):
-            while True:  # room for what the thread waits to put down
+            while True:  # makes room for the item that the thread is waiting to put
                 ready.get_nowait()
         thread.join()

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from engine.core.errors import UserError
 from pipelines.decode import decode
-from pipelines.loading.batches import PREFETCH
+from pipelines.loading.batches import PREFETCHED_BATCHES
 from pipelines.predict import fetch
 from pipelines.predict.find_images import stretch
 from pipelines.sources.examples import read_bytes
@@ -109,8 +109,10 @@ class ImageStream:
         dataset = tf.data.Dataset.range(first // length, -(-count // length)).flat_map(read)
         dataset = dataset.with_options(dataset_options(self.threads))
         if self.device:
-            return dataset.apply(tf.data.experimental.prefetch_to_device(self.device, PREFETCH))
-        return dataset.prefetch(PREFETCH)
+            return dataset.apply(
+                tf.data.experimental.prefetch_to_device(self.device, PREFETCHED_BATCHES)
+            )
+        return dataset.prefetch(PREFETCHED_BATCHES)
 
     def _plan(self, numbers: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Numbers, encoded paths and kinds of those that there are."""

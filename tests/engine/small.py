@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -61,45 +63,58 @@ def stacked(*batches: Batch) -> Batch:
     return tf.nest.map_structure(lambda *columns: tf.stack(columns), *batches)
 
 
-def data_loader(count: int = 10, size: int = 4, seed: int = 0) -> DataLoader:
+class InMemoryDataLoader(DataLoader):
     """`count` random images in memory, in batches of `size`; the first four are to validate on.
 
-    Every epoch has an order of its own, as `engine.core.dataset.DataLoader` wants it.
+    Every epoch has an order of its own.
     """
-    random = np.random.default_rng(seed)
-    images = random.integers(0, 256, (count, SIDE, SIDE, 3)).astype(np.uint8)
-    labels = (random.permutation(count) % CLASSES).astype(np.int32)
-    per_epoch = -(-count // size)
 
-    def row(numbers, weights, epoch, views, lookup=None) -> Batch:
-        seen = np.asarray(views, np.int32)
-        inputs = lookup(numbers, seen) if lookup else images[numbers]
-        epochs = np.full(size, epoch, np.int32)
-        columns = Batch(inputs, labels[numbers], weights, numbers, epochs, seen)
+    def __init__(self, count: int = 10, size: int = 4, seed: int = 0) -> None:
+        random = np.random.default_rng(seed)
+        self.count, self.size, self.seed = count, size, seed
+        self.images = random.integers(0, 256, (count, SIDE, SIDE, 3)).astype(np.uint8)
+        self.labels = (random.permutation(count) % CLASSES).astype(np.int32)
+        self.classes = tuple("abc")
+        self.class_counts = tuple(np.bincount(self.labels, minlength=CLASSES).tolist())
+        self.validation_examples, self.test_examples = 4, 0
+        self.groups, self.identity = (), {}
+        self.groups, self.identity = (), {}
+
+    def train_batches(self, first, stop, steps_per_execution=1, views=None, lookup=None):
+        count, size = self.count, self.size
+        for steps in shuffle.executions(range(first, stop), steps_per_execution, count, size):
+            batches = []
+            for step in steps:
+                epoch, place = divmod(step, -(-count // size))
+                where, weights = self._positions(place, count)
+                order = np.random.default_rng([self.seed, epoch]).permutation(count)
+                numbers = order[where].astype(np.int32)
+                seen = views(numbers, epoch) if views else [epoch] * size
+                batches.append(self._batch(numbers, weights, epoch, seen, lookup))
+            yield stacked(*batches)
+
+    def split_batches(self, split, which=None):
+        count = {"train": self.count, "validation": 4, "test": 0}[split]
+        for step in range(-(-count // self.size)) if which is None else which:
+            yield self._batch(*self._positions(step, count), 0, [0] * self.size)
+
+    def _positions(self, step: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        positions = np.arange(step * self.size, (step + 1) * self.size)
+        return (positions % count).astype(np.int32), (positions < count).astype(np.float32)
+
+    def _batch(self, numbers, weights, epoch, views, lookup=None) -> Batch:
+        views = np.asarray(views, np.int32)
+        inputs = lookup(numbers, views) if lookup else self.images[numbers]
+        epochs = np.full(self.size, epoch, np.int32)
+        columns = Batch(inputs, self.labels[numbers], weights, numbers, epochs, views)
         return tf.nest.map_structure(tf.constant, columns)
 
-    def places(step: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-        found = np.arange(step * size, (step + 1) * size)
-        return (found % number).astype(np.int32), (found < number).astype(np.float32)
 
-    def train(first, stop, per_call=1, views=lambda _, epoch: [epoch] * size, lookup=None):
-        for call in shuffle.calls(range(first, stop), per_call, count, size):
-            steps = []
-            for step in call:
-                epoch, place = divmod(step, per_epoch)
-                where, weights = places(place, count)
-                numbers = np.random.default_rng([seed, epoch]).permutation(count)[where]
-                numbers = numbers.astype(np.int32)
-                steps.append(row(numbers, weights, epoch, views(numbers, epoch), lookup))
-            yield stacked(*steps)
-
-    def once(part, which=None):
-        number = {"train": count, "validation": 4, "test": 0}[part]
-        for step in range(-(-number // size)) if which is None else which:
-            yield row(*places(step, number), 0, [0] * size)
-
-    counts = tuple(np.bincount(labels, minlength=CLASSES).tolist())
-    return DataLoader(tuple("abc"), counts, 4, 0, train, once)
+def replaced(loader: DataLoader, **attributes) -> DataLoader:
+    """The same loader with other attributes or methods, by their names."""
+    changed = copy.copy(loader)
+    vars(changed).update(attributes)
+    return changed
 
 
 def taken(whole: Batch, which: list[int], **changes) -> Batch:

@@ -40,12 +40,14 @@ def index(paths, **columns) -> examples.Examples:
 
 
 def feed_of(data, threads=2, **changes):
-    return batches.make_data_loader(data, dataclasses.replace(RECIPE, **changes), threads)
+    return batches.ImageDataLoader(data, dataclasses.replace(RECIPE, **changes), threads)
 
 
 def trained(loader, first, stop, **more) -> list[Batch]:
     """The training batches of these steps, one by one."""
-    return [batch for call in loader.train(first, stop, **more) for batch in unstacked(call)]
+    return [
+        batch for call in loader.train_batches(first, stop, **more) for batch in unstacked(call)
+    ]
 
 
 def unstacked(call: Batch) -> list[Batch]:

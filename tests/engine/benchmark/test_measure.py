@@ -35,7 +35,7 @@ def job(coloured, place, phase: str, **changes) -> TrainJob:
     recipe = small_recipe(coloured, (phase,), precision="float32", dropout=0.0, **changes)
     run = RunDirectory(place)
     claim_directory(run, recipe, overwrite=False)
-    loader = batches.make_data_loader(sources.load(recipe.data), recipe, threads=2)
+    loader = batches.ImageDataLoader(sources.load(recipe.data), recipe, threads=2)
     made = classifier.build(recipe, len(loader.classes))
     changes = augment.compose(recipe.augment)
     return TrainJob(recipe, made, loader, changes, run, Watcher(), cache_budget=CacheBudget(2**26))
@@ -62,7 +62,7 @@ def test_the_plain_step_and_ours_make_the_same_update(coloured, tmp_path):
         start = [weight.numpy() for weight in model.weights]
         bench = measure.prepare(made, made.recipe.phases[0])  # which trains for a while
         bench.stage.pace.steps = 1
-        batch = next(iter(made.loader.once("train", [0])))
+        batch = next(iter(made.loader.split_batches("train", [0])))
         pair = keras_comparison.update(bench, batch)
         for weight, old in zip(model.weights, start, strict=True):
             weight.assign(old)
@@ -76,7 +76,7 @@ def test_the_plain_step_and_ours_make_the_same_update(coloured, tmp_path):
 def test_the_frozen_parts_that_meet_give_the_same(coloured, tmp_path):
     made = job(coloured, tmp_path / "run", "head(epochs=1)")
     bench = measure.prepare(made, made.recipe.phases[0])
-    batch = next(iter(made.loader.once("train", [0])))
+    batch = next(iter(made.loader.split_batches("train", [0])))
     ours = bench.stage.frozen_forward.plain(batch.inputs)[0]
     theirs = bench.stage.partition.trunk(tf.cast(batch.inputs, tf.float32), training=False)
     theirs = theirs[0] if isinstance(theirs, list) else theirs
@@ -99,7 +99,7 @@ def test_keras_has_a_layer_for_each_change_of_the_blog():
 def test_without_augmentation_there_is_no_duel_of_it(coloured, tmp_path):
     made = job(coloured, tmp_path / "run", "head(epochs=1)", augment="none")
     bench = measure.prepare(made, made.recipe.phases[0])
-    batch = next(iter(made.loader.once("train", [0])))
+    batch = next(iter(made.loader.split_batches("train", [0])))
     assert keras_comparison.augmentation(bench, batch) is None
 
 

@@ -144,6 +144,6 @@ def test_the_bare_yardstick_has_as_many_images_in_flight_as_ours(coloured, monke
     examples = sources.load(recipe.data).part("train")
     benchmark_baselines.bare(examples, recipe, 3)
     bare, counts[:] = counts[:], []
-    next(batches.make_data_loader(examples, recipe, 3).train(0, 1))
+    next(batches.ImageDataLoader(examples, recipe, 3).train_batches(0, 1))
     assert bare == [3 * reader.IMAGES_PER_THREAD]
     assert bare[0] in counts

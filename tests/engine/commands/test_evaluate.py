@@ -393,7 +393,7 @@ def test_a_part_that_has_changed_since_the_run_is_told(call, coloured, tmp_path)
     run = make(tmp_path / "run", recipe)
     examples = sources.load(recipe.data)
     arrays, values = best_model.load_best_model(run)
-    values["data"] = batches.make_data_loader(examples, recipe, 1).identity
+    values["data"] = batches.ImageDataLoader(examples, recipe, 1).identity
     write(run.best, checkpoints.pack({"model": arrays}, values))
     evaluate(call, f"--run_dir={run.path}")
     assert call.said.err == ""

@@ -211,7 +211,7 @@ def test_first_phase_with_epochs_is_compiled_during_the_first_pass(
     monkeypatch.setattr(training_data.sources, "load", lambda data: examples)
     monkeypatch.setattr(training_data.setup, "build", lambda *_: None)
     monkeypatch.setattr(training_data.prepare, "prepare_training_data", lambda *_: (examples, None))
-    monkeypatch.setattr(training_data.batches, "make_data_loader", lambda *_: None)
+    monkeypatch.setattr(training_data.batches, "ImageDataLoader", lambda *_: None)
     run = RunDirectory(tmp_path)
     if started:
         run.best.touch()

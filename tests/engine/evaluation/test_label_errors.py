@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import types
 
 import numpy as np
@@ -198,9 +197,9 @@ def test_the_features_are_those_of_the_network_before_training(pretrained, monke
         return out_of_fold(features, labels, classes, **settings)
 
     monkeypatch.setattr(label_errors, "out_of_fold", kept)
-    loader, calls = small.data_loader(), []
+    loader, calls = small.InMemoryDataLoader(), []
     result = check(recipe(), loader, small.network(seed=0), lambda: calls.append(1))
-    read = list(loader.once("train"))
+    read = list(loader.split_batches("train"))
     images = np.concatenate([batch.inputs for batch in read])[:10]
     labels = np.concatenate([batch.labels for batch in read])[:10]
     features, given = handed[0]
@@ -226,8 +225,8 @@ def test_the_groups_of_the_feed_go_with_their_examples(pretrained, monkeypatch):
 
     monkeypatch.setattr(label_errors, "out_of_fold", kept)
     monkeypatch.setattr(label_errors, "MOST", 8)
-    loader = small.data_loader(count=40)
-    grouped = dataclasses.replace(loader, groups=tuple(f"g{n // 2}" for n in range(40)))
+    loader = small.InMemoryDataLoader(count=40)
+    grouped = small.replaced(loader, groups=tuple(f"g{n // 2}" for n in range(40)))
     for each in (loader, grouped):
         check(recipe(), each, small.network())
     assert handed == [None, [f"g{n // 2}" for n in (0, 1, 2, 3, 36, 37, 38, 39)]]
@@ -239,7 +238,7 @@ def test_without_pretrained_weights_the_trained_network_serves(pretrained, monke
         raise UserError("can't be had")
 
     monkeypatch.setattr(label_errors.classifier, "build", refuse)
-    result = check(small.recipe(weights=weights), small.data_loader(), small.network())
+    result = check(small.recipe(weights=weights), small.InMemoryDataLoader(), small.network())
     assert result.features_of.startswith("the trained network, which may have learnt wrong labels")
     assert ("random weights" if weights == "none" else "can't be had") in result.features_of
 
@@ -249,12 +248,12 @@ def test_it_ends_where_it_is_asked_to(pretrained):
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        check(recipe(), small.data_loader(), small.network(), stop)
+        check(recipe(), small.InMemoryDataLoader(), small.network(), stop)
 
 
 def test_of_too_many_images_some_are_looked_at(pretrained, monkeypatch):
     monkeypatch.setattr(label_errors, "MOST", 8)
-    result = check(recipe(), small.data_loader(count=40), small.network())
+    result = check(recipe(), small.InMemoryDataLoader(count=40), small.network())
     assert result.note == "8 of 40 images were looked at"
     found = result.suspects
     assert sorted(found.order) == list(range(40))
@@ -271,8 +270,8 @@ def test_the_fastest_sound_precision_makes_the_features(pretrained, monkeypatch)
     monkeypatch.setattr(
         label_errors.precision, "best", lambda done: types.SimpleNamespace(program=programs[1])
     )
-    network, loader = small.network(), small.data_loader()
-    images = np.asarray(next(iter(loader.once("train"))).inputs)
+    network, loader = small.network(), small.InMemoryDataLoader()
+    images = np.asarray(next(iter(loader.split_batches("train"))).inputs)
     found = label_errors.forward(network, recipe(), loader)(images)
     exact = mean_features(images, network)
     apart = np.linalg.norm(found - exact) / np.linalg.norm(exact)
@@ -287,10 +286,10 @@ def photographs(cats_dogs):
         data=data, backbone="efficientnet_lite0", weights="imagenet", image_size=(224, 224),
         batch_size=32, precision="auto",
     )  # fmt: skip
-    loader = batches.make_data_loader(sources.load(data), spec, 2)
+    loader = batches.ImageDataLoader(sources.load(data), spec, 2)
     network = classifier.build(spec, 2)
     labels: list = []
-    read = label_errors._noted(loader.once("train"), labels, lambda: None)
+    read = label_errors._noted(loader.split_batches("train"), labels, lambda: None)
     features = label_errors.pooled_features(label_errors.forward(network, spec, loader), read)
     return features, np.concatenate([given for given, _ in labels]), loader, spec
 

@@ -8,7 +8,6 @@ import re
 import numpy as np
 import pytest
 
-from engine.core.dataset import DataLoader
 from engine.core.errors import UserError
 from engine.core.recipe import Phase
 from engine.frozen import cache_policy
@@ -30,7 +29,7 @@ def decide(
     return cache_policy.decide(
         small.recipe(cache=cache),
         Phase("tune", **{"epochs": 10, "trainable": "head" if head_only else "all", **phase}),
-        DataLoader(classes=("a",), train=None, once=None, **counts),
+        small.replaced(small.InMemoryDataLoader(), **counts),
         frozen=frozen,
         outcomes=outcomes,
         row_bytes=ROW,

@@ -40,7 +40,7 @@ class Case:
     filled: list[int]  # the numbers of the batches that were read to fill rows
 
     def image(self, example: int) -> np.ndarray:
-        batches = self.loader.once("train")
+        batches = self.loader.split_batches("train")
         return np.concatenate([np.array(batch.inputs) for batch in batches])[example]
 
     def numbers(self, example: int, view: int) -> tf.Tensor:
@@ -82,15 +82,15 @@ def make(network):
         forward = FrozenForward(
             SEED, augmentation, trunk.specialise(partition.trunk, ComputeMode(policy))
         )
-        loader, filled = small.data_loader(EXAMPLES, BATCH), []
+        loader, filled = small.InMemoryDataLoader(EXAMPLES, BATCH), []
 
         def once(split, which=None):
             assert split == "train"
             filled.extend(which)
-            return loader.once(split, which)
+            return loader.split_batches(split, which)
 
         slots = views.count if views else augmentation.outcomes
-        recorded = dataclasses.replace(loader, once=once)
+        recorded = small.replaced(loader, split_batches=once)
         cache = FeatureCache(recorded, forward, views or ALL_OUTCOMES, slots, budget)
         return Case(cache, forward, partition, loader, filled)
 
@@ -141,7 +141,7 @@ def test_restored_rows_have_shapes_and_types_of_the_trunk(make, policy):
     case = make(views=in_turn(2), policy=policy)
     case.cache.fill(FIRST)
     first, cache = FIRST * GROUPS, case.cache
-    batch = next(iter(case.loader.train(first, first + 1, 1, cache.views, cache.lookup)))
+    batch = next(iter(case.loader.train_batches(first, first + 1, 1, cache.views, cache.lookup)))
     restored = cache.restore(tf.nest.map_structure(lambda column: column[0], batch))
     shapes = [(tensor.shape[1:], tensor.dtype.name) for tensor in restored]
     assert shapes == case.forward.outputs
@@ -152,7 +152,10 @@ def test_restored_rows_have_shapes_and_types_of_the_trunk(make, policy):
 @pytest.mark.parametrize("text", ["none", MIRRORED, EIGHT])
 def test_all_outcomes_cached_draw_as_without_a_cache(text):
     """The trunk does nothing, so that only the augmentation is compared."""
-    augmentation, loader = augment.compose(parse_calls(text)), small.data_loader(EXAMPLES, BATCH)
+    augmentation, loader = (
+        augment.compose(parse_calls(text)),
+        small.InMemoryDataLoader(EXAMPLES, BATCH),
+    )
     forward = OtherTrunk(
         augmentation,
         [((small.SIDE, small.SIDE, 3), "float32")],
@@ -164,8 +167,8 @@ def test_all_outcomes_cached_draw_as_without_a_cache(text):
     for epoch in range(FIRST, FIRST + 6):
         cache.fill(epoch)
         steps = epoch * GROUPS, (epoch + 1) * GROUPS, GROUPS
-        plain = next(iter(loader.train(*steps)))
-        cached = next(iter(loader.train(*steps, ALL_OUTCOMES, cache.lookup)))
+        plain = next(iter(loader.train_batches(*steps)))
+        cached = next(iter(loader.train_batches(*steps, ALL_OUTCOMES, cache.lookup)))
         assert np.array_equal(plain.examples, cached.examples)
         for step in range(GROUPS):
             numbers = forward.draw(plain.views[step], plain.examples[step])
@@ -180,7 +183,7 @@ def test_all_outcomes_cached_draw_as_without_a_cache(text):
 def test_all_outcomes_cached_below_a_trunk_draw_as_without_a_cache(make):
     case = make(EIGHT)
     case.cache.fill(FIRST)
-    plain = next(iter(case.loader.train(FIRST * GROUPS, FIRST * GROUPS + 1)))
+    plain = next(iter(case.loader.train_batches(FIRST * GROUPS, FIRST * GROUPS + 1)))
     batch = tf.nest.map_structure(lambda column: column[0], plain)
     rows = case.cache.lookup(np.array(batch.examples), np.array(batch.views))
     assert apart(rows[0].view(np.float32), case.forward.training(batch)[0]) < 1e-6

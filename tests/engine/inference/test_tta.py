@@ -100,12 +100,12 @@ def test_an_evaluation_goes_over_all_examples_and_is_traced_once(monkeypatch):
         return lambda inputs: (traces.append(inputs.shape), forward(inputs))[1]
 
     monkeypatch.setattr(tta, "fold", counted)
-    model, loader = network(), small.data_loader(count=10)
+    model, loader = network(), small.InMemoryDataLoader(count=10)
     step = tta.make_eval_step(model, 1.0, tta.views(3, CHANGES, SEED))
-    found = evaluate(step, tta.numbered(loader.once("train")), small.CLASSES)
+    found = evaluate(step, tta.numbered(loader.split_batches("train")), small.CLASSES)
     assert found.count == 10
     assert len(traces) == 1
-    answers = collect_predictions(step, tta.numbered(loader.once("train")), loader.classes)
+    answers = collect_predictions(step, tta.numbered(loader.split_batches("train")), loader.classes)
     assert answers.evaluation().loss == pytest.approx(found.loss, rel=1e-5)
 
 

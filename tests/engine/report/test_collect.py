@@ -24,10 +24,10 @@ SIZE = 4  # of a batch
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory) -> MeasuredModel:
     """All thirty images of a feed, and what a network with random weights says of them."""
-    made, loader = small.network(), small.data_loader(count=30, size=SIZE)
+    made, loader = small.network(), small.InMemoryDataLoader(count=30, size=SIZE)
     answers = evaluate.collect_predictions(
         eval_step.make_eval_step(made.model),
-        loader.once("train"),
+        loader.split_batches("train"),
         loader.classes,
         lambda n: f"/d/{n}.png",
     )
@@ -37,7 +37,7 @@ def measured(tmp_path_factory) -> MeasuredModel:
         classifier=made,
         rule=DecisionRule(),
         answers=answers,
-        once=functools.partial(loader.once, "train"),
+        once=functools.partial(loader.split_batches, "train"),
         fitted_on_these=False,
     )
 
@@ -71,8 +71,10 @@ def test_mistakes_come_with_their_own_images_the_surest_first(measured):
 
 
 def test_suspects_have_the_label_that_was_given(measured, monkeypatch):
-    loader = small.data_loader(count=30, size=SIZE)
-    labels = np.concatenate([np.asarray(batch.labels) for batch in loader.once("train")])[:30]
+    loader = small.InMemoryDataLoader(count=30, size=SIZE)
+    labels = np.concatenate([np.asarray(batch.labels) for batch in loader.split_batches("train")])[
+        :30
+    ]
     order = np.random.default_rng(0).permutation(30).astype(np.int32)
     margin, suggested = np.where(np.arange(30) % 3 == 0, -0.5, 0.5), (labels + 1) % 3
     wrong = np.arange(30) % 6 == 0

@@ -25,7 +25,7 @@ class Stage:
     def batches(self, loader, first, stop, per_call):
         self.opened.append((first, stop))
         try:
-            yield from loader.train(first, stop, per_call)
+            yield from loader.train_batches(first, stop, per_call)
         finally:
             self.closed += 1
 
@@ -40,14 +40,14 @@ def taken(supply: BatchPrefetcher, first: int, stop: int) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def loader():
-    return small.data_loader()
+    return small.InMemoryDataLoader()
 
 
 @pytest.mark.parametrize("per_call", [1, 2, 7])
 @pytest.mark.parametrize("first", [0, 4])
 def test_it_gives_what_the_feed_gives(loader, per_call, first):
     supply = BatchPrefetcher(loader, Stage(per_call), LENGTH, 9)
-    expected = [np.asarray(one.examples)[0].tolist() for one in loader.train(first, 9)]
+    expected = [np.asarray(one.examples)[0].tolist() for one in loader.train_batches(first, 9)]
     assert taken(supply, first, 9) == expected
 
 
@@ -61,7 +61,7 @@ def test_the_end_of_an_epoch_is_no_reason_to_begin_anew(loader):
 def test_of_very_many_steps_some_epochs_are_planned_at_a_time(loader, monkeypatch, filled):
     monkeypatch.setattr(batch_prefetcher, "MOST_STEPS", 4)
     stage = Stage(2, filled)
-    expected = [np.asarray(one.examples)[0].tolist() for one in loader.train(1, 12)]
+    expected = [np.asarray(one.examples)[0].tolist() for one in loader.train_batches(1, 12)]
     assert taken(BatchPrefetcher(loader, stage, LENGTH, 12), 1, 12) == expected
     assert stage.opened == [(1, 6), (6, 12)]
 

@@ -48,7 +48,7 @@ def test_history_has_one_row_for_each_epoch(undisturbed):
 def test_the_saved_model_is_read_by_the_temperature_of_its_validation_images(undisturbed):
     made, _, result = undisturbed
     opened = load.load_run(made.run)
-    step, read = eval_step.make_eval_step(opened.model), made.loader.once("validation")
+    step, read = eval_step.make_eval_step(opened.model), made.loader.split_batches("validation")
     answers = evaluation.collect_predictions(step, read, opened.classes)
     fitted = calibration.fit_temperature(answers.logits, answers.labels)
     assert opened.rule.temperature == pytest.approx(fitted, rel=1e-4)
@@ -75,7 +75,7 @@ def test_the_saved_best_model_scores_what_the_result_says(undisturbed):
     made, _, result = undisturbed
     opened = load.load_run(made.run)
     again = evaluation.evaluate(
-        eval_step.make_eval_step(opened.model), made.loader.once("validation"), 2
+        eval_step.make_eval_step(opened.model), made.loader.split_batches("validation"), 2
     )
     assert result["validation"] == pytest.approx(
         {"accuracy": again.accuracy, "loss": again.loss, "count": 13}, rel=1e-6

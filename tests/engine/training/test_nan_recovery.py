@@ -20,6 +20,7 @@ from engine.runs.directory import RunDirectory
 from engine.runtime.shutdown import Shutdown
 from engine.training import loop, nan_recovery
 from engine.training.state import NanEvent
+from tests.engine import small
 from tests.engine.small_runs import Watcher, job, same_end, small_recipe
 
 BAD = 13  # in the first epoch of the second phase; there are 5 steps in an epoch, 10 in a phase
@@ -36,7 +37,7 @@ WAYS = {
 
 def spoiled(made: loop.Job, step: int = BAD, times: int = 1, known=None) -> loop.Job:
     """A weight of that step's batch is no number, until so many setbacks are known."""
-    real, known = made.loader.train, known or (lambda: len(nan_recovery.read(made.run)))
+    real, known = made.loader.train_batches, known or (lambda: len(nan_recovery.read(made.run)))
 
     def train(first, stop, *rest):
         done = first
@@ -47,7 +48,7 @@ def spoiled(made: loop.Job, step: int = BAD, times: int = 1, known=None) -> loop
                 weights[place, 2] = np.nan
             yield batch._replace(weights=tf.constant(weights))
 
-    return dataclasses.replace(made, loader=dataclasses.replace(made.loader, train=train))
+    return dataclasses.replace(made, loader=small.replaced(made.loader, train_batches=train))
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +93,13 @@ def test_what_it_goes_back_to_is_read_once_and_held_until_it_is_in_use(
 def test_the_batch_is_listed(coloured, tmp_path):
     made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher()))
     loop.train(made)
-    batch = next(iter(made.loader.train(BAD, BAD + 1)))
+    batch = next(iter(made.loader.train_batches(BAD, BAD + 1)))
     rows = list(csv.DictReader(made.run.nan_batch.open()))
     real = np.array(batch.weights)[0] > 0
     examples = np.array(batch.examples)[0][real]
     assert [int(row["example"]) for row in rows] == examples.tolist()
     for row in rows:
-        assert row["path"] == made.loader.name(int(row["example"]))
+        assert row["path"] == made.loader.example_name(int(row["example"]))
         assert f"/{row['label']}/" in row["path"]
         assert (row["epoch"], row["view"]) == ("2", "2")
 
@@ -242,14 +243,14 @@ def test_while_the_disk_is_full_too(coloured, half, tmp_path, monkeypatch):
 def test_a_image_that_can_not_be_read_any_more_hides_nothing(coloured, tmp_path):
     """It is met when the batch is read once more, to be listed."""
     made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher(), on_nan="stop"))
-    real = made.loader.train
+    real = made.loader.train_batches
 
     def train(first, stop, *rest):
         if (first, stop) == (BAD, BAD + 1):
             raise UserError("broken.jpg: not an image")
         return real(first, stop, *rest)
 
-    made = dataclasses.replace(made, loader=dataclasses.replace(made.loader, train=train))
+    made = dataclasses.replace(made, loader=small.replaced(made.loader, train_batches=train))
     with pytest.raises(
         UserError, match="step 14: the loss is nan; lower the phase's learning_rate"
     ):

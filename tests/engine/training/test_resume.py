@@ -17,6 +17,7 @@ from engine.runtime.shutdown import Shutdown, ShutdownRequested
 from engine.training import loop, steps_per_execution
 from pipelines.loading import batches
 from pipelines.sources import sources
+from tests.engine import small
 from tests.engine.small_runs import (
     LONGER,
     Watcher,
@@ -56,7 +57,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(coloured, undisturbed, t
 
 
 FAULTS = (
-    UserError("a.jpg: truncated or damaged JPEG, though it was sound when the run began"),
+    UserError("a.jpg: truncated or damaged JPEG, though it was readable when the run began"),
     OSError("Input/output error"),
     tf.errors.DataLossError(None, None, "a record's checksum is wrong"),
 )
@@ -65,7 +66,7 @@ FAULTS = (
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
 def test_so_does_one_whose_input_failed(coloured, undisturbed, tmp_path, fault):
     made = job(small_recipe(coloured), tmp_path / "run", Watcher(), checkpoint_minutes=0)
-    real = made.loader.train
+    real = made.loader.train_batches
 
     def train(first, stop, *rest):
         for step, batch in zip(range(first, stop), real(first, stop, *rest), strict=True):
@@ -73,7 +74,7 @@ def test_so_does_one_whose_input_failed(coloured, undisturbed, tmp_path, fault):
                 raise fault
             yield batch
 
-    loader = dataclasses.replace(made.loader, train=train)
+    loader = small.replaced(made.loader, train_batches=train)
     with pytest.raises(type(fault)):
         loop.train(dataclasses.replace(made, loader=loader))
     assert checkpoints.load(made.run)[0].step == 13
@@ -280,7 +281,7 @@ def test_with_other_images_it_does_not_go_on(coloured, tmp_path, change):
         "one is new": examples.replace(keys=keys),
         "one has another label": examples.replace(labels=labels),
     }
-    loader = batches.make_data_loader(others[change], made.recipe, 2)
+    loader = batches.ImageDataLoader(others[change], made.recipe, 2)
     before = made.run.history.read_bytes()
     with pytest.raises(UserError, match=r"began with other images: .*; now .*; put them back"):
         loop.train(dataclasses.replace(made, loader=loader))

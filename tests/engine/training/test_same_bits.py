@@ -53,7 +53,7 @@ def trained(recipe: Recipe, place: Path, cache: Path, memory: int, **settings) -
     pixels.wait()
     assert pixels.in_memory == bool(memory)
     made = job(recipe, place / "run", Watcher(), from_files=True, **settings)
-    loader = batches.make_data_loader(data, recipe, 2, pixels)
+    loader = batches.ImageDataLoader(data, recipe, 2, pixels)
     loop.train(dataclasses.replace(made, loader=loader))
     return made.run
 

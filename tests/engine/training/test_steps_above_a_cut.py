@@ -82,7 +82,7 @@ def test_steps_in_one_call_are_those_of_as_many_calls(optimizer, lengths):
 )
 def test_kept_features_train_as_images_do(text, views):
     """Three epochs over the same views, once through the trunk and once from the table."""
-    loader, change = small.data_loader(10, 4), augment.compose(parse_calls(text))
+    loader, change = small.InMemoryDataLoader(10, 4), augment.compose(parse_calls(text))
     recipe = small.recipe(dropout=0.3, batch_size=4)
     plain = trainer("top", "adam", recipe=recipe, augment=change)
     frozen_forward = FrozenForward(
@@ -95,9 +95,9 @@ def test_kept_features_train_as_images_do(text, views):
     for epoch in range(3):
         features.fill(epoch)
         steps = 3 * epoch, 3 * epoch + 3, 2
-        for batches in loader.train(*steps, views):
+        for batches in loader.train_batches(*steps, views):
             plain.steps(batches, tf.fill([len(batches.labels)], 0.01))
-        for batches in loader.train(*steps, views, features.lookup):
+        for batches in loader.train_batches(*steps, views, features.lookup):
             kept.steps(batches, tf.fill([len(batches.labels)], 0.01))
     for one, other in zip(kept.net.model.weights, plain.net.model.weights, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5, err_msg=one.path)

@@ -28,8 +28,8 @@ def test_a_batch_has_the_types_and_the_shape_that_it_promises(folder):
     loader = feed_of(folder)
     types = ["int32", "float32", "int32", "int32", "int32"]
     for batch, front in (
-        (next(iter(loader.train(0, 2, 2))), (2, SIZE)),
-        (next(iter(loader.once("train"))), (SIZE,)),
+        (next(iter(loader.train_batches(0, 2, 2))), (2, SIZE)),
+        (next(iter(loader.split_batches("train"))), (SIZE,)),
     ):
         assert batch.inputs.shape == (*front, HEIGHT, WIDTH, 3)
         assert batch.inputs.dtype == "uint8"
@@ -66,7 +66,7 @@ def test_epochs_and_seeds_have_different_orders(folder):
 def test_taken_up_at_a_step_the_batches_are_those_of_an_undisturbed_run(folder):
     whole = trained(feed_of(folder), 0, 7)
     for first, threads, per_call in ((1, 2, 1), (5, 1, 1), (2, 2, 3)):
-        rest = trained(feed_of(folder, threads=threads), first, 7, per_call=per_call)
+        rest = trained(feed_of(folder, threads=threads), first, 7, steps_per_execution=per_call)
         assert len(rest) == 7 - first
         assert all(map(same, whole[first:], rest))
 
@@ -86,7 +86,7 @@ def test_a_call_holds_as_many_steps_as_asked_for_or_what_is_left_of_the_epoch(
     folder, first, stop, per_call, lengths
 ):
     for lookup in (None, table):
-        read = list(feed_of(folder).train(first, stop, per_call, lookup=lookup))
+        read = list(feed_of(folder).train_batches(first, stop, per_call, lookup=lookup))
         assert [len(batch.labels) for batch in read] == lengths
 
 
@@ -104,7 +104,7 @@ def by_turns(numbers, epoch) -> np.ndarray:
 
 @pytest.mark.parametrize("per_call", [1, 4])
 def test_views_are_those_of_each_example_and_epoch(folder, per_call):
-    for batch in trained(feed_of(folder), 0, 7, per_call=per_call, views=by_turns):
+    for batch in trained(feed_of(folder), 0, 7, steps_per_execution=per_call, views=by_turns):
         numbers, epochs, views = (np.array(column) for column in batch[3:])
         assert np.array_equal(views, numbers % 2 + 10 * epochs)
 
@@ -113,7 +113,7 @@ def test_views_are_those_of_each_example_and_epoch(folder, per_call):
 def test_what_is_looked_up_stands_in_the_place_of_images(folder, per_call):
     loader = feed_of(folder)
     plain = trained(loader, 0, 7, views=by_turns)
-    kept = trained(loader, 0, 7, per_call=per_call, views=by_turns, lookup=table)
+    kept = trained(loader, 0, 7, steps_per_execution=per_call, views=by_turns, lookup=table)
     assert len(kept) == 7
     for batch, images in zip(kept, plain, strict=True):
         assert same(Batch((), *batch[1:]), Batch((), *images[1:]))
@@ -140,13 +140,13 @@ def test_kept_images_come_as_those_from_files_and_no_file_is_read(folder):
     splits = np.array([examples.TRAIN, examples.VALIDATION] * 5)
     data = folder.replace(splits=splits)
     from_files = feed_of(data)
-    expected = [*trained(from_files, 0, 5), *from_files.once("validation")]
-    everything = columns(feed_of(folder).once("train"))[0][:COUNT]
+    expected = [*trained(from_files, 0, 5), *from_files.split_batches("validation")]
+    everything = columns(feed_of(folder).split_batches("train"))[0][:COUNT]
     shelf = Shelf(everything)
     for path in folder.paths:
         os.unlink(path)
-    kept = batches.make_data_loader(data.replace(rows=shelf.places), RECIPE, 2, shelf)
-    got = [*trained(kept, 0, 5, per_call=2), *kept.once("validation")]
+    kept = batches.ImageDataLoader(data.replace(rows=shelf.places), RECIPE, 2, shelf)
+    got = [*trained(kept, 0, 5, steps_per_execution=2), *kept.split_batches("validation")]
     assert len(got) == len(expected) == 7
     assert all(map(same, expected, got))
 
@@ -169,7 +169,7 @@ def test_what_a_lookup_raises_is_raised_here(folder):
 
 def test_batches_given_up_half_way_leave_no_thread(folder):
     before = threading.active_count()
-    read = feed_of(folder).train(0, 30, lookup=table)
+    read = feed_of(folder).train_batches(0, 30, lookup=table)
     next(read)
     assert threading.active_count() > before, "one works ahead"
     read.close()
@@ -180,7 +180,7 @@ def test_validation_and_test_parts_are_read_in_their_order(folder):
     splits = np.array([examples.TRAIN] * 3 + [examples.VALIDATION] * 5 + [examples.TEST] * 2)
     loader = feed_of(folder.replace(splits=splits))
     for part, numbers in (("validation", range(3, 8)), ("test", range(8, 10)), ("train", range(3))):
-        images, labels, weights, own, _, _ = columns(loader.once(part))
+        images, labels, weights, own, _, _ = columns(loader.split_batches(part))
         real = weights == 1
         assert np.array_equal(own[real], np.arange(len(numbers)))
         assert np.array_equal(labels[real], [number % 3 for number in numbers])
@@ -193,8 +193,8 @@ def test_validation_and_test_parts_are_read_in_their_order(folder):
 @pytest.mark.parametrize("which", [[0], [2], [1, 0], [], [0, 1, 2]])
 def test_of_a_parts_batches_those_that_are_named(folder, which):
     loader = feed_of(folder)
-    whole = list(loader.once("train"))
-    chosen = list(loader.once("train", which))
+    whole = list(loader.split_batches("train"))
+    chosen = list(loader.split_batches("train", which))
     assert len(chosen) == len(which)
     assert all(same(whole[number], batch) for number, batch in zip(which, chosen, strict=True))
 
@@ -202,7 +202,7 @@ def test_of_a_parts_batches_those_that_are_named(folder, which):
 def test_without_a_test_part_there_is_nothing_to_test_on(folder):
     loader = feed_of(folder)
     assert loader.test_examples == 0
-    assert list(loader.once("test")) == []
+    assert list(loader.split_batches("test")) == []
 
 
 def test_a_part_smaller_than_a_batch_fills_one(folder):

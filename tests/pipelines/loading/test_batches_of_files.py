@@ -51,15 +51,15 @@ def test_file_names_may_be_any_bytes(tmp_path):
 
 def test_a_file_that_vanished_is_named(folder):
     os.unlink(folder.paths[6])
-    with pytest.raises(UserError, match=r"6\.png: No such file or directory.*put it back"):
-        list(feed_of(folder).train(0, 3))
+    with pytest.raises(UserError, match=r"6\.png: No such file or directory.*restore it"):
+        list(feed_of(folder).train_batches(0, 3))
 
 
 def test_a_file_that_was_damaged_is_named(folder):
     with open(folder.paths[3], "r+b") as file:
         file.truncate(200)
-    with pytest.raises(UserError, match=r"3\.jpeg: truncated or damaged JPEG.*sound when"):
-        list(feed_of(folder).train(0, 3))
+    with pytest.raises(UserError, match=r"3\.jpeg: truncated or damaged JPEG.*readable when"):
+        list(feed_of(folder).train_batches(0, 3))
 
 
 def test_a_record_file_that_was_cut_off_is_named(tmp_path):
@@ -67,7 +67,7 @@ def test_a_record_file_that_was_cut_off_is_named(tmp_path):
     sizes = [len(encoded_image(1)), len(encoded_image(2))]
     data = index([str(tmp_path / "records")] * 2, offsets=[0, sizes[0]], lengths=sizes)
     with pytest.raises(UserError, match=rf"records@{sizes[0]}: .*ends before byte {sum(sizes)}"):
-        list(feed_of(data).train(0, 1))
+        list(feed_of(data).train_batches(0, 1))
 
 
 def test_batches_before_a_broken_one_still_come(folder):
@@ -75,7 +75,7 @@ def test_batches_before_a_broken_one_still_come(folder):
     last = int(columns(trained(loader, 0, 3))[3][9])  # the only real ones of step 2 are 8 and 9
     first = columns(trained(loader, 0, 2))[3]
     os.unlink(folder.paths[last])
-    read = loader.train(0, 3)
+    read = loader.train_batches(0, 3)
     assert np.array_equal(columns([unstacked(next(read))[0] for _ in range(2)])[3], first)
     with pytest.raises(UserError, match=rf"/{last}\."):
         next(read)
@@ -87,10 +87,10 @@ def test_no_file_stays_open(folder):
         return len(os.listdir("/proc/self/fd"))
 
     loader = feed_of(folder)
-    list(loader.train(0, 3))
+    list(loader.train_batches(0, 3))
     before = open_files()
-    list(loader.train(3, 6))
-    next(iter(loader.train(0, 30)))  # one that is given up half-way
+    list(loader.train_batches(3, 6))
+    next(iter(loader.train_batches(0, 30)))  # one that is given up half-way
     deadline = time.monotonic() + 30  # what a thread is just reading it reads to its end
     while open_files() > before and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -5,13 +5,13 @@ import time
 
 import pytest
 
-from pipelines.loading.prefetch import ahead
+from pipelines.loading.prefetch import prefetch
 
 PATIENCE = 10.0  # seconds until a test gives up on a thread that does not come
 
 
 def threads() -> int:
-    return sum(thread.name == "ahead" for thread in threading.enumerate())
+    return sum(thread.name == "prefetch" for thread in threading.enumerate())
 
 
 def until(condition) -> bool:
@@ -25,18 +25,18 @@ def until(condition) -> bool:
 @pytest.mark.parametrize("depth", [1, 2, 100])
 def test_items_come_in_their_order_whatever_they_are(depth):
     items = [*range(50), None, (), Exception]
-    assert list(ahead(iter(items), depth)) == items
+    assert list(prefetch(iter(items), depth)) == items
     assert threads() == 0
 
 
 def test_nothing_comes_from_nothing():
-    assert list(ahead([], 2)) == []
+    assert list(prefetch([], 2)) == []
 
 
 @pytest.mark.parametrize("depth", [1, 3])
 def test_it_makes_as_many_as_it_may_before_they_are_asked_for(depth):
     made = []
-    read = ahead((made.append(n) or n for n in range(100)), depth)
+    read = prefetch((made.append(n) or n for n in range(100)), depth)
     assert next(read) == 0
     # `depth` wait, and one more is made and finds no room.
     assert until(lambda: len(made) == 1 + depth + 1)
@@ -46,7 +46,7 @@ def test_it_makes_as_many_as_it_may_before_they_are_asked_for(depth):
 
 
 def test_they_are_made_on_another_thread():
-    makers = set(ahead((threading.get_ident() for _ in range(3)), 2))
+    makers = set(prefetch((threading.get_ident() for _ in range(3)), 2))
     assert len(makers) == 1
     assert threading.get_ident() not in makers
 
@@ -70,7 +70,7 @@ def test_an_error_is_raised_behind_the_items_before_it(error):
             except StopIteration:
                 raise error("no more") from None
 
-    read = ahead(Items(), 4)
+    read = prefetch(Items(), 4)
     assert [next(read), next(read)] == ["a", "b"]
     with pytest.raises(error):
         next(read)
@@ -78,7 +78,7 @@ def test_an_error_is_raised_behind_the_items_before_it(error):
 
 
 def test_who_stops_asking_stops_the_thread():
-    read = ahead(iter(int, 1), 2)  # zeros without end
+    read = prefetch(iter(int, 1), 2)  # zeros without end
     next(read)
     assert threads() == 1
     read.close()
@@ -86,13 +86,13 @@ def test_who_stops_asking_stops_the_thread():
 
 
 def test_so_does_who_forgets_it_or_fails():
-    read = ahead(iter(int, 1), 2)
+    read = prefetch(iter(int, 1), 2)
     next(read)
     del read
     assert threads() == 0
 
     def failing():
-        for _ in ahead(iter(int, 1), 2):
+        for _ in prefetch(iter(int, 1), 2):
             raise PaperError
 
     with pytest.raises(PaperError):
@@ -101,5 +101,5 @@ def test_so_does_who_forgets_it_or_fails():
 
 
 def test_who_never_asks_starts_none():
-    ahead(iter(int, 1), 2).close()
+    prefetch(iter(int, 1), 2).close()
     assert threads() == 0

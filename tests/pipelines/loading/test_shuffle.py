@@ -135,14 +135,14 @@ def test_any_steps_together_read_what_they_read_one_by_one(first, number, count,
 @given(
     first=st.integers(0, 50),
     number=st.integers(0, 50),
-    per_call=st.integers(1, 20),
+    steps_per_execution=st.integers(1, 20),
     count=st.integers(1, 30),
 )
 def test_calls_are_all_steps_in_their_order_and_none_goes_over_the_end_of_an_epoch(
     first, number, per_call, count
 ):
     steps = range(first, first + number)
-    made = shuffle.calls(steps, per_call, count, 4)
+    made = shuffle.executions(steps, per_call, count, 4)
     assert [step for call in made for step in call] == list(steps)
     length = shuffle.steps_per_epoch(count, 4)
     for call in made:
