@@ -65,14 +65,16 @@ def test_epochs_and_seeds_have_different_orders(folder):
 
 def test_taken_up_at_a_step_the_batches_are_those_of_an_undisturbed_run(folder):
     whole = trained(feed_of(folder), 0, 7)
-    for first, threads, per_call in ((1, 2, 1), (5, 1, 1), (2, 2, 3)):
-        rest = trained(feed_of(folder, threads=threads), first, 7, steps_per_execution=per_call)
+    for first, threads, steps_per_execution in ((1, 2, 1), (5, 1, 1), (2, 2, 3)):
+        rest = trained(
+            feed_of(folder, threads=threads), first, 7, steps_per_execution=steps_per_execution
+        )
         assert len(rest) == 7 - first
         assert all(map(same, whole[first:], rest))
 
 
 @pytest.mark.parametrize(
-    ("first", "stop", "per_call", "lengths"),
+    ("first", "stop", "steps_per_execution", "lengths"),
     [
         (1, 6, 1, [1] * 5),
         (1, 6, 2, [2, 2, 1]),
@@ -83,10 +85,10 @@ def test_taken_up_at_a_step_the_batches_are_those_of_an_undisturbed_run(folder):
     ],
 )
 def test_a_call_holds_as_many_steps_as_asked_for_or_what_is_left_of_the_epoch(
-    folder, first, stop, per_call, lengths
+    folder, first, stop, steps_per_execution, lengths
 ):
     for lookup in (None, table):
-        read = list(feed_of(folder).train_batches(first, stop, per_call, lookup=lookup))
+        read = list(feed_of(folder).train_batches(first, stop, steps_per_execution, lookup=lookup))
         assert [len(batch.labels) for batch in read] == lengths
 
 
@@ -102,18 +104,22 @@ def by_turns(numbers, epoch) -> np.ndarray:
     return (numbers % 2 + 10 * epoch).astype(np.int32)
 
 
-@pytest.mark.parametrize("per_call", [1, 4])
-def test_views_are_those_of_each_example_and_epoch(folder, per_call):
-    for batch in trained(feed_of(folder), 0, 7, steps_per_execution=per_call, views=by_turns):
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
+def test_views_are_those_of_each_example_and_epoch(folder, steps_per_execution):
+    for batch in trained(
+        feed_of(folder), 0, 7, steps_per_execution=steps_per_execution, views=by_turns
+    ):
         numbers, epochs, views = (np.array(column) for column in batch[3:])
         assert np.array_equal(views, numbers % 2 + 10 * epochs)
 
 
-@pytest.mark.parametrize("per_call", [1, 4])
-def test_what_is_looked_up_stands_in_the_place_of_images(folder, per_call):
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
+def test_what_is_looked_up_stands_in_the_place_of_images(folder, steps_per_execution):
     loader = feed_of(folder)
     plain = trained(loader, 0, 7, views=by_turns)
-    kept = trained(loader, 0, 7, steps_per_execution=per_call, views=by_turns, lookup=table)
+    kept = trained(
+        loader, 0, 7, steps_per_execution=steps_per_execution, views=by_turns, lookup=table
+    )
     assert len(kept) == 7
     for batch, images in zip(kept, plain, strict=True):
         assert same(Batch((), *batch[1:]), Batch((), *images[1:]))

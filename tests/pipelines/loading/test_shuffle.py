@@ -139,14 +139,14 @@ def test_any_steps_together_read_what_they_read_one_by_one(first, number, count,
     count=st.integers(1, 30),
 )
 def test_calls_are_all_steps_in_their_order_and_none_goes_over_the_end_of_an_epoch(
-    first, number, per_call, count
+    first, number, steps_per_execution, count
 ):
     steps = range(first, first + number)
-    made = shuffle.executions(steps, per_call, count, 4)
+    made = shuffle.executions(steps, steps_per_execution, count, 4)
     assert [step for call in made for step in call] == list(steps)
     length = shuffle.steps_per_epoch(count, 4)
     for call in made:
-        assert 1 <= len(call) <= per_call
+        assert 1 <= len(call) <= steps_per_execution
         assert call[0] // length == call[-1] // length
-        cut = len(call) == per_call or call.stop % length == 0 or call.stop == steps.stop
+        cut = len(call) == steps_per_execution or call.stop % length == 0 or call.stop == steps.stop
         assert cut, "shorter than it had to be"
