@@ -86,20 +86,20 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Runs a program in this process, where TensorFlow is at work already."""
+    """Runs a command in this process, where TensorFlow is at work already."""
+    import importlib
+
     from engine.cli import main as cli_main
     from engine.runtime import tensorflow_setup
     from engine.runtime.shutdown import Shutdown
-    from tests.bin.programs import program
 
     monkeypatch.setattr(tensorflow_setup, "start_tensorflow", lambda *_, **__: 2)
-    monkeypatch.setattr(
-        cli_main, "stop", lambda *_: Shutdown()
-    )  # signals are for the tests to have
+    monkeypatch.setattr(cli_main, "stop", lambda *_: Shutdown())  # without signal handlers
 
     def called(name: str, *arguments) -> str:
         try:
-            program(name).main([f"bin/{name}", *map(str, arguments)])
+            command = importlib.import_module(f"engine.cli.{name}")
+            command.main([f"bin/{name}", *map(str, arguments)])
         finally:
             called.said = capsys.readouterr()
         return called.said.out
