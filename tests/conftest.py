@@ -5,10 +5,8 @@ from pathlib import Path
 
 import pytest
 
-# TensorFlow reads these once, when it is first imported.
+# TensorFlow reads this once, when it is first imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-if "PYTEST_XDIST_WORKER" in os.environ:  # workers would wait for each other's threads
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,16 +27,6 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=f"{name}: runs with --{name}"))
-
-
-def pytest_terminal_summary(terminalreporter):
-    """Adds how many cases the fuzz tests tried; workers send that with the outcomes of tests."""
-    outcomes = (one for group in terminalreporter.stats.values() for one in group)
-    pairs = (pair for one in outcomes for pair in getattr(one, "user_properties", ()))
-    counts = {name: count for name, count in pairs if name.startswith("fuzz ")}
-    if counts:
-        total = f"{sum(counts.values()):,} cases in {len(counts)} readers"
-        terminalreporter.write_line(f"fuzz: {total}")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -86,20 +74,20 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Runs a command in this process, where TensorFlow is at work already."""
-    import importlib
-
+    """Runs a program in this process, where TensorFlow is at work already."""
     from engine.cli import main as cli_main
     from engine.runtime import tensorflow_setup
     from engine.runtime.shutdown import Shutdown
+    from tests.bin.programs import program
 
     monkeypatch.setattr(tensorflow_setup, "start_tensorflow", lambda *_, **__: 2)
-    monkeypatch.setattr(cli_main, "stop", lambda *_: Shutdown())  # without signal handlers
+    monkeypatch.setattr(
+        cli_main, "stop", lambda *_: Shutdown()
+    )  # signals are for the tests to have
 
     def called(name: str, *arguments) -> str:
         try:
-            command = importlib.import_module(f"engine.cli.{name}")
-            command.main([f"bin/{name}", *map(str, arguments)])
+            program(name).main([f"bin/{name}", *map(str, arguments)])
         finally:
             called.said = capsys.readouterr()
         return called.said.out
@@ -121,13 +109,15 @@ def write(tmp_path):
 
 @pytest.fixture(scope="module")
 def made_run(tmp_path_factory) -> Path:
-    """A finished run to serve, of the backbone tiny with random weights."""
+    """With ImageNet's features and a head by chance."""
     from engine.evaluation.decision_rule import DecisionRule
-    from tests.engine import saved_run
+    from tests.engine import small
     from tests.engine.commands.serving import CLASSES
+    from tests.engine.serving import served_run
 
     place = tmp_path_factory.mktemp("served") / "run"
-    return saved_run.save(place, DecisionRule(temperature=1.5), CLASSES).path
+    recipe = small.recipe(backbone="efficientnet_lite0", image_size=(64, 64), weights="imagenet")
+    return served_run.make(place, recipe, CLASSES, DecisionRule(temperature=1.5)).path
 
 
 @pytest.fixture(scope="module")

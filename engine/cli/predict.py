@@ -115,7 +115,7 @@ def answer(parsed: cli_flags.Parsed, top: int, precision: str) -> None:
     answers = list(read)
     if parsed.plot:
         write_image(Path(parsed.plot), plotting.plot(parsed, model, answers), "plot")
-    PRINTERS[parsed.format](answers, model.rule.decides)
+    PRINTERS[parsed.format](answers, model.rule.overrides_argmax)
     unread = [answer for answer in answers if answer.problem]
     for one in unread:
         complain(f"predict: {printable(one.path)}: {one.problem}")

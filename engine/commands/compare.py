@@ -67,8 +67,8 @@ def _row(run: RunDirectory, found: EvaluatedModel, first: Row | None) -> Row:
         return Row(run, found, None, None)
     answers, rule = first.found.answers, first.found.rule
     called = (str(first.run.path), str(run.path))
-    versus = compare_models(answers, found.answers, called=called)
-    plain = not (rule.decides or found.rule.decides)
+    versus = compare_models(answers, found.answers, names=called)
+    plain = not (rule.overrides_argmax or found.rule.overrides_argmax)
     decided = None if plain else compare_models(answers, found.answers, rule, found.rule)
     return Row(run, found, versus, decided)
 

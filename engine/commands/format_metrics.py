@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from engine.core.text import printable
-from engine.evaluation.decision_rule import in_digits
+from engine.evaluation.decision_rule import format_threshold
 
 if TYPE_CHECKING:
     from engine.commands.measure import EvaluatedModel
@@ -33,7 +33,7 @@ def print_json(found: EvaluatedModel) -> None:
         "top_k": figures.top_k,
         "classes": list(found.answers.classes),
         "confusion_matrix": figures.confusion.tolist(),
-        "most_confused": [dataclasses.asdict(pair) for pair in figures.pairs],
+        "most_confused": [dataclasses.asdict(pair) for pair in figures.confused_pairs],
         "per_class": {row.name: _without_name(row) for row in figures.per_class},
         "calibration": {
             "temperature": made.temperature,
@@ -85,8 +85,12 @@ def between(interval: Interval) -> str:
 
 def _headline(found: EvaluatedModel) -> list[str]:
     figures = found.figures
-    by = ", by the likeliest class" if found.rule.decides else ""
-    lone = f", too narrow: classes with one image: {figures.lone}" if figures.lone else ""
+    by = ", by the likeliest class" if found.rule.overrides_argmax else ""
+    lone = (
+        f", too narrow: classes with one image: {figures.singleton_classes}"
+        if figures.singleton_classes
+        else ""
+    )
     top = "".join(f", top {k} {share:.2%}" for k, share in figures.top_k.items())
     return [
         f"{figures.count} images{by}: accuracy {figures.accuracy:.2%} "
@@ -133,11 +137,11 @@ def _confusion(classes: tuple[str, ...], figures: ClassificationMetrics) -> list
 
 def _pairs(figures: ClassificationMetrics) -> list[str]:
     """Where there are so many classes that the matrix does not show them at a glance."""
-    if not figures.top_k or not figures.pairs:
+    if not figures.top_k or not figures.confused_pairs:
         return []
     lines = [
         f"{pair.count:6}  {printable(pair.given)} taken for {printable(pair.predicted)}"
-        for pair in figures.pairs
+        for pair in figures.confused_pairs
     ]
     return ["most often confused", *lines]
 
@@ -158,7 +162,7 @@ def _threshold(found: EvaluatedModel) -> list[str]:
     before = "" if rule.abstain is None else ", before any is left uncertain"
     lines = [
         f"{printable(rule.positive_class)} is the answer from a probability of "
-        f"{in_digits(here.threshold)}{aim}",
+        f"{format_threshold(here.threshold)}{aim}",
         f"  on these images{before}: {_found(here)}",
     ]
     if found.fitted:

@@ -110,7 +110,7 @@ def measure(run: RunDirectory, what: EvaluationRequest, changes: Changes | None)
             validation, _ = answer(opened, dataclasses.replace(what, other=None, part="validation"))
         rule = revised(rule, changes, validation)
         if changes.positive_class is not None:
-            fitted = operating_point.at_threshold(validation, rule)
+            fitted = operating_point.operating_point_of_rule(validation, rule)
         keep(run, rule)
     opened = dataclasses.replace(opened, rule=rule)
     shown = measured(opened, found, source, what, fitted)
@@ -182,8 +182,8 @@ def measured(
         source=source,
         figures=classification_metrics.classification_metrics(answers, rule),
         calibrated=reliability.measure_reliability(answers, rule, what.own_validation),
-        operating=operating_point.at_threshold(answers, rule),
-        decided=operating_point.decided(answers, rule),
+        operating=operating_point.operating_point_of_rule(answers, rule),
+        decided=operating_point.decisions_of_rule(answers, rule),
         fitted=fitted,
     )
 

@@ -47,7 +47,7 @@ def plot(parsed: cli_flags.Parsed, model: Predictor, answers: list[Prediction]) 
     spoken: Iterable[Spoken | None] = [None] * len(seen)
     if parsed.explain:
         spoken = _speaking(parsed, model, [image for _, image in seen])
-    decides = model.rule.decides
+    decides = model.rule.overrides_argmax
     return plots.predictions(
         [
             _shown(one, image, decides, speaks)

@@ -1,4 +1,4 @@
-"""Whether a model is as sure as it is right, and the temperature that mends it."""
+"""Calibration: the expected calibration error, and temperature scaling."""
 
 from __future__ import annotations
 
@@ -8,34 +8,37 @@ import numpy as np
 
 from engine.evaluation.decision_rule import log_probabilities
 
-BINS = 15  # as Guo et al. 2017
-# Standard deviation of the logarithm of temperatures, were nothing known of the model. It counts as
-# little as an image or two, and keeps a model that makes no mistake on its few validation images
-# from being called infinitely sure.
-SPREAD = 1.0
-LIMIT = 3.0  # of the logarithm's size
+BINS = 15  # as in Guo et al. 2017
+# Prior standard deviation of the log temperature. It weighs as little as an image or two, and keeps
+# a model without mistakes on a small validation split from getting a temperature near 0.
+LOG_TEMPERATURE_STD = 1.0
+MAX_LOG_TEMPERATURE = 3.0  # in absolute value
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The likeliest temperature: logits / temperature has the lowest cross entropy.
+    """Returns the temperature at which logits / temperature have the lowest cross entropy.
 
-    logits: [N, classes]. labels: int [N].
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks, section 4.2; with a normal
-    prior on the temperature's logarithm.
+    prior on the logarithm of the temperature.
+
+    Args:
+      logits: [N, classes].
+      labels: int [N].
     """
     from scipy.optimize import minimize_scalar
 
     rows = np.arange(len(labels))
 
-    def cost(logarithm: float) -> float:
-        given = log_probabilities(logits, np.exp(logarithm))[rows, labels]
-        return logarithm**2 / (2 * SPREAD**2) - float(given.sum())
+    def cost(log_temperature: float) -> float:
+        of_labels = log_probabilities(logits, np.exp(log_temperature))[rows, labels]
+        return log_temperature**2 / (2 * LOG_TEMPERATURE_STD**2) - float(of_labels.sum())
 
-    return float(np.exp(minimize_scalar(cost, bounds=(-LIMIT, LIMIT), method="bounded").x))
+    bounds = (-MAX_LOG_TEMPERATURE, MAX_LOG_TEMPERATURE)
+    return float(np.exp(minimize_scalar(cost, bounds=bounds, method="bounded").x))
 
 
 class CalibrationBin(NamedTuple):
-    """The images whose largest probability is within (low, high]; means are 0 where none is."""
+    """The images whose largest probability is within (low, high]; means are 0 in an empty bin."""
 
     low: float
     high: float
@@ -44,16 +47,21 @@ class CalibrationBin(NamedTuple):
     accuracy: float
 
 
-def reliability(chances: np.ndarray, labels: np.ndarray, bins: int = BINS) -> list[CalibrationBin]:
-    """How often the likeliest class was right, by how likely it was.
+def calibration_bins(
+    probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS
+) -> list[CalibrationBin]:
+    """Returns accuracy by confidence, the probability of the predicted class.
 
-    chances: probabilities [N, classes]. labels: int [N].
+    Args:
+      probabilities: [N, classes].
+      labels: int [N].
+      bins: number of bins of equal width.
     """
-    sureness, right = chances.max(-1), chances.argmax(-1) == labels
+    confidences, correct = probabilities.max(-1), probabilities.argmax(-1) == labels
     edges = np.linspace(0, 1, bins + 1)
-    place = np.clip(np.ceil(sureness * bins).astype(int) - 1, 0, bins - 1)
-    counts = np.bincount(place, minlength=bins)
-    sums = [np.bincount(place, weights=of, minlength=bins) for of in (sureness, right)]
+    bin_of = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(bin_of, minlength=bins)
+    sums = [np.bincount(bin_of, weights=of, minlength=bins) for of in (confidences, correct)]
     means = [np.divide(s, counts, out=np.zeros(bins), where=counts > 0) for s in sums]
     columns = (edges[:-1], edges[1:], counts, *means)
     return [
@@ -61,27 +69,29 @@ def reliability(chances: np.ndarray, labels: np.ndarray, bins: int = BINS) -> li
     ]
 
 
-def calibration_error(chances: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
-    """Expected calibration error: the mean distance of accuracy and confidence, over the images.
+def expected_calibration_error(
+    probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS
+) -> float:
+    """Returns the mean distance between accuracy and confidence, over the images.
 
     Source: Naeini et al. 2015; bins of equal width over the largest probability, as Guo et al.
     """
-    rows = reliability(chances, labels, bins)
+    rows = calibration_bins(probabilities, labels, bins)
     return sum(row.images * abs(row.accuracy - row.confidence) for row in rows) / len(labels)
 
 
-def cross_fitted(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Probabilities, each image's by the temperature of the half that it is not in.
+def cross_fit_probabilities(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns probabilities in which each half of the images has the other half's temperature.
 
-    What the temperature does to images that it was not fitted on. The halves are every other
-    image of each class. float64 [N, classes].
+    They show what temperature scaling does to images that it was not fitted on. A half is every
+    other image of each class. float64 [N, classes].
     """
     half = np.zeros(len(labels), int)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         half[members] = np.arange(len(members)) % 2
-    chances = np.empty(np.shape(logits), np.float64)
+    probabilities = np.empty(np.shape(logits), np.float64)
     for side in (0, 1):
         temperature = fit_temperature(logits[half != side], labels[half != side])
-        chances[half == side] = np.exp(log_probabilities(logits[half == side], temperature))
-    return chances
+        probabilities[half == side] = np.exp(log_probabilities(logits[half == side], temperature))
+    return probabilities

@@ -1,4 +1,4 @@
-"""A model's figures on one part of the data: of the likeliest class, whatever the rule answers."""
+"""A model's metrics on one split, by its most likely classes, whatever the rule decides."""
 
 from __future__ import annotations
 
@@ -10,17 +10,27 @@ import numpy as np
 from engine.evaluation import decision_rule
 from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.evaluate import Predictions
-from engine.evaluation.intervals import Interval, f1_intervals, macro_f1, macro_f1_interval, wilson
+from engine.evaluation.intervals import (
+    Interval,
+    f1_intervals,
+    f1_scores,
+    macro_f1,
+    macro_f1_interval,
+    wilson,
+)
 
-TOP = (3, 5)
-MOST_PAIRS = 10
-LONE = 0.1  # see `Figures.lone`
-_AT_ONCE = 64  # classes whose probabilities are laid out by class together
+TOP_K = (3, 5)
+MAX_CONFUSED_PAIRS = 10
+MAX_SINGLETON_SHARE = 0.1  # see `ClassificationMetrics.singleton_classes`
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassMetrics:
-    """Of one class. The areas are None where no image is of the class, or all are."""
+    """Metrics of one class.
+
+    precision, recall, f1: 0 where the denominator is.
+    roc_area, average_precision: None where no image has the class, or all have.
+    """
 
     name: str
     precision: float
@@ -34,7 +44,7 @@ class ClassMetrics:
 
 @dataclasses.dataclass(frozen=True)
 class ConfusedPair:
-    """So many images of the class `given` were taken for the class `predicted`."""
+    """How many images with the label `given` are predicted as `predicted`."""
 
     given: str
     predicted: str
@@ -43,13 +53,13 @@ class ConfusedPair:
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationMetrics:
-    """Intervals are at 95 %.
+    """Metrics with 95 % intervals.
 
-    loss: mean cross entropy in nats, of the network's logits as they are, as in `result.json`.
+    loss: mean cross entropy in nats, without the temperature, as in `result.json`.
     macro_f1, macro_f1_interval: see `intervals`.
-    confusion: int64 [classes, classes], rows the given labels, columns the predicted.
-    top_k: k -> how often the given label is among the k likeliest.
-    pairs: the most frequent confusions, most frequent first.
+    confusion: int64 [classes, classes]; rows are labels, columns predictions.
+    top_k: k -> share of images whose label is among the k most likely classes.
+    confused_pairs: the most frequent confusions, most frequent first.
     """
 
     count: int
@@ -61,32 +71,28 @@ class ClassificationMetrics:
     per_class: tuple[ClassMetrics, ...]
     confusion: np.ndarray
     top_k: dict[int, float]
-    pairs: tuple[ConfusedPair, ...]
+    confused_pairs: tuple[ConfusedPair, ...]
 
     @property
-    def lone(self) -> int:
-        """Classes with a single image, where they are so many that `macro_f1_interval` can't be
-        trusted; else 0.
-        """
+    def singleton_classes(self) -> int:
+        """How many classes have a single image; 0 where too few to spoil `macro_f1_interval`."""
         support = np.array([row.support for row in self.per_class])
-        lone, given = int((support == 1).sum()), int((support > 0).sum())
-        return lone if lone > LONE * given else 0
+        singletons, nonempty = int((support == 1).sum()), int((support > 0).sum())
+        return singletons if singletons > MAX_SINGLETON_SHARE * nonempty else 0
 
 
 class Curve(NamedTuple):
-    """x, y: float64 [points], 0 to 1. area: under it, or what stands for that."""
+    """x, y: float64 [points], 0 to 1. area: under the curve, or the average precision."""
 
     x: np.ndarray
     y: np.ndarray
     area: float
 
 
-def classification_metrics(answers: Predictions, rule: DecisionRule) -> ClassificationMetrics:
-    """What the rule has to do with it is its temperature, by which images are ranked."""
-    evaluation = answers.evaluation()
+def classification_metrics(predictions: Predictions, rule: DecisionRule) -> ClassificationMetrics:
+    """Computes all metrics; the rule's temperature matters to the ranking of images alone."""
+    evaluation = predictions.evaluation()
     confusion, count = evaluation.confusion, evaluation.count
-    rows = evaluation.per_class()
-    areas = _areas(decision_rule.probabilities(rule, answers.logits), answers.labels)
     return ClassificationMetrics(
         count=count,
         accuracy=evaluation.accuracy,
@@ -94,108 +100,114 @@ def classification_metrics(answers: Predictions, rule: DecisionRule) -> Classifi
         loss=evaluation.loss,
         macro_f1=macro_f1(confusion),
         macro_f1_interval=macro_f1_interval(confusion),
-        per_class=tuple(
-            ClassMetrics(
-                name=name,
-                precision=row["precision"],
-                recall=row["recall"],
-                f1=row["f1"],
-                f1_interval=interval,
-                support=int(row["support"]),
-                roc_area=roc_area,
-                average_precision=average,
-            )
-            for name, row, interval, (roc_area, average) in zip(
-                answers.classes, rows, f1_intervals(confusion), areas, strict=True
-            )
-        ),
+        per_class=_per_class(predictions, confusion, rule),
         confusion=confusion,
-        top_k=_top_k(answers),
-        pairs=_pairs(answers.classes, confusion),
+        top_k=_top_k(predictions),
+        confused_pairs=_confused_pairs(predictions.classes, confusion),
     )
 
 
-def roc(chances: np.ndarray, labels: np.ndarray, label: int) -> Curve:
-    """x: false positive rate; y: true positive rate, of the class against all others.
+def _per_class(
+    predictions: Predictions, confusion: np.ndarray, rule: DecisionRule
+) -> tuple[ClassMetrics, ...]:
+    correct, support, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    columns = (
+        (correct / np.maximum(predicted, 1)).tolist(),
+        (correct / np.maximum(support, 1)).tolist(),
+        f1_scores(confusion).tolist(),
+        f1_intervals(confusion),
+        support.tolist(),
+    )
+    areas = _areas(decision_rule.probabilities(rule, predictions.logits), predictions.labels)
+    rows = zip(predictions.classes, *columns, areas, strict=True)
+    return tuple(ClassMetrics(*row, *areas_of_class) for *row, areas_of_class in rows)
 
-    chances: probabilities [N, classes]. labels: int [N].
+
+def roc_curve(probabilities: np.ndarray, labels: np.ndarray, label: int) -> Curve:
+    """Returns the true positive rate (y) over the false positive rate (x), one class against all.
+
+    Args:
+      probabilities: [N, classes].
+      labels: int [N].
+      label: the class.
 
     Raises:
-      ValueError: no image is of the class, or all are.
+      ValueError: no image has the class, or all have.
     """
-    from sklearn.metrics import auc, roc_curve
+    from sklearn import metrics
 
-    x, y, _ = roc_curve(*_against_others(chances, labels, label))
-    return Curve(x, y, float(auc(x, y)))
+    x, y, _ = metrics.roc_curve(*_one_vs_rest(probabilities, labels, label))
+    return Curve(x, y, float(metrics.auc(x, y)))
 
 
-def precision_recall(chances: np.ndarray, labels: np.ndarray, label: int) -> Curve:
-    """x: recall; y: precision, of the class against all others. The area is average precision.
+def precision_recall_curve(probabilities: np.ndarray, labels: np.ndarray, label: int) -> Curve:
+    """Returns precision (y) over recall (x), one class against all; see `roc_curve`.
 
-    chances: probabilities [N, classes]. labels: int [N].
-
-    Raises:
-      ValueError: no image is of the class, or all are.
+    The area is the average precision.
     """
-    from sklearn.metrics import average_precision_score, precision_recall_curve
+    from sklearn import metrics
 
-    given, column = _against_others(chances, labels, label)
-    precision, recall, _ = precision_recall_curve(given, column)
-    return Curve(recall, precision, float(average_precision_score(given, column)))
+    is_labelled, column = _one_vs_rest(probabilities, labels, label)
+    precision, recall, _ = metrics.precision_recall_curve(is_labelled, column)
+    return Curve(recall, precision, float(metrics.average_precision_score(is_labelled, column)))
 
 
-def _against_others(
-    chances: np.ndarray, labels: np.ndarray, label: int
+def _one_vs_rest(
+    probabilities: np.ndarray, labels: np.ndarray, label: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    given = labels == label
-    if given.all() or not given.any():
-        raise ValueError(f"{given.sum()} of {len(given)} images are of class {label}")
-    return given, chances[:, label]
+    is_labelled = labels == label
+    if is_labelled.all() or not is_labelled.any():
+        raise ValueError(f"{is_labelled.sum()} of {len(labels)} images are of class {label}")
+    return is_labelled, probabilities[:, label]
 
 
-def _areas(chances: np.ndarray, labels: np.ndarray) -> list[tuple[float | None, float | None]]:
-    """Under both curves of each class that has them."""
-    found: list[tuple[float | None, float | None]] = []
-    for start in range(0, chances.shape[1], _AT_ONCE):
-        columns = np.ascontiguousarray(chances[:, start : start + _AT_ONCE].T)
-        for label, column in enumerate(columns, start):
-            own = np.sort(column[labels == label])
-            within = 0 < len(own) < len(column)
-            found.append(_both_areas(own, np.sort(column)) if within else (None, None))
-    return found
+def _areas(
+    probabilities: np.ndarray, labels: np.ndarray
+) -> list[tuple[float, float] | tuple[None, None]]:
+    """Returns the ROC area and the average precision of each class; None where undefined."""
+    areas: list[tuple[float, float] | tuple[None, None]] = []
+    for label, column in enumerate(probabilities.T):
+        own = np.sort(column[labels == label])
+        defined = 0 < len(own) < len(column)
+        areas.append(_rank_areas(own, np.sort(column)) if defined else (None, None))
+    return areas
 
 
-def _both_areas(own: np.ndarray, every: np.ndarray) -> tuple[float, float]:
-    """ROC area and average precision, from one class's probabilities for its own images and for
-    all, both in rising order.
+def _rank_areas(own: np.ndarray, every: np.ndarray) -> tuple[float, float]:
+    """Returns ROC area and average precision of one class, without its curves.
 
-    A whole curve of each of a thousand classes would take half a minute. Source: Mann & Whitney
-    1947, a tie counts half; the mean of the precisions at which the class's images are found.
+    The whole curves of a thousand classes would take half a minute. Source: Mann & Whitney 1947, a
+    tie counts half; the mean of the precisions at each of the class's images.
+
+    Args:
+      own: the class's probabilities for its own images, in ascending order.
+      every: the same for all images.
     """
     below_own, below = np.searchsorted(own, own), np.searchsorted(every, own)
     upto_own, upto = np.searchsorted(own, own, "right"), np.searchsorted(every, own, "right")
-    others = (below - below_own) + (upto - upto_own)  # twice those before each, ties once
+    others = (below - below_own) + (upto - upto_own)  # twice those below, ties once
     area = others.sum() / (2 * len(own) * (len(every) - len(own)))
     average = np.mean((len(own) - below_own) / (len(every) - below))
     return float(area), float(average)
 
 
-def _top_k(answers: Predictions) -> dict[int, float]:
-    """Of equal logits those of the first classes count as the likelier ones, as `predict` does."""
-    classes, labels, logits = len(answers.classes), answers.labels, answers.logits
+def _top_k(predictions: Predictions) -> dict[int, float]:
+    """Ranks equal logits by class index, as `inference.predict` does."""
+    labels, logits = predictions.labels, predictions.logits
+    classes = len(predictions.classes)
     own = logits[np.arange(len(labels)), labels][:, None]
     earlier = np.arange(classes) < labels[:, None]
-    place = ((logits > own) | ((logits == own) & earlier)).sum(-1)
-    return {k: float((place < k).mean()) for k in TOP if classes > 2 * k}
+    rank = ((logits > own) | ((logits == own) & earlier)).sum(-1)
+    return {k: float((rank < k).mean()) for k in TOP_K if classes > 2 * k}
 
 
-def _pairs(classes: tuple[str, ...], confusion: np.ndarray) -> tuple[ConfusedPair, ...]:
-    wrong = confusion.copy()
-    np.fill_diagonal(wrong, 0)
-    largest = np.argsort(-wrong, axis=None, kind="stable")[:MOST_PAIRS]
-    places = zip(*np.unravel_index(largest, wrong.shape), strict=True)
+def _confused_pairs(classes: tuple[str, ...], confusion: np.ndarray) -> tuple[ConfusedPair, ...]:
+    errors = confusion.copy()
+    np.fill_diagonal(errors, 0)
+    largest = np.argsort(-errors, axis=None, kind="stable")[:MAX_CONFUSED_PAIRS]
+    cells = zip(*np.unravel_index(largest, errors.shape), strict=True)
     return tuple(
-        ConfusedPair(classes[given], classes[predicted], int(wrong[given, predicted]))
-        for given, predicted in places
-        if wrong[given, predicted]
+        ConfusedPair(classes[label], classes[predicted], int(errors[label, predicted]))
+        for label, predicted in cells
+        if errors[label, predicted]
     )

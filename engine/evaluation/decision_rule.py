@@ -1,4 +1,4 @@
-"""How a model's logits are read: as probabilities, and as an answer. Saved with the model."""
+"""The decision rule, saved with the model: how logits become probabilities and a decision."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 from engine.core.conversion import convert
 from engine.core.errors import choose, require
 
-UNCERTAIN = -1  # in the place of a class
-_LEAST, _MOST = 1e-3, 1e3  # temperatures; those that are fitted lie well within
+UNCERTAIN = -1  # in place of a class index
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e3  # fitted ones lie well within
 
 
 @dataclasses.dataclass(frozen=True)
 class DecisionRule:
-    """What is done with logits [N, classes].
+    """How logits [N, classes] are read.
 
-    temperature: what logits are divided by before the softmax (Guo et al. 2017).
-    positive_class, threshold: that class is the answer wherever its probability is the threshold or
-      more, and nowhere else; without them the likeliest class is.
-    min_recall: the share of the positive class that the threshold was made to find.
-    abstain: an answer is uncertain where no class has a probability of that much.
+    temperature: divides the logits before the softmax (Guo et al. 2017).
+    positive_class, threshold: the decision is that class wherever its probability is at least the
+      threshold, and never elsewhere; without them it is the most likely class.
+    min_recall: the recall of the positive class for which the threshold was fitted.
+    abstain: the decision is "uncertain" where no class has at least this probability.
     """
 
     temperature: float = 1.0
@@ -34,8 +34,8 @@ class DecisionRule:
 
     def __post_init__(self) -> None:
         require(
-            _LEAST <= self.temperature <= _MOST,
-            f"temperature={self.temperature}; allowed: {_LEAST:g} to {_MOST:g}",
+            MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE,
+            f"temperature={self.temperature}; allowed: {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}",
         )
         for key in ("threshold", "min_recall", "abstain"):
             value = getattr(self, key)
@@ -46,19 +46,23 @@ class DecisionRule:
         )
 
     @property
-    def decides(self) -> bool:
-        """Whether an answer may be another than the likeliest class."""
+    def overrides_argmax(self) -> bool:
+        """Whether a decision can differ from the most likely class."""
         return self.positive_class is not None or self.abstain is not None
 
 
-PLAIN = DecisionRule()  # the softmax, and the likeliest class
+DEFAULT_RULE = DecisionRule()  # softmax and the most likely class
 
 
-def parse(values: Any, classes: Sequence[str]) -> DecisionRule:
-    """The rule of a model with these classes, as JSON has it; None for a model that has none.
+def parse_rule(values: Any, classes: Sequence[str]) -> DecisionRule:
+    """Returns the rule of a model with these classes.
+
+    Args:
+      values: as JSON holds it; None for a model without a rule.
+      classes: the class names.
 
     Raises:
-      UserError: it is no rule, or of other classes.
+      UserError: the values are not a rule, or its class is not among these.
     """
     rule = convert({} if values is None else values, DecisionRule, "rule")
     if rule.positive_class is not None:
@@ -66,36 +70,39 @@ def parse(values: Any, classes: Sequence[str]) -> DecisionRule:
     return rule
 
 
-def in_digits(share: float) -> str:
-    """A threshold in four decimals, or in as many as tell it from 0 and 1."""
+def format_threshold(share: float) -> str:
+    """Formats a threshold with four decimals, or as many as distinguish it from 0 and 1."""
     texts = (f"{share:.{decimals}f}" for decimals in range(4, 17))
     return next((text for text in texts if float(text) not in (0, 1)), f"{share:g}")
 
 
 def log_probabilities(logits: Any, temperature: float = 1.0) -> np.ndarray:
-    """float64 [N, classes], from logits [N, classes]."""
+    """Returns the log softmax of logits / temperature, float64 [N, classes]."""
     scaled = np.asarray(logits, np.float64) / temperature
     scaled = scaled - scaled.max(-1, keepdims=True)
     return scaled - np.log(np.exp(scaled).sum(-1, keepdims=True))
 
 
 def probabilities(rule: DecisionRule, logits: Any) -> np.ndarray:
-    """float64 [N, classes]."""
+    """Returns the probabilities by the rule's temperature, float64 [N, classes]."""
     return np.exp(log_probabilities(logits, rule.temperature))
 
 
-def decide(rule: DecisionRule, classes: Sequence[str], chances: np.ndarray) -> np.ndarray:
-    """The index of each answer, or UNCERTAIN; int64 [N].
+def decide(rule: DecisionRule, classes: Sequence[str], probabilities: np.ndarray) -> np.ndarray:
+    """Returns the class index of each decision, or UNCERTAIN; int64 [N].
 
-    chances: probabilities [N, classes], by this rule.
+    Args:
+      rule: the rule.
+      classes: the class names.
+      probabilities: [N, classes], by this rule's temperature.
     """
-    chances = np.asarray(chances)
-    found = chances.argmax(-1)
+    probabilities = np.asarray(probabilities)
+    decisions = probabilities.argmax(-1)
     if rule.positive_class is not None:
         positive = list(classes).index(rule.positive_class)
-        others = np.where(np.arange(len(classes)) == positive, -1.0, chances)
-        taken = chances[:, positive] >= rule.threshold
-        found = np.where(taken, positive, others.argmax(-1))
+        others = np.where(np.arange(len(classes)) == positive, -1.0, probabilities)
+        is_positive = probabilities[:, positive] >= rule.threshold
+        decisions = np.where(is_positive, positive, others.argmax(-1))
     if rule.abstain is not None:
-        found = np.where(chances.max(-1) < rule.abstain, UNCERTAIN, found)
-    return found
+        decisions = np.where(probabilities.max(-1) < rule.abstain, UNCERTAIN, decisions)
+    return decisions

@@ -1,7 +1,7 @@
-"""Which labels of the training images are likely wrong: confident learning.
+"""Training images whose labels are likely wrong, by confident learning.
 
-Each image is classified by a simple classifier that was trained on the others, from features of
-the network as it was before training: one that has trained on a wrong label has learnt it.
+Each image is classified by a logistic regression trained on the others, from features of the
+network as it was before training, because a network that trained on a wrong label has learnt it.
 
 Source: Northcutt, Jiang & Chuang 2021, Confident Learning: Estimating Uncertainty in Dataset
 Labels, JAIR 70, sections 3.1 and 3.2.
@@ -12,141 +12,144 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from engine.core.dataset import Batch, DataLoader
+from engine.core.dataset import DataLoader
 from engine.core.errors import UserError
 from engine.core.recipe import Recipe
 from engine.frozen import precision, trunk
 from engine.models import classifier, freezing
 from engine.models.classifier import Classifier
 
-# Directions of the features that are kept, those in which images differ most. Among 2,000 cats
-# and dogs, 40 of them mislabelled, all 1,280 found no more of these, and took far longer.
-DIRECTIONS = 512
-ITERATIONS = 100
-MOST = 100_000  # images; their features are 0.5 GB or so, and once more while they are reduced
-
-NONE = -1  # in the place of a suggested class
+# Principal components that the regression sees. Among 2,000 cats and dogs, 40 of them mislabelled,
+# all 1,280 features found no more of these and took far longer.
+COMPONENTS = 512
+MAX_ITERATIONS = 100
+MAX_IMAGES = 100_000  # features take about 0.5 GB, and as much again while they are reduced
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelIssues:
-    """What is thought of N labels.
+    """What confident learning says of N labels.
 
-    order: int64 [N], the examples, those with the likeliest wrong labels first.
-    suggested: int64 [N], of each example another class, the one that its label might rather be.
-    wrong: bool [N], whether the label is thought wrong: that class is likelier than the label, and
-      as likely as it is, on average, for the images that bear its label.
-    margin: float64 [N], -1 to 1, the label's probability less that of the likeliest other class.
+    order: int64 [N], 0 to N - 1, those with the most likely wrong labels first.
+    suggested: int64 [N], the other class that is most likely the right one.
+    is_issue: bool [N], whether the label is likely wrong: the suggested class is more likely than
+      the label, and at least as likely as it is, on average, for the images with its own label.
+    margin: float64 [N], -1 to 1, probability of the label less that of the best other class.
     """
 
     order: np.ndarray
     suggested: np.ndarray
-    wrong: np.ndarray
+    is_issue: np.ndarray
     margin: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelCheck:
-    """The labels of a feed's training part, by example number.
+    """The label issues of a training split.
 
-    accuracy: the share of labels that the simple classifier gives too; of the images looked at.
-    features_of: which network's features it went by, in words.
-    note: in words how many images were looked at, where not all. The others stand last in the
-      order, with a margin of 1, and NONE is suggested for them.
+    examples: int [N], the numbers of the examples that were examined, in the order of the issues.
+    accuracy: share of their labels that the regression predicts too.
+    feature_network: describes the network that the features come from.
+    note: says how many images were examined, if not all.
     """
 
-    suspects: LabelIssues
+    issues: LabelIssues
+    examples: np.ndarray
     accuracy: float
-    features_of: str
+    feature_network: str
     note: str = ""
 
 
-def check(
+def check_labels(
     recipe: Recipe,
     loader: DataLoader,
     trained: Classifier,
-    between: Callable[[], None] = lambda: None,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> LabelCheck:
-    """Checks the labels of the training part. Images of one group do not vouch for each other.
+    """Checks the labels of the training split; images of one group share a fold.
 
     Args:
-      trained: the run's network, which serves where there is no pretrained one.
-      between: called before each batch and each fold; what it raises ends the check.
+      recipe: the run's.
+      loader: the run's data.
+      trained: the run's network, which is used if there is no pretrained one.
+      check_stop: called before each batch and each fold; it raises to stop the check.
     """
-    network, features_of = _network(recipe, len(loader.classes), trained)
-    which = _batches(loader.train_examples, recipe.batch_size)
-    seen: list[tuple[np.ndarray, np.ndarray]] = []
-    features = pooled_features(
-        forward(network, recipe, loader),
-        _noted(loader.split_batches("train", which), seen, between),
-    )
-    labels, examples = (np.concatenate(column) for column in zip(*seen, strict=True))
+    classes = len(loader.classes)
+    network, feature_network = _feature_network(recipe, classes, trained)
+    total = loader.train_examples
+    numbers = None
+    if total > MAX_IMAGES:  # batches spread evenly over the split
+        batches, wanted = -(-total // recipe.batch_size), MAX_IMAGES // recipe.batch_size
+        numbers = np.linspace(0, batches - 1, wanted).astype(int).tolist()
+    extract = make_feature_extractor(network, recipe, loader)
+    features, labels, examples = extract_features(extract, loader, numbers, check_stop)
     groups = [loader.groups[example] for example in examples] if loader.groups else None
-    chances = out_of_fold(
-        features, labels, len(loader.classes), groups=groups, seed=recipe.seed, between=between
+    probabilities = out_of_fold(
+        features, labels, classes, groups=groups, seed=recipe.seed, check_stop=check_stop
     )
-    accuracy = float((chances.argmax(-1) == labels).mean())
-    found, note = find_label_issues(chances, labels), ""
-    if which is not None:
-        found = _among(found, examples, loader.train_examples)
-        note = f"{len(examples):,} of {loader.train_examples:,} images were looked at"
-    return LabelCheck(found, accuracy, features_of, note)
+    return LabelCheck(
+        issues=find_label_issues(probabilities, labels),
+        examples=examples,
+        accuracy=float((probabilities.argmax(-1) == labels).mean()),
+        feature_network=feature_network,
+        note=f"{len(examples):,} of {total:,} images were examined" if numbers else "",
+    )
 
 
-def _network(recipe: Recipe, classes: int, trained: Classifier) -> tuple[Classifier, str]:
-    """The one whose features serve, and what it is."""
-    mine = "the trained network, which may have learnt wrong labels by heart"
+def _feature_network(recipe: Recipe, classes: int, trained: Classifier) -> tuple[Classifier, str]:
+    fallback = "the trained network, which may have memorised wrong labels"
     if recipe.weights == "none":
-        return trained, f"{mine}: it began with random weights"
+        return trained, f"{fallback}: it started from random weights"
     try:
-        made = classifier.build(recipe, classes)
+        pretrained = classifier.build(recipe, classes)
     except UserError as error:
-        return trained, f"{mine}: {error}"
-    return made, f"{recipe.backbone} as it was before training"
+        return trained, f"{fallback}: {error}"
+    return pretrained, f"{recipe.backbone} as it was before training"
 
 
-def _batches(examples: int, size: int) -> list[int] | None:
-    """The numbers of the batches that are looked at, spread evenly; None for all."""
-    if examples <= MOST:
-        return None
-    return np.linspace(0, -(-examples // size) - 1, MOST // size).astype(int).tolist()
-
-
-def _noted(batches: Iterable[Batch], seen: list, between: Callable[[], None]) -> Iterator[Batch]:
-    """The batches; labels and numbers of their examples are added to `seen`."""
-    for batch in batches:
-        between()
-        real = np.asarray(batch.weights) > 0
-        seen.append((np.asarray(batch.labels)[real], np.asarray(batch.examples)[real]))
-        yield batch
-
-
-def forward(network: Classifier, recipe: Recipe, loader: DataLoader) -> Callable[[Any], tf.Tensor]:
-    """uint8 [B, H, W, 3] -> pooled features [B, D], in the precision that is fastest here."""
+def make_feature_extractor(
+    network: Classifier, recipe: Recipe, loader: DataLoader
+) -> Callable[[Any], tf.Tensor]:
+    """Returns a function from uint8 [B, H, W, 3] to pooled features [B, D], in the fastest mode."""
     frozen = freezing.partition_model(network, "head").trunk
-    make = functools.cache(functools.partial(trunk.specialise, frozen))
-    programs = precision.candidates(recipe)
-    if len(programs) > 1:
+    specialise = functools.cache(functools.partial(trunk.specialise, frozen))
+    modes = precision.candidates(recipe)
+    if len(modes) > 1:
         first = next(iter(loader.split_batches("train", [0])))
-        done = precision.trials(programs, make, tf.cast(first.inputs, tf.float32))
-        programs = [precision.best(done).program]
-    run = make(programs[0])
+        trials = precision.trials(modes, specialise, tf.cast(first.inputs, tf.float32))
+        modes = [precision.best(trials).program]
+    run = specialise(modes[0])
     return lambda images: run(tf.cast(images, tf.float32))[0]
 
 
-def pooled_features(forward: Callable[[Any], tf.Tensor], batches: Iterable[Batch]) -> np.ndarray:
-    """float32 [N, D]: what `forward` makes of each example's image; fillings are left out."""
+def extract_features(
+    extract: Callable[[Any], tf.Tensor],
+    loader: DataLoader,
+    numbers: list[int] | None = None,
+    check_stop: Callable[[], None] = lambda: None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns features (float32 [N, D]), labels and example numbers, without padding.
+
+    Args:
+      extract: see `make_feature_extractor`.
+      loader: gives the training split.
+      numbers: of the batches; None for all.
+      check_stop: called before each batch.
+    """
     rows = []
-    for batch in batches:
+    for batch in loader.split_batches("train", numbers):
+        check_stop()
         real = np.asarray(batch.weights) > 0
-        rows.append(tf.cast(forward(batch.inputs), tf.float32).numpy()[real])
-    return np.concatenate(rows)
+        features = tf.cast(extract(batch.inputs), tf.float32).numpy()
+        rows.append([np.asarray(x)[real] for x in (features, batch.labels, batch.examples)])
+    features, labels, examples = map(np.concatenate, zip(*rows, strict=True))
+    return features, labels, examples
 
 
 def out_of_fold(
@@ -156,61 +159,70 @@ def out_of_fold(
     folds: int = 5,
     seed: int = 0,
     groups: Sequence[str] | None = None,
-    between: Callable[[], None] = lambda: None,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
-    """What a logistic regression on the other folds says of each example; float64 [N, classes].
+    """Returns each example's probabilities by a regression on the other folds.
 
-    An example whose label no example of another fold bears can't be judged: its label is taken for
-    certain.
+    An example whose label does not occur in another fold can't be checked; its label gets a
+    probability of 1.
 
     Args:
-      features: [N, D]. labels: int [N].
-      groups: of each example, '' for none; examples of one group share a fold.
-      between: called before each fold.
+      features: [N, D].
+      labels: int [N].
+      classes: number of classes.
+      folds: number of folds.
+      seed: of the assignment to folds.
+      groups: the group of each example, '' for none; a group shares a fold.
+      check_stop: called before each fold.
+
+    Returns:
+      float64 [N, classes].
     """
-    labels, reduced = np.asarray(labels), _reduced(features)
-    fold_of = _folds(labels, groups, folds, seed)
-    chances = np.zeros([len(labels), classes])
+    labels, reduced = np.asarray(labels), _reduce(features)
+    fold_of = _assign_folds(labels, groups, folds, seed)
+    probabilities = np.zeros([len(labels), classes])
     for fold in np.unique(fold_of):
-        between()
-        mine = fold_of == fold
-        known = np.unique(labels[~mine])
+        check_stop()
+        held_out = fold_of == fold
+        known = np.unique(labels[~held_out])
         if len(known) > 1:
-            fitted = _regression(reduced[~mine], labels[~mine], features.shape[1])
-            chances[np.ix_(mine, fitted.classes_)] = fitted.predict_proba(reduced[mine])
+            model = _fit_regression(reduced[~held_out], labels[~held_out], features.shape[1])
+            probabilities[np.ix_(held_out, model.classes_)] = model.predict_proba(reduced[held_out])
         else:
-            chances[np.ix_(mine, known)] = 1
-        unknown = np.flatnonzero(mine & ~np.isin(labels, known))
-        chances[unknown] = np.eye(classes)[labels[unknown]]
-    return chances
+            probabilities[np.ix_(held_out, known)] = 1
+        unknown = np.flatnonzero(held_out & ~np.isin(labels, known))
+        probabilities[unknown] = np.eye(classes)[labels[unknown]]
+    return probabilities
 
 
-def _reduced(features: np.ndarray) -> np.ndarray:
-    """Standardised features along the DIRECTIONS in which they vary most, float32 [N, ≤ D]."""
+def _reduce(features: np.ndarray) -> np.ndarray:
+    """Returns the first COMPONENTS principal components of standardised features."""
     features = np.asarray(features, np.float32)
     deviation = features.std(0)
     scaled = (features - features.mean(0)) / np.where(deviation > 0, deviation, 1)
-    directions = np.linalg.eigh(scaled.T @ scaled)[1][:, ::-1]  # of the largest variance first
-    return scaled @ directions[:, :DIRECTIONS]
+    axes = np.linalg.eigh(scaled.T @ scaled)[1][:, ::-1]  # largest variance first
+    return scaled @ axes[:, :COMPONENTS]
 
 
-def _regression(features: np.ndarray, labels: np.ndarray, width: int) -> Any:
-    """With a normal prior of such weights that logits of `width` features are about 1 in size.
+def _fit_regression(features: np.ndarray, labels: np.ndarray, width: int) -> Any:
+    """Fits with a prior so strong that logits of `width` features are about 1 in size.
 
-    Wrong labels among those that are learnt from are not followed.
+    It does not follow wrong labels among those that it is fitted on.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # it is near enough by then
-        return LogisticRegression(C=1 / width, max_iter=ITERATIONS).fit(features, labels)
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it is close enough by then
+        return LogisticRegression(C=1 / width, max_iter=MAX_ITERATIONS).fit(features, labels)
 
 
-def _folds(labels: np.ndarray, groups: Sequence[str] | None, folds: int, seed: int) -> np.ndarray:
-    """The fold of each example, int [N]: classes are spread evenly, groups stay together.
+def _assign_folds(
+    labels: np.ndarray, groups: Sequence[str] | None, folds: int, seed: int
+) -> np.ndarray:
+    """Returns each example's fold, int [N]; classes are spread evenly and groups stay together.
 
-    scikit-learn's own splitters refuse classes with fewer examples than there are folds.
+    scikit-learn's splitters refuse classes with fewer examples than folds.
     """
     numbers = np.arange(len(labels))
     unit = numbers
@@ -225,31 +237,23 @@ def _folds(labels: np.ndarray, groups: Sequence[str] | None, folds: int, seed: i
     return fold_of[unit]
 
 
-def find_label_issues(chances: np.ndarray, labels: np.ndarray) -> LabelIssues:
-    """chances: probabilities [N, classes], each from a classifier that has not learnt from it.
+def find_label_issues(probabilities: np.ndarray, labels: np.ndarray) -> LabelIssues:
+    """Finds label issues by the paper's confident joint, ranked by the normalised margin.
 
-    labels: int [N]. A class is at home where it is as likely as it is, on average, for those that
-    bear its label (the paper's confident joint); the order is that of the normalised margin.
+    Args:
+      probabilities: [N, classes], each by a classifier that was not fitted on the example.
+      labels: int [N].
     """
-    labels, count = np.asarray(labels), chances.shape[1]
+    labels, classes = np.asarray(labels), probabilities.shape[1]
     rows = np.arange(len(labels))
-    own = chances[rows, labels]
-    bearing = np.bincount(labels, minlength=count)
-    sums = np.bincount(labels, weights=own, minlength=count)
-    usual = np.divide(sums, bearing, out=np.full(count, np.inf), where=bearing > 0)
-    others = chances.copy()
+    own = probabilities[rows, labels]
+    support = np.bincount(labels, minlength=classes)
+    sums = np.bincount(labels, weights=own, minlength=classes)
+    thresholds = np.divide(sums, support, out=np.full(classes, np.inf), where=support > 0)
+    others = probabilities.copy()
     others[rows, labels] = -1
-    at_home = np.where(others >= usual, others, -1)
-    wrong = at_home.max(-1) > own
-    suggested = np.where(wrong, at_home.argmax(-1), others.argmax(-1))
+    confident = np.where(others >= thresholds, others, -1)
+    is_issue = confident.max(-1) > own
+    suggested = np.where(is_issue, confident.argmax(-1), others.argmax(-1))
     margin = own - np.maximum(others.max(-1), 0)
-    return LabelIssues(np.argsort(margin, kind="stable"), suggested, wrong, margin)
-
-
-def _among(found: LabelIssues, examples: np.ndarray, count: int) -> LabelIssues:
-    """What was found of some examples, put among all `count`."""
-    suggested, wrong, margin = np.full(count, NONE), np.zeros(count, bool), np.ones(count)
-    for whole, part in ((suggested, found.suggested), (wrong, found.wrong), (margin, found.margin)):
-        whole[examples] = part
-    rest = np.setdiff1d(np.arange(count), examples)
-    return LabelIssues(np.concatenate([examples[found.order], rest]), suggested, wrong, margin)
+    return LabelIssues(np.argsort(margin, kind="stable"), suggested, is_issue, margin)

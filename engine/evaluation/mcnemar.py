@@ -1,4 +1,4 @@
-"""Two models on the same images: which is right where, and whether that may be chance."""
+"""Comparison of two models on the same images, by McNemar's test."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import numpy as np
 
 from engine.core.errors import UserError
 from engine.evaluation import decision_rule
-from engine.evaluation.decision_rule import PLAIN, DecisionRule
+from engine.evaluation.decision_rule import DEFAULT_RULE, DecisionRule
 from engine.evaluation.evaluate import Predictions
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelComparison:
-    """On the images that both have.
+    """Two models on the images that both have predictions for.
 
-    right_a, right_b: how many each has right. only_a, only_b: those that the other has wrong.
-    p_value: how often two equally good models would differ so much, by McNemar's exact test.
+    common: number of these images.
+    right_a, right_b: how many each model has right.
+    only_a, only_b: how many only that model has right.
+    p_value: of McNemar's exact test: how often two equally good models would differ this much.
     """
 
     common: int
@@ -32,39 +34,44 @@ class ModelComparison:
 def compare_models(
     a: Predictions,
     b: Predictions,
-    rule_a: DecisionRule = PLAIN,
-    rule_b: DecisionRule = PLAIN,
-    called: tuple[str, str] = ("one model", "the other"),
+    rule_a: DecisionRule = DEFAULT_RULE,
+    rule_b: DecisionRule = DEFAULT_RULE,
+    names: tuple[str, str] = ("one model", "the other"),
 ) -> ModelComparison:
-    """By the likeliest classes, or by what the rules make of them; uncertain is not right.
+    """Compares two models by their rules' decisions; "uncertain" counts as wrong.
 
-    An image is the same where `name` is: the caller sees to it that an image has one name, and
-    no two have the same. What stands twice among the answers counts once. called: the models.
+    Images are matched by `Predictions.name`, which must be unique for an image; duplicates in the
+    predictions count once.
+
+    Args:
+      a, b: the predictions.
+      rule_a, rule_b: the decision rules; the default is the most likely class.
+      names: the models, as error messages name them.
 
     Raises:
-      UserError: the models know other classes, no image is in both, or one is labelled otherwise.
+      UserError: the models have different classes, no common image, or different labels for one.
     """
     require_same_classes([a.classes, b.classes])
-    places_a, places_b = _places(a), _places(b)
-    common = [name for name in places_a if name in places_b]
+    rows_by_name_a, rows_by_name_b = _rows_by_name(a), _rows_by_name(b)
+    common = [name for name in rows_by_name_a if name in rows_by_name_b]
     if not common:
         raise UserError(
-            f"{called[0]} and {called[1]} have no image in common (of {len(a)} and {len(b)}); "
-            "name the same images for both, as with --data_dir"
+            f"{names[0]} and {names[1]} have no image in common (of {len(a)} and {len(b)}); "
+            "name the same images for both, for example with --data_dir"
         )
-    rows_a, rows_b = ([places[name] for name in common] for places in (places_a, places_b))
-    for name, one, other in zip(common, _given(a, rows_a), _given(b, rows_b), strict=True):
+    rows_a, rows_b = ([rows[name] for name in common] for rows in (rows_by_name_a, rows_by_name_b))
+    for name, one, other in zip(common, _labels(a, rows_a), _labels(b, rows_b), strict=True):
         if one != other:
             raise UserError(
-                f"{name} is labelled {one!r} for {called[0]} and {other!r} for {called[1]}; "
-                "name the same labels for both, as with --manifest"
+                f"{name} is labelled {one!r} for {names[0]} and {other!r} for {names[1]}; "
+                "name the same labels for both, for example with --manifest"
             )
-    right_a, right_b = _right(a, rule_a)[rows_a], _right(b, rule_b)[rows_b]
-    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    correct_a, correct_b = _is_correct(a, rule_a)[rows_a], _is_correct(b, rule_b)[rows_b]
+    only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
     return ModelComparison(
         common=len(common),
-        right_a=int(right_a.sum()),
-        right_b=int(right_b.sum()),
+        right_a=int(correct_a.sum()),
+        right_b=int(correct_b.sum()),
         only_a=only_a,
         only_b=only_b,
         p_value=mcnemar(only_a, only_b),
@@ -72,46 +79,47 @@ def compare_models(
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """The exact test's two-sided p-value: of as many throws of a coin.
+    """Returns the two-sided p-value of the exact test.
 
     Source: McNemar 1947, Note on the Sampling Error of the Difference between Correlated
-    Proportions; the exact form is the sign test of those that differ.
+    Proportions; the exact form is the sign test of the pairs that differ.
     """
     from scipy.stats import binomtest
 
-    both = only_a + only_b
-    return float(binomtest(only_a, both).pvalue) if both else 1.0
+    discordant = only_a + only_b
+    return float(binomtest(only_a, discordant).pvalue) if discordant else 1.0
 
 
-def require_same_classes(several: Iterable[Iterable[str]]) -> None:
-    """Their order may differ.
+def require_same_classes(class_lists: Iterable[Iterable[str]]) -> None:
+    """Checks that all have the same class names, in any order.
 
     Raises:
-      UserError: two of them are not of the same names.
+      UserError: two of them differ.
     """
-    first, *others = (sorted(classes) for classes in several)
+    first, *others = (sorted(classes) for classes in class_lists)
     for classes in others:
         if classes != first:
             raise UserError(
-                f"the models know other classes: {_listed(first)} and {_listed(classes)}; "
-                "compare runs of the same classes"
+                f"the models have different classes: {_shortened(first)} and "
+                f"{_shortened(classes)}; compare runs with the same classes"
             )
 
 
-def _listed(classes: list[str]) -> str:
+def _shortened(classes: list[str]) -> str:
     return ", ".join(classes[:10]) + (" …" if len(classes) > 10 else "")
 
 
-def _places(answers: Predictions) -> dict[str, int]:
-    """Name -> where it stands first."""
-    return {answers.name(n): n for n in reversed(range(len(answers)))}
+def _rows_by_name(predictions: Predictions) -> dict[str, int]:
+    """Returns the first row of each image."""
+    return {predictions.name(n): n for n in reversed(range(len(predictions)))}
 
 
-def _given(answers: Predictions, rows: list[int]) -> list[str]:
-    return [answers.classes[label] for label in answers.labels[rows]]
+def _labels(predictions: Predictions, rows: list[int]) -> list[str]:
+    return [predictions.classes[label] for label in predictions.labels[rows]]
 
 
-def _right(answers: Predictions, rule: DecisionRule) -> np.ndarray:
+def _is_correct(predictions: Predictions, rule: DecisionRule) -> np.ndarray:
     """bool [N]."""
-    chances = decision_rule.probabilities(rule, answers.logits)
-    return decision_rule.decide(rule, answers.classes, chances) == answers.labels
+    probabilities = decision_rule.probabilities(rule, predictions.logits)
+    decisions = decision_rule.decide(rule, predictions.classes, probabilities)
+    return decisions == predictions.labels

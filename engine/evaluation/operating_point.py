@@ -1,7 +1,6 @@
-"""Answers that are not the likeliest class: a class found at a threshold, and images left open.
+"""Decisions other than the most likely class: a threshold for one class, and abstention.
 
-chances: probabilities [N, classes], by the rule's temperature. labels: int [N]. Shares are 0 where
-there is nothing to count, as in `Evaluation.per_class`, and their intervals then (0, 1).
+Shares with a denominator of 0 are 0, and their intervals (0, 1).
 """
 
 from __future__ import annotations
@@ -16,16 +15,17 @@ from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.evaluate import Predictions
 from engine.evaluation.intervals import Interval, wilson
 
-# By as much a probability may differ where the same image comes in another batch.
+# A probability can differ by this much when the same image is in another batch.
 ROUNDING = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
 class OperatingPoint:
-    """What a threshold finds of the positive class, and what it costs.
+    """What a threshold does for the positive class.
 
-    found, missed: images of the positive class. false_alarms: those among the `negatives`, the
-    images of all other classes, that are taken for it.
+    found, missed: images of the positive class.
+    false_alarms: images of other classes that are taken for it.
+    negatives: all images of other classes.
     """
 
     threshold: float
@@ -41,7 +41,12 @@ class OperatingPoint:
 
 @dataclasses.dataclass(frozen=True)
 class AbstentionMetrics:
-    """uncertain, sure: images. accuracy: of the sure ones."""
+    """How many decisions are left uncertain, and how good the others are.
+
+    level: the probability that the most likely class needs.
+    uncertain, sure: number of images.
+    accuracy: of the sure decisions.
+    """
 
     level: float
     uncertain: int
@@ -52,39 +57,45 @@ class AbstentionMetrics:
 
 
 def fit_threshold(
-    chances: np.ndarray, labels: np.ndarray, positive: int, min_recall: float
+    probabilities: np.ndarray, labels: np.ndarray, positive: int, min_recall: float
 ) -> float:
-    """The largest threshold, so that with the fewest false alarms, that finds so much of a class.
+    """Returns the largest threshold, which has the fewest false alarms, with that recall.
 
-    That is the probability of the last image that has to be found; less `ROUNDING`, but not so
-    much that it takes in one image more, so that rounding does not lose that one.
+    This is the probability of the last image that has to be found. It is lowered by ROUNDING, so
+    that rounding does not lose this image, but not so far that it includes another image.
+
+    Args:
+      probabilities: [N, classes], by the rule's temperature.
+      labels: int [N].
+      positive: index of the positive class.
+      min_recall: above 0, at most 1.
 
     Raises:
-      UserError: no image is of the class, or min_recall is not above 0 and at most 1.
+      UserError: no image has this class, or min_recall is out of range.
     """
     require(0 < min_recall <= 1, f"min_recall={min_recall}; allowed: above 0, up to 1")
-    own = np.sort(chances[labels == positive, positive])[::-1]
+    own = np.sort(probabilities[labels == positive, positive])[::-1]
     if not len(own):
         raise UserError(
-            f"none of the {len(labels)} images that the threshold is to be fitted on is of the "
-            "positive class; name another class, or give it images"
+            f"none of the {len(labels)} images for fitting the threshold has the positive class; "
+            "name another class, or add images of it"
         )
     recalls = np.arange(1, len(own) + 1) / len(own)
     last = float(own[np.argmax(recalls >= min_recall)])
-    below = chances[chances[:, positive] < last, positive]
+    below = probabilities[probabilities[:, positive] < last, positive]
     following = float(below.max()) if len(below) else 0.0
-    frozen_forward = last - min(ROUNDING, (last - following) / 2)
-    return frozen_forward if frozen_forward > following else last
+    lowered = last - min(ROUNDING, (last - following) / 2)
+    return lowered if lowered > following else last
 
 
-def operate(
-    chances: np.ndarray, labels: np.ndarray, positive: int, threshold: float
+def measure_operating_point(
+    probabilities: np.ndarray, labels: np.ndarray, positive: int, threshold: float
 ) -> OperatingPoint:
-    names = _names(chances)
-    rule = DecisionRule(positive_class=names[positive], threshold=threshold)
-    taken, given = decision_rule.decide(rule, names, chances) == positive, labels == positive
-    found, false_alarms = int((taken & given).sum()), int((taken & ~given).sum())
-    positives, negatives = int(given.sum()), int((~given).sum())
+    """Measures a threshold for the class `positive`; see `fit_threshold`."""
+    is_predicted, is_labelled = probabilities[:, positive] >= threshold, labels == positive
+    found = int((is_predicted & is_labelled).sum())
+    false_alarms = int((is_predicted & ~is_labelled).sum())
+    positives, negatives = int(is_labelled.sum()), int((~is_labelled).sum())
     return OperatingPoint(
         threshold=threshold,
         recall=_share(found, positives),
@@ -98,53 +109,45 @@ def operate(
     )
 
 
-def abstain(
-    chances: np.ndarray, labels: np.ndarray, level: float, decisions: np.ndarray | None = None
+def measure_abstention(
+    probabilities: np.ndarray, labels: np.ndarray, level: float, decisions: np.ndarray
 ) -> AbstentionMetrics:
-    """How many images have no class that is as likely as `level`, and how good the rest is.
+    """Counts the images without a class of probability `level`, and measures the others.
 
-    decisions: int [N], the answers to the rest, as `rules.decide` gives them; the likeliest classes
-      if not given.
+    Args:
+      probabilities: [N, classes].
+      labels: int [N].
+      level: 0 to 1.
+      decisions: int [N], as `decision_rule.decide` returns them.
     """
-    names = _names(chances)
-    decided = decision_rule.decide(DecisionRule(abstain=level), names, chances)
-    sure = decided != decision_rule.UNCERTAIN
-    right = int(((decided if decisions is None else decisions) == labels)[sure].sum())
-    count = int(sure.sum())
+    sure = probabilities.max(-1) >= level
+    correct, count = int((decisions == labels)[sure].sum()), int(sure.sum())
     return AbstentionMetrics(
         level=level,
         uncertain=len(labels) - count,
         sure=count,
         share_uncertain=_share(len(labels) - count, len(labels)),
-        accuracy=_share(right, count),
-        accuracy_interval=wilson(right, count),
+        accuracy=_share(correct, count),
+        accuracy_interval=wilson(correct, count),
     )
 
 
-def at_threshold(answers: Predictions, rule: DecisionRule) -> OperatingPoint | None:
-    """What the rule's threshold does to these images; None where it has none."""
+def operating_point_of_rule(predictions: Predictions, rule: DecisionRule) -> OperatingPoint | None:
+    """Measures the rule's threshold; returns None if the rule has none."""
     if rule.positive_class is None or rule.threshold is None:
         return None
-    positive = answers.classes.index(rule.positive_class)
-    chances = decision_rule.probabilities(rule, answers.logits)
-    return operate(chances, answers.labels, positive, rule.threshold)
+    positive = predictions.classes.index(rule.positive_class)
+    probabilities = decision_rule.probabilities(rule, predictions.logits)
+    return measure_operating_point(probabilities, predictions.labels, positive, rule.threshold)
 
 
-def decided(answers: Predictions, rule: DecisionRule) -> AbstentionMetrics | None:
-    """How right the rule's answers are, less those that it leaves uncertain.
-
-    None where they are always the likeliest classes.
-    """
-    if not rule.decides:
+def decisions_of_rule(predictions: Predictions, rule: DecisionRule) -> AbstentionMetrics | None:
+    """Measures the rule's decisions; returns None if they always are the most likely class."""
+    if not rule.overrides_argmax:
         return None
-    chances = decision_rule.probabilities(rule, answers.logits)
-    decisions = decision_rule.decide(rule, answers.classes, chances)
-    return abstain(chances, answers.labels, rule.abstain or 0.0, decisions)
-
-
-def _names(chances: np.ndarray) -> list[str]:
-    """Of the classes, which a rule calls by name."""
-    return [str(label) for label in range(chances.shape[-1])]
+    probabilities = decision_rule.probabilities(rule, predictions.logits)
+    decisions = decision_rule.decide(rule, predictions.classes, probabilities)
+    return measure_abstention(probabilities, predictions.labels, rule.abstain or 0.0, decisions)
 
 
 def _share(part: int, whole: int) -> float:

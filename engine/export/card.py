@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.core.recipe import SOURCES_OF_WEIGHTS, DataSpec, Recipe
-from engine.evaluation.decision_rule import in_digits
+from engine.evaluation.decision_rule import format_threshold
+from engine.evaluation.intervals import wilson
 from engine.export import parity
 from engine.export.parity import Parity
 from engine.export.snippets import in_markdown, steps
@@ -81,11 +82,11 @@ def _rule(subject: ExportSource) -> str:
         lines.append("The answer is the likeliest label.")
     else:
         lines.append(
-            f"The answer is {in_markdown(rule.positive_class)} where its probability is "
-            f"{in_digits(rule.threshold)} or more, and elsewhere the likeliest of the others."
+            f"The answer is {in_markdown(rule.positive_class)} where its probability is at least "
+            f"{format_threshold(rule.threshold)}, and elsewhere the most likely of the others."
         )
     if rule.abstain is not None:
-        level = in_digits(rule.abstain)
+        level = format_threshold(rule.abstain)
         lines.append(f"It is left open where no label has a probability of {level}.")
     return " ".join(lines)
 
@@ -130,11 +131,9 @@ def _figures(result: dict[str, Any]) -> str:
 
 
 def interval(share: float, count: int) -> str:
-    """The 95 % Wilson interval of a share of `count` images, in words."""
-    from scipy.stats import binomtest
-
-    found = binomtest(round(share * count), count).proportion_ci(method="wilson")
-    return f"{found.low:.2%} to {found.high:.2%}"
+    """Formats the 95 % Wilson interval of a share of `count` images."""
+    low, high = wilson(round(share * count), count)
+    return f"{low:.2%} to {high:.2%}"
 
 
 def _parity(found: Parity, kind: ExportFormat) -> str:

@@ -48,7 +48,7 @@ def write(subject: ExportSource, path: Path) -> None:
 
 def _outputs(subject: ExportSource) -> list[str]:
     """In the order that the converter gives them, that of the alphabet."""
-    return ["decision", "probabilities"] if subject.rule.decides else ["probabilities"]
+    return ["decision", "probabilities"] if subject.rule.overrides_argmax else ["probabilities"]
 
 
 def _save_constant(subject: ExportSource, place: str) -> None:
@@ -156,7 +156,7 @@ probabilities = answers["probabilities"]
 decisions = answers.get("decision", probabilities.argmax(-1))""",
     )
     return f"""\
-{snippets.gives(subject, subject.rule.decides)}
+{snippets.gives(subject, subject.rule.overrides_argmax)}
 It has one signature, `{SIGNATURE}`. `labels.txt` in it holds the labels one a line, with `\\n` for
 a line break within a name; `model.json` holds them as they are, with temperature, rule and
 resizing. {_in_apps(subject)}
@@ -176,7 +176,7 @@ Weights and arithmetic are int8 up to the logits, calibrated on {count} training
 
 
 def _in_apps(subject: ExportSource) -> str:
-    if subject.rule.decides:
+    if subject.rule.overrides_argmax:
         return (
             "It has TensorFlow Lite's metadata, but libraries that show the likeliest label, such "
             "as MediaPipe's\nImageClassifier, refuse it for `decision`: they know no such rule. "

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from engine.core.recipe import Recipe
-from engine.evaluation.decision_rule import PLAIN, DecisionRule
+from engine.evaluation.decision_rule import DEFAULT_RULE, DecisionRule
 from engine.frozen import precision
 from engine.frozen.precision import FLOAT32, ComputeMode
 from engine.frozen.trunk import specialise
@@ -40,7 +40,7 @@ class Predictor:
     classes: tuple[str, ...]
     image_size: tuple[int, int]
     resize: str
-    rule: DecisionRule = PLAIN
+    rule: DecisionRule = DEFAULT_RULE
     program: ComputeMode = FLOAT32
     trunk: keras.Model | None = None
     upper: Forward | None = None
@@ -60,7 +60,7 @@ def of_classifier(
     recipe: Recipe,
     made: classifier.Classifier,
     classes: tuple[str, ...],
-    rule: DecisionRule = PLAIN,
+    rule: DecisionRule = DEFAULT_RULE,
 ) -> Predictor:
     """A recipe's classifier, with its weights of now."""
     network, partition = fold(made.model), freezing.partition_model(made, "head")

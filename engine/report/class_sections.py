@@ -60,8 +60,8 @@ def confusion(facts: ReportData) -> Section:
     found = facts.figures
     few = len(found.per_class) <= FEW
     parts = [_matrix(found) if few else _chart(found)]
-    if found.pairs:
-        rows = [(pair.given, pair.predicted, f"{pair.count:,}") for pair in found.pairs]
+    if found.confused_pairs:
+        rows = [(pair.given, pair.predicted, f"{pair.count:,}") for pair in found.confused_pairs]
         heads = ("given", "predicted", "images")
         parts.append(table("Most confused pairs", heads, rows, class_="pairs"))
     else:

@@ -11,7 +11,11 @@ import numpy as np
 from engine.core.dataset import Batch, DataLoader
 from engine.core.recipe import Recipe, to_json
 from engine.evaluation import decision_rule, operating_point
-from engine.evaluation.classification_metrics import ClassificationMetrics, precision_recall, roc
+from engine.evaluation.classification_metrics import (
+    ClassificationMetrics,
+    precision_recall_curve,
+    roc_curve,
+)
 from engine.evaluation.classification_metrics import classification_metrics as figures
 from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.evaluate import Predictions
@@ -88,8 +92,8 @@ def collect_report(
         figures=found,
         curves=_curves(answers, rule, found, chances),
         calibrated=measure_reliability(answers, rule, measured.fitted_on_these),
-        operating=operating_point.at_threshold(answers, rule),
-        decided=operating_point.decided(answers, rule),
+        operating=operating_point.operating_point_of_rule(answers, rule),
+        decided=operating_point.decisions_of_rule(answers, rule),
         mistakes=_mistakes(measured, chances, between),
         labels=_labels(measured, training, between) if training else None,
         course=training_log.read(measured.run),
@@ -130,8 +134,8 @@ def _curves(
     return tuple(
         ClassCurves(
             name,
-            roc(chances, answers.labels, label),
-            precision_recall(chances, answers.labels, label),
+            roc_curve(chances, answers.labels, label),
+            precision_recall_curve(chances, answers.labels, label),
         )
         for name, label in places.items()
     )
@@ -167,25 +171,27 @@ def _labels(
     """Of the training part, whose images the feed gives."""
     from engine.evaluation import label_errors
 
-    checked = label_errors.check(measured.recipe, loader, measured.classifier, between)
-    found = checked.suspects
-    order = [int(n) for n in found.order if found.margin[n] < 0]
+    checked = label_errors.check_labels(measured.recipe, loader, measured.classifier, between)
+    issues = checked.issues
+    rows = [int(row) for row in issues.order if issues.margin[row] < 0]
+    row_of = {int(checked.examples[row]): row for row in rows}
+    order = list(row_of)
     shown, size = set(order[:SHOWN]), measured.recipe.batch_size
     source = Source(functools.partial(loader.split_batches, "train"), size, between)
     suspects = {
         number: SuspectLabel(
             loader.example_name(number),
             loader.classes[label],
-            loader.classes[int(found.suggested[number])],
-            bool(found.wrong[number]),
+            loader.classes[int(issues.suggested[row_of[number]])],
+            bool(issues.is_issue[row_of[number]]),
             images.jpeg(image) if number in shown else b"",
         )
         for number, image, label in images.take(source, order)
     }
     return LabelCheckSummary(
-        examined=int((found.suggested != label_errors.NONE).sum()),
+        examined=len(checked.examples),
         accuracy=checked.accuracy,
-        features_of=checked.features_of,
+        features_of=checked.feature_network,
         suspects=tuple(suspects[number] for number in order),
         note=checked.note,
     )

@@ -23,7 +23,7 @@ def _mistakes(found: tuple[Mistake, ...], facts: ReportData) -> Markup:
     if not found:
         return paragraph("None: every image was named as its label says.")
     shown = [one for one in found if one.image]
-    by = " by the likeliest class" if facts.rule.decides else ""
+    by = " by the likeliest class" if facts.rule.overrides_argmax else ""
     if len(found) == 1:
         those = "Here it is"
     elif len(shown) == len(found):

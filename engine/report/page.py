@@ -103,10 +103,10 @@ def _headline(facts: ReportData) -> Markup:
 
 def _figures(facts: ReportData) -> Iterator[tuple[str, str, str]]:
     found = facts.figures
-    likeliest = ", of the likeliest class" if facts.rule.decides else ""
+    likeliest = ", of the likeliest class" if facts.rule.overrides_argmax else ""
     accuracy = f"95\xa0%: {span(found.accuracy_interval)}{likeliest}"
     yield "Accuracy", percent(found.accuracy), accuracy
-    of_one = f", too narrow: {_of_one(found.lone)}" if found.lone else ""
+    of_one = f", too narrow: {_of_one(found.singleton_classes)}" if found.singleton_classes else ""
     yield "Macro F1", percent(found.macro_f1), f"95\xa0%: {span(found.macro_f1_interval)}{of_one}"
     yield "Loss", f"{found.loss:.4f}", "cross entropy, nats"
     if len(facts.subject.classes) > _MANY:

@@ -138,7 +138,7 @@ def as_json(facts: ReportData) -> dict[str, Any]:
         "confusion_matrix": figures.confusion.tolist(),
         "confused_pairs": [
             {"given": pair.given, "predicted": pair.predicted, "count": pair.count}
-            for pair in figures.pairs
+            for pair in figures.confused_pairs
         ],
         "calibration": _calibration(facts.calibrated),
         "operating": _plain(facts.operating),
@@ -173,7 +173,7 @@ def _calibration(found: Reliability) -> dict[str, Any]:
         "temperature": found.temperature,
         "error_before": found.error_before,
         "error_after": found.error_after,
-        "cross_fitted": found.crossed,
+        "cross_fitted": found.cross_fitted,
         "bins_before": [row._asdict() for row in found.bins_before],
         "bins_after": [row._asdict() for row in found.bins_after],
     }

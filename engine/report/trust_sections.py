@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from engine.evaluation.calibration import CalibrationBin
-from engine.evaluation.decision_rule import in_digits
+from engine.evaluation.decision_rule import format_threshold
 from engine.evaluation.operating_point import AbstentionMetrics, OperatingPoint
 from engine.evaluation.reliability import Reliability as Calibrated
 from engine.report import charts
@@ -29,7 +29,7 @@ def calibration(facts: ReportData) -> Section:
             f" as the network answers, {after} with the temperature that bin/train fitted, "
             f"{found.temperature:.3f}, by which logits are divided."
         )
-    if found.crossed:
+    if found.cross_fitted:
         text += (
             " It was fitted on these very images; so that this does not flatter it, each half of "
             "them is read here by the temperature of the other half."
@@ -106,8 +106,8 @@ def _operating(facts: ReportData, found: OperatingPoint) -> list[Markup]:
     return [
         heading(f"The threshold for {name}"),
         paragraph(
-            f"{name} is the answer where its probability is {in_digits(found.threshold)} or more"
-            f"{made_for}."
+            f"{name} is the answer where its probability is "
+            f"{format_threshold(found.threshold)} or more{made_for}."
         ),
         table(where, ("figure", "share", "images"), _costs(found)),
         *([] if facts.abstaining or not facts.decided else [_right(facts.decided)]),

@@ -116,7 +116,7 @@ def decision_rule_of(run: RunDirectory, values: dict[str, Any]) -> DecisionRule:
       UserError: it is invalid, or for other classes.
     """
     try:
-        return decision_rule.parse(values.get("rule"), values["classes"])
+        return decision_rule.parse_rule(values.get("rule"), values["classes"])
     except UserError as error:
         raise UserError(f"{run.best}: {error}; train again with --overwrite") from None
 

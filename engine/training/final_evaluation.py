@@ -86,10 +86,12 @@ def _calibrate(answers: Predictions) -> tuple[DecisionRule, dict[str, float]]:
     """The rule with the temperature of these answers, and what it does, for `result.json`."""
     logits, labels = answers.logits, answers.labels
     rule = DecisionRule(calibration.fit_temperature(logits, labels))
-    before = calibration.calibration_error(
-        decision_rule.probabilities(decision_rule.PLAIN, logits), labels
+    before = calibration.expected_calibration_error(
+        decision_rule.probabilities(decision_rule.DEFAULT_RULE, logits), labels
     )
-    after = calibration.calibration_error(calibration.cross_fitted(logits, labels), labels)
+    after = calibration.expected_calibration_error(
+        calibration.cross_fit_probabilities(logits, labels), labels
+    )
     return rule, {
         "temperature": rule.temperature,
         "error_before": before,

@@ -1,4 +1,4 @@
-"""The directory of a finished run with a model in it, without the time that training takes."""
+"""A run's directory with a model in it, without the time that training takes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from engine.core.files import write
-from engine.core.recipe import Recipe
-from engine.evaluation.decision_rule import PLAIN, DecisionRule
+from engine.evaluation.decision_rule import DEFAULT_RULE, DecisionRule
 from engine.models import classifier
 from engine.runs import checkpoints
 from engine.runs.directory import RunDirectory, claim_directory
@@ -18,23 +17,14 @@ CLASSES = ("blue", "red", "other")
 
 
 def save(
-    place: Path,
-    rule: DecisionRule = PLAIN,
-    classes: tuple[str, ...] = CLASSES,
-    recipe: Recipe | None = None,
-    **changes,
+    place: Path, rule: DecisionRule = DEFAULT_RULE, classes: tuple[str, ...] = CLASSES, **changes
 ) -> RunDirectory:
-    """Its network has random weights that let images through.
-
-    Args:
-      recipe: None for `small_recipe`, with `changes` where there are any.
-    """
-    run, recipe = RunDirectory(place), recipe or small_recipe(place, **changes)
+    """Its network has random weights that let images through; `changes` are of its recipe."""
+    run, recipe = RunDirectory(place), small_recipe(place, **changes)
     claim_directory(run, recipe, overwrite=False)
-    model = classifier.build(recipe, len(classes)).model
-    if recipe.weights == "none":
-        enliven(model)
+    made = classifier.build(recipe, len(classes))
+    enliven(made.model)
     values = {"classes": list(classes), "rule": dataclasses.asdict(rule)}
-    arrays = [variable.numpy() for variable in model.weights]
+    arrays = [variable.numpy() for variable in made.model.weights]
     write(run.best, checkpoints.pack({"model": arrays}, values))
     return run

@@ -19,7 +19,7 @@ from engine.core.errors import UserError
 from engine.core.files import write
 from engine.core.recipe import Recipe, to_json
 from engine.evaluation import decision_rule
-from engine.evaluation.decision_rule import PLAIN, DecisionRule
+from engine.evaluation.decision_rule import DEFAULT_RULE, DecisionRule
 from engine.evaluation.intervals import wilson
 from engine.inference import gradcam
 from engine.loggers import plots
@@ -291,7 +291,7 @@ def test_a_model_that_gives_no_numbers_is_one_line(call, run):
     arrays, values = best_model.load_best_model(run)
     arrays[-1][:] = np.nan
     write(run.best, checkpoints.pack({"model": arrays}, values))
-    with pytest.raises(UserError, match="answers to 13 of 13 images are no numbers; train anew"):
+    with pytest.raises(UserError, match="logits are NaN or infinite for 13 of 13 images; train"):
         evaluate(call, f"--run_dir={run.path}")
 
 
@@ -490,4 +490,4 @@ def test_as_a_person_starts_it(run):
     assert out.startswith("13 images, by the likeliest class: accuracy ")
     assert "(95%: " in out.splitlines()[0]
     assert "uncertain where no class has 60.0%: " in out
-    assert best_model.decision_rule_of(run, best_model.load_best_model(run)[1]) != PLAIN
+    assert best_model.decision_rule_of(run, best_model.load_best_model(run)[1]) != DEFAULT_RULE

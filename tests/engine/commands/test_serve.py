@@ -15,8 +15,6 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from engine.cli.flags import FlagError
-from engine.core.errors import UserError
 from engine.runs.directory import RunDirectory, claim_directory
 from tests.bin.programs import run, start, without_tensorflow
 from tests.engine.commands.serving import CLASSES, SMALL, served
@@ -48,21 +46,21 @@ def test_help_needs_no_tensorflow():
 def test_it_says_where_it_is_and_what_it_is(service, made_run):
     assert service.lines[0] == f"{service.address} loading {made_run}\n"
     assert service.address.startswith("http://127.0.0.1:")
-    assert service.lines[-1] == "ready: tiny at 32x32, float32\n"
+    assert service.lines[-1] == "ready: efficientnet_lite0 at 64x64, float32\n"
     assert service.health() == {
         "status": "ready",
         "run": "run",
-        "model": "tiny",
+        "model": "efficientnet_lite0",
         "precision": "float32",
-        "image_size": [32, 32],
+        "image_size": [64, 64],
         "classes": list(CLASSES),
     }
 
 
-def test_answers_are_those_of_predict(service, made_run, images, call):
+def test_answers_are_those_of_predict(service, made_run, images):
     """For every kind of file; there each is computed alone, here in batches of other sizes."""
     flags = (f"--run_dir={made_run}", "--format=json", "--top=9")
-    rows = json.loads(call("predict", *flags, *images))
+    rows = json.loads(run("predict", *flags, *images))
     assert len({json.dumps(row["predictions"]) for row in rows}) == len(images)
     answers = service.post(*images)
     assert [answer["name"] for answer in answers] == [image.name for image in images]
@@ -138,10 +136,10 @@ def test_a_second_sigterm_ends_at_once(made_run):
                 b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
                 b"Content-Length: 9999\r\n\r\nbegins"
             )
-            time.sleep(0.3)  # the request has begun
+            time.sleep(0.3)
             it.process.send_signal(signal.SIGTERM)
             with pytest.raises(subprocess.TimeoutExpired):
-                it.process.wait(1.3)  # a second signal within a second counts as the same
+                it.process.wait(1.3)
             it.process.send_signal(signal.SIGTERM)
             assert it.process.wait(20) == 128 + signal.SIGTERM
         assert it.process.communicate() == ("", "")
@@ -157,50 +155,30 @@ def test_ctrl_c_while_it_loads_ends_it_quietly(made_run):
 
 
 @pytest.mark.parametrize(
-    ("flags", "error", "message"),
+    ("flags", "status", "message"),
     [
-        ([], FlagError, "--run_dir is missing"),
-        (["--run_dir=gone"], UserError, "holds no run"),
-        (["--run_dir={empty}", "--port=0"], UserError, "holds no model yet"),
-        (["--run_dir={run}", "image.jpg"], FlagError, "'image.jpg' has no use here; it goes with"),
-        (["--run_dir={run}", "--connections=3"], FlagError, "--connections has no use here"),
-        (["--run_dir={run}", "--measure"], FlagError, "no image is named"),
-        (
-            ["--run_dir={run}", "--measure", "http://a/b.jpg"],
-            UserError,
-            "http://a/b.jpg can't be read",
-        ),
-        (
-            ["--run_dir={run}", "--measure", "{links}"],
-            UserError,
-            "; --measure takes files and folders",
-        ),
-        (["--run_dir={run}", "--port=70000"], FlagError, "--port=70000; allowed: 0 to 65535"),
-        (["--run_dir={run}", "--port={taken}"], UserError, "Address already in use; name another"),
-        (["--run_dir={run}", "--host=203.0.113.1"], UserError, "--host=203.0.113.1 --port=8501: "),
-        (
-            ["--run_dir={run}", "--host=no.such.host.invalid"],
-            UserError,
-            "allowed: an address or name",
-        ),
-        (["--run_dir={run}", "--host="], UserError, "allowed: an address or name of this machine"),
-        (
-            ["--run_dir={run}", "--allow_host=a.example:80"],
-            FlagError,
-            "allowed: names such as a.example",
-        ),
-        (
-            ["--run_dir={run}", "--allow_host=http://a"],
-            FlagError,
-            "--allow_host=http://a; allowed: names",
-        ),
-        (["--run_dir={run}", "--queue=3"], FlagError, "less than --max_files=32"),
-        (["--run_dir={run}", "--max_mb=0"], FlagError, "--max_mb=0; allowed: a number above 0"),
-        (["--run_dir={run}", "--timeout_seconds=0"], FlagError, "allowed: a number above 0"),
-        (["--run_dir={run}", "--precision=bf16"], FlagError, "allowed: float32, auto"),
+        ([], 2, "--run_dir is missing"),
+        (["--run_dir=gone"], 1, "holds no run"),
+        (["--run_dir={empty}", "--port=0"], 1, "holds no model yet"),
+        (["--run_dir={run}", "image.jpg"], 2, "'image.jpg' has no use here; it goes with"),
+        (["--run_dir={run}", "--connections=3"], 2, "--connections has no use here"),
+        (["--run_dir={run}", "--measure"], 2, "no image is named"),
+        (["--run_dir={run}", "--measure", "http://a/b.jpg"], 1, "http://a/b.jpg can't be read"),
+        (["--run_dir={run}", "--measure", "{links}"], 1, "; --measure takes files and folders"),
+        (["--run_dir={run}", "--port=70000"], 2, "--port=70000; allowed: 0 to 65535"),
+        (["--run_dir={run}", "--port={taken}"], 1, "Address already in use; name another"),
+        (["--run_dir={run}", "--host=203.0.113.1"], 1, "--host=203.0.113.1 --port=8501: "),
+        (["--run_dir={run}", "--host=no.such.host.invalid"], 1, "allowed: an address or name"),
+        (["--run_dir={run}", "--host="], 1, "allowed: an address or name of this machine"),
+        (["--run_dir={run}", "--allow_host=a.example:80"], 2, "allowed: names such as a.example"),
+        (["--run_dir={run}", "--allow_host=http://a"], 2, "--allow_host=http://a; allowed: names"),
+        (["--run_dir={run}", "--queue=3"], 2, "less than --max_files=32"),
+        (["--run_dir={run}", "--max_mb=0"], 2, "--max_mb=0; allowed: a number above 0"),
+        (["--run_dir={run}", "--timeout_seconds=0"], 2, "allowed: a number above 0"),
+        (["--run_dir={run}", "--precision=bf16"], 2, "allowed: float32, auto"),
     ],
 )
-def test_mistakes_are_a_line(made_run, tmp_path, call, flags, error, message):
+def test_mistakes_are_a_line(made_run, tmp_path, flags, status, message):
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "nowhere.jpg").symlink_to("gone")
     claim_directory(
@@ -209,11 +187,10 @@ def test_mistakes_are_a_line(made_run, tmp_path, call, flags, error, message):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         known = {"run": made_run, "empty": tmp_path / "empty", "taken": taken.getsockname()[1]}
         known["links"] = tmp_path / "links"
-        with pytest.raises(error) as raised:
-            call("serve", *(flag.format(**known) for flag in flags))
-    assert message in str(raised.value)
-    assert "\n" not in str(raised.value)
-    assert type(raised.value) is error
+        said = run("serve", *(flag.format(**known) for flag in flags), status=status)
+    assert message in said
+    assert said.startswith("serve: ")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -223,7 +200,7 @@ def test_measuring_prints_both_rates_and_ends_the_service(made_run, images):
         images[0].parent,
     )  # fmt: skip
     ready, alone, together, ratio = out.splitlines()
-    assert ready.startswith("ready: tiny")
+    assert ready.startswith("ready: efficientnet_lite0")
     assert alone.startswith("one at a time")
     assert together.startswith("on 4 connections")
     rates = [float(line.split(" images/s")[0].split()[-1]) for line in (alone, together)]
@@ -248,8 +225,5 @@ def test_no_connection_stays_open(service, images):
     before = len(os.listdir(fds))
     for _ in range(20):
         service.post(images[0])
-    for _ in range(50):  # those of the last request may be closing
-        if len(os.listdir(fds)) <= before + 2:
-            break
-        time.sleep(0.02)
+    time.sleep(0.2)
     assert len(os.listdir(fds)) <= before + 2

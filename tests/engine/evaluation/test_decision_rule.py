@@ -1,4 +1,4 @@
-"""How logits are read: probabilities and answers by hand, and the rule's way through a file."""
+"""Decision rules: probabilities and decisions by hand, and a rule saved with its model."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import scipy.special
 from engine.core import files
 from engine.core.errors import UserError
 from engine.evaluation import decision_rule
-from engine.evaluation.decision_rule import PLAIN, UNCERTAIN, DecisionRule
+from engine.evaluation.decision_rule import DEFAULT_RULE, UNCERTAIN, DecisionRule
 from engine.runs import best_model, checkpoints
 from engine.runs.directory import RunDirectory
 
 CLASSES = ("a", "b", "c")
-CHANCES = np.array([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4], [0.15, 0.8, 0.05], [0.5, 0.3, 0.2]])
+PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4], [0.15, 0.8, 0.05], [0.5, 0.3, 0.2]])
 FULL = DecisionRule(1.25, "b", 0.1 + 0.2, 0.95, 0.6)  # 0.30000000000000004
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
-def test_probabilities_are_the_softmax_of_what_is_divided(temperature, kind):
+def test_probabilities_are_the_softmax_of_scaled_logits(temperature, kind):
     logits = np.random.default_rng(0).normal(0, 5, (20, 4)).astype(kind)
     found = decision_rule.probabilities(DecisionRule(temperature), logits)
     assert found.dtype == np.float64
@@ -36,7 +36,7 @@ def test_probabilities_are_the_softmax_of_what_is_divided(temperature, kind):
     )
 
 
-def test_large_logits_overflow_nothing():
+def test_log_probabilities_of_large_logits_are_finite():
     found = decision_rule.log_probabilities(np.array([[3e38, 0], [-3e38, 0]], np.float32), 0.05)
     np.testing.assert_allclose(found[[0, 1], [0, 1]], 0)
     assert np.isfinite(found).all()
@@ -45,7 +45,7 @@ def test_large_logits_overflow_nothing():
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [
-        (PLAIN, [0, 2, 1, 0]),
+        (DecisionRule(2.0), [0, 2, 1, 0]),
         (DecisionRule(positive_class="b", threshold=0.3), [0, 1, 1, 1]),  # 0.3 is enough
         (
             DecisionRule(positive_class="b", threshold=0.9),
@@ -60,13 +60,9 @@ def test_large_logits_overflow_nothing():
         ),
     ],
 )
-def test_answers_by_hand(rule, expected):
-    assert decision_rule.decide(rule, CLASSES, CHANCES).tolist() == expected
-    assert rule.decides == (rule is not PLAIN)
-
-
-def test_a_temperature_alone_decides_nothing():
-    assert not DecisionRule(2.0).decides
+def test_decisions_by_hand(rule, expected):
+    assert decision_rule.decide(rule, CLASSES, PROBABILITIES).tolist() == expected
+    assert rule.overrides_argmax == (rule != DecisionRule(2.0))
 
 
 @pytest.mark.parametrize(
@@ -85,45 +81,49 @@ def test_a_temperature_alone_decides_nothing():
         ({"threshold": 0.5}, "positive_class and threshold go together"),
     ],
 )
-def test_what_is_no_rule(values, message):
+def test_rule_with_a_value_out_of_range_is_refused(values, message):
     with pytest.raises(UserError, match=message):
         DecisionRule(**values)
 
 
-@pytest.mark.parametrize("rule", [PLAIN, DecisionRule(0.1 + 0.2), FULL])
-def test_through_json_no_bit_is_lost(rule):
+@pytest.mark.parametrize("rule", [DEFAULT_RULE, DecisionRule(0.1 + 0.2), FULL])
+def test_rule_through_json_keeps_every_bit(rule):
     text = json.dumps(dataclasses.asdict(rule))
-    assert decision_rule.parse(json.loads(text), CLASSES) == rule
+    assert decision_rule.parse_rule(json.loads(text), CLASSES) == rule
 
 
-def test_a_model_without_a_rule_is_plain():
-    assert decision_rule.parse(None, CLASSES) == decision_rule.parse({}, CLASSES) == PLAIN
+def test_rule_of_a_model_without_one_is_the_default():
+    assert (
+        decision_rule.parse_rule(None, CLASSES)
+        == decision_rule.parse_rule({}, CLASSES)
+        == DEFAULT_RULE
+    )
 
 
 @pytest.fixture
 def run(tmp_path) -> RunDirectory:
-    """A model's file, as runs before there were rules left it."""
-    made = RunDirectory(tmp_path / "run")
-    made.path.mkdir()
+    """A run with a model file that has no rule."""
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
     values = {"classes": list(CLASSES), "epoch": 3, "val_accuracy": 0.5}
-    files.write(made.best, checkpoints.pack({"model": [np.arange(5.0), np.eye(2)]}, values))
-    return made
+    files.write(run.best, checkpoints.pack({"model": [np.arange(5.0), np.eye(2)]}, values))
+    return run
 
 
-def test_a_rule_is_kept_beside_an_unchanged_model(run):
+def test_saved_rule_leaves_the_model_unchanged(run):
     arrays, values = best_model.load_best_model(run)
     best_model.save_decision_rule(run, FULL)
-    kept, found = best_model.load_best_model(run)
+    reloaded, found = best_model.load_best_model(run)
     assert best_model.decision_rule_of(run, found) == FULL
     assert {**values, "rule": dataclasses.asdict(FULL)} == found
-    for one, other in zip(arrays, kept, strict=True):
+    for one, other in zip(arrays, reloaded, strict=True):
         assert one.tobytes() == other.tobytes()
-    best_model.save_decision_rule(run, PLAIN)
-    assert best_model.decision_rule_of(run, best_model.load_best_model(run)[1]) == PLAIN
+    best_model.save_decision_rule(run, DEFAULT_RULE)
+    assert best_model.decision_rule_of(run, best_model.load_best_model(run)[1]) == DEFAULT_RULE
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_where_it_can_not_be_written_the_old_file_stays(run, monkeypatch, step):
+def test_saving_a_rule_on_a_full_disk_keeps_the_old_file(run, monkeypatch, step):
     best_model.save_decision_rule(run, FULL)
     before = run.best.read_bytes()
 
@@ -133,12 +133,12 @@ def test_where_it_can_not_be_written_the_old_file_stays(run, monkeypatch, step):
     with monkeypatch.context() as patch:
         patch.setattr(os, step, full)
         with pytest.raises(OSError, match="No space"):
-            best_model.save_decision_rule(run, PLAIN)
+            best_model.save_decision_rule(run, DEFAULT_RULE)
     assert run.best.read_bytes() == before
     assert [path.name for path in run.path.iterdir()] == ["best.npz"]
 
 
-def test_where_there_is_no_model_no_rule_is_kept(tmp_path):
+def test_saving_a_rule_without_a_model_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds no model yet"):
         best_model.save_decision_rule(RunDirectory(tmp_path), FULL)
     assert not list(tmp_path.iterdir())
@@ -165,14 +165,14 @@ def test_where_there_is_no_model_no_rule_is_kept(tmp_path):
         ({"positive_class": "x" * 9**5, "threshold": 0.5}, "does not exist|…"),
     ],
 )
-def test_what_is_no_rule_in_a_models_file_is_one_line(run, hostile, message):
+def test_invalid_rule_in_a_model_file_is_refused_in_one_line(run, hostile, message):
     arrays, values = best_model.load_best_model(run)
     files.write(run.best, checkpoints.pack({"model": arrays}, {**values, "rule": hostile}))
     with pytest.raises(UserError, match=message) as raised:
         best_model.decision_rule_of(run, best_model.load_best_model(run)[1])
     text = str(raised.value)
     assert text.startswith(f"{run.best}: ")
-    assert text.endswith("train anew with --overwrite")
+    assert text.endswith("train again with --overwrite")
     assert text.isprintable()
     assert len(text) < 2500
 
@@ -182,5 +182,5 @@ def test_what_is_no_rule_in_a_models_file_is_one_line(run, hostile, message):
     [(0.3, "0.3000"), (0.99994, "0.9999"), (0.99996, "0.99996"), (2e-6, "0.000002"), (1.0, "1"),
      (0.0, "0"), (1e-30, "1e-30"), (1 - 2**-53, "0.9999999999999999")],
 )  # fmt: skip
-def test_no_threshold_reads_as_nothing_or_certainty_that_is_not(share, text):
-    assert decision_rule.in_digits(share) == text
+def test_threshold_text_is_neither_0_nor_1_unless_it_is(share, text):
+    assert decision_rule.format_threshold(share) == text

@@ -1,9 +1,11 @@
-"""Wrong labels: those that were put in are found, the formulas by hand, and odd data."""
+"""Flipped labels are found, formulas agree with hand computations, and odd data is accepted."""
 
 from __future__ import annotations
 
+import dataclasses
 import types
 
+import keras
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -11,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec
 from engine.evaluation import label_errors
-from engine.evaluation.label_errors import NONE, check, find_label_issues, out_of_fold
+from engine.evaluation.label_errors import check_labels, find_label_issues, out_of_fold
 from engine.frozen.precision import ComputeMode
 from engine.models import classifier
 from pipelines.loading import batches
@@ -19,83 +21,83 @@ from pipelines.sources import sources
 from tests.engine import small
 
 
-def clouds(count: int = 300, classes: int = 3, width: int = 6) -> tuple[np.ndarray, np.ndarray]:
-    """Classes that are some deviations apart, each about a place of its own."""
+def clusters(count: int = 300, classes: int = 3, width: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Features and labels of classes with centres three standard deviations from 0."""
     random = np.random.default_rng(0)
     labels = np.arange(count) % classes
-    places = 3 * np.eye(classes, width)
-    features = places[labels] + random.normal(size=(count, width))
+    centres = 3 * np.eye(classes, width)
+    features = centres[labels] + random.normal(size=(count, width))
     return features.astype(np.float32), labels
 
 
-def flipped(labels: np.ndarray, share: float, classes: int, seed: int):
+def flip(labels: np.ndarray, share: float, classes: int, seed: int):
     """Labels with a share of them moved to another class, and which."""
     random = np.random.default_rng([7, seed])
-    which = random.permutation(len(labels))[: round(share * len(labels))]
+    flipped = random.permutation(len(labels))[: round(share * len(labels))]
     wrong = labels.copy()
-    wrong[which] = (wrong[which] + random.integers(1, classes, len(which))) % classes
-    return wrong, which
+    wrong[flipped] = (wrong[flipped] + random.integers(1, classes, len(flipped))) % classes
+    return wrong, flipped
 
 
-def found_first(order: np.ndarray, which: np.ndarray, share: float) -> float:
-    """How many of them stand in the first share of the list."""
-    return float(np.isin(which, order[: round(share * len(order))]).mean())
+def recall_at(order: np.ndarray, flipped: np.ndarray, share: float) -> float:
+    """Share of the flipped labels in the first part of the ranking."""
+    return float(np.isin(flipped, order[: round(share * len(order))]).mean())
 
 
-def test_chances_are_those_of_a_regression_on_the_other_folds():
-    """scikit-learn's own, on features that are standardised and not turned."""
-    features, labels = clouds()
-    found = out_of_fold(features, labels, 3, folds=4, seed=5)
-    np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
-    fold_of = label_errors._folds(labels, None, 4, 5)
+def test_out_of_fold_equals_regressions_on_the_other_folds():
+    """scikit-learn's own, on features that are standardised and not rotated."""
+    features, labels = clusters()
+    probabilities = out_of_fold(features, labels, 3, folds=4, seed=5)
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-6)
+    fold_of = label_errors._assign_folds(labels, None, 4, 5)
     scaled = (features - features.mean(0)) / features.std(0)
     for fold in range(4):
-        mine = fold_of == fold
-        plain = LogisticRegression(C=1 / 6, max_iter=1000).fit(scaled[~mine], labels[~mine])
-        np.testing.assert_allclose(found[mine], plain.predict_proba(scaled[mine]), atol=2e-3)
+        held_out = fold_of == fold
+        model = LogisticRegression(C=1 / 6, max_iter=1000).fit(scaled[~held_out], labels[~held_out])
+        expected = model.predict_proba(scaled[held_out])
+        np.testing.assert_allclose(probabilities[held_out], expected, atol=2e-3)
 
 
-def test_only_the_directions_that_vary_most_are_kept(monkeypatch):
-    monkeypatch.setattr(label_errors, "DIRECTIONS", 2)
+def test_reduce_keeps_distances_along_the_main_components(monkeypatch):
+    monkeypatch.setattr(label_errors, "COMPONENTS", 2)
     random = np.random.default_rng(0)
     hidden = random.normal(size=(200, 2))
     features = hidden @ random.normal(size=(2, 7)) + 1e-3 * random.normal(size=(200, 7))
-    reduced = label_errors._reduced(features)
+    reduced = label_errors._reduce(features)
     assert reduced.shape == (200, 2)
     scaled = (features - features.mean(0)) / features.std(0)
-    distance = np.linalg.norm(scaled[:, None] - scaled, axis=-1)
-    kept = np.linalg.norm(reduced[:, None] - reduced, axis=-1)
-    np.testing.assert_allclose(kept, distance, atol=0.05)
+    before, after = (np.linalg.norm(x[:, None] - x, axis=-1) for x in (scaled, reduced))
+    np.testing.assert_allclose(after, before, atol=0.05)
 
 
-def test_a_feature_that_is_always_the_same_does_no_harm():
-    features, labels = clouds()
+def test_constant_feature_does_no_harm():
+    features, labels = clusters()
     features[:, 3] = 7
     assert np.isfinite(out_of_fold(features, labels, 3)).all()
 
 
-def test_folds_are_even_in_every_class():
+def test_folds_are_stratified_and_reproducible():
     labels = np.repeat([0, 1, 2], [50, 31, 7])
-    fold_of = label_errors._folds(labels, None, 5, 0)
+    fold_of = label_errors._assign_folds(labels, None, 5, 0)
     table = np.array([np.bincount(fold_of[labels == label], minlength=5) for label in range(3)])
     assert np.all(np.ptp(table, axis=1) <= 1)
     assert np.ptp(np.bincount(fold_of)) <= 1
-    assert not np.array_equal(fold_of, label_errors._folds(labels, None, 5, 1))
-    assert np.array_equal(fold_of, label_errors._folds(labels, None, 5, 0))
+    assert not np.array_equal(fold_of, label_errors._assign_folds(labels, None, 5, 1))
+    assert np.array_equal(fold_of, label_errors._assign_folds(labels, None, 5, 0))
 
 
-def test_groups_stay_together_and_those_without_one_alone():
+def test_folds_keep_groups_together():
     labels = np.arange(60) % 2
     groups = ["" if n < 30 else f"g{n // 6}" for n in range(60)]
-    groups[30:33] = ["täg\udcff"] * 3  # a name as the system gives it
-    fold_of = label_errors._folds(labels, groups, 5, 0)
+    groups[30:33] = ["täg\udcff"] * 3  # a name that is not UTF-8
+    fold_of = label_errors._assign_folds(labels, groups, 5, 0)
     for name in set(groups) - {""}:
         assert len({fold_of[n] for n in range(60) if groups[n] == name}) == 1
     assert set(fold_of[:30]) == set(range(5))
 
 
-def test_copies_in_a_group_do_not_vouch_for_each_other():
-    """Two copies of each image, both labelled at random: only by its copy could one be known."""
+def test_copies_in_a_group_do_not_confirm_each_other():
+    """Two copies of each image, both labelled at random: only its copy could predict one."""
     random = np.random.default_rng(0)
     features = np.repeat(random.normal(size=(60, 200)).astype(np.float32), 2, axis=0)
     labels = np.repeat(random.integers(0, 2, 60), 2)
@@ -108,74 +110,87 @@ def test_copies_in_a_group_do_not_vouch_for_each_other():
     assert together < 0.65
 
 
-def test_rare_classes_stop_nobody():
-    """One with a single example, one with two, and one with none at all."""
-    features, labels = clouds(40, 2)
+def test_rare_classes_are_accepted():
+    """One with a single example, one with two, and one without any."""
+    features, labels = clusters(40, 2)
     labels = np.concatenate([labels, [2, 3, 3]])
     features = np.concatenate([features, features[:3] + 9])
-    found = out_of_fold(features, labels, 5)
-    assert found.shape == (43, 5)
-    assert np.isfinite(found).all()
-    assert found[40].tolist() == [0, 0, 1, 0, 0], "it is taken at its word"
-    assert found[41:, 3].min() > 0
-    assert not found[:, 4].any()
-    result = find_label_issues(found, labels)
-    assert result.order[-1] == 40
-    assert not result.wrong[40]
+    probabilities = out_of_fold(features, labels, 5)
+    assert probabilities.shape == (43, 5)
+    assert np.isfinite(probabilities).all()
+    assert probabilities[40].tolist() == [0, 0, 1, 0, 0], "it can't be checked"
+    assert probabilities[41:, 3].min() > 0
+    assert not probabilities[:, 4].any()
+    issues = find_label_issues(probabilities, labels)
+    assert issues.order[-1] == 40
+    assert not issues.is_issue[40]
 
 
 @pytest.mark.parametrize("labels", [[0], [0, 0, 0], [0, 1], [1, 1, 0], [2, 1, 0]])
-def test_next_to_nothing_is_checked_too(labels):
+def test_very_few_images_are_accepted(labels):
     labels = np.array(labels)
     features = np.random.default_rng(0).normal(size=(len(labels), 4))
     for classes in (3, labels.max() + 1):
-        result = find_label_issues(out_of_fold(features, labels, classes), labels)
-        assert sorted(result.order) == list(range(len(labels)))
-        assert np.all(np.abs(result.margin) <= 1)
+        issues = find_label_issues(out_of_fold(features, labels, classes), labels)
+        assert sorted(issues.order) == list(range(len(labels)))
+        assert np.all(np.abs(issues.margin) <= 1)
 
 
-def test_suspects_by_hand():
-    """Class 0 is usually believed at 0.7, class 1 at 0.4; class 2 has no example."""
-    chances = np.array([[0.9, 0.1, 0.0], [0.5, 0.3, 0.2], [0.5, 0.4, 0.1],
-                        [0.7, 0.3, 0.0], [0.1, 0.5, 0.4]])  # fmt: skip
-    result = find_label_issues(chances, np.array([0, 0, 1, 1, 1]))
-    np.testing.assert_allclose(result.margin, [0.8, 0.2, -0.1, -0.4, 0.1], atol=1e-12)
-    assert result.order.tolist() == [3, 2, 4, 1, 0]
-    # 3: class 0 is as likely as usual. 2: it is likelier than the label, but not that likely.
-    assert result.wrong.tolist() == [False, False, False, True, False]
-    assert result.suggested.tolist() == [1, 1, 0, 0, 2]
+def test_label_issues_by_hand():
+    """Thresholds: class 0 at 0.7, class 1 at 0.4; class 2 has no example."""
+    probabilities = np.array([[0.9, 0.1, 0.0], [0.5, 0.3, 0.2], [0.5, 0.4, 0.1],
+                              [0.7, 0.3, 0.0], [0.1, 0.5, 0.4]])  # fmt: skip
+    issues = find_label_issues(probabilities, np.array([0, 0, 1, 1, 1]))
+    np.testing.assert_allclose(issues.margin, [0.8, 0.2, -0.1, -0.4, 0.1], atol=1e-12)
+    assert issues.order.tolist() == [3, 2, 4, 1, 0]
+    # 3: class 0 reaches its threshold. 2: it is more likely than the label, but below it.
+    assert issues.is_issue.tolist() == [False, False, False, True, False]
+    assert issues.suggested.tolist() == [1, 1, 0, 0, 2]
 
 
-def test_what_is_at_home_is_suggested_before_what_is_likelier():
-    """Class 1 is likeliest and usually still likelier; class 2 usually less likely."""
-    chances = np.array([[0.2, 0.45, 0.35], [0.1, 0.9, 0.0], [0.4, 0.3, 0.3]])
-    result = find_label_issues(chances, np.array([0, 1, 2]))
-    assert result.wrong.tolist() == [True, False, True]
-    assert result.suggested.tolist() == [2, 0, 0]
+def test_suggestion_prefers_a_class_above_its_threshold():
+    """Class 1 is the most likely, but below its threshold; class 2 is above."""
+    probabilities = np.array([[0.2, 0.45, 0.35], [0.1, 0.9, 0.0], [0.4, 0.3, 0.3]])
+    issues = find_label_issues(probabilities, np.array([0, 1, 2]))
+    assert issues.is_issue.tolist() == [True, False, True]
+    assert issues.suggested.tolist() == [2, 0, 0]
 
 
-def test_flipped_labels_are_found_among_clouds():
-    features, truth = clouds(600)
-    labels, which = flipped(truth, 0.05, 3, 0)
-    result = find_label_issues(out_of_fold(features, labels, 3), labels)
-    assert found_first(result.order, which, 0.1) >= 0.9
-    found = which[result.wrong[which]]
-    assert len(found) >= 0.5 * len(which)
-    assert len(found) >= 0.9 * result.wrong.sum()
-    assert (result.suggested[found] == truth[found]).mean() > 0.9
+def test_flipped_labels_of_clusters_are_found():
+    features, truth = clusters(600)
+    labels, flipped = flip(truth, 0.05, 3, 0)
+    issues = find_label_issues(out_of_fold(features, labels, 3), labels)
+    assert recall_at(issues.order, flipped, 0.1) >= 0.9
+    found = flipped[issues.is_issue[flipped]]
+    assert len(found) >= 0.5 * len(flipped)
+    assert len(found) >= 0.9 * issues.is_issue.sum()
+    assert (issues.suggested[found] == truth[found]).mean() > 0.9
 
 
 @pytest.fixture
 def pretrained(monkeypatch):
-    """A small network in the place of the pretrained one; says how often it was asked for."""
-    asked = []
+    """Replaces the pretrained network by a small one; records the classes of each build."""
+    builds = []
 
     def build(recipe, classes):
-        asked.append(classes)
+        builds.append(classes)
         return small.network(seed=3)
 
     monkeypatch.setattr(label_errors.classifier, "build", build)
-    return asked
+    return builds
+
+
+@pytest.fixture
+def out_of_fold_calls(monkeypatch):
+    """Records features, labels and groups of each call."""
+    calls = []
+
+    def record(features, labels, classes, groups=None, **settings):
+        calls.append((features, labels, groups))
+        return out_of_fold(features, labels, classes, groups=groups, **settings)
+
+    monkeypatch.setattr(label_errors, "out_of_fold", record)
+    return calls
 
 
 def recipe(**changes):
@@ -183,99 +198,76 @@ def recipe(**changes):
 
 
 def mean_features(images: np.ndarray, network: classifier.Classifier) -> np.ndarray:
-    import keras
-
     inner = keras.Model(network.model.inputs[0], network.features)
     return inner(images.astype(np.float32), training=False).numpy()
 
 
-def test_the_features_are_those_of_the_network_before_training(pretrained, monkeypatch):
-    handed = []
-
-    def kept(features, labels, classes, **settings):
-        handed.append((features, labels))
-        return out_of_fold(features, labels, classes, **settings)
-
-    monkeypatch.setattr(label_errors, "out_of_fold", kept)
-    loader, calls = small.InMemoryDataLoader(), []
-    result = check(recipe(), loader, small.network(seed=0), lambda: calls.append(1))
+def test_check_uses_features_of_the_network_before_training(pretrained, out_of_fold_calls):
+    loader, stops = small.data_loader(), []
+    check = check_labels(recipe(), loader, small.network(seed=0), lambda: stops.append(1))
     read = list(loader.split_batches("train"))
-    images = np.concatenate([batch.inputs for batch in read])[:10]
-    labels = np.concatenate([batch.labels for batch in read])[:10]
-    features, given = handed[0]
+    images, labels = (np.concatenate([b[n] for b in read])[:10] for n in (0, 1))
+    features, passed, _ = out_of_fold_calls[0]
     assert (features.dtype, features.shape) == (np.float32, (10, 8))
     np.testing.assert_allclose(features, mean_features(images, small.network(seed=3)), atol=1e-5)
-    assert np.array_equal(given, labels)
+    assert np.array_equal(passed, labels)
     assert pretrained == [3]
-    assert result.features_of == "mobilenet_v2 as it was before training"
-    assert result.note == ""
-    assert len(calls) == 3 + 5, "three batches, five folds"
-    chances = out_of_fold(features, labels, 3)
-    assert result.accuracy == pytest.approx((chances.argmax(1) == labels).mean())
-    assert np.array_equal(result.suspects.order, find_label_issues(chances, labels).order)
+    assert check.feature_network == "mobilenet_v2 as it was before training"
+    assert (check.note, check.examples.tolist()) == ("", list(range(10)))
+    assert len(stops) == 3 + 5, "three batches, five folds"
+    probabilities = out_of_fold(features, labels, 3)
+    assert check.accuracy == pytest.approx((probabilities.argmax(1) == labels).mean())
+    assert np.array_equal(check.issues.order, find_label_issues(probabilities, labels).order)
 
 
-def test_the_groups_of_the_feed_go_with_their_examples(pretrained, monkeypatch):
-    """Also where not all are looked at."""
-    handed = []
-
-    def kept(features, labels, classes, groups=None, **settings):
-        handed.append(groups)
-        return out_of_fold(features, labels, classes, groups=groups, **settings)
-
-    monkeypatch.setattr(label_errors, "out_of_fold", kept)
-    monkeypatch.setattr(label_errors, "MOST", 8)
-    loader = small.InMemoryDataLoader(count=40)
-    grouped = small.replaced(loader, groups=tuple(f"g{n // 2}" for n in range(40)))
+def test_check_of_too_many_images_examines_some_with_their_groups(
+    pretrained, out_of_fold_calls, monkeypatch
+):
+    monkeypatch.setattr(label_errors, "MAX_IMAGES", 8)
+    loader, examined = small.data_loader(count=40), [0, 1, 2, 3, 36, 37, 38, 39]
+    grouped = dataclasses.replace(loader, groups=tuple(f"g{n // 2}" for n in range(40)))
     for each in (loader, grouped):
-        check(recipe(), each, small.network())
-    assert handed == [None, [f"g{n // 2}" for n in (0, 1, 2, 3, 36, 37, 38, 39)]]
+        check = check_labels(recipe(), each, small.network())
+        assert check.note == "8 of 40 images were examined"
+        assert check.examples.tolist() == examined
+        assert sorted(check.issues.order) == list(range(8))
+        assert np.all(np.diff(check.issues.margin[check.issues.order]) >= 0)
+    groups = [call[2] for call in out_of_fold_calls]
+    assert groups == [None, [f"g{n // 2}" for n in examined]]
 
 
-@pytest.mark.parametrize("weights", ["none", "gone"])
-def test_without_pretrained_weights_the_trained_network_serves(pretrained, monkeypatch, weights):
+@pytest.mark.parametrize(
+    ("weights", "reason"), [("none", "random weights"), ("gone", "can't be fetched")]
+)
+def test_check_without_pretrained_weights_uses_the_trained_network(monkeypatch, weights, reason):
     def refuse(*_):
-        raise UserError("can't be had")
+        raise UserError("can't be fetched")
 
     monkeypatch.setattr(label_errors.classifier, "build", refuse)
-    result = check(small.recipe(weights=weights), small.InMemoryDataLoader(), small.network())
-    assert result.features_of.startswith("the trained network, which may have learnt wrong labels")
-    assert ("random weights" if weights == "none" else "can't be had") in result.features_of
+    check = check_labels(small.recipe(weights=weights), small.data_loader(), small.network())
+    assert check.feature_network.startswith("the trained network, which may have memorised")
+    assert reason in check.feature_network
 
 
-def test_it_ends_where_it_is_asked_to(pretrained):
+def test_check_ends_when_stopped(pretrained):
     def stop():
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        check(recipe(), small.InMemoryDataLoader(), small.network(), stop)
+        check_labels(recipe(), small.data_loader(), small.network(), stop)
 
 
-def test_of_too_many_images_some_are_looked_at(pretrained, monkeypatch):
-    monkeypatch.setattr(label_errors, "MOST", 8)
-    result = check(recipe(), small.InMemoryDataLoader(count=40), small.network())
-    assert result.note == "8 of 40 images were looked at"
-    found = result.suspects
-    assert sorted(found.order) == list(range(40))
-    looked_at = [0, 1, 2, 3, 36, 37, 38, 39]
-    assert sorted(found.order[:8]) == looked_at
-    assert np.flatnonzero(found.suggested != NONE).tolist() == looked_at
-    assert np.all(np.diff(found.margin[found.order]) >= 0)
-    assert not np.delete(found.wrong, looked_at).any()
-
-
-def test_the_fastest_sound_precision_makes_the_features(pretrained, monkeypatch):
-    programs = [ComputeMode(), ComputeMode("mixed_bfloat16")]
-    monkeypatch.setattr(label_errors.precision, "candidates", lambda _: programs)
-    monkeypatch.setattr(
-        label_errors.precision, "best", lambda done: types.SimpleNamespace(program=programs[1])
-    )
-    network, loader = small.network(), small.InMemoryDataLoader()
+def test_features_are_extracted_in_the_fastest_mode(monkeypatch):
+    modes = [ComputeMode(), ComputeMode("mixed_bfloat16")]
+    monkeypatch.setattr(label_errors.precision, "candidates", lambda _: modes)
+    best = types.SimpleNamespace(program=modes[1])
+    monkeypatch.setattr(label_errors.precision, "best", lambda _: best)
+    network, loader = small.network(), small.data_loader()
     images = np.asarray(next(iter(loader.split_batches("train"))).inputs)
-    found = label_errors.forward(network, recipe(), loader)(images)
+    features = label_errors.make_feature_extractor(network, recipe(), loader)(images)
     exact = mean_features(images, network)
-    apart = np.linalg.norm(found - exact) / np.linalg.norm(exact)
-    assert 1e-5 < apart < 0.02, "bfloat16 has eight bits"
+    distance = np.linalg.norm(features - exact) / np.linalg.norm(exact)
+    assert 1e-5 < distance < 0.02, "bfloat16 has eight bits"
 
 
 @pytest.fixture(scope="module")
@@ -286,24 +278,22 @@ def photographs(cats_dogs):
         data=data, backbone="efficientnet_lite0", weights="imagenet", image_size=(224, 224),
         batch_size=32, precision="auto",
     )  # fmt: skip
-    loader = batches.ImageDataLoader(sources.load(data), spec, 2)
-    network = classifier.build(spec, 2)
-    labels: list = []
-    read = label_errors._noted(loader.split_batches("train"), labels, lambda: None)
-    features = label_errors.pooled_features(label_errors.forward(network, spec, loader), read)
-    return features, np.concatenate([given for given, _ in labels]), loader, spec
+    loader = batches.make_data_loader(sources.load(data), spec, 2)
+    extract = label_errors.make_feature_extractor(classifier.build(spec, 2), spec, loader)
+    features, labels, _ = label_errors.extract_features(extract, loader)
+    return features, labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_flipped_labels_of_photographs_are_found(photographs, seed):
-    """Of 2 % that are wrong, four fifths at least in the first 4 % of the list."""
-    features, truth, *_ = photographs
-    labels, which = flipped(truth, 0.02, 2, seed)
-    chances = out_of_fold(features, labels, 2)
-    result = find_label_issues(chances, labels)
-    share, wrong = found_first(result.order, which, 0.04), result.wrong
+    """Of 2 % that are wrong, at least four fifths are in the first 4 % of the ranking."""
+    features, truth = photographs
+    labels, flipped = flip(truth, 0.02, 2, seed)
+    issues = find_label_issues(out_of_fold(features, labels, 2), labels)
+    share, wrong = recall_at(issues.order, flipped, 0.04), issues.is_issue
     print(
-        f"seed {seed}: {len(which)} of {len(labels)} labels flipped, {share:.1%} of them in the "
-        f"first 4 %; called wrong {wrong.sum()}, {wrong[which].sum()} of them flipped"
+        f"seed {seed}: {len(flipped)} of {len(labels)} labels flipped, {share:.1%} of them in the "
+        f"first 4 %; {wrong.sum()} issues, {wrong[flipped].sum()} of them flipped"
     )
     assert share >= 0.8

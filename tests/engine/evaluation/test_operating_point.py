@@ -1,4 +1,4 @@
-"""Thresholds by trying all of them; what they cost by hand."""
+"""Thresholds against an exhaustive search; their costs by hand."""
 
 from __future__ import annotations
 
@@ -11,115 +11,124 @@ from engine.core.errors import UserError
 from engine.evaluation import decision_rule
 from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.intervals import wilson
-from engine.evaluation.operating_point import ROUNDING, abstain, fit_threshold, operate
+from engine.evaluation.operating_point import (
+    ROUNDING,
+    fit_threshold,
+    measure_abstention,
+    measure_operating_point,
+)
 
 
-def two(chances) -> np.ndarray:
-    """Of two classes, by the probability of the second."""
-    column = np.asarray(chances, float)
+def binary(positive) -> np.ndarray:
+    """Probabilities of two classes, from those of the second."""
+    column = np.asarray(positive, float)
     return np.stack([1 - column, column], -1)
 
 
 def recall(column, labels, threshold) -> float:
-    own = [c for c, label in zip(column, labels, strict=True) if label == 1]
-    return sum(c >= threshold for c in own) / len(own)
+    return float((column[labels == 1] >= threshold).mean())
 
 
 shares = st.floats(0, 1) | st.sampled_from([0.0, 0.25, 0.5, 1.0])
 columns = st.lists(st.tuples(shares, st.integers(0, 1)), min_size=1, max_size=30).filter(
     lambda rows: any(label for _, label in rows)
 )
-least = st.floats(0, 1, exclude_min=True) | st.sampled_from([0.07, 0.1, 0.9, 0.95, 1.0])
+recalls = st.floats(0, 1, exclude_min=True) | st.sampled_from([0.07, 0.1, 0.9, 0.95, 1.0])
 
 
-@settings(max_examples=300, deadline=None)
-@given(rows=columns, min_recall=least)
-def test_no_other_threshold_finds_as_much_with_fewer_false_alarms(rows, min_recall):
+@settings(max_examples=150, deadline=None)
+@given(rows=columns, min_recall=recalls)
+def test_threshold_has_the_fewest_false_alarms_of_all(rows, min_recall):
     column, labels = map(np.array, zip(*rows, strict=True))
-    chances = np.stack([np.zeros(len(column)), column], -1)
-    threshold = fit_threshold(chances, labels, 1, min_recall)
+    probabilities = np.stack([np.zeros(len(column)), column], -1)
+    threshold = fit_threshold(probabilities, labels, 1, min_recall)
     assert 0 <= threshold <= 1
-    good = [t for t in column if recall(column, labels, t) >= min_recall]
-    largest = max(good)
+    candidates = [t for t in column if recall(column, labels, t) >= min_recall]
+    largest = max(candidates)
     assert largest - ROUNDING <= threshold <= largest
     assert recall(column, labels, threshold) >= min_recall
     np.testing.assert_array_equal(column >= threshold, column >= largest)
-    fewest = min(sum(column[labels == 0] >= t) for t in good)
-    assert operate(chances, labels, 1, threshold).false_alarms == fewest
+    fewest = min(sum(column[labels == 0] >= t) for t in candidates)
+    measured = measure_operating_point(probabilities, labels, 1, threshold)
+    assert measured.false_alarms == fewest
 
 
-def test_rounding_does_not_lose_the_last_image():
+def test_threshold_allows_for_rounding():
     column, labels = np.array([0.9, 0.8, 0.3]), np.array([1, 1, 0])
-    threshold = fit_threshold(two(column), labels, 1, 1.0)
-    again = two(column - 1e-6).astype(np.float32)
-    assert operate(again, labels, 1, threshold).found == 2
+    threshold = fit_threshold(binary(column), labels, 1, 1.0)
+    rounded = binary(column - 1e-6).astype(np.float32)
+    assert measure_operating_point(rounded, labels, 1, threshold).found == 2
 
 
 @pytest.mark.parametrize("low", [0.25, np.nextafter(0.25, 1)])
-def test_between_neighbours_in_floating_point_there_is_no_room(low):
-    """Half way between rounds to the even one, be it the image's that is not to be taken."""
+def test_threshold_separates_neighbouring_floats(low):
+    """Half way between rounds to the even one, which may be the image to exclude."""
     column, labels = np.array([np.nextafter(low, 1), low]), np.array([1, 0])
-    threshold = fit_threshold(two(column), labels, 1, 1.0)
+    threshold = fit_threshold(binary(column), labels, 1, 1.0)
     assert (column >= threshold).tolist() == [True, False]
 
 
-def test_a_share_that_is_met_exactly_takes_no_image_more():
+def test_threshold_with_an_exact_recall_includes_no_further_image():
     """0.07 × 100 is more than 7 in floating point."""
-    chances, labels = two(np.linspace(0.01, 1, 100)), np.ones(100, int)
-    assert operate(chances, labels, 1, fit_threshold(chances, labels, 1, 0.07)).found == 7
+    probabilities, labels = binary(np.linspace(0.01, 1, 100)), np.ones(100, int)
+    threshold = fit_threshold(probabilities, labels, 1, 0.07)
+    assert measure_operating_point(probabilities, labels, 1, threshold).found == 7
 
 
-def test_none_of_the_class_is_one_line():
-    with pytest.raises(UserError, match=r"none of the 3 images .* name another class") as raised:
-        fit_threshold(two([0.1, 0.2, 0.3]), np.zeros(3, int), 1, 0.9)
+@pytest.mark.parametrize(
+    ("labels", "share", "message"),
+    [
+        ([0, 0], 0.9, r"none of the 2 images .* name another class"),
+        *(([0, 1], share, f"min_recall={share}; allowed: above 0, up to 1")
+          for share in (0.0, -1.0, 1.5, float("nan"))),
+    ],
+)  # fmt: skip
+def test_threshold_without_images_or_recall_is_refused(labels, share, message):
+    with pytest.raises(UserError, match=message) as raised:
+        fit_threshold(binary([0.1, 0.2]), np.array(labels), 1, share)
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("share", [0.0, -1.0, 1.5, float("nan")])
-def test_a_share_that_can_not_be(share):
-    with pytest.raises(UserError, match=f"min_recall={share}; allowed: above 0, up to 1"):
-        fit_threshold(two([0.1, 0.2]), np.array([0, 1]), 1, share)
-
-
-def test_what_a_threshold_costs_by_hand():
-    chances = np.array(
+def test_operating_point_by_hand():
+    probabilities = np.array(
         [[0.2, 0.5, 0.3], [0.6, 0.4, 0.0], [0.5, 0.3, 0.2], [0.1, 0.4, 0.5], [0.9, 0.0, 0.1]]
     )
-    found = operate(chances, np.array([1, 1, 1, 2, 0]), 1, 0.4)
-    assert (found.found, found.missed, found.false_alarms, found.negatives) == (2, 1, 1, 2)
-    assert (found.recall, found.precision, found.false_alarm_rate) == (2 / 3, 2 / 3, 1 / 2)
-    assert found.recall_interval == wilson(2, 3)
-    assert found.threshold == 0.4
+    labels = np.array([1, 1, 1, 2, 0])
+    point = measure_operating_point(probabilities, labels, 1, 0.4)
+    assert (point.found, point.missed, point.false_alarms, point.negatives) == (2, 1, 1, 2)
+    assert (point.recall, point.precision, point.false_alarm_rate) == (2 / 3, 2 / 3, 1 / 2)
+    assert (point.recall_interval, point.threshold) == (wilson(2, 3), 0.4)
+    rule = DecisionRule(positive_class="b", threshold=0.4)
+    is_positive = decision_rule.decide(rule, "abc", probabilities) == 1
+    assert (is_positive & (labels == 1)).sum() == point.found
+    assert (is_positive & (labels != 1)).sum() == point.false_alarms
 
 
-def test_where_there_is_nothing_to_count():
-    none = operate(two([0.1, 0.9]), np.zeros(2, int), 1, 0.95)
+def test_operating_point_with_empty_denominators():
+    none = measure_operating_point(binary([0.1, 0.9]), np.zeros(2, int), 1, 0.95)
     assert (none.recall, none.recall_interval, none.precision) == (0, (0, 1), 0)
-    every = operate(two([0.1, 0.9]), np.ones(2, int), 1, 0.5)
+    every = measure_operating_point(binary([0.1, 0.9]), np.ones(2, int), 1, 0.5)
     assert (every.false_alarm_rate, every.negatives, every.precision) == (0, 0, 1)
 
 
-CHANCES = np.array([[0.7, 0.2, 0.1], [0.4, 0.35, 0.25], [0.1, 0.8, 0.1], [0.3, 0.1, 0.6]])
+PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.4, 0.35, 0.25], [0.1, 0.8, 0.1], [0.3, 0.1, 0.6]])
 
 
-def test_abstaining_by_hand():
-    """The second is uncertain, the third wrong."""
-    found = abstain(CHANCES, np.array([0, 0, 2, 2]), 0.6)
-    assert (found.level, found.uncertain, found.sure, found.share_uncertain) == (0.6, 1, 3, 0.25)
-    assert (found.accuracy, found.accuracy_interval) == (2 / 3, wilson(2, 3))
-
-
-def test_abstaining_from_all_and_from_none():
-    labels = np.array([0, 0, 1, 2])
-    every, none = abstain(CHANCES, labels, 1.0), abstain(CHANCES, labels, 0.0)
-    assert (every.sure, every.accuracy, every.accuracy_interval) == (0, 0, (0, 1))
-    assert (none.uncertain, none.accuracy) == (0, 1)
-
-
-def test_the_rest_is_answered_by_the_rule():
-    """By a threshold of 0.2 the first is of the second class."""
-    rule = DecisionRule(positive_class="b", threshold=0.2, abstain=0.5)
-    decisions = decision_rule.decide(rule, "abc", CHANCES)
-    found = abstain(CHANCES, np.array([1, 0, 1, 2]), 0.5, decisions)
-    assert (found.sure, found.accuracy) == (3, 1)
-    assert (decisions == decision_rule.UNCERTAIN).sum() == found.uncertain == 1
+@pytest.mark.parametrize(
+    ("labels", "level", "threshold", "expected"),
+    [
+        ([0, 0, 2, 2], 0.6, None, (1, 3, 2 / 3, wilson(2, 3))),
+        ([0, 0, 1, 2], 1.0, None, (4, 0, 0, (0, 1))),
+        ([0, 0, 1, 2], 0.0, None, (0, 4, 1, wilson(4, 4))),
+        ([1, 0, 1, 2], 0.5, 0.2, (1, 3, 1, wilson(3, 3))),  # the first is then of the second class
+    ],
+)
+def test_abstention_by_hand(labels, level, threshold, expected):
+    positive = None if threshold is None else "b"
+    rule = DecisionRule(positive_class=positive, threshold=threshold, abstain=level)
+    decisions = decision_rule.decide(rule, "abc", PROBABILITIES)
+    measured = measure_abstention(PROBABILITIES, np.array(labels), level, decisions)
+    assert (measured.uncertain, measured.sure) == expected[:2]
+    assert (measured.accuracy, measured.accuracy_interval) == expected[2:]
+    assert (measured.level, measured.share_uncertain) == (level, expected[0] / 4)
+    assert (decisions == decision_rule.UNCERTAIN).sum() == measured.uncertain

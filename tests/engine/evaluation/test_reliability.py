@@ -1,45 +1,43 @@
-"""What a temperature does, before and after."""
+"""Calibration before and after temperature scaling."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import scipy.special
 
 from engine.evaluation import calibration
-from engine.evaluation.decision_rule import PLAIN, DecisionRule
+from engine.evaluation.decision_rule import DEFAULT_RULE, DecisionRule
 from engine.evaluation.reliability import measure_reliability
-from tests.engine.report.made import answers
+from tests.engine.evaluation.random_predictions import random_predictions
 
-MADE = answers(200, better=1)
-
-
-def error(chances) -> float:
-    return calibration.calibration_error(chances, MADE.labels)
+PREDICTIONS = random_predictions(200, margin=1)
 
 
-def softmax(temperature: float) -> np.ndarray:
-    return scipy.special.softmax(MADE.logits.astype(float) / temperature, -1)
+def error(temperature: float) -> float:
+    probabilities = scipy.special.softmax(PREDICTIONS.logits.astype(float) / temperature, -1)
+    return calibration.expected_calibration_error(probabilities, PREDICTIONS.labels)
 
 
-def test_on_other_images_the_temperature_is_the_rules():
-    found = measure_reliability(MADE, DecisionRule(2.5), False)
-    assert found.temperature == 2.5
-    assert found.error_before == pytest.approx(error(softmax(1)))
-    assert found.error_after == pytest.approx(error(softmax(2.5)))
-    for bins in (found.bins_before, found.bins_after):
+def test_reliability_on_other_images_uses_the_rules_temperature():
+    measured = measure_reliability(PREDICTIONS, DecisionRule(2.5), False)
+    assert measured.temperature == 2.5
+    assert measured.error_before == pytest.approx(error(1))
+    assert measured.error_after == pytest.approx(error(2.5))
+    for bins in (measured.bins_before, measured.bins_after):
         assert sum(row.images for row in bins) == 200
-    assert found.bins_before != found.bins_after
+    assert measured.bins_before != measured.bins_after
 
 
-def test_on_the_images_it_was_fitted_on_each_goes_by_the_other_halfs():
-    found = measure_reliability(MADE, DecisionRule(2.5), True)
-    assert found.error_before == pytest.approx(error(softmax(1)))
-    crossed = calibration.cross_fitted(MADE.logits, MADE.labels)
-    assert found.error_after == error(crossed) != pytest.approx(error(softmax(2.5)))
-    assert found.bins_after == tuple(calibration.reliability(crossed, MADE.labels))
+def test_reliability_on_the_fitted_images_is_cross_fitted():
+    measured = measure_reliability(PREDICTIONS, DecisionRule(2.5), True)
+    assert measured.error_before == pytest.approx(error(1))
+    crossed = calibration.cross_fit_probabilities(PREDICTIONS.logits, PREDICTIONS.labels)
+    expected = calibration.expected_calibration_error(crossed, PREDICTIONS.labels)
+    assert measured.error_after == expected != pytest.approx(error(2.5))
+    bins = calibration.calibration_bins(crossed, PREDICTIONS.labels)
+    assert measured.bins_after == tuple(bins)
 
 
-def test_a_plain_rule_was_fitted_on_nothing():
-    found = measure_reliability(MADE, PLAIN, True)
-    assert found.error_after == found.error_before
+def test_reliability_of_the_default_rule_is_not_cross_fitted():
+    measured = measure_reliability(PREDICTIONS, DEFAULT_RULE, True)
+    assert measured.error_after == measured.error_before

@@ -164,7 +164,7 @@ def test_figures_of_the_run_stand_in_it():
 def test_the_rule_stands_in_it():
     text = written(leaving.subject(leaving.RULES["both"]))
     assert "temperature 0.7 before" in text
-    assert "newts where its probability is 0.3000 or more" in text
+    assert "newts where its probability is at least 0.3000" in text
     assert "left open where no label has a probability of 0.5800." in text
 
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from engine.evaluation import decision_rule
 from engine.evaluation.classification_metrics import classification_metrics as figures
-from engine.evaluation.classification_metrics import precision_recall, roc
+from engine.evaluation.classification_metrics import precision_recall_curve, roc_curve
 from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.evaluate import Predictions
-from engine.evaluation.operating_point import decided, operate
+from engine.evaluation.operating_point import decisions_of_rule, measure_operating_point
 from engine.evaluation.reliability import measure_reliability
 from engine.report.images import jpeg
 from engine.report.report_data import (
@@ -75,13 +75,13 @@ def facts(
         rule=rule,
         figures=figures(found, rule),
         curves=tuple(
-            ClassCurves(found.classes[label], roc(chances, found.labels, label),
-                        precision_recall(chances, found.labels, label))
+            ClassCurves(found.classes[label], roc_curve(chances, found.labels, label),
+                        precision_recall_curve(chances, found.labels, label))
             for label in (range(min(classes, images, 5)) if classes > 2 else [1])
         ),
         calibrated=measure_reliability(found, rule, True),
-        operating=operate(chances, found.labels, 1, 0.3),
-        decided=decided(found, rule),
+        operating=measure_operating_point(chances, found.labels, 1, 0.3),
+        decided=decisions_of_rule(found, rule),
         mistakes=(
             Mistake("/data/val/1.jpg", "class 0", "class 1", 0.987, square, square),
             Mistake("/data/val/sub/2.jpg", "class 1", "class 0", 0.9),

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import io
-import types
 
 import numpy as np
 import pytest
@@ -82,14 +81,10 @@ def test_suspects_have_the_label_that_was_given(measured, monkeypatch):
 
     def check(recipe, given, trained, between):
         asked.append((given, trained, between))
-        suspects = types.SimpleNamespace(
-            order=order, suggested=suggested, wrong=wrong, margin=margin
-        )
-        return types.SimpleNamespace(
-            suspects=suspects, accuracy=0.75, features_of="a network", note=""
-        )
+        issues = label_errors.LabelIssues(order, suggested, wrong, margin)
+        return label_errors.LabelCheck(issues, np.arange(30), 0.75, "a network")
 
-    monkeypatch.setattr(label_errors, "check", check)
+    monkeypatch.setattr(label_errors, "check_labels", check)
     monkeypatch.setattr(gather, "SHOWN", 4)
     found = gather.collect_report(dataclasses.replace(measured, training=loader), TOLD).labels
     expected = [n for n in order.tolist() if n % 3 == 0]

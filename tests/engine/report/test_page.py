@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from engine.evaluation.decision_rule import PLAIN, DecisionRule
+from engine.evaluation.decision_rule import DEFAULT_RULE, DecisionRule
 from engine.evaluation.intervals import Interval
 from engine.evaluation.operating_point import AbstentionMetrics, OperatingPoint
 from engine.evaluation.reliability import measure_reliability
@@ -39,8 +39,8 @@ def test_nothing_is_to_be_complained_of(classes):
 
 def test_nor_where_there_is_little_to_say():
     bare = made.facts(
-        2, PLAIN, operating=None, decided=None, mistakes=(), labels=None, course=None, curves=(),
-        price_per_hour=None,
+        2, DEFAULT_RULE, operating=None, decided=None, mistakes=(), labels=None, course=None,
+        curves=(), price_per_hour=None,
     )  # fmt: skip
     made_of_it = page(bare)
     assert complaints(made_of_it) == []
@@ -193,7 +193,7 @@ def test_a_share_of_nothing_is_a_dash():
 def test_temperatures_are_told_as_they_were_used():
     answers = made.answers(3)
     own, others = (measure_reliability(answers, DecisionRule(1.5), here) for here in (True, False))
-    plain = measure_reliability(answers, PLAIN, True)
+    plain = measure_reliability(answers, DEFAULT_RULE, True)
     crossed = "each half of them is read here by the temperature of the other half"
     assert crossed in text(page(made.facts(calibrated=own)))
     assert crossed not in text(page(made.facts(calibrated=others)))
