@@ -37,6 +37,16 @@ def tiny_backbone():
     tiny.register()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def running_tensorflow():
+    """Commands that tests call find TensorFlow started, with two threads."""
+    from engine.runtime import tensorflow_setup
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tensorflow_setup, "start_tensorflow", lambda *_, **__: 2)
+        yield
+
+
 @pytest.fixture(scope="session")
 def cats_dogs() -> Path:
     """Folder of real photographs, `train/` and `validation/` inside; not part of the repository."""
@@ -76,14 +86,11 @@ def own_cache(tmp_path_factory):
 def call(monkeypatch, capsys):
     """Runs a program in this process, where TensorFlow is at work already."""
     from engine.cli import main as cli_main
-    from engine.runtime import tensorflow_setup
     from engine.runtime.shutdown import Shutdown
     from tests.bin.programs import program
 
-    monkeypatch.setattr(tensorflow_setup, "start_tensorflow", lambda *_, **__: 2)
-    monkeypatch.setattr(
-        cli_main, "stop", lambda *_: Shutdown()
-    )  # signals are for the tests to have
+    # Signals are for the tests to have.
+    monkeypatch.setattr(cli_main, "stop", lambda *_: Shutdown())
 
     def called(name: str, *arguments) -> str:
         try:
@@ -107,20 +114,18 @@ def write(tmp_path):
     return make
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made_run(tmp_path_factory) -> Path:
-    """With ImageNet's features and a head by chance."""
+    """A run whose network has random weights; its classes have names that are no plain words."""
     from engine.evaluation.decision_rule import DecisionRule
-    from tests.engine import small
+    from tests.engine import saved_run
     from tests.engine.commands.serving import CLASSES
-    from tests.engine.serving import served_run
 
     place = tmp_path_factory.mktemp("served") / "run"
-    recipe = small.recipe(backbone="efficientnet_lite0", image_size=(64, 64), weights="imagenet")
-    return served_run.make(place, recipe, CLASSES, DecisionRule(temperature=1.5)).path
+    return saved_run.save(place, DecisionRule(temperature=1.5), CLASSES).path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def service(made_run):
     from tests.engine.commands.serving import served
 

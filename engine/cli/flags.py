@@ -44,6 +44,7 @@ __all__ = [
     "DATA",
     "NO_IMAGES",
     "RUN",
+    "RUN_DIR_HINT",
     "FlagError",
     "Parsed",
     "Span",
@@ -66,6 +67,8 @@ __all__ = [
     "place",
     "price_per_hour",
     "recipe",
+    "require",
+    "threads",
     "whole",
     "words",
 ]
@@ -76,6 +79,7 @@ NO_IMAGES = (
     "no images are named; give --data_dir, --train_dir and --val_dir, --dataset or "
     "--manifest, or start with --flagfile=solar_cells.flags"
 )
+RUN_DIR_HINT = "give the directory that bin/train wrote"
 SOURCE_FLAGS = {
     "data_dir": "folders",
     "train_dir": "split_folders",
@@ -168,8 +172,12 @@ def define_training(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("deterministic", False, "same bits on a GPU too, slower", flag_values=values)
 
 
+def threads(values: flags.FlagValues) -> None:
+    whole(values, "threads", None, "CPU threads; default: all cores", least=1)
+
+
 def define_run(values: flags.FlagValues) -> None:
-    whole(values, "threads", None, "CPU threads; all cores if not given", least=1)
+    threads(values)
     flags.DEFINE(
         Bytes(),
         "cache_memory",
@@ -226,6 +234,15 @@ def names(groups: Iterable[Callable[[flags.FlagValues], None]]) -> list[str]:
     for define in groups:
         define(values)
     return list(values)
+
+
+def require(parsed: Parsed, **hints: str) -> None:
+    """Raises:
+    FlagError: one of these flags is missing; the message ends with its hint.
+    """
+    for name, hint in hints.items():
+        if not getattr(parsed, name):
+            raise FlagError(f"--{name} is missing; {hint}")
 
 
 @contextmanager

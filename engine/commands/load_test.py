@@ -1,19 +1,19 @@
-"""`bin/serve --measure`: a service in a process of its own, and images sent to it from here."""
+"""Measures a service in a process of its own by images that are sent to it from here."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from engine.cli import flags
-from engine.core.errors import UserError
+from engine.core.errors import UserError, require
 from engine.core.text import printable
-from engine.runtime import tensorflow_setup
+from engine.loggers.base import Logger, LoggerGroup
+from engine.runtime import child_process, tensorflow_setup
 from engine.serving import load_test
 from engine.serving.load_test import Sent
 from pipelines.sources.examples import read_bytes
@@ -22,56 +22,104 @@ WARM_UP = 16  # images sent before the clock starts
 END_SECONDS = 60
 
 
-def measure(command: list[str], parsed: flags.Parsed) -> None:
-    """Prints how many images a second the service answers, one at a time and many at a time.
+@dataclasses.dataclass(frozen=True)
+class LoadTestOptions:
+    """What to send to which service.
 
-    command: starts the service.
+    service: the flags of the service.
+    images: files and folders.
+    requests: of one image each; where there are fewer images, they are sent again.
+    connections: requests at a time.
     """
-    images = _images(parsed)
-    with _started(command) as address:
-        asyncio.run(load_test.send(address, images[:WARM_UP], parsed.connections))
-        alone = asyncio.run(load_test.send(address, images, 1))
-        together = asyncio.run(load_test.send(address, images, parsed.connections))
-    for line in _lines(alone, together, parsed.connections):
-        print(line)
+
+    service: Sequence[str]
+    images: Sequence[str]
+    requests: int = 200
+    connections: int = 16
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        require(bool(self.images), "--load_test: no image is named; give files or folders")
 
 
-def _images(parsed: flags.Parsed) -> list[tuple[str, bytes]]:
-    """As many as requests are to be sent; those that there are come again where there are fewer."""
-    if not parsed.words:
-        raise flags.FlagError("--measure: no image is named; give files or folders")
-    tensorflow_setup.start_tensorflow(parsed.threads)
+@dataclasses.dataclass(frozen=True)
+class LoadTestResult:
+    """What came of the same images, sent one at a time and on several connections at a time."""
+
+    sequential: Sent
+    concurrent: Sent
+    connections: int
+
+    def lines(self) -> Iterator[str]:
+        for name, sent in (
+            ("one at a time", self.sequential),
+            (f"on {self.connections} connections", self.concurrent),
+        ):
+            median, p99 = (1000 * load_test.quantile(sent.latencies, q) for q in (0.5, 0.99))
+            yield (
+                f"{name:20} {sent.rate:8.1f} images/s  latency: median {median:.1f} ms, "
+                f"99 % within {p99:.1f} ms"
+            )
+        yield (
+            f"ratio {self.concurrent.rate / self.sequential.rate:.2f}; probabilities differ by up "
+            f"to {load_test.apart(self.sequential, self.concurrent):.1e}"
+        )
+
+
+def measure_service(options: LoadTestOptions, logger: Logger | None = None) -> LoadTestResult:
+    """Measures how many images a second a service answers, one at a time and many at a time.
+
+    Raises:
+      UserError: an image can't be read, or the service does not start or answer.
+    """
+    logger = logger or LoggerGroup(())
+    images = _read_images(options)
+    with _service(options.service, logger) as address:
+        asyncio.run(load_test.send(address, images[:WARM_UP], options.connections))
+        sequential = asyncio.run(load_test.send(address, images, 1))
+        concurrent = asyncio.run(load_test.send(address, images, options.connections))
+    return LoadTestResult(sequential, concurrent, options.connections)
+
+
+def _read_images(options: LoadTestOptions) -> list[tuple[str, bytes]]:
+    """Names and contents, one for each request."""
+    tensorflow_setup.start_tensorflow(options.threads)
     from pipelines.predict import find_images
 
-    places = itertools.islice(find_images.find(parsed.words), parsed.requests)
-    files = [(printable(place), _contents(place)) for place in places]
-    return [files[number % len(files)] for number in range(parsed.requests)]
+    paths = itertools.islice(find_images.find(options.images), options.requests)
+    files = [(printable(path), _read(path)) for path in paths]
+    return [files[index % len(files)] for index in range(options.requests)]
 
 
-def _contents(place: str) -> bytes:
+def _read(path: str) -> bytes:
     try:
-        return read_bytes(place)
+        return read_bytes(path)
     except OSError as error:
         raise UserError(
-            f"{printable(place)} can't be read: {error.strerror or error}; "
-            "--measure takes files and folders"
+            f"{printable(path)} can't be read: {error.strerror or error}; "
+            "--load_test takes files and folders"
         ) from None
 
 
 @contextlib.contextmanager
-def _started(command: list[str]) -> Iterator[str]:
-    """The address of the service, which ends with the block."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def _service(flags: Sequence[str], logger: Logger) -> Iterator[str]:
+    """Yields the address of a service, which ends with the block."""
+    process = subprocess.Popen(
+        child_process.module_command("engine.cli", "serve", *flags, "--port=0"),
+        env=child_process.module_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout
     try:
         address = ""
         for line in process.stdout:
             address = address or line.split()[0]
             if line.startswith("ready"):
-                print(line, end="", flush=True)
+                logger.note(line.rstrip())
                 break
         else:
-            raise UserError("the service did not start; what it said stands above")
+            raise UserError("the service did not start; its messages are above")
         yield address
     finally:
         process.send_signal(signal.SIGTERM)
@@ -81,17 +129,4 @@ def _started(command: list[str]) -> Iterator[str]:
         process.wait()
         process.stdout.close()
     if process.returncode:
-        print(f"the service ended with {process.returncode}", file=sys.stderr)
-
-
-def _lines(alone: Sent, together: Sent, connections: int) -> Iterator[str]:
-    for what, sent in (("one at a time", alone), (f"on {connections} connections", together)):
-        median, late = (1000 * load_test.quantile(sent.latencies, share) for share in (0.5, 0.99))
-        yield (
-            f"{what:20} {sent.rate:8.1f} images/s  latency: median {median:.1f} ms, "
-            f"99 % within {late:.1f} ms"
-        )
-    yield (
-        f"ratio {together.rate / alone.rate:.2f}; answers up to "
-        f"{load_test.apart(alone, together):.1e} apart"
-    )
+        logger.note(f"the service ended with status {process.returncode}")

@@ -37,7 +37,7 @@ class Shutdown:
     def __init__(self, at_once: Callable[[], None] = lambda: None) -> None:
         """at_once: called when the wish is made, from whatever thread."""
         self.reason: str | None = None
-        self._at_once = at_once
+        self._callbacks = [at_once]
         self._asked = threading.Event()
         self._patience = 0
         self._ending = False
@@ -47,7 +47,14 @@ class Shutdown:
         """The run is to end soon; the first reason counts. From any thread."""
         self.reason = self.reason or reason
         self._asked.set()
-        self._at_once()
+        for callback in self._callbacks:
+            callback()
+
+    def on_request(self, callback: Callable[[], None]) -> None:
+        """Calls back when the request is made, from whatever thread; now if it has been made."""
+        self._callbacks.append(callback)
+        if self.reason:
+            callback()
 
     def interrupt(self, reason: str) -> None:
         """As `ask`, and raises Stopped as a signal does, which needs `on`. From any thread."""

@@ -6,22 +6,29 @@ import asyncio
 import contextlib
 import json
 import signal
+import subprocess
 import urllib.request
 from pathlib import Path
 
 import aiohttp
 
 from tests.bin.programs import start
+from tests.engine import tiny
 
 CLASSES = ("<b>bold</b> & “quoted”", "blue", "red")
 SMALL = ("--batch_size=4", "--threads=2")
+
+
+def start_service(*flags, **settings) -> subprocess.Popen:
+    flags = (*SMALL, "--port=0", *flags)
+    return start("serve", *flags, env=tiny.environment(), **settings)
 
 
 class Served:
     """A service in a process of its own."""
 
     def __init__(self, *flags, **settings) -> None:
-        self.process = start("serve", *SMALL, "--port=0", *flags, **settings)
+        self.process = start_service(*flags, **settings)
         first = self.process.stdout.readline()
         self.address, self.lines = first.split(" ")[0], [first]
         while self.lines[-1] and not self.lines[-1].startswith("ready"):

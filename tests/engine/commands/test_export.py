@@ -1,4 +1,4 @@
-"""bin/export as a person starts it."""
+"""bin/export and its command: what is written, what is compared, and what is refused."""
 
 from __future__ import annotations
 
@@ -11,31 +11,35 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from engine.cli import export as cli_export
+from engine.cli import flags as cli_flags
+from engine.commands.export import ExportOptions, export
+from engine.core.errors import UserError
 from engine.core.files import write
 from engine.evaluation.decision_rule import DecisionRule
 from engine.runs import best_model, load
 from engine.runs.best_model import BestModel
 from engine.runs.checkpoints import TrainState, pack
 from engine.runs.directory import RunDirectory
-from tests.bin.programs import run, start
+from engine.runtime.shutdown import ShutdownRequested
+from tests.bin.programs import start
+from tests.engine import tiny
 from tests.engine.small_runs import Watcher, job, small_recipe
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")
-def small_photographs(coloured, tmp_path_factory):
+def photographs(coloured, tmp_path_factory):
     """The run's own, to be moved away."""
-    place = tmp_path_factory.mktemp("data") / "coloured"
-    shutil.copytree(coloured, place)
-    return place
+    return shutil.copytree(coloured, tmp_path_factory.mktemp("data") / "coloured")
 
 
 @pytest.fixture(scope="module")
-def trained(images, tmp_path_factory) -> RunDirectory:
+def trained(photographs, tmp_path_factory) -> RunDirectory:
     """A run's directory with a model and a rule, as training leaves it."""
     place = tmp_path_factory.mktemp("trained") / "run"
-    made = job(small_recipe(images), place, Watcher())
+    made = job(small_recipe(photographs), place, Watcher())
     best = BestModel(made.run, made.loader.classes)
     best.replace(made.classifier.model.weights)
     best.set_rule(DecisionRule(temperature=1.5, abstain=0.5))
@@ -47,14 +51,22 @@ def trained(images, tmp_path_factory) -> RunDirectory:
 def exported(trained, tmp_path_factory):
     """(folder, what was printed) of an export to a SavedModel."""
     out = tmp_path_factory.mktemp("exported") / "out"
-    process = start("export", f"--run_dir={trained.path}", "--format=saved_model", f"--out={out}")
+    process = start(
+        "export", f"--run_dir={trained.path}", "--format=saved_model", f"--out={out}",
+        env=tiny.environment(),
+    )  # fmt: skip
     printed, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert err == "", "converters and TensorFlow are to be silent"
     return out, printed
 
 
-def test_it_says_in_plain_words_what_it_does(exported):
+def options_of(*arguments) -> ExportOptions:
+    groups = (cli_export.define, cli_flags.define_data)
+    return cli_export.export_options(cli_flags.parse("", groups, ["bin/export", *arguments]))
+
+
+def test_program_prints_its_steps_and_the_comparison(exported):
     out, printed = exported
     lines = printed.splitlines()
     assert lines[:3] == [
@@ -69,7 +81,7 @@ def test_it_says_in_plain_words_what_it_does(exported):
     assert lines[-1] == f"written to {out}"
 
 
-def test_the_folder_holds_model_card_and_parity(exported, trained):
+def test_folder_holds_model_card_and_parity(exported, trained):
     out, _ = exported
     assert {path.name for path in out.iterdir()} == {"1", "MODEL_CARD.md", "parity.json"}
     parity = json.loads((out / "parity.json").read_text())
@@ -79,46 +91,45 @@ def test_the_folder_holds_model_card_and_parity(exported, trained):
     files = [path for path in (out / "1").rglob("*") if path.is_file()]
     assert parity["bytes"] == sum(path.stat().st_size for path in files)
     assert parity["min_agreement"] == 0.995
-    opened = load.load_run(trained)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
     signature = tf.saved_model.load(str(out / "1")).signatures["pixels"]
-    chances = signature(images=tf.constant(images))["probabilities"].numpy()
-    logits = opened.model(images.astype(np.float32), training=False).numpy() / 1.5
-    shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    assert np.abs(chances - shares).max() < 1e-5
+    probabilities = signature(images=tf.constant(images))["probabilities"].numpy()
+    model = load.load_run(trained).model
+    logits = model(images.astype(np.float32), training=False).numpy() / 1.5
+    expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    assert np.abs(probabilities - expected).max() < 1e-5
 
 
-def test_an_earlier_export_is_not_overwritten_unasked(exported, trained):
+def test_earlier_export_is_kept_without_overwrite(exported, trained):
     out, _ = exported
-    message = run("export", f"--run_dir={trained.path}", "--format=keras", f"--out={out}", status=1)
-    assert "add --overwrite" in message
+    with pytest.raises(UserError, match="add --overwrite"):
+        export(ExportOptions(trained.path, "keras", out))
     assert (out / "1" / "saved_model.pb").exists()
 
 
-def test_int8_is_calibrated_and_measured_on_images_that_lie_elsewhere_now(
-    trained, images, tmp_path
-):
+def test_int8_is_calibrated_and_measured_on_moved_images(trained, photographs, tmp_path, capfd):
     moved, out = tmp_path / "moved", tmp_path / "there" / "out"
-    arguments = (
+    flags = (
         f"--run_dir={trained.path}", "--format=litert", "--precision=int8", "--min_agreement=0",
         f"--out={out}",
     )  # fmt: skip
-    images.rename(moved)
+    photographs.rename(moved)
     try:
-        message = run("export", *arguments, status=1)
-        assert "name the place as in training: --data_dir" in message
-        assert "Traceback" not in message
-        printed = run("export", *arguments, f"--data_dir={moved}")
+        with pytest.raises(UserError, match="name the place as in training: --data_dir"):
+            export(options_of(*flags))
+        result = export(options_of(*flags, f"--data_dir={moved}"))
     finally:
-        moved.rename(images)
-    assert "on 13 validation images" in printed, "divided as the run divides them"
+        moved.rename(photographs)
+    assert result.parity.images == 13, "divided as the run divides them"
+    assert result.path == out / "model.tflite"
+    assert result.path.is_file()
     parity = json.loads((out / "parity.json").read_text())
     assert parity["precision"] == "int8"
-    assert parity["share_of_weights"] < 0.4
     assert [path.name for path in out.parent.iterdir()] == ["out"]
+    assert capfd.readouterr() == ("", ""), "nothing is printed without a logger"
 
 
-def test_an_export_that_disagrees_leaves_nothing(trained, tmp_path):
+def test_export_that_disagrees_leaves_nothing(trained, tmp_path):
     """In float16 weights end at 65504: what makes two columns of them differ is lost."""
     spoilt = RunDirectory(tmp_path / "run")
     shutil.copytree(trained.path, spoilt.path)
@@ -126,80 +137,82 @@ def test_an_export_that_disagrees_leaves_nothing(trained, tmp_path):
     arrays[-2] = arrays[-2] * 100 + np.float32(1e5)
     values["rule"]["abstain"] = 0.6
     write(spoilt.best, pack({"model": arrays}, values))
-    process = start(
-        "export", f"--run_dir={spoilt.path}", "--format=litert", "--precision=float16",
-        f"--out={tmp_path / 'deep' / 'out'}",
-    )  # fmt: skip
-    printed, message = process.communicate(timeout=600)
-    assert process.returncode == 1
+    watcher = Watcher()
+    options = ExportOptions(spoilt.path, "litert", tmp_path / "deep" / "out", precision="float16")
+    with pytest.raises(UserError) as caught:
+        export(options, watcher)
+    message = str(caught.value)
     assert "nothing was written; take another --format or --precision" in message
     assert re.search(r" of \d+ of 13 images, more than --min_agreement=0\.995 allows", message)
-    assert len(message.splitlines()) == 1
-    shown = [line.split("  ")[0] for line in printed.splitlines()]
-    assert "same likeliest label" in shown, "what it is judged by"
-    assert {"images", "accuracy", "size", "one image"} < set(shown)
-    assert "written to" not in printed
+    shown = {line.split("  ")[0] for line in watcher.notes}
+    assert {"images", "same likeliest label", "accuracy", "size", "one image"} <= shown
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-@pytest.mark.parametrize(
-    ("wish", "when"), [(signal.SIGINT, "reading"), (signal.SIGTERM, "converting")]
-)
-def test_one_that_is_stopped_leaves_nothing(trained, tmp_path, wish, when):
+def test_sigterm_in_a_converter_leaves_nothing(trained, tmp_path):
     process = start(
-        "export", f"--run_dir={trained.path}", "--format=onnx", f"--out={tmp_path / 'a' / 'b'}"
-    )
+        "export", f"--run_dir={trained.path}", "--format=onnx", f"--out={tmp_path / 'a' / 'b'}",
+        env=tiny.environment(),
+    )  # fmt: skip
     for line in process.stdout:
-        if line.startswith(when):
+        if line.startswith("converting"):
             break
-    process.send_signal(wish)
+    process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=600)
-    assert process.returncode == 128 + wish
-    assert err == f"export: stopped by {wish.name}; nothing is left behind\n"
+    assert process.returncode == 128 + signal.SIGTERM
+    assert err == "export: stopped by SIGTERM; nothing is left behind\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_signal_elsewhere_is_raised_once():
+    handlers = {number: signal.getsignal(number) for number in cli_export.SIGNALS}
+    try:
+        with cli_export.clean_shutdown() as shutdown:
+            with pytest.raises(ShutdownRequested, match="SIGINT"):
+                signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+        assert shutdown.reason == "SIGINT"
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+PLACES = ("--run_dir=R", "--out=o")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((), "--run_dir is missing"),
-        (("--run_dir=R", "--out=o"), "--format is missing; allowed: saved_model, litert, onnx"),
+        (PLACES, "--format is missing; allowed: saved_model, litert, onnx"),
         (("--run_dir=R", "--format=onnx"), "--out is missing; name the folder to make"),
-        (
-            ("--format=tflite",),
-            "(did you mean 'litert'?); allowed: saved_model, litert, onnx",
-        ),
+        (("--format=tflite",), "(did you mean 'litert'?); allowed: saved_model, litert, onnx"),
         (("--precision=int4",), "'int4' does not exist (did you mean 'int8'?)"),
         (
-            ("--run_dir=R", "--out=o", "--format=onnx", "--precision=float16"),
+            (*PLACES, "--format=onnx", "--precision=float16"),
             "--precision=float16 goes with --format=litert",
         ),
         (
-            ("--run_dir=R", "--out=o", "--format=onnx", "--min_agreement=99.5"),
+            (*PLACES, "--format=onnx", "--min_agreement=99.5"),
             "--min_agreement=99.5; allowed: a share from 0 to 1, such as 0.995 for 99.5%",
         ),
         (("--min_agreement=-1",), "allowed: a number, 0 or more"),
     ],
 )
-def test_flags_that_do_not_fit_are_told(arguments, message, tmp_path):
-    told = run("export", *arguments, cwd=tmp_path, status=2)
-    assert message in told
-    assert len(told.splitlines()) == 1
+def test_flags_that_do_not_fit_are_refused(arguments, message):
+    with pytest.raises(cli_flags.FlagError, match=re.escape(message)):
+        options_of(*arguments)
 
 
-def test_data_flags_want_other_data(trained, tmp_path):
-    told = run(
-        "export", f"--run_dir={trained.path}", "--format=onnx", f"--out={tmp_path / 'o'}",
-        "--split_seed=3", status=2,
-    )  # fmt: skip
-    assert "--split_seed goes with other data" in told
+def test_data_flags_require_other_data(trained, tmp_path):
+    flags = (f"--run_dir={trained.path}", "--format=onnx", f"--out={tmp_path / 'o'}")
+    with pytest.raises(cli_flags.FlagError, match="--split_seed requires other data"):
+        options_of(*flags, "--split_seed=3")
 
 
-def test_no_run_and_no_place(trained, tmp_path):
-    told = run("export", f"--run_dir={tmp_path}", "--format=onnx", "--out=o", status=1)
-    assert "holds no run" in told
+def test_missing_run_and_foreign_folder_are_refused(trained, tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        options_of(f"--run_dir={tmp_path}", "--format=onnx", "--out=o")
     (tmp_path / "thesis.txt").write_text("")
-    told = run(
-        "export", f"--run_dir={trained.path}", "--format=onnx", f"--out={tmp_path}", status=1
-    )
-    assert "is not empty and holds no export" in told
+    with pytest.raises(UserError, match="is not empty and holds no export"):
+        export(ExportOptions(trained.path, "onnx", tmp_path))

@@ -17,7 +17,6 @@ from engine.commands import train as command
 from engine.commands.cache_options import CacheOptions
 from engine.core.errors import UserError
 from engine.runs.directory import RunDirectory
-from engine.runtime import tensorflow_setup
 from engine.runtime.shutdown import Shutdown, ShutdownRequested
 from engine.training import loop
 from pipelines.pixel_cache import scan
@@ -42,7 +41,6 @@ def shutdown(monkeypatch) -> Shutdown:
         return shutdown
 
     monkeypatch.setattr(cli_main, "stop", make)
-    monkeypatch.setattr(tensorflow_setup, "start_tensorflow", lambda *_, **__: 2)
     return shutdown
 
 

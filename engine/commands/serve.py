@@ -1,0 +1,175 @@
+"""Serves predictions of a run's best model over HTTP, with a page to drop images on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.core.errors import UserError, require
+from engine.core.text import printable
+from engine.loggers.base import Logger, LoggerGroup
+from engine.runs.directory import RunDirectory
+from engine.runtime import tensorflow_setup
+from engine.runtime.shutdown import Shutdown, ShutdownRequested
+from engine.serving import server
+from engine.serving.batcher import BatchingOptions, sizes
+from engine.serving.limits import MB, Limits
+from engine.serving.service import Model, Service
+
+if TYPE_CHECKING:
+    import socket
+
+PRECISIONS = ("float32", "auto")
+LOCAL_HOST = "localhost"
+
+
+@dataclasses.dataclass(frozen=True)
+class ServeOptions:
+    """Which model serves, where, and what it takes from clients.
+
+    host, port: the address to listen at; port 0 is any free one.
+    allowed_hosts: further names that requests may address this machine by.
+    precision: of the frozen layers, one of PRECISIONS.
+    batch_size: images in a batch at most.
+    max_batch_delay_ms: that an image may wait for others that are being decoded.
+    max_queue_size: images that may wait; more are refused.
+    max_mb: of a file. max_files: in a request. timeout_seconds: of a request.
+    threads: CPU threads; None for all cores.
+    """
+
+    run_dir: Path
+    host: str = "127.0.0.1"
+    port: int = 8501
+    allowed_hosts: tuple[str, ...] = ()
+    precision: str = "float32"
+    batch_size: int = 32
+    max_batch_delay_ms: float = 5
+    max_queue_size: int = 256
+    max_mb: float = 16
+    max_files: int = 32
+    timeout_seconds: float = 30
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.port <= 65535, f"--port={self.port}; allowed: 0 to 65535")
+        require(
+            self.max_queue_size >= self.max_files,
+            f"--max_queue_size={self.max_queue_size} is less than --max_files={self.max_files}; "
+            "a request with so many would never be answered",
+        )
+        for name in self.allowed_hosts:
+            require(
+                ":" not in name and "/" not in name,
+                f"--allow_host={name}; allowed: names such as a.example, without http:// and port",
+            )
+        for name in ("max_mb", "timeout_seconds"):
+            require(getattr(self, name) > 0, f"--{name}=0; allowed: a number above 0")
+
+
+def serve(
+    options: ServeOptions, logger: Logger | None = None, shutdown: Shutdown | None = None
+) -> None:
+    """Serves until the shutdown is requested; returns when every pending request is answered.
+
+    Args:
+      logger: receives the address first, and a line that begins with `ready` when images are
+        answered; nothing is printed without one.
+
+    Raises:
+      UserError: there is no such run, it has no model, or the address is not available.
+    """
+    logger, shutdown = logger or LoggerGroup(()), shutdown or Shutdown()
+    run = RunDirectory(options.run_dir)
+    run.read_recipe()
+    with (
+        contextlib.closing(server.bind(options.host, options.port)) as bound,
+        contextlib.suppress(ShutdownRequested),
+        shutdown.undisguised(),
+    ):
+        threads = tensorflow_setup.start_tensorflow(
+            options.threads, inter_op_threads=None, log=logger.note
+        )
+        asyncio.run(_serve(options, run, bound, threads, logger, shutdown))
+
+
+async def _serve(
+    options: ServeOptions,
+    run: RunDirectory,
+    bound: socket.socket,
+    threads: int,
+    logger: Logger,
+    shutdown: Shutdown,
+) -> None:
+    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+
+    def stop() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended already
+            loop.call_soon_threadsafe(stopping.set)
+
+    shutdown.on_request(stop)
+    limits = Limits(int(options.max_mb * MB), options.max_files, options.timeout_seconds)
+    names = (LOCAL_HOST, options.host.lower(), *options.allowed_hosts)
+    logger.note(f"{server.address(bound)} loading {printable(str(run.path))}")
+    with shutdown.patient():
+        await server.run(
+            Service(limits, names),
+            bound,
+            lambda: _load(options, run, threads, logger, shutdown),
+            stopping,
+            lambda model: logger.note(f"ready: {_describe(model.about)}"),
+        )
+
+
+def _load(
+    options: ServeOptions, run: RunDirectory, threads: int, logger: Logger, shutdown: Shutdown
+) -> tuple[Model, BatchingOptions]:
+    from engine.serving import model as models
+
+    predictor = models.load(run, options.precision, logger.note)
+    seconds = models.seconds(predictor, shutdown.checked(sizes(options.batch_size)))
+    about = {
+        "run": run.path.resolve().name,
+        "model": run.read_recipe().backbone,
+        "precision": str(predictor.program),
+        "image_size": list(predictor.image_size),
+    }
+    model = Model(
+        make_decoder(predictor.image_size, predictor.resize),
+        functools.partial(models.answers, predictor),
+        predictor.classes,
+        predictor.rule,
+        about,
+    )
+    delay = options.max_batch_delay_ms / 1000
+    return model, BatchingOptions(seconds, options.max_queue_size, delay, threads)
+
+
+def make_decoder(image_size: tuple[int, int], resize: str) -> Callable[[bytes], Any]:
+    """bytes -> uint8 [H, W, 3]; a UserError says why an image can't be read."""
+    import tensorflow as tf
+
+    from pipelines.decode import decode
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+    def pixels(contents: tf.Tensor) -> tf.Tensor:
+        with tf.device("CPU"):
+            return decode.decode(contents, *image_size, resize)
+
+    def read(contents: bytes) -> Any:
+        try:
+            return pixels(contents).numpy()
+        except tf.errors.OpError as error:
+            raise UserError(decode.reason(error)) from None
+
+    read(tf.io.encode_png(tf.zeros([2, 2, 3], tf.uint8)).numpy())  # compiles
+    return read
+
+
+def _describe(about: dict[str, Any]) -> str:
+    height, width = about["image_size"]
+    return f"{about['model']} at {height}x{width}, {about['precision']}"
