@@ -49,10 +49,10 @@ def run_options(shutdown, monkeypatch) -> list:
     """The options of the runs of a test, none of which trains."""
     options: list[command.TrainOptions] = []
 
-    def train(given, run, logger, stop):
+    def train(given, lock, logger, stop):
         assert stop is shutdown
         options.append(given)
-        return command.TrainResult(run, {}, {})
+        return command.TrainResult(lock.run, {}, {})
 
     monkeypatch.setattr(command, "_train", train)
     return options
