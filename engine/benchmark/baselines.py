@@ -102,7 +102,10 @@ def with_layers(task: Task, recipe: Any, made: Any) -> tuple[Any, Any, Any]:
 def with_generator(task: Task, recipe: Any, made: Any) -> tuple[Any, Any, Any]:
     """The blog's way: `ImageDataGenerator`, one image after the other in NumPy and SciPy."""
     import keras
-    from keras.src.legacy.preprocessing.image import ImageDataGenerator
+
+    from engine.models.keras_internals import image_data_generator
+
+    generator = image_data_generator()
 
     names = {
         "rotate": lambda degrees=30: {"rotation_range": degrees},
@@ -128,8 +131,8 @@ def with_generator(task: Task, recipe: Any, made: Any) -> tuple[Any, Any, Any]:
 
     pixels = keras.Input((*recipe.image_size, 3))
     model = keras.Model(pixels, made.model(pixels, training=False))
-    training = read(task.train_dir, ImageDataGenerator(**settings), True)
-    return training, read(task.validation_dir, ImageDataGenerator(), False), model
+    training = read(task.train_dir, generator(**settings), True)
+    return training, read(task.validation_dir, generator(), False), model
 
 
 WAYS = {"fit": with_layers, "blog": with_generator}

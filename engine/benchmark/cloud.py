@@ -11,7 +11,15 @@ import threading
 import time
 from collections.abc import Callable
 
-from engine.runtime.cloud_metadata import ADDRESS, NOBODY, Ask, asking, aws_token, checked, google
+from engine.runtime.cloud_metadata import (
+    ADDRESS,
+    UNAVAILABLE_ERRORS,
+    Request,
+    aws_token,
+    google_value,
+    requester,
+    validated,
+)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -34,22 +42,22 @@ def instance_type(timeout_seconds: float = 0.5, address: str = ADDRESS) -> str |
 
 
 def _note(found: dict[str, str], cloud: str, address: str, deadline: float) -> None:
-    with contextlib.suppress(*NOBODY):
-        found[cloud] = checked(CLOUDS[cloud](asking(deadline, address)), NAME)
+    with contextlib.suppress(*UNAVAILABLE_ERRORS):
+        found[cloud] = validated(CLOUDS[cloud](requester(deadline, address)), NAME)
 
 
-def _aws(ask: Ask) -> str:
+def _aws(ask: Request) -> str:
     return ask("GET", "/latest/meta-data/instance-type", aws_token(ask))
 
 
-def _google(ask: Ask) -> str:
+def _google(ask: Request) -> str:
     """`projects/NUMBER/machineTypes/TYPE`, of which the last part is the name."""
-    return google(ask, "machine-type").rpartition("/")[2]
+    return google_value(ask, "machine-type").rpartition("/")[2]
 
 
-def _azure(ask: Ask) -> str:
+def _azure(ask: Request) -> str:
     path = "/metadata/instance/compute/vmSize?api-version=2021-02-01&format=text"
     return ask("GET", path, {"Metadata": "true"})
 
 
-CLOUDS: dict[str, Callable[[Ask], str]] = {"aws": _aws, "google": _google, "azure": _azure}
+CLOUDS: dict[str, Callable[[Request], str]] = {"aws": _aws, "google": _google, "azure": _azure}

@@ -20,7 +20,7 @@ from engine.training import steps
 
 
 def forward(bench: Bench, batch: Batch) -> tuple[Work, Work]:
-    """The frozen part of the phase: specialised, and as Keras runs the same layers."""
+    """The frozen layers of the phase: compiled, and as Keras runs the same layers."""
     model, size = bench.stage.partition.trunk, batch.labels.shape[0]
 
     @tf.function

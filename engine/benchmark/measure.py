@@ -153,7 +153,7 @@ def _drain(batches: Iterator[Batch]) -> None:
 
 def row(job: TrainJob, phase: Phase, repeats: int) -> Row:
     """All of it for one phase of one recipe."""
-    hardware.reset_peaks()
+    hardware.reset_peak_memory()
     bench = prepare(job, phase)
     samples = alternate(works(bench), repeats)
     rates: Mapping[str, Rate] = {name: Rate.of(each) for name, each in samples.items()}

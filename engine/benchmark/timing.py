@@ -27,7 +27,7 @@ def alternate(works: Mapping[str, Work], repeats: int) -> dict[str, list[float]]
         work.run()  # compiles
         counts[name] = max(1, math.ceil(SAMPLE_SECONDS / max(_seconds(work, 1), 1e-6)))
     samples: dict[str, list[float]] = {name: [] for name in works}
-    with background.kept():
+    with background.paused():
         for _ in range(repeats):
             for name, work in works.items():
                 samples[name].append(work.images * counts[name] / _seconds(work, counts[name]))

@@ -163,8 +163,8 @@ def measure(parsed: cli_flags.Parsed, recipe: Recipe) -> None:
                 rows.append(row)
                 print(report.explain(row), file=sys.stderr)
     made = report.Report(
-        machine=hardware.machine(),
-        software=hardware.software(),
+        machine=hardware.describe_machine(),
+        software=hardware.describe_software(),
         instance_type=parsed.instance_type or cloud.instance_type(),
         price_per_hour=parsed.price_per_hour,
         when=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

@@ -38,7 +38,7 @@ def main(work: Callable[[list[str]], None]) -> None:
         )
         raise SystemExit(STOPPED) from None
     except KeyboardInterrupt:
-        background.over()
+        background.cancel()
         print(f"{program}: interrupted; the same command starts it again", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
@@ -75,7 +75,7 @@ def command_line(argv: list[str]) -> str:
 
 def stop(preemption_signal: str | None, watch_preemption: bool) -> Shutdown:
     """What ends a run: Ctrl-C, the system, a scheduler by a signal of its own, the cloud."""
-    asked = Shutdown(background.over)
+    asked = Shutdown(background.cancel)
     own = [signal.Signals[preemption_signal]] if preemption_signal else []
     asked.on([signal.SIGINT, signal.SIGTERM], own)
     if watch_preemption and not preemption.watch(asked.interrupt):

@@ -24,4 +24,4 @@ class CacheOptions:
     def location(self) -> CacheLocation:
         """The same with the bytes of memory of now."""
         memory = store.default_memory() if self.memory is None else self.memory
-        return CacheLocation(self.folder, memory, background.give_way)
+        return CacheLocation(self.folder, memory, background.yield_to_foreground)

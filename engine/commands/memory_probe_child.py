@@ -41,7 +41,7 @@ def fits(recipe: Recipe, threads: int | None) -> bool:
 
     classes = sources.listed(recipe.data).classes
     try:
-        devices = distribution.strategy(
+        devices = distribution.choose_strategy(
             tensorflow_setup.list_gpus(), recipe.batch_size, recipe.gradient_accumulation_steps
         )
     except UserError:  # microbatches that can't be divided among the GPUs

@@ -17,7 +17,7 @@ from engine.core.call_syntax import parse_calls
 from engine.core.recipe import DataSpec, Recipe, parse_phase
 from engine.frozen import trunk
 from engine.frozen.array_store import CacheBudget
-from engine.frozen.precision import ComputeMode, distance
+from engine.frozen.precision import ComputeMode, relative_distance
 from engine.models import classifier, freezing
 from engine.models.batchnorm_folding import as_list
 from engine.runs import checkpoints
@@ -97,8 +97,8 @@ def the_trunk_agrees_with_the_network(recipe: Recipe, threads: int) -> str:
     split = freezing.partition_model(classifier.build(recipe, 2), "head")
     pixels = tf.constant(np.random.default_rng(0).uniform(0, 255, (8, 64, 64, 3)), tf.float32)
     plain = as_list(split.trunk(pixels, training=False))[0]
-    folded = trunk.specialise(split.trunk, ComputeMode())(pixels)[0]
-    apart = distance(np.asarray(folded), np.asarray(plain))
+    folded = trunk.compile_frozen(split.trunk, ComputeMode())(pixels)[0]
+    apart = relative_distance(np.asarray(folded), np.asarray(plain))
     return "" if apart < 1e-4 else f"relative distance {apart:.1e}"
 
 

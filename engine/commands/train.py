@@ -128,7 +128,7 @@ def _train(options: TrainOptions, lock: RunLock, logger: Logger, shutdown: Shutd
     from engine.runtime import distribution
     from engine.training import loop
 
-    devices = distribution.strategy(
+    devices = distribution.choose_strategy(
         tensorflow_setup.list_gpus(), recipe.batch_size, recipe.gradient_accumulation_steps
     )
     with record_failure(lock), shutdown.undisguised():

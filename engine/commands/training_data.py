@@ -44,7 +44,7 @@ def prepare_model_and_data(
     classifier = setup.build(recipe, examples.classes, run, logger, devices)
     # The weights of a run that is resumed are still in its checkpoint.
     phases = [] if run.started() else [phase for phase in recipe.phases if phase.epochs][:1]
-    with warmup.compile_meanwhile(classifier, recipe, phases, devices) as compiled:
+    with warmup.compile_in_background(classifier, recipe, phases, devices) as compiled:
         pixel_cache = cache if recipe.cache in ("auto", "pixels") else None
         examples, pixels = prepare.prepare_training_data(
             examples, recipe, run.bad_images, threads, logger.note, pixel_cache

@@ -118,13 +118,13 @@ def make_feature_extractor(
 ) -> Callable[[Any], tf.Tensor]:
     """Returns a function from uint8 [B, H, W, 3] to pooled features [B, D], in the fastest mode."""
     frozen = freezing.partition_model(network, "head").trunk
-    specialise = functools.cache(functools.partial(trunk.specialise, frozen))
-    modes = precision.candidates(recipe)
+    compile_mode = functools.cache(functools.partial(trunk.compile_frozen, frozen))
+    modes = precision.recipe_modes(recipe)
     if len(modes) > 1:
         first = next(iter(loader.split_batches("train", [0])))
-        trials = precision.trials(modes, specialise, tf.cast(first.inputs, tf.float32))
-        modes = [precision.best(trials).program]
-    run = specialise(modes[0])
+        trials = precision.run_trials(modes, compile_mode, tf.cast(first.inputs, tf.float32))
+        modes = [precision.choose_trial(trials).mode]
+    run = compile_mode(modes[0])
     return lambda images: run(tf.cast(images, tf.float32))[0]
 
 

@@ -16,7 +16,7 @@ from engine.core.dataset import Batch
 from engine.core.errors import UserError
 from engine.evaluation import decision_rule, eval_step
 from engine.export.subject import BYTES, Answer, ExportFormat, ExportSource
-from engine.runtime.hardware import machine, software
+from engine.runtime.hardware import describe_machine, describe_software
 
 WARM_UP, REPEATS = 3, 20
 LONGEST_SECONDS = 3.0  # of repeats; two there are in any case
@@ -184,8 +184,8 @@ def report(
         "model": kind.path,
         "min_agreement": least,
         **dataclasses.asdict(found),
-        "software": software(),
-        "machine": machine(),
+        "software": describe_software(),
+        "machine": describe_machine(),
     }
 
 

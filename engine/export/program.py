@@ -30,7 +30,7 @@ def make(subject: ExportSource) -> Any:
     The weights are fixed, normalisations folded once, and scaling, temperature and rule are within.
     """
     model = subject.opened.model
-    network = trunk.specialise(model, ComputeMode(), _depthwise(model))
+    network = trunk.compile_frozen(model, ComputeMode(), _depthwise(model))
     spec = tf.TensorSpec([None, *subject.pixels], tf.uint8, name=IMAGES)
 
     @tf.function(autograph=False, input_signature=[spec])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from engine.export.subject import BYTES, UNCERTAIN, Answer, ExportFormat, ExportSource, encoded
-from engine.runtime.hardware import software
+from engine.runtime.hardware import describe_software
 
 IMAGE_BYTES = "image_bytes"
 FROM_BYTES, FROM_PIXELS = "serving_default", "pixels"
@@ -108,7 +108,7 @@ for path, label, decision, row in zip(sys.argv[1:], labels, decisions, probabili
 
 
 def _serving() -> str:
-    made_with = software()["tensorflow"]
+    made_with = describe_software()["tensorflow"]
     return f"""\
 TensorFlow Serving takes the folder that this card lies in, as version 1 of a model; it should not
 be older than TensorFlow {made_with}, which wrote it. Started in this folder, in either way:

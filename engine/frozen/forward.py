@@ -25,7 +25,7 @@ class FrozenForward:
         """
         Args:
           seed: the recipe's.
-          trunk: float32 [B, H, W, 3] -> a list of tensors; see `trunk.specialise`.
+          trunk: float32 [B, H, W, 3] -> a list of tensors; see `trunk.compile_frozen`.
         """
         self.seed, self.augmentation, self._trunk = seed, augmentation, trunk
         self.augment: Callable = tf.function(augmentation.apply, autograph=False)

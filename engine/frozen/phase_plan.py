@@ -96,17 +96,17 @@ class PlanFile:
     def _try(
         self, what: str, modes: list[ComputeMode], compile_mode: Callable, inputs: Callable
     ) -> tuple[PrecisionTrial, ...]:
-        trials = tuple(precision.trials(modes, compile_mode, inputs()))
+        trials = tuple(precision.run_trials(modes, compile_mode, inputs()))
         if len(trials) > 1:
             self.log(f"{what}, tried on a batch of your images:")
-            for line in precision.table(trials):
+            for line in precision.format_trials(trials):
                 self.log(line)
         return trials
 
     def _chosen(self, what: str, trials: tuple[PrecisionTrial, ...], known: bool) -> PrecisionTrial:
-        best = precision.best(trials)
+        best = precision.choose_trial(trials)
         if known and len(trials) > 1:
-            self.log(f"{what}: {best.program}, as {self.path} has it")
+            self.log(f"{what}: {best.mode}, as {self.path} has it")
         return best
 
     def _update(self, phase: Phase, **changes: Any) -> None:
@@ -137,7 +137,7 @@ def _same_trunk(one: Phase, other: Phase) -> bool:
 
 def _chosen_modes(plan: PhasePlan) -> dict[str, str]:
     parts = {"trunk": plan.trunk, "tail": plan.tail}
-    return {part: str(precision.best(t).program) for part, t in parts.items() if t}
+    return {part: str(precision.choose_trial(t).mode) for part, t in parts.items() if t}
 
 
 def _read_plan(value: Any, name: str) -> PhasePlan:
@@ -148,7 +148,7 @@ def _read_plan(value: Any, name: str) -> PhasePlan:
     """
     plan = convert(value, PhasePlan, name)
     for trial in (*plan.trunk, *plan.tail):
-        choose(trial.program.policy, dict.fromkeys(PRECISIONS), "policy")
+        choose(trial.mode.policy, dict.fromkeys(PRECISIONS), "policy")
         speed = trial.images_per_second
         require(speed > 0, f"images_per_second={speed}; allowed: a number above 0")
     if plan.cache:

@@ -1,8 +1,8 @@
-"""A frozen trunk as a program of its own.
+"""Compiles a frozen trunk.
 
-No gradient enters it, so what it is made of is fixed: normalisations are folded into kernels once,
-and kernels are held in the precision that the program computes in. Small ones are constants of the
-graph, which oneDNN packs once and for all; large ones are variables of the program's own.
+No gradient enters a trunk, so its values are fixed: normalizations are folded into kernels once,
+and kernels are stored in the precision that the program computes in. Small values are constants of
+the graph, which oneDNN packs once; large ones are variables of the program's own.
 """
 
 from __future__ import annotations
@@ -13,89 +13,88 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.backend.common.stateless_scope import StatelessScope
 
 from engine.frozen.kernel_rounding import round_kernels
-from engine.frozen.precision import ComputeMode, running_in
+from engine.frozen.precision import ComputeMode, override_dtype_policy
 from engine.models.batchnorm_folding import (
-    Folded,
+    FoldedConvolution,
     as_list,
-    before,
-    foldable,
-    readers,
-    run,
-    together,
+    foldable_pairs,
+    folding_replacements,
 )
+from engine.models.keras_internals import consumers, producer, run_graph, substituted_values
 
-# Elements. While a graph is compiled its constants are copied some 25 times: those of InceptionV3
-# took 5 s on one core and as variables 1 s, those of ResNet152 almost 7 GB of memory.
-MOST_CONSTANT = 2**16
+# Elements. TensorFlow copies a graph's constants some 25 times while it compiles: with constants,
+# InceptionV3 took 5 s on one core instead of 1 s, and ResNet152 almost 7 GB of memory.
+MAX_CONSTANT = 2**16
 
 
-def specialise(
-    model: keras.Model, program: ComputeMode, instead: dict[Any, Callable] | None = None
+def compile_frozen(
+    model: keras.Model, mode: ComputeMode, replacements: dict[Any, Callable] | None = None
 ) -> Callable[[Any], list]:
-    """float32 [B, H, W, 3] -> the model's outputs in inference mode, a list.
+    """Compiles a model in inference mode, with the values that its variables have now.
 
-    instead: functions in the place of some layers; none of a convolution that is folded.
-    Later changes of the model's variables are not seen. What the program holds lies on each of the
-    devices of the strategy in whose scope it is made.
+    What the program holds is placed on each device of the strategy in whose scope this is called.
+
+    Args:
+      replacements: functions in the place of some layers; none of a convolution that is folded.
+
+    Returns:
+      float32 [B, H, W, 3] -> the model's outputs, a list.
     """
-    pairs = [_Fixed(conv, norm, program.dtype) for norm, conv in foldable(model)]
-    gone = {id(variable) for pair in pairs for variable in pair.variables}
-    rest = [variable for variable in model.weights if id(variable) not in gone]
-    values = [(variable, _fixed(variable.numpy())) for variable in rest]
-    forward = run(model, _shared_sums(model) | (instead or {}) | together(pairs))
+    pairs = [_FixedConvolution(conv, norm, mode.dtype) for norm, conv in foldable_pairs(model)]
+    folded = {id(variable) for pair in pairs for variable in pair.variables}
+    unfolded = [variable for variable in model.weights if id(variable) not in folded]
+    values = [(variable, _fix(variable.numpy())) for variable in unfolded]
+    replacements = _unfused_relus(model) | (replacements or {}) | folding_replacements(pairs)
     signature = [tf.TensorSpec([None, *tensor.shape[1:]], tf.float32) for tensor in model.inputs]
 
-    @tf.function(autograph=False, jit_compile=program.xla, input_signature=signature)
+    @tf.function(autograph=False, jit_compile=mode.xla, input_signature=signature)
     def trunk(pixels: tf.Tensor) -> list:
-        known = [(variable, value()) for variable, value in values]
-        with running_in(model, program.policy), StatelessScope(state_mapping=known):
-            return as_list(forward(pixels))
+        fixed = [(variable, value()) for variable, value in values]
+        with override_dtype_policy(model, mode.policy), substituted_values(fixed):
+            return as_list(run_graph(model, as_list(pixels), replacements))
 
     return trunk
 
 
-def _fixed(value: np.ndarray) -> Callable[[], tf.Tensor]:
-    """What gives the value within a graph."""
-    if value.size > MOST_CONSTANT:
-        return _held(value)
-    return lambda: tf.constant(value)
+def _fix(value: np.ndarray) -> Callable[[], tf.Tensor]:
+    """Returns a function that returns the value within a graph."""
+    return _in_variable(value) if value.size > MAX_CONSTANT else lambda: tf.constant(value)
 
 
-def _held(value: np.ndarray) -> Callable[[], tf.Tensor]:
+def _in_variable(value: np.ndarray) -> Callable[[], tf.Tensor]:
     return tf.Variable(value, trainable=False).read_value
 
 
-class _Fixed(Folded):
-    """Folded once and for all, with the kernel and the bias in the precision of the program."""
+class _FixedConvolution(FoldedConvolution):
+    """Folded once, with kernel and bias in the precision of the program."""
 
     def __init__(self, conv: keras.layers.Layer, norm: Any, dtype: str) -> None:
         super().__init__(conv, norm)
-        kernel, bias = self.values()
-        self.kernel = _fixed(round_kernels(np.asarray(kernel), dtype))
-        # Never a constant: TensorFlow 2.21 then does not make it part of a bfloat16 convolution,
-        # which halved the speed of MobileNetV3.
-        self.bias = _held(tf.cast(bias, dtype).numpy())
+        kernel, bias = self.folded_weights()
+        self._fixed_kernel = _fix(round_kernels(np.asarray(kernel), dtype))
+        # Never a constant: TensorFlow 2.21 then does not fuse it into a bfloat16 convolution, which
+        # halved the speed of MobileNetV3.
+        self._fixed_bias = _in_variable(tf.cast(bias, dtype).numpy())
 
     def __call__(self, inputs: Any) -> Any:
-        # Not a plain sum: this one the graph optimiser makes part of the convolution.
-        return tf.nn.bias_add(self.convolve(inputs, self.kernel()), self.bias())
+        # Not a plain sum: the graph optimizer fuses bias_add into the convolution.
+        return tf.nn.bias_add(self.convolve(inputs, self._fixed_kernel()), self._fixed_bias())
 
 
-def _shared_sums(model: keras.Model) -> dict[Any, Callable]:
-    """Another ReLU in the place of one behind a sum that others read too.
+def _unfused_relus(model: keras.Model) -> dict[Any, Callable]:
+    """Replaces each ReLU that follows a sum which others read too.
 
-    TensorFlow 2.21 makes sum and ReLU part of the convolution before them, finds that the others
-    lack the sum, prints an error, and fuses nothing at all.
+    TensorFlow 2.21 would fuse sum and ReLU into the convolution before them, find that the other
+    readers lack the sum, print an error, and fuse nothing at all.
     """
     relus = [
         layer
         for layer in model.layers
         if isinstance(layer, keras.layers.Activation)
         and layer.activation is keras.activations.relu
-        and isinstance(before(layer), keras.layers.Add)
-        and len(readers(model, before(layer))) > 1
+        and isinstance(producer(layer.input), keras.layers.Add)
+        and len(consumers(model, producer(layer.input))) > 1
     ]
     return dict.fromkeys(relus, lambda inputs: tf.maximum(inputs, tf.zeros([], inputs.dtype)))

@@ -1,4 +1,4 @@
-"""Frozen parts that are compiled while the images are looked at."""
+"""Compiles the frozen layers of the first phases while the images are scanned."""
 
 from __future__ import annotations
 
@@ -17,53 +17,56 @@ from engine.models.classifier import Classifier
 
 
 class Warmup:
-    """Programs by phase, ready to run; for most phases there are none."""
+    """Compiled trunks by phase. Each serves once: it holds the weights that it was compiled with."""
 
     def __init__(self) -> None:
-        self._ready: dict[str, dict[ComputeMode, Callable]] = {}
+        self._compiled: dict[str, dict[ComputeMode, Callable]] = {}
 
-    def make(
+    def compile(self, classifier: Classifier, recipe: Recipe, phase: Phase) -> None:
+        """Compiles the phase's trunk in every mode, each run once on a batch of zeros."""
+        partition = freezing.partition_model(classifier, phase.trainable)
+        compiled = self._compiled.setdefault(phase.name, {})
+        pixels = tf.zeros((recipe.batch_size, *recipe.image_size, 3))
+        for mode in precision.recipe_modes(recipe) if partition.frozen else ():
+            function = trunk.compile_frozen(partition.trunk, mode)
+            function(pixels)
+            compiled[mode] = function
+
+    def take_compiler(
         self, phase: Phase, partition: freezing.ModelPartition
     ) -> Callable[[ComputeMode], Callable]:
-        """Gives the phase's trunk as a program, as `trunk.specialise` does; once for each."""
-        ready = self._ready.pop(phase.name, {})
-        return functools.cache(
-            lambda program: ready.get(program) or trunk.specialise(partition.trunk, program)
-        )
+        """Returns `trunk.compile_frozen` for the phase's trunk, with what is compiled already.
 
-    def prepare(self, made: Classifier, recipe: Recipe, phase: Phase) -> None:
-        """The phase's programs, each run once on a batch without images in it."""
-        partition = freezing.partition_model(made, phase.trainable)
-        ready = self._ready.setdefault(phase.name, {})
-        pixels = tf.zeros((recipe.batch_size, *recipe.image_size, 3))
-        for program in precision.candidates(recipe) if partition.frozen else ():
-            function = trunk.specialise(partition.trunk, program)
-            function(pixels)
-            ready[program] = function
+        That is given away: the next call for the phase compiles again, with the weights by then.
+        """
+        compiled = self._compiled.pop(phase.name, {})
+        return functools.cache(
+            lambda mode: compiled.get(mode) or trunk.compile_frozen(partition.trunk, mode)
+        )
 
 
 @contextlib.contextmanager
-def compile_meanwhile(
-    made: Classifier,
+def compile_in_background(
+    classifier: Classifier,
     recipe: Recipe,
     phases: Sequence[Phase],
     devices: tf.distribute.Strategy | None = None,
 ) -> Iterator[Warmup]:
-    """Compiles on a thread within the block; nobody else may touch the model there.
+    """Compiles on a thread within the block; nothing else may touch the model there.
 
     Args:
-      phases: those of the recipe that begin with the weights of now.
+      phases: those of the recipe that start with the present weights.
       devices: as `classifier.build` takes them.
     """
     warmup, scope = Warmup(), (devices or tf.distribute.get_strategy()).scope()
 
     def work() -> None:
-        # What fails here is made anew by the phase, and fails there.
+        # What fails here is compiled again by the phase, and fails there.
         with contextlib.suppress(Exception), scope:
             for phase in phases:
-                warmup.prepare(made, recipe, phase)
+                warmup.compile(classifier, recipe, phase)
 
-    thread = threading.Thread(target=work, name="early")
+    thread = threading.Thread(target=work, name="warm-up")
     thread.start()
     try:
         yield warmup

@@ -24,7 +24,7 @@ def fastest(
 
     count: of the images. say: told in lines what was tried on the first of them.
     """
-    if count < WORTH_TRIALS or len(precision.programs()) == 1 or model.trunk is None:
+    if count < WORTH_TRIALS or len(precision.available_modes()) == 1 or model.trunk is None:
         return model, groups
     first = []
     for group in itertools.islice(groups, MOST_LOOKED_AT):

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from engine.models import keras_internals
 from engine.models.batchnorm_folding import fold
 from engine.models.classifier import Classifier, build_imagenet
 
@@ -29,7 +30,7 @@ COVER = 0.6  # the share of the colour; the rest is the image's own light and da
 
 def make(classifier: Classifier) -> Heat:
     """Of a classifier's logits and its backbone's last maps, which the pooling takes."""
-    return _compiled(classifier.model, classifier.features._keras_history.operation.input)
+    return _compiled(classifier.model, keras_internals.producer(classifier.features).input)
 
 
 def make_imagenet(name: str) -> Heat:

@@ -13,7 +13,7 @@ from engine.core.recipe import Recipe
 from engine.evaluation.decision_rule import DEFAULT_RULE, DecisionRule
 from engine.frozen import precision
 from engine.frozen.precision import FLOAT32, ComputeMode
-from engine.frozen.trunk import specialise
+from engine.frozen.trunk import compile_frozen
 from engine.models import classifier, freezing
 from engine.models.backbones import BACKBONES
 from engine.models.batchnorm_folding import fold
@@ -117,7 +117,7 @@ def fixed(model: Predictor) -> Predictor:
     trunk, upper = model.trunk, model.upper
     if trunk is None or upper is None:
         return model
-    frozen_forward = specialise(trunk, FLOAT32)
+    frozen_forward = compile_frozen(trunk, FLOAT32)
 
     def forward(pixels: tf.Tensor) -> tf.Tensor:
         return upper(frozen_forward(pixels)[0])
@@ -131,14 +131,14 @@ def fastest(model: Predictor, images: Any, say: Callable[[str], None]) -> Predic
 
     images: uint8 [B, H, W, 3]. say: takes the lines that tell what was tried.
     """
-    programs = precision.programs()
+    programs = precision.available_modes()
     if len(programs) == 1 or model.trunk is None:
         return model
-    made = {program: specialise(model.trunk, program) for program in programs}
-    done = precision.trials(programs, made.__getitem__, tf.cast(images, tf.float32))
-    for line in precision.table(done):
+    made = {program: compile_frozen(model.trunk, program) for program in programs}
+    done = precision.run_trials(programs, made.__getitem__, tf.cast(images, tf.float32))
+    for line in precision.format_trials(done):
         say(line)
-    chosen = precision.best(done).program
+    chosen = precision.choose_trial(done).mode
     return in_program(model, chosen, made[chosen])
 
 
@@ -147,14 +147,14 @@ def in_program(
 ) -> Predictor:
     """The model in this program, but for its last layers, which compute in float32.
 
-    In plain float32 it is the model as it is: specialised it is no faster, and its numbers are to
-    be the same whether that was tried or not.
+    In plain float32 it is the model as it is: compiled separately it is no faster, and its numbers
+    are to be the same whether that was tried or not.
 
-    trunk: what `specialise` made for it, where that was done before.
+    trunk: the result of `compile_frozen` for it, where that was done before.
     """
     if program == FLOAT32 or model.upper is None:
         return model
-    frozen_forward, last = trunk or specialise(model.trunk, program), model.upper
+    frozen_forward, last = trunk or compile_frozen(model.trunk, program), model.upper
 
     @tf.function(autograph=False)
     def upper(features: tf.Tensor) -> tf.Tensor:

@@ -3,9 +3,9 @@
     norm(conv(x, kernel) + bias) = conv(x, kernel s) + beta + (bias - mean) s,
     s = gamma / sqrt(variance + epsilon)
 
-The network is the same and the variables are the same: the small kernel is scaled at each step,
-instead of every pixel of the output, so gamma and beta still learn, and a change of theirs is seen
-at once. Where a normalisation can't be folded exactly, it is left as it is.
+The network and its variables stay the same: each step scales the small kernel instead of every
+pixel of the output, so gamma and beta still learn, and a change of theirs takes effect at once. A
+normalization that can't be folded exactly is left as it is.
 """
 
 from __future__ import annotations
@@ -16,24 +16,28 @@ from typing import Any
 import keras
 from keras import ops
 
+from engine.models.keras_internals import consumers, producer, run_graph
+
+# The convolutions that take a scale of their output channels, and in which of their kernels.
+KERNEL_ATTRIBUTES = {
+    keras.layers.Conv2D: "kernel",
+    keras.layers.DepthwiseConv2D: "kernel",
+    keras.layers.SeparableConv2D: "pointwise_kernel",
+}
+
 
 def fold(model: keras.Model) -> Callable[[Any], Any]:
-    """The model in inference mode as a function of its inputs, with fewer operations.
+    """Returns the model in inference mode as a function of its inputs, with fewer operations.
 
-    Relative to the model itself its results differ by float32 rounding only.
+    Its results differ from the model's by float32 rounding only.
     """
-    return run(model, together([Folded(conv, norm) for norm, conv in foldable(model)]))
+    pairs = [FoldedConvolution(conv, norm) for norm, conv in foldable_pairs(model)]
+    replacements = folding_replacements(pairs)
+    return lambda inputs: run_graph(model, as_list(inputs), replacements)
 
 
-def run(model: keras.Model, instead: dict[Any, Callable]) -> Callable[[Any], Any]:
-    """The model's graph as a function, with something else in the place of some layers."""
-    return lambda inputs: model._run_through_graph(
-        as_list(inputs), operation_fn=lambda op: instead.get(op, op)
-    )
-
-
-def together(pairs: Sequence[Folded]) -> dict[Any, Callable]:
-    """Each pair in the place of its convolution, and nothing in that of the normalisation."""
+def folding_replacements(pairs: Sequence[FoldedConvolution]) -> dict[Any, Callable]:
+    """Each pair replaces its convolution; its normalization becomes the identity."""
     convolutions = {pair.conv: pair for pair in pairs}
     return convolutions | {pair.norm: lambda inputs, **_: inputs for pair in pairs}
 
@@ -42,36 +46,26 @@ def as_list(inputs: Any) -> list:
     return list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
 
 
-def foldable(model: keras.Model) -> list[tuple[Any, Any]]:
-    """Each BatchNormalization with the convolution before it, where folding is exact.
+def foldable_pairs(model: keras.Model) -> list[tuple[Any, Any]]:
+    """Returns each BatchNormalization with the convolution before it, where folding is exact.
 
-    That is where the convolution is linear and nobody else reads its output.
+    That is where the convolution is linear and nothing else reads its output.
     """
-    inside = set(model.operations)
-    found = []
+    operations = set(model.operations)
+    pairs = []
     for norm in model.layers:
         if not isinstance(norm, keras.layers.BatchNormalization):
             continue
-        conv = before(norm)
+        conv = producer(norm.input)
         linear = getattr(conv, "activation", None) is keras.activations.linear
         last_axis = norm.axis in (-1, norm.input.ndim - 1)
-        alone = conv in inside and len(readers(model, conv)) == 1
-        if type(conv) in KERNELS and linear and alone and last_axis:
-            found.append((norm, conv))
-    return found
+        only_reader = conv in operations and len(consumers(model, conv)) == 1
+        if type(conv) in KERNEL_ATTRIBUTES and linear and only_reader and last_axis:
+            pairs.append((norm, conv))
+    return pairs
 
 
-def before(layer: keras.layers.Layer) -> Any:
-    """The operation whose output the layer reads first."""
-    return layer._inbound_nodes[0].input_tensors[0]._keras_history.operation
-
-
-def readers(model: keras.Model, operation: Any) -> set:
-    """The model's operations that read an operation's output."""
-    return {node.operation for node in operation._outbound_nodes} & set(model.operations)
-
-
-class Folded:
+class FoldedConvolution:
     """A convolution and the normalisation after it, as one convolution with a bias."""
 
     def __init__(self, conv: keras.layers.Layer, norm: keras.layers.BatchNormalization) -> None:
@@ -80,13 +74,17 @@ class Folded:
 
     @property
     def variables(self) -> list[Any]:
-        """Those of the two layers that `values` is computed from."""
-        conv = self.conv
-        kernel = getattr(conv, KERNELS[type(conv)])
-        return [kernel, *self.norm.weights, *([] if conv.bias is None else [conv.bias])]
+        """The variables of the two layers that `folded_weights` depends on."""
+        bias = [] if self.conv.bias is None else [self.conv.bias]
+        return [self.kernel, *self.norm.weights, *bias]
 
-    def values(self) -> tuple[Any, Any]:
-        """The kernel that takes the normalisation's scale, and the bias; float32."""
+    @property
+    def kernel(self) -> Any:
+        """The kernel that the scale goes into."""
+        return getattr(self.conv, KERNEL_ATTRIBUTES[type(self.conv)])
+
+    def folded_weights(self) -> tuple[Any, Any]:
+        """Computes the scaled kernel and the bias, float32."""
         conv, norm = self.conv, self.norm
         scale = ops.rsqrt(norm.moving_variance + norm.epsilon)
         if norm.scale:
@@ -94,17 +92,17 @@ class Folded:
         bias = ((0 if conv.bias is None else conv.bias) - norm.moving_mean) * scale
         if norm.center:
             bias = bias + norm.beta
-        kernel = getattr(conv, KERNELS[type(conv)])
+        kernel = self.kernel
         if self.depthwise:  # the kernel is [h, w, channels, multiplier]
             scale = ops.reshape(scale, kernel.shape[-2:])
         return kernel * scale, bias
 
     def __call__(self, inputs: Any) -> Any:
-        kernel, bias = self.values()
+        kernel, bias = self.folded_weights()
         return self.convolve(inputs, kernel) + ops.cast(bias, self.conv.compute_dtype)
 
     def convolve(self, inputs: Any, kernel: Any) -> Any:
-        """Without the bias; in the convolution's own precision, whatever that of the kernel."""
+        """Convolves without the bias, in the dtype that the layer computes in."""
         conv, dtype = self.conv, self.conv.compute_dtype
         kernel, inputs = ops.cast(kernel, dtype), ops.cast(inputs, dtype)
         settings = {
@@ -118,11 +116,3 @@ class Folded:
             return ops.separable_conv(inputs, depthwise, kernel, **settings)
         convolve = ops.depthwise_conv if self.depthwise else ops.conv
         return convolve(inputs, kernel, **settings)
-
-
-# The convolutions that take a scale of their output channels, and in which of their kernels.
-KERNELS = {
-    keras.layers.Conv2D: "kernel",
-    keras.layers.DepthwiseConv2D: "kernel",
-    keras.layers.SeparableConv2D: "pointwise_kernel",
-}

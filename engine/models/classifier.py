@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from engine.core.recipe import Recipe
 from engine.models.backbones import BACKBONES, SCALINGS, Scaling
+from engine.models.keras_internals import nested_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ def _build(recipe: Recipe, classes: int) -> Classifier:
         vector = hidden(features)
     head = keras.layers.Dense(classes, name="logits")
     model = keras.Model(pixels, head(vector), name=recipe.backbone)
-    _silence(model)
+    _disable_dropout(model)
     return Classifier(model, features, vector, head, _stages(model, backbone.stages, maps))
 
 
@@ -95,9 +96,9 @@ def scale(pixels: Any, scaling: Scaling) -> Any:
     return keras.layers.Rescaling(factors, offsets, name="scale")(pixels)
 
 
-def _silence(model: keras.Model) -> None:
+def _disable_dropout(model: keras.Model) -> None:
     """Turns the backbone's own dropout off."""
-    for layer in model._flatten_layers():
+    for layer in nested_layers(model):
         if isinstance(layer, keras.layers.Dropout):
             layer.rate = 0.0
 

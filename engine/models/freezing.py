@@ -17,6 +17,7 @@ import keras
 from engine.core.errors import UserError, nearest
 from engine.core.recipe import Phase
 from engine.models.classifier import Classifier
+from engine.models.keras_internals import input_tensors, nested_layers, producer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ class ModelPartition:
             return []
         return [
             variable
-            for layer in self.tail._flatten_layers()
+            for layer in nested_layers(self.tail)
             if isinstance(layer, keras.layers.BatchNormalization)
             for variable in (layer.moving_mean, layer.moving_variance)
         ]
@@ -89,12 +90,14 @@ def _frozen(classifier: Classifier, graph: _Graph, trainable: str) -> set:
         below = [classifier.stages[stages[place - 1]]] if place else []
         return graph.ancestors(below)
     layer = _layer(classifier, trainable)
-    return graph.ancestors(layer._inbound_nodes[0].input_tensors)
+    return graph.ancestors(input_tensors(layer))
 
 
 def _layer(classifier: Classifier, name: str) -> keras.layers.Layer:
-    layers = {layer.name: layer for layer in classifier.model.layers if not numbered(layer)}
-    refused = {layer.name for layer in classifier.model.layers if numbered(layer)}
+    layers = {
+        layer.name: layer for layer in classifier.model.layers if not has_automatic_name(layer)
+    }
+    refused = {layer.name for layer in classifier.model.layers if has_automatic_name(layer)}
     if name in refused:
         raise UserError(
             f"trainable={name}: Keras numbers that name by the order of building, so it may mean "
@@ -109,7 +112,7 @@ def _layer(classifier: Classifier, name: str) -> keras.layers.Layer:
     return layers[name]
 
 
-def numbered(layer: keras.layers.Layer) -> bool:
+def has_automatic_name(layer: keras.layers.Layer) -> bool:
     """Whether the layer has no name of its own, but its class's and a number, as `conv2d_93`."""
     return bool(re.fullmatch(rf"{snake_case(type(layer).__name__)}(_\d+)?", layer.name))
 
@@ -126,40 +129,36 @@ class _Graph:
     def __init__(self, model: keras.Model) -> None:
         self.order = list(model.operations)
         self.operations = set(self.order)
-        self.inputs = {op: op._inbound_nodes[0].input_tensors for op in self.order}
-
-    @staticmethod
-    def producer(tensor: Any) -> Any:
-        return tensor._keras_history.operation
+        self.inputs = {op: input_tensors(op) for op in self.order}
 
     def ancestors(self, tensors: Iterable[Any]) -> set:
         """Every operation that the tensors depend on, their own producers among them."""
         found: set = set()
-        waiting = [self.producer(tensor) for tensor in tensors]
+        waiting = [producer(tensor) for tensor in tensors]
         while waiting:
             op = waiting.pop()
             if op not in found:
                 found.add(op)
-                waiting += [self.producer(tensor) for tensor in self.inputs[op]]
+                waiting += [producer(tensor) for tensor in self.inputs[op]]
         return found
 
     def dependents(self, sources: set) -> set:
         """The sources, and every operation that depends on one of them."""
         live: set = set()
         for op in self.order:  # Keras keeps operations in an order of computation
-            if op in sources or any(self.producer(t) in live for t in self.inputs[op]):
+            if op in sources or any(producer(t) in live for t in self.inputs[op]):
                 live.add(op)
         return live
 
     def boundary(self, live: set, vector: Any) -> list:
         """The tensors that go from operations outside `live` into it, up to the head's input."""
-        if self.producer(vector) not in live:
+        if producer(vector) not in live:
             return [vector]
         crossing: dict[int, Any] = {}
         for op in self.order:
             if op in live:
                 for tensor in self.inputs[op]:
-                    if self.producer(tensor) not in live:
+                    if producer(tensor) not in live:
                         crossing[id(tensor)] = tensor
         return [t for t in crossing.values() if not self._follows(t, crossing)]
 
@@ -168,7 +167,7 @@ class _Graph:
 
         A pooling beside a convolution, as in Inception's blocks: the tail may as well do it.
         """
-        op = self.producer(tensor)
+        op = producer(tensor)
         inputs = self.inputs[op]
         weightless = not getattr(op, "weights", None)
         return weightless and bool(inputs) and all(id(t) in crossing for t in inputs)

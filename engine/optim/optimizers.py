@@ -48,6 +48,8 @@ def build(phase: Phase, options: dict, variables: Sequence[Any], scale_loss: boo
     """
     import keras
 
+    from engine.models import keras_internals
+
     common = {
         "learning_rate": phase.learning_rate,
         "global_clipnorm": phase.clip_global_norm,
@@ -57,9 +59,7 @@ def build(phase: Phase, options: dict, variables: Sequence[Any], scale_loss: boo
     if optimizer.weight_decay:
         spared = [variable for variable in variables if len(variable.shape) < 2]
         optimizer.exclude_from_weight_decay(var_list=spared)
-    # The steps add gradients up over the devices before they come here, as clipping by the norm and
-    # the search for overflows need it; Keras would do it once more, after these.
-    optimizer._all_reduce_sum_gradients = list
+    keras_internals.disable_gradient_reduction(optimizer)
     if scale_loss:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(variables)

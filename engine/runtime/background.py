@@ -11,13 +11,13 @@ _over = threading.Event()
 
 
 @contextmanager
-def kept() -> Iterator[None]:
+def paused() -> Iterator[None]:
     """Within the block nothing goes on that gives way: something is measured, or waited for."""
     with _quiet:
         yield
 
 
-def give_way() -> None:
+def yield_to_foreground() -> None:
     """To be called often by a thread whose work can wait.
 
     Raises:
@@ -28,6 +28,6 @@ def give_way() -> None:
             raise InterruptedError("the program ends")
 
 
-def over() -> None:
+def cancel() -> None:
     """The program is asked to end: nobody is to wait for work that can wait."""
     _over.set()

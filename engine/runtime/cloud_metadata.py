@@ -14,20 +14,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 ADDRESS = "169.254.169.254"
-LONGEST = 200  # bytes of an answer; what is longer is a web page and no name
+MAX_ANSWER_BYTES = 200  # bytes of an answer; what is longer is a web page and no name
 TOKEN = re.compile(r"[A-Za-z0-9+/=_-]+")
-NOBODY = (OSError, http.client.HTTPException, ValueError)  # there, or none that is understood
+UNAVAILABLE_ERRORS = (
+    OSError,
+    http.client.HTTPException,
+    ValueError,
+)  # there, or none that is understood
 
 
-class Missing(ValueError):  # noqa: N818 (what it means depends on what was asked)
+class NotFoundError(ValueError):
     """The service answers, and has nothing of that name."""
 
 
 # Asks for (method, path, headers) and gives the answer's text; raises one of NOBODY.
-Ask = Callable[[str, str, dict[str, str]], str]
+Request = Callable[[str, str, dict[str, str]], str]
 
 
-def asking(deadline: float, address: str = ADDRESS) -> Ask:
+def requester(deadline: float, address: str = ADDRESS) -> Request:
     """What asks there until `time.monotonic()` comes to the deadline."""
 
     def ask(method: str, path: str, headers: dict[str, str]) -> str:
@@ -46,12 +50,12 @@ def _answer(address: str, deadline: float, method: str, path: str, headers: dict
         with _ending(connection.sock, deadline):
             connection.request(method, path, headers=headers)
             response = connection.getresponse()
-            body = response.read(LONGEST + 1)
+            body = response.read(MAX_ANSWER_BYTES + 1)
     finally:
         connection.close()
     if response.status == http.client.NOT_FOUND:
-        raise Missing(path)
-    if response.status != http.client.OK or len(body) > LONGEST:
+        raise NotFoundError(path)
+    if response.status != http.client.OK or len(body) > MAX_ANSWER_BYTES:
         raise ValueError("no answer to the question")
     return body.decode("latin-1").strip()
 
@@ -73,18 +77,18 @@ def _ending(connection: socket.socket, deadline: float) -> Iterator[None]:
         timer.cancel()
 
 
-def checked(text: str, pattern: re.Pattern[str]) -> str:
+def validated(text: str, pattern: re.Pattern[str]) -> str:
     if not pattern.fullmatch(text):
         raise ValueError("odd characters")
     return text
 
 
-def aws_token(ask: Ask) -> dict[str, str]:
+def aws_token(ask: Request) -> dict[str, str]:
     """The header that version 2 of Amazon's service, the one that every instance has, wants."""
     lifetime = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
-    token = checked(ask("PUT", "/latest/api/token", lifetime), TOKEN)
+    token = validated(ask("PUT", "/latest/api/token", lifetime), TOKEN)
     return {"X-aws-ec2-metadata-token": token}
 
 
-def google(ask: Ask, path: str) -> str:
+def google_value(ask: Request, path: str) -> str:
     return ask("GET", f"/computeMetadata/v1/instance/{path}", {"Metadata-Flavor": "Google"})

@@ -13,7 +13,7 @@ import tensorflow as tf
 from engine.core.errors import UserError
 
 
-def strategy(devices: list[str], batch_size: int, pieces: int = 1) -> tf.distribute.Strategy:
+def choose_strategy(devices: list[str], batch_size: int, pieces: int = 1) -> tf.distribute.Strategy:
     """One that keeps a copy of the model on each of the devices.
 
     pieces: that each device's share of a batch passes in.
@@ -33,7 +33,7 @@ def strategy(devices: list[str], batch_size: int, pieces: int = 1) -> tf.distrib
     return tf.distribute.MirroredStrategy(devices)
 
 
-def run(work: Callable[[Any, tf.Tensor], None], batch: Any, rate: tf.Tensor) -> None:
+def run_on_replicas(work: Callable[[Any, tf.Tensor], None], batch: Any, rate: tf.Tensor) -> None:
     """`work(batch, rate)` on each device, each with its share of the batch."""
     current = tf.distribute.get_strategy()
     count = current.num_replicas_in_sync
@@ -54,7 +54,7 @@ def _share(column: tf.Tensor, place: Any, count: int) -> tf.Tensor:
         return tf.ensure_shape(column[place * size : (place + 1) * size], [size, *column.shape[1:]])
 
 
-def total(tensors: list) -> list:
+def all_reduce_sum(tensors: list) -> list:
     """The sum of each tensor over all devices."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:

@@ -34,7 +34,7 @@ PATIENCE_SECONDS = 20  # nvidia-smi wakes the driver up where nothing else has
 MIB = 2**20
 
 
-def machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """Processor, memory, GPUs and driver; None for what can't be known.
 
     `gpus` are those that TensorFlow uses, and `cuda` and `cudnn` what it was built for.
@@ -112,7 +112,7 @@ def _run_nvidia_smi() -> str:
     return done.stdout.decode("utf-8", "replace")
 
 
-def reset_peaks() -> None:
+def reset_peak_memory() -> None:
     """From here on `peak_memory` counts anew, where the system lets it."""
     import tensorflow as tf
 
@@ -142,7 +142,7 @@ def _in_status(what: str) -> int:
     return int(Path("/proc/self/status").read_text().partition(what)[2].split()[0]) * 1024
 
 
-def software() -> dict[str, str]:
+def describe_software() -> dict[str, str]:
     packages = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
     versions = {package: importlib.metadata.version(package) for package in packages}
     return {"python": platform.python_version(), **versions}

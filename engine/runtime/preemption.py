@@ -10,25 +10,33 @@ import threading
 import time
 from collections.abc import Callable
 
-from engine.runtime.cloud_metadata import ADDRESS, NOBODY, Ask, Missing, asking, aws_token, google
+from engine.runtime.cloud_metadata import (
+    ADDRESS,
+    UNAVAILABLE_ERRORS,
+    NotFoundError,
+    Request,
+    aws_token,
+    google_value,
+    requester,
+)
 
 POLL_SECONDS = 5.0
 _PATIENCE = 1.0  # seconds for an answer
 
 
-def _aws(ask: Ask) -> bool:
+def _aws(ask: Request) -> bool:
     header = aws_token(ask)
     try:
         return bool(ask("GET", "/latest/meta-data/spot/instance-action", header))
-    except Missing:  # as long as there is no notice
+    except NotFoundError:  # as long as there is no notice
         return False
 
 
-def _google(ask: Ask) -> bool:
-    return google(ask, "preempted") == "TRUE"
+def _google(ask: Request) -> bool:
+    return google_value(ask, "preempted") == "TRUE"
 
 
-CLOUDS: dict[str, Callable[[Ask], bool]] = {"AWS": _aws, "Google": _google}
+CLOUDS: dict[str, Callable[[Request], bool]] = {"AWS": _aws, "Google": _google}
 
 
 def watch(
@@ -61,7 +69,7 @@ def _ask_all(address: str) -> dict[str, bool]:
     answers = {}
     for name, given in CLOUDS.items():
         try:
-            answers[name] = given(asking(time.monotonic() + _PATIENCE, address))
-        except NOBODY:
+            answers[name] = given(requester(time.monotonic() + _PATIENCE, address))
+        except UNAVAILABLE_ERRORS:
             continue
     return answers

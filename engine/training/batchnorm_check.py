@@ -99,6 +99,6 @@ def _measure(
             right = tf.cast(tf.argmax(logits, -1, tf.int32) == share.labels, tf.float32)
             totals.add(each, share.weights, right, share.weights)
 
-        distribution.run(work, batch, tf.zeros([]))
+        distribution.run_on_replicas(work, batch, tf.zeros([]))
 
     return measure

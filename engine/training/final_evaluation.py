@@ -14,7 +14,7 @@ from engine.evaluation.evaluate import Predictions, collect_predictions
 from engine.runs import checkpoints
 from engine.runs.best_model import BestModel, model_score
 from engine.runs.checkpoints import TrainState
-from engine.runtime.hardware import machine, peak_memory, software
+from engine.runtime.hardware import describe_machine, describe_software, peak_memory
 from engine.training.state import RunClock, TrainJob
 
 
@@ -61,8 +61,8 @@ def evaluate_final_model(
         "seconds_to_first_step": clock.first_step,
         "seconds_total": progress.total_seconds,
         "peak_memory_bytes": peak_memory(),
-        "software": software(),
-        "machine": machine(),
+        "software": describe_software(),
+        "machine": describe_machine(),
     }
     return FinalEvaluation(result, answers)
 

@@ -127,7 +127,7 @@ def _saved_when_stopped(run: TrainerState, stage: PhaseState) -> Iterator[None]:
 def _fill(run: TrainerState, stage: PhaseState) -> None:
     if stage.features and run.progress.step < _end_of_epoch(run):
         started = time.perf_counter()
-        with background.kept():
+        with background.paused():
             epoch = run.progress.step // run.job.steps_per_epoch
             stage.features.fill(epoch, run.job.stop.check)
         run.progress.fill_seconds += time.perf_counter() - started

@@ -63,7 +63,7 @@ class MetricAccumulator:
 
     def end_step(self) -> None:
         """After the batch of a step: one more, and the sums are looked at, on the device."""
-        loss = distribution.total([self.sums.read_value()[0]])[0]
+        loss = distribution.all_reduce_sum([self.sums.read_value()[0]])[0]
         count, bad = tf.unstack(self.steps.read_value())
         spoiled = (bad == 0) & ~tf.math.is_finite(loss)
         self.steps.assign(tf.stack([count + 1, tf.where(spoiled, count + 1, bad)]))

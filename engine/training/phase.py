@@ -100,11 +100,11 @@ def _lower_part(
     job: TrainJob, phase: Phase, partition: freezing.ModelPartition, plans: PlanFile
 ) -> FrozenForward:
     """The frozen part in the precision that is fastest here."""
-    make = job.warmup.make(phase, partition)
-    program = precision.candidates(job.recipe)[0]
+    make = job.warmup.take_compiler(phase, partition)
+    program = precision.recipe_modes(job.recipe)[0]
     if partition.frozen:
-        programs = precision.candidates(job.recipe)
-        program = plans.trunk_trial(phase, programs, make, _pixels(job)).program
+        programs = precision.recipe_modes(job.recipe)
+        program = plans.trunk_trial(phase, programs, make, _pixels(job)).mode
     return FrozenForward(job.recipe.seed, job.augment, make(program))
 
 
@@ -124,7 +124,7 @@ def _upper_program(
     plans: PlanFile,
 ) -> ComputeMode:
     """How the tail is computed: what is fastest here for its way forth and back."""
-    programs = precision.for_training(precision.candidates(job.recipe), partition.tail)
+    programs = precision.training_modes(precision.recipe_modes(job.recipe), partition.tail)
     if len(programs) == 1:
         return programs[0]
 
@@ -134,7 +134,7 @@ def _upper_program(
     def boundary() -> list:
         return frozen_forward.plain(_first(job).inputs)
 
-    return plans.tail_trial(phase, programs, make, boundary).program
+    return plans.tail_trial(phase, programs, make, boundary).mode
 
 
 def _cache(
@@ -155,7 +155,7 @@ def _cache(
             frozen=partition.frozen,
             outcomes=job.augment.outcomes,
             row_bytes=frozen_forward.row_bytes,
-            images_per_second=precision.best(trials).images_per_second if trials else 1.0,
+            images_per_second=precision.choose_trial(trials).images_per_second if trials else 1.0,
             budget=job.cache_budget,
         ),
     )
@@ -186,7 +186,7 @@ def _validation(
 
     def once_only() -> list[Batch]:
         if not kept:
-            with background.kept():
+            with background.paused():
                 kept[:] = [tf.nest.map_structure(np.asarray, batch) for batch in worked_out()]
         return kept
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 from engine.core.dataset import Batch
 from engine.core.recipe import Phase, Recipe
 from engine.evaluation import eval_step
-from engine.frozen.precision import ComputeMode, running_in
+from engine.frozen.precision import ComputeMode, override_dtype_policy
 from engine.models.batchnorm_folding import as_list, fold
 from engine.models.freezing import ModelPartition
 from engine.optim import losses
@@ -54,7 +54,7 @@ def make_tail(partition: ModelPartition, program: ComputeMode) -> Callable[..., 
 
     def tail(tensors: list, training: bool = False) -> tf.Tensor:
         tensors = [tf.cast(tensor, program.dtype) for tensor in tensors]
-        with running_in(model, program.policy):
+        with override_dtype_policy(model, program.policy):
             return model(tensors, training=True) if training else folded(tensors)
 
     return tail
@@ -73,7 +73,7 @@ def make_train_step(given: StepContext) -> Callable[[Batch, tf.Tensor], None]:
     def step(batches: Batch, learning_rates: tf.Tensor) -> None:
         def body(place: tf.Tensor) -> tuple[tf.Tensor]:
             batch = tf.nest.map_structure(lambda column: column[place], batches)
-            distribution.run(update, batch, learning_rates[place])
+            distribution.run_on_replicas(update, batch, learning_rates[place])
             return (place + 1,)
 
         count = tf.shape(learning_rates)[0]
@@ -116,12 +116,12 @@ def _make_update(given: StepContext) -> Callable[[Batch, tf.Tensor], None]:
 
     def update(batch: Batch, learning_rate: tf.Tensor) -> None:
         total = tf.reduce_sum(batch.weights * tf.gather(of_class, batch.labels))
-        total = distribution.total([total])[0]
+        total = distribution.all_reduce_sum([total])[0]
         gradients = _in_pieces(
             lambda part: piece(part, total), batch, recipe.gradient_accumulation_steps
         )
         optimizer.learning_rate = learning_rate
-        optimizer.apply(distribution.total(gradients), variables)
+        optimizer.apply(distribution.all_reduce_sum(gradients), variables)
         given.totals.end_step()
 
     return update

@@ -41,7 +41,7 @@ class Trainer:
         self.optimizer = optimizers.build(
             self.phase, options, self.partition.variables, self.scale_loss
         )
-        fixed = trunk.specialise(self.partition.trunk, FLOAT32)
+        fixed = trunk.compile_frozen(self.partition.trunk, FLOAT32)
         self.given = steps.StepContext(
             recipe=self.recipe,
             phase=self.phase,

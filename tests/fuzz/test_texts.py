@@ -184,7 +184,7 @@ def test_plan(judge, run):
         for plan in PlanFile(run.plan, RECIPE, print).plans.values():
             assert plan.cache is None or (plan.cache.slots >= 0 and plan.cache.views != 0)
             for trials in filter(None, (plan.trunk, plan.tail)):
-                precision.table(trials)
+                precision.format_trials(trials)
 
     _judge_json(judge, "plan.json", read, [run.plan.read_bytes()], error=())
 

@@ -259,9 +259,9 @@ def test_check_ends_when_stopped(pretrained):
 
 def test_features_are_extracted_in_the_fastest_mode(monkeypatch):
     modes = [ComputeMode(), ComputeMode("mixed_bfloat16")]
-    monkeypatch.setattr(label_errors.precision, "candidates", lambda _: modes)
-    best = types.SimpleNamespace(program=modes[1])
-    monkeypatch.setattr(label_errors.precision, "best", lambda _: best)
+    monkeypatch.setattr(label_errors.precision, "recipe_modes", lambda _: modes)
+    best = types.SimpleNamespace(mode=modes[1])
+    monkeypatch.setattr(label_errors.precision, "choose_trial", lambda _: best)
     network, loader = small.network(), small.data_loader()
     images = np.asarray(next(iter(loader.split_batches("train"))).inputs)
     features = label_errors.make_feature_extractor(network, recipe(), loader)(images)

@@ -80,7 +80,7 @@ def make(network):
         augmentation = augment.compose(parse_calls(text))
         partition = freezing.partition_model(network, "top")
         forward = FrozenForward(
-            SEED, augmentation, trunk.specialise(partition.trunk, ComputeMode(policy))
+            SEED, augmentation, trunk.compile_frozen(partition.trunk, ComputeMode(policy))
         )
         loader, filled = small.InMemoryDataLoader(EXAMPLES, BATCH), []
 

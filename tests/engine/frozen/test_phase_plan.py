@@ -67,8 +67,8 @@ def test_reopened_plan_file_measures_and_decides_nothing(path):
     assert again.tail(network=unexpected) == trials[1]
     assert again.file.cache(HEAD, unexpected) == CACHED
     assert again.lines == [
-        f"frozen layers below head: {trials[0].program}, as {path} has it",
-        f"trained layers of transfer: {trials[1].program}, as {path} has it",
+        f"frozen layers below head: {trials[0].mode}, as {path} has it",
+        f"trained layers of transfer: {trials[1].mode}, as {path} has it",
     ]
     assert again.file.plans == first.file.plans
 
@@ -83,7 +83,7 @@ def test_phases_with_the_same_trunk_share_its_trials(path):
 
 
 def test_chosen_mode_is_within_tolerance(path):
-    assert Opened(path).trunk(network=Network(error=1.0)).program == MODES[0]
+    assert Opened(path).trunk(network=Network(error=1.0)).mode == MODES[0]
     values = json.loads(path.read_text())
     assert values["chosen"] == {"transfer": {"trunk": "float32"}}
     assert values["recipe"] == digest(RECIPE)
@@ -102,18 +102,18 @@ def test_trials_are_logged_only_where_there_is_a_choice(path):
     assert opened.lines == []
 
 
-PROGRAM = {"policy": "float32", "xla": False}
-TRIAL = {"program": PROGRAM, "images_per_second": 1.0, "distance": 0.0}
+MODE = {"policy": "float32", "xla": False}
+TRIAL = {"mode": MODE, "images_per_second": 1.0, "distance": 0.0}
 CACHE = {"views": 4, "slots": 4, "validation": True, "reason": "a"}
 
 
 def plan_text(**changes) -> bytes:
     """A plan file's text, with some keys changed."""
-    program, trial, cache = (
+    mode, trial, cache = (
         part | {key: value for key, value in changes.items() if key in part}
-        for part in (PROGRAM, TRIAL, CACHE)
+        for part in (MODE, TRIAL, CACHE)
     )
-    plan = {"trunk": [trial | {"program": program}], "tail": [], "cache": cache}
+    plan = {"trunk": [trial | {"mode": mode}], "tail": [], "cache": cache}
     return json.dumps({"phases": {"transfer": plan}}).encode()
 
 
@@ -127,7 +127,7 @@ def test_plan_text_without_changes_is_read(path):
     [
         b"", b"{", b"[]", b"null", b'{"trials": {}}', b'{"phases": {"a": {"slots": 1}}}',
         b'{"phases": {"a": {"trunk": 3}}}', b'{"phases": []}', b'{"phases": null}', b'"phases"',
-        b'{"phases": {"a": {"trunk": [{"program": {"policy": "float32", "speed": 1}}]}}}',
+        b'{"phases": {"a": {"trunk": [{"mode": {"policy": "float32", "speed": 1}}]}}}',
         b"[" * 10**5, b"\xff\xfe\x00",
         plan_text(policy="half"), plan_text(xla=1), plan_text(images_per_second=0),
         plan_text(distance="far"), plan_text(slots=-1), plan_text(views=0),

@@ -11,14 +11,14 @@ import tensorflow as tf
 
 from engine.frozen import precision
 from engine.frozen.precision import (
-    MARGIN,
+    MIN_SPEEDUP,
     TOLERANCE,
     ComputeMode,
     PrecisionTrial,
-    best,
-    distance,
-    running_in,
-    table,
+    choose_trial,
+    format_trials,
+    override_dtype_policy,
+    relative_distance,
 )
 from engine.models import classifier
 from tests.engine import small
@@ -34,21 +34,21 @@ def trials(*rows) -> list[PrecisionTrial]:
 
 def test_the_fastest_is_chosen():
     done = trials((FLOAT32, 100, 0), (BFLOAT16, 150, 0.01), (FLOAT16, 250, 0.01))
-    assert best(done) is done[2]
-    assert best([done[0], done[2], done[1]]) is done[2]
+    assert choose_trial(done) is done[2]
+    assert choose_trial([done[0], done[2], done[1]]) is done[2]
 
 
-@pytest.mark.parametrize("faster", [0.5, 1.0, MARGIN - 0.01, MARGIN + 0.01])
+@pytest.mark.parametrize("faster", [0.5, 1.0, MIN_SPEEDUP - 0.01, MIN_SPEEDUP + 0.01])
 def test_a_later_one_has_to_be_clearly_faster(faster):
     done = trials((FLOAT32, 100, 0), (BFLOAT16, 100 * faster, 0.01))
-    assert best(done) is done[faster > MARGIN]
+    assert choose_trial(done) is done[faster > MIN_SPEEDUP]
 
 
 @pytest.mark.parametrize("far", [TOLERANCE * 1.01, 1.0, float("inf"), float("nan")])
 def test_one_that_is_far_from_float32_is_never_chosen(far):
     done = trials((FLOAT32, 1, 0), (BFLOAT16, 1e6, far), (FLOAT16, 2, TOLERANCE))
-    assert best(done) is done[2]
-    assert best(done[:2]) is done[0]
+    assert choose_trial(done) is done[2]
+    assert choose_trial(done[:2]) is done[0]
 
 
 def test_the_table_shows_every_trial_and_which_was_chosen():
@@ -58,36 +58,38 @@ def test_the_table_shows_every_trial_and_which_was_chosen():
         (FLOAT16, 900, 3),
         (ComputeMode("mixed_bfloat16", xla=True), 560, 0.0312),
     )
-    rows = [re.split(r" {2,}", line.strip()) for line in table(done)]
+    rows = [re.split(r" {2,}", line.strip()) for line in format_trials(done)]
     assert rows == [
         ["float32", "195 images/s", "distance 0.0e+00"],
         ["bfloat16", "550 images/s", "distance 3.1e-02", "chosen"],
         ["float16", "900 images/s", "distance 3.0e+00", "too far from float32"],
         ["bfloat16, XLA", "560 images/s", "distance 3.1e-02"],
     ]
-    places = {line.index("images/s") for line in table(done)}
+    places = {line.index("images/s") for line in format_trials(done)}
     assert len(places) == 1, "in columns"
 
 
 def test_distance_is_relative_and_of_all_numbers_together():
     other = np.array([[3, 0], [0, 4]], np.float32)
-    assert distance(other + np.array([[0, 1], [0, 0]], np.float32), other) == pytest.approx(0.2)
+    assert relative_distance(
+        other + np.array([[0, 1], [0, 0]], np.float32), other
+    ) == pytest.approx(0.2)
     one, other = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
     expected = np.sqrt(((one - other) ** 2).sum() / (other**2).sum())
-    assert distance(one, other) == pytest.approx(expected, rel=1e-5)
+    assert relative_distance(one, other) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("other", [0.0, 1.0])
 @pytest.mark.parametrize("number", [np.nan, np.inf])
 def test_what_is_no_number_is_far_from_everything(number, other):
     one, other = (np.full(3, value, np.float32) for value in (number, other))
-    assert not PrecisionTrial(BFLOAT16, 1, distance(one, other)).sound
+    assert not PrecisionTrial(BFLOAT16, 1, relative_distance(one, other)).within_tolerance
 
 
 def test_distance_from_nothing():
     nothing = np.zeros(3, np.float32)
-    assert distance(nothing, nothing) == 0
-    assert distance(nothing + 1, nothing) == 1
+    assert relative_distance(nothing, nothing) == 0
+    assert relative_distance(nothing + 1, nothing) == 1
 
 
 def test_trials_run_each_program_on_the_batch_and_compare_the_first_tensor_with_the_first():
@@ -102,8 +104,8 @@ def test_trials_run_each_program_on_the_batch_and_compare_the_first_tensor_with_
 
         return function
 
-    done = precision.trials([FLOAT32, BFLOAT16], make, inputs)
-    assert [trial.program for trial in done] == [FLOAT32, BFLOAT16]
+    done = precision.run_trials([FLOAT32, BFLOAT16], make, inputs)
+    assert [trial.mode for trial in done] == [FLOAT32, BFLOAT16]
     assert {calls.count(program) for program in (FLOAT32, BFLOAT16)} == {precision.REPEATS}
     assert all(trial.images_per_second > 0 for trial in done)
     exact, rounded = inputs / 3, np.array(tf.cast(tf.cast(inputs, "bfloat16") / 3, tf.float32))
@@ -138,7 +140,7 @@ def on(monkeypatch, gpu: tuple | None = None, flags: str = ""):
 )
 def test_half_precision_where_the_hardware_has_it(monkeypatch, gpu, flags, expected):
     on(monkeypatch, gpu, flags)
-    assert precision.half_precisions() == expected
+    assert precision.half_precision_dtypes() == expected
 
 
 @pytest.mark.parametrize(
@@ -160,7 +162,7 @@ def test_half_precision_where_the_hardware_has_it(monkeypatch, gpu, flags, expec
 )
 def test_what_is_tried_is_what_recipe_and_machine_allow(monkeypatch, gpu, changes, expected):
     on(monkeypatch, gpu, "avx512_bf16")
-    assert precision.candidates(small.recipe(**changes)) == expected
+    assert precision.recipe_modes(small.recipe(**changes)) == expected
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,7 @@ def test_on_a_cpu_a_tail_of_depthwise_convolutions_trains_in_float32(
     layers = [getattr(keras.layers, kind)(*arguments[kind]) for kind in kinds or ()]
     tail = keras.Sequential([keras.Input((4, 4, 2)), *layers]) if kinds else None
     programs = [FLOAT32, BFLOAT16]
-    assert precision.for_training(programs, tail) == programs[:tried]
+    assert precision.training_modes(programs, tail) == programs[:tried]
 
 
 class TestRunningIn:
@@ -197,7 +199,7 @@ class TestRunningIn:
     @pytest.mark.parametrize("policy", HALVES)
     def test_layers_compute_in_it_but_for_the_pinned(self, policy):
         net = classifier.build(small.recipe(), 3)
-        with running_in(net.model, policy):
+        with override_dtype_policy(net.model, policy):
             kinds = self.kinds(net.model)
             assert {variable.dtype for variable in net.model.weights} == {"float32"}
         short = policy.removeprefix("mixed_")
@@ -209,7 +211,7 @@ class TestRunningIn:
         inner = keras.Sequential([keras.layers.Rescaling(2.0), keras.layers.Dense(3)])
         pixels = keras.Input((4,))
         model = keras.Model(pixels, inner(pixels))
-        with running_in(model, "mixed_bfloat16"):
+        with override_dtype_policy(model, "mixed_bfloat16"):
             assert [layer.compute_dtype for layer in inner.layers] == ["float32", "bfloat16"]
             assert model(np.ones((1, 4))).dtype == tf.bfloat16
         assert {layer.compute_dtype for layer in inner.layers} == {"float32"}
@@ -222,7 +224,7 @@ class TestRunningIn:
         within = []
 
         def failing():
-            with running_in(net.model, "mixed_bfloat16"):
+            with override_dtype_policy(net.model, "mixed_bfloat16"):
                 within.append(self.kinds(net.model)["top_conv"])
                 raise InterruptedError
 
@@ -240,7 +242,7 @@ class TestRunningIn:
         inner = keras.Model(net.model.input, scaled)
         pixels = np.random.default_rng(1).uniform(0, 255, (1, 32, 32, 3)).astype(np.float32)
         expected = inner(pixels)
-        with running_in(net.model, "mixed_bfloat16"):
+        with override_dtype_policy(net.model, "mixed_bfloat16"):
             assert np.array_equal(inner(pixels), expected)
         if name == "vgg16":
             plain = keras.applications.vgg16.preprocess_input(pixels.copy())

@@ -39,7 +39,7 @@ def distances(outputs: list, expected: list) -> list[float]:
 @pytest.mark.parametrize("family", [*FAMILIES, *OTHERS], indirect=True)
 def test_a_specialised_trunk_is_the_model(family):
     model, pixels, expected = family
-    outputs = trunk.specialise(model, FLOAT32)(pixels)
+    outputs = trunk.compile_frozen(model, FLOAT32)(pixels)
     assert [output.dtype for output in outputs] == [tf.float32] * len(expected)
     assert max(distances(outputs, expected)) < 1e-4
 
@@ -49,7 +49,7 @@ def test_a_specialised_trunk_is_the_model(family):
 def test_in_half_precision_it_is_close(family, policy):
     """Not of the others: the deeper it is, the more a network with random weights blows it up."""
     model, pixels, expected = family
-    outputs = trunk.specialise(model, ComputeMode(policy))(pixels)
+    outputs = trunk.compile_frozen(model, ComputeMode(policy))(pixels)
     found = distances(outputs, expected)
     assert max(found) < BOUNDS[policy]
     assert min(found) > BOUNDS[policy] / 100, "else it was not computed in half precision"
@@ -66,7 +66,7 @@ def test_several_tensors_come_in_the_order_that_the_tail_takes_them_in(name, tra
     small.enliven(net.model)
     cut = freezing.partition_model(net, trainable)
     pixels = small.smooth_images(net.model.input.shape[1])
-    outputs = trunk.specialise(cut.trunk, FLOAT32)(pixels)
+    outputs = trunk.compile_frozen(cut.trunk, FLOAT32)(pixels)
     assert len(outputs) == count
     expected = keras.Model(net.model.input, net.vector)(pixels, training=False)
     assert apart(above(cut.tail, outputs), expected) < 1e-4
@@ -83,14 +83,14 @@ def plain() -> keras.Model:
     x = keras.layers.PReLU()(keras.layers.Conv2D(5, 1)(x))
     model = keras.Model(pixels, x)
     small.enliven(model)
-    assert len(batchnorm_folding.foldable(model)) == 1
+    assert len(batchnorm_folding.foldable_pairs(model)) == 1
     return model
 
 
 @pytest.fixture(params=[0, 2**16], ids=["held", "constant"])
 def _sizes(request, monkeypatch):
     """Programs whose values are variables of their own, but for the smallest, and constants."""
-    monkeypatch.setattr(trunk, "MOST_CONSTANT", request.param)
+    monkeypatch.setattr(trunk, "MAX_CONSTANT", request.param)
 
 
 @pytest.mark.usefixtures("_sizes")
@@ -99,15 +99,15 @@ def _sizes(request, monkeypatch):
 def test_later_changes_of_the_variables_are_not_seen(plain, policy, traced):
     """Neither by a program that has run nor by one that is yet to be traced."""
     pixels = small.smooth_images(small.SIDE)
-    expected = trunk.specialise(plain, ComputeMode(policy))(pixels)[0].numpy()
-    program = trunk.specialise(plain, ComputeMode(policy))
+    expected = trunk.compile_frozen(plain, ComputeMode(policy))(pixels)[0].numpy()
+    program = trunk.compile_frozen(plain, ComputeMode(policy))
     if traced:
         program(pixels)
     for variable in plain.weights:
         old = variable.numpy()
         variable.assign(old + 0.5)
         assert np.array_equal(program(pixels)[0], expected), variable.path
-        changed = trunk.specialise(plain, ComputeMode(policy))(pixels)[0]
+        changed = trunk.compile_frozen(plain, ComputeMode(policy))(pixels)[0]
         assert not np.array_equal(changed, expected), variable.path
         variable.assign(old)
 
@@ -115,17 +115,17 @@ def test_later_changes_of_the_variables_are_not_seen(plain, policy, traced):
 def test_only_what_is_large_is_held_apart(plain, monkeypatch):
     sizes = sorted(variable.shape.num_elements() for variable in plain.weights)
     largest = sizes[-1]
-    monkeypatch.setattr(trunk, "MOST_CONSTANT", largest - 1)
-    program = trunk.specialise(plain, FLOAT32)
+    monkeypatch.setattr(trunk, "MAX_CONSTANT", largest - 1)
+    program = trunk.compile_frozen(plain, FLOAT32)
     held = program.get_concrete_function().variables
     assert sorted(variable.shape.num_elements() for variable in held) == [4, largest]  # bias
 
 
 def test_held_values_and_constants_give_the_same(plain, monkeypatch):
     pixels = small.smooth_images(small.SIDE)
-    constant = trunk.specialise(plain, FLOAT32)(pixels)[0]
-    monkeypatch.setattr(trunk, "MOST_CONSTANT", 0)
-    assert apart(trunk.specialise(plain, FLOAT32)(pixels)[0], constant) < 1e-6
+    constant = trunk.compile_frozen(plain, FLOAT32)(pixels)[0]
+    monkeypatch.setattr(trunk, "MAX_CONSTANT", 0)
+    assert apart(trunk.compile_frozen(plain, FLOAT32)(pixels)[0], constant) < 1e-6
 
 
 def test_a_sum_with_two_readers_compiles_without_an_error(capfd):
@@ -139,13 +139,13 @@ def test_a_sum_with_two_readers_compiles_without_an_error(capfd):
     model = keras.Model(pixels, x)
     small.enliven(model)
     images = small.smooth_images(small.SIDE)
-    outputs = trunk.specialise(model, FLOAT32)(images)[0]
+    outputs = trunk.compile_frozen(model, FLOAT32)(images)[0]
     assert apart(outputs, below(model, images)[0]) < 1e-5
     assert "remapper" not in capfd.readouterr().err
 
 
 def test_it_takes_batches_of_any_size_with_one_trace(plain):
-    program = trunk.specialise(plain, FLOAT32)
+    program = trunk.compile_frozen(plain, FLOAT32)
     pixels = small.smooth_images(small.SIDE)
     for count in (8, 3, 1):
         assert program(pixels[:count])[0].shape[0] == count
@@ -154,13 +154,13 @@ def test_it_takes_batches_of_any_size_with_one_trace(plain):
 
 def test_xla_gives_the_same(plain):
     pixels = small.smooth_images(small.SIDE)
-    compiled = trunk.specialise(plain, ComputeMode(xla=True))
+    compiled = trunk.compile_frozen(plain, ComputeMode(xla=True))
     assert apart(compiled(pixels)[0], below(plain, pixels)[0]) < 1e-5
 
 
 def test_the_model_computes_in_float32_as_before(plain):
     pixels = small.smooth_images(small.SIDE)
     before = below(plain, pixels)[0]
-    trunk.specialise(plain, ComputeMode("mixed_bfloat16"))(pixels)
+    trunk.compile_frozen(plain, ComputeMode("mixed_bfloat16"))(pixels)
     assert np.array_equal(below(plain, pixels)[0], before)
     assert {layer.compute_dtype for layer in plain.layers} == {"float32"}

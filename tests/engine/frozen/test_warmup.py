@@ -1,4 +1,4 @@
-"""The first phase's frozen part, compiled beside other work: the same program, made once."""
+"""The first phase's frozen layers, compiled beside other work: the same program, compiled once."""
 
 from __future__ import annotations
 
@@ -10,106 +10,108 @@ import tensorflow as tf
 
 from engine.core.recipe import Phase
 from engine.frozen import precision, trunk, warmup
-from engine.frozen.precision import ComputeMode
+from engine.frozen.precision import FLOAT32, ComputeMode
 from engine.models import freezing
 from tests.engine import small
 
-PHASE = Phase("transfer")
+HEAD, TOP = Phase("transfer"), Phase("fine_tune", trainable="top")
 PIXELS = tf.cast(small.batch().inputs, tf.float32)
 
 
 def recipe(**changes):
-    settings = {"image_size": (small.SIDE, small.SIDE), "batch_size": 6, "phases": (PHASE,)}
+    settings = {"image_size": (small.SIDE, small.SIDE), "batch_size": 6, "phases": (HEAD,)}
     return small.recipe(**{**settings, **changes})
 
 
 @pytest.fixture
-def specialised(monkeypatch) -> list[tuple[ComputeMode, str]]:
-    """What was made into programs, and on which thread."""
-    made, real = [], trunk.specialise
+def compiled_on(monkeypatch) -> list[tuple[ComputeMode, str]]:
+    """The modes that were compiled, each with the thread's name."""
+    compiled, compile_frozen = [], trunk.compile_frozen
 
-    def specialise(model, program):
-        made.append((program, threading.current_thread().name))
-        return real(model, program)
+    def recorded(model, mode):
+        compiled.append((mode, threading.current_thread().name))
+        return compile_frozen(model, mode)
 
-    monkeypatch.setattr(trunk, "specialise", specialise)
-    return made
+    monkeypatch.setattr(trunk, "compile_frozen", recorded)
+    return compiled
 
 
-def compiled(classifier, phases=(PHASE,), **changes):
-    with warmup.compile_meanwhile(classifier, recipe(**changes), phases) as found:
+@pytest.fixture
+def classifier():
+    return small.network()
+
+
+def warm(classifier, phases=(HEAD,), **changes) -> warmup.Warmup:
+    with warmup.compile_in_background(classifier, recipe(**changes), phases) as found:
         pass
     return found
 
 
-def test_the_candidates_are_made_on_the_thread_and_given_out(specialised):
-    classifier = small.network()
-    programs = precision.candidates(recipe())
-    found = compiled(classifier)
-    assert specialised == [(program, "early") for program in programs]
-    make = found.make(PHASE, freezing.partition_model(classifier, "head"))
-    for program in programs:
-        assert make(program) is make(program)
-        expected = trunk.specialise(freezing.partition_model(classifier, "head").trunk, program)
+def take(found: warmup.Warmup, classifier, phase=HEAD):
+    return found.take_compiler(phase, freezing.partition_model(classifier, phase.trainable))
+
+
+def test_modes_are_compiled_on_the_thread_and_taken_from_it(classifier, compiled_on):
+    modes = precision.recipe_modes(recipe())
+    found = warm(classifier)
+    assert compiled_on == [(mode, "warm-up") for mode in modes]
+    compile_mode = take(found, classifier)
+    for mode in modes:
+        assert compile_mode(mode) is compile_mode(mode)
+        expected = trunk.compile_frozen(freezing.partition_model(classifier, "head").trunk, mode)
         np.testing.assert_array_equal(
-            *(np.asarray(tf.cast(f(PIXELS)[0], tf.float32)) for f in (make(program), expected))
+            *(tf.cast(f(PIXELS)[0], tf.float32).numpy() for f in (compile_mode(mode), expected))
         )
-    assert len(specialised) == 2 * len(programs)
+    assert len(compiled_on) == 2 * len(modes)
 
 
-def test_nothing_is_traced_for_the_batch_shape_any_more():
-    classifier = small.network()
-    make = compiled(classifier, precision="float32").make(
-        PHASE, freezing.partition_model(classifier, "head")
-    )
-    function = make(ComputeMode())
+def test_taken_program_is_traced_for_the_batch_shape(classifier):
+    function = take(warm(classifier, precision="float32"), classifier)(FLOAT32)
     before = function.experimental_get_tracing_count()
     function(PIXELS)
     assert function.experimental_get_tracing_count() == before == 1
 
 
-def test_they_are_given_out_once_since_weights_change_by_training(specialised):
-    classifier = small.network()
-    found = compiled(classifier, precision="float32")
-    partition = freezing.partition_model(classifier, "head")
-    first = found.make(PHASE, partition)(ComputeMode())
+def test_program_is_taken_once_since_training_changes_weights(classifier, compiled_on):
+    found = warm(classifier, precision="float32")
+    first = take(found, classifier)(FLOAT32)
     classifier.model.weights[0].assign_add(tf.ones_like(classifier.model.weights[0]))
-    second = found.make(PHASE, partition)(ComputeMode())
+    second = take(found, classifier)(FLOAT32)
     assert not np.array_equal(first(PIXELS)[0], second(PIXELS)[0])
-    assert [thread for _, thread in specialised] == ["early", "MainThread"]
+    assert [thread for _, thread in compiled_on] == ["warm-up", "MainThread"]
 
 
-def test_other_phases_and_programs_are_made_when_they_are_asked_for(specialised):
-    classifier = small.network()
-    found = compiled(classifier, precision="float32")
-    found.make(Phase("fine_tune"), freezing.partition_model(classifier, "top"))(ComputeMode())
-    found.make(PHASE, freezing.partition_model(classifier, "head"))(ComputeMode("mixed_bfloat16"))
-    assert [thread for _, thread in specialised] == ["early", "MainThread", "MainThread"]
+def test_other_phases_and_modes_are_compiled_on_demand(classifier, compiled_on):
+    found = warm(classifier, precision="float32")
+    take(found, classifier, TOP)(FLOAT32)
+    take(found, classifier)(ComputeMode("mixed_bfloat16"))
+    assert [thread for _, thread in compiled_on] == ["warm-up", "MainThread", "MainThread"]
 
 
-def test_without_phases_or_without_a_frozen_part_nothing_is_made(specialised):
-    compiled(small.network(), phases=())
-    compiled(small.network(), phases=(Phase("whole", trainable="all"),))
-    assert specialised == []
+@pytest.mark.parametrize("phases", [(), (Phase("whole", trainable="all"),)])
+def test_nothing_is_compiled_without_a_frozen_phase(classifier, compiled_on, phases):
+    warm(classifier, phases=phases)
+    assert compiled_on == []
 
 
-def test_what_fails_there_is_made_anew(monkeypatch):
-    real, calls = trunk.specialise, []
+def test_failure_on_the_thread_is_compiled_again(classifier, monkeypatch):
+    compile_frozen, modes = trunk.compile_frozen, []
 
-    def fails_first(model, program):
-        calls.append(program)
-        if len(calls) == 1:
+    def fails_first(model, mode):
+        modes.append(mode)
+        if len(modes) == 1:
             raise RuntimeError
-        return real(model, program)
+        return compile_frozen(model, mode)
 
-    monkeypatch.setattr(trunk, "specialise", fails_first)
-    classifier = small.network()
-    found = compiled(classifier, precision="float32")
-    found.make(PHASE, freezing.partition_model(classifier, "head"))(ComputeMode())(PIXELS)
-    assert len(calls) == 2
+    monkeypatch.setattr(trunk, "compile_frozen", fails_first)
+    take(warm(classifier, precision="float32"), classifier)(FLOAT32)(PIXELS)
+    assert len(modes) == 2
 
 
-def test_the_block_waits_for_the_thread_even_when_it_fails():
-    with pytest.raises(KeyError), warmup.compile_meanwhile(small.network(), recipe(), (PHASE,)):
+def test_block_waits_for_the_thread_even_when_it_fails(classifier):
+    with (
+        pytest.raises(KeyError),
+        warmup.compile_in_background(classifier, recipe(), (HEAD,)),
+    ):
         raise KeyError
-    assert all(thread.name != "early" for thread in threading.enumerate())
+    assert all(thread.name != "warm-up" for thread in threading.enumerate())

@@ -36,8 +36,8 @@ def told(monkeypatch):
             make(program)
         return [PrecisionTrial(p, 100.0 * (n + 1), 0.01) for n, p in enumerate(programs)]
 
-    monkeypatch.setattr(precision, "programs", lambda: [FLOAT32, HALF])
-    monkeypatch.setattr(precision, "trials", trials)
+    monkeypatch.setattr(precision, "available_modes", lambda: [FLOAT32, HALF])
+    monkeypatch.setattr(precision, "run_trials", trials)
     return found
 
 
@@ -59,7 +59,7 @@ def test_many_are_answered_in_what_is_fastest_on_the_first_of_them(model, told):
 
 
 def test_where_there_is_nothing_to_choose_nothing_is_tried(model, told, monkeypatch):
-    monkeypatch.setattr(precision, "programs", lambda: [FLOAT32])
+    monkeypatch.setattr(precision, "available_modes", lambda: [FLOAT32])
     assert batch_predict.fastest(model, groups(), 10**6, print)[0] is model
     assert told == []
 

@@ -33,7 +33,7 @@ def test_folded_equals_unfolded_with_lively_statistics(name):
     pixels = small.smooth_images(model.input.shape[1])
     assert apart(batchnorm_folding.fold(model)(pixels), model(pixels, training=False)) < 1e-4
     if name in COUNTS:
-        assert len(batchnorm_folding.foldable(model)) == COUNTS[name]
+        assert len(batchnorm_folding.foldable_pairs(model)) == COUNTS[name]
 
 
 def test_kernel_scale_and_offset_get_the_same_gradients():
@@ -75,7 +75,7 @@ def test_what_can_not_be_folded_exactly_is_left():
     )
     model = keras.Model(pixels, sum_of_both)
     small.enliven(model)
-    assert batchnorm_folding.foldable(model) == []
+    assert batchnorm_folding.foldable_pairs(model) == []
     images = small.smooth_images(8)
     np.testing.assert_array_equal(
         batchnorm_folding.fold(model)(images), model(images, training=False)

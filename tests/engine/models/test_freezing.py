@@ -220,8 +220,8 @@ def test_names_are_snake_cased_as_keras_does_it():
 
 def test_automatic_names_count_as_numbered_and_given_ones_do_not():
     for kind in (keras.layers.ReLU, keras.layers.Add, keras.layers.BatchNormalization):
-        assert freezing.numbered(kind())
-        assert not freezing.numbered(kind(name="block_1_own"))
+        assert freezing.has_automatic_name(kind())
+        assert not freezing.has_automatic_name(kind(name="block_1_own"))
 
 
 def test_the_small_network_is_cut_where_its_stages_are():

@@ -33,7 +33,7 @@ DEVICES = [f"/cpu:{place}" for place in range(2)]
 RATES = tf.constant([0.1, 0.02, 0.05])
 
 
-TWO = distribution.strategy(DEVICES, 6)  # one for all: two would take each other's messages
+TWO = distribution.choose_strategy(DEVICES, 6)  # one for all: two would take each other's messages
 
 
 def batches() -> list:

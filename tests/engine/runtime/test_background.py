@@ -11,7 +11,7 @@ from engine.runtime import background
 
 def work(begun: threading.Event, passed: threading.Event) -> None:
     begun.set()
-    background.give_way()
+    background.yield_to_foreground()
     passed.set()
 
 
@@ -32,23 +32,23 @@ def passes() -> bool:
 
 def test_a_thread_waits_while_another_keeps_quiet():
     assert passes()
-    with background.kept():
+    with background.paused():
         assert waits()
-        with background.kept():
+        with background.paused():
             assert waits()
         assert waits()
     assert passes()
 
 
 def test_who_keeps_quiet_does_not_wait_for_itself():
-    with background.kept():
-        background.give_way()
+    with background.paused():
+        background.yield_to_foreground()
         assert waits(), "others do"
 
 
 def test_an_error_ends_it():
     try:
-        with background.kept():
+        with background.paused():
             raise ValueError
     except ValueError:
         assert passes()
@@ -56,7 +56,7 @@ def test_an_error_ends_it():
 
 def test_when_the_program_ends_what_can_wait_is_left_undone(monkeypatch):
     monkeypatch.setattr(background, "_over", threading.Event())
-    background.give_way()
-    background.over()
+    background.yield_to_foreground()
+    background.cancel()
     with pytest.raises(InterruptedError):
-        background.give_way()
+        background.yield_to_foreground()

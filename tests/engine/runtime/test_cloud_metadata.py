@@ -15,8 +15,8 @@ from tests.engine.runtime.metadata_server import TOKEN, serving, token
 PATIENT = 20.0  # never waited for where somebody answers
 
 
-def asking(address: str) -> cloud_metadata.Ask:
-    return cloud_metadata.asking(time.monotonic() + PATIENT, address)
+def asking(address: str) -> cloud_metadata.Request:
+    return cloud_metadata.requester(time.monotonic() + PATIENT, address)
 
 
 def name(address: str) -> str:
@@ -34,11 +34,11 @@ def test_only_an_answer_that_succeeded_counts(status):
     with serving(lambda request: (status, "g6.xlarge", {})) as (address, _):
         with pytest.raises(ValueError) as caught:  # noqa: PT011 (the kind of error is what counts)
             name(address)
-        assert isinstance(caught.value, cloud_metadata.Missing) == (status == 404)
+        assert isinstance(caught.value, cloud_metadata.NotFoundError) == (status == 404)
 
 
 def test_an_answer_may_be_as_long_as_the_limit_and_no_longer():
-    longest = "x" * cloud_metadata.LONGEST
+    longest = "x" * cloud_metadata.MAX_ANSWER_BYTES
     with serving(lambda request: (200, longest, {})) as (address, _):
         assert name(address) == longest
     with (
@@ -67,7 +67,7 @@ def test_google_is_asked_in_its_own_way():
         return 200, request.headers.get("Metadata-Flavor"), {}
 
     with serving(service) as (address, asked):
-        assert cloud_metadata.google(asking(address), "preempted") == "Google"
+        assert cloud_metadata.google_value(asking(address), "preempted") == "Google"
     assert asked == ["/computeMetadata/v1/instance/preempted"]
 
 
@@ -105,7 +105,7 @@ def test_what_speaks_no_http_is_no_cloud():
 
         thread = threading.Thread(target=greet)
         thread.start()
-        with pytest.raises(cloud_metadata.NOBODY):
+        with pytest.raises(cloud_metadata.UNAVAILABLE_ERRORS):
             name(f"127.0.0.1:{server.getsockname()[1]}")
         thread.join()
 
@@ -122,7 +122,7 @@ def test_after_the_deadline_nobody_is_asked():
         serving(lambda request: (200, "late", {})) as (address, asked),
         pytest.raises(TimeoutError),
     ):
-        cloud_metadata.asking(time.monotonic() - 1, address)("GET", "/name", {})
+        cloud_metadata.requester(time.monotonic() - 1, address)("GET", "/name", {})
     assert not asked
 
 

@@ -13,15 +13,15 @@ from engine.runtime import distribution
 def test_a_batch_that_can_not_be_divided_is_refused():
     two = ["/gpu:0", "/gpu:1"]
     with pytest.raises(UserError, match=r"batch_size=9 with 2 GPUs .*allowed: a multiple of 2;"):
-        distribution.strategy(two, 9)
+        distribution.choose_strategy(two, 9)
     with pytest.raises(
         UserError, match=r"and gradient_accumulation_steps=3; allowed: a multiple of 6;"
     ):
-        distribution.strategy(two, 8, pieces=3)
+        distribution.choose_strategy(two, 8, pieces=3)
 
 
 def test_one_device_needs_no_strategy_of_its_own():
-    assert distribution.strategy(["/gpu:0"], 9) is tf.distribute.get_strategy()
+    assert distribution.choose_strategy(["/gpu:0"], 9) is tf.distribute.get_strategy()
 
 
 few = some.integers(1, 8)
@@ -36,7 +36,7 @@ def test_a_batch_is_taken_where_every_piece_of_every_share_is_of_one_size(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tf.distribute, "MirroredStrategy", list)
         try:
-            taken = distribution.strategy(devices, batch_size, pieces) == devices
+            taken = distribution.choose_strategy(devices, batch_size, pieces) == devices
         except UserError:
             taken = False
     shares = np.array_split(np.arange(batch_size), count)
@@ -64,7 +64,7 @@ def test_shares_are_of_one_size_and_together_the_batch(count, size):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tf.distribute, "get_strategy", lambda: devices)
         patch.setattr(tf.distribute, "get_replica_context", lambda: devices)
-        distribution.run(
+        distribution.run_on_replicas(
             lambda share, rate: shares.append((share, rate)),
             tf.nest.map_structure(tf.constant, batch),
             tf.constant(0.1),

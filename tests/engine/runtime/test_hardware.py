@@ -129,7 +129,7 @@ def test_no_nvidia_smi(monkeypatch, tmp_path):
 
 
 def test_this_machine():
-    found = machines.machine()
+    found = machines.describe_machine()
     total = re.search(r"MemTotal: +(\d+) kB", Path("/proc/meminfo").read_text())
     assert found["memory_bytes"] == pytest.approx(int(total.group(1)) * 1024, rel=0.01)
     cores = subprocess.run(["nproc"], capture_output=True, text=True, check=True)
@@ -153,7 +153,7 @@ def test_gpus_are_told_with_their_memory(program, monkeypatch):
     build = {"cuda_version": "12.5.1", "cudnn_version": "9"}
     monkeypatch.setattr(tf.sysconfig, "get_build_info", lambda: build)
     program("#!/bin/sh\necho 'Tesla T4, 15360, 550.90.07'; echo 'NVIDIA L4, 23034, 550.90.07'\n")
-    found = machines.machine()
+    found = machines.describe_machine()
     assert found["gpus"] == [
         {"name": "NVIDIA L4", "compute_capability": "8.9", "memory_bytes": 23034 * 1024**2},
         {"name": "unknown", "compute_capability": None, "memory_bytes": None},
@@ -165,7 +165,7 @@ def test_without_a_gpu_there_is_no_cuda(monkeypatch, tmp_path):
     """TensorFlow's wheel names the CUDA that it was built for, whether or not it is in use."""
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = machines.machine()
+    found = machines.describe_machine()
     assert [found[key] for key in ("gpus", "driver", "cuda", "cudnn")] == [[], None, None, None]
 
 
@@ -190,7 +190,7 @@ def test_peak_memory_of_gpus(monkeypatch):
 def test_software_names_what_runs():
     import keras
 
-    found = machines.software()
+    found = machines.describe_software()
     assert found["tensorflow"] == tf.__version__
     assert found["keras"] == keras.__version__
     assert found["python"] == sys.version.split()[0]

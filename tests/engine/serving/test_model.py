@@ -53,8 +53,8 @@ def test_answers_are_those_of_the_network_at_every_size(run, monkeypatch):
 def test_auto_takes_what_was_fastest_among_the_sound(run, monkeypatch):
     """Bfloat16 where that was tried; its head stays in float32, and so do probabilities."""
     half = ComputeMode("mixed_bfloat16")
-    monkeypatch.setattr(precision, "programs", lambda: [FLOAT32, half])
-    monkeypatch.setattr(precision, "best", lambda trials: trials[1])
+    monkeypatch.setattr(precision, "available_modes", lambda: [FLOAT32, half])
+    monkeypatch.setattr(precision, "choose_trial", lambda trials: trials[1])
     said = []
     served = model.load(run, "auto", said.append)
     assert served.program == half
@@ -63,7 +63,7 @@ def test_auto_takes_what_was_fastest_among_the_sound(run, monkeypatch):
     found = model.answers(served, images(4))
     wanted = model.answers(model.load(run, "float32", print), images(4))
     assert found.dtype == np.float32
-    assert 0 < precision.distance(found, wanted) < 0.5, "random weights blow rounding up"
+    assert 0 < precision.relative_distance(found, wanted) < 0.5, "random weights blow rounding up"
 
 
 def test_a_run_without_a_model_is_told(run, tmp_path):

@@ -131,8 +131,8 @@ def half_is_faster(monkeypatch):
             for place, program in enumerate(programs)
         ]
 
-    monkeypatch.setattr(precision, "trials", trials)
-    monkeypatch.setattr(precision, "half_precisions", lambda: ["bfloat16"])
+    monkeypatch.setattr(precision, "run_trials", trials)
+    monkeypatch.setattr(precision, "half_precision_dtypes", lambda: ["bfloat16"])
 
 
 @pytest.mark.parametrize("what", OTHER_RUNS)
@@ -166,7 +166,7 @@ def test_the_measured_pace_changes_nothing(coloured, undisturbed, tmp_path, monk
 def test_a_run_that_is_taken_up_measures_and_decides_nothing_anew(coloured, tmp_path, monkeypatch):
     recipe = small_recipe(coloured, [text.format(", views=2") for text in LONGER], precision="auto")
     settings = {"room": CacheBudget(10**9), "checkpoint_minutes": 0}
-    monkeypatch.setattr(precision, "half_precisions", lambda: ["bfloat16"])
+    monkeypatch.setattr(precision, "half_precision_dtypes", lambda: ["bfloat16"])
     with pytest.raises(InterruptedError):
         loop.train(job(recipe, tmp_path / "run", Watcher(stop_at=17), **settings))
     plan = RunDirectory(tmp_path / "run").plan.read_text()
@@ -177,7 +177,7 @@ def test_a_run_that_is_taken_up_measures_and_decides_nothing_anew(coloured, tmp_
     def again(*_):
         raise AssertionError("decided anew")
 
-    monkeypatch.setattr(precision, "trials", again)
+    monkeypatch.setattr(precision, "run_trials", again)
     monkeypatch.setattr(cache_policy, "decide", again)
     loop.train(job(recipe, tmp_path / "run", Watcher(), **settings))
     assert RunDirectory(tmp_path / "run").plan.read_text() == plan

@@ -86,7 +86,7 @@ def test_kept_features_train_as_images_do(text, views):
     recipe = small.recipe(dropout=0.3, batch_size=4)
     plain = trainer("top", "adam", recipe=recipe, augment=change)
     frozen_forward = FrozenForward(
-        recipe.seed, change, trunk.specialise(plain.partition.trunk, FLOAT32)
+        recipe.seed, change, trunk.compile_frozen(plain.partition.trunk, FLOAT32)
     )
     slots = views.count if views else change.outcomes
     views = views or ViewSchedule(0, None, 0.0, 4)

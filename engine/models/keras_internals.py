@@ -1,0 +1,84 @@
+"""Every use of Keras's private API: what to check when Keras is upgraded.
+
+Nothing else in the project touches a name of `keras.src` or an attribute of Keras that starts with
+an underscore; tests/engine/models/test_keras_internals.py checks that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+
+def producer(tensor: Any) -> Any:
+    """Returns the operation that computes a symbolic tensor.
+
+    Keras has no public way from a tensor back to its layer, which cutting and folding need.
+    """
+    return tensor._keras_history.operation
+
+
+def input_tensors(operation: Any) -> list:
+    """Returns the symbolic tensors that an operation reads, always as a list.
+
+    The public `Operation.input` is a tensor, a list or a nested structure, and an error for an
+    operation without inputs.
+    """
+    return operation._inbound_nodes[0].input_tensors
+
+
+def consumers(model: Any, operation: Any) -> set:
+    """Returns the model's operations that read an operation's output.
+
+    Keras's public API knows no edges forward; folding needs to know that nobody else reads a
+    convolution.
+    """
+    return {node.operation for node in operation._outbound_nodes} & set(model.operations)
+
+
+def nested_layers(model: Any) -> list:
+    """Returns all layers of a model, those of models inside it included.
+
+    The public `Model.layers` has only the outermost.
+    """
+    return model._flatten_layers(include_self=False)
+
+
+def run_graph(model: Any, inputs: list, replacements: Mapping[Any, Any]) -> Any:
+    """Runs a functional model's graph with other functions in the place of some operations.
+
+    The public `clone_model` replaces layers too, but by copies with variables of their own.
+    """
+    return model._run_through_graph(
+        inputs, operation_fn=lambda operation: replacements.get(operation, operation)
+    )
+
+
+def substituted_values(pairs: Iterable[tuple[Any, Any]]) -> AbstractContextManager:
+    """Within the block, variables read as the tensors paired with them.
+
+    The public `stateless_call` does so too, but runs the model as it is, without replacements.
+    """
+    from keras.src.backend.common.stateless_scope import StatelessScope
+
+    return StatelessScope(state_mapping=list(pairs))
+
+
+def disable_gradient_reduction(optimizer: Any) -> None:
+    """Keeps an optimizer from summing gradients over the devices.
+
+    The train step sums them before clipping by norm and the search for overflows, which need the
+    sums; Keras would sum once more after these, and has no public switch.
+    """
+    optimizer._all_reduce_sum_gradients = list
+
+
+def image_data_generator() -> Any:
+    """Returns the class `ImageDataGenerator`, one of the benchmark's baselines.
+
+    Keras 3 has kept it under this path only.
+    """
+    from keras.src.legacy.preprocessing.image import ImageDataGenerator
+
+    return ImageDataGenerator
