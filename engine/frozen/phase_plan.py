@@ -59,7 +59,7 @@ class PlanFile:
         """The best mode of the trunk, tried unless a phase with the same trunk has tried it.
 
         Args:
-          compile_trunk, inputs: see `precision.trials`.
+          compile_trunk, inputs: see `precision.run_trials`.
         """
         same = [self[other].trunk for other in self.recipe.phases if _same_trunk(other, phase)]
         known = next(filter(None, same), ())

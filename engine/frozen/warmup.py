@@ -17,7 +17,7 @@ from engine.models.classifier import Classifier
 
 
 class Warmup:
-    """Compiled trunks by phase. Each serves once: it holds the weights that it was compiled with."""
+    """Compiled trunks by phase. Each serves once, as it holds the weights of its compilation."""
 
     def __init__(self) -> None:
         self._compiled: dict[str, dict[ComputeMode, Callable]] = {}

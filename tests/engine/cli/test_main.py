@@ -67,7 +67,7 @@ def test_a_users_mistake_is_one_line(error, status, line, monkeypatch, capsys):
 def test_interrupted_a_program_waits_for_nothing_that_can_wait(monkeypatch, capsys):
     end_of(raising(KeyboardInterrupt()), monkeypatch, capsys)
     with pytest.raises(InterruptedError):
-        cli_main.background.give_way()
+        cli_main.background.yield_to_foreground()
 
 
 def test_a_fault_of_ours_has_its_traceback(monkeypatch, capsys):
