@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from pathlib import Path
 
 from absl import flags
@@ -44,31 +43,32 @@ def main(argv: list[str]) -> None:
         )
     threads = tensorflow_setup.start_tensorflow(parsed.threads)
 
-    from pipelines.doctor import clean, examine, page, report
+    from engine.report import doctor_page
+    from pipelines.doctor import clean_manifest, examine
 
-    started = time.perf_counter()
-    seen = Console(file=sys.stderr)
-    with Progress(console=seen, transient=True, disable=not seen.is_terminal) as bar:
-        task = bar.add_task("looking", total=None)
+    console = Console(file=sys.stderr)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("examining", total=None)
         examined = examine.examine(
             spec, threads, lambda done, of: bar.update(task, completed=done, total=of)
         )
-    seconds = time.perf_counter() - started
-    for line in report.lines(examined, seconds):
+    result = examined.summary()
+    for line in doctor_page.lines(result):
         print(line)
     if parsed.out != "none":
         folder = Path(parsed.out)
-        text = json.dumps(report.as_json(examined, seconds), indent=2) + "\n"
+        text = json.dumps(doctor_page.to_json(result), indent=2) + "\n"
         save("out", folder / "report.json", text.encode())
-        save("out", folder / "report.html", page.page(examined, seconds).encode())
+        page = doctor_page.page(result, examined.thumbnail)
+        save("out", folder / "report.html", page.encode())
         print(f"written to {folder / 'report.html'} and {folder / 'report.json'}")
     if parsed.write_manifest:
         place = parsed.write_manifest
-        made = clean.manifest(examined, place)
-        save("write_manifest", Path(place), made.contents)
-        without = ", ".join(f"{count:,} {reason}" for reason, count in made.left_out.items())
-        print(f"{made.listed:,} images listed" + (f", without {without}" if without else ""))
-        print(f"train with {clean.flags(examined.examples, place)}")
+        manifest = clean_manifest.clean_manifest(examined, place)
+        save("write_manifest", Path(place), manifest.contents)
+        omitted = ", ".join(f"{count:,} {reason}" for reason, count in manifest.omitted.items())
+        print(f"{manifest.listed:,} images listed" + (f", omitted: {omitted}" if omitted else ""))
+        print(f"train with {clean_manifest.manifest_flags(examined.examples, place)}")
 
 
 def _same_file(one: str, other: str) -> bool:

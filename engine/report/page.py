@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.report import class_sections, image_sections, run_sections, trust_sections
+from engine.report.document import contents, document
 from engine.report.formatting import count, day, percent, span
 from engine.report.markup import Markup, paragraph, tag
 from engine.report.report_data import ReportData
 from engine.report.sections import Section, render
-from engine.report.style import SHEET
 
 # In their order; those that have nothing to say are left out.
 SECTIONS = (
@@ -25,25 +25,13 @@ SECTIONS = (
     run_sections.resources,
     run_sections.recipe,
 )
-# A browser fetches nothing for this page, whatever its names hold.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
 _MANY = 5  # classes above which it counts whether the label is among the likeliest
 
 
 def page(facts: ReportData) -> str:
     sections = [section for make in SECTIONS if (section := make(facts))]
     title = f"{_name(facts)}: {percent(facts.figures.accuracy)} accuracy"
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("title", title),
-        tag("style", Markup(SHEET)),
-    )
-    body = tag("body", *_body(facts, sections))
-    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+    return document(title, *_body(facts, sections))
 
 
 def _body(facts: ReportData, sections: list[Section]) -> Iterator[Markup]:
@@ -54,7 +42,7 @@ def _body(facts: ReportData, sections: list[Section]) -> Iterator[Markup]:
         tag("h1", _name(facts)),
         paragraph(_measured(facts)),
     )
-    yield tag("nav", _contents(sections), aria_label="Contents")
+    yield contents(*((section.anchor, section.short) for section in sections))
     yield tag("main", _headline(facts), *map(render, sections), id="main")
     yield tag(
         "footer", paragraph(f"Made by Unfreeze on {day(facts.subject.when)}.", class_="muted")
@@ -82,11 +70,6 @@ def _measured(facts: ReportData) -> str:
 
 def _of_one(classes: int) -> str:
     return f"{count(classes, 'class', 'classes')} {'has' if classes == 1 else 'have'} one image"
-
-
-def _contents(sections: list[Section]) -> Markup:
-    links = [tag("a", section.short, href=f"#{section.anchor}") for section in sections]
-    return tag("ul", *[tag("li", link) for link in links])
 
 
 def _headline(facts: ReportData) -> Markup:

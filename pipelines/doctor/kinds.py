@@ -1,194 +1,97 @@
-"""What can be wrong with images: every kind of finding, how grave it is, and what helps."""
+"""Every kind of finding, its level and what to do about it."""
 
 from __future__ import annotations
 
-import dataclasses
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
 
-from engine.core.text import counted
+from engine.core.findings import ERROR, NOTE, WARNING, Case, Finding, FindingKind
 from pipelines.decode.formats import PIXEL_LIMIT
 
-ERROR, WARNING, NOTE = LEVELS = ("error", "warning", "note")
-
-
-class Kind(NamedTuple):
-    """A way in which images can be wrong.
-
-    level: one of `LEVELS`. title: what is found, in the plural, to stand after a number. one: the
-    same of a single case; None where cases are not counted. advice: what to do next.
-    """
-
-    level: str
-    title: str
-    one: str | None
-    advice: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One case: the places it is about, what is to be said of it, and its examples, if any.
-
-    examples: indices of `Examples`, as many as there are places, or none where places are no
-      examples.
-    """
-
-    places: tuple[str, ...]
-    detail: str = ""
-    examples: tuple[int, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """All cases of one kind, at least one."""
-
-    name: str
-    entries: tuple[Entry, ...]
-
-    @property
-    def kind(self) -> Kind:
-        return KINDS[self.name]
-
-    @property
-    def counted(self) -> str:
-        """What was found, after its number: `1 empty file`."""
-        _, title, one, _ = self.kind
-        return title if one is None else counted(len(self.entries), one, title)
-
-
-# From the gravest to what is only worth knowing; reports keep this order.
-KINDS = {
-    "refused": Kind(ERROR, "training would refuse this data", None, "do as the message says"),
-    "missing": Kind(
+# From the most to the least severe; reports keep this order.
+_ALL = (
+    FindingKind("refused", ERROR, "", "training refuses this data", "do as the message says"),
+    FindingKind("missing", ERROR, "path", "without a file", "correct the manifest or the links"),
+    FindingKind("unreadable", ERROR, "file", "that can't be opened", "change the permissions"),
+    FindingKind("empty", ERROR, "file", "without contents", "copy again or remove"),
+    FindingKind("no_image", ERROR, "file", "without a supported image", "save as JPEG or PNG"),
+    FindingKind(
+        "bomb",
         ERROR,
-        "files that do not exist",
-        "file that does not exist",
-        "correct the paths, which a manifest counts from its own folder, or the links",
-    ),
-    "unreadable": Kind(
-        ERROR,
-        "files that can't be opened",
-        "file that can't be opened",
-        "give yourself the right to read what is there, or mend the links",
-    ),
-    "empty": Kind(ERROR, "empty files", "empty file", "copy anew, or remove"),
-    "no_image": Kind(
-        ERROR,
-        "files that hold no image that is read here",
-        "file that holds no image that is read here",
-        "save as JPEG or PNG, or move away",
-    ),
-    "bomb": Kind(
-        ERROR,
-        f"files that claim more than {PIXEL_LIMIT:,} pixels",
-        f"file that claims more than {PIXEL_LIMIT:,} pixels",
+        "file",
+        f"claiming more than {PIXEL_LIMIT:,} pixels",
         "make sure that it comes from where you think, and shrink it",
     ),
-    "damaged": Kind(
+    FindingKind("damaged", ERROR, "file", "damaged or truncated", "save or copy again"),
+    FindingKind(
+        "duplicates_across_splits",
         ERROR,
-        "files damaged, cut short, or of a kind that decodes wrongly",
-        "file damaged, cut short, or of a kind that decodes wrongly",
-        "save or copy anew",
+        "file",
+        "in training and in validation or test",
+        "remove one copy: the accuracy comes out too high",
     ),
-    "copies_across_parts": Kind(
+    FindingKind(
+        "duplicates_of_other_label",
         ERROR,
-        "files that are in training and in what it is measured on",
-        "file that is in training and in what it is measured on",
-        "remove one copy: figures come out too good",
-    ),
-    "copies_of_other_label": Kind(
-        ERROR,
-        "files that are there under different labels",
-        "file that is there under different labels",
+        "file",
+        "under different labels",
         "decide which label is right",
     ),
-    "likeness_across_parts": Kind(
+    FindingKind(
+        "near_duplicates_across_splits",
         WARNING,
-        "groups of nearly the same image in training and in what it is measured on",
-        "group of nearly the same image in training and in what it is measured on",
-        "look at them; what belongs together goes into one part, as by a manifest's column group",
+        "group",
+        "of near-duplicates in training and in validation or test",
+        "look at them; keep them in one split, as with a manifest's column group",
     ),
-    "likeness_of_other_label": Kind(
+    FindingKind(
+        "near_duplicates_of_other_label",
         WARNING,
-        "groups of nearly the same image under different labels",
-        "group of nearly the same image under different labels",
+        "group",
+        "of near-duplicates under different labels",
         "look at them",
     ),
-    "one_colour": Kind(
-        WARNING,
-        "images of one colour throughout",
-        "image of one colour throughout",
-        "look whether it is all there",
+    FindingKind("one_colour", WARNING, "image", "of one colour", "check that it is complete"),
+    FindingKind("huge", WARNING, "image", "so large that decoding is slow", "shrink beforehand"),
+    FindingKind("tiny", WARNING, "image", "with little to see, so small", "find larger ones"),
+    FindingKind(
+        "narrow", WARNING, "image", "of extreme aspect ratio", "crop, or choose --resize=pad"
     ),
-    "huge": Kind(
+    FindingKind(
+        "imbalance",
         WARNING,
-        "images so large that they are slow to decode",
-        "image so large that it is slow to decode",
-        "shrink beforehand",
-    ),
-    "tiny": Kind(
-        WARNING,
-        "images so small that there is little to see",
-        "image so small that there is little to see",
-        "find larger ones",
-    ),
-    "narrow": Kind(
-        WARNING,
-        "images far longer than wide, or wider than long",
-        "image far longer than wide, or wider than long",
-        "cut it to shape, or choose --resize=pad",
-    ),
-    "imbalance": Kind(
-        WARNING,
+        "",
         "some classes have far more images than others",
-        None,
         "add images, or choose --class_weights=balanced",
     ),
-    "link_outside": Kind(
-        WARNING,
-        "links that lead out of the folder",
-        "link that leads out of the folder",
-        "make sure that this is meant",
+    FindingKind(
+        "link_outside", WARNING, "link", "to outside of the folder", "make sure that this is meant"
     ),
-    "link_circle": Kind(
-        WARNING, "links that lead in a circle", "link that leads in a circle", "remove what circles"
+    FindingKind("link_circle", WARNING, "link", "in a circle", "remove the link"),
+    FindingKind("duplicates", NOTE, "file", "with further copies", "one of each is enough"),
+    FindingKind("near_duplicates", NOTE, "group", "of near-duplicates", "look at them"),
+    FindingKind(
+        "wrong_name", NOTE, "image", "named as another format", "nothing: contents count, not names"
     ),
-    "copies": Kind(
+    FindingKind(
+        "several_frames",
         NOTE,
-        "files that are there more than once",
-        "file that is there more than once",
-        "one of each is enough",
+        "image",
+        "with several frames or pages",
+        "nothing: the first frame is read",
     ),
-    "likeness": Kind(
-        NOTE,
-        "groups of nearly the same image",
-        "group of nearly the same image",
-        "look at them",
-    ),
-    "wrong_name": Kind(
-        NOTE,
-        "images named as another format",
-        "image named as another format",
-        "nothing: contents count, not names",
-    ),
-    "several_frames": Kind(
-        NOTE,
-        "images with motion or several pages",
-        "image with motion or several pages",
-        "only the first frame is read",
-    ),
-    "turned": Kind(
-        NOTE, "images turned by EXIF", "image turned by EXIF", "nothing: it is read upright"
-    ),
-    "odd_name": Kind(
-        NOTE,
-        "names that are not UTF-8",
-        "name that is not UTF-8",
-        "rename: other programs may stumble",
-    ),
-    "stray": Kind(
-        NOTE,
-        "images beside the class folders, and not read",
-        "image beside the class folders, and not read",
-        "move into a class",
-    ),
-}
+    FindingKind("turned", NOTE, "image", "rotated by EXIF", "nothing: it is read upright"),
+    FindingKind("odd_name", NOTE, "name", "not in UTF-8", "rename: other programs may fail"),
+    FindingKind("stray", NOTE, "image", "beside the class folders", "move into a class folder"),
+)
+KINDS = {kind.name: kind for kind in _ALL}
+
+
+def collect(cases: Mapping[str, Iterable[Case]]) -> list[Finding]:
+    """Returns a finding for each kind, by name, that has cases."""
+    found = {name: tuple(of_kind) for name, of_kind in cases.items()}
+    return [Finding(KINDS[name], of_kind) for name, of_kind in found.items() if of_kind]
+
+
+def by_severity(findings: Iterable[Finding]) -> list[Finding]:
+    order = list(KINDS)
+    return sorted(findings, key=lambda finding: order.index(finding.name))

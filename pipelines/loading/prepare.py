@@ -11,7 +11,7 @@ from engine.core.errors import UserError
 from engine.core.recipe import DataSpec, Recipe
 from engine.core.text import counted
 from pipelines.decode.decode import decode
-from pipelines.doctor import census
+from pipelines.doctor import quick_check
 from pipelines.pixel_cache import pixel_cache, scan
 from pipelines.pixel_cache.pixel_plan import Job, Seen, plan
 from pipelines.pixel_cache.scan import Broken
@@ -62,7 +62,7 @@ def prepare_training_data(
     if others:
         are = counted(len(others), "broken image is", "broken images are")
         say(f"{are} left out, listed with the reasons in {report}")
-    for line in census.in_short(recipe.data, sound, seen.pixels):
+    for line in quick_check.quick_check(recipe.data, sound, seen.pixels):
         say(line)
     return sound, seen.pixels
 

@@ -119,7 +119,7 @@ def test_the_doctor_reports_them_and_writes_a_list_that_trains(data, tmp_path):
     cases = [one for one in found["findings"] if one["kind"] in left_out]
     named = [case["places"][0] for one in cases for case in one["cases"]]
     every_bad_one_once(named, data)
-    assert len(named) == found["images"] - found["sound"]
+    assert len(named) == found["images"] - found["readable"]
     assert "report.html and doctor/report.json" in out
     page = (tmp_path / "doctor" / "report.html").read_text()
     assert page.startswith("<!doctype html>")

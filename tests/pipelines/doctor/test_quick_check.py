@@ -1,5 +1,3 @@
-"""What every run says of its images before it begins."""
-
 import os
 import re
 from pathlib import Path
@@ -10,7 +8,7 @@ from PIL import Image
 
 from engine.core.recipe import DataSpec
 from pipelines.decode import headers
-from pipelines.doctor import census, examine, kinds
+from pipelines.doctor import examine, kinds, quick_check
 from pipelines.pixel_cache import pixel_cache
 from pipelines.pixel_cache.pixel_plan import plan
 from pipelines.pixel_cache.store import CacheLocation, Pixels
@@ -38,53 +36,52 @@ def pixels(fingerprints, images=None):
     )
 
 
-def in_short(examples, pixels, spec=SPEC):
-    return list(census.in_short(spec, examples, pixels))
+def check(examples, pixels, spec=SPEC):
+    return list(quick_check.quick_check(spec, examples, pixels))
 
 
-def test_nothing_is_said_where_nothing_is_wrong():
-    assert in_short(examples([0, 1, 0, 1]), pixels([1, 2, 3, 4])) == []
-    assert in_short(examples([0, 1]), None) == []
+def test_check_of_sound_images_says_nothing():
+    assert check(examples([0, 1, 0, 1]), pixels([1, 2, 3, 4])) == []
+    assert check(examples([0, 1]), None) == []
 
 
-def test_copies_under_two_labels_are_said_and_plain_copies_are_counted():
-    line, note = in_short(examples([0, 1, 0, 0]), pixels([7, 7, 3, 3]))
+def test_duplicates_under_two_labels_are_a_warning_and_others_a_note():
+    line, note = check(examples([0, 1, 0, 0]), pixels([7, 7, 3, 3]))
     for words in ("different labels", "0.jpg (train, cats), 1.jpg (train, dogs)", "bin/doctor"):
         assert words in line
-    assert note == "note: 1 file that is there more than once; bin/doctor shows all"
+    assert note == "note: 1 file with further copies; bin/doctor shows all"
 
 
-def test_copies_in_two_parts_are_said():
-    (line,) = in_short(examples([0, 1, 0], [0, 0, 2]), pixels([7, 3, 7]))
-    assert "in training and in what it is measured on" in line
+def test_duplicates_in_two_splits_are_a_warning():
+    (line,) = check(examples([0, 1, 0], [0, 0, 2]), pixels([7, 3, 7]))
+    assert "in training and in validation or test" in line
 
 
 @pytest.mark.parametrize("levels", [0, 3])
-def test_one_colour_is_said(levels):
+def test_image_of_one_colour_is_a_warning(levels):
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
     images[1] = 99
     images[1, 3, 5] += levels
-    (line,) = in_short(examples([0, 1, 0]), pixels([1, 2, 3], images))
+    (line,) = check(examples([0, 1, 0]), pixels([1, 2, 3], images))
     assert "of one colour" in line
     assert "1.jpg" in line
 
 
-def test_a_single_dot_between_the_probes_is_more_than_one_colour():
+def test_image_with_one_dot_between_the_probes_is_not_of_one_colour():
     images = np.full((2, 16, 16, 3), 99, np.uint8)
     images[:, 3, 5] = 200
-    assert in_short(examples([0, 1]), pixels([1, 2], images)) == []
+    assert check(examples([0, 1]), pixels([1, 2], images)) == []
 
 
 @pytest.mark.parametrize(("few", "said"), [(10, False), (9, True)])
-def test_a_class_with_a_tenth_of_the_others_is_said(few, said):
-    lines = in_short(examples([0] * 100 + [1] * few), None)
+def test_class_below_a_tenth_of_another_is_a_warning(few, said):
+    lines = check(examples([0] * 100 + [1] * few), None)
     assert len(lines) == said
     assert not said or "100 to train on" in lines[0]
 
 
-@pytest.fixture
-def odd(tmp_path):
-    """Folders of sound images with one of everything that is unusual."""
+def make_odd(tmp_path):
+    """Folders of readable images with one of everything that is unusual."""
     turned = Image.Exif()
     turned[0x0112] = 6
     files = {f"{name}/{n}.jpg": scene(n + 10 * (name == "b")) for name in "ab" for n in range(4)}
@@ -107,30 +104,37 @@ def odd(tmp_path):
     return tmp_path / "data"
 
 
-def said(lines) -> dict[str, int]:
-    """Kind -> how many, from the lines; every line is of a known kind."""
+def counts_of(lines) -> dict[str, int]:
+    """Kind -> number of cases, from the lines."""
     titles = {kind.title: name for name, kind in kinds.KINDS.items()}
-    titles |= {kind.one: name for name, kind in kinds.KINDS.items() if kind.one}
+    titles |= {f"{kind.noun} {kind.problem}": name for name, kind in kinds.KINDS.items()}
     counts = {}
     for line in lines:
         level, rest = line.split(": ", 1)
-        assert level in ("warning", "note"), "a run that goes on names no error"
+        assert level in ("warning", "note"), "a run that continues names no error"
         rest = rest.split("; bin/doctor")[0]
-        parts = re.split(r", (?=\d)", rest) if level == "note" else [rest]  # titles have commas
-        for part in parts:
-            count, words = re.fullmatch(r"(?:([\d,]+) )?(.*)", part).groups()
-            name = titles[words if level == "note" else words.split(", as ")[0]]
-            counts[name] = int(count) if count else None
-            one = kinds.KINDS[name].one
-            assert words.startswith(one) if count == "1" else not one or not words.startswith(one)
+        for part in rest.split("; ") if level == "note" else [rest]:
+            count, title = re.fullmatch(r"(?:(\d+) )?(.*)", part.split(", such as ")[0]).groups()
+            counts[titles[title]] = int(count) if count else None
     return counts
 
 
-@pytest.mark.parametrize("memory", [10**9, 0], ids=["in memory", "on the disk"])
-def test_a_run_says_what_the_doctor_finds(odd, tmp_path, memory):
-    spec = DataSpec("folders", str(odd))
+@pytest.fixture
+def odd(tmp_path):
+    return make_odd(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def odd_counts(tmp_path_factory):
+    """What the doctor finds there."""
+    spec = DataSpec("folders", str(make_odd(tmp_path_factory.mktemp("odd"))))
     examined = examine.examine(spec, 2, lambda *_: None)
-    found = {one.name: len(one.entries) for one in examined.findings}
+    return {one.name: len(one.cases) for one in examined.findings}
+
+
+@pytest.mark.parametrize("memory", [10**9, 0], ids=["in memory", "on the disk"])
+def test_check_before_a_run_agrees_with_the_doctor(odd, odd_counts, tmp_path, memory):
+    spec, found = DataSpec("folders", str(odd)), odd_counts
     assert set(found) == {
         *("tiny", "narrow", "link_outside", "link_circle", "wrong_name", "several_frames"),
         *("turned", "odd_name", "stray"),
@@ -143,27 +147,27 @@ def test_a_run_says_what_the_doctor_finds(odd, tmp_path, memory):
         seen = pixel_cache.look(job)
         assert seen.broken == []
         seen.pixels.wait()
-        return in_short(seen.examples, seen.pixels, spec)
+        return check(seen.examples, seen.pixels, spec)
 
     first = lines()
-    assert said(first) == found
+    assert counts_of(first) == found
     for path in examples.paths:
         spoil(Path(path))
-    assert lines() == first, "kept, and no image is opened"
+    assert lines() == first, "cached, and no image is opened"
 
 
-def test_without_pixels_headers_are_read_all_the_same(odd):
+def test_check_without_cached_pixels_reads_headers(odd):
     spec = DataSpec("folders", str(odd))
-    counts = said(in_short(sources.load(spec), None, spec))
+    counts = counts_of(check(sources.load(spec), None, spec))
     assert counts["tiny"] == counts["narrow"] == counts["wrong_name"] == 1
 
 
-def test_of_very_many_a_sample_is_looked_at_and_that_is_said(tmp_path, monkeypatch):
+def test_check_of_many_images_reads_a_sample_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(headers, "MOST", 4)
     names = [str(tmp_path / f"{number}.png") for number in range(8)]
     for name in names:
         Path(name).write_bytes(saved(SCENES[0].resize((20, 16)), "PNG"))
     found = from_columns(names, [0, 1] * 4, ("cats", "dogs"), keys=names)
-    warning, last = in_short(found, None)
-    assert warning.startswith("warning: 4 images so small")
+    warning, last = check(found, None)
+    assert warning.startswith("warning: 4 images with little to see")
     assert last == "sizes and formats are those of 4 of the 8 images"

@@ -1,11 +1,9 @@
-"""Links, odd names and what lies beside the class folders."""
-
 import os
 
 import pytest
 
 from engine.core.recipe import DataSpec
-from pipelines.doctor import places
+from pipelines.doctor import path_checks
 from pipelines.sources import sources
 from tests.pipelines.encoded_images import COLOUR, saved
 
@@ -21,17 +19,17 @@ def data(tmp_path):
 
 def found(root) -> dict[str, list[str]]:
     spec = DataSpec("folders", str(root))
-    findings = places.findings(spec, sources.listed(spec))
+    findings = path_checks.check_paths(spec, sources.listed(spec))
     return {
-        one.name: sorted(os.path.basename(e.places[0]) for e in one.entries) for one in findings
+        one.name: sorted(os.path.basename(case.places[0]) for case in one.cases) for one in findings
     }
 
 
-def test_a_plain_folder_has_nothing_to_tell(data):
+def test_plain_folder_has_no_findings(data):
     assert found(data) == {}
 
 
-def test_links_are_told_by_where_they_lead(data, tmp_path):
+def test_links_are_sorted_by_target(data, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "other.jpg").write_bytes(saved(COLOUR, "JPEG"))
     (data / "cats" / "folder_out").symlink_to(tmp_path / "elsewhere")
@@ -45,19 +43,19 @@ def test_links_are_told_by_where_they_lead(data, tmp_path):
     }
 
 
-def test_a_folder_that_begins_as_the_root_does_lies_outside(data, tmp_path):
+def test_folder_with_the_root_as_prefix_is_outside(data, tmp_path):
     (tmp_path / "data2").mkdir()
     (data / "cats" / "near").symlink_to(tmp_path / "data2")
     assert found(data) == {"link_outside": ["near"]}
 
 
-def test_images_beside_the_class_folders_are_named(data):
+def test_images_beside_class_folders_are_strays(data):
     (data / "forgotten.png").write_bytes(saved(COLOUR, "PNG"))
     (data / "readme.txt").write_text("no image")
     assert found(data) == {"stray": ["forgotten.png"]}
 
 
-def test_beside_those_of_a_part_too(tmp_path):
+def test_images_beside_class_folders_of_a_split_are_strays(tmp_path):
     for part in ("train", "val"):
         for name in ("cats", "dogs"):
             (tmp_path / part / name).mkdir(parents=True)
@@ -66,7 +64,7 @@ def test_beside_those_of_a_part_too(tmp_path):
     assert found(tmp_path) == {"stray": ["forgotten.jpg"]}
 
 
-def test_names_that_are_not_utf_8(data):
+def test_names_not_in_utf8_are_odd(data):
     path = os.path.join(os.fsencode(data), b"cats", b"\xff.jpg")
     with open(path, "wb") as file:
         file.write(saved(COLOUR, "JPEG"))

@@ -1,18 +1,16 @@
-"""Which images look the same: saved anew, shrunk, brighter; and that others do not."""
-
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 from scipy import fft
 
-from pipelines.doctor import likeness
+from pipelines.doctor import near_duplicates
 from tests.pipelines.doctor.scenes import SCENES, jpeg
 
 
 def grey(images: list) -> np.ndarray:
-    side = (likeness.SIDE, likeness.SIDE)
+    side = (near_duplicates.SIDE, near_duplicates.SIDE)
     rows = [np.asarray(one.convert("RGB").resize(side, Image.BILINEAR)) for one in images]
-    return likeness.details(np.stack(rows))
+    return near_duplicates.details(np.stack(rows))
 
 
 EDITS = {
@@ -24,13 +22,15 @@ EDITS = {
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_every_edited_copy_is_found_and_nothing_else(edit):
+def test_edited_copies_and_no_others_are_near_duplicates(edit):
     count = len(SCENES)
-    pairs = likeness.alike(grey([*SCENES, *(EDITS[edit](one) for one in SCENES)]))
+    pairs = near_duplicates.find_near_duplicates(
+        grey([*SCENES, *(EDITS[edit](one) for one in SCENES)])
+    )
     assert pairs.tolist() == [[number, number + count] for number in range(count)]
 
 
-def test_the_hash_is_the_signs_of_the_lowest_frequencies():
+def test_hash_is_signs_of_lowest_frequencies():
     images = grey(SCENES[:5])
     waves = fft.dctn(images.astype(float), axes=(1, 2), norm="ortho")[:, :8, :8]
     # The orthonormal transform scales the first row and column by a further 1/sqrt(2).
@@ -39,12 +39,14 @@ def test_the_hash_is_the_signs_of_the_lowest_frequencies():
     waves = waves.reshape(5, 64)
     want = waves > np.median(waves[:, 1:], axis=1, keepdims=True)
     want[:, 0] = False
-    got = np.unpackbits(likeness.hashes(images).astype(">u8").view(np.uint8).reshape(5, 8), axis=1)
+    got = np.unpackbits(
+        near_duplicates.hashes(images).astype(">u8").view(np.uint8).reshape(5, 8), axis=1
+    )
     assert np.array_equal(got, want)
 
 
 @pytest.mark.parametrize("differing", [0, 2, 4, 6, 8])
-def test_near_hashes_meet_among_many_others(differing):
+def test_similar_hashes_are_compared_among_many_others(differing):
     random = np.random.default_rng(differing)
     others = random.integers(0, 2**63, 50_000).astype(np.uint64)
     base = random.integers(0, 2**63, 300).astype(np.uint64)
@@ -53,18 +55,18 @@ def test_near_hashes_meet_among_many_others(differing):
         for bit in random.choice(64, differing, replace=False):
             near[place] ^= np.uint64(1) << np.uint64(bit)
     bits = np.concatenate([base, near, others])
-    found = {tuple(pair) for pair in likeness._near(bits).tolist()}
+    found = {tuple(pair) for pair in near_duplicates._near(bits).tolist()}
     met = np.mean([(number, number + 300) in found for number in range(300)])
     assert met > 0.95
 
 
-def test_the_pairs_compared_grow_with_the_images_and_not_with_their_square():
+def test_number_of_comparisons_grows_linearly():
     random = np.random.default_rng(0)
     same = np.zeros(3000, np.uint64)  # the worst there is: all hashes equal
-    assert len(likeness._near(same)) <= 3000 * 24 * len(likeness._ROTATIONS)
-    assert not len(likeness._near(random.integers(0, 2**63, 3000).astype(np.uint64)))
+    assert len(near_duplicates._near(same)) <= 3000 * 24 * len(near_duplicates._ROTATIONS)
+    assert not len(near_duplicates._near(random.integers(0, 2**63, 3000).astype(np.uint64)))
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_fewer_than_two_make_no_pair(count):
-    assert likeness.alike(np.zeros((count, 32, 32), np.uint8)).shape == (0, 2)
+def test_fewer_than_two_images_have_no_pair(count):
+    assert near_duplicates.find_near_duplicates(np.zeros((count, 32, 32), np.uint8)).shape == (0, 2)

@@ -1,5 +1,3 @@
-"""The list of what is fit to train on: training takes it, and it holds what it should."""
-
 import csv
 import os
 import shlex
@@ -10,19 +8,20 @@ import pytest
 
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec
-from pipelines.doctor import clean, examine
+from pipelines.doctor import examine
+from pipelines.doctor.clean_manifest import clean_manifest, manifest_flags
 from pipelines.sources import sources
+from pipelines.sources.examples import from_columns
 from tests.pipelines.doctor.scenes import SCENES, jpeg, scene
 from tests.pipelines.encoded_images import saved
 
 
-def again(number: int) -> bytes:
-    """The same image in another file."""
+def near_duplicate(number: int) -> bytes:
     return saved(jpeg(SCENES[number], 50), "JPEG")
 
 
-def laid(root, files: dict[str, bytes], **options):
-    """The examined folder of these files, beside two sound ones of each class in each part."""
+def examined_folder(root, files: dict[str, bytes], **options):
+    """The examination of these files and two sound ones of each class in each split."""
     parts = {name.split("/")[0] for name in files} & {"train", "val", "test"} or {""}
     sound = {}
     for place, part in enumerate(sorted(parts)):
@@ -36,86 +35,81 @@ def laid(root, files: dict[str, bytes], **options):
 
 def listed(found, file) -> dict[str, dict]:
     """name of file -> row; what training makes of the list is looked at as well."""
-    made = clean.manifest(found, str(file))
+    made = clean_manifest(found, str(file))
     file.write_bytes(made.contents)
     words = dict(
-        word[2:].split("=", 1) for word in shlex.split(clean.flags(found.examples, str(file)))
+        word[2:].split("=", 1) for word in shlex.split(manifest_flags(found.examples, str(file)))
     )
     spec = DataSpec("manifest", words["manifest"], manifest_root=words.get("manifest_root"))
     assert len(sources.load(spec)) == made.listed
     rows = list(csv.DictReader(file.open(encoding="utf-8", errors="surrogateescape", newline="")))
     assert len(rows) == made.listed
-    assert made.listed + sum(made.left_out.values()) == len(found.examples)
+    assert made.listed + sum(made.omitted.values()) == len(found.examples)
     return {os.path.basename(row["path"]): row for row in rows}
 
 
-def test_of_everything_the_fit_ones_are_listed(examined, data):
+def test_manifest_lists_fit_images_only(examined, data):
     rows = listed(examined, data.parent / "clean.csv")
-    for gone in (
-        "empty",
-        "text",
-        "cut",
-        "bomb",
-        "other",
-        "of_other_label",
-        "1",
-        "leak",
-        "near_leak",
-    ):
-        assert not {f"{gone}.jpg", f"{gone}.png"} & set(rows), gone
+    stems = {name.split(".")[0] for name in rows}
+    assert not {"empty", "text", "cut", "bomb", "other"} & stems
+    assert not {"of_other_label", "1", "leak", "near_leak"} & stems
     assert ("0.jpg" in rows) != ("copy.jpg" in rows), "one of two copies stays"
     assert {"20.jpg", "21.jpg"} <= set(rows), "what is measured on stays"
     assert rows["2.jpg"]["group"] == rows["again.png"]["group"] != ""
     assert {row["split"] for row in rows.values()} == {"train", "validation"}
 
 
-def test_it_says_why_others_are_not(examined):
-    left_out = clean.manifest(examined, "clean.csv").left_out
-    assert left_out == {
+def test_manifest_counts_omitted_images_by_reason(examined):
+    omitted = clean_manifest(examined, "clean.csv").omitted
+    assert omitted == {
         "that can't be read": 5,
         "under several labels": 2,
-        "second copies": 2,
-        "near copies of what is measured on": 1,
+        "duplicates": 2,
+        "near-duplicates of validation or test images": 1,
     }
 
 
-def test_training_takes_a_validation_part_by_itself_where_there_was_none(tmp_path):
-    rows = listed(laid(tmp_path / "data", {"cats/a.jpg": scene(0)}), tmp_path / "list.csv")
+def test_manifest_of_data_without_validation_split_leaves_split_open(tmp_path):
+    rows = listed(
+        examined_folder(tmp_path / "data", {"cats/a.jpg": scene(0)}), tmp_path / "list.csv"
+    )
     assert len(rows) == 5
     assert {row["split"] for row in rows.values()} == {""}
     assert all(row["path"].startswith("data/") for row in rows.values()), "both can move together"
 
 
 @pytest.mark.parametrize("part", ["val", "test"])
-def test_near_copies_of_what_is_measured_on_are_not_trained_on(tmp_path, part):
-    files = {"train/cats/a.jpg": scene(0), f"{part}/cats/b.jpg": again(0)}
-    rows = listed(laid(tmp_path / "data", files), tmp_path / "list.csv")
+def test_manifest_omits_training_near_duplicates_of_held_out_images(tmp_path, part):
+    files = {"train/cats/a.jpg": scene(0), f"{part}/cats/b.jpg": near_duplicate(0)}
+    rows = listed(examined_folder(tmp_path / "data", files), tmp_path / "list.csv")
     assert "a.jpg" not in rows
     assert rows["b.jpg"]["group"] == ""
 
 
-def test_near_copies_that_are_measured_on_both_stay_apart(tmp_path):
-    files = {"train/cats/x.jpg": scene(3), "val/cats/a.jpg": scene(0), "test/cats/b.jpg": again(0)}
-    rows = listed(laid(tmp_path / "data", files), tmp_path / "list.csv")
+def test_manifest_keeps_near_duplicates_in_validation_and_test(tmp_path):
+    files = {
+        "train/cats/x.jpg": scene(3),
+        "val/cats/a.jpg": scene(0),
+        "test/cats/b.jpg": near_duplicate(0),
+    }
+    rows = listed(examined_folder(tmp_path / "data", files), tmp_path / "list.csv")
     assert {rows["a.jpg"]["split"], rows["b.jpg"]["split"]} == {"validation", "test"}
 
 
-def test_of_a_chain_only_what_is_like_what_is_measured_on_goes():
+def test_manifest_omits_direct_neighbours_of_held_out_images_only():
     """0 to 4 look like their neighbours; 0 is measured on."""
     labels, splits = [0, 0, 0, 0, 0], [1, 0, 0, 0, 0]
     names = [f"{number}.jpg" for number in range(5)]
-    from pipelines.sources.examples import from_columns
-
     examples = from_columns(names, labels, ("cats", "dogs"), keys=names, splits=splits)
     pairs = np.array([[0, 1], [1, 2], [2, 3], [3, 4]])
-    found = examine.ExaminedDataset(examples, True, np.ones(5, bool), np.arange(5), pairs, ())
-    rows = list(csv.DictReader(clean.manifest(found, "l.csv").contents.decode().splitlines()))
+    found = examine.ExaminedDataset(examples, True, np.ones(5, bool), np.arange(5), pairs, (), 1.0)
+    rows = list(csv.DictReader(clean_manifest(found, "l.csv").contents.decode().splitlines()))
     assert [row["path"] for row in rows] == ["0.jpg", "2.jpg", "3.jpg", "4.jpg"]
     assert [row["group"] for row in rows] == ["", *["alike: 2.jpg"] * 3]
 
 
-def test_groups_that_there_were_are_joined_where_their_images_look_the_same(tmp_path):
-    files = {"a.jpg": scene(0), "b.jpg": again(0), "c.jpg": scene(1), "d.jpg": scene(2)}
+def test_manifest_merges_groups_connected_by_near_duplicates(tmp_path):
+    files = {"a.jpg": scene(0), "b.jpg": near_duplicate(0), "c.jpg": scene(1), "d.jpg": scene(2)}
     for name, contents in (files | {f"s{n}.jpg": scene(10 + n) for n in range(4)}).items():
         (tmp_path / name).write_bytes(contents)
     text = "path,label,group\na.jpg,x,g1\nb.jpg,x,g2\nc.jpg,y,g2\nd.jpg,y,g3\n"
@@ -127,15 +121,15 @@ def test_groups_that_there_were_are_joined_where_their_images_look_the_same(tmp_
     assert rows["s0.jpg"]["group"] == ""
 
 
-def test_a_copy_and_a_near_copy_never_part(tmp_path):
-    files = {"cats/a.jpg": scene(0), "cats/a2.jpg": scene(0), "cats/b.jpg": again(0)}
-    rows = listed(laid(tmp_path / "data", files), tmp_path / "list.csv")
+def test_manifest_groups_near_duplicate_of_a_dropped_duplicate(tmp_path):
+    files = {"cats/a.jpg": scene(0), "cats/a2.jpg": scene(0), "cats/b.jpg": near_duplicate(0)}
+    rows = listed(examined_folder(tmp_path / "data", files), tmp_path / "list.csv")
     assert rows["a.jpg"]["group"] == rows["b.jpg"]["group"] != ""
     assert "a2.jpg" not in rows
 
 
-def test_behind_a_link_and_elsewhere_it_says_which_root_it_takes(tmp_path):
-    found = laid(tmp_path / "real store" / "data", {"cats/a.jpg": scene(0)})
+def test_manifest_flags_name_the_root_behind_links(tmp_path):
+    found = examined_folder(tmp_path / "real store" / "data", {"cats/a.jpg": scene(0)})
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "data").symlink_to(tmp_path / "real store" / "data")
     spec = DataSpec("folders", str(tmp_path / "linked" / "data"))
@@ -144,29 +138,33 @@ def test_behind_a_link_and_elsewhere_it_says_which_root_it_takes(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     listed(found, tmp_path / "elsewhere" / "list.csv")
     place = tmp_path / "real store" / "data" / "list.csv"
-    assert shlex.split(clean.flags(found.examples, str(place))) == [f"--manifest={place}"]
+    assert shlex.split(manifest_flags(found.examples, str(place))) == [f"--manifest={place}"]
 
 
-def test_odd_names_come_back(tmp_path):
+def test_manifest_keeps_odd_file_names(tmp_path):
     names = ["a\rb.jpg", 'a"b,c.jpg', "two\nlines.jpg", os.fsdecode(b"\xff.jpg")]
-    found = laid(tmp_path / "data", {f"cats/{name}": scene(n) for n, name in enumerate(names)})
+    found = examined_folder(
+        tmp_path / "data", {f"cats/{name}": scene(n) for n, name in enumerate(names)}
+    )
     assert set(names) <= set(listed(found, tmp_path / "list.csv"))
 
 
-def test_classes_that_would_become_one_are_told(tmp_path):
-    found = laid(tmp_path / "data", {"cats /a.jpg": scene(0), "cats /b.jpg": scene(1)})
+def test_manifest_of_classes_with_equal_names_is_refused(tmp_path):
+    found = examined_folder(tmp_path / "data", {"cats /a.jpg": scene(0), "cats /b.jpg": scene(1)})
     with pytest.raises(UserError, match="both be called 'cats'; rename one"):
-        clean.manifest(found, "list.csv")
+        clean_manifest(found, "list.csv")
 
 
-def test_images_in_record_files_can_not_be_listed(examined):
+def test_manifest_of_record_files_is_refused(examined):
     inside = examined.examples.replace(lengths=np.full(len(examined.examples), 9))
-    records = examine.ExaminedDataset(inside, True, examined.sound, examined.fingerprints, (), ())
+    records = examine.ExaminedDataset(
+        inside, True, examined.readable, examined.fingerprints, (), (), 1.0
+    )
     with pytest.raises(UserError, match="record files"):
-        clean.manifest(records, "list.csv")
+        clean_manifest(records, "list.csv")
 
 
-def test_no_image_is_listed_twice(examined, data):
-    contents = clean.manifest(examined, str(data.parent / "clean.csv")).contents
+def test_manifest_lists_no_file_twice(examined, data):
+    contents = clean_manifest(examined, str(data.parent / "clean.csv")).contents
     paths = [row["path"] for row in csv.DictReader(contents.decode().splitlines())]
     assert set(Counter(paths).values()) == {1}

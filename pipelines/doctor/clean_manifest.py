@@ -1,0 +1,140 @@
+"""A manifest of the images that are fit to train on."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shlex
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+
+from engine.core.errors import UserError
+from pipelines.doctor import duplicates
+from pipelines.doctor.examine import ExaminedDataset
+from pipelines.sources.examples import SPLITS, TEST, VALIDATION, WHOLE_FILE, Examples
+
+COLUMNS = ("path", "label", "split", "group")
+# Why an image is not listed; FIT is why one is.
+FIT, BROKEN, MISLABELLED, DUPLICATE, NEAR_DUPLICATE = range(5)
+REASONS = (
+    "fit",
+    "that can't be read",
+    "under several labels",
+    "duplicates",
+    "near-duplicates of validation or test images",
+)
+
+
+class CleanManifest(NamedTuple):
+    """The manifest's contents and what is in it.
+
+    Attributes:
+      listed: number of images.
+      omitted: reason -> number of images.
+    """
+
+    contents: bytes
+    listed: int
+    omitted: dict[str, int]
+
+
+def clean_manifest(examined: ExaminedDataset, file: str) -> CleanManifest:
+    """Builds the manifest for the path `file`.
+
+    It omits images that can't be decoded, all but one of duplicates (the one that is not trained
+    on, where there is one), duplicates under different labels, and training images that are
+    near-duplicates of validation or test images. Other near-duplicates get a common group, so that
+    no later split separates them.
+
+    Raises:
+      UserError: the images are not files of their own, or two classes would have the same name.
+    """
+    examples = examined.examples
+    if np.any(examples.lengths != WHOLE_FILE):
+        raise UserError("images in record files have no path of their own to be listed by")
+    _require_unique_names(examples)
+    status = _fitness(examined)
+    groups = _groups(examined, status == FIT)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    writer.writerow(COLUMNS)
+    folder = os.path.dirname(os.path.abspath(file))
+    for index in np.flatnonzero(status == FIT).tolist():
+        label = examples.classes[examples.labels[index]]
+        split = SPLITS[examples.splits[index]]
+        # A validation split that was taken from training may be chosen again the next time.
+        fixed = split if examined.has_validation or split == "test" else ""
+        writer.writerow((_place(examples.paths[index], folder), label, fixed, groups[index]))
+    contents = text.getvalue().encode("utf-8", "surrogateescape")
+    omitted = Counter(REASONS[reason] for reason in status[status != FIT].tolist())
+    return CleanManifest(contents, int(np.count_nonzero(status == FIT)), dict(omitted))
+
+
+def manifest_flags(examples: Examples, file: str) -> str:
+    """Returns the flags, quoted for a shell, with which a program reads the manifest."""
+    folder = os.path.realpath(os.path.dirname(os.path.abspath(file)))
+    root = os.path.commonpath({os.path.dirname(os.path.realpath(path)) for path in examples.paths})
+    words = [f"--manifest={file}"]
+    if not os.path.join(root, "").startswith(os.path.join(folder, "")):
+        words.append(f"--manifest_root={root}")
+    return shlex.join(words)
+
+
+def _require_unique_names(examples: Examples) -> None:
+    names = Counter(name.strip() for name in examples.classes)
+    for name, count in names.items():
+        if count > 1:
+            raise UserError(
+                f"--write_manifest: two class folders would both be called {name!r}; rename one"
+            )
+
+
+def _fitness(examined: ExaminedDataset) -> np.ndarray:
+    """Returns int [N]: FIT, or why an example is not."""
+    examples = examined.examples
+    status = np.where(examined.readable, FIT, BROKEN)
+    for group in duplicates.groups_of_equal(examined.fingerprints):
+        if len(set(examples.labels[group].tolist())) > 1:
+            status[group] = MISLABELLED
+        else:
+            # The first of the test split stays, else of validation, else of training.
+            stays = max(group.tolist(), key=lambda index: (examples.splits[index], -index))
+            status[group[group != stays]] = DUPLICATE
+    held_out = _held_out(examined)
+    for pairs in (examined.pairs, examined.pairs[:, ::-1]):
+        leaks = pairs[(status[pairs] == FIT).all(axis=1) & held_out[pairs[:, 1]]]
+        status[leaks[~held_out[leaks[:, 0]], 0]] = NEAR_DUPLICATE
+    return status
+
+
+def _held_out(examined: ExaminedDataset) -> np.ndarray:
+    """Returns bool [N]: test examples, and those of a validation split that came with the data."""
+    splits = examined.examples.splits
+    return (splits == TEST) | (examined.has_validation & (splits == VALIDATION))
+
+
+def _groups(examined: ExaminedDataset, fit: np.ndarray) -> np.ndarray:
+    """Returns str [N]: the groups of the data, merged where near-duplicates connect them."""
+    examples, free = examined.examples, fit & ~_held_out(examined)
+    groups = examples.groups.copy()
+    alike = examined.pairs[free[examined.pairs].all(axis=1)]
+    members = np.flatnonzero(groups != "")
+    members = members[np.argsort(groups[members], kind="stable")]
+    same = groups[members[1:]] == groups[members[:-1]]
+    of_groups = np.stack([members[:-1], members[1:]], axis=1)[same]
+    in_pairs = set(alike.ravel().tolist())
+    for group in duplicates.connected_groups(len(examples), np.concatenate([alike, of_groups])):
+        if in_pairs & set(group.tolist()):
+            names = sorted(set(groups[group].tolist()) - {""})
+            groups[group] = names[0] if names else f"alike: {examples.keys[group[0]]}"
+    return groups
+
+
+def _place(path: str, folder: str) -> str:
+    """Returns a relative path where it is below the manifest, so that both can move together."""
+    path = os.path.abspath(path)
+    inside = path.startswith(os.path.join(folder, ""))
+    return os.path.relpath(path, folder) if inside else path

@@ -1,0 +1,98 @@
+"""The checks that cost little, as lines before every run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from engine.core.findings import NOTE, WARNING, Case, Finding
+from engine.core.recipe import DataSpec
+from pipelines.decode import headers
+from pipelines.doctor import duplicates, kinds
+from pipelines.doctor.header_checks import check_headers
+from pipelines.doctor.path_checks import check_paths
+from pipelines.pixel_cache.store import Pixels
+from pipelines.sources.examples import Examples
+
+ONE_COLOUR_LEVELS = 3  # of 255: the difference that saving as JPEG makes
+IMBALANCE = 10.0  # times as many images
+SHOWN_CLASSES = 10
+_PROBES = 8  # pixels along each side that are tested before the whole image
+
+
+def quick_check(spec: DataSpec, examples: Examples, pixels: Pixels | None) -> Iterator[str]:
+    """Yields a line for each kind of finding and one for all notes.
+
+    Args:
+      examples: readable ones, with the `rows` of the pixels.
+      pixels: with the headers and fingerprints of the scan; None reads headers again.
+    """
+    rows, orientations = _read_headers(examples, pixels)
+    of_headers = check_headers(examples, rows, orientations)
+    findings = [*find_imbalance(examples), *check_paths(spec, examples), *of_headers]
+    if pixels is not None:
+        groups = duplicates.groups_of_equal(pixels.fingerprints[examples.rows])
+        findings += duplicates.duplicate_findings(examples, groups, "duplicates")
+        if pixels.in_memory:
+            flat = np.isin(examples.rows, single_colour_images(pixels.rows))
+            findings += single_colour_findings(examples, flat)
+    findings = kinds.by_severity(findings)
+    yield from (_line(finding) for finding in findings if finding.kind.level != NOTE)
+    if notes := [finding.counted for finding in findings if finding.kind.level == NOTE]:
+        yield f"note: {'; '.join(notes)}; bin/doctor shows all"
+    known = np.count_nonzero(rows["format"])
+    if of_headers and known < len(examples):
+        yield f"sizes and formats are those of {known:,} of the {len(examples):,} images"
+
+
+def _line(finding: Finding) -> str:
+    first = finding.cases[0]
+    detail = f": {first.detail}" if first.detail else ""
+    # Never an error, whatever its level: the run continues.
+    return (
+        f"{WARNING}: {finding.counted}, such as {', '.join(first.places[:2])}"
+        f"{detail}; {finding.kind.advice}; bin/doctor shows all"
+    )
+
+
+def _read_headers(examples: Examples, pixels: Pixels | None) -> tuple[np.ndarray, np.ndarray]:
+    """Returns headers.COLUMN [N] and orientations [N], of a sample where no pixels are cached."""
+    if pixels is not None:
+        return pixels.headers[examples.rows], pixels.orientations[examples.rows]
+    rows = np.zeros(len(examples), headers.COLUMN)
+    sample = np.flatnonzero(headers.sample(len(examples)))
+    rows[sample] = headers.of(examples, sample)
+    return rows, np.zeros(len(examples), np.uint8)
+
+
+def find_imbalance(examples: Examples) -> list[Finding]:
+    """Reports a class that has many times the training images of another."""
+    counts = dict(zip(examples.classes, examples.part("train").class_counts(), strict=True))
+    present = {name: count for name, count in counts.items() if count}
+    if not present or max(present.values()) <= IMBALANCE * min(present.values()):
+        return []
+    ranked = sorted(present, key=lambda name: -present[name])
+    shown = [*ranked[: SHOWN_CLASSES // 2], *ranked[SHOWN_CLASSES // 2 :][-SHOWN_CLASSES // 2 :]]
+    return kinds.collect(
+        {"imbalance": [Case((name,), f"{present[name]:,} to train on") for name in shown]}
+    )
+
+
+def single_colour_images(images: np.ndarray) -> np.ndarray:
+    """Returns int64 [m]: which of uint8 [n, h, w, 3] have a single colour."""
+    height, width = images.shape[1:3]
+    likely = _flat(images[:, :: -(-height // _PROBES), :: -(-width // _PROBES)])
+    return np.array([index for index in np.flatnonzero(likely) if _flat(images[[index]])], int)
+
+
+def _flat(images: np.ndarray) -> np.ndarray:
+    return (np.ptp(images, axis=(1, 2)) <= ONE_COLOUR_LEVELS).all(axis=1)
+
+
+def single_colour_findings(examples: Examples, flat: np.ndarray) -> list[Finding]:
+    """Reports the examples where `flat`, bool [N], is True."""
+    indices = np.flatnonzero(flat).tolist()
+    return kinds.collect(
+        {"one_colour": [Case((examples.name(index),), examples=(index,)) for index in indices]}
+    )
