@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-# TensorFlow reads this once, when it is first imported.
+# TensorFlow reads these once, when it is first imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers would wait for each other's threads
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,6 +29,16 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=f"{name}: runs with --{name}"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Adds how many cases the fuzz tests tried; workers send that with the outcomes of tests."""
+    outcomes = (one for group in terminalreporter.stats.values() for one in group)
+    pairs = (pair for one in outcomes for pair in getattr(one, "user_properties", ()))
+    counts = {name: count for name, count in pairs if name.startswith("fuzz ")}
+    if counts:
+        total = f"{sum(counts.values()):,} cases in {len(counts)} readers"
+        terminalreporter.write_line(f"fuzz: {total}")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -84,17 +96,20 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Runs a program in this process, where TensorFlow is at work already."""
-    from engine.cli import main as cli_main
-    from engine.runtime.shutdown import Shutdown
-    from tests.bin.programs import program
+    """Runs a command in this process, where TensorFlow is at work already."""
+    import importlib
 
-    # Signals are for the tests to have.
-    monkeypatch.setattr(cli_main, "stop", lambda *_: Shutdown())
+    from engine.cli import main as cli_main
+    from engine.runtime import tensorflow_setup
+    from engine.runtime.shutdown import Shutdown
+
+    monkeypatch.setattr(tensorflow_setup, "start_tensorflow", lambda *_, **__: 2)
+    monkeypatch.setattr(cli_main, "stop", lambda *_: Shutdown())  # without signal handlers
 
     def called(name: str, *arguments) -> str:
         try:
-            program(name).main([f"bin/{name}", *map(str, arguments)])
+            command = importlib.import_module(f"engine.cli.{name}")
+            command.main([f"bin/{name}", *map(str, arguments)])
         finally:
             called.said = capsys.readouterr()
         return called.said.out
@@ -116,7 +131,7 @@ def write(tmp_path):
 
 @pytest.fixture(scope="session")
 def made_run(tmp_path_factory) -> Path:
-    """A run whose network has random weights; its classes have names that are no plain words."""
+    """A finished run to serve, of the backbone tiny with random weights."""
     from engine.evaluation.decision_rule import DecisionRule
     from tests.engine import saved_run
     from tests.engine.commands.serving import CLASSES

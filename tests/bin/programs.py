@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.engine import tiny
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
     "--backbone=efficientnet_lite0",
@@ -21,7 +23,9 @@ SMALL = (
 
 
 def start(program, *arguments, cwd=ROOT, **settings) -> subprocess.Popen:
+    """`settings` are those of Popen; it knows the backbone tiny if `env` is not among them."""
     command = [sys.executable, str(ROOT / "bin" / program), *map(str, arguments)]
+    settings = {"env": tiny.environment(), **settings}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=cwd, **pipes, **settings)
 

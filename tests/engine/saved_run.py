@@ -1,4 +1,4 @@
-"""A run's directory with a model in it, without the time that training takes."""
+"""The directory of a finished run with a model in it, without the time that training takes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from engine.core.files import write
+from engine.core.recipe import Recipe
 from engine.evaluation.decision_rule import DEFAULT_RULE, DecisionRule
 from engine.models import classifier
 from engine.runs import checkpoints
@@ -17,14 +18,23 @@ CLASSES = ("blue", "red", "other")
 
 
 def save(
-    place: Path, rule: DecisionRule = DEFAULT_RULE, classes: tuple[str, ...] = CLASSES, **changes
+    place: Path,
+    rule: DecisionRule = DEFAULT_RULE,
+    classes: tuple[str, ...] = CLASSES,
+    recipe: Recipe | None = None,
+    **changes,
 ) -> RunDirectory:
-    """Its network has random weights that let images through; `changes` are of its recipe."""
-    run, recipe = RunDirectory(place), small_recipe(place, **changes)
+    """Its network has random weights that let images through.
+
+    Args:
+      recipe: None for `small_recipe`, with `changes` where there are any.
+    """
+    run, recipe = RunDirectory(place), recipe or small_recipe(place, **changes)
     claim_directory(run, recipe, overwrite=False)
-    made = classifier.build(recipe, len(classes))
-    enliven(made.model)
+    model = classifier.build(recipe, len(classes)).model
+    if recipe.weights == "none":
+        enliven(model)
     values = {"classes": list(classes), "rule": dataclasses.asdict(rule)}
-    arrays = [variable.numpy() for variable in made.model.weights]
+    arrays = [variable.numpy() for variable in model.weights]
     write(run.best, checkpoints.pack({"model": arrays}, values))
     return run

@@ -80,9 +80,10 @@ def _most_memory() -> int:
 class Judge:
     """Gives cases to readers, and counts those that were answered."""
 
-    def __init__(self, counts: dict[str, int], folder: Path, times: int) -> None:
-        """times: as many cases of each kind as are tried otherwise."""
-        self.counts, self.folder, self.times = counts, folder, times
+    def __init__(self, folder: Path, times: int) -> None:
+        """times: how many times the default number of cases to try."""
+        self.counts: dict[str, int] = {}
+        self.folder, self.times = folder, times
 
     def __call__(
         self,

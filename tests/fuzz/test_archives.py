@@ -106,8 +106,8 @@ def _judge_archive(judge, label: str, read: Any, sample: bytes, odd: list[bytes]
     """Bytes that changed, which checksums find, and members that changed, which they can't."""
     assert judge(label, read, [sample], UserError) == (1, 0)
     judge(label, read, odd, UserError)
-    judge(label, read, cases([sample], TOKENS, 400 * judge.times), UserError)
-    judge(label, read, zip_cases([sample], TOKENS, 600 * judge.times), UserError)
+    judge(label, read, cases([sample], TOKENS, 50 * judge.times), UserError)
+    judge(label, read, zip_cases([sample], TOKENS, 75 * judge.times), UserError)
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_checkpoint(judge, run, attack):
     _judge_archive(judge, "checkpoint", read, sample, odd)
     assert sum(passed_over) > 100
     before.unlink()
-    judge("checkpoint", read, zip_cases([sample], TOKENS, 50 * judge.times, seed=1), UserError)
+    judge("checkpoint", read, zip_cases([sample], TOKENS, 6 * judge.times, seed=1), UserError)
 
 
 def test_best_model(judge, run, attack):

@@ -113,7 +113,7 @@ def test_manifest(judge, tmp_path):
 
     assert judge("manifest", read, MANIFESTS, UserError) == (len(MANIFESTS), 0)
     judge("manifest", read, ODD_MANIFESTS, UserError)
-    inputs = cases(MANIFESTS, MANIFEST_TOKENS, 600 * judge.times)
+    inputs = cases(MANIFESTS, MANIFEST_TOKENS, 75 * judge.times)
     assert all(judge("manifest", read, inputs, UserError))
 
 
@@ -129,7 +129,7 @@ def test_flag_file(judge, tmp_path, monkeypatch):
     samples = [path.read_bytes() for path in sorted(ROOT.glob("*.flags"))]
     assert judge("flag file", read, samples, UserError) == (len(samples), 0)
     judge("flag file", read, ODD_FLAG_FILES, UserError)
-    inputs = cases(samples, FLAG_TOKENS, 600 * judge.times)
+    inputs = cases(samples, FLAG_TOKENS, 75 * judge.times)
     assert all(judge("flag file", read, inputs, UserError))
 
 
@@ -140,8 +140,8 @@ def _judge_json(judge, name: str, read: Any, samples: list[bytes], error: Any = 
     """
     assert judge(name, read, samples, error) == (len(samples), 0)
     judge(name, read, [*ODD_JSON, *_deep(samples[0])], error)
-    _, broken = judge(name, read, cases(samples, JSON_TOKENS, 400 * judge.times), error)
-    _, other = judge(name, read, json_cases(samples, 600 * judge.times), error)
+    _, broken = judge(name, read, cases(samples, JSON_TOKENS, 50 * judge.times), error)
+    _, other = judge(name, read, json_cases(samples, 75 * judge.times), error)
     assert not error or (broken and other)
 
 

@@ -13,8 +13,7 @@ from engine.frozen import precision
 from engine.frozen.precision import FLOAT32, ComputeMode
 from engine.runs import load
 from engine.serving import model
-from tests.engine import small
-from tests.engine.serving import served_run
+from tests.engine import saved_run
 
 CLASSES = ("a", "b", "c")
 RULE = DecisionRule(temperature=1.5, positive_class="b", threshold=0.3)
@@ -22,9 +21,8 @@ RULE = DecisionRule(temperature=1.5, positive_class="b", threshold=0.3)
 
 @pytest.fixture(scope="module", params=[0, 5], ids=["one layer", "a hidden layer"])
 def run(request, tmp_path_factory):
-    recipe = small.recipe(hidden_units=request.param)
     place = tmp_path_factory.mktemp("model") / "run"
-    return served_run.make(place, recipe, CLASSES, RULE, lively=True)
+    return saved_run.save(place, RULE, CLASSES, hidden_units=request.param)
 
 
 def images(count: int) -> np.ndarray:
