@@ -1,39 +1,31 @@
-"""Sees to it that a program runs where the packages of setup.cfg are.
+"""Runs a program in an interpreter that has the packages of setup.cfg.
 
-Each program in bin/ begins with
-
-    import _bootstrap
-
-    _bootstrap.ensure()
-
-Where the running interpreter has what setup.cfg asks for, that is all. Where not, the program
-starts anew in `.venv`, which `_venv` makes first if need be.
-
-Only the standard library is used, and no syntax that Python 3.6 can't read: whoever has an old
-interpreter is to meet one plain line, not a syntax error. This holds for the programs too.
+Each program in bin/ begins with `import _bootstrap` and `_bootstrap.ensure()`. Where the running
+interpreter has what setup.cfg requires, that is all. Else the program starts again in `.venv`,
+which `_venv` makes first if necessary. As there, no syntax that Python 3.6 can't read.
 """
 
+import operator
 import os
 import re
 import sys
 
-ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-VENV = os.path.join(ROOT, ".venv")
+from _venv import ROOT, VENV, clean_environment, fail, prepared_python
 
 # Names the environment that a program was restarted in, so that it is never restarted twice.
 RESTARTED = "UNFREEZE_RESTARTED_IN"
 
-REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*((?:[=!<>~][^\[\];]*)?)$")
-SPECIFIER = re.compile(r"\s*(==|!=|>=|<=|~=|<|>)\s*(\d+(?:\.\d+)*)(\.\*)?\s*$")
+OPERATORS = {"==": operator.eq, "!=": operator.ne, ">=": operator.ge, "<=": operator.le}
+OPERATORS.update({"<": operator.lt, ">": operator.gt})
+SPECIFIER = r"\s*(==|!=|>=|<=|<|>)\s*(\d+(?:\.\d+)*)(\.\*)?\s*"
+REQUIREMENT = re.compile(r"([A-Za-z0-9][\w.-]*)\s*((?:%s(?:,|$))*)$" % SPECIFIER)
 
 
 def ensure(extras=()):
-    """Returns only in an interpreter that has the packages of setup.cfg.
-
-    Afterwards `import engine` works, whatever folder the program was started from.
+    """Returns only in an interpreter that has the packages of setup.cfg, where engine is imported.
 
     Args:
-      extras: names of setup.cfg's extras that are needed too, such as "test".
+      extras: names of setup.cfg's extras that are required too, such as "test".
     """
     open_streams()
     if ROOT not in sys.path:
@@ -45,7 +37,7 @@ def ensure(extras=()):
 
 
 def open_streams():
-    """Leads those of the three standard streams nowhere that are closed.
+    """Opens those of the three standard streams on nothing that are closed.
 
     Their numbers would go to the files that are opened next, and into those what is printed.
     """
@@ -66,26 +58,10 @@ def restart_in_venv(missing):
             "the lock file is older than setup.cfg: .ci/lock renews it)"
             % (VENV, ", ".join(missing))
         )
-    import _venv
-
-    python = _venv.prepared_python(missing)
-    environment = clean_environment()
-    environment[RESTARTED] = VENV
+    python = prepared_python(missing)
     arguments = getattr(sys, "orig_argv", [sys.executable, *sys.argv])[1:]
     sys.stdout.flush()
-    os.execve(python, [python, *arguments], environment)
-
-
-def clean_environment():
-    """The environment variables without those that lead an interpreter to other packages."""
-    misleading = ("PYTHONHOME", "PYTHONPATH", "__PYVENV_LAUNCHER__")
-    return {name: value for name, value in os.environ.items() if name not in misleading}
-
-
-def fail(message, status=1):
-    """Ends the program with one line."""
-    print("Unfreeze: " + message, file=sys.stderr)
-    sys.exit(status)
+    os.execve(python, [python, *arguments], dict(clean_environment(), **{RESTARTED: VENV}))
 
 
 def requirements(extras=()):
@@ -94,20 +70,18 @@ def requirements(extras=()):
 
     config = configparser.ConfigParser()
     config.read(os.path.join(ROOT, "setup.cfg"), encoding="utf-8")
-    text = config.get("options", "install_requires")
-    for extra in extras:
-        text += "\n" + config.get("options.extras_require", extra)
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    lists = [config.get("options", "install_requires")]
+    lists += [config.get("options.extras_require", extra) for extra in extras]
+    return [line.strip() for text in lists for line in text.splitlines() if line.strip()]
 
 
 def missing_requirements(extras=()):
     """Those of setup.cfg's requirements that the running interpreter does not meet."""
-    wanted = requirements(extras)
     try:
         from importlib import metadata
     except ImportError:  # before 3.8; no TensorFlow that we could use exists for those
-        return wanted
-    return [line for line in wanted if not is_met(line, metadata)]
+        return requirements(extras)
+    return [line for line in requirements(extras) if not is_met(line, metadata)]
 
 
 def is_met(requirement, metadata):
@@ -115,16 +89,15 @@ def is_met(requirement, metadata):
     match = REQUIREMENT.match(requirement)
     if not match:
         raise ValueError(
-            "setup.cfg: got the requirement %r; a name with plain specifiers is allowed, "
-            "such as numpy>=1.26,<3" % requirement
+            "setup.cfg: got the requirement %r; allowed: a name with ==, !=, >=, <=, < or > and "
+            "numbers, such as numpy>=1.26,<3 or tensorflow==2.21.*" % requirement
         )
-    name, specifiers = match.groups()
     try:
-        version = metadata.version(name)
+        version = metadata.version(match.group(1))
     except metadata.PackageNotFoundError:
         return False
     # A half-removed package has a folder, but no version in it.
-    return version is not None and fits(version, specifiers)
+    return version is not None and fits(version, match.group(2))
 
 
 def fits(version, specifiers):
@@ -132,38 +105,20 @@ def fits(version, specifiers):
 
     Release numbers alone are compared: "2.21.0rc1" counts as 2.21.0.
     """
-    return all(fits_one(version, part) for part in specifiers.split(",") if part.strip())
+    return all(
+        OPERATORS[name](*padded(version, number, wildcard))
+        for name, number, wildcard in re.findall(SPECIFIER, specifiers)
+    )
 
 
-def fits_one(version, specifier):
-    match = SPECIFIER.match(specifier)
-    if not match:
-        raise ValueError(
-            "setup.cfg: got the specifier %r; ==, !=, >=, <=, ~=, < or > and a number "
-            "is allowed, such as ==2.21.*" % specifier
-        )
-    operator, number, wildcard = match.groups()
-    have, want = numbers(version), numbers(number)
-    if operator == "~=":
-        return have >= want and have[: len(want) - 1] == want[:-1]
+def padded(version, number, wildcard):
+    """Both release numbers, of equal length: zeros fill the shorter, a wildcard cuts the version.
+
+    "4.9.10.post1" and "4.10" give [4, 9, 10] and [4, 10, 0].
+    """
+    have, want = (
+        [int(part) for part in re.split(r"[^\d.]", text)[0].split(".") if part]
+        for text in (version, number)
+    )
     length = len(want) if wildcard else max(len(have), len(want))
-    have, want = padded(have, length), padded(want, length)
-    return {
-        "==": have == want,
-        "!=": have != want,
-        ">=": have >= want,
-        "<=": have <= want,
-        "<": have < want,
-        ">": have > want,
-    }[operator]
-
-
-def numbers(version):
-    """Release numbers of a version: "4.9.10.post1" gives [4, 9, 10]."""
-    release = re.match(r"\d+(?:\.\d+)*", version)
-    return [int(part) for part in release.group().split(".")] if release else []
-
-
-def padded(release, length):
-    """The first `length` release numbers, with zeros where there are fewer: 2.21 is 2.21.0."""
-    return (release + [0] * length)[:length]
+    return [(release + [0] * length)[:length] for release in (have, want)]

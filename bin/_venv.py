@@ -1,33 +1,30 @@
 """Makes `.venv` from a lock file, once, whatever interrupts it and whoever else tries.
 
-The folder is ours where `setup.lock` lies in it. That file is held by flock while somebody works
-on the folder, by pip too, so that a pip that outlives a killed parent still counts. The stamp is
-written last, so that a folder without it is unfinished. An unfinished one is made anew: half
-of a package can look whole to pip.
+The folder is ours where `setup.lock` is in it. That file is locked while somebody works on the
+folder, by pip too, so that a pip that outlives a killed parent still counts. The stamp is written
+last; a folder without it is made again, since half of a package can look whole to pip.
 
-As in `_bootstrap`, no syntax that Python 3.6 can't read.
+Standard library only, and no syntax that Python 3.6 can't read: whoever has an old interpreter is
+to meet one plain line, not a syntax error.
 """
 
 import os
 import re
+import subprocess
 import sys
 
-from _bootstrap import ROOT, VENV, clean_environment, fail
-
+ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+VENV = os.path.join(ROOT, ".venv")
 PYTHON = os.path.join(VENV, "bin", "python")
-OURS = os.path.join(VENV, "setup.lock")
-STAMP = os.path.join(VENV, "setup.stamp")
-LOG = os.path.join(VENV, "setup.log")
-
-CPU_LOCK = os.path.join(ROOT, "requirements-cpu.txt")
-CUDA_LOCK = os.path.join(ROOT, "requirements-cuda.txt")
+OURS, STAMP, LOG = (os.path.join(VENV, "setup." + end) for end in ("lock", "stamp", "log"))
+CPU_LOCK, CUDA_LOCK = (os.path.join(ROOT, "requirements-%s.txt" % n) for n in ("cpu", "cuda"))
 
 # What TensorFlow 2.21 has wheels for.
 OLDEST, NEWEST = (3, 10), (3, 13)
 MACHINES = ("x86_64", "aarch64")
-
-# The first with `pip --python`.
-OLDEST_PIP = (22, 3)
+OLDEST_PIP = (22, 3)  # the first with `pip --python`
+DRIVER = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/usr/lib/wsl/lib/libcuda.so.1")
+VERSION = "%d.%d.%d" % tuple(sys.version_info[:3])
 
 
 def prepared_python(missing):
@@ -37,9 +34,9 @@ def prepared_python(missing):
       missing: requirements that the running interpreter does not meet, for the message.
     """
     try:
-        if is_foreign() or is_complete():
-            return PYTHON
-        return set_up(missing)
+        if not (is_foreign() or is_complete()):
+            set_up(missing)
+        return PYTHON
     except KeyboardInterrupt:
         fail("interrupted; the next call starts the set-up of .venv again", status=130)
     except OSError as error:
@@ -55,23 +52,19 @@ def is_foreign():
     if not os.path.isdir(VENV) or os.path.exists(OURS) or not os.listdir(VENV):
         return False
     if not os.access(PYTHON, os.X_OK):
-        fail("%s is no environment that could be used; move it away and run this again" % VENV)
+        fail("%s is no usable environment; move it away and run this again" % VENV)
     return True
 
 
 def is_complete():
     """Whether `.venv` was made to the end, from the lock file as it is now.
 
-    An environment with CUDA serves a machine without a GPU as well: where two machines share a
-    folder, they don't take turns in making it anew.
+    One with CUDA serves a machine without a GPU too: machines that share a folder share it.
     """
-    if not os.access(PYTHON, os.X_OK):  # or its interpreter has been removed
+    if not os.access(PYTHON, os.X_OK) or not os.path.exists(STAMP):
         return False
-    try:
-        with open(STAMP) as file:
-            return file.read() in (stamp(wanted_lock()), stamp(CUDA_LOCK))
-    except FileNotFoundError:
-        return False
+    with open(STAMP) as file:
+        return file.read() in (stamp(wanted_lock()), stamp(CUDA_LOCK))
 
 
 def stamp(lock):
@@ -84,48 +77,54 @@ def stamp(lock):
 
 def wanted_lock():
     """The lock file for this machine: with CUDA where there is an NVIDIA driver to use it."""
-    cuda = os.uname().machine == "x86_64" and has_nvidia_driver()
-    return CUDA_LOCK if cuda else CPU_LOCK
+    return CUDA_LOCK if os.uname().machine == "x86_64" and has_nvidia_driver() else CPU_LOCK
 
 
 def has_nvidia_driver():
     import ctypes
 
-    traces = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/usr/lib/wsl/lib/libcuda.so.1")
-    if any(os.path.exists(path) for path in traces):
-        return True
     try:
-        ctypes.CDLL("libcuda.so.1")
+        return any(map(os.path.exists, DRIVER)) or bool(ctypes.CDLL("libcuda.so.1"))
     except OSError:
         return False
-    return True
 
 
 def set_up(missing):
-    """Makes `.venv`, unless another call does so first; returns its interpreter."""
+    """Makes `.venv`, unless another call does so first."""
     import fcntl
 
     host = supported_python()
     os.makedirs(VENV, exist_ok=True)
-    held = os.open(OURS, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        say("another call is making .venv; waiting for it")
-        fcntl.flock(held, fcntl.LOCK_EX)
-    if not is_complete():
-        make(host, wanted_lock(), missing, held)
-    os.close(held)
-    return PYTHON
+    with open(OURS, "a") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another call is making .venv; waiting for it")
+            fcntl.flock(held, fcntl.LOCK_EX)
+        if not is_complete():
+            make(host, wanted_lock(), missing, held.fileno())
 
 
 def make(host, lock, missing, held):
-    more = ", %d more" % (len(missing) - 1) if len(missing) > 1 else ""
+    """Makes `.venv` with the interpreter `host`; pip inherits the descriptor `held`."""
+    import shutil
+
+    with open(lock, encoding="utf-8") as file:
+        size = re.search(r"^# download:.*\b%s (\d+ MB)" % os.uname().machine, file.read(), re.M)
     say(
-        "this Python (%s) lacks packages (%s%s); making .venv with them, a download of %s"
-        % (version_text(), missing[0], more, download_size(lock))
+        "this Python (%s) lacks %s%s; making .venv with the packages, a download of %s"
+        % (
+            VERSION,
+            missing[0],
+            " and %d more" % (len(missing) - 1) if len(missing) > 1 else "",
+            size.group(1) if size else "unknown size",
+        )
     )
-    clear()
+    for entry in os.scandir(VENV):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        elif entry.path != OURS:  # others wait for it
+            os.remove(entry.path)
     install(make_venv(host), lock, held)
     with open(STAMP + ".new", "w") as file:
         file.write(stamp(lock))
@@ -133,72 +132,38 @@ def make(host, lock, missing, held):
     say(".venv is ready")
 
 
-def clear():
-    """Empties `.venv`; the file that others wait at stays."""
-    import shutil
-
-    for entry in os.scandir(VENV):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        elif entry.path != OURS:
-            os.remove(entry.path)
-
-
 def make_venv(host):
     """Makes an empty environment with the interpreter `host`; returns the pip command for it."""
-    options = []
-    pip = [PYTHON, "-I", "-m", "pip"]
+    options, pip = [], [PYTHON, "-I", "-m", "pip"]
     if run(host, "-I", "-c", "import ensurepip; ensurepip.version()").returncode:
-        options = ["--without-pip"]
-        pip = [host, "-m", "pip", "--python", PYTHON]
-    if options and pip_version(host) < OLDEST_PIP:
-        fail(
-            "%s has neither ensurepip nor pip %d.%d or newer, so nothing can be installed; "
-            "run: sudo apt-get install python3-venv, and then this again" % (host, *OLDEST_PIP)
-        )
-    made = run(host, "-I", "-m", "venv", *options, VENV)
-    if made.returncode:
-        fail("%s could not make %s: %s" % (host, VENV, last_error(made.stdout + made.stderr)))
+        options, pip = ["--without-pip"], [host, "-m", "pip", "--python", PYTHON]
+        version = re.match(r"pip (\d+)\.(\d+)", run(host, "-m", "pip", "--version").stdout)
+        if not version or tuple(map(int, version.groups())) < OLDEST_PIP:
+            fail(
+                "%s has neither ensurepip nor pip %d.%d or newer, so nothing can be installed; "
+                "run: sudo apt-get install python3-venv, and then this again" % (host, *OLDEST_PIP)
+            )
+    done = run(host, "-I", "-m", "venv", *options, VENV)
+    if done.returncode:
+        fail("%s could not make %s: %s" % (host, VENV, last_error(done.stdout + done.stderr)))
     return pip
-
-
-def pip_version(python):
-    """Version of the pip that `python` has, as (major, minor); (0, 0) where it has none."""
-    match = re.match(r"pip (\d+)\.(\d+)", run(python, "-m", "pip", "--version").stdout)
-    return (int(match.group(1)), int(match.group(2))) if match else (0, 0)
 
 
 def install(pip, lock, held):
     """Installs the lock file with the command `pip`; shows its progress on a terminal."""
-    import subprocess
-
     # On standard error, because standard output may be a file that waits for JSON.
     shown = sys.stderr.isatty()
-    command = [*pip, "--no-input", "--disable-pip-version-check", "--log", LOG, "install"]
     # The lock file is complete, and pip before 23.1 goes astray where it resolves extras again.
-    command += ["--no-deps", "--require-hashes", "-r", lock]
-    command += [] if shown else ["--quiet"]
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=sys.stderr if shown else subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        universal_newlines=True,
-        cwd=VENV,
-        env=pip_environment(),
-        pass_fds=(held,),
-    )
+    flags = ["--no-input", "--disable-pip-version-check", "--log", LOG]
+    flags += ["install", "--no-deps", "--require-hashes", "-r", lock] + ["--quiet"] * (not shown)
+    elsewhere = ("TARGET", "PREFIX", "ROOT", "REQUIREMENT", "CONSTRAINT")
+    out = sys.stderr if shown else subprocess.DEVNULL
+    environment = clean_environment(*("PIP_" + name for name in elsewhere))
+    environment["PIP_USER"] = "0"
+    done = run(*pip, *flags, stdout=out, pass_fds=(held,), env=environment)
     if done.returncode:
         say("pip: " + last_error(done.stderr))
         fail("the packages could not be installed; %s" % advice(done.stderr))
-
-
-def pip_environment():
-    """Environment variables for pip, without settings that send packages to another place."""
-    elsewhere = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_REQUIREMENT", "PIP_CONSTRAINT")
-    environment = clean_environment()
-    kept = {name: value for name, value in environment.items() if name not in elsewhere}
-    return dict(kept, PIP_USER="0")
 
 
 def last_error(output):
@@ -213,41 +178,28 @@ def advice(output):
     if re.search(r"No space left|Errno 28|Disk quota", output):
         return "make room on the disk, here and for temporary files, and run this again"
     if re.search(r"onnection broken|ConnectionError|timed out|NameResolution|ProxyError", output):
-        return "see whether this machine reaches pip's package index, then run this again"
-    return "all that pip said is in %s; run this again when that is mended" % LOG
-
-
-def download_size(lock):
-    """Size of the download for this machine, as the lock file's head states it."""
-    with open(lock, encoding="utf-8") as file:
-        head = file.read(1000)
-    match = re.search(r"^# download:.*\b%s (\d+ MB)" % os.uname().machine, head, re.MULTILINE)
-    return match.group(1) if match else "unknown size"
+        return "check that this machine reaches pip's package index, then run this again"
+    return "%s has all that pip printed; run this again when the cause is mended" % LOG
 
 
 def supported_python():
-    """An interpreter that TensorFlow has a wheel for: the running one, or one found on PATH."""
-    reason = unsupported()
-    found = find_supported() if reason else outside_venv()
-    if not found:
-        fail(
-            "TensorFlow 2.21 has no wheel for %s; it needs CPython 3.10 to 3.13 on Linux with "
-            "glibc, x86_64 or aarch64: install one, for example python3.12, so that it is found "
-            "on PATH, and run this again" % reason
-        )
-    return found
-
-
-def find_supported():
-    """The newest interpreter on PATH that TensorFlow has a wheel for, or None."""
+    """An interpreter that TensorFlow has a wheel for: the running one, or the newest on PATH."""
     import shutil
 
+    reason = unsupported()
+    if not reason:  # the one that made `.venv`, if that is the running one
+        inside = os.path.realpath(sys.prefix) == os.path.realpath(VENV)
+        return getattr(sys, "_base_executable", sys.executable) if inside else sys.executable
     for minor in range(NEWEST[1], OLDEST[1] - 1, -1):
         python = shutil.which("python3.%d" % minor)
-        # Asked, not believed: the name may be a shim with nothing behind it.
+        # Started, not believed: the name may be a shim with nothing behind it.
         if python and run(python, os.path.abspath(__file__)).returncode == 0:
             return python
-    return None
+    return fail(
+        "TensorFlow 2.21 has no wheel for %s; it needs CPython 3.10 to 3.13 on Linux with glibc, "
+        "x86_64 or aarch64: install one, such as python3.12, so that it is found on PATH, and run "
+        "this again" % reason
+    )
 
 
 def unsupported():
@@ -259,39 +211,38 @@ def unsupported():
         return "a Linux without glibc"
     free_threaded = "t" in getattr(sys, "abiflags", "")
     if sys.implementation.name != "cpython" or sys.maxsize < 2**32 or free_threaded:
-        return "this build of Python (%s %s)" % (sys.implementation.name, version_text())
-    if not OLDEST <= tuple(sys.version_info[:2]) <= NEWEST:
-        return "Python " + version_text()
-    return None
+        return "this build of Python (%s %s)" % (sys.implementation.name, VERSION)
+    supported = OLDEST <= tuple(sys.version_info[:2]) <= NEWEST
+    return None if supported else "Python " + VERSION
 
 
-def outside_venv():
-    """The running interpreter, or the one that it came from if it lies in `.venv` itself."""
-    inside = os.path.realpath(sys.prefix) == os.path.realpath(VENV)
-    return getattr(sys, "_base_executable", sys.executable) if inside else sys.executable
-
-
-def version_text():
-    return "%d.%d.%d" % tuple(sys.version_info[:3])
-
-
-def run(*command):
-    """Runs a command that prints little, away from the caller's folder and its modules."""
-    import subprocess
-
+def run(*command, stdout=subprocess.PIPE, **settings):
+    """Runs a command away from the caller's folder and its modules."""
     return subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         universal_newlines=True,
         cwd=VENV if os.path.isdir(VENV) else ROOT,
-        env=clean_environment(),
+        **{"env": clean_environment(), **settings},
     )
+
+
+def clean_environment(*others):
+    """The environment variables without those that lead an interpreter to other packages."""
+    misleading = ("PYTHONHOME", "PYTHONPATH", "__PYVENV_LAUNCHER__", *others)
+    return {name: value for name, value in os.environ.items() if name not in misleading}
 
 
 def say(message):
     print("Unfreeze: " + message, file=sys.stderr, flush=True)
+
+
+def fail(message, status=1):
+    """Ends the program with one line."""
+    say(message)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,6 @@ FILES = sorted(path for path in BIN.iterdir() if path.is_file())
         ("4.9.10.post1", ">=4.9.10", True),
         ("3", ">=3.0.0,<4", True),
         ("4.0", ">=3,<4", False),
-        ("1.2.9", "~=1.2.3", True),
-        ("1.3.0", "~=1.2.3", False),
         ("1.0", "!=1.0.0", False),
         ("1.0.1", "> 1.0, <= 1.0.1", True),
         ("7", "", True),
@@ -36,7 +34,9 @@ def test_specifiers(version, specifiers, expected):
     assert SpecifierSet(specifiers).contains(version) is expected
 
 
-@pytest.mark.parametrize("line", ["numpy[all]", "numpy; python_version < '3'", "numpy === 1"])
+@pytest.mark.parametrize(
+    "line", ["numpy[all]", "numpy; python_version < '3'", "numpy === 1", "numpy ~= 1.2"]
+)
 def test_what_the_check_cannot_read_is_an_error(line):
     with pytest.raises(ValueError, match=r"setup\.cfg: got the"):
         _bootstrap.is_met(line, metadata)
@@ -60,7 +60,7 @@ def test_lock_files_pin_what_setup_cfg_asks_for(name):
     assert all("--hash=sha256:" in entry for entry in entries)
     pinned = dict(re.match(r"([\w-]+)(?:\[.*\])?==([\w.]+)", entry).groups() for entry in entries)
     for requirement in _bootstrap.requirements(extras=("test",)):
-        name, specifiers = _bootstrap.REQUIREMENT.match(requirement).groups()
+        name, specifiers = _bootstrap.REQUIREMENT.match(requirement).group(1, 2)
         assert _bootstrap.fits(pinned[name.lower().replace("_", "-")], specifiers), requirement
 
 
