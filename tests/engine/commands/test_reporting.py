@@ -133,7 +133,7 @@ def test_whatever_goes_wrong_is_one_line(monkeypatch, tmp_path, capsys, error, s
         raise error
 
     monkeypatch.setattr(reporting, "_trained", fail)
-    job = types.SimpleNamespace(run=RunDirectory(tmp_path / "run"), stop=Shutdown())
+    job = types.SimpleNamespace(run=RunDirectory(tmp_path / "run"), stop=Shutdown(), lock=None)
     reporting.after_training(job, types.SimpleNamespace(answers={"test": None}), None)
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -145,7 +145,7 @@ def test_where_another_run_has_come_nothing_is_written(monkeypatch, tmp_path, ca
     monkeypatch.setattr(reporting, "_trained", lambda *_: None)
     monkeypatch.setattr(reporting, "gather", lambda *_: None)
     monkeypatch.setattr(reporting, "is_ours", lambda run: False)
-    job = types.SimpleNamespace(run=RunDirectory(tmp_path / "run"), stop=Shutdown())
+    job = types.SimpleNamespace(run=RunDirectory(tmp_path / "run"), stop=Shutdown(), lock=None)
     reporting.after_training(job, types.SimpleNamespace(answers={"test": None}), None)
     assert "is another run's by now" in capsys.readouterr().err
     assert not job.run.path.exists()

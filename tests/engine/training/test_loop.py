@@ -185,7 +185,7 @@ def test_a_phase_gives_its_room_back_before_the_next_one_takes_its_own(
     coloured, tmp_path, monkeypatch
 ):
     kept, alive = [], []
-    original = loop.begin
+    original = loop.start_phase
 
     def begin(*given):
         alive.append(sum(table() is not None for table in kept))
@@ -193,7 +193,7 @@ def test_a_phase_gives_its_room_back_before_the_next_one_takes_its_own(
         kept.extend(weakref.ref(table.rows) for table in stage.features.stores)
         return stage
 
-    monkeypatch.setattr(loop, "begin", begin)
+    monkeypatch.setattr(loop, "start_phase", begin)
     phases = [
         f"{name}(trainable={open_}, epochs=1, views=1)"
         for name, open_ in (("a", "head"), ("b", "middle"), ("c", "head"))
@@ -252,6 +252,6 @@ def test_each_step_is_traced_once(coloured, tmp_path, monkeypatch):
         loop.steps, "make_train_step", lambda *a: seen.append(original(*a)) or seen[-1]
     )
     phases = [*PHASES, "again(trainable=middle, epochs=2, views=1)"]
-    settings = {"steps_per_execution": 4, "room": CacheBudget(10**9)}
+    settings = {"steps_per_execution": 4, "cache_budget": CacheBudget(10**9)}
     loop.train(job(small_recipe(coloured, phases), tmp_path / "run", Watcher(), **settings))
     assert [step.compiled.experimental_get_tracing_count() for step in seen] == [1, 1, 1]

@@ -19,7 +19,7 @@ from engine.runs import checkpoints, directory
 from engine.runs.directory import RunDirectory
 from engine.runtime.shutdown import Shutdown
 from engine.training import loop, nan_recovery
-from engine.training.state import NanEvent
+from engine.training.state import NanEvent, TrainJob
 from tests.engine import small
 from tests.engine.small_runs import Watcher, job, same_end, small_recipe
 
@@ -31,11 +31,11 @@ HALF = (
 WAYS = {
     "looked at after each step": {},
     "fetched once an epoch": {"log_every_steps": 1000, "steps_per_execution": 4},
-    "from what is kept of the trunk": {"room": CacheBudget(10**9)},
+    "from what is kept of the trunk": {"cache_budget": CacheBudget(10**9)},
 }
 
 
-def spoiled(made: loop.Job, step: int = BAD, times: int = 1, known=None) -> loop.Job:
+def spoiled(made: TrainJob, step: int = BAD, times: int = 1, known=None) -> TrainJob:
     """A weight of that step's batch is no number, until so many setbacks are known."""
     real, known = made.loader.train_batches, known or (lambda: len(nan_recovery.read(made.run)))
 
@@ -70,7 +70,7 @@ def test_the_run_goes_back_with_half_the_rate(coloured, half, tmp_path, settings
         f"phase 'fine_tune', step 14: the loss is nan; its images are listed in "
         f"{made.run.nan_batch}; going back to step 10 with half the learning rate"
     )
-    if "room" not in settings:  # a mirrored image in the cache is rounded otherwise
+    if "cache_budget" not in settings:  # a mirrored image in the cache is rounded otherwise
         assert same_end(made.run, half)
 
 

@@ -29,12 +29,12 @@ from tests.engine.small_runs import (
 OTHER_RUNS = {
     "views drawn anew in part, in bfloat16": (
         {"precision": "auto", "phases": [text.format(", views=2, refresh=0.3") for text in LONGER]},
-        {"room": CacheBudget(10**9)},
+        {"cache_budget": CacheBudget(10**9)},
         2,
     ),
     "mirror images, steps in one call": (
         {"augment": "flip", "phases": [text.format("") for text in LONGER]},
-        {"room": CacheBudget(10**9), "steps_per_execution": 4},
+        {"cache_budget": CacheBudget(10**9), "steps_per_execution": 4},
         2,
     ),
     "in pieces, steps in one call": (
@@ -109,7 +109,7 @@ def test_asked_to_end_a_run_saves_what_it_has(coloured, undisturbed, tmp_path, s
 
 def test_before_its_first_step_and_while_it_fills_too(coloured, tmp_path):
     recipe = small_recipe(coloured, [text.format(", views=2") for text in LONGER])
-    settings = {"room": CacheBudget(10**9)}
+    settings = {"cache_budget": CacheBudget(10**9)}
     steady = job(recipe, tmp_path / "steady", Watcher(), **settings)
     loop.train(steady)
     stop = Shutdown()
@@ -165,7 +165,7 @@ def test_the_measured_pace_changes_nothing(coloured, undisturbed, tmp_path, monk
 
 def test_a_run_that_is_taken_up_measures_and_decides_nothing_anew(coloured, tmp_path, monkeypatch):
     recipe = small_recipe(coloured, [text.format(", views=2") for text in LONGER], precision="auto")
-    settings = {"room": CacheBudget(10**9), "checkpoint_minutes": 0}
+    settings = {"cache_budget": CacheBudget(10**9), "checkpoint_minutes": 0}
     monkeypatch.setattr(precision, "half_precision_dtypes", lambda: ["bfloat16"])
     with pytest.raises(InterruptedError):
         loop.train(job(recipe, tmp_path / "run", Watcher(stop_at=17), **settings))

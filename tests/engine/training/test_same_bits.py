@@ -59,14 +59,17 @@ def trained(recipe: Recipe, place: Path, cache: Path, memory: int, **settings) -
 
 
 @pytest.mark.parametrize(
-    ("memory", "room", "steps_per_execution"), [(PLENTY, PLENTY, 3), (0, 0, None)],
+    ("memory", "cache_budget", "steps_per_execution"), [(PLENTY, PLENTY, 3), (0, 0, None)],
     ids=["several steps a call", "no room for anything, measured pace"],
 )  # fmt: skip
 def test_a_new_run_of_the_same_recipe_has_the_same_bits(
     first, cache, tmp_path, memory, cache_budget, steps_per_execution
 ):
     """With the cache filled; and decided anew, since nothing is left to choose in float32."""
-    settings = {"room": CacheBudget(cache_budget), "steps_per_execution": steps_per_execution}
+    settings = {
+        "cache_budget": CacheBudget(cache_budget),
+        "steps_per_execution": steps_per_execution,
+    }
     again = trained(first.read_recipe(), tmp_path, cache, memory, **settings)
     assert same_end(again, first)
     assert views(again) == views(first) == [4, 2]
