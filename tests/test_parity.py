@@ -27,7 +27,7 @@ from engine.runs.best_model import BestModel
 from engine.runs.checkpoints import TrainState
 from engine.runs.directory import RunDirectory, claim_directory
 from engine.training import phase as stages
-from engine.training.state import PhaseState, TrainJob
+from engine.training.state import TrainJob
 from pipelines.augment import augment
 from pipelines.loading import batches
 from pipelines.loading import prepare as ready
@@ -244,23 +244,23 @@ def measured(served: Served, way: str, place: Path) -> tuple[np.ndarray, np.ndar
         )
         stage = stages.start_phase(job, phase, TrainState(), {})
         assert bool(stage.features) == (cache_budget is PLENTY)
-        losses, chances = evaluated(stage.eval_step, stage.validation())
+        losses, chances = evaluated(stage.eval_step, stage.validation_batches())
         assert near(np.exp(-losses), given(chances, served.labels))
         served.found[way] = as_trained(stage, job), chances
     return served.found[way]
 
 
-def as_trained(stage: PhaseState, job: TrainJob) -> np.ndarray:
+def as_trained(stage: stages.PhaseTrainer, job: TrainJob) -> np.ndarray:
     """Each example's loss: a step in which it alone counts, and which moves nothing."""
     if stage.features:
         stage.features.fill(0)
     losses = np.full(job.loader.train_examples, np.nan)
     alone = np.eye(job.recipe.batch_size, dtype=np.float32)
-    for batch in stage.batches(job.loader, 0, job.steps_per_epoch, 1):
+    for batch in stage.train_batches(0, job.steps_per_epoch, 1):
         for place in np.flatnonzero(batch.weights[0]):
             stage.step(batch._replace(weights=tf.constant(alone[place][None])), tf.zeros([1]))
-            losses[batch.examples[0, place]] = stage.totals.read().loss
-            stage.totals.reset()
+            losses[batch.examples[0, place]] = stage.metrics.read().loss
+            stage.metrics.reset()
     return losses
 
 

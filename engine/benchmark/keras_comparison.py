@@ -16,7 +16,6 @@ from engine.core.dataset import Batch
 from engine.core.recipe import Recipe
 from engine.optim import losses
 from engine.runtime import stateless_random
-from engine.training import steps
 
 
 def forward(bench: Bench, batch: Batch) -> tuple[Work, Work]:
@@ -75,23 +74,25 @@ def update(bench: Bench, batch: Batch) -> tuple[Work, Work]:
     Both train the same variables with frozen statistics, on a batch that lies ready. Ours makes as
     many steps in a call as it does in a run; a plain one makes one.
     """
-    training = bench.stage.training
     boundary = tuple(bench.stage.frozen_forward.plain(batch.inputs))
-    mine = dataclasses.replace(training, frozen_forward=lambda batch: list(batch.inputs))
-    step = steps.make_train_step(mine)
+    step = dataclasses.replace(bench.stage.step, boundary=lambda batch: list(batch.inputs))
     kept = batch._replace(inputs=boundary)
     stacked = tf.nest.map_structure(lambda column: tf.stack([column] * bench.steps), kept)
     theirs = _plain_step(bench, [tf.cast(t, tf.float32) for t in boundary], batch)
     size = batch.labels.shape[0]
-    ours = Work(lambda: _done(step(stacked, bench.rates(bench.steps))), bench.steps * size)
-    return ours, Work(theirs, size)
+
+    def ours() -> None:
+        step(stacked, bench.rates(bench.steps))
+        _done(None)
+
+    return Work(ours, bench.steps * size), Work(theirs, size)
 
 
 def _plain_step(bench: Bench, boundary: list, batch: Batch) -> Callable[[], None]:
-    training = bench.stage.training
-    variables, optimizer = training.partition.variables, training.optimizer
+    partition, optimizer = bench.stage.partition, bench.stage.optimizer
+    variables = partition.variables
     watched = [variable.value for variable in variables]
-    tail, head = training.partition.tail, training.partition.head
+    tail, head = partition.tail, partition.head
 
     @tf.function
     def step(tensors: list, labels: tf.Tensor) -> None:

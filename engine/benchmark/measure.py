@@ -16,10 +16,9 @@ from engine.core.dataset import Batch
 from engine.core.recipe import Phase
 from engine.runs.checkpoints import TrainState
 from engine.runtime import hardware, stateless_random
-from engine.training import steps
 from engine.training.batch_prefetcher import BatchPrefetcher
-from engine.training.phase import start_phase
-from engine.training.state import PhaseState, TrainJob
+from engine.training.phase import PhaseTrainer, start_phase
+from engine.training.state import TrainJob
 
 # Calls of the loop in one sample. A run begins once to make batches ready, and then goes on.
 LEAST_CALLS, MOST_CALLS = 6, 100
@@ -30,18 +29,18 @@ class Bench:
     """A phase made ready to be measured, at the pace of a run, so many calls in one sample."""
 
     job: TrainJob
-    stage: PhaseState
+    stage: PhaseTrainer
     calls: int = LEAST_CALLS
 
     @property
     def steps(self) -> int:
         """Of a call that is not cut short by the end of an epoch."""
-        return min(self.stage.pace.steps, self.job.steps_per_epoch)
+        return min(self.stage.steps_per_execution.steps, self.job.steps_per_epoch)
 
     @property
     def sample(self) -> int:
         """Steps of the loop that make a sample: as a run has them, over the ends of epochs."""
-        return min(self.calls * self.steps, self.supply().reach(0))
+        return min(self.calls * self.steps, self.supply().available_until(0))
 
     @property
     def images(self) -> int:
@@ -49,7 +48,7 @@ class Bench:
 
     def supply(self) -> BatchPrefetcher:
         length = self.job.steps_per_epoch
-        return BatchPrefetcher(self.job.loader, self.stage, length, self.calls * length)
+        return BatchPrefetcher(self.stage, length, self.calls * length)
 
     def batches(self) -> Iterator[Batch]:
         """The stacked batches of a sample, one after the other, as the loop gets them."""
@@ -70,9 +69,9 @@ def prepare(job: TrainJob, phase: Phase) -> Bench:
     if stage.features:
         stage.features.fill(0)
     bench = Bench(job, stage)
-    batch = next(iter(stage.batches(job.loader, 0, 1, 1)))
-    while not stage.pace.settled:
-        stage.pace.took(_seconds(bench, batch))
+    batch = next(iter(stage.train_batches(0, 1, 1)))
+    while not stage.steps_per_execution.settled:
+        stage.steps_per_execution.record(_seconds(bench, batch))
     wanted = round(SAMPLE_SECONDS / _seconds(bench, next(bench.batches())))
     return Bench(job, stage, min(max(wanted, LEAST_CALLS), MOST_CALLS))
 
@@ -116,10 +115,7 @@ def works(bench: Bench) -> dict[str, Work]:
 
 def _tail(bench: Bench, batch: Batch) -> Work:
     """The step without anything below the tail, on a batch that lies ready."""
-    training = dataclasses.replace(
-        bench.stage.training, frozen_forward=lambda batch: list(batch.inputs)
-    )
-    step = steps.make_train_step(training)
+    step = dataclasses.replace(bench.stage.step, boundary=lambda batch: list(batch.inputs))
     stacked = tf.nest.map_structure(lambda column: tf.stack([column] * bench.steps), batch)
 
     def run() -> None:

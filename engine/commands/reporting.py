@@ -35,9 +35,9 @@ def after_training(
     """
     try:
         facts = collect_report(
-            _trained(job, found), _told(found, command, price_per_hour), job.stop.check
+            _trained(job, found), _told(found, command, price_per_hour), job.shutdown.check
         )
-        job.stop.check()
+        job.shutdown.check()
         if job.lock and not job.lock.owns_directory():
             raise UserError(f"{job.run.path} is another run's by now")
         job.logger.note(f"report: {write.write(job.run.report, facts)}")
@@ -55,14 +55,14 @@ def after_training(
 
 def _trained(job: TrainJob, found: FinalEvaluation) -> MeasuredModel:
     """The test part where there is one, which nothing was chosen on."""
-    part = list(found.answers)[-1]
+    part = list(found.predictions)[-1]
     rule = best_model.decision_rule_of(job.run, best_model.load_best_model(job.run)[1])
     return MeasuredModel(
         run=job.run,
         recipe=job.recipe,
         classifier=job.classifier,
         rule=rule,
-        answers=found.answers[part],
+        answers=found.predictions[part],
         once=functools.partial(job.loader.split_batches, part),
         fitted_on_these=part == "validation",
         training=job.loader,
@@ -71,7 +71,7 @@ def _trained(job: TrainJob, found: FinalEvaluation) -> MeasuredModel:
 
 def _told(found: FinalEvaluation, command: str, price_per_hour: float | None) -> ReportContext:
     return ReportContext(
-        part=list(found.answers)[-1],
+        part=list(found.predictions)[-1],
         data="the run's own",
         own=True,
         when=_now(),

@@ -143,7 +143,7 @@ def _train(options: TrainOptions, lock: RunLock, logger: Logger, shutdown: Shutd
 
         with devices.scope():
             reporting.after_training(job, final, options.command, options.price_per_hour)
-    return TrainResult(run, final.result, final.answers)
+    return TrainResult(run, final.result, final.predictions)
 
 
 def _prepare_job(
@@ -173,7 +173,7 @@ def _prepare_job(
         logger,
         **caches,
         lock=lock,
-        stop=shutdown,
+        shutdown=shutdown,
         on_nan=options.on_nan,
         checkpoint_minutes=options.checkpoint_minutes,
         log_every_steps=options.log_every_steps,

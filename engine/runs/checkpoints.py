@@ -1,8 +1,8 @@
 """Checkpoints: one file each, written whole, checked when read.
 
 A file is a NumPy `.npz`, a zip whose members carry a CRC and which holds no objects, so that
-reading one executes nothing. Variables stand in it by their place in the model, since Keras numbers
-names by the order of building; shape and type are compared when they are put back.
+reading one executes nothing. Variables are stored in the model's order, since Keras numbers names
+by the order of building; shape and dtype are compared when they are restored.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from engine.core.errors import UserError
 from engine.core.files import write
 from engine.runs.directory import RunDirectory
 
-KEEP = 2  # where the newest file is broken, the one before it is used
+KEEP = 2  # if the newest file is damaged, the one before it is used
 
 
 @dataclasses.dataclass
 class TrainState:
-    """How far a run has come: the only mutable state beside the variables.
+    """How far a run has come: the only mutable state besides the variables.
 
-    phase: index of the phase that is being trained. epoch: whole epochs of it that are done.
-    step: steps of the run that are done. phase_start: the step that the phase began at.
+    phase: index of the current phase. epoch: its completed epochs.
+    step: completed steps of the run. phase_start: the step at which the phase started.
     best: phase, epoch, val_accuracy and val_loss of the best evaluation so far.
-    stale: epochs of this phase since it last improved; best_loss its best validation loss.
-    seconds, wait_seconds, fill_seconds, eval_seconds: of the epoch that is going on: training,
-    waiting for data (a part of it), working out what is kept of the trunk, and evaluation.
-    spent: the same over the epochs that are done, and save_seconds, of all checkpoints before this.
+    stale: epochs of this phase since it last improved; best_loss: its best validation loss.
+    seconds, wait_seconds, fill_seconds, eval_seconds: of the current epoch: training, waiting for
+    data (included in training), filling the feature cache, and evaluation.
+    spent: the same over all completed epochs, and save_seconds, of all checkpoints before this.
     total_seconds: of the run, over all its processes.
-    history: one row for each epoch. phases: one entry for each phase that is done.
+    history: one row for each epoch. phases: one entry for each completed phase.
     data: `DataLoader.identity` of the images that it is trained on.
     """
 
@@ -58,33 +58,40 @@ class TrainState:
     phases: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     data: dict[str, str] = dataclasses.field(default_factory=dict)
 
-    def close_epoch(self) -> None:
-        """Adds the epoch's times to those of the run, and begins the next at nought."""
+    def end_epoch(self) -> None:
+        """Adds the epoch's times to those of the run, and resets them."""
         for name in ("seconds", "wait_seconds", "fill_seconds", "eval_seconds"):
             self.spend(name, getattr(self, name))
             setattr(self, name, 0.0)
+
+    def end_phase(self, result: dict[str, Any]) -> None:
+        """Records the phase's result and moves on to the next phase."""
+        self.phases.append(result)
+        self.phase += 1
+        self.epoch, self.stale, self.best_loss = 0, 0, None
+        self.phase_start = self.step
 
     def spend(self, what: str, seconds: float) -> None:
         self.spent[what] = self.spent.get(what, 0.0) + seconds
 
 
-def save(run: RunDirectory, progress: TrainState, variables: dict[str, Sequence[Any]]) -> Path:
-    """Writes a checkpoint and keeps the one before it; all others go.
+def save(run: RunDirectory, state: TrainState, variables: dict[str, Sequence[Any]]) -> Path:
+    """Writes a checkpoint, keeps the one before it and deletes all others.
 
-    Those of later steps too: the run is not there yet, so they are ones that `load` passed over.
+    Those of later steps too: the run is not there yet, so `load` has skipped them as damaged.
     """
-    path = run.checkpoints / f"step_{progress.step:09d}_phase_{progress.phase:03d}.npz"
-    write(path, pack(variables, dataclasses.asdict(progress)))
+    path = run.checkpoints / f"step_{state.step:09d}_phase_{state.phase:03d}.npz"
+    write(path, pack(variables, dataclasses.asdict(state)))
     older = [other for other in _newest_first(run) if other.name < path.name]
     kept = {path, *older[: KEEP - 1]}
-    for other in run.checkpoints.glob("step_*"):  # those that a killed process left half-made too
+    for other in run.checkpoints.glob("step_*"):  # partial files of a killed process too
         if other not in kept:
             other.unlink(missing_ok=True)
     return path
 
 
 def load(run: RunDirectory) -> tuple[TrainState, dict[str, list[np.ndarray]]]:
-    """The newest checkpoint that is whole, or a fresh Progress where there is none.
+    """Reads the newest intact checkpoint, or returns a fresh state where there is none.
 
     Raises:
       UserError: there are checkpoints, and none can be read.
@@ -93,34 +100,34 @@ def load(run: RunDirectory) -> tuple[TrainState, dict[str, list[np.ndarray]]]:
     for path in paths:
         try:
             arrays, values = unpack(path)
-            return convert(values, TrainState, "progress"), arrays
+            return convert(values, TrainState, "state"), arrays
         except (UserError, RecursionError):
             continue
     if paths:
         raise UserError(
-            f"{run.checkpoints}: none of the {len(paths)} checkpoints there can be read; "
-            "begin anew with --overwrite"
+            f"{run.checkpoints}: none of the {len(paths)} checkpoints can be read; "
+            "start over with --overwrite"
         )
     return TrainState(), {}
 
 
-def require_same_dataset(run: RunDirectory, progress: TrainState, identity: dict[str, str]) -> None:
-    """Notes them where a run begins. Steps read them by number, so one more would shift all.
+def require_same_dataset(run: RunDirectory, state: TrainState, identity: dict[str, str]) -> None:
+    """Records the data that a run starts with; a resumed run reads its examples by number.
 
     Raises:
-      UserError: the run that goes on began with others.
+      UserError: the run started with other data.
     """
-    changed = [part for part, was in progress.data.items() if was != identity.get(part)]
+    changed = [split for split, before in state.data.items() if before != identity.get(split)]
     if changed:
         then, now = (
-            ", ".join(f"{part} {of.get(part)}" for part in changed)
-            for of in (progress.data, identity)
+            ", ".join(f"{split} {of.get(split)}" for split in changed)
+            for of in (state.data, identity)
         )
         raise UserError(
-            f"--run_dir={run.path}: began with other images: {then}; now {now}; "
-            "put them back as they were, or begin anew with --overwrite"
+            f"--run_dir={run.path}: the dataset changed since this run started: {then}; now {now}; "
+            "restore it or start over with --overwrite"
         )
-    progress.data = identity
+    state.data = identity
 
 
 def _newest_first(run: RunDirectory) -> list[Path]:
@@ -128,13 +135,13 @@ def _newest_first(run: RunDirectory) -> list[Path]:
 
 
 def pack(variables: dict[str, Sequence[Any]], values: dict[str, Any]) -> bytes:
-    """Groups of variables and a JSON value -> the bytes of an `.npz`."""
+    """Returns the bytes of an `.npz` with groups of variables and a JSON value."""
     arrays = {
-        f"{group}/{place:05d}": np.asarray(variable)
+        f"{group}/{index:05d}": np.asarray(variable)
         for group, members in variables.items()
-        for place, variable in enumerate(members)
+        for index, variable in enumerate(members)
     }
-    # The names too, since a zip whose directory is damaged may have lost members unnoticed.
+    # The names too: a zip with a damaged directory may have lost members unnoticed.
     text = np.frombuffer(json.dumps([list(arrays), values]).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, values=text, **arrays)
@@ -142,14 +149,14 @@ def pack(variables: dict[str, Sequence[Any]], values: dict[str, Any]) -> bytes:
 
 
 def unpack(path: Path) -> tuple[dict[str, list[np.ndarray]], dict[str, Any]]:
-    """The groups of arrays and the JSON value of a file that `pack` made.
+    """Reads the groups of arrays and the JSON value of a file made by `pack`.
 
     Raises:
-      UserError: the file is not there, cut short or damaged.
+      UserError: the file is missing, truncated or damaged.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            _check_claims(file.zip, path.stat().st_size)
+            _require_stored(file.zip, path.stat().st_size)
             names, values = json.loads(file["values"].tobytes())
             if len(set(names)) < len(names):
                 raise ValueError("it names an array twice")
@@ -157,12 +164,12 @@ def unpack(path: Path) -> tuple[dict[str, list[np.ndarray]], dict[str, Any]]:
             for name in names:
                 groups.setdefault(name.split("/")[0], []).append(file[name])
             return groups, values
-    except Exception as error:  # there is little that a damaged zip can't make its readers raise
-        raise UserError(f"{path}: no checkpoint that can be read ({error})") from None
+    except Exception as error:  # readers raise almost anything for a damaged zip
+        raise UserError(f"{path}: not a readable checkpoint ({error})") from None
 
 
-def _check_claims(archive: zipfile.ZipFile, size: int) -> None:
-    """Nothing is unpacked that is larger than the file: what `pack` makes is not compressed.
+def _require_stored(archive: zipfile.ZipFile, size: int) -> None:
+    """Protects against members that unpack to more than the file: `pack` does not compress.
 
     Raises:
       ValueError: the members claim more bytes than there are.
@@ -173,21 +180,24 @@ def _check_claims(archive: zipfile.ZipFile, size: int) -> None:
         raise ValueError("its members are larger than the file")
 
 
-def restore(variables: Sequence[Any], arrays: Sequence[np.ndarray], what: str) -> None:
-    """Puts arrays back into variables.
+def restore(variables: Sequence[Any], arrays: Sequence[np.ndarray], source: str) -> None:
+    """Assigns arrays to variables.
+
+    Args:
+      source: where the arrays come from, for the message.
 
     Raises:
-      UserError: their number, a shape or a type differs.
+      UserError: their number, a shape or a dtype differs.
     """
-    if [_form(variable) for variable in variables] != [_form(array) for array in arrays]:
+    if [_signature(variable) for variable in variables] != [_signature(array) for array in arrays]:
         raise UserError(
-            f"{what}: the checkpoint's {len(arrays)} arrays are of another model than this one's "
+            f"{source}: the checkpoint's {len(arrays)} arrays don't fit this model's "
             f"{len(variables)} variables; the package or the recipe has changed since"
         )
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
 
 
-def _form(array: Any) -> tuple[tuple[int, ...], str]:
-    """Shape and type; Keras names a type, NumPy and TensorFlow give an object that has a name."""
+def _signature(array: Any) -> tuple[tuple[int, ...], str]:
+    """Returns shape and dtype; Keras has the dtype as text, NumPy and TensorFlow as an object."""
     return tuple(array.shape), getattr(array.dtype, "name", array.dtype)

@@ -6,13 +6,13 @@ directory is deleted and recreated, that is another file, and another lock.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
-from typing import Any, TextIO
+from typing import Any
 
 from engine.core.errors import UserError
 from engine.core.files import write
+from engine.core.locks import FileLock
 from engine.core.recipe import Recipe, to_json
 from engine.runs.directory import RunDirectory, require_own_directory, require_same_recipe
 
@@ -26,7 +26,7 @@ class RunLock:
 
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
-        self._file: TextIO | None = None
+        self._file: FileLock | None = None
 
     def __enter__(self) -> RunLock:
         """Takes the lock; the lock of a process that died is free.
@@ -46,6 +46,9 @@ class RunLock:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self._release()
+
+    def _release(self) -> None:
         if self._file:
             self._file.close()
             self._file = None
@@ -57,31 +60,23 @@ class RunLock:
           OSError: it can't be written.
           UserError: another process holds it.
         """
-        file = open(self.run.lock, "a+")  # noqa: SIM115 (held as long as the run is)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        file = FileLock(self.run.lock)
+        if not file.acquire():
             with file:
-                file.seek(0)
-                raise UserError(
-                    f"--run_dir={self.run.path}: locked by process "
-                    f"{file.read().strip() or 'unknown'}; wait for it or name another --run_dir="
-                ) from None
-        if self._file:
-            self._file.close()
+                holder = os.read(file.descriptor, 1000).decode("utf-8", "replace").strip()
+            raise UserError(
+                f"--run_dir={self.run.path}: locked by process {holder or 'unknown'}; "
+                "wait for it or name another --run_dir="
+            )
+        self._release()
         self._file = file
-        os.ftruncate(file.fileno(), 0)
+        os.ftruncate(file.descriptor, 0)
         # Other machines and containers may read the file; they number processes on their own.
-        os.write(file.fileno(), f"{os.getpid()} on {platform.node()}".encode())
+        os.write(file.descriptor, f"{os.getpid()} on {platform.node()}".encode())
 
     def owns_directory(self) -> bool:
         """Whether the directory's lock is the one that this process took, if it took one."""
-        if not self._file:
-            return True
-        try:
-            return os.path.samestat(os.fstat(self._file.fileno()), self.run.lock.stat())
-        except FileNotFoundError:
-            return False
+        return not self._file or self._file.is_current()
 
     def recreate_directory(self, recipe: Recipe) -> bool:
         """Creates the directory of a run at work again if it was deleted.

@@ -1,7 +1,7 @@
-"""What a run writes while it trains. Where that fails the training goes on, and it is tried again.
+"""Writes that don't end a run when they fail: training continues, and they are retried.
 
-A disk fills up, a drive goes away: what was trained is still in memory, and somebody may put it
-right. Nothing that was written before is touched, since every file is written beside the old one.
+A disk fills up, a drive goes away: what was trained is still in memory, and somebody may fix it.
+Files written before are not damaged, since every file is written beside the old one.
 """
 
 from __future__ import annotations
@@ -15,35 +15,40 @@ from engine.runs.lock import RunLock
 from engine.runtime.shutdown import Shutdown
 
 RETRY_SECONDS = 10.0
-MOST_SECONDS = 3600.0  # that a run which has nothing else to do waits for a place to write to
+MAX_WAIT_SECONDS = 3600.0  # at the end of a run
 
 
 class RetryingWriter:
-    """Writes for one run, and says when that begins to fail and when it works again."""
+    """Writes for one run; logs when that starts to fail and when it works again.
+
+    Attributes:
+      trouble: why the last write failed; None where it worked.
+    """
 
     def __init__(
-        self, lock: RunLock, recipe: Recipe, log: Callable[[str], None], stop: Shutdown
+        self, lock: RunLock, recipe: Recipe, log: Callable[[str], None], shutdown: Shutdown
     ) -> None:
-        self.lock, self.run, self.recipe, self.log, self.stop = lock, lock.run, recipe, log, stop
+        self.lock, self.run, self.recipe = lock, lock.run, recipe
+        self.log, self.shutdown = log, shutdown
         self.trouble: str | None = None
         self.next_try = 0.0  # by time.monotonic(), while there is trouble
 
     def attempt(self, write: Callable[[], object]) -> bool:
-        """Whether it could be written.
+        """Writes; returns whether that worked.
 
         Raises:
           UserError: another run has taken this one's place.
         """
         try:
             if self.lock.recreate_directory(self.recipe):
-                self.log(f"{self.run.path} has vanished; it is made anew")
+                self.log(f"{self.run.path} was deleted; recreating it")
             write()
         except OSError as error:
             reason = error.strerror or str(error)
             if reason != self.trouble:
                 self.log(
-                    f"{self.run.path}: can't be written ({reason}); the run goes on in memory and "
-                    "tries again; make room, or mount the drive"
+                    f"{self.run.path}: can't be written ({reason}); the run continues in memory "
+                    "and retries; free some space or mount the drive"
                 )
             self.trouble, self.next_try = reason, time.monotonic() + RETRY_SECONDS
             return False
@@ -57,20 +62,20 @@ class RetryingWriter:
         return time.monotonic() >= self.next_try if self.trouble else elapsed >= period
 
     def insist(self, write: Callable[[], object]) -> None:
-        """Waits until it can be written.
+        """Retries until it is written.
 
         Raises:
-          UserError: as `attempt`; or it can't for an hour, or the run is asked to end meanwhile.
+          UserError: as `attempt`; or it fails for an hour, or shutdown is requested meanwhile.
         """
-        deadline = time.monotonic() + MOST_SECONDS
+        deadline = time.monotonic() + MAX_WAIT_SECONDS
         while not self.attempt(write):
-            if self.stop.reason or time.monotonic() > deadline:
-                raise UserError(self.lost("the run is over"))
-            self.stop.wait(RETRY_SECONDS)
+            if self.shutdown.reason or time.monotonic() > deadline:
+                raise UserError(self.lost("training is finished"))
+            self.shutdown.wait(RETRY_SECONDS)
 
     def lost(self, what: str) -> str:
-        """For a run that ends without having been able to write."""
+        """Returns the message of a run that ends while it can't write."""
         return (
             f"{what}, and {self.run.path} can't be written ({self.trouble}); what was trained "
-            "since the last checkpoint is lost; make room, then start the same command again"
+            "since the last checkpoint is lost; free some space, then run the same command again"
         )

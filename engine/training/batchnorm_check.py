@@ -1,7 +1,7 @@
-"""After a phase: does the network give, when it is used, what it gave while it was trained?
+"""Checks after a phase whether the network predicts in use as it did in training.
 
-A normalisation that was trained on each batch's own statistics is used with running ones. Where
-those have not caught up, figures of training are good and answers are not; nobody would see why.
+BatchNormalization trained on each batch's own statistics is used with running ones. Where those lag
+behind, training metrics are good and predictions are not, for no visible reason.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from engine.core.dataset import Batch
 from engine.core.recipe import Phase
 from engine.optim import losses
 from engine.runtime import distribution
-from engine.training import steps
 from engine.training.metrics import MetricAccumulator, TrainMetrics
+from engine.training.steps import TrainStep, make_tail
 
 BATCHES = 4
-LEAST_GAP = 0.1  # of the loss, and
-LEAST_SHARE = 0.25  # of the loss in training mode: less is what noise makes
+MIN_GAP = 0.1  # of the loss, and
+MIN_SHARE = 0.25  # of the loss in training mode: less is noise
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchNormCheck:
-    """The same training batches, without dropout, in training mode and in inference mode.
+    """The metrics of the same training batches, without dropout, in both modes.
 
     The losses are plain cross-entropy: no label smoothing, no class weights.
     """
@@ -36,69 +36,66 @@ class BatchNormCheck:
 
     @property
     def gap(self) -> bool:
-        """Whether inference is that much worse. Not the other way: nobody suffers from that."""
-        most = self.training.loss + max(LEAST_GAP, LEAST_SHARE * self.training.loss)
-        return not self.inference.loss <= most  # what is no number is a gap too
+        """Whether inference is much worse; a non-finite loss is a gap too."""
+        limit = self.training.loss + max(MIN_GAP, MIN_SHARE * self.training.loss)
+        return not self.inference.loss <= limit
 
     def complaint(self, phase: Phase, trained_steps: int) -> str:
         return (
             f"phase {phase.name!r}: loss {self.training.loss:.3f} in training mode and "
-            f"{self.inference.loss:.3f} in inference mode, on the same {self.training.examples} "
+            f"{self.inference.loss:.3f} in inference mode on the same {self.training.examples} "
             f"images: after {trained_steps} steps with batch_norm=train the running statistics "
-            "are not those of the batches; use batch_norm=frozen, or train longer or on larger "
+            "lag behind those of the batches; use batch_norm=frozen, or train longer or on larger "
             "batches"
         )
 
 
-def check_batchnorm(given: steps.StepContext, batches: Iterable[Batch]) -> BatchNormCheck:
-    """Measures both on the first few batches, in pieces as in training; the network stays as it is.
+def check_batchnorm(step: TrainStep, batches: Iterable[Batch]) -> BatchNormCheck:
+    """Measures both modes on the first few batches, in microbatches; the network is unchanged.
 
     Where statistics are frozen, or there are none, both are the same program.
 
     Args:
       batches: columns [1, B, …], as the phase was trained on.
     """
-    moving = given.partition.statistics(given.phase)
-    before = [variable.numpy() for variable in moving]
-    own = given.phase.batch_norm == "train"
-    measure = {mode: _measure(given, mode and own) for mode in (True, False)}
-    found = {mode: MetricAccumulator() for mode in measure}
+    statistics = step.partition.statistics(step.phase)
+    before = [variable.numpy() for variable in statistics]
+    trains = step.phase.batch_norm == "train"
+    # In inference mode first: the other one moves the running statistics.
+    measure = {mode: _make_measure(step, mode and trains) for mode in (False, True)}
+    metrics = {mode: MetricAccumulator() for mode in measure}
     for batch in itertools.islice(batches, BATCHES):
-        for piece in _pieces(batch, given.recipe.gradient_accumulation_steps):
-            # In inference mode first: the other one moves the running statistics.
-            for mode in (False, True):
-                measure[mode](piece, found[mode])
-                for variable, value in zip(moving, before, strict=True):
+        for microbatch in _microbatches(batch, step.recipe.gradient_accumulation_steps):
+            for mode in measure:
+                measure[mode](microbatch, metrics[mode])
+                for variable, value in zip(statistics, before, strict=True):
                     variable.assign(value)
-    return BatchNormCheck(found[True].read(), found[False].read())
+    return BatchNormCheck(metrics[True].read(), metrics[False].read())
 
 
-def _pieces(batch: Batch, count: int) -> Iterator[Batch]:
-    """What passes at a time: of columns [1, B, …] so many pieces of each device's share."""
-    shares = tf.distribute.get_strategy().num_replicas_in_sync
-    for place in range(count):
+def _microbatches(batch: Batch, count: int) -> Iterator[Batch]:
+    """Splits columns [1, B, …] into that many microbatches of each device's share."""
+    devices = tf.distribute.get_strategy().num_replicas_in_sync
 
-        def part(column: tf.Tensor, place: int = place) -> tf.Tensor:
-            rest = column.shape[2:]
-            divided = tf.reshape(column, [shares, count, -1, *rest])[:, place]
-            return tf.reshape(divided, [-1, *rest])
+    def split(column: tf.Tensor) -> list[tf.Tensor]:
+        rest = column.shape[2:]
+        columns = tf.reshape(column, [devices, count, -1, *rest])
+        return [tf.reshape(columns[:, index], [-1, *rest]) for index in range(count)]
 
-        yield tf.nest.map_structure(part, batch)
+    yield from map(Batch._make, zip(*map(split, batch), strict=True))
 
 
-def _measure(
-    given: steps.StepContext, training: bool
-) -> Callable[[Batch, MetricAccumulator], None]:
-    tail = steps.make_tail(given.partition, given.program)
+def _make_measure(step: TrainStep, training: bool) -> Callable[[Batch, MetricAccumulator], None]:
+    tail = make_tail(step.partition, step.mode)
 
     @tf.function(autograph=False)
-    def measure(batch: Batch, totals: MetricAccumulator) -> None:
-        def work(share: Batch, _: tf.Tensor) -> None:
-            logits = given.partition.head(tail(given.frozen_forward(share), training=training))
+    def measure(batch: Batch, metrics: MetricAccumulator) -> None:
+        def measure_share(share: Batch, _: tf.Tensor) -> None:
+            logits = step.partition.head(tail(step.boundary(share), training=training))
             each = losses.cross_entropy(share.labels, logits)
-            right = tf.cast(tf.argmax(logits, -1, tf.int32) == share.labels, tf.float32)
-            totals.add(each, share.weights, right, share.weights)
+            correct = tf.cast(tf.argmax(logits, -1, tf.int32) == share.labels, tf.float32)
+            metrics.add(each, share.weights, correct, share.weights)
 
-        distribution.run_on_replicas(work, batch, tf.zeros([]))
+        distribution.run_on_replicas(measure_share, batch, tf.zeros([]))
 
     return measure

@@ -1,4 +1,4 @@
-"""What stays of a run: history, the best model, `result.json`."""
+"""What is recorded of an epoch and of a phase."""
 
 from __future__ import annotations
 
@@ -7,55 +7,48 @@ from typing import Any
 
 import numpy as np
 
-from engine.core.files import write
 from engine.evaluation.evaluate import Evaluation
-from engine.loggers import plots
 from engine.runs.checkpoints import TrainState
 from engine.runtime.hardware import resident_memory
 from engine.training.metrics import TrainMetrics
-from engine.training.state import PhaseState, TrainJob
+from engine.training.phase import PhaseTrainer
 
 
 def epoch_row(
-    stage: PhaseState, progress: TrainState, figures: TrainMetrics, found: Evaluation
+    trainer: PhaseTrainer, state: TrainState, metrics: TrainMetrics, evaluation: Evaluation
 ) -> dict[str, Any]:
-    """An epoch's row of history. figures: of its training; found: on the validation part."""
+    """Returns an epoch's row of history, from its training metrics and its validation."""
     return {
-        "phase": stage.phase.name,
-        "epoch": progress.epoch,
-        "step": progress.step,
-        "train_loss": figures.loss,
-        "train_accuracy": figures.accuracy,
-        "val_loss": found.loss,
-        "val_accuracy": found.accuracy,
-        "learning_rate": stage.rate(progress.step - progress.phase_start - 1),
-        "images_per_second": figures.examples / progress.seconds,
-        "data_wait_fraction": progress.wait_seconds / progress.seconds,
-        "seconds": progress.seconds + progress.fill_seconds + progress.eval_seconds,
+        "phase": trainer.phase.name,
+        "epoch": state.epoch,
+        "step": state.step,
+        "train_loss": metrics.loss,
+        "train_accuracy": metrics.accuracy,
+        "val_loss": evaluation.loss,
+        "val_accuracy": evaluation.accuracy,
+        "learning_rate": trainer.rate(state.step - state.phase_start - 1),
+        "images_per_second": metrics.examples / state.seconds,
+        "data_wait_fraction": state.wait_seconds / state.seconds,
+        "seconds": state.seconds + state.fill_seconds + state.eval_seconds,
         "resident_bytes": resident_memory(),
     }
 
 
-def draw_history(job: TrainJob, progress: TrainState) -> None:
-    names = [phase.name for phase in job.recipe.phases]
-    if progress.history:
-        write(job.run.plot, plots.history(progress.history, names))
-
-
-def phase_result(stage: PhaseState, progress: TrainState) -> dict[str, Any]:
-    rows = [row for row in progress.history if row["phase"] == stage.phase.name]
-    trained = progress.step - progress.phase_start
+def phase_result(trainer: PhaseTrainer, state: TrainState) -> dict[str, Any]:
+    """Returns a phase's entry in `result.json`."""
+    rows = [row for row in state.history if row["phase"] == trainer.phase.name]
+    steps = state.step - state.phase_start
+    variables = trainer.partition.variables
     result = {
-        "name": stage.phase.name,
-        "epochs": progress.epoch,
-        "steps": trained,
-        "trainable_variables": len(stage.partition.variables),
-        "trainable_parameters": sum(math.prod(v.shape) for v in stage.partition.variables),
+        "name": trainer.phase.name,
+        "epochs": state.epoch,
+        "steps": steps,
+        "trainable_variables": len(variables),
+        "trainable_parameters": sum(math.prod(variable.shape) for variable in variables),
         "seconds": sum(row["seconds"] for row in rows),
         "images_per_second": float(np.median([row["images_per_second"] for row in rows] or [0])),
     }
-    if hasattr(stage.optimizer, "inner_optimizer"):
-        result["skipped_steps"] = trained - int(
-            np.asarray(stage.optimizer.inner_optimizer.iterations)
-        )
+    if hasattr(trainer.optimizer, "inner_optimizer"):
+        applied = int(np.asarray(trainer.optimizer.inner_optimizer.iterations))
+        result["skipped_steps"] = steps - applied
     return result

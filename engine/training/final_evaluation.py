@@ -1,4 +1,4 @@
-"""What comes of a run: its best model measured, and how that model's answers are to be read."""
+"""After the last phase: the best model is evaluated, and its temperature fitted."""
 
 from __future__ import annotations
 
@@ -20,80 +20,80 @@ from engine.training.state import RunClock, TrainJob
 
 @dataclasses.dataclass(frozen=True)
 class FinalEvaluation:
-    """What came of a run: `result.json`, and the saved model's answers by part."""
+    """The values of `result.json`, and the saved model's predictions by split."""
 
     result: dict[str, Any]
-    answers: dict[str, Predictions]
+    predictions: dict[str, Predictions]
 
 
 def evaluate_final_model(
-    job: TrainJob, progress: TrainState, eval_step: Callable, clock: RunClock, best: BestModel
+    job: TrainJob, state: TrainState, eval_step: Callable, clock: RunClock, best: BestModel
 ) -> FinalEvaluation:
-    """Puts the best weights into the model, measures it and fits its temperature.
+    """Puts the best weights into the model, evaluates it and fits its temperature.
 
-    The model is measured as it is saved, in float32: on the validation part once more, since the
-    epochs were measured with the frozen part in its fastest precision, and on the test part.
+    The model is evaluated as it is saved, in float32: on the validation split once more, since the
+    epochs were evaluated with the trunk in its fastest precision, and on the test split.
+
+    Raises:
+      UserError: nothing was trained, or the model's predictions are non-finite.
     """
-    if not progress.history:
+    if not state.history:
         raise UserError("no phase has an epoch to train; give a phase epochs=1 or more")
     checkpoints.restore(job.classifier.model.weights, best.weights or [], str(job.run.best))
     result: dict[str, Any] = {
         "status": "finished",
         "classes": list(job.loader.classes),
-        "best": progress.best,
-        "final": model_score(progress.history[-1]),
+        "best": state.best,
+        "final": model_score(state.history[-1]),
     }
-    answers = _answers(job, eval_step)
-    for part, found in answers.items():
-        figures = found.evaluation()
-        result[part] = {
-            "accuracy": figures.accuracy,
-            "loss": figures.loss,
-            "count": figures.count,
+    predictions = _predict_splits(job, eval_step)
+    for split, of_split in predictions.items():
+        metrics = of_split.evaluation()
+        result[split] = {
+            "accuracy": metrics.accuracy,
+            "loss": metrics.loss,
+            "count": metrics.count,
         }
-    if "validation" in answers:
-        rule, result["calibration"] = _calibrate(answers["validation"])
+    if "validation" in predictions:
+        rule, result["calibration"] = _calibrate(predictions["validation"])
         best.set_rule(rule)
-    clock.record_save(progress)
+    clock.record_save(state)
     result |= {
-        "phases": progress.phases,
-        "spent": progress.spent,
+        "phases": state.phases,
+        "spent": state.spent,
         "seconds_to_first_step": clock.first_step,
-        "seconds_total": progress.total_seconds,
+        "seconds_total": state.total_seconds,
         "peak_memory_bytes": peak_memory(),
         "software": describe_software(),
         "machine": describe_machine(),
     }
-    return FinalEvaluation(result, answers)
+    return FinalEvaluation(result, predictions)
 
 
-def _answers(job: TrainJob, eval_step: Callable) -> dict[str, Predictions]:
+def _predict_splits(job: TrainJob, eval_step: Callable) -> dict[str, Predictions]:
     loader = job.loader
     counts = {"validation": loader.validation_examples, "test": loader.test_examples}
     return {
-        part: collect_predictions(
+        split: collect_predictions(
             eval_step,
-            job.stop.checked(loader.split_batches(part)),
+            job.shutdown.checked(loader.split_batches(split)),
             loader.classes,
-            functools.partial(loader.example_name, split=part),
+            functools.partial(loader.example_name, split=split),
         )
-        for part, count in counts.items()
+        for split, count in counts.items()
         if count
     }
 
 
-def _calibrate(answers: Predictions) -> tuple[DecisionRule, dict[str, float]]:
-    """The rule with the temperature of these answers, and what it does, for `result.json`."""
-    logits, labels = answers.logits, answers.labels
+def _calibrate(predictions: Predictions) -> tuple[DecisionRule, dict[str, float]]:
+    """Returns the rule with the fitted temperature, and its effect for `result.json`."""
+    logits, labels = predictions.logits, predictions.labels
     rule = DecisionRule(calibration.fit_temperature(logits, labels))
-    before = calibration.expected_calibration_error(
-        decision_rule.probabilities(decision_rule.DEFAULT_RULE, logits), labels
-    )
-    after = calibration.expected_calibration_error(
-        calibration.cross_fit_probabilities(logits, labels), labels
-    )
+    plain = decision_rule.probabilities(decision_rule.DEFAULT_RULE, logits)
     return rule, {
         "temperature": rule.temperature,
-        "error_before": before,
-        "error_after": after,
+        "error_before": calibration.expected_calibration_error(plain, labels),
+        "error_after": calibration.expected_calibration_error(
+            calibration.cross_fit_probabilities(logits, labels), labels
+        ),
     }

@@ -1,4 +1,4 @@
-"""After a phase: every opened variable has moved, and no closed one has."""
+"""Checks after a phase that every trainable variable has moved, and no frozen one has."""
 
 from __future__ import annotations
 
@@ -10,43 +10,36 @@ from engine.models.freezing import ModelPartition
 
 
 class FreezeCheck:
-    """Remembers all variables at the start of a phase, or where a resumed one goes on."""
+    """Copies all variables at the start of a phase, or where it resumes, and compares later."""
 
     def __init__(self, model: keras.Model, partition: ModelPartition, phase: Phase) -> None:
         self.phase = phase
-        self.variables = list(model.weights)
-        self.before = [variable.numpy() for variable in self.variables]
-        self.opened = {id(variable) for variable in partition.variables}
-        self.free = _statistics(model, partition) if phase.batch_norm == "train" else set()
+        self._variables = list(model.weights)
+        self._before = [variable.numpy() for variable in self._variables]
+        self._trainable = {id(variable) for variable in partition.variables}
+        self._may_move = set(self._trainable)
+        if phase.batch_norm == "train":
+            self._may_move |= {id(variable) for variable in partition.statistics(phase)}
 
     def check(self, trained: bool) -> list[str]:
-        """Warnings, one for all opened variables that did not move.
+        """Returns warnings, one for all trainable variables that did not move.
+
+        Args:
+          trained: whether there were any steps.
 
         Raises:
-          RuntimeError: a closed variable moved.
+          RuntimeError: a frozen variable moved.
         """
         moved = [
-            not np.array_equal(old, new.numpy(), equal_nan=True)
-            for old, new in zip(self.before, self.variables, strict=True)
+            (variable, not np.array_equal(before, variable.numpy(), equal_nan=True))
+            for before, variable in zip(self._before, self._variables, strict=True)
         ]
-        pairs = list(zip(self.variables, moved, strict=True))
-        escaped = [v.path for v, m in pairs if m and id(v) not in self.opened | self.free]
-        if escaped:
+        changed = [v.path for v, moves in moved if moves and id(v) not in self._may_move]
+        if changed:
             raise RuntimeError(
-                f"phase {self.phase.name!r}: closed variables moved: {', '.join(escaped)}"
+                f"phase {self.phase.name!r}: frozen variables moved: {', '.join(changed)}"
             )
-        still = [v.path for v, m in pairs if not m and id(v) in self.opened]
+        still = [v.path for v, moves in moved if not moves and id(v) in self._trainable]
         if not (trained and still):
             return []
-        return [f"phase {self.phase.name!r}: open variables did not move: {', '.join(still)}"]
-
-
-def _statistics(model: keras.Model, partition: ModelPartition) -> set[int]:
-    """The running statistics of the opened BatchNormalization layers."""
-    return {
-        id(variable)
-        for layer in model.layers
-        if layer.name in partition.open_layers
-        and isinstance(layer, keras.layers.BatchNormalization)
-        for variable in layer.non_trainable_variables
-    }
+        return [f"phase {self.phase.name!r}: trainable variables did not move: {', '.join(still)}"]

@@ -1,4 +1,4 @@
-"""Whether training fits in the memory of the devices, found out by doing a little of it."""
+"""Tries out whether training fits in the memory of the devices."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from engine.core.dataset import Batch, DataLoader
-from engine.core.recipe import Recipe
+from engine.core.dataset import Augmentation, Batch, DataLoader
+from engine.core.recipe import Phase, Recipe
 from engine.loggers.base import LoggerGroup
 from engine.models import classifier
 from engine.runs.checkpoints import TrainState
@@ -21,32 +21,29 @@ from engine.training.batchnorm_check import check_batchnorm
 from engine.training.phase import start_phase
 from engine.training.state import TrainJob
 
-# Of these there can be too few as well, and TensorFlow has the same error for it.
-_OF_FILES = ("No space left on device", "Too many open files", "Disk quota exceeded")
+# TensorFlow raises the same error where these are exhausted.
+_FILE_ERRORS = ("No space left on device", "Too many open files", "Disk quota exceeded")
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether a device had no memory left; XLA and cuDNN say so in errors of other kinds."""
+    """Whether a device ran out of memory; XLA and cuDNN report it in errors of other kinds."""
     text = str(error)
-    if not isinstance(error, tf.errors.OpError) or any(words in text for words in _OF_FILES):
+    if not isinstance(error, tf.errors.OpError) or any(part in text for part in _FILE_ERRORS):
         return False
     exhausted = isinstance(error, tf.errors.ResourceExhaustedError)
-    return exhausted or any(words in text for words in ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY"))
+    return exhausted or any(part in text for part in ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY"))
 
 
 def try_out(
-    recipe: Recipe, classes: Sequence[str], augment: Any, devices: tf.distribute.Strategy
+    recipe: Recipe, classes: Sequence[str], augment: Augmentation, devices: tf.distribute.Strategy
 ) -> None:
-    """A step and an evaluation of every phase, on black images with weights drawn at random.
+    """Runs a step and an evaluation of every phase, on black images with random weights.
 
-    Nothing is kept between steps, and what a run would measure is taken as it needs most memory: in
+    Nothing is cached between steps, and what a run would measure is set to what needs most memory:
     float32, not compiled by XLA.
 
-    Args:
-      augment: a `pipelines.augment.augment.Augmentation`.
-
     Raises:
-      tf.errors.OpError: for want of memory where `out_of_memory` says so.
+      tf.errors.OpError: out of memory where `out_of_memory` says so.
     """
     recipe = dataclasses.replace(
         recipe,
@@ -57,21 +54,21 @@ def try_out(
         xla="off" if recipe.xla == "auto" else recipe.xla,
     )
     with tempfile.TemporaryDirectory() as folder, devices.scope():
-        made = classifier.build(recipe, len(classes), devices)
+        model = classifier.build(recipe, len(classes), devices)
         loader = _BlackImages(recipe, tuple(classes))
-        job = TrainJob(recipe, made, loader, augment, RunDirectory(Path(folder)), LoggerGroup(()))
+        job = TrainJob(recipe, model, loader, augment, RunDirectory(Path(folder)), LoggerGroup(()))
         for phase in recipe.phases:
             if phase.epochs:
-                _once(job, phase)
+                _run_once(job, phase)
 
 
-def _once(job: TrainJob, phase: Any) -> None:
-    stage = start_phase(job, phase, TrainState(), {})
-    for batch in stage.batches(job.loader, 0, 1, 1):
-        stage.step(batch, tf.zeros([1]))
-    for batch in stage.validation():
-        stage.eval_step(batch.inputs, batch.labels)
-    check_batchnorm(stage.training, stage.batches(job.loader, 0, 1, 1))
+def _run_once(job: TrainJob, phase: Phase) -> None:
+    trainer = start_phase(job, phase, TrainState(), {})
+    for batch in trainer.train_batches(0, 1, 1):
+        trainer.step(batch, tf.zeros([1]))
+    for batch in trainer.validation_batches():
+        trainer.eval_step(batch.inputs, batch.labels)
+    check_batchnorm(trainer.step, trainer.train_batches(0, 1, 1))
     tf.test.experimental.sync_devices()
 
 
@@ -82,7 +79,6 @@ class _BlackImages(DataLoader):
         size = recipe.batch_size
         self.classes, self.class_counts = classes, (size,) * len(classes)
         self.validation_examples, self.test_examples = size, 0
-        self.groups, self.identity = (), {}
         self.groups, self.identity = (), {}
         numbers = np.arange(size, dtype=np.int32)
         batch = Batch(

@@ -1,4 +1,4 @@
-"""Running totals that stay on the device until somebody asks."""
+"""Training metrics that are accumulated on the device until they are read."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from engine.runtime import distribution
 
 @dataclasses.dataclass(frozen=True)
 class TrainMetrics:
-    """Means over what was added since the last reset; NaN where nothing was.
+    """Means since the last reset; NaN where nothing was added.
 
-    bad_step: the first step since then after which the loss was no number, from 0; None without.
-    The other figures say nothing then.
+    bad_step: the first step since then after which the loss was non-finite, from 0; None without.
+    The other metrics are meaningless then.
     """
 
     loss: float
@@ -25,18 +25,18 @@ class TrainMetrics:
 
 
 class MetricAccumulator:
-    """Sums of loss x weight, weight, correct answers and examples, and which step spoiled them."""
+    """Sums of loss x weight, weight, correct predictions and examples, and the first bad step."""
 
     def __init__(self) -> None:
-        # On several devices each adds up its own; whoever reads gets the sum over all.
+        # Each device has its own sums; reading returns the sum over all.
         self.sums = tf.Variable(
             tf.zeros([4]),
             trainable=False,
-            name="totals",
+            name="metrics",
             synchronization=tf.VariableSynchronization.ON_READ,
             aggregation=tf.VariableAggregation.SUM,
         )
-        # How many steps there were, and the first whose loss was no number, counted from 1.
+        # The number of steps, and the first with a non-finite loss, counted from 1.
         self.steps = tf.Variable(
             tf.zeros([2], tf.int64),
             trainable=False,
@@ -46,30 +46,30 @@ class MetricAccumulator:
 
     @property
     def state(self) -> list:
-        """What a checkpoint holds of it."""
+        """The values that a checkpoint holds."""
         return [self.sums.read_value(), self.steps.read_value()]
 
     @property
     def variables(self) -> list[tf.Variable]:
-        """What takes it back."""
+        """The variables that `state` is restored to."""
         return [self.sums, self.steps]
 
     def add(
         self, losses: tf.Tensor, weights: tf.Tensor, correct: tf.Tensor, real: tf.Tensor
     ) -> None:
-        """Adds one batch, all float32 [B]; `real` is 1 for an example and 0 for filling."""
-        parts = [losses * weights, weights, correct * real, real]
-        self.sums.assign_add(tf.stack([tf.reduce_sum(part) for part in parts]))
+        """Adds a batch, all float32 [B]; `real` is 1 for an example and 0 for padding."""
+        columns = [losses * weights, weights, correct * real, real]
+        self.sums.assign_add(tf.stack([tf.reduce_sum(column) for column in columns]))
 
     def end_step(self) -> None:
-        """After the batch of a step: one more, and the sums are looked at, on the device."""
+        """Counts a step and checks on the device whether the sums are finite."""
         loss = distribution.all_reduce_sum([self.sums.read_value()[0]])[0]
         count, bad = tf.unstack(self.steps.read_value())
-        spoiled = (bad == 0) & ~tf.math.is_finite(loss)
-        self.steps.assign(tf.stack([count + 1, tf.where(spoiled, count + 1, bad)]))
+        first_bad = (bad == 0) & ~tf.math.is_finite(loss)
+        self.steps.assign(tf.stack([count + 1, tf.where(first_bad, count + 1, bad)]))
 
     def read(self) -> TrainMetrics:
-        """Waits for the device."""
+        """Waits for the device and returns the means."""
         loss, weight, correct, count = (float(value) for value in self.sums.read_value().numpy())
         if not count:
             return TrainMetrics(math.nan, math.nan, 0)

@@ -1,148 +1,142 @@
-"""A loss that is no number: what the run knows of it, and how it goes on.
+"""Recovers from a non-finite loss: rolls back to the last checkpoint and halves the learning rate.
 
-    nan_events.json one entry each: where it happened, and from which step on the rate is halved
-    nan_batch.csv   the examples of the first batch whose loss was no number
-
-The rate of a step depends on what stands there alone, so a run that is killed afterwards goes on
-as one that was not.
+The examples of the first batch with such a loss are listed in `nan_batch.csv`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from engine.core.conversion import convert, parse_json
+from engine.core import text
 from engine.core.dataset import Batch
 from engine.core.errors import UserError
-from engine.core.files import write_csv, write_json
+from engine.core.files import write_csv
 from engine.core.recipe import Phase
-from engine.core.text import csv_cell
+from engine.frozen.view_schedule import ViewSchedule
 from engine.runs import checkpoints
+from engine.runs.checkpoints import TrainState
 from engine.runs.directory import RunDirectory
+from engine.runs.nan_events import NanEvent, read_nan_events, write_nan_events
+from engine.runs.retrying_writer import RetryingWriter
 from engine.training.metrics import TrainMetrics
-from engine.training.state import NanEvent, PhaseState, TrainerState
+from engine.training.phase import PhaseTrainer
+from engine.training.state import TrainJob
 
-MOST = 3
-Groups = dict[str, list[np.ndarray]]  # of arrays, as `checkpoints.load` gives them
+MAX_EVENTS = 3
+Arrays = dict[str, list[np.ndarray]]  # groups of arrays, as `checkpoints.load` returns them
 COLUMNS = ("path", "label", "example", "epoch", "view")
 
 
 class NonFiniteLossError(Exception):
-    """The loss of a step, counted over the run from 0, was no number, or what the step left was."""
+    """The loss of a step, or a variable after it, is NaN or infinite."""
 
-    def __init__(self, phase: Phase, step: int, what: str, views: Any = None) -> None:
-        """what: is no number. views: those of the phase, as in `DataLoader.train_batches`."""
+    def __init__(self, phase: Phase, step: int, what: str, views: ViewSchedule) -> None:
+        """step: of the run, from 0. what: is non-finite. views: of the phase."""
         super().__init__(f"phase {phase.name!r}, step {step + 1}: {what}")
         self.phase, self.step, self.views = phase, step, views
 
 
-def read(run: RunDirectory) -> list[NanEvent]:
-    """Those of the run so far.
+class NanRecovery:
+    """Detects non-finite losses and decides how the run continues.
 
-    Raises:
-      UserError: the file is there and can't be read; the rates would be others without it.
+    Attributes:
+      events: those of the run so far.
+      initial_weights: what a roll-back returns to until there is a checkpoint; empty afterwards.
     """
-    try:
-        entries = parse_json(run.nan_events.read_text("utf-8"))
-        return list(convert(entries, tuple[NanEvent, ...], "nan_events"))
-    except FileNotFoundError:
-        return []
-    except (OSError, UnicodeDecodeError, UserError, RecursionError) as error:
-        raise UserError(
-            f"{run.nan_events}: can't be read ({error}); begin anew with --overwrite"
-        ) from None
+
+    def __init__(self, job: TrainJob, writer: RetryingWriter, initial_weights: Arrays) -> None:
+        self.job, self.writer, self.initial_weights = job, writer, initial_weights
+        self.events = read_nan_events(job.run)
+
+    def read_metrics(self, trainer: PhaseTrainer, state: TrainState) -> TrainMetrics:
+        """Fetches the epoch's metrics so far from the device.
+
+        Raises:
+          NonFiniteLossError: a step's loss was non-finite.
+        """
+        metrics = trainer.metrics.read()
+        if metrics.bad_step is not None:
+            first = state.phase_start + state.epoch * self.job.steps_per_epoch
+            what = f"the loss is {metrics.loss}"
+            raise NonFiniteLossError(trainer.phase, first + metrics.bad_step, what, trainer.views)
+        return metrics
+
+    def require_finite(self, trainer: PhaseTrainer, state: TrainState) -> None:
+        """Keeps a state that is no good from becoming a checkpoint.
+
+        Raises:
+          NonFiniteLossError: a loss, or a variable after the last update, is non-finite.
+        """
+        self.read_metrics(trainer, state)
+        partition = trainer.partition
+        moved = [*partition.variables, *partition.statistics(trainer.phase)]
+        if not all(np.isfinite(variable.numpy()).all() for variable in moved):
+            what = "its update left non-finite variables"
+            raise NonFiniteLossError(trainer.phase, state.step - 1, what, trainer.views)
+
+    def roll_back(self, error: NonFiniteLossError) -> tuple[TrainState, Arrays]:
+        """Lists the batch, records the event and reads the last checkpoint.
+
+        Returns:
+          the state and the arrays to continue from; the initial weights without a checkpoint.
+
+        Raises:
+          UserError: the run does not continue.
+        """
+        job, listed = self.job, self._list_batch(error)
+        if job.on_nan == "stop" or len(self.events) == MAX_EVENTS:
+            halved = f", after the rate was halved {MAX_EVENTS} times" * (job.on_nan != "stop")
+            raise UserError(
+                f"{listed}{halved}; lower the phase's learning_rate "
+                f"({error.phase.learning_rate:g}) or give it clip_global_norm=1, with --overwrite"
+            )
+        state, arrays = checkpoints.load(job.run)
+        if not arrays and not self.initial_weights:
+            raise UserError(
+                f"{listed}; {job.run.checkpoints} was deleted, so there is nothing to roll back "
+                "to; start over with --overwrite"
+            )
+        self.events.append(NanEvent(error.phase.name, error.step, state.step))
+        self.writer.attempt(self.save)  # else with the next checkpoint
+        job.logger.note(f"{listed}; rolling back to step {state.step} with half the learning rate")
+        return state, arrays or dict(self.initial_weights)
+
+    def save(self) -> None:
+        """Writes `nan_events.json` if there are any.
+
+        Raises:
+          OSError: it can't be written.
+        """
+        if self.events:
+            write_nan_events(self.job.run, self.events)
+
+    def _list_batch(self, error: NonFiniteLossError) -> str:
+        """Returns what happened, and where the batch is listed if it could be."""
+        job = self.job
+        with contextlib.suppress(UserError):  # an image that can't be read any more hides nothing
+            stacked = next(
+                iter(job.loader.train_batches(error.step, error.step + 1, 1, error.views))
+            )
+            batch = tf.nest.map_structure(lambda column: column[0], stacked)
+            names, classes = job.loader.example_name, job.loader.classes
+            if self.writer.attempt(lambda: write_batch(job.run, batch, names, classes)):
+                return f"{error}; its images are listed in {job.run.nan_batch}"
+        return str(error)
 
 
-def write(run: RunDirectory, nan_events: Sequence[NanEvent]) -> None:
-    write_json(run.nan_events, [dataclasses.asdict(event) for event in nan_events])
-
-
-def with_reduced_rate(
-    rate: Callable[[int], float], before: Sequence[NanEvent], phase: Phase, start: int
-) -> Callable[[int], float]:
-    """The rate of each step of the phase, which began at step `start`, after these nan_events."""
-    halved = [event.since - start for event in before if event.phase == phase.name]
-    return lambda step: rate(step) * 0.5 ** sum(since <= step for since in halved)
-
-
-def figures(run: TrainerState, stage: PhaseState) -> TrainMetrics:
-    """The epoch's figures so far, fetched from the device.
-
-    Raises:
-      Diverged: a loss was no number.
-    """
-    progress, found = run.progress, stage.totals.read()
-    if found.bad_step is not None:
-        first = progress.phase_start + progress.epoch * run.job.steps_per_epoch
-        what = f"the loss is {found.loss}"
-        raise NonFiniteLossError(stage.phase, first + found.bad_step, what, stage.views)
-    return found
-
-
-def require_finite_loss(run: TrainerState, stage: PhaseState) -> None:
-    """Nothing that is no good becomes a checkpoint.
-
-    Raises:
-      Diverged: a loss was no number, or the last update has left a variable that is none.
-    """
-    figures(run, stage)
-    moved = [*stage.partition.variables, *stage.partition.statistics(stage.phase)]
-    if not all(np.isfinite(variable.numpy()).all() for variable in moved):
-        what = "its update left variables that are no numbers"
-        raise NonFiniteLossError(stage.phase, run.progress.step - 1, what, stage.views)
-
-
-def roll_back(run: TrainerState, error: NonFiniteLossError) -> tuple[TrainerState, Groups]:
-    """Names the batch; gives the run as it goes on, and the checkpoint, empty for the beginning.
-
-    Raises:
-      UserError: it does not go on.
-    """
-    job, before = run.job, run.nan_events
-    listed = _list(run, error)
-    if job.on_nan == "stop" or len(before) == MOST:
-        times = f", after the rate was halved {MOST} times" if job.on_nan != "stop" else ""
-        raise UserError(
-            f"{listed}{times}; lower the phase's learning_rate ({error.phase.learning_rate:g}) or "
-            "give it clip_global_norm=1, with --overwrite"
-        )
-    progress, saved = checkpoints.load(job.run)
-    if not saved and not run.initial_weights:
-        raise UserError(
-            f"{listed}; {job.run.checkpoints} has vanished, so there is nothing to go back to; "
-            "begin anew with --overwrite"
-        )
-    after = [*before, NanEvent(error.phase.name, error.step, progress.step)]
-    run.writer.attempt(lambda: write(job.run, after))  # else with the next checkpoint
-    job.logger.note(f"{listed}; going back to step {progress.step} with half the learning rate")
-    return dataclasses.replace(run, progress=progress, nan_events=after), saved
-
-
-def _list(run: TrainerState, error: NonFiniteLossError) -> str:
-    """What happened, and where the batch is listed if it could be."""
-    job, views = run.job, (1, error.views) if error.views else ()
-    with contextlib.suppress(UserError):  # an image that can't be read any more hides nothing
-        stacked = next(iter(job.loader.train_batches(error.step, error.step + 1, *views)))
-        batch = tf.nest.map_structure(lambda column: column[0], stacked)
-        names, classes = job.loader.example_name, job.loader.classes
-        if run.writer.attempt(lambda: list_batch(job.run, batch, names, classes)):
-            return f"{error}; its images are listed in {job.run.nan_batch}"
-    return str(error)
-
-
-def list_batch(run: RunDirectory, batch: Batch, names: Callable[[int], str], classes: Any) -> None:
+def write_batch(
+    run: RunDirectory, batch: Batch, names: Callable[[int], str], classes: Sequence[str]
+) -> None:
     """Writes `nan_batch.csv`, a row for each example of the batch."""
     columns = (batch.labels, batch.weights, batch.examples, batch.epochs, batch.views)
     rows = [
         {
             "path": names(int(example)),
-            "label": csv_cell(classes[int(label)]),
+            "label": text.csv_cell(classes[int(label)]),
             "example": int(example),
             "epoch": int(epoch),
             "view": int(view),

@@ -1,36 +1,36 @@
-"""How many steps one call of the compiled step makes.
+"""How many steps one call of the compiled step runs.
 
-Between calls there is Python: the next batches, the learning rates, the clock. Where a step takes
-a fraction of a millisecond, as a head's does on features that are kept, that would be most of the
-time; where it takes a tenth of a second, it is nothing, and one step a call tells more.
+Between calls there is Python: the next batches, the learning rates, the clock. Where a step takes a
+fraction of a millisecond, as a head's does on cached features, that would be most of the time;
+where it takes a tenth of a second it is nothing, and one step a call logs more.
 """
 
 from __future__ import annotations
 
 import statistics
 
-CALL_SECONDS = 0.05  # what a call should take at least: a hundred times what lies between two
-MEASURED = 3  # calls of one step, after the first, which compiles
-MOST_BYTES = 2**26  # of inputs that lie ready for one call
+MIN_CALL_SECONDS = 0.05  # a hundred times what lies between two calls
+MEASURED_CALLS = 3  # of one step, after the first, which compiles
+MAX_BYTES = 2**26  # of prepared inputs for one call
 
 
 class StepsPerExecution:
-    """Steps per call: as given, or 1 until some steps were measured."""
+    """Steps per call: as requested, or 1 until some steps were measured."""
 
-    def __init__(self, given: int | None, step_bytes: int) -> None:
-        """step_bytes: of one step's inputs."""
-        self.steps = given or 1
-        self.most = max(1, MOST_BYTES // step_bytes)
-        self.settled = given is not None
-        self.seconds: list[float] = []
+    def __init__(self, requested: int | None, step_bytes: int) -> None:
+        """step_bytes: size of one step's inputs."""
+        self.steps = requested or 1
+        self.settled = requested is not None
+        self._limit = max(1, MAX_BYTES // step_bytes)
+        self._seconds: list[float] = []
 
-    def took(self, seconds: float) -> None:
-        """Notes a call; the first few set the number of steps."""
+    def record(self, seconds: float) -> None:
+        """Records a call's time; the first few determine the number of steps."""
         if self.settled:
             return
-        self.seconds.append(seconds)
-        if len(self.seconds) <= MEASURED:
+        self._seconds.append(seconds)
+        if len(self._seconds) <= MEASURED_CALLS:
             return
         self.settled = True
-        each = statistics.median(self.seconds[1:])
-        self.steps = max(1, min(round(CALL_SECONDS / each), self.most))
+        step_seconds = statistics.median(self._seconds[1:])
+        self.steps = max(1, min(round(MIN_CALL_SECONDS / step_seconds), self._limit))

@@ -11,8 +11,8 @@ from engine.frozen.forward import FrozenForward
 from engine.frozen.precision import ComputeMode
 from engine.models import freezing
 from engine.optim import optimizers
-from engine.training import steps
 from engine.training.metrics import MetricAccumulator
+from engine.training.steps import TrainStep
 from tests.engine import small
 
 RATE = tf.constant(0.1)
@@ -34,7 +34,7 @@ class Trainer:
     extra: tuple = ()
 
     def __post_init__(self):
-        self.totals = MetricAccumulator()
+        self.metrics = MetricAccumulator()
         cut = freezing.partition_model(self.net, self.phase.trainable)
         self.partition = dataclasses.replace(cut, variables=[*cut.variables, *self.extra])
         options = dict(self.phase.options)
@@ -42,18 +42,17 @@ class Trainer:
             self.phase, options, self.partition.variables, self.scale_loss
         )
         fixed = trunk.compile_frozen(self.partition.trunk, FLOAT32)
-        self.given = steps.StepContext(
+        self.steps = TrainStep(
             recipe=self.recipe,
             phase=self.phase,
             partition=self.partition,
-            program=self.program,
-            frozen_forward=self.frozen_forward
+            mode=self.program,
+            boundary=self.frozen_forward
             or FrozenForward(self.recipe.seed, self.augment, fixed).training,
             optimizer=self.optimizer,
             class_weights=list(self.class_weights),
-            totals=self.totals,
+            metrics=self.metrics,
         )
-        self.steps = steps.make_train_step(self.given)
 
     def step(self, batch, rate):
         """One step alone."""

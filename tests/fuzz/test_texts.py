@@ -20,8 +20,7 @@ from engine.frozen.cache_policy import CacheDecision
 from engine.frozen.phase_plan import PhasePlan, PlanFile
 from engine.frozen.precision import ComputeMode, PrecisionTrial
 from engine.runs.directory import RunDirectory
-from engine.training import nan_recovery
-from engine.training.state import NanEvent
+from engine.runs.nan_events import NanEvent, read_nan_events, reduce_rate, write_nan_events
 from pipelines.sources.manifest import read_manifest
 from tests.engine.benchmark import made
 from tests.fuzz.mutations import cases, json_cases
@@ -189,14 +188,14 @@ def test_plan(judge, run):
     _judge_json(judge, "plan.json", read, [run.plan.read_bytes()], error=())
 
 
-def test_setbacks(judge, run):
+def test_nan_events(judge, run):
     run.path.mkdir()
-    nan_recovery.write(run, [NanEvent("transfer", 12, 10), NanEvent("tune", 30, 20)])
+    write_nan_events(run, [NanEvent("transfer", 12, 10), NanEvent("tune", 30, 20)])
 
     def read(data: bytes) -> None:
         run.nan_events.write_bytes(data)
         for phase in RECIPE.phases:
-            rate = nan_recovery.with_reduced_rate(lambda _: 1.0, nan_recovery.read(run), phase, 5)
+            rate = reduce_rate(lambda _: 1.0, read_nan_events(run), phase, 5)
             assert 0 <= rate(15) <= 1
 
     _judge_json(judge, "nan_events.json", read, [run.nan_events.read_bytes()])

@@ -61,7 +61,7 @@ def test_the_plain_step_and_ours_make_the_same_update(coloured, tmp_path):
         model = made.classifier.model
         start = [weight.numpy() for weight in model.weights]
         bench = measure.prepare(made, made.recipe.phases[0])  # which trains for a while
-        bench.stage.pace.steps = 1
+        bench.stage.steps_per_execution.steps = 1
         batch = next(iter(made.loader.split_batches("train", [0])))
         pair = keras_comparison.update(bench, batch)
         for weight, old in zip(model.weights, start, strict=True):
@@ -106,7 +106,7 @@ def test_without_augmentation_there_is_no_duel_of_it(coloured, tmp_path):
 def test_a_sample_goes_over_the_ends_of_epochs_where_all_that_it_reads_is_there(coloured, tmp_path):
     made = job(coloured, tmp_path / "run", "head(epochs=3)", augment="none")
     bench = measure.prepare(made, made.recipe.phases[0])
-    bench.stage.pace.steps = 2
+    bench.stage.steps_per_execution.steps = 2
     assert (
         bench.sample
         == min(2 * bench.calls, bench.calls * made.steps_per_epoch)

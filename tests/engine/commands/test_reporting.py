@@ -133,8 +133,8 @@ def test_whatever_goes_wrong_is_one_line(monkeypatch, tmp_path, capsys, error, s
         raise error
 
     monkeypatch.setattr(reporting, "_trained", fail)
-    job = types.SimpleNamespace(run=RunDirectory(tmp_path / "run"), stop=Shutdown(), lock=None)
-    reporting.after_training(job, types.SimpleNamespace(answers={"test": None}), None)
+    job = types.SimpleNamespace(run=RunDirectory(tmp_path / "run"), shutdown=Shutdown(), lock=None)
+    reporting.after_training(job, types.SimpleNamespace(predictions={"test": None}), None)
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith(f"train: no report ({said}); bin/evaluate --run_dir=")
@@ -143,10 +143,10 @@ def test_whatever_goes_wrong_is_one_line(monkeypatch, tmp_path, capsys, error, s
 
 def test_where_another_run_has_come_nothing_is_written(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(reporting, "_trained", lambda *_: None)
-    monkeypatch.setattr(reporting, "gather", lambda *_: None)
-    monkeypatch.setattr(reporting, "is_ours", lambda run: False)
-    job = types.SimpleNamespace(run=RunDirectory(tmp_path / "run"), stop=Shutdown(), lock=None)
-    reporting.after_training(job, types.SimpleNamespace(answers={"test": None}), None)
+    monkeypatch.setattr(reporting, "collect_report", lambda *_: None)
+    lock = types.SimpleNamespace(owns_directory=lambda: False)
+    job = types.SimpleNamespace(run=RunDirectory(tmp_path / "run"), shutdown=Shutdown(), lock=lock)
+    reporting.after_training(job, types.SimpleNamespace(predictions={"test": None}), None)
     assert "is another run's by now" in capsys.readouterr().err
     assert not job.run.path.exists()
 

@@ -122,7 +122,7 @@ def test_run_that_is_finished_is_not_called_interrupted(
     assert "best: 50.00%" in capsys.readouterr().out
     assert not (place / "result.json").exists(), "which the loop writes, and a failure"
     (job,) = jobs
-    assert (job.on_nan, job.stop) == ("stop", shutdown)
+    assert (job.on_nan, job.shutdown) == ("stop", shutdown)
 
 
 def test_signal_within_tensorflow_is_no_failure(shutdown, monkeypatch, coloured, tmp_path):

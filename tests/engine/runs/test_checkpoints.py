@@ -67,7 +67,7 @@ def test_the_times_of_epochs_add_up_to_those_of_the_run():
     for seconds in (1.0, 2.0):
         progress.seconds, progress.wait_seconds = seconds, seconds / 4
         progress.fill_seconds, progress.eval_seconds = 3 * seconds, 5 * seconds
-        progress.close_epoch()
+        progress.end_epoch()
     total = {"seconds": 3.0, "wait_seconds": 0.75, "fill_seconds": 9.0, "eval_seconds": 15.0}
     assert progress == TrainState(spent=total)
 

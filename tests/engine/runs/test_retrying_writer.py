@@ -13,7 +13,7 @@ from engine.core.errors import UserError
 from engine.runs import checkpoints, directory, retrying_writer
 from engine.runs.directory import RunDirectory
 from engine.runtime.shutdown import Shutdown
-from engine.training import loop
+from engine.training import checkpoint_writer, loop
 from tests.engine.small_runs import Watcher, job, same_end, small_recipe
 
 SETTINGS = {"checkpoint_minutes": 0}  # one after each step
@@ -55,8 +55,8 @@ def of_disk(notes: list[str]) -> list[str]:
 
 
 TROUBLE = (
-    "can't be written (No space left on device); the run goes on in memory and tries again; "
-    "make room, or mount the drive"
+    "can't be written (No space left on device); the run continues in memory and retries; "
+    "free some space or mount the drive"
 )
 
 
@@ -102,8 +102,8 @@ def test_one_that_is_nearly_full_is_told_of_once(coloured, tmp_path, nearly, mon
 
 def test_it_is_tried_again_after_a_while_and_not_before(coloured, tmp_path, nearly, monkeypatch):
     """Neither after a step nor at the end of an epoch or a phase, but at that of the run."""
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0)
-    monkeypatch.setattr(loop, "SAVE_SHARE", 1e9)
+    monkeypatch.setattr(checkpoint_writer, "MIN_SECONDS", 0)
+    monkeypatch.setattr(checkpoint_writer, "MAX_SHARE", 1e9)
     watcher = Fills(nearly, full=2, free=20)
     made = job(small_recipe(coloured), tmp_path / "run", watcher, checkpoint_minutes=0)
     loop.train(made)
@@ -112,10 +112,10 @@ def test_it_is_tried_again_after_a_while_and_not_before(coloured, tmp_path, near
 
 
 def test_what_was_written_before_stays(coloured, tmp_path, disk, monkeypatch):
-    monkeypatch.setattr(retrying_writer, "MOST_SECONDS", 0)
+    monkeypatch.setattr(retrying_writer, "MAX_WAIT_SECONDS", 0)
     recipe = small_recipe(coloured)
     made = job(recipe, tmp_path / "run", Fills(disk, full=7), **SETTINGS)
-    with pytest.raises(UserError, match=r"the run is over, and .*No space left.*start the same"):
+    with pytest.raises(UserError, match=r"training is finished, and .*No space left.*run the same"):
         loop.train(made)
     assert checkpoints.load(made.run)[0].step == 6
     assert checkpoints.unpack(made.run.best)[1]["epoch"] == 1
@@ -131,7 +131,7 @@ def test_at_its_end_a_run_waits_for_room(coloured, undisturbed, tmp_path, disk):
 
     stop = Patient()
     made = job(
-        small_recipe(coloured), tmp_path / "run", Fills(disk, full=16), stop=stop, **SETTINGS
+        small_recipe(coloured), tmp_path / "run", Fills(disk, full=16), shutdown=stop, **SETTINGS
     )
     loop.train(made)
     assert stop.waited == 3
@@ -149,7 +149,7 @@ def test_asked_to_end_while_the_disk_is_full_a_run_says_what_is_lost(coloured, t
                 self.stop.ask("SIGTERM")
 
     watcher = Asks(disk, full=7)
-    made = job(small_recipe(coloured), tmp_path / "run", watcher, stop=watcher.stop, **SETTINGS)
+    made = job(small_recipe(coloured), tmp_path / "run", watcher, shutdown=watcher.stop, **SETTINGS)
     with pytest.raises(UserError, match=r"stopped by SIGTERM, and .*No space left.* is lost"):
         loop.train(made)
     assert checkpoints.load(made.run)[0].step == 6
@@ -179,8 +179,8 @@ def test_a_directory_that_vanishes_is_made_anew_with_all_that_belongs_there(
     assert run.finished()
     assert run.read_recipe() == small_recipe(coloured)
     assert run.plan.exists()
-    assert [note for note in watcher.notes if "vanished" in note] == [
-        f"{run.path} has vanished; it is made anew"
+    assert [note for note in watcher.notes if "deleted" in note] == [
+        f"{run.path} was deleted; recreating it"
     ]
 
 

@@ -60,7 +60,7 @@ def trained(strategy, trainable="top", optimizer="sgd", one_call=True, recipe=No
         else:
             for batch, rate in zip(batches(), RATES, strict=True):
                 made.step(batch, rate)
-        made.figures = made.totals.read()
+        made.recorded = made.metrics.read()
     return made
 
 
@@ -89,8 +89,8 @@ def test_two_devices_update_as_one_does_with_the_whole_batch(trainable, optimize
     one, two = (trained(s, trainable, optimizer, **changes) for s in (ONE, TWO))
     assert len(moved(one.net.model, one.before)) == {"head": 4, "top": 8}[trainable]
     agree(one, two)
-    assert two.figures.loss == pytest.approx(one.figures.loss, rel=1e-6)
-    assert (two.figures.accuracy, two.figures.examples) == (one.figures.accuracy, 15)
+    assert two.recorded.loss == pytest.approx(one.recorded.loss, rel=1e-6)
+    assert (two.recorded.accuracy, two.recorded.examples) == (one.recorded.accuracy, 15)
     assert float(two.optimizer.learning_rate.numpy()) == pytest.approx(0.05)
 
 
@@ -100,7 +100,7 @@ def test_a_batch_goes_in_pieces_on_each_device():
     one = trained(ONE, recipe=recipe)
     two = trained(TWO, recipe={**recipe, "gradient_accumulation_steps": 3})
     agree(one, two)
-    assert two.figures.loss == pytest.approx(one.figures.loss, rel=1e-6)
+    assert two.recorded.loss == pytest.approx(one.recorded.loss, rel=1e-6)
 
 
 @pytest.mark.parametrize("batch_norm", ["frozen", "train"])
@@ -132,7 +132,7 @@ def test_the_probe_after_a_phase_measures_what_their_shares_give():
 def test_steps_in_one_call_are_those_of_as_many_calls():
     together, alone = (trained(TWO, one_call=one_call) for one_call in (True, False))
     agree(together, alone, atol=0)
-    assert together.figures == alone.figures
+    assert together.recorded == alone.recorded
 
 
 def test_float16_scales_its_loss_and_skips_what_overflows():
@@ -145,21 +145,21 @@ def test_float16_scales_its_loss_and_skips_what_overflows():
         two.step(batches()[0], RATES[0])
     assert moved(two.net.model, before) == set()
     assert float(two.optimizer.dynamic_scale.numpy()) == 2.0**99
-    assert two.totals.read().bad_step is None, "the loss scale has seen to it"
+    assert two.metrics.read().bad_step is None, "the loss scale has seen to it"
 
 
 def test_totals_are_written_down_and_read_again():
     with TWO.scope():
         made = trained(TWO)
-        state = [np.asarray(part) for part in made.totals.state]
+        state = [np.asarray(part) for part in made.metrics.state]
         assert state[0][3] == 15
         assert state[1].tolist() == [3, 0]
-        made.totals.reset()
-        assert not made.totals.sums.read_value().numpy().any()
-        checkpoints.restore(made.totals.variables, state, "the test")
-        assert made.totals.read() == made.figures
+        made.metrics.reset()
+        assert not made.metrics.sums.read_value().numpy().any()
+        checkpoints.restore(made.metrics.variables, state, "the test")
+        assert made.metrics.read() == made.recorded
         made.step(batches()[0], RATES[0])
-        assert made.totals.read().examples == 21
+        assert made.metrics.read().examples == 21
 
 
 def test_a_loss_that_is_no_number_on_one_device_is_known_to_both():
@@ -168,10 +168,10 @@ def test_a_loss_that_is_no_number_on_one_device_is_known_to_both():
         batch = batches()[0]
         weights = np.array(batch.weights)
         weights[..., -1] = np.nan  # which falls to the second
-        made.totals.reset()
+        made.metrics.reset()
         made.step(batch, RATES[0])
         made.step(batch._replace(weights=tf.constant(weights)), RATES[0])
-        assert made.totals.read().bad_step == 1
+        assert made.metrics.read().bad_step == 1
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_bits(coloured, tmp_path):
@@ -181,7 +181,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(coloured, tmp_path):
         "fine_tune(trainable=middle, epochs=2, optimizer=adam, views=1)",
     )
     recipe = small_recipe(coloured, phases)
-    settings = {"room": CacheBudget(10**8), "steps_per_execution": 2, "devices": TWO}
+    settings = {"cache_budget": CacheBudget(10**8), "steps_per_execution": 2, "devices": TWO}
 
     def train(place: str, stop_at: int | None = None, **more):
         made = job(recipe, tmp_path / place, Watcher(stop_at), **settings, **more)

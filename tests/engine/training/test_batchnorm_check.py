@@ -11,14 +11,13 @@ from engine.frozen.precision import ComputeMode
 from engine.models import freezing
 from engine.optim import optimizers
 from engine.optim import options as recipes
-from engine.training import batchnorm_check, steps
+from engine.training import batchnorm_check
 from engine.training.metrics import MetricAccumulator, TrainMetrics
+from engine.training.steps import TrainStep
 from tests.engine import small, small_runs
 
 
-def training(
-    net, batch_norm="train", trainable="top", gradient_accumulation_steps=1
-) -> steps.StepContext:
+def training(net, batch_norm="train", trainable="top", gradient_accumulation_steps=1) -> TrainStep:
     phase = Phase("tune", trainable, batch_norm=batch_norm)
     recipe = small.recipe(
         phases=(phase,), batch_size=6, gradient_accumulation_steps=gradient_accumulation_steps
@@ -27,7 +26,7 @@ def training(
     options = recipes.options(phase).optimizer
     optimizer = optimizers.build(phase, options, partition.variables, scale_loss=False)
     below = tf.function(lambda batch: [partition.trunk(tf.cast(batch.inputs, tf.float32))])
-    return steps.StepContext(
+    return TrainStep(
         recipe, phase, partition, ComputeMode(), below, optimizer, [1.0] * 3, MetricAccumulator()
     )
 
@@ -113,8 +112,8 @@ def test_training_mode_is_what_the_step_gives(pieces):
     (batch,) = batches(1)
     batch = batch._replace(weights=tf.constant([[1.0, 1, 1, 1, 1, 0]]))
     found = batchnorm_check.check_batchnorm(given, [batch])
-    steps.make_train_step(given)(batch, tf.zeros([1]))
-    assert found.training.loss == pytest.approx(given.totals.read().loss, rel=1e-5)
+    given(batch, tf.zeros([1]))
+    assert found.training.loss == pytest.approx(given.metrics.read().loss, rel=1e-5)
     assert found.training.examples == 5
 
 
@@ -137,7 +136,7 @@ def test_a_run_taken_up_at_the_end_of_a_phase_measures_the_same(coloured, tmp_pa
     with pytest.raises(InterruptedError):
         loop.train(made("parts", 12))
     parts = loop.train(made("parts")).result
-    assert parts["phases"][0]["probe"] == whole["phases"][0]["probe"]
+    assert parts["phases"][0]["batchnorm_check"] == whole["phases"][0]["batchnorm_check"]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +168,7 @@ def test_a_run_reports_it_after_the_phase(coloured, tmp_path):
     made.classifier.model.get_layer("top_norm").moving_mean.assign([40.0] * 16)
     result = loop.train(made).result
     head, tune = result["phases"]
-    assert "probe" not in head
-    assert tune["probe"]["training"]["examples"] == 4 * 8
+    assert "batchnorm_check" not in head
+    assert tune["batchnorm_check"]["training"]["examples"] == 4 * 8
     # Ten steps move running statistics by a tenth of the way.
     assert any("phase 'tune': loss" in note for note in watcher.notes)

@@ -47,7 +47,7 @@ def test_an_opened_variable_that_stood_still_is_named(net):
     still = [by_name(net, "top_conv/bias"), by_name(net, "logits/kernel")]
     move([v for v in partition.variables if all(v is not other for other in still)])
     assert audit.check(trained=True) == [
-        "phase 'tune': open variables did not move: top_conv/bias, logits/kernel"
+        "phase 'tune': trainable variables did not move: top_conv/bias, logits/kernel"
     ]
 
 
@@ -60,7 +60,7 @@ def test_nothing_has_to_move_where_no_step_was_taken(net):
 def test_a_closed_variable_that_moved_is_an_error(net, name):
     partition, audit = begin(net)
     move([*partition.variables, by_name(net, name)])
-    with pytest.raises(RuntimeError, match=f"phase 'tune': closed variables moved: {name}$"):
+    with pytest.raises(RuntimeError, match=f"phase 'tune': frozen variables moved: {name}$"):
         audit.check(trained=True)
 
 

@@ -18,7 +18,7 @@ from engine.evaluation.decision_rule import DecisionRule
 from engine.frozen import array_store
 from engine.frozen.array_store import CacheBudget
 from engine.runs import history, load
-from engine.training import loop
+from engine.training import checkpoint_writer, loop, phase
 from tests.engine.small_runs import (
     LONGER,
     PHASES,
@@ -114,7 +114,7 @@ def test_where_features_can_not_be_kept_after_all_the_trunk_runs_each_time(
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(array_store, "table", full)
+    monkeypatch.setattr(array_store, "allocate", full)
     watcher = Watcher()
     recipe = small_recipe(coloured, phases)
     made = job(recipe, tmp_path / "full", watcher, cache_budget=CacheBudget(10**9))
@@ -232,7 +232,9 @@ def test_so_it_is_over_many_epochs_of_kept_features(
     coloured, tmp_path, monkeypatch, where, augment, more
 ):
     """Of all views, and of some of which a part is worked out anew each epoch."""
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 1e9)  # the first checkpoint loads what draws images
+    monkeypatch.setattr(
+        checkpoint_writer, "MIN_SECONDS", 1e9
+    )  # the first checkpoint loads what draws images
     meter = Meter()
     cache_budget = CacheBudget(10**9) if where == "memory" else CacheBudget(0, tmp_path / "kept")
     recipe = small_recipe(coloured, (f"transfer(epochs=50{more})",), augment)
@@ -246,12 +248,11 @@ def test_so_it_is_over_many_epochs_of_kept_features(
 
 
 def test_each_step_is_traced_once(coloured, tmp_path, monkeypatch):
-    seen = []
-    original = loop.steps.make_train_step
+    steps, original = [], phase.TrainStep
     monkeypatch.setattr(
-        loop.steps, "make_train_step", lambda *a: seen.append(original(*a)) or seen[-1]
+        phase, "TrainStep", lambda **fields: steps.append(original(**fields)) or steps[-1]
     )
     phases = [*PHASES, "again(trainable=middle, epochs=2, views=1)"]
     settings = {"steps_per_execution": 4, "cache_budget": CacheBudget(10**9)}
     loop.train(job(small_recipe(coloured, phases), tmp_path / "run", Watcher(), **settings))
-    assert [step.compiled.experimental_get_tracing_count() for step in seen] == [1, 1, 1]
+    assert [step.compiled.experimental_get_tracing_count() for step in steps] == [1, 1, 1]

@@ -38,15 +38,13 @@ def test_files_that_run_out_are_no_lack_of_memory():
 
 
 def test_every_phase_is_tried_with_a_step_in_its_pieces(tmp_path, monkeypatch):
-    tried, make = [], steps.make_train_step
+    tried, run_step = [], steps.TrainStep.__call__
 
-    def noting(given):
-        tried.append(
-            (given.phase.name, given.recipe.gradient_accumulation_steps, given.program.dtype)
-        )
-        return make(given)
+    def noting(step, *columns):
+        tried.append((step.phase.name, step.recipe.gradient_accumulation_steps, step.mode.dtype))
+        run_step(step, *columns)
 
-    monkeypatch.setattr(steps, "make_train_step", noting)
+    monkeypatch.setattr(steps.TrainStep, "__call__", noting)
     phases = ("a(epochs=1)", "b(epochs=0)", "c(trainable=middle, epochs=3, batch_norm=train)")
     recipe = small_recipe(tmp_path, phases, gradient_accumulation_steps=2, precision="auto")
     memory_fit.try_out(recipe, "xyz", augment.compose(recipe.augment), tf.distribute.get_strategy())

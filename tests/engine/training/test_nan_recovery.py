@@ -16,10 +16,11 @@ from engine.core.errors import UserError
 from engine.core.recipe import Phase
 from engine.frozen.array_store import CacheBudget
 from engine.runs import checkpoints, directory
-from engine.runs.directory import RunDirectory
+from engine.runs.directory import RunDirectory, claim_directory
+from engine.runs.nan_events import NanEvent, read_nan_events, reduce_rate, write_nan_events
 from engine.runtime.shutdown import Shutdown
-from engine.training import loop, nan_recovery
-from engine.training.state import NanEvent, TrainJob
+from engine.training import loop
+from engine.training.state import TrainJob
 from tests.engine import small
 from tests.engine.small_runs import Watcher, job, same_end, small_recipe
 
@@ -37,7 +38,7 @@ WAYS = {
 
 def spoiled(made: TrainJob, step: int = BAD, times: int = 1, known=None) -> TrainJob:
     """A weight of that step's batch is no number, until so many setbacks are known."""
-    real, known = made.loader.train_batches, known or (lambda: len(nan_recovery.read(made.run)))
+    real, known = made.loader.train_batches, known or (lambda: len(read_nan_events(made.run)))
 
     def train(first, stop, *rest):
         done = first
@@ -64,11 +65,11 @@ def test_the_run_goes_back_with_half_the_rate(coloured, half, tmp_path, settings
     watcher = Watcher()
     made = spoiled(job(small_recipe(coloured), tmp_path / "run", watcher, **settings))
     loop.train(made)
-    assert nan_recovery.read(made.run) == [NanEvent("fine_tune", BAD, 10)]
+    assert read_nan_events(made.run) == [NanEvent("fine_tune", BAD, 10)]
     (line,) = [line for line in watcher.notes if "the loss is" in line]
     assert line == (
         f"phase 'fine_tune', step 14: the loss is nan; its images are listed in "
-        f"{made.run.nan_batch}; going back to step 10 with half the learning rate"
+        f"{made.run.nan_batch}; rolling back to step 10 with half the learning rate"
     )
     if "cache_budget" not in settings:  # a mirrored image in the cache is rounded otherwise
         assert same_end(made.run, half)
@@ -77,14 +78,14 @@ def test_the_run_goes_back_with_half_the_rate(coloured, half, tmp_path, settings
 def test_what_it_goes_back_to_is_read_once_and_held_until_it_is_in_use(
     coloured, tmp_path, monkeypatch
 ):
-    read, held, load, train = [], [], checkpoints.load, loop._train
+    read, held, load, train = [], [], checkpoints.load, loop.Trainer.train
 
-    def noting(run, saved):
-        held.extend([saved, run.first])
-        return train(run, saved)
+    def noting(trainer):
+        held.extend([trainer.arrays, trainer.nan_recovery.initial_weights])
+        return train(trainer)
 
     monkeypatch.setattr(checkpoints, "load", lambda run: read.append(run) or load(run))
-    monkeypatch.setattr(loop, "_train", noting)
+    monkeypatch.setattr(loop.Trainer, "train", noting)
     loop.train(spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher())))
     assert len(read) == 2, "at the start, and where it went back"
     assert held == [{}, {}, {}, {}]
@@ -122,7 +123,7 @@ def test_killed_after_a_setback_the_rate_stays_halved(coloured, half, tmp_path):
     assert same_end(RunDirectory(place), half)
 
 
-def went_back(watcher: Watcher) -> bool:
+def rolled_back(watcher: Watcher) -> bool:
     return any("half the learning rate" in note for note in watcher.notes)
 
 
@@ -130,7 +131,7 @@ class Late(Watcher):
     """Interrupts at a step once there was a setback."""
 
     def step(self, moment):
-        if went_back(self):
+        if rolled_back(self):
             super().step(moment)
 
 
@@ -139,7 +140,7 @@ def test_a_checkpoint_is_never_written_of_a_step_that_was_no_good(coloured, tmp_
     settings = {"log_every_steps": 1000, "checkpoint_minutes": 0}
     made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher(), **settings))
     loop.train(made)
-    assert nan_recovery.read(made.run) == [NanEvent("fine_tune", BAD, BAD)]
+    assert read_nan_events(made.run) == [NanEvent("fine_tune", BAD, BAD)]
 
 
 class Spoils(Watcher):
@@ -147,7 +148,7 @@ class Spoils(Watcher):
 
     def step(self, moment):
         super().step(moment)
-        if moment.step == BAD and not went_back(self):
+        if moment.step == BAD and not rolled_back(self):
             spoiled = self.find(made=self.classifier)
             spoiled.assign(spoiled * np.inf + np.inf)
 
@@ -169,8 +170,8 @@ def test_nor_of_variables_that_are_no_good(coloured, tmp_path, phases, find):
     made = job(recipe, tmp_path / "run", watcher, checkpoint_minutes=0)
     watcher.classifier, watcher.find = made.classifier, find
     loop.train(made)
-    assert nan_recovery.read(made.run) == [NanEvent("fine_tune", BAD - 1, BAD - 1)]
-    assert any("step 13: its update left variables that are no numbers" in n for n in watcher.notes)
+    assert read_nan_events(made.run) == [NanEvent("fine_tune", BAD - 1, BAD - 1)]
+    assert any("step 13: its update left non-finite variables" in n for n in watcher.notes)
     assert all(np.isfinite(array).all() for array in checkpoints.load(made.run)[1]["model"])
 
 
@@ -181,7 +182,7 @@ def test_three_times_and_no_more(coloured, tmp_path):
         UserError, match=r"the loss is nan; .*, after the rate was halved 3 times; lower"
     ):
         loop.train(made)
-    assert len(nan_recovery.read(made.run)) == 3
+    assert len(read_nan_events(made.run)) == 3
     assert checkpoints.load(made.run)[0].step == 10
 
 
@@ -195,23 +196,21 @@ def test_asked_to_it_ends_instead(coloured, tmp_path):
 
 def test_the_rate_is_halved_from_there_on_and_in_that_phase_only(tmp_path):
     run, phase = RunDirectory(tmp_path), Phase("b")
-    nan_recovery.write(run, [NanEvent("b", 13, 10), NanEvent("b", 17, 15)])
-    known = nan_recovery.read(run)
-    rate = nan_recovery.with_reduced_rate(lambda step: 8.0, known, phase, start=5)
+    write_nan_events(run, [NanEvent("b", 13, 10), NanEvent("b", 17, 15)])
+    known = read_nan_events(run)
+    rate = reduce_rate(lambda step: 8.0, known, phase, start=5)
     assert [rate(step) for step in (0, 4, 5, 9, 10, 30)] == [8, 8, 4, 4, 2, 2]
-    assert nan_recovery.with_reduced_rate(lambda step: 8.0, known, Phase("a"), start=0)(20) == 8
+    assert reduce_rate(lambda step: 8.0, known, Phase("a"), start=0)(20) == 8
 
 
 def test_before_its_first_checkpoint_a_run_keeps_its_setbacks_to_itself(coloured, tmp_path):
     """The user lowers the rate and starts again: that is another run."""
-    from engine.runs.directory import claim_directory
-
     recipe, place = small_recipe(coloured), tmp_path / "run"
     made = spoiled(job(recipe, place, Watcher()), step=2, times=4)
     with pytest.raises(UserError, match="halved 3 times"):
         loop.train(made)
     claim_directory(made.run, small_recipe(coloured, HALF), overwrite=False)
-    assert nan_recovery.read(made.run) == []
+    assert read_nan_events(made.run) == []
 
 
 class Impatient(Shutdown):
@@ -225,18 +224,18 @@ def test_while_the_disk_is_full_too(coloured, half, tmp_path, monkeypatch):
     parts = [place / f"{name}.part" for name in ("nan_batch.csv", "nan_events.json")]
 
     def fsync(handle):
-        if any(part.exists() for part in parts) and not went_back(watcher):
+        if any(part.exists() for part in parts) and not rolled_back(watcher):
             raise OSError(errno.ENOSPC, "No space left on device")
         real(handle)
 
     monkeypatch.setattr(directory.os, "fsync", fsync)
-    made = job(small_recipe(coloured), place, watcher, stop=Impatient())
-    loop.train(spoiled(made, known=lambda: went_back(watcher)))
-    assert nan_recovery.read(made.run) == [NanEvent("fine_tune", BAD, 10)]
+    made = job(small_recipe(coloured), place, watcher, shutdown=Impatient())
+    loop.train(spoiled(made, known=lambda: rolled_back(watcher)))
+    assert read_nan_events(made.run) == [NanEvent("fine_tune", BAD, 10)]
     assert same_end(made.run, half)
     (line,) = [line for line in watcher.notes if "the loss is" in line]
     assert line.endswith(
-        "step 14: the loss is nan; going back to step 10 with half the learning rate"
+        "step 14: the loss is nan; rolling back to step 10 with half the learning rate"
     )
 
 
@@ -269,7 +268,7 @@ def test_without_a_checkpoint_there_is_nothing_to_go_back_to(coloured, tmp_path)
     with pytest.raises(InterruptedError):
         loop.train(job(recipe, place, Watcher(stop_at=12), checkpoint_minutes=0))
     message = (
-        r"step 14: the loss is nan; .*checkpoints has vanished, so there is nothing to go back"
+        r"step 14: the loss is nan; .*checkpoints was deleted, so there is nothing to roll back"
     )
     with pytest.raises(UserError, match=message):
         loop.train(spoiled(job(recipe, place, Removes())))
@@ -278,12 +277,12 @@ def test_without_a_checkpoint_there_is_nothing_to_go_back_to(coloured, tmp_path)
 def test_neither_is_lost_with_the_directory(coloured, half, tmp_path):
     class Removes(Late):
         def step(self, moment):
-            if moment.step == 16 and went_back(self):
+            if moment.step == 16 and rolled_back(self):
                 shutil.rmtree(tmp_path / "run")
 
     made = spoiled(job(small_recipe(coloured), tmp_path / "run", Removes()))
     loop.train(made)
-    assert nan_recovery.read(made.run) == [NanEvent("fine_tune", BAD, 10)]
+    assert read_nan_events(made.run) == [NanEvent("fine_tune", BAD, 10)]
     assert same_end(made.run, half)
 
 
@@ -295,16 +294,14 @@ def test_a_damaged_list_of_setbacks_is_no_empty_one(tmp_path, text):
     run = RunDirectory(tmp_path)
     run.nan_events.write_text(text)
     with pytest.raises(UserError, match=r"nan_events.json: can't be read .*--overwrite"):
-        nan_recovery.read(run)
+        read_nan_events(run)
 
 
 def test_a_new_run_knows_none(coloured, tmp_path):
-    from engine.runs.directory import claim_directory
-
     recipe, place = small_recipe(coloured), tmp_path / "run"
     made = spoiled(job(recipe, place, Watcher()))
     loop.train(made)
     claim_directory(made.run, recipe, overwrite=True)
     assert not made.run.nan_batch.exists()
     assert json.loads(made.run.recipe.read_text())
-    assert nan_recovery.read(made.run) == []
+    assert read_nan_events(made.run) == []

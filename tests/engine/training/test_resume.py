@@ -14,7 +14,7 @@ from engine.frozen.array_store import CacheBudget
 from engine.runs import checkpoints
 from engine.runs.directory import RunDirectory
 from engine.runtime.shutdown import Shutdown, ShutdownRequested
-from engine.training import loop, steps_per_execution
+from engine.training import checkpoint_writer, loop, steps_per_execution
 from pipelines.loading import batches
 from pipelines.sources import sources
 from tests.engine import small
@@ -100,7 +100,7 @@ def test_asked_to_end_a_run_saves_what_it_has(coloured, undisturbed, tmp_path, s
     """Within an epoch, at its end and that of a phase; there are 5 steps in each."""
     recipe, asks = small_recipe(coloured), Asks(step)
     with pytest.raises(ShutdownRequested, match="the test"):
-        loop.train(job(recipe, tmp_path / "run", asks, stop=asks.stop))
+        loop.train(job(recipe, tmp_path / "run", asks, shutdown=asks.stop))
     assert checkpoints.load(RunDirectory(tmp_path / "run"))[0].step == step
     again = job(recipe, tmp_path / "run", Watcher())
     loop.train(again)
@@ -115,7 +115,7 @@ def test_before_its_first_step_and_while_it_fills_too(coloured, tmp_path):
     stop = Shutdown()
     stop.ask("the test")
     with pytest.raises(ShutdownRequested):
-        loop.train(job(recipe, tmp_path / "run", Watcher(), stop=stop, **settings))
+        loop.train(job(recipe, tmp_path / "run", Watcher(), shutdown=stop, **settings))
     assert checkpoints.load(RunDirectory(tmp_path / "run"))[0].step == 0
     loop.train(job(recipe, tmp_path / "run", Watcher(), **settings))
     assert same_end(RunDirectory(tmp_path / "run"), steady.run)
@@ -155,7 +155,7 @@ def test_so_does_one_that(coloured, tmp_path, half_is_faster, what):
 
 def test_the_measured_pace_changes_nothing(coloured, undisturbed, tmp_path, monkeypatch):
     """In the first epoch the pace changes from one step a call to all that are left."""
-    monkeypatch.setattr(steps_per_execution, "CALL_SECONDS", 1e9)
+    monkeypatch.setattr(steps_per_execution, "MIN_CALL_SECONDS", 1e9)
     watcher = Watcher()
     made = job(small_recipe(coloured), tmp_path / "run", watcher, steps_per_execution=None)
     loop.train(made)
@@ -210,8 +210,8 @@ def test_epochs_that_are_soon_over_share_a_checkpoint(
     coloured, tmp_path, monkeypatch, seconds, share, minutes, expected
 ):
     """The best model is written with it; with checkpoint_minutes=0 each step writes one."""
-    monkeypatch.setattr(loop, "SAVE_SECONDS", seconds)
-    monkeypatch.setattr(loop, "SAVE_SHARE", share)
+    monkeypatch.setattr(checkpoint_writer, "MIN_SECONDS", seconds)
+    monkeypatch.setattr(checkpoint_writer, "MAX_SHARE", share)
     watcher = Saves(RunDirectory(tmp_path / "run"))
     loop.train(job(small_recipe(coloured), tmp_path / "run", watcher, checkpoint_minutes=minutes))
     assert watcher.seen[: len(expected)] == expected
@@ -241,8 +241,8 @@ def test_ended_between_its_best_model_and_the_checkpoint(
             raise KeyError("killed")
         return real(run, progress, variables)
 
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0)
-    monkeypatch.setattr(loop, "SAVE_SHARE", 1e9)
+    monkeypatch.setattr(checkpoint_writer, "MIN_SECONDS", 0)
+    monkeypatch.setattr(checkpoint_writer, "MAX_SHARE", 1e9)
     monkeypatch.setattr(checkpoints, "save", save)
     with pytest.raises(KeyError, match="killed"):
         loop.train(job(recipe, tmp_path / "run", Watcher()))
@@ -283,7 +283,9 @@ def test_with_other_images_it_does_not_go_on(coloured, tmp_path, change):
     }
     loader = batches.ImageDataLoader(others[change], made.recipe, 2)
     before = made.run.history.read_bytes()
-    with pytest.raises(UserError, match=r"began with other images: .*; now .*; put them back"):
+    with pytest.raises(
+        UserError, match=r"the dataset changed since this run started: .*; now .*; restore it"
+    ):
         loop.train(dataclasses.replace(made, loader=loader))
     assert made.run.history.read_bytes() == before
     loop.train(job(small_recipe(coloured), tmp_path / "run", Watcher()))

@@ -108,8 +108,8 @@ def test_examples_at_weight_0_do_not_matter():
     theirs.step(small.taken(whole, [0, 1, 2, 3]), RATE)
     for one, other in zip(ours.net.model.weights, theirs.net.model.weights, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
-    assert ours.totals.read().examples == 4
-    np.testing.assert_allclose(ours.totals.read().loss, theirs.totals.read().loss, rtol=1e-6)
+    assert ours.metrics.read().examples == 4
+    np.testing.assert_allclose(ours.metrics.read().loss, theirs.metrics.read().loss, rtol=1e-6)
 
 
 def test_totals_are_those_of_the_network_before_the_update():
@@ -118,7 +118,7 @@ def test_totals_are_those_of_the_network_before_the_update():
     labels = np.array(batch.labels)
     losses = -special.log_softmax(logits, -1)[np.arange(6), labels]
     made.step(batch, RATE)
-    figures = made.totals.read()
+    figures = made.metrics.read()
     assert figures.loss == pytest.approx(losses.mean(), abs=1e-6)
     assert figures.accuracy == pytest.approx((logits.argmax(-1) == labels).mean())
     assert figures.examples == 6

@@ -45,7 +45,7 @@ def test_a_batch_in_pieces_gives_the_same_update(trainable, pieces):
         assert len(moved(net.model, before)) == {"head": 4, "top": 8}[trainable]
     for one, other in zip(*(each.net.model.weights for each in made), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
-    whole, in_pieces = (each.totals.read() for each in made)
+    whole, in_pieces = (each.metrics.read() for each in made)
     assert in_pieces.loss == pytest.approx(whole.loss, rel=1e-6)
     assert (in_pieces.accuracy, in_pieces.examples) == (whole.accuracy, 10)
 
@@ -74,7 +74,7 @@ def test_steps_in_one_call_are_those_of_as_many_calls(optimizer, lengths):
         assert np.array_equal(mine, other), mine.path
     for mine, other in zip(many.optimizer.variables, one.optimizer.variables, strict=True):
         assert np.array_equal(mine, other), mine.path
-    assert many.totals.read() == one.totals.read()
+    assert many.metrics.read() == one.metrics.read()
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_kept_features_train_as_images_do(text, views):
             kept.steps(batches, tf.fill([len(batches.labels)], 0.01))
     for one, other in zip(kept.net.model.weights, plain.net.model.weights, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5, err_msg=one.path)
-    assert kept.totals.read().loss == pytest.approx(plain.totals.read().loss, rel=1e-5)
+    assert kept.metrics.read().loss == pytest.approx(plain.metrics.read().loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("program", [FLOAT32, ComputeMode("mixed_bfloat16")], ids=str)
@@ -112,7 +112,7 @@ def test_evaluation_above_a_cut_is_that_of_the_whole(trainable, program):
     cut = freezing.partition_model(net, trainable)
     pixels = tf.cast(batch.inputs, tf.float32)
     boundary = tf.nest.flatten(cut.trunk(pixels, training=False))
-    found = steps.make_upper_step(cut, program)(boundary, batch.labels)
+    found = steps.make_tail_eval_step(cut, program)(boundary, batch.labels)
     expected = eval_step.make_eval_step(net.model)(batch.inputs, batch.labels)
     tolerance = 1e-5 if program is FLOAT32 else 0.02
     for one, other in zip(found, expected, strict=True):

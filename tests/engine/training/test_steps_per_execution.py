@@ -12,7 +12,7 @@ def told(made: StepsPerExecution, *seconds: float) -> list[int]:
     """The steps per call after each of the calls."""
     found = []
     for value in seconds:
-        made.took(value)
+        made.record(value)
         found.append(made.steps)
     return found
 
@@ -41,7 +41,7 @@ def test_once_settled_it_stays():
 @pytest.mark.parametrize(("share", "steps"), [(1, 1), (2, 2), (7, 7), (0.5, 1), (1e6, 50)])
 def test_no_more_inputs_lie_ready_than_memory_is_meant_for(share, steps):
     """share: how many steps' inputs fit."""
-    made = StepsPerExecution(None, int(steps_per_execution.MOST_BYTES // share))
+    made = StepsPerExecution(None, int(steps_per_execution.MAX_BYTES // share))
     told(made, SLOW_START, 0.001, 0.001, 0.001)
     assert made.steps == steps
 
