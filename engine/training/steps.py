@@ -18,7 +18,7 @@ import tensorflow as tf
 from engine.core.dataset import Batch
 from engine.core.recipe import Phase, Recipe
 from engine.evaluation import eval_step
-from engine.frozen.precision import ComputeMode
+from engine.frozen.precision import ComputeMode, override_dtype_policy
 from engine.models.batchnorm_folding import as_list, fold
 from engine.models.freezing import ModelPartition
 from engine.optim import losses
