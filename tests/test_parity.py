@@ -155,7 +155,7 @@ def served(tmp_path_factory) -> Served:
         loader = batches.ImageDataLoader(data, made, 2, Rows(images))
         job = TrainJob(made, network, loader, augment.compose(()), places[resize], Watcher())
         save(job)
-    labels = data.part("validation").labels
+    labels = data.subset("validation").labels
     return Served(files, places, job, labels, as_saved(places["squash"], images))
 
 

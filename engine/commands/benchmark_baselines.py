@@ -91,7 +91,7 @@ def line(what: str, pair: tuple[Work, Work], repeats: int) -> str:
 
 def _inputs(made: TrainJob, threads: int, repeats: int) -> Iterator[str]:
     """Batches from files and from the pixel cache, against decoding with nothing else attached."""
-    examples, recipe = sources.load(made.recipe.data).part("train"), made.recipe
+    examples, recipe = sources.load_examples(made.recipe.data).subset("train"), made.recipe
     loader = batches.ImageDataLoader(examples, recipe, threads)
     steps = min(made.steps_per_epoch, max(1, 2000 // recipe.batch_size))
     images = steps * recipe.batch_size
@@ -121,9 +121,9 @@ def drain(items: Any) -> None:
 def races(parsed: cli_flags.Parsed, recipe: Recipe, folder: Path) -> Iterator[str]:
     """Whole runs from process start, taking turns, until an evaluation reaches the target."""
     target = parsed.target_accuracy
-    examples = sources.load(recipe.data)
+    examples = sources.load_examples(recipe.data)
     for part in ("train", "validation"):
-        class_folders.lay_out(examples.part(part), folder / "images" / part)
+        class_folders.write_class_folders(examples.subset(part), folder / "images" / part)
     found: dict[str, list[courses.Course]] = {n: [] for n in (OURS, *cli_flags.words(parsed.ways))}
     for seed, name in itertools.product(range(parsed.seeds), found):
         seeded = dataclasses.replace(recipe, seed=recipe.seed + seed)

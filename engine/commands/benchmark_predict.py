@@ -30,7 +30,7 @@ IMAGES = 3000  # of a sample at most; at each of its ends the pipeline fills up,
 def row(recipe: Recipe, threads: int, device: str | None, folder: Path, repeats: int) -> Row:
     """Decoding, the network and the whole, of the recipe's training images."""
     hardware.reset_peak_memory()
-    examples = sources.load(recipe.data)
+    examples = sources.load_examples(recipe.data)
     files = examples.take(examples.lengths == WHOLE_FILE)
     files = files.take(np.arange(min(len(files), IMAGES)))
     made = classifier.build(recipe, len(examples.classes))

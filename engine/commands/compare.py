@@ -22,7 +22,7 @@ from engine.evaluation.mcnemar import ModelComparison, compare_models, require_s
 from engine.runs import best_model
 from engine.runs.directory import RunDirectory
 from engine.runs.load import load_run
-from pipelines.sources.overlap import same_file
+from pipelines.sources.overlap import file_identity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ def rows(runs: Sequence[RunDirectory], what: EvaluationRequest) -> list[Row]:
         opened = load_run(run)
         answers, source = answer(opened, what)
         examples = source.examples
-        seen.append([same_file(examples, index) for index in range(len(examples))])
+        seen.append([file_identity(examples, index) for index in range(len(examples))])
         known.append(set(itertools.compress(seen[-1], trained_on(opened, source, what))))
         named = dataclasses.replace(answers, name=seen[-1].__getitem__)
         found = measured(opened, named, source, what)

@@ -126,7 +126,7 @@ def trained_on(
 ) -> np.ndarray:
     """bool [N]: see `overlap.trained_on`."""
     own = opened.recipe.data
-    return overlap.trained_on(own, what.other or own, source.examples)
+    return overlap.find_trained_on(own, what.other or own, source.examples)
 
 
 def warn_of_trained(run: RunDirectory, count: int, of: int) -> None:

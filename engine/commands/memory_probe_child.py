@@ -39,7 +39,7 @@ def fits(recipe: Recipe, threads: int | None) -> bool:
     from pipelines.augment import augment
     from pipelines.sources import sources
 
-    classes = sources.listed(recipe.data).classes
+    classes = sources.list_examples(recipe.data).classes
     try:
         devices = distribution.choose_strategy(
             tensorflow_setup.list_gpus(), recipe.batch_size, recipe.gradient_accumulation_steps

@@ -143,7 +143,7 @@ class Stop(benchmark_baselines.Quiet):
 def _train(recipe: Recipe, threads: int, place: Path, stop: int | None = None) -> dict:
     run = RunDirectory(place)
     claim_directory(run, recipe, overwrite=False)
-    loader = batches.ImageDataLoader(sources.load(recipe.data), recipe, threads)
+    loader = batches.ImageDataLoader(sources.load_examples(recipe.data), recipe, threads)
     job = TrainJob(
         recipe=recipe,
         classifier=classifier.build(recipe, len(loader.classes)),

@@ -108,7 +108,7 @@ def _require_sources(recipe: Recipe, resumes: bool) -> None:
     """
     from pipelines.sources import sources
 
-    sources.require_places(recipe.data)
+    sources.require_locations(recipe.data)
     if not recipe.init_from or resumes:
         return
     if not RunDirectory(Path(recipe.init_from)).best.is_file():

@@ -40,7 +40,7 @@ def prepare_model_and_data(
     Raises:
       UserError: the images or the weights are not there, or can't be used.
     """
-    examples = sources.load(recipe.data)
+    examples = sources.load_examples(recipe.data)
     classifier = setup.build(recipe, examples.classes, run, logger, devices)
     # The weights of a run that is resumed are still in its checkpoint.
     phases = [] if run.started() else [phase for phase in recipe.phases if phase.epochs][:1]

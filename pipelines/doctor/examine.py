@@ -52,7 +52,7 @@ class ExaminedDataset:
         counts = {
             split: dict(zip(examples.classes, of_split.class_counts(), strict=True))
             for split in SPLITS
-            if len(of_split := examples.part(split))
+            if len(of_split := examples.subset(split))
         }
         readable = int(self.readable.sum())
         return DatasetExamination(
@@ -88,11 +88,11 @@ def list_examples(spec: DataSpec) -> tuple[Examples, bool, list[Finding]]:
     Raises:
       UserError: there is nothing to examine.
     """
-    examples = sources.listed(spec)
+    examples = sources.list_examples(spec)
     has_validation = VALIDATION in examples.splits
     groups = dict(zip(examples.keys, examples.groups, strict=True))
     try:
-        divided = sources.divided(examples, spec)
+        divided = sources.complete_splits(examples, spec)
         # Without the groups that tie duplicates together for a split: they are reported here.
         own = np.array([groups[key] for key in divided.keys], dtype=object)
         return divided.replace(groups=own), has_validation, []
@@ -101,7 +101,7 @@ def list_examples(spec: DataSpec) -> tuple[Examples, bool, list[Finding]]:
             raise
         case = Case((printable(spec.location),), printable(str(error)))
         limit = spec.limit_examples and max(spec.limit_examples, len(examples.classes))
-        limited = splits.limit(examples, limit, spec.split_seed)
+        limited = splits.limit_examples(examples, limit, spec.split_seed)
         return limited, has_validation, kinds.collect({"refused": [case]})
 
 

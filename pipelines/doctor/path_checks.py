@@ -26,7 +26,11 @@ def check_paths(spec: DataSpec, examples: Examples) -> list[Finding]:
     for root in roots:
         for kind, path, detail in _check_links(root, roots):
             cases[kind].append(Case((printable(path),), detail))
-        parents = [root, *sources.parts_in(root).values()] if spec.source == "folders" else [root]
+        parents = (
+            [root, *sources.find_split_folders(root).values()]
+            if spec.source == "folders"
+            else [root]
+        )
         cases["stray"] += [Case((printable(path),)) for p in parents for path in _images_in(p)]
     cases["odd_name"] = [
         Case((examples.name(index),), examples=(index,))

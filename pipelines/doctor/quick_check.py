@@ -68,7 +68,7 @@ def _read_headers(examples: Examples, pixels: Pixels | None) -> tuple[np.ndarray
 
 def find_imbalance(examples: Examples) -> list[Finding]:
     """Reports a class that has many times the training images of another."""
-    counts = dict(zip(examples.classes, examples.part("train").class_counts(), strict=True))
+    counts = dict(zip(examples.classes, examples.subset("train").class_counts(), strict=True))
     present = {name: count for name, count in counts.items() if count}
     if not present or max(present.values()) <= IMBALANCE * min(present.values()):
         return []

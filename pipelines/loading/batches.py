@@ -180,7 +180,7 @@ class ImageDataLoader(DataLoader):
         """Args as of `SplitLoader`; the examples are those of all splits."""
         self._recipe = recipe
         self._splits = {
-            name: SplitLoader(examples.part(name), recipe, threads, pixels, device)
+            name: SplitLoader(examples.subset(name), recipe, threads, pixels, device)
             for name in SPLITS
         }
         training = self._splits["train"].examples

@@ -86,8 +86,8 @@ def prepare_evaluation_data(
     Raises:
       UserError: the data has a class that the model does not know, or nothing is left to measure.
     """
-    examples = _relabelled(sources.load(recipe.data), classes)
-    examples = examples if part == "all" else examples.part(part)
+    examples = _relabelled(sources.load_examples(recipe.data), classes)
+    examples = examples if part == "all" else examples.subset(part)
     seen = pixel_cache.find(_plan(examples, recipe, threads, say, place)) if place else None
     if seen is None:
         seen = _look(examples, recipe, threads, say)
@@ -114,7 +114,9 @@ def _absent(spec: DataSpec, seen: Seen) -> tuple[str, list[Broken]]:
     gone = [one for one in seen.broken if one.reason == MISSING]
     if spec.source != "manifest" or not gone:
         return "", seen.broken
-    sentence = manifest.absent(spec.location, [one.path for one in gone], len(seen.examples))
+    sentence = manifest.describe_missing(
+        spec.location, [one.path for one in gone], len(seen.examples)
+    )
     return sentence, [one for one in seen.broken if one.reason != MISSING]
 
 

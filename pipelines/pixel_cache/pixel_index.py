@@ -88,16 +88,16 @@ def save(file: BinaryIO, index: Index, examples: Examples) -> None:
 def load(path: str | os.PathLike[str], definition: str) -> Index | None:
     """The index in a file; None where it is damaged, or of another definition or format."""
     try:
-        with archives.opened(path, _MOST_BYTES) as kept:
+        with archives.open_archive(path, _MOST_BYTES) as kept:
             if kept["format"] != FORMAT or str(kept["definition"]) != definition:
                 return None
-            stamps = archives.column(kept, "stamps", f"S{BYTES}")
+            stamps = archives.read_column(kept, "stamps", f"S{BYTES}")
             index = blank(definition, len(stamps))
             index.stamps[:] = stamps
             for name in FACTS:
                 mine = getattr(index, name)
-                mine[:] = archives.column(kept, name, mine.dtype, len(index))
-            broken, reasons = archives.column(kept, "broken", np.int64), kept["reasons"]
+                mine[:] = archives.read_column(kept, name, mine.dtype, len(index))
+            broken, reasons = archives.read_column(kept, "broken", np.int64), kept["reasons"]
             if reasons.dtype.kind != "U" or reasons.shape != broken.shape:
                 raise ValueError(f"reasons is {reasons.dtype} {reasons.shape}")
             index.reasons[broken] = reasons.astype(object)
@@ -114,10 +114,11 @@ def load_places(path: str | os.PathLike[str]) -> tuple[list[str], np.ndarray, np
       OSError: the file is gone or damaged.
     """
     try:
-        with archives.opened(path, _MOST_BYTES) as kept:
+        with archives.open_archive(path, _MOST_BYTES) as kept:
             paths = kept["paths"].tobytes().split(b"\0") if len(kept["stamps"]) else []
             offsets, lengths = (
-                archives.column(kept, name, np.int64, len(paths)) for name in ("offsets", "lengths")
+                archives.read_column(kept, name, np.int64, len(paths))
+                for name in ("offsets", "lengths")
             )
             if len(kept["stamps"]) != len(paths):
                 raise ValueError(f"{len(paths)} paths for {len(kept['stamps'])} rows")

@@ -192,8 +192,8 @@ def leave_out(
     for split in SPLITS:
         counts = zip(
             examples.classes,
-            examples.part(split).class_counts(),
-            rest.part(split).class_counts(),
+            examples.subset(split).class_counts(),
+            rest.subset(split).class_counts(),
             strict=True,
         )
         for name, before, after in counts:

@@ -11,7 +11,7 @@ import numpy as np
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str], most: int) -> Iterator[Any]:
+def open_archive(path: str | os.PathLike[str], most: int) -> Iterator[Any]:
     """The arrays in a file by their names, each unpacked when it is asked for; objects are refused.
 
     Args:
@@ -28,7 +28,7 @@ def opened(path: str | os.PathLike[str], most: int) -> Iterator[Any]:
         yield kept
 
 
-def column(kept: Any, name: str, kind: Any, count: int | None = None) -> np.ndarray:
+def read_column(kept: Any, name: str, kind: Any, count: int | None = None) -> np.ndarray:
     """An array [N] of the archive; N is `count`, where that is given.
 
     Raises:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipelines.sources.examples import WHOLE_FILE, Examples, read
 
 
-def lay_out(examples: Examples, folder: Path) -> None:
+def write_class_folders(examples: Examples, folder: Path) -> None:
     """`folder/<class number>/<number>.<ending>`: links to files, copies of what is in records."""
     for number, (path, label, length) in enumerate(
         zip(examples.paths, examples.labels, examples.lengths, strict=True)

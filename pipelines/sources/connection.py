@@ -13,7 +13,7 @@ CONNECT_SECONDS = 5
 _ALL_SECONDS = 8  # names are looked up without a limit of time of their own
 
 
-def problem(urls: Iterable[str]) -> str | None:
+def connection_problem(urls: Iterable[str]) -> str | None:
     """What is wrong with the way to the hosts of these URLs, or None; within 8 seconds.
 
     A connection is opened to each host, or to the proxy that the environment names, and closed.

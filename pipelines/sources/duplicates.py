@@ -16,7 +16,7 @@ _CHUNK = 256
 _READERS = 16  # they wait for the disk, not for a core
 
 
-def same_content(paths: np.ndarray, apart: np.ndarray | None = None) -> np.ndarray:
+def first_of_same_content(paths: np.ndarray, apart: np.ndarray | None = None) -> np.ndarray:
     """For every file the index of the first one with the same content, itself where there is none.
 
     Sizes are compared first, then 4 KiB from the middle, then hashes of the whole, each only for

@@ -72,7 +72,7 @@ class Examples:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def part(self, split: str) -> Examples:
+    def subset(self, split: str) -> Examples:
         """The examples of `train`, `validation` or `test`, in their order."""
         return self.take(self.splits == SPLITS.index(split))
 

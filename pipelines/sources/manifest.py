@@ -72,7 +72,7 @@ def read_manifest(file: str, root: str | None = None) -> Examples:
     )
 
 
-def absent(file: str, missing: list[str], count: int) -> str:
+def describe_missing(file: str, missing: list[str], count: int) -> str:
     """What to say of the paths in a manifest that lead nowhere, of `count` that were followed."""
     folder = os.path.dirname(os.path.abspath(os.path.expanduser(file)))
     are = "does not exist" if len(missing) == 1 else "do not exist"

@@ -9,11 +9,11 @@ import numpy as np
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec
 from pipelines.sources import sources
-from pipelines.sources.duplicates import same_content
+from pipelines.sources.duplicates import first_of_same_content
 from pipelines.sources.examples import WHOLE_FILE, Examples
 
 
-def trained_on(trained: DataSpec, measured: DataSpec, examples: Examples) -> np.ndarray:
+def find_trained_on(trained: DataSpec, measured: DataSpec, examples: Examples) -> np.ndarray:
     """bool [N]: by their bytes, so that copies count; inside of record files by their places.
 
     None are where the images that the run was trained on are not there any more.
@@ -26,18 +26,20 @@ def trained_on(trained: DataSpec, measured: DataSpec, examples: Examples) -> np.
     if trained.source == "tfds" and measured.location != trained.location:
         return none  # it may still have to be downloaded, and nothing else lies in its files
     try:
-        known = sources.load(trained).part("train")
+        known = sources.load_examples(trained).subset("train")
     except UserError:
         return none
     if np.all(known.lengths == WHOLE_FILE) and np.all(examples.lengths == WHOLE_FILE):
         apart = np.repeat([0, 1], [len(known), len(examples)])
-        first = same_content(np.concatenate([known.paths, examples.paths]), apart)
+        first = first_of_same_content(np.concatenate([known.paths, examples.paths]), apart)
         return first[len(known) :] < len(known)
-    names = {same_file(known, index) for index in range(len(known))}
-    return np.array([same_file(examples, index) in names for index in range(len(examples))], bool)
+    names = {file_identity(known, index) for index in range(len(known))}
+    return np.array(
+        [file_identity(examples, index) in names for index in range(len(examples))], bool
+    )
 
 
-def same_file(examples: Examples, index: int) -> str:
+def file_identity(examples: Examples, index: int) -> str:
     """An image's name that is the same by whatever way it was reached, and no other's.
 
     Links are followed, so that a folder of links to images holds those images. A copy is

@@ -70,7 +70,7 @@ class SolarCells(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         folder = package_folder()
-        train, test = divide(read_table(folder / "labels.csv"))
+        train, test = split_cells(read_table(folder / "labels.csv"))
         return {
             "train": self._generate_examples(folder, train),
             "test": self._generate_examples(folder, test),
@@ -109,7 +109,7 @@ def read_table(file: Path) -> list[Cell]:
     return [Cell(name, float(probability), kind) for name, probability, kind in rows]
 
 
-def divide(cells: list[Cell]) -> tuple[list[Cell], list[Cell]]:
+def split_cells(cells: list[Cell]) -> tuple[list[Cell], list[Cell]]:
     """(train, test), three quarters and one quarter of each label of each kind, for good.
 
     Decided by a hash of the file's name, never by `split_seed`: a test part is the same for all.

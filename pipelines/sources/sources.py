@@ -20,27 +20,27 @@ JUNK = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir
 _NAMES_OF_PARTS = {"train": TRAIN, "val": VALIDATION, "validation": VALIDATION, "test": TEST}
 
 
-def load(spec: DataSpec) -> Examples:
+def load_examples(spec: DataSpec) -> Examples:
     """The index of the data set, divided, and limited where `limit_examples` says so.
 
     Raises:
       UserError: see `listed` and `divided`.
     """
-    return divided(listed(spec), spec)
+    return complete_splits(list_examples(spec), spec)
 
 
-def listed(spec: DataSpec) -> Examples:
+def list_examples(spec: DataSpec) -> Examples:
     """The index as it was arranged, unchecked; its validation part may be missing.
 
     Raises:
       UserError: the place does not exist, is remote, or does not hold what the source asks for.
     """
     source = choose(spec.source, SOURCES, "source")
-    require_places(spec)
+    require_locations(spec)
     return source(spec)
 
 
-def require_places(spec: DataSpec) -> None:
+def require_locations(spec: DataSpec) -> None:
     """Whether there is anything where the data are to lie; it costs nothing to ask.
 
     Raises:
@@ -57,14 +57,14 @@ def require_places(spec: DataSpec) -> None:
             raise UserError(f"the {what} {printable(place)} does not exist; check its name")
 
 
-def divided(examples: Examples, spec: DataSpec) -> Examples:
+def complete_splits(examples: Examples, spec: DataSpec) -> Examples:
     """What `listed` gave, checked, with a validation part, and limited where that is asked for.
 
     Raises:
       UserError: what `splits.complete` finds.
     """
-    examples = splits.complete(examples, spec)
-    return splits.limit(examples, spec.limit_examples, spec.split_seed)
+    examples = splits.add_validation_split(examples, spec)
+    return splits.limit_examples(examples, spec.limit_examples, spec.split_seed)
 
 
 def from_folders(spec: DataSpec) -> Examples:
@@ -73,10 +73,10 @@ def from_folders(spec: DataSpec) -> Examples:
     Raises:
       UserError: see `load` and `parts_in`.
     """
-    return _from_parts(parts_in(spec.location) or {TRAIN: spec.location})
+    return _from_parts(find_split_folders(spec.location) or {TRAIN: spec.location})
 
 
-def parts_in(place: str) -> dict[int, str]:
+def find_split_folders(place: str) -> dict[int, str]:
     """part -> its folder, where a place is divided so; empty where classes lie in it directly.
 
     Raises:
@@ -118,7 +118,7 @@ def from_tfds(spec: DataSpec) -> Examples:
     """A data set of TensorFlow Datasets; downloads and prepares it where that is still to do."""
     from pipelines.sources import tfds as tfds_source  # imports TensorFlow
 
-    return tfds_source.load(spec)
+    return tfds_source.load_tfds(spec)
 
 
 def _from_parts(places: dict[int, str]) -> Examples:

@@ -16,11 +16,11 @@ import numpy as np
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec
 from pipelines.sources import validate as checks
-from pipelines.sources.duplicates import same_content
+from pipelines.sources.duplicates import first_of_same_content
 from pipelines.sources.examples import SPLITS, TRAIN, VALIDATION, WHOLE_FILE, Examples, join
 
 
-def ranks(keys: np.ndarray, seed: int) -> np.ndarray:
+def rank_keys(keys: np.ndarray, seed: int) -> np.ndarray:
     """A stateless draw for each key: uint64 [N], equally spread, the same on every machine."""
     salt = str(seed).encode()
     digests = (
@@ -30,7 +30,7 @@ def ranks(keys: np.ndarray, seed: int) -> np.ndarray:
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 
 
-def quotas(sizes: np.ndarray, total: int, least: np.ndarray, most: np.ndarray) -> np.ndarray:
+def apportion(sizes: np.ndarray, total: int, least: np.ndarray, most: np.ndarray) -> np.ndarray:
     """`total` dealt out in proportion to `sizes`, each share within [least, most].
 
     Largest remainders (Hamilton's method): shares are rounded down, and what is left goes to those
@@ -51,7 +51,7 @@ def quotas(sizes: np.ndarray, total: int, least: np.ndarray, most: np.ndarray) -
     return shares
 
 
-def divide(examples: Examples, fraction: float, seed: int) -> Examples:
+def take_validation_split(examples: Examples, fraction: float, seed: int) -> Examples:
     """The same examples with part of the training examples moved to validation.
 
     Every class keeps at least one training example, and gets at least one for validation where it
@@ -90,12 +90,12 @@ def _validation_quotas(sizes: np.ndarray, fraction: float) -> np.ndarray:
             f"validation_fraction={total} of {sizes.sum()} images in {len(sizes)} classes; "
             f"allowed: {least.sum()} to {most.sum()} images, or a share between 0 and 1"
         )
-    return quotas(sizes, total, least, most)
+    return apportion(sizes, total, least, most)
 
 
 def _lowest(examples: Examples, wanted: np.ndarray, seed: int) -> np.ndarray:
     """Indices of the `wanted[c]` examples of each class c with the lowest ranks, ascending."""
-    order = np.lexsort((ranks(examples.keys, seed), examples.labels))
+    order = np.lexsort((rank_keys(examples.keys, seed), examples.labels))
     labels = examples.labels[order]
     starts = np.searchsorted(labels, np.arange(len(wanted)))
     return np.sort(order[np.arange(len(order)) - starts[labels] < wanted[labels]])
@@ -130,7 +130,7 @@ def _units(examples: Examples, seed: int) -> list[_Unit]:
     unique = np.array(list(members), dtype=object)
     units = [
         _Unit(int(rank), name, members[name], Counter(examples.labels[members[name]].tolist()))
-        for rank, name in zip(ranks(unique, seed), unique, strict=True)
+        for rank, name in zip(rank_keys(unique, seed), unique, strict=True)
     ]
     return sorted(units, key=lambda unit: unit[:2])
 
@@ -173,7 +173,7 @@ def _whole_groups(examples: Examples, wanted: np.ndarray, seed: int) -> np.ndarr
     return np.sort(np.array(chosen, dtype=np.int64))
 
 
-def limit(examples: Examples, count: int | None, seed: int) -> Examples:
+def limit_examples(examples: Examples, count: int | None, seed: int) -> Examples:
     """At most `count` examples of each part, evenly over its classes, at least one of each.
 
     Raises:
@@ -182,7 +182,7 @@ def limit(examples: Examples, count: int | None, seed: int) -> Examples:
     if count is None:
         return examples
     parts = []
-    for part in (examples.part(split) for split in SPLITS):
+    for part in (examples.subset(split) for split in SPLITS):
         sizes = np.array(part.class_counts(), dtype=np.int64)
         present = (sizes > 0).astype(np.int64)
         if count < present.sum():
@@ -191,11 +191,11 @@ def limit(examples: Examples, count: int | None, seed: int) -> Examples:
                 f"{present.sum()} or more, so that each class keeps an image"
             )
         # Of another seed: those that validate are the lowest ranks already.
-        parts.append(part.take(_lowest(part, quotas(sizes, count, present, sizes), ~seed)))
+        parts.append(part.take(_lowest(part, apportion(sizes, count, present, sizes), ~seed)))
     return join(parts)
 
 
-def complete(examples: Examples, spec: DataSpec) -> Examples:
+def add_validation_split(examples: Examples, spec: DataSpec) -> Examples:
     """The examples with a validation part, whether they came with one or not.
 
     What a person has arranged in files is checked first, and where the validation part is taken
@@ -206,16 +206,16 @@ def complete(examples: Examples, spec: DataSpec) -> Examples:
     """
     files = bool(np.all(examples.lengths == WHOLE_FILE))
     if files:
-        checks.check(examples)
+        checks.validate_examples(examples)
     if np.any(examples.splits == VALIDATION):
         return examples
     tied = examples.replace(groups=_tie_copies(examples)) if files else examples
-    return divide(tied, spec.validation_fraction, spec.split_seed)
+    return take_validation_split(tied, spec.validation_fraction, spec.split_seed)
 
 
 def _tie_copies(examples: Examples) -> np.ndarray:
     """Groups, in which copies of one file that are in no group make one."""
-    first = same_content(examples.paths)
+    first = first_of_same_content(examples.paths)
     groups = examples.groups.copy()
     copies = np.flatnonzero(first != np.arange(len(first)))
     for index in np.union1d(copies, first[copies]):

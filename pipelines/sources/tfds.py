@@ -19,7 +19,7 @@ from engine.core.recipe import DataSpec
 from pipelines.sources import tfrecord_index
 from pipelines.sources.examples import SPLITS, TRAIN, Examples, from_columns, join
 from pipelines.sources.tfds_prepare import one_line, prepare
-from pipelines.sources.validate import check_count
+from pipelines.sources.validate import require_classes
 
 # How data sets call their parts, the usual name first.
 NAMES_OF_SPLITS = {
@@ -29,7 +29,7 @@ NAMES_OF_SPLITS = {
 }
 
 
-def load(spec: DataSpec) -> Examples:
+def load_tfds(spec: DataSpec) -> Examples:
     """The examples of `name`, `name/config` or `name:version`, prepared where that is still to do.
 
     The parts are the data set's own. Examples without a label (-1) are left out.
@@ -39,7 +39,7 @@ def load(spec: DataSpec) -> Examples:
         connection to download it.
     """
     builder = find_builder(spec.location)
-    image, label = features(builder)
+    image, label = find_features(builder)
     if not builder.is_prepared():
         prepare(builder)
         builder = find_builder(spec.location)  # another process may have made it meanwhile
@@ -49,7 +49,7 @@ def load(spec: DataSpec) -> Examples:
         if (own := _own_name(builder, split))
     ]
     examples = join(parts) if parts else from_columns([], [], (), keys=[])
-    check_count(examples)
+    require_classes(examples)
     if not np.any(examples.splits == TRAIN):
         raise UserError(
             f"data set {spec.location!r} has no train part, only {', '.join(builder.info.splits)}; "
@@ -84,7 +84,7 @@ def find_builder(name: str) -> Any:
         raise UserError(f"TensorFlow Datasets can't open {name!r}: {one_line(error)}") from None
 
 
-def features(builder: Any) -> tuple[str, str]:
+def find_features(builder: Any) -> tuple[str, str]:
     """Names of the features with the image and the label.
 
     Raises:
@@ -122,27 +122,22 @@ def _part(builder: Any, split: str, code: int, image: str, label: str) -> Exampl
     info = builder.info.splits[split]
     files = [os.fspath(path) for path in info.filepaths]
     cache = os.path.join(os.fspath(builder.data_dir), f"index-{split}.npz")
-    index = tfrecord_index.index(files, image, label, cache)
-    if info.num_examples and len(index.files) != info.num_examples:
+    records = tfrecord_index.index_records(files, image, label, cache)
+    if info.num_examples and len(records) != info.num_examples:
         raise UserError(
-            f"data set {builder.info.full_name}, {split}: {len(index.files)} records where there "
+            f"data set {builder.info.full_name}, {split}: {len(records)} records where there "
             f"should be {info.num_examples}; remove {builder.data_dir} and prepare it again"
         )
     classes = tuple(builder.info.features[label].names)
+    records = records[(records["label"] >= 0) & (records["label"] < len(classes))]
     names = [os.path.basename(file) for file in files]
-    # As TFDS itself names an example (`tfds_id`): it doesn't change while the version stays.
-    keys = [
-        f"{names[file]}__{place}"
-        for file, place in zip(index.files, index.places.tolist(), strict=True)
-    ]
-    labelled = (index.labels >= 0) & (index.labels < len(classes))
-    columns = from_columns(
-        [files[file] for file in index.files],
-        np.where(labelled, index.labels, 0),
+    return from_columns(
+        [files[file] for file in records["file"]],
+        records["label"],
         classes,
-        keys=keys,
-        offsets=index.offsets,
-        lengths=index.lengths,
-        splits=np.full(len(keys), code, dtype=np.int8),
+        # As TFDS itself names an example (`tfds_id`): it doesn't change while the version stays.
+        keys=[f"{names[file]}__{number}" for file, number in records[["file", "number"]].tolist()],
+        offsets=records["offset"],
+        lengths=records["length"],
+        splits=np.full(len(records), code, dtype=np.int8),
     )
-    return columns.take(labelled)

@@ -51,7 +51,7 @@ def prepare(builder: Any) -> None:
 def _require_connection(builder: Any) -> None:
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         return  # the files come from the user's own hands
-    problem = connection.problem(builder.url_infos or {})
+    problem = connection.connection_problem(builder.url_infos or {})
     if problem:
         raise UserError(f"{builder.info.full_name} could not be fetched: {problem}; {INSTEAD}")
 

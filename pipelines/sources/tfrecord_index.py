@@ -1,8 +1,8 @@
-"""Random access to TFRecord files, which have none: an index of where each image's bytes are.
+"""Random access to TFRecord files by an index of where each image's bytes are.
 
-The headers are walked once and the index is kept beside the files; from then on an example is
-(file, offset, length), as a plain file is. Of a record only the few bytes that frame its features
-are read: the images themselves stay on the disk.
+The headers are read once and the index is cached beside the files; from then on an example is
+(file, offset, length), like a plain file. Only the few bytes that frame a record's features are
+read, not the images.
 
 Sources: the record framing is described in `tensorflow/core/lib/io/record_writer.h`; features are
 `tensorflow/core/example/example.proto` in protobuf's wire format.
@@ -19,7 +19,6 @@ import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -30,44 +29,34 @@ from pipelines.sources import archives
 
 _HEADER = struct.Struct("<QI")  # length, checksum of its 8 bytes
 _FOOTER_BYTES = 4  # checksum of the data
-_FORMAT = 1  # of the index; to be raised when its meaning changes
+_FORMAT = 2  # of the index; raise it when its meaning changes
 
 
-class RecordIndex(NamedTuple):
-    """N records in the order of their files.
-
-    files: int32 [N], index into the list of files.
-    places: int64 [N], the record's number in its file.
-    offsets, lengths: int64 [N], bytes of the encoded image in its file.
-    labels: int64 [N].
-    """
-
-    files: np.ndarray
-    places: np.ndarray
-    offsets: np.ndarray
-    lengths: np.ndarray
-    labels: np.ndarray
-
-
-_KINDS = (np.int32, np.int64, np.int64, np.int64, np.int64)
+# A record: its file's index and its number there; where its encoded image is, and its label.
+RECORD = np.dtype(
+    [("file", "<i4"), ("number", "<i8"), ("offset", "<i8"), ("length", "<i8"), ("label", "<i8")]
+)
 
 
 class _BadRecordError(Exception):
-    """The bytes do not mean what they should."""
+    """The bytes are not what the format says."""
 
 
-def index(files: list[str], image: str, label: str, cache: str) -> RecordIndex:
-    """Where the images are in record files, from the file `cache` where it still fits.
+def index_records(files: list[str], image: str, label: str, cache: str) -> np.ndarray:
+    """Finds the images in record files, or reads the index `cache` if it is of these files.
 
     Args:
-      files: paths of TFRecord files, not compressed.
+      files: paths of uncompressed TFRecord files.
       image: name of the feature with the encoded image, one string.
       label: name of the feature with the label, one integer.
-      cache: path of the index; written when it is missing or does not fit the sizes, modification
-        times and features any more. Nothing happens where it can't be written.
+      cache: path of the index. It is written where it is missing or was made for other sizes,
+        modification times or features, unless that fails.
+
+    Returns:
+      RECORD [N], in the order of the files.
 
     Raises:
-      UserError: a file can't be read or holds something else; its name and the offset are named.
+      UserError: a file can't be read or contains something else, with its name and the offset.
     """
     try:
         stats = [os.stat(file) for file in files]
@@ -79,61 +68,43 @@ def index(files: list[str], image: str, label: str, cache: str) -> RecordIndex:
     ]
     text = json.dumps([_FORMAT, image, label, marks])
     key = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=16).digest(), dtype=np.uint8)
-    found = _load(cache, key, np.array([status.st_size for status in stats], dtype=np.int64))
-    if found is None:
-        found = _join([_scan(file, image.encode(), label.encode()) for file in files])
-        _save(cache, key, found)
-    return found
+    records = _load(cache, key, np.array([status.st_size for status in stats], dtype=np.int64))
+    if records is None:
+        scans = [_scan(n, file, image.encode(), label.encode()) for n, file in enumerate(files)]
+        records = np.concatenate([np.zeros(0, RECORD), *scans])
+        # In a read-only folder or on a full disk the next run builds the index again.
+        with suppress(OSError), open_atomic(Path(cache), unique=True) as file:
+            np.savez(file, key=key, records=records)
+    return records
 
 
-def _join(scans: list[np.ndarray]) -> RecordIndex:
-    """int64 [n, 3] of each file -> the columns of all."""
-    counts = [len(scan) for scan in scans]
-    table = np.concatenate([np.zeros((0, 3), np.int64), *scans])
-    return RecordIndex(
-        files=np.repeat(np.arange(len(scans), dtype=np.int32), counts),
-        places=np.concatenate([np.zeros(0, np.int64), *map(np.arange, counts)]).astype(np.int64),
-        offsets=table[:, 0],
-        lengths=table[:, 1],
-        labels=table[:, 2],
-    )
-
-
-def _load(cache: str, key: np.ndarray, sizes: np.ndarray) -> RecordIndex | None:
-    """The kept index, or None where it is missing, damaged or of other files."""
+def _load(cache: str, key: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:
+    """Returns the index, or None where it is missing, damaged or of other files."""
     try:
-        with archives.opened(cache, most=os.path.getsize(cache)) as kept:
-            if not np.array_equal(kept["key"], key):
+        with archives.open_archive(cache, most=os.path.getsize(cache)) as archive:
+            if not np.array_equal(archive["key"], key):
                 return None
-            count = len(kept["files"])
-            columns = zip(RecordIndex._fields, _KINDS, strict=True)
-            found = RecordIndex(
-                *(archives.column(kept, name, kind, count) for name, kind in columns)
-            )
-        inside = (found.files >= 0) & (found.offsets >= 0) & (found.lengths >= 0)
-        inside &= found.lengths <= sizes[found.files] - found.offsets
-    except Exception:
+            records = archives.read_column(archive, "records", RECORD)
+        start, length = records["offset"], records["length"]
+        inside = (records["file"] >= 0) & (start >= 0) & (length >= 0)
+        inside &= length <= sizes[records["file"]] - start
+    except Exception:  # a damaged archive fails in many ways
         return None
-    return found if np.all(inside) else None
+    return records if np.all(inside) else None
 
 
-def _save(cache: str, key: np.ndarray, found: RecordIndex) -> None:
-    # A read-only folder or a full disk: the next run builds the index again.
-    with suppress(OSError), open_atomic(Path(cache), unique=True) as file:
-        np.savez(file, key=key, **found._asdict())
-
-
-def _scan(file: str, image: bytes, label: bytes) -> np.ndarray:
-    """int64 [n, 3]: offset and length of the image, and the label, of each record of a file."""
-    rows = []
+def _scan(index: int, file: str, image: bytes, label: bytes) -> np.ndarray:
+    """Returns RECORD [n] of the file with that index."""
+    rows: list[tuple[int, ...]] = []
     header = 0  # where the record begins, for the message
     try:
         with open(file, "rb") as stream:
             if os.fstat(stream.fileno()).st_size == 0:
-                return np.zeros((0, 3), np.int64)
+                return np.zeros(0, RECORD)
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 for start, stop in _records(data):
-                    rows.append(_example(data, start, stop, image, label))
+                    found = _parse_example(data, start, stop, image, label)
+                    rows.append((index, len(rows), *found))
                     header = stop + _FOOTER_BYTES
     except OSError as error:
         raise _unreadable(error) from None
@@ -142,7 +113,7 @@ def _scan(file: str, image: bytes, label: bytes) -> np.ndarray:
             f"{printable(file)}, record at byte {header}: {error}; "
             "prepare the data set again, or copy the file again"
         ) from None
-    return np.array(rows, dtype=np.int64).reshape(-1, 3)
+    return np.array(rows, dtype=RECORD)
 
 
 def _unreadable(error: OSError) -> UserError:
@@ -151,14 +122,14 @@ def _unreadable(error: OSError) -> UserError:
 
 
 def _records(data: mmap.mmap) -> Iterator[tuple[int, int]]:
-    """(start, stop) of each record's data: `length, crc of length, data, crc of data` in a row."""
+    """Yields (start, stop) of each record's data: `length, crc of length, data, crc of data`."""
     place = 0
     while place < len(data):
         if place + _HEADER.size > len(data):
             raise _BadRecordError(f"the file ends at byte {len(data)}, inside a header")
         length, checksum = _HEADER.unpack_from(data, place)
         if checksum != masked_crc32c(data[place : place + 8]):
-            raise _BadRecordError("no TFRecord header: its checksum does not fit")
+            raise _BadRecordError("no TFRecord header: wrong checksum")
         start = place + _HEADER.size
         place = start + length + _FOOTER_BYTES
         if place > len(data):
@@ -166,32 +137,32 @@ def _records(data: mmap.mmap) -> Iterator[tuple[int, int]]:
         yield start, start + length
 
 
-def _example(
+def _parse_example(
     data: mmap.mmap, start: int, stop: int, image: bytes, label: bytes
 ) -> tuple[int, int, int]:
-    """Offset and length of the image and the label, of one serialised `tf.train.Example`."""
+    """Returns the image's offset and length and the label of a serialised `tf.train.Example`."""
     offset = length = number = -1
-    seen: set[bytes] = set()
+    present: set[bytes] = set()
     for features in _fields(data, start, stop, 1):
         for entry in _fields(data, *features, 1):
             name = next((data[a:b] for a, b in _fields(data, *entry, 1)), b"")
             if name not in (image, label):
                 continue
-            seen.add(name)
+            present.add(name)
             for feature in _fields(data, *entry, 2):
                 if name == image:
                     offset, length = _only_bytes(data, *feature)
                 else:
                     number = _only_integer(data, *feature)
-    if missing := {image, label} - seen:
+    if missing := {image, label} - present:
         raise _BadRecordError(f"no feature {min(missing).decode()!r} in it")
     if offset < 0:
-        raise _BadRecordError(f"feature {image.decode()!r} holds no image")
+        raise _BadRecordError(f"feature {image.decode()!r} contains no image")
     return offset, length, number
 
 
 def _only_bytes(data: mmap.mmap, start: int, stop: int) -> tuple[int, int]:
-    """(offset, length) of the one string in a `Feature` with a `BytesList`, its field 1."""
+    """Returns (offset, length) of the one string in a `Feature` with a `BytesList`, field 1."""
     values = [value for part in _fields(data, start, stop, 1) for value in _fields(data, *part, 1)]
     if len(values) != 1:
         raise _BadRecordError(f"{len(values)} strings where one image should be")
@@ -199,7 +170,7 @@ def _only_bytes(data: mmap.mmap, start: int, stop: int) -> tuple[int, int]:
 
 
 def _only_integer(data: mmap.mmap, start: int, stop: int) -> int:
-    """The one number in a `Feature` with an `Int64List`, its field 3, packed or not."""
+    """Returns the one number in a `Feature` with an `Int64List`, field 3, packed or not."""
     for begin, end in _fields(data, start, stop, 3):
         packed = list(_fields(data, begin, end, 1))
         begin, end = packed[0] if packed else (begin + 1, end)
@@ -211,7 +182,7 @@ def _only_integer(data: mmap.mmap, start: int, stop: int) -> int:
 
 
 def _fields(data: mmap.mmap, start: int, stop: int, wanted: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of the contents of each length-delimited field of that number."""
+    """Yields (start, stop) of the contents of each length-delimited field of that number."""
     while start < stop:
         tag, start = _varint(data, start, stop)
         kind = tag & 7
@@ -232,7 +203,7 @@ def _fields(data: mmap.mmap, start: int, stop: int, wanted: int) -> Iterator[tup
 
 
 def _varint(data: mmap.mmap, start: int, stop: int) -> tuple[int, int]:
-    """A number of up to ten groups of 7 bits, the lowest first, and the place behind it."""
+    """Returns a number of up to ten groups of 7 bits, lowest first, and the offset behind it."""
     value = shift = 0
     for place in range(start, min(stop, start + 10)):
         byte = data[place]
@@ -255,7 +226,7 @@ def _crc_table() -> tuple[int, ...]:
 
 
 def masked_crc32c(data: bytes) -> int:
-    """CRC-32C, rotated and shifted as record files have it, so that a CRC of CRCs is no CRC."""
+    """Returns the CRC-32C, rotated and shifted as in record files."""
     table, crc = _crc_table(), 0xFFFFFFFF
     for byte in data:
         crc = (crc >> 8) ^ table[(crc ^ byte) & 255]

@@ -6,11 +6,11 @@ import numpy as np
 
 from engine.core.errors import UserError
 from engine.core.text import printable
-from pipelines.sources.duplicates import same_content
+from pipelines.sources.duplicates import first_of_same_content
 from pipelines.sources.examples import SPLITS, VALIDATION, Examples
 
 
-def check(examples: Examples) -> None:
+def validate_examples(examples: Examples) -> None:
     """Looks at the parts as they were given; the validation part may still be missing.
 
     Raises:
@@ -25,7 +25,7 @@ def check(examples: Examples) -> None:
         _check_copies(examples)
 
 
-def check_count(examples: Examples) -> None:
+def require_classes(examples: Examples) -> None:
     """UserError where there is no image, or where there are fewer than two classes."""
     if not len(examples):
         raise UserError("no images at all; put each class's images in a folder of its own")
@@ -37,14 +37,14 @@ def check_count(examples: Examples) -> None:
 
 
 def _check_classes(examples: Examples) -> None:
-    check_count(examples)
+    require_classes(examples)
     for name, count in zip(examples.classes, examples.class_counts(), strict=True):
         if count == 0:
             raise UserError(f"class {name!r} has no images; add some, or remove its empty folder")
 
 
 def _check_every_class(examples: Examples, splits: tuple[str, ...]) -> None:
-    counts = {split: examples.part(split).class_counts() for split in SPLITS}
+    counts = {split: examples.subset(split).class_counts() for split in SPLITS}
     for label, name in enumerate(examples.classes):
         for split in splits:
             if counts[split][label] == 0:
@@ -66,7 +66,7 @@ def _check_groups(examples: Examples) -> None:
 
 
 def _check_copies(examples: Examples) -> None:
-    first = same_content(examples.paths, apart=examples.splits)
+    first = first_of_same_content(examples.paths, apart=examples.splits)
     clash = np.flatnonzero(examples.splits != examples.splits[first])
     if len(clash):
         one, other = int(first[clash[0]]), int(clash[0])

@@ -83,7 +83,7 @@ class Decoded:
     """All images of a data set, as `pipelines.pixel_cache.store.Pixels` gives them."""
 
     def __init__(self, recipe: Recipe) -> None:
-        data = sources.load(recipe.data)
+        data = sources.load_examples(recipe.data)
         data = data.replace(splits=np.full(len(data), examples.TRAIN, np.int8))
         read = batches.ImageDataLoader(data, recipe, 2).split_batches("train")
         self.images = np.concatenate([np.array(batch.inputs) for batch in read])
@@ -114,7 +114,7 @@ def job(recipe, place, watcher, from_files=False, devices=None, **settings) -> s
     run = RunDirectory(place)
     claim_directory(run, recipe, overwrite=False)
     pixels = None if from_files else decoded(recipe.data.location)
-    loader = batches.ImageDataLoader(sources.load(recipe.data), recipe, 2, pixels)
+    loader = batches.ImageDataLoader(sources.load_examples(recipe.data), recipe, 2, pixels)
     made = classifier.build(recipe, len(loader.classes), devices)
     enliven(made, recipe)
     changes = augment.compose(recipe.augment)

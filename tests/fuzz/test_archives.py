@@ -169,24 +169,25 @@ def test_record_index(judge, tmp_path, attack):
     """An index that can't be read, or lies, is made anew from the record files."""
     files = record_files(tmp_path)
     cache = tmp_path / "index.npz"
-    right = tfrecord_index.index(files, "image", "label", str(cache))
+    right = tfrecord_index.index_records(files, "image", "label", str(cache))
     sizes = [os.path.getsize(file) for file in files]
     sample = cache.read_bytes()
 
     def read(data: bytes) -> None:
         cache.write_bytes(data)
-        found = tfrecord_index.index(files, "image", "label", str(cache))
-        assert [column.dtype for column in found] == [column.dtype for column in right]
-        for file, offset, length in zip(found.files, found.offsets, found.lengths, strict=True):
+        found = tfrecord_index.index_records(files, "image", "label", str(cache))
+        assert found.dtype == right.dtype
+        for file, offset, length in zip(
+            found["file"], found["offset"], found["length"], strict=True
+        ):
             assert 0 <= int(offset) <= int(offset) + int(length) <= sizes[file]
 
-    far = dict(zip(right._fields, (column.copy() for column in right), strict=True))
-    far["offsets"][:], far["lengths"][:] = 2**62, 2**62
-    members = _members(sample)
-    odd = _odd(sample, "files.npy", "<i4", attack)
-    odd.append(zipped(members | {f"{name}.npy": _npy(value) for name, value in far.items()}))
+    far = right.copy()
+    far["offset"], far["length"] = 2**62, 2**62
+    odd = _odd(sample, "records.npy", "<i4", attack)
+    odd.append(zipped(_members(sample) | {"records.npy": _npy(far)}))
     _judge_archive(judge, "index of records", read, sample, odd)
-    assert len(right.files) == len(SIZES)
+    assert len(right) == len(SIZES)
 
 
 def test_pixel_index(judge, tmp_path, attack):

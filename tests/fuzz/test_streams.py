@@ -43,8 +43,8 @@ def test_record_file(judge, tmp_path):
 
     def read(data: bytes) -> None:
         file.write_bytes(data)
-        found = tfrecord_index.index([str(file)], "image", "label", nowhere)
-        assert np.all(found.offsets + found.lengths <= len(data))
+        found = tfrecord_index.index_records([str(file)], "image", "label", nowhere)
+        assert np.all(found["offset"] + found["length"] <= len(data))
 
     samples = [Path(path).read_bytes() for path in record_files(tmp_path)]
     assert judge("record file", read, samples, UserError) == (len(samples), 0)

@@ -35,7 +35,7 @@ def job(coloured, place, phase: str, **changes) -> TrainJob:
     recipe = small_recipe(coloured, (phase,), precision="float32", dropout=0.0, **changes)
     run = RunDirectory(place)
     claim_directory(run, recipe, overwrite=False)
-    loader = batches.ImageDataLoader(sources.load(recipe.data), recipe, threads=2)
+    loader = batches.ImageDataLoader(sources.load_examples(recipe.data), recipe, threads=2)
     made = classifier.build(recipe, len(loader.classes))
     changes = augment.compose(recipe.augment)
     return TrainJob(recipe, made, loader, changes, run, Watcher(), cache_budget=CacheBudget(2**26))

@@ -141,7 +141,7 @@ def test_the_bare_yardstick_has_as_many_images_in_flight_as_ours(coloured, monke
         return real(dataset, function, num_parallel_calls, **settings)
 
     monkeypatch.setattr(tf.data.Dataset, "map", counting)
-    examples = sources.load(recipe.data).part("train")
+    examples = sources.load_examples(recipe.data).subset("train")
     benchmark_baselines.bare(examples, recipe, 3)
     bare, counts[:] = counts[:], []
     next(batches.ImageDataLoader(examples, recipe, 3).train_batches(0, 1))

@@ -81,8 +81,8 @@ def evaluate(call, *arguments):
 def known(run: RunDirectory, part: str) -> tuple[np.ndarray, np.ndarray]:
     """Labels and probabilities of a part of the run's data, image by image."""
     opened = load.load_run(run)
-    examples = sources.load(opened.recipe.data)
-    examples = examples if part == "all" else examples.part(part)
+    examples = sources.load_examples(opened.recipe.data)
+    examples = examples if part == "all" else examples.subset(part)
     images = [decode(Path(p).read_bytes(), *opened.recipe.image_size) for p in examples.paths]
     logits = opened.model(np.stack(images).astype(np.float32), training=False)
     scaled = np.asarray(logits, float) / opened.rule.temperature
@@ -323,7 +323,7 @@ def test_runs_side_by_side_on_the_images_that_both_have(call, models, coloured, 
     sides = {}
     for run in (one, linked, other):
         labels, chances = known(run, "validation")
-        names = map(Path, sources.load(run.read_recipe().data).part("validation").paths)
+        names = map(Path, sources.load_examples(run.read_recipe().data).subset("validation").paths)
         right = chances.argmax(-1) == labels
         sides[run] = dict(zip((p.resolve() for p in names), right.tolist(), strict=True))
     for row, run in zip(rows[1:], (linked, other), strict=True):
@@ -369,7 +369,7 @@ def test_images_that_the_one_run_was_trained_on_are_told_too(call, models, colou
     place = coloured
     if how != "the folder itself":
         place = tmp_path / "data"
-        trained = sources.load(models["one"].read_recipe().data).part("train")
+        trained = sources.load_examples(models["one"].read_recipe().data).subset("train")
         for number, (path, label) in enumerate(zip(trained.paths, trained.labels, strict=True)):
             (place / trained.classes[label]).mkdir(parents=True, exist_ok=True)
             behind = b"" if how != "others" else b"behind the end"
@@ -391,7 +391,7 @@ def test_a_part_that_has_changed_since_the_run_is_told(call, coloured, tmp_path)
     shutil.copytree(coloured, place)
     recipe = small_recipe(place)
     run = make(tmp_path / "run", recipe)
-    examples = sources.load(recipe.data)
+    examples = sources.load_examples(recipe.data)
     arrays, values = best_model.load_best_model(run)
     values["data"] = batches.ImageDataLoader(examples, recipe, 1).identity
     write(run.best, checkpoints.pack({"model": arrays}, values))

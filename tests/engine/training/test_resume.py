@@ -272,7 +272,7 @@ def test_with_other_images_it_does_not_go_on(coloured, tmp_path, change):
     made = job(small_recipe(coloured), tmp_path / "run", Watcher(stop_at=8), checkpoint_minutes=0)
     with pytest.raises(InterruptedError):
         loop.train(made)
-    examples = sources.load(made.recipe.data)
+    examples = sources.load_examples(made.recipe.data)
     labels, keys = examples.labels.copy(), examples.keys.copy()
     labels[0] = 1 - labels[0]
     keys[0] = "another.jpg"

@@ -48,7 +48,7 @@ def first(coloured, cache, tmp_path_factory) -> RunDirectory:
 
 def trained(recipe: Recipe, place: Path, cache: Path, memory: int, **settings) -> RunDirectory:
     """A run whose images come by way of the pixel cache, from memory or from the disk."""
-    listed, at = sources.load(recipe.data), CacheLocation(cache, memory)
+    listed, at = sources.load_examples(recipe.data), CacheLocation(cache, memory)
     data, pixels = prepare.prepare_training_data(listed, recipe, place / "bad.csv", 2, print, at)
     pixels.wait()
     assert pixels.in_memory == bool(memory)

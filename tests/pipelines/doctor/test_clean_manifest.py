@@ -41,7 +41,7 @@ def listed(found, file) -> dict[str, dict]:
         word[2:].split("=", 1) for word in shlex.split(manifest_flags(found.examples, str(file)))
     )
     spec = DataSpec("manifest", words["manifest"], manifest_root=words.get("manifest_root"))
-    assert len(sources.load(spec)) == made.listed
+    assert len(sources.load_examples(spec)) == made.listed
     rows = list(csv.DictReader(file.open(encoding="utf-8", errors="surrogateescape", newline="")))
     assert len(rows) == made.listed
     assert made.listed + sum(made.omitted.values()) == len(found.examples)

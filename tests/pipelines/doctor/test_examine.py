@@ -42,7 +42,7 @@ def test_each_problem_is_reported_once_under_its_kind(examined):
 
 def test_refusal_of_training_is_the_first_finding(data, examined):
     with pytest.raises(UserError) as caught:
-        sources.load(DataSpec("folders", str(data)))
+        sources.load_examples(DataSpec("folders", str(data)))
     assert examined.findings[0].name == "refused"
     assert examined.findings[0].cases[0].detail == str(caught.value)
 

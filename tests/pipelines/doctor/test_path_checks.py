@@ -19,7 +19,7 @@ def data(tmp_path):
 
 def found(root) -> dict[str, list[str]]:
     spec = DataSpec("folders", str(root))
-    findings = path_checks.check_paths(spec, sources.listed(spec))
+    findings = path_checks.check_paths(spec, sources.list_examples(spec))
     return {
         one.name: sorted(os.path.basename(case.places[0]) for case in one.cases) for one in findings
     }

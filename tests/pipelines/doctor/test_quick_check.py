@@ -139,7 +139,7 @@ def test_check_before_a_run_agrees_with_the_doctor(odd, odd_counts, tmp_path, me
         *("tiny", "narrow", "link_outside", "link_circle", "wrong_name", "several_frames"),
         *("turned", "odd_name", "stray"),
     }
-    examples = sources.load(spec)
+    examples = sources.load_examples(spec)
     place = CacheLocation(tmp_path / "cache", memory)
 
     def lines() -> list[str]:
@@ -158,7 +158,7 @@ def test_check_before_a_run_agrees_with_the_doctor(odd, odd_counts, tmp_path, me
 
 def test_check_without_cached_pixels_reads_headers(odd):
     spec = DataSpec("folders", str(odd))
-    counts = counts_of(check(sources.load(spec), None, spec))
+    counts = counts_of(check(sources.load_examples(spec), None, spec))
     assert counts["tiny"] == counts["narrow"] == counts["wrong_name"] == 1
 
 

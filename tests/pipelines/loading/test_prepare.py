@@ -69,13 +69,13 @@ def test_what_the_end_of_the_program_interrupts_leaves_nothing_behind(paths, cac
 def test_from_a_recipe(coloured, cache, tmp_path):
     report = tmp_path / "bad.csv"
     lines = []
-    place, given = CacheLocation(cache, PLENTY), sources.load(recipe(coloured).data)
+    place, given = CacheLocation(cache, PLENTY), sources.load_examples(recipe(coloured).data)
     examples, pixels = prepare.prepare_training_data(
         given, recipe(coloured), report, 2, lines.append, place
     )
     pixels.wait()
     for part in ("train", "validation"):
-        some = examples.part(part)
+        some = examples.subset(part)
         np.testing.assert_array_equal(pixels.take(some.rows), expected(some.paths))
     found, pixels = prepare.prepare_evaluation_data(
         recipe(coloured), examples.classes, "validation", 2, lines.append, place
@@ -92,7 +92,7 @@ def test_from_a_recipe(coloured, cache, tmp_path):
         assert len(found) == 52
         assert (found.rows == -1).all()
     examples, pixels = prepare.prepare_training_data(
-        sources.load(recipe(coloured).data), recipe(coloured), report, 2, lines.append
+        sources.load_examples(recipe(coloured).data), recipe(coloured), report, 2, lines.append
     )
     assert pixels is None
     assert len(examples) == 52
@@ -108,7 +108,9 @@ def test_files_that_a_manifest_only_names_are_said_not_to_exist(coloured, tmp_pa
     (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))
     whole = dataclasses.replace(recipe(coloured), data=data)
     lines = []
-    prepare.prepare_training_data(sources.load(data), whole, tmp_path / "bad.csv", 2, lines.append)
+    prepare.prepare_training_data(
+        sources.load_examples(data), whole, tmp_path / "bad.csv", 2, lines.append
+    )
     (line,) = [line for line in lines if "left out" in line]
     for words in (f"{gone} of {len(rows)} files", "exist", "gone/", f"count from {tmp_path};"):
         assert words in line
@@ -141,7 +143,7 @@ def test_a_class_that_is_broken_is_told_beside_files_that_do_not_exist(coloured,
     whole = dataclasses.replace(recipe(tmp_path), data=data)
     with pytest.raises(UserError) as caught:
         prepare.prepare_training_data(
-            sources.load(whole.data), whole, tmp_path / "bad.csv", 2, print
+            sources.load_examples(whole.data), whole, tmp_path / "bad.csv", 2, print
         )
     assert "no image of class 'red' in train can be used" in str(caught.value)
     assert "1 of 31 files that were looked for does not exist" in str(caught.value)
@@ -153,4 +155,6 @@ def test_where_all_files_of_a_manifest_are_elsewhere_that_is_the_error(tmp_path)
     data = DataSpec("manifest", str(tmp_path / "list.csv"), validation_fraction=0.25)
     whole = dataclasses.replace(recipe(tmp_path), data=data)
     with pytest.raises(UserError, match=rf"8 of 8 files .* do not exist.*a0.*from {tmp_path};"):
-        prepare.prepare_training_data(sources.load(data), whole, tmp_path / "bad.csv", 2, print)
+        prepare.prepare_training_data(
+            sources.load_examples(data), whole, tmp_path / "bad.csv", 2, print
+        )

@@ -18,7 +18,7 @@ def test_files_become_links_and_records_copies(tmp_path):
         offsets=[0, 2],
         lengths=[-1, 6],
     )
-    class_folders.lay_out(examples, tmp_path / "out")
+    class_folders.write_class_folders(examples, tmp_path / "out")
     found = {p.relative_to(tmp_path / "out"): p for p in (tmp_path / "out").rglob("*.*")}
     assert sorted(map(str, found)) == ["00000/0000001.jpg", "00001/0000000.png"]
     one, other = (tmp_path / "out" / "00001/0000000.png", tmp_path / "out/00000/0000001.jpg")

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.sources.duplicates import SAMPLE_BYTES, same_content
+from pipelines.sources.duplicates import SAMPLE_BYTES, first_of_same_content
 
 # Alike in size, in size and sample, or in all; None is no file at all.
 big = st.builds(
@@ -34,7 +34,7 @@ def written(place: str, folder: list) -> np.ndarray:
 def test_each_file_is_told_the_first_that_is_like_it(folder):
     expected = [folder.index(one) if one else place for place, one in enumerate(folder)]
     with tempfile.TemporaryDirectory() as place:
-        found = same_content(written(place, folder))
+        found = first_of_same_content(written(place, folder))
     assert found.dtype == np.int64
     assert found.tolist() == expected
 
@@ -44,7 +44,7 @@ def test_each_file_is_told_the_first_that_is_like_it(folder):
 def test_copies_on_two_sides_are_always_noticed(folder, data):
     sides = data.draw(st.lists(st.integers(0, 2), min_size=len(folder), max_size=len(folder)))
     with tempfile.TemporaryDirectory() as place:
-        found = same_content(written(place, folder), np.array(sides, np.int8))
+        found = first_of_same_content(written(place, folder), np.array(sides, np.int8))
     for index, (first, one) in enumerate(zip(found, folder, strict=True)):
         assert first == index or folder[first] == one
         alike = [side for side, other in zip(sides, folder, strict=True) if one and other == one]
@@ -58,5 +58,5 @@ def test_links_are_like_what_they_lead_to_and_pipes_are_not_waited_for(tmp_path)
     for name in ("pipe", "other"):
         os.mkfifo(tmp_path / name)
     paths = [tmp_path / name for name in ("pipe", "file", "other", "link", "hard", ".")]
-    found = same_content(np.array([str(path) for path in paths], dtype=object))
+    found = first_of_same_content(np.array([str(path) for path in paths], dtype=object))
     assert found.tolist() == [0, 1, 2, 1, 1, 5]

@@ -17,8 +17,8 @@ def make(count=6, **columns) -> Examples:
 
 def test_parts_keep_their_order_and_together_are_everything():
     examples = make()
-    assert examples.part("train").keys.tolist() == ["0.jpg", "3.jpg"]
-    parts = join([examples.part(split) for split in ("train", "validation", "test")])
+    assert examples.subset("train").keys.tolist() == ["0.jpg", "3.jpg"]
+    parts = join([examples.subset(split) for split in ("train", "validation", "test")])
     assert sorted(parts.keys) == sorted(examples.keys)
     assert parts.class_counts() == examples.class_counts() == (3, 3)
 

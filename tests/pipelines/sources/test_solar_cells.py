@@ -32,7 +32,7 @@ def rows():
 
 
 def load(**options):
-    return sources.load(DataSpec("tfds", "solar_cells", **options))
+    return sources.load_examples(DataSpec("tfds", "solar_cells", **options))
 
 
 def test_counts_are_those_of_the_table(data_dir, rows):
@@ -44,7 +44,7 @@ def test_counts_are_those_of_the_table(data_dir, rows):
     assert (len(table) - defective, defective) == (1803, 821)
     assert examples.classes == ("functional", "defective")
     assert examples.class_counts() == (1803, 821)
-    assert len(examples.part("test")) == 655  # a quarter of each of four strata, rounded
+    assert len(examples.subset("test")) == 655  # a quarter of each of four strata, rounded
     assert len(examples) == 2624
 
 
@@ -80,21 +80,21 @@ def test_images_are_the_package_s_own_bytes(data_dir, rows):
 def test_train_and_test_are_stratified_and_fixed(rows):
     folder, _ = rows
     cells = solar_cells.read_table(folder / "labels.csv")
-    train, test = solar_cells.divide(cells)
+    train, test = solar_cells.split_cells(cells)
     assert not set(train) & set(test)
     whole, part = (Counter((cell.label, cell.kind) for cell in some) for some in (cells, train))
     assert len(whole) == 4
     for stratum, count in whole.items():
         assert abs(part[stratum] - 0.75 * count) <= 0.5
-    assert solar_cells.divide(cells[::-1]) == (train, test)
+    assert solar_cells.split_cells(cells[::-1]) == (train, test)
 
 
 def test_split_seed_moves_validation_and_never_the_test_part(data_dir):
     one, other = load(split_seed=0), load(split_seed=1)
-    assert set(one.part("test").keys) == set(other.part("test").keys)
-    assert set(one.part("validation").keys) != set(other.part("validation").keys)
-    assert one.part("validation").class_counts() == other.part("validation").class_counts()
-    functional, defective = one.part("validation").class_counts()
+    assert set(one.subset("test").keys) == set(other.subset("test").keys)
+    assert set(one.subset("validation").keys) != set(other.subset("validation").keys)
+    assert one.subset("validation").class_counts() == other.subset("validation").class_counts()
+    functional, defective = one.subset("validation").class_counts()
     assert (functional, defective) == (271, 123)  # a fifth of 1,353 and of 616
 
 

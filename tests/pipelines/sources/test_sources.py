@@ -22,16 +22,16 @@ def images(place, count):
 
 
 def folders(root, **options):
-    return sources.load(DataSpec("folders", str(root), **options))
+    return sources.load_examples(DataSpec("folders", str(root), **options))
 
 
 def counts(examples):
-    return [examples.part(split).class_counts() for split in ("train", "validation", "test")]
+    return [examples.subset(split).class_counts() for split in ("train", "validation", "test")]
 
 
 def manifest(root, text, **options):
     (root / "list.csv").write_text(text, encoding="utf-8")
-    return sources.load(DataSpec("manifest", str(root / "list.csv"), **options))
+    return sources.load_examples(DataSpec("manifest", str(root / "list.csv"), **options))
 
 
 def test_class_folders_are_split(tmp_path):
@@ -45,7 +45,7 @@ def test_class_folders_are_split(tmp_path):
 def test_the_split_does_not_depend_on_where_the_folder_is(tmp_path):
     for place in ("here", "there"):
         fill(tmp_path / place, *images("cat", 20), *images("dog", 20))
-    here, there = (set(folders(tmp_path / p).part("train").keys) for p in ("here", "there"))
+    here, there = (set(folders(tmp_path / p).subset("train").keys) for p in ("here", "there"))
     assert here == there
 
 
@@ -80,7 +80,7 @@ def test_three_places(tmp_path):
         validation_location=str(tmp_path / "b"),
         test_location=str(tmp_path / "c"),
     )
-    assert counts(sources.load(spec)) == [(3, 3), (1, 1), (2, 0)]
+    assert counts(sources.load_examples(spec)) == [(3, 3), (1, 1), (2, 0)]
 
 
 def test_nested_images_count_and_junk_does_not(tmp_path):
@@ -181,9 +181,9 @@ def test_a_file_instead_of_a_folder_and_remote_places(tmp_path):
         folders(tmp_path / "file")
     for place in ("gs://bucket/x", "s3://b/x", "https://host/x"):
         with pytest.raises(UserError, match="copy it here first"):
-            sources.load(DataSpec("folders", place))
+            sources.load_examples(DataSpec("folders", place))
     with pytest.raises(UserError, match="did you mean 'folders'"):
-        sources.load(DataSpec("folder", "x"))
+        sources.load_examples(DataSpec("folder", "x"))
 
 
 def test_manifest(tmp_path):
@@ -211,7 +211,7 @@ def test_manifest_groups_never_part(tmp_path):
     rows = [f"{i}.jpg,{'ab'[i % 2]},,module{i // 4}" for i in range(200)]
     for seed in range(5):
         examples = manifest(tmp_path, "path,label,split,group\n" + "\n".join(rows), split_seed=seed)
-        parts = [set(examples.part(split).groups) for split in ("train", "validation")]
+        parts = [set(examples.subset(split).groups) for split in ("train", "validation")]
         assert not parts[0] & parts[1]
         assert counts(examples)[1] == (20, 20)
 
@@ -272,7 +272,7 @@ def test_every_mistake_in_a_manifest_has_its_line(tmp_path, message):
 
 def test_a_manifest_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match=r"the manifest .*none\.csv does not exist"):
-        sources.load(DataSpec("manifest", str(tmp_path / "none.csv")))
+        sources.load_examples(DataSpec("manifest", str(tmp_path / "none.csv")))
 
 
 def test_photographs(cats_dogs):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from engine.core.errors import UserError
 from pipelines.sources.examples import SPLITS, VALIDATION, from_columns
-from pipelines.sources.splits import divide, limit, quotas, ranks
+from pipelines.sources.splits import apportion, limit_examples, rank_keys, take_validation_split
 
 
 def make(counts, groups=None, order=None):
@@ -22,7 +22,7 @@ def make(counts, groups=None, order=None):
 
 
 def validation_keys(examples):
-    return set(examples.part("validation").keys)
+    return set(examples.subset("validation").keys)
 
 
 @given(
@@ -32,13 +32,13 @@ def validation_keys(examples):
 )
 @settings(max_examples=150, deadline=None)
 def test_sizes_are_exact_and_strata_are_kept(counts, fraction, seed):
-    divided = divide(make(counts), fraction, seed)
-    taken = np.array(divided.part("validation").class_counts())
+    divided = take_validation_split(make(counts), fraction, seed)
+    taken = np.array(divided.subset("validation").class_counts())
     total = int(np.floor(sum(counts) * fraction + 0.5))
     lowest, highest = len(counts), sum(counts) - len(counts)
     assert taken.sum() == min(max(total, lowest), highest)
     assert np.all(taken >= 1)
-    assert np.all(np.array(divided.part("train").class_counts()) >= 1)
+    assert np.all(np.array(divided.subset("train").class_counts()) >= 1)
     if lowest <= total <= highest and min(counts) * fraction >= 1 <= min(counts) * (1 - fraction):
         assert np.all(np.abs(taken - np.array(counts) * total / sum(counts)) < 1)
 
@@ -49,11 +49,11 @@ def test_groups_stay_whole(data):
     counts = data.draw(st.lists(st.integers(6, 40), min_size=2, max_size=4))
     names = st.sampled_from(["", *(f"g{index}" for index in range(12))])
     groups = data.draw(st.lists(names, min_size=sum(counts), max_size=sum(counts)))
-    examples = divide(make(counts, groups), 0.3, data.draw(st.integers(0, 1000)))
+    examples = take_validation_split(make(counts, groups), 0.3, data.draw(st.integers(0, 1000)))
     parts = {}
     for group, split in zip(examples.groups, examples.splits, strict=True):
         assert not group or parts.setdefault(group, split) == split
-    assert min(examples.part("train").class_counts()) >= 1
+    assert min(examples.subset("train").class_counts()) >= 1
 
 
 @given(st.data())
@@ -68,9 +68,9 @@ def test_groups_of_one_class_miss_its_share_by_less_than_the_largest(data):
         for number, size in enumerate(groups)
         for _ in range(size)
     ]
-    divided = divide(make(counts, names), fraction, seed)
-    wanted = divide(make(counts), fraction, seed).part("validation").class_counts()
-    train, taken = divided.part("train"), divided.part("validation").class_counts()
+    divided = take_validation_split(make(counts, names), fraction, seed)
+    wanted = take_validation_split(make(counts), fraction, seed).subset("validation").class_counts()
+    train, taken = divided.subset("train"), divided.subset("validation").class_counts()
     for label, (got, exact) in enumerate(zip(taken, wanted, strict=True)):
         assert abs(got - exact) < max(sizes[label])
         left = Counter(train.groups[train.labels == label])
@@ -81,19 +81,19 @@ def test_groups_of_one_class_miss_its_share_by_less_than_the_largest(data):
 
 def test_small_groups_still_meet_the_size():
     examples = make([300, 150], groups=[f"g{index // 3}" for index in range(450)])
-    taken = divide(examples, 0.2, 0).part("validation").class_counts()
+    taken = take_validation_split(examples, 0.2, 0).subset("validation").class_counts()
     assert taken == (60, 30)
 
 
 def test_a_group_of_two_classes_and_large_groups_give_every_class_a_validation_part():
     groups = ["a"] * 10 + ["b"] * 10 + ["c"] * 10 + ["d"] * 10
-    examples = divide(make([20, 20], groups), 0.1, 3)
-    assert examples.part("validation").class_counts() == (10, 10)
+    examples = take_validation_split(make([20, 20], groups), 0.1, 3)
+    assert examples.subset("validation").class_counts() == (10, 10)
 
 
 def test_a_group_that_holds_a_whole_class_stays_in_training():
-    examples = divide(make([4, 40], groups=["g"] * 4 + [""] * 40), 0.7, 0)
-    assert examples.part("train").class_counts()[0] == 4
+    examples = take_validation_split(make([4, 40], groups=["g"] * 4 + [""] * 40), 0.7, 0)
+    assert examples.subset("train").class_counts()[0] == 4
 
 
 @given(st.data())
@@ -105,13 +105,16 @@ def test_only_seed_and_key_decide(data):
     groups = data.draw(st.lists(names, min_size=sum(counts), max_size=sum(counts)))
     shuffled = np.array(data.draw(st.permutations(range(sum(counts)))))
     seed, fraction = data.draw(st.integers(0, 1000)), data.draw(st.floats(0.05, 0.95))
-    one = divide(make(counts, groups), fraction, seed)
-    other = divide(make(counts, groups, order=shuffled), fraction, seed)
+    one = take_validation_split(make(counts, groups), fraction, seed)
+    other = take_validation_split(make(counts, groups, order=shuffled), fraction, seed)
     assert validation_keys(one) == validation_keys(other)
 
 
 def test_each_seed_has_a_split_of_its_own():
-    found = {frozenset(validation_keys(divide(make([60, 30]), 0.2, seed))) for seed in range(20)}
+    found = {
+        frozenset(validation_keys(take_validation_split(make([60, 30]), 0.2, seed)))
+        for seed in range(20)
+    }
     assert len(found) == 20
 
 
@@ -122,44 +125,44 @@ def test_a_removed_image_moves_at_most_one_other_of_each_class(data):
     gone, fraction = data.draw(st.integers(0, sum(counts) - 1)), data.draw(st.floats(0.05, 0.95))
     examples = make(counts)
     kept = examples.without([gone])
-    before = validation_keys(divide(examples, fraction, 0)) & set(kept.keys)
-    moved = before ^ validation_keys(divide(kept, fraction, 0))
+    before = validation_keys(take_validation_split(examples, fraction, 0)) & set(kept.keys)
+    moved = before ^ validation_keys(take_validation_split(kept, fraction, 0))
     assert len({key.split("/")[0] for key in moved}) == len(moved)
 
 
 def test_a_removed_image_moves_hardly_any_other():
     examples = make([500, 500])
-    before = validation_keys(divide(examples, 0.2, 0))
-    after = validation_keys(divide(examples.without([7]), 0.2, 0))
+    before = validation_keys(take_validation_split(examples, 0.2, 0))
+    after = validation_keys(take_validation_split(examples.without([7]), 0.2, 0))
     assert len(before ^ after) <= 3
 
 
 def test_grouping_nothing_changes_nothing():
     alone = make([40, 25], groups=[""] * 64 + ["only"])
-    assert len(validation_keys(divide(alone, 0.25, 2))) == 16
-    plain = validation_keys(divide(make([40, 25]), 0.25, 2))
-    assert len(plain ^ validation_keys(divide(alone, 0.25, 2))) <= 2
+    assert len(validation_keys(take_validation_split(alone, 0.25, 2))) == 16
+    plain = validation_keys(take_validation_split(make([40, 25]), 0.25, 2))
+    assert len(plain ^ validation_keys(take_validation_split(alone, 0.25, 2))) <= 2
 
 
 def test_a_number_of_examples_is_exact_and_checked():
-    assert len(divide(make([700, 300]), 100, 0).part("validation")) == 100
+    assert len(take_validation_split(make([700, 300]), 100, 0).subset("validation")) == 100
     for wrong in (1, 999):
         with pytest.raises(UserError, match="allowed: 2 to 998"):
-            divide(make([700, 300]), wrong, 0)
+            take_validation_split(make([700, 300]), wrong, 0)
 
 
 def test_a_class_of_one_stays_in_training():
-    examples = divide(make([1, 9]), 0.5, 0)
-    assert examples.part("train").class_counts()[0] == 1
+    examples = take_validation_split(make([1, 9]), 0.5, 0)
+    assert examples.subset("train").class_counts()[0] == 1
     with pytest.raises(UserError, match="two images"):
-        divide(make([1, 1]), 0.5, 0)
+        take_validation_split(make([1, 1]), 0.5, 0)
 
 
 def test_ranks_are_uniform_and_depend_on_the_seed():
     keys = np.array([f"{index}.jpg" for index in range(20000)], dtype=object)
-    shares = np.histogram(ranks(keys, 0) / 2.0**64, bins=20, range=(0, 1))[0] / 1000
+    shares = np.histogram(rank_keys(keys, 0) / 2.0**64, bins=20, range=(0, 1))[0] / 1000
     assert np.all(np.abs(shares - 1) < 0.15)
-    assert abs(np.corrcoef(ranks(keys, 0) / 2.0**64, ranks(keys, 1) / 2.0**64)[0, 1]) < 0.03
+    assert abs(np.corrcoef(rank_keys(keys, 0) / 2.0**64, rank_keys(keys, 1) / 2.0**64)[0, 1]) < 0.03
 
 
 @given(
@@ -169,7 +172,7 @@ def test_ranks_are_uniform_and_depend_on_the_seed():
 def test_quotas_hold_their_bounds(sizes, total):
     counts = np.array([size for size, _ in sizes])
     least = np.array([low for _, low in sizes])
-    shares = quotas(counts, total, least, counts)
+    shares = apportion(counts, total, least, counts)
     assert np.all((least <= shares) & (shares <= counts))
     assert shares.sum() == np.clip(total, least.sum(), counts.sum())
 
@@ -178,20 +181,20 @@ def test_quotas_are_those_of_hamilton():
     # Balinski and Young, Fair Representation: the seats of six parties by largest remainders.
     votes = np.array([47000, 16000, 15800, 12000, 6100, 3100])
     nothing = np.zeros(6, np.int64)
-    assert quotas(votes, 10, nothing, votes).tolist() == [5, 2, 1, 1, 1, 0]
+    assert apportion(votes, 10, nothing, votes).tolist() == [5, 2, 1, 1, 1, 0]
 
 
 def test_limit_is_even_and_stops_at_what_there_is():
-    examples = divide(make([400, 100]), 0.2, 0)
-    limited = limit(examples, 50, 0)
-    assert limited.part("train").class_counts() == (40, 10)
-    assert limited.part("validation").class_counts() == (40, 10)
+    examples = take_validation_split(make([400, 100]), 0.2, 0)
+    limited = limit_examples(examples, 50, 0)
+    assert limited.subset("train").class_counts() == (40, 10)
+    assert limited.subset("validation").class_counts() == (40, 10)
     assert set(limited.keys) <= set(examples.keys)
-    assert len(limit(examples, 10**6, 0)) == 500
-    assert limit(make([1000, 3]), 4, 0).class_counts() == (3, 1)
-    assert limit(examples, None, 0) is examples
+    assert len(limit_examples(examples, 10**6, 0)) == 500
+    assert limit_examples(make([1000, 3]), 4, 0).class_counts() == (3, 1)
+    assert limit_examples(examples, None, 0) is examples
     with pytest.raises(UserError, match="2 or more"):
-        limit(examples, 1, 0)
+        limit_examples(examples, 1, 0)
 
 
 @given(st.data())
@@ -202,24 +205,24 @@ def test_any_limit_keeps_parts_and_classes_and_of_each_its_share(data):
     parts = data.draw(st.lists(st.integers(0, 2), min_size=len(examples), max_size=len(examples)))
     examples = examples.replace(splits=parts)
     count, seed = data.draw(st.integers(len(counts), 99)), data.draw(st.integers(0, 99))
-    limited = limit(examples, count, seed)
+    limited = limit_examples(examples, count, seed)
     where = dict(zip(examples.keys, examples.splits, strict=True))
     assert [where[key] for key in limited.keys] == limited.splits.tolist()
     assert len(set(limited.keys)) == len(limited)
     for split in SPLITS:
-        had = np.array(examples.part(split).class_counts())
-        kept = np.array(limited.part(split).class_counts())
+        had = np.array(examples.subset(split).class_counts())
+        kept = np.array(limited.subset(split).class_counts())
         assert kept.sum() == min(count, had.sum())
         assert np.all((kept >= (had > 0)) & (kept <= had))
         exact = had * kept.sum() / max(had.sum(), 1)
         if np.all((exact >= 1) | (had == 0)):
             assert np.all(np.abs(kept - exact) < 1)
     shuffled = examples.take(np.random.default_rng(seed).permutation(len(examples)))
-    assert set(limit(shuffled, count, seed).keys) == set(limited.keys)
+    assert set(limit_examples(shuffled, count, seed).keys) == set(limited.keys)
 
 
 def test_given_splits_are_left_alone():
     examples = make([30, 30]).replace(splits=np.array([2] * 10 + [0] * 50, dtype=np.int8))
-    divided = divide(examples, 0.2, 0)
+    divided = take_validation_split(examples, 0.2, 0)
     assert np.all(divided.splits[:10] == 2)
     assert np.sum(divided.splits == VALIDATION) == 10

@@ -103,7 +103,7 @@ def data_dir(tmp_path, monkeypatch):
 
 
 def load(name, **options):
-    return sources.load(DataSpec("tfds", name, **options))
+    return sources.load_examples(DataSpec("tfds", name, **options))
 
 
 def remains(folder):
@@ -113,9 +113,9 @@ def remains(folder):
 def test_every_example_is_at_its_place():
     examples = load("tiny_colours")
     assert examples.classes == COLOURS
-    assert examples.part("train").class_counts() == (20, 20, 20)
-    assert examples.part("validation").class_counts() == (4, 4, 4)
-    assert sum(examples.part("test").class_counts()) == 5  # those with a label
+    assert examples.subset("train").class_counts() == (20, 20, 20)
+    assert examples.subset("validation").class_counts() == (4, 4, 4)
+    assert sum(examples.subset("test").class_counts()) == 5  # those with a label
     expected = tfds.builder("tiny_colours").as_dataset(split="train")
     for row, index in zip(expected, range(60), strict=True):
         pixels = tf.io.decode_image(read(examples, index)).numpy()
@@ -125,7 +125,7 @@ def test_every_example_is_at_its_place():
 
 
 def test_keys_are_those_of_tfds():
-    examples = load("tiny_colours").part("train")
+    examples = load("tiny_colours").subset("train")
     config = tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1)
     rows = tfds.builder("tiny_colours").as_dataset(split="train", read_config=config)
     assert [row["tfds_id"].numpy().decode() for row in rows] == examples.keys.tolist()
@@ -133,8 +133,8 @@ def test_keys_are_those_of_tfds():
 
 def test_validation_is_taken_from_train_where_there_is_none():
     examples = load("tiny_train", validation_fraction=9)
-    assert examples.part("train").class_counts() == (17, 17, 17)
-    assert examples.part("validation").class_counts() == (3, 3, 3)
+    assert examples.subset("train").class_counts() == (17, 17, 17)
+    assert examples.subset("validation").class_counts() == (3, 3, 3)
     assert len(load("tiny_train:1.0.0", limit_examples=6)) == 12
 
 
@@ -230,11 +230,11 @@ def test_connections_are_tried_directly_or_through_the_proxy(monkeypatch):
         monkeypatch.delenv(name.upper(), raising=False)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert connection.problem([f"http://127.0.0.1:{port}/file"]) is None
+        assert connection.connection_problem([f"http://127.0.0.1:{port}/file"]) is None
         monkeypatch.setenv("https_proxy", f"127.0.0.1:{port}")
-        assert connection.problem(["https://host.invalid/file"]) is None
-    assert "127.0.0.1" in connection.problem([f"http://127.0.0.1:{port}/file"])
-    assert connection.problem([]) is None
+        assert connection.connection_problem(["https://host.invalid/file"]) is None
+    assert "127.0.0.1" in connection.connection_problem([f"http://127.0.0.1:{port}/file"])
+    assert connection.connection_problem([]) is None
 
 
 def test_a_name_server_that_does_not_answer_costs_seconds_only(monkeypatch):
@@ -247,6 +247,8 @@ def test_a_name_server_that_does_not_answer_costs_seconds_only(monkeypatch):
     monkeypatch.setattr(connection.socket, "create_connection", lambda *_, **__: wait())
     monkeypatch.setattr(connection, "_ALL_SECONDS", 0.2)
     began = time.monotonic()
-    assert "no answer" in connection.problem(["http://one.invalid/x", "http://two.invalid/x"])
+    assert "no answer" in connection.connection_problem(
+        ["http://one.invalid/x", "http://two.invalid/x"]
+    )
     assert time.monotonic() - began < 5
     answer.set()

@@ -1,5 +1,3 @@
-"""The index of record files against TensorFlow's own reader, and against bytes that are none."""
-
 import os
 import struct
 from pathlib import Path
@@ -12,6 +10,7 @@ from hypothesis import strategies as st
 
 from engine.core.errors import UserError
 from pipelines.sources import tfrecord_index
+from pipelines.sources.tfrecord_index import index_records, masked_crc32c
 
 RNG = np.random.default_rng(0)
 
@@ -56,8 +55,8 @@ def files(tmp_path):
     return made
 
 
-def test_agrees_with_tensorflow(files, tmp_path):
-    found = tfrecord_index.index(files, "image", "label", str(tmp_path / "index.npz"))
+def test_index_agrees_with_tensorflow(files, tmp_path):
+    found = index_records(files, "image", "label", str(tmp_path / "index.npz"))
     spec = {
         "image": tf.io.FixedLenFeature([], tf.string),
         "label": tf.io.FixedLenFeature([], "int64"),
@@ -67,53 +66,69 @@ def test_agrees_with_tensorflow(files, tmp_path):
         raw = Path(file).read_bytes()
         for inside, record in enumerate(tf.data.TFRecordDataset(file)):
             expected = tf.io.parse_single_example(record, spec)
-            offset, length = found.offsets[place], found.lengths[place]
+            offset, length = found["offset"][place], found["length"][place]
             assert raw[offset : offset + length] == expected["image"].numpy()
-            assert found.labels[place] == expected["label"].numpy()
-            assert (found.files[place], found.places[place]) == (number, inside)
+            assert found["label"][place] == expected["label"].numpy()
+            assert (found["file"][place], found["number"][place]) == (number, inside)
             place += 1
-    assert place == len(found.labels) == 65
+    assert place == len(found["label"]) == 65
 
 
-def test_the_index_is_built_once_and_anew_when_files_change(files, tmp_path, monkeypatch):
+def test_index_is_built_once_and_again_when_files_change(files, tmp_path, monkeypatch):
     cache = str(tmp_path / "index.npz")
-    first = tfrecord_index.index(files, "image", "label", cache)
+    first = index_records(files, "image", "label", cache)
     with monkeypatch.context() as patched:
         patched.setattr(tfrecord_index, "_scan", lambda *_: pytest.fail("read again"))
-        again = tfrecord_index.index(files, "image", "label", cache)
-    for one, other in zip(first, again, strict=True):
-        np.testing.assert_array_equal(one, other)
+        again = index_records(files, "image", "label", cache)
+    np.testing.assert_array_equal(first, again)
     write(files[1], [serialised(image=b"new", label=3)])
-    assert len(tfrecord_index.index(files, "image", "label", cache).labels) == 66
+    assert len(index_records(files, "image", "label", cache)["label"]) == 66
     write(files[1], [serialised(image=b"two", label=4)])  # of the same size, another time
     os.utime(files[1], ns=(1, 1))
-    assert 4 in tfrecord_index.index(files, "image", "label", cache).labels[40:41]
-    assert not [name for name in os.listdir(tmp_path) if name.startswith(".index")]
+    assert 4 in index_records(files, "image", "label", cache)["label"][40:41]
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".part")]
 
 
-def test_a_damaged_index_or_one_that_can_not_be_kept_is_no_matter(files, tmp_path):
+def test_damaged_or_unwritable_index_is_rebuilt(files, tmp_path):
     cache = tmp_path / "index.npz"
-    first = tfrecord_index.index(files, "image", "label", str(cache))
+    first = index_records(files, "image", "label", str(cache))
     whole = cache.read_bytes()
     for damaged in (b"", whole[:100], whole[:-7], b"\x80\x04." + whole, bytes(len(whole))):
         cache.write_bytes(damaged)
-        again = tfrecord_index.index(files, "image", "label", str(cache))
-        np.testing.assert_array_equal(first.offsets, again.offsets)
-    nowhere = tfrecord_index.index(files, "image", "label", str(tmp_path / "none" / "index.npz"))
-    np.testing.assert_array_equal(first.labels, nowhere.labels)
+        again = index_records(files, "image", "label", str(cache))
+        np.testing.assert_array_equal(first["offset"], again["offset"])
+    nowhere = index_records(files, "image", "label", str(tmp_path / "none" / "index.npz"))
+    np.testing.assert_array_equal(first["label"], nowhere["label"])
 
 
-@pytest.mark.parametrize("column", ["offsets", "lengths", "files"])
-@pytest.mark.parametrize("value", [2**62, -1, 0.5])
-def test_an_index_that_points_out_of_its_files_is_made_anew(files, tmp_path, column, value):
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("offset", 2**62),
+        ("offset", -1),
+        ("length", 2**62),
+        ("length", -1),
+        ("file", 9),
+        ("file", -1),
+    ],
+)
+def test_index_that_points_out_of_its_files_is_rebuilt(files, tmp_path, column, value):
     cache = tmp_path / "index.npz"
-    first = tfrecord_index.index(files, "image", "label", str(cache))
-    kept = dict(np.load(cache))
-    others = {"offsets": kept["offsets"] * 0 + 2**62, "lengths": kept["lengths"] * 0 + 2**62}
-    np.savez(cache, **kept | others | {column: np.full(len(kept[column]), value)})
-    again = tfrecord_index.index(files, "image", "label", str(cache))
-    for one, other in zip(first, again, strict=True):
-        np.testing.assert_array_equal(one, other)
+    first = index_records(files, "image", "label", str(cache))
+    archive = dict(np.load(cache))
+    archive["records"][column] = value
+    np.savez(cache, **archive)
+    again = index_records(files, "image", "label", str(cache))
+    np.testing.assert_array_equal(first, again)
+
+
+def test_index_of_other_types_is_rebuilt(files, tmp_path):
+    cache = tmp_path / "index.npz"
+    first = index_records(files, "image", "label", str(cache))
+    archive = dict(np.load(cache))
+    np.savez(cache, key=archive["key"], records=archive["records"]["offset"].astype(float))
+    again = index_records(files, "image", "label", str(cache))
+    np.testing.assert_array_equal(first, again)
 
 
 def test_unpacked_labels_are_read():
@@ -127,11 +142,11 @@ def test_the_checksum_is_that_of_the_standard():
     # RFC 3720, B.4: 32 bytes of zeros have the CRC-32C 8a9136aa, 0 to 31 have 46dd794e.
     for data, crc in ((bytes(32), 0x8A9136AA), (bytes(range(32)), 0x46DD794E)):
         masked = (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-        assert tfrecord_index.masked_crc32c(data) == masked
+        assert masked_crc32c(data) == masked
 
 
 def scan(path):
-    return tfrecord_index.index([os.fspath(path)], "image", "label", os.fspath(path) + ".npz")
+    return index_records([os.fspath(path)], "image", "label", os.fspath(path) + ".npz")
 
 
 @pytest.mark.parametrize(
@@ -180,12 +195,12 @@ def test_any_bytes_give_an_index_or_a_message(tmp_path, data):
     for _ in range(data.draw(st.integers(0, 4)) if content else 0):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     header = struct.pack("<Q", len(content))
-    crc = struct.pack("<I", tfrecord_index.masked_crc32c(header))
+    crc = struct.pack("<I", masked_crc32c(header))
     file = tmp_path / "fuzz"
     file.write_bytes(header + crc + bytes(content) + bytes(4))
     try:
         found = scan(file)
     except UserError:
         return
-    assert found.offsets[0] >= 12
-    assert found.offsets[0] + found.lengths[0] <= 12 + len(content)
+    assert found["offset"][0] >= 12
+    assert found["offset"][0] + found["length"][0] <= 12 + len(content)
