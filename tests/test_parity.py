@@ -31,7 +31,7 @@ from engine.training.state import TrainJob
 from pipelines.augment import augment
 from pipelines.loading import batches
 from pipelines.loading import prepare as ready
-from pipelines.pixel_cache.store import CacheLocation
+from pipelines.pixel_cache.cache import CacheLocation
 from pipelines.predict.image_stream import ImageStream
 from pipelines.sources.examples import TRAIN, VALIDATION, Examples, from_columns
 from tests.engine.small import enliven
@@ -128,7 +128,7 @@ class Served:
 
 
 class Rows:
-    """Images, twice over, as `pipelines.pixel_cache.store.Pixels` gives them."""
+    """Images, twice over, as `pipelines.pixel_cache.cache.PixelCache` gives them."""
 
     def __init__(self, images: np.ndarray) -> None:
         self.images = images

@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 
 from engine.runtime import background
-from pipelines.pixel_cache import store
-from pipelines.pixel_cache.store import CacheLocation
+from pipelines.pixel_cache import cache
+from pipelines.pixel_cache.cache import CacheLocation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,10 +18,10 @@ class CacheOptions:
     memory: bytes; None for a third of the memory that is free when a run starts.
     """
 
-    folder: Path | None = dataclasses.field(default_factory=store.default_folder)
+    folder: Path | None = dataclasses.field(default_factory=cache.default_folder)
     memory: int | None = None
 
     def location(self) -> CacheLocation:
         """The same with the bytes of memory of now."""
-        memory = store.default_memory() if self.memory is None else self.memory
+        memory = cache.default_memory() if self.memory is None else self.memory
         return CacheLocation(self.folder, memory, background.yield_to_foreground)

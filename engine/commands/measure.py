@@ -28,7 +28,7 @@ from engine.runs import best_model, load
 from engine.runs.directory import RunDirectory
 from engine.runs.load import LoadedRun
 from pipelines.loading import batches, prepare
-from pipelines.pixel_cache.store import CacheLocation
+from pipelines.pixel_cache.cache import CacheLocation
 from pipelines.sources import overlap
 from pipelines.sources.examples import identity
 

@@ -14,7 +14,7 @@ from engine.runs.directory import RunDirectory
 from engine.runtime import tensorflow_setup
 from engine.training import setup
 from pipelines.loading import batches, prepare
-from pipelines.pixel_cache.store import CacheLocation
+from pipelines.pixel_cache.cache import CacheLocation
 from pipelines.sources import sources
 
 

@@ -20,8 +20,8 @@ from pipelines.doctor import duplicates, kinds, near_duplicates, quick_check
 from pipelines.doctor.header_checks import check_headers
 from pipelines.doctor.path_checks import check_paths
 from pipelines.pixel_cache import scan
-from pipelines.pixel_cache.scan import Broken, ImageFacts
-from pipelines.pixel_cache.stamps import MISSING
+from pipelines.pixel_cache.index import MISSING
+from pipelines.pixel_cache.scan import BrokenImage, ImageFacts
 from pipelines.sources import sources, splits
 from pipelines.sources.examples import SPLITS, VALIDATION, Examples, read
 
@@ -123,7 +123,7 @@ def examine(spec: DataSpec, threads: int, progress: Callable[[int, int], None]) 
         facts.keep(indices, batch)
         progress(facts.count, len(examples))
 
-    broken = scan.look(examples, _decode_small, threads, keep=keep)
+    broken = scan.scan_images(examples, _decode_small, threads, collect=keep)
     same_files = duplicates.groups_of_equal(facts.fingerprints)
     pairs = facts.near_duplicates()
     alike = duplicates.connected_groups(len(examples), pairs)
@@ -179,7 +179,7 @@ class _ExampleFacts:
         return firsts[near_duplicates.find_near_duplicates(self.details[firsts])]
 
 
-def _broken_findings(broken: list[Broken], examples: Examples) -> list[Finding]:
+def _broken_findings(broken: list[BrokenImage], examples: Examples) -> list[Finding]:
     cases: dict[str, list[Case]] = defaultdict(list)
     for one in broken:
         kind, detail = _broken_kind(one), one.reason
@@ -189,8 +189,8 @@ def _broken_findings(broken: list[Broken], examples: Examples) -> list[Finding]:
     return kinds.collect(cases)
 
 
-def _broken_kind(one: Broken) -> str:
-    if not one.lasting:
+def _broken_kind(one: BrokenImage) -> str:
+    if not one.permanent:
         return "missing" if one.reason == MISSING else "unreadable"
     reasons = {
         "empty file": "empty",

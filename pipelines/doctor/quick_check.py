@@ -12,7 +12,7 @@ from pipelines.decode import headers
 from pipelines.doctor import duplicates, kinds
 from pipelines.doctor.header_checks import check_headers
 from pipelines.doctor.path_checks import check_paths
-from pipelines.pixel_cache.store import Pixels
+from pipelines.pixel_cache.cache import PixelCache
 from pipelines.sources.examples import Examples
 
 ONE_COLOUR_LEVELS = 3  # of 255: the difference that saving as JPEG makes
@@ -21,7 +21,7 @@ SHOWN_CLASSES = 10
 _PROBES = 8  # pixels along each side that are tested before the whole image
 
 
-def quick_check(spec: DataSpec, examples: Examples, pixels: Pixels | None) -> Iterator[str]:
+def quick_check(spec: DataSpec, examples: Examples, pixels: PixelCache | None) -> Iterator[str]:
     """Yields a line for each kind of finding and one for all notes.
 
     Args:
@@ -32,10 +32,10 @@ def quick_check(spec: DataSpec, examples: Examples, pixels: Pixels | None) -> It
     of_headers = check_headers(examples, rows, orientations)
     findings = [*find_imbalance(examples), *check_paths(spec, examples), *of_headers]
     if pixels is not None:
-        groups = duplicates.groups_of_equal(pixels.fingerprints[examples.rows])
+        groups = duplicates.groups_of_equal(pixels.index.facts["fingerprint"][examples.rows])
         findings += duplicates.duplicate_findings(examples, groups, "duplicates")
         if pixels.in_memory:
-            flat = np.isin(examples.rows, single_colour_images(pixels.rows))
+            flat = np.isin(examples.rows, single_colour_images(pixels.images))
             findings += single_colour_findings(examples, flat)
     findings = kinds.by_severity(findings)
     yield from (_line(finding) for finding in findings if finding.kind.level != NOTE)
@@ -56,10 +56,11 @@ def _line(finding: Finding) -> str:
     )
 
 
-def _read_headers(examples: Examples, pixels: Pixels | None) -> tuple[np.ndarray, np.ndarray]:
+def _read_headers(examples: Examples, pixels: PixelCache | None) -> tuple[np.ndarray, np.ndarray]:
     """Returns headers.COLUMN [N] and orientations [N], of a sample where no pixels are cached."""
     if pixels is not None:
-        return pixels.headers[examples.rows], pixels.orientations[examples.rows]
+        facts = pixels.index.facts[examples.rows]
+        return facts["header"], facts["orientation"]
     rows = np.zeros(len(examples), headers.COLUMN)
     sample = np.flatnonzero(headers.sample(len(examples)))
     rows[sample] = headers.of(examples, sample)

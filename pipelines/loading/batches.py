@@ -20,7 +20,7 @@ from engine.core.recipe import Recipe
 from pipelines.decode import decode
 from pipelines.loading import shuffle
 from pipelines.loading.prefetch import prefetch
-from pipelines.pixel_cache.store import ALIGNMENT, Pixels
+from pipelines.pixel_cache.cache import ALIGNMENT, PixelCache
 from pipelines.sources.examples import SPLITS, Examples, identity, read
 from pipelines.sources.reader import IMAGES_PER_THREAD, dataset_options, make_reader
 
@@ -39,7 +39,7 @@ class SplitLoader:
         examples: Examples,
         recipe: Recipe,
         threads: int,
-        pixels: Pixels | None = None,
+        pixels: PixelCache | None = None,
         device: str | None = None,
     ) -> None:
         """Loads nothing yet.
@@ -174,7 +174,7 @@ class ImageDataLoader(DataLoader):
         examples: Examples,
         recipe: Recipe,
         threads: int,
-        pixels: Pixels | None = None,
+        pixels: PixelCache | None = None,
         device: str | None = None,
     ) -> None:
         """Args as of `SplitLoader`; the examples are those of all splits."""

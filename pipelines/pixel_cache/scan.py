@@ -1,16 +1,14 @@
-"""Looks at every image before training: what can't be read or decoded is named and left out.
+"""Scans all images before training: what can't be read or decoded is named and excluded.
 
-It decodes as training will, with the same definition, so that nothing that passes here fails there.
-What it has decoded can be kept: `pixel_cache` does.
+It decodes as training will, so nothing that passes here fails there.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -19,40 +17,45 @@ from engine.core.errors import UserError
 from engine.core.files import write_csv
 from pipelines.decode import exif, formats
 from pipelines.decode.decode import reason
-from pipelines.pixel_cache.stamps import of_system, stamp
+from pipelines.pixel_cache.index import stamp_images, system_reason
 from pipelines.sources.examples import SPLITS, Examples, read
 from pipelines.sources.reader import IMAGES_PER_THREAD, dataset_options, make_reader
 
 COLUMNS = ("path", "reason")
-_BATCH = 64  # images that are passed on at a time,
+_BATCH = 64  # images that are collected at a time,
 _BATCH_BYTES = 1 << 24  # or fewer where they are large
-_FINGERPRINTS = 2**63 - 1  # as many as there are
+_FINGERPRINTS = 2**63 - 1  # the number of hash buckets
 
 Decode = Callable[[tf.Tensor], tf.Tensor]
-Keep = Callable[[np.ndarray, "ImageFacts"], None]
+Collect = Callable[[np.ndarray, "ImageFacts"], None]
 
 
 @dataclass(frozen=True)
-class Broken:
-    """An example that can't be used: its index, where it is, and why in a few words.
+class BrokenImage:
+    """An example that can't be used.
 
-    lasting: it lies in the file's contents, and not in the system's way to them.
+    Attributes:
+      index: its number.
+      path: where it is, for messages.
+      reason: a few words.
+      permanent: the reason lies in the file's contents, not in the system's access to them.
     """
 
     index: int
     path: str
     reason: str
-    lasting: bool = True
+    permanent: bool = True
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What the look at n sound images found.
+    """What decoding n images gave.
 
-    pixels: uint8 [n, height, width, 3], 0…255.
-    orientations: int32 [n], 1…8, as EXIF has it; the pixels are upright already.
-    fingerprints: int64 [n], 0 or more, of the encoded bytes. FarmHash64: it tells changed files and
-      copies, by chance alone never two others, but is no shield against somebody who forges them.
+    Attributes:
+      pixels: uint8 [n, height, width, 3], 0 to 255.
+      orientations: int32 [n], 1 to 8, as in EXIF; the pixels are upright already.
+      fingerprints: int64 [n], 0 or more, FarmHash64 of the encoded bytes: finds changed files and
+        copies, but is no protection against forgery.
     """
 
     pixels: np.ndarray
@@ -60,78 +63,65 @@ class ImageFacts:
     fingerprints: np.ndarray
 
 
-def look(
-    examples: Examples,
-    decode: Decode,
-    threads: int,
-    progress: Callable[[int], None] | None = None,
-    keep: Keep | None = None,
-    begin: Callable[[], None] | None = None,
-) -> list[Broken]:
+def scan_images(
+    examples: Examples, decode: Decode, threads: int, collect: Collect | None = None
+) -> list[BrokenImage]:
     """Reads and decodes every example once, in parallel.
 
     Args:
-      examples: all parts together.
+      examples: of all splits together.
       decode: string scalar -> uint8 [height, width, 3], in graph operations; raises where it can't.
       threads: how many decode.
-      progress: called now and then with the number of sound images so far.
-      keep: called with the numbers of some sound examples, int32 [n], and what was found there,
-        until every sound one has been its turn, in any order.
-      begin: called when all is made ready, before the first file is opened.
+      collect: called with the numbers of some examples, int32 [n], and what decoding them gave;
+        each example that decodes comes once, in any order.
 
     Returns:
-      The broken ones in their order.
+      The broken ones in order.
     """
-    faults = stamp(examples.paths, examples.offsets, examples.lengths)[1]
-    broken = [Broken(i, examples.name(i), why, lasting=False) for i, why in faults.items()]
+    faults = stamp_images(examples.paths, examples.offsets, examples.lengths)[1]
+    broken = [BrokenImage(n, examples.name(n), why, permanent=False) for n, why in faults.items()]
     rest = np.setdiff1d(np.arange(len(examples)), np.array(list(faults), dtype=np.int64))
-    sound = np.zeros(len(examples), dtype=bool)
-    count = 0
-    batches = _sound(examples, rest, decode, threads, keep is not None)
-    if begin:
-        begin()
-    for numbers, *facts in batches:
-        sound[numbers] = True
-        count += len(numbers)
-        if keep:
-            keep(numbers, ImageFacts(*facts))
-        if progress:
-            progress(count)
-    for index in rest[~sound[rest]]:
-        # The pipeline says only which; these few are asked again for why.
-        fault = _again(examples, int(index), decode, keep)
+    decoded = np.zeros(len(examples), dtype=bool)
+    for numbers, *facts in _decode_all(examples, rest, decode, threads, collect is not None):
+        decoded[numbers] = True
+        if collect:
+            collect(numbers, ImageFacts(*facts))
+    for index in rest[~decoded[rest]]:
+        # The pipeline only says which failed; these few are decoded again for the reason.
+        fault = _decode_again(examples, int(index), decode, collect)
         broken += [fault] if fault else []
-    return sorted(broken, key=lambda one: one.index)
+    return sorted(broken, key=lambda image: image.index)
 
 
-def _sound(
-    examples: Examples, numbers: np.ndarray, decode: Decode, threads: int, whole: bool
-) -> Any:
-    """Batches of the numbers whose image can be decoded, with their facts where `whole`."""
+def _decode_all(
+    examples: Examples, numbers: np.ndarray, decode: Decode, threads: int, with_facts: bool
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yields the numbers of the images that decode, in batches, with their facts if requested."""
     if not len(numbers):
-        return []  # without half a second for a program that nothing goes through
-    fetch = make_reader(examples)
+        return  # saves half a second for a pipeline without input
+    read_bytes = make_reader(examples)
 
-    def example(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        contents = fetch(number)
-        if whole:
+    def decode_example(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        contents = read_bytes(number)
+        if with_facts:
             return number, *_facts(contents, decode)
-        # One pixel is passed on: what nobody asks for would be optimised away.
+        # One pixel is passed on: an unused result would be optimised away.
         return number, decode(contents)[0, 0, 0]
 
     dataset = tf.data.Dataset.from_tensor_slices(numbers.astype(np.int32))
-    dataset = dataset.map(example, IMAGES_PER_THREAD * threads, deterministic=False).ignore_errors()
-    if not whole:
+    dataset = dataset.map(decode_example, IMAGES_PER_THREAD * threads, deterministic=False)
+    dataset = dataset.ignore_errors()
+    if not with_facts:
         dataset = dataset.map(lambda number, _: (number,))
-    size = np.prod(dataset.element_spec[1].shape) if whole else 1
+    size = np.prod(dataset.element_spec[1].shape) if with_facts else 1
     dataset = dataset.batch(int(max(1, min(_BATCH, _BATCH_BYTES // size))))
-    return dataset.prefetch(1).with_options(dataset_options(threads)).as_numpy_iterator()
+    yield from dataset.prefetch(1).with_options(dataset_options(threads)).as_numpy_iterator()
 
 
 def _facts(contents: tf.Tensor, decode: Decode) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     pixels = decode(contents)
-    # One after the other: what fails ends all beside it, and tf.data would take the cancellation of
-    # the one for the end of the pipeline instead of the other's error for that of an image.
+    # In sequence: a failure cancels what runs beside it, and tf.data would take the cancellation
+    # for the end of the pipeline instead of the failure for that of one image.
     with tf.control_dependencies([pixels]):
         contents = tf.identity(contents)
     orientation = tf.cond(
@@ -142,53 +132,57 @@ def _facts(contents: tf.Tensor, decode: Decode) -> tuple[tf.Tensor, tf.Tensor, t
 
 @exif.apart(exif.TEXT)
 def _in_others(contents: tf.Tensor) -> tf.Tensor:
-    """int32 scalar 1…8: the orientation that an image asks for which is no JPEG."""
+    """int32 scalar 1 to 8: the orientation of an image that is not a JPEG."""
 
-    def begins(form: formats.ImageFormat) -> tf.Tensor:
+    def starts_as(form: formats.ImageFormat) -> tf.Tensor:
         return tf.strings.substr(contents, form.magic_at, len(form.magic)) == form.magic
 
     searches = [
-        (begins(formats.OTHERS["PNG"]), lambda: exif.in_png(contents)),
-        (begins(formats.OTHERS["WebP"]), lambda: exif.in_webp(contents)),
+        (starts_as(formats.OTHERS["PNG"]), lambda: exif.in_png(contents)),
+        (starts_as(formats.OTHERS["WebP"]), lambda: exif.in_webp(contents)),
     ]
     return tf.case(searches, default=lambda: tf.constant(1))
 
 
-def _again(examples: Examples, index: int, decode: Decode, keep: Keep | None) -> Broken | None:
-    """Why an example can't be used; None, and it is kept, where it can after all."""
+def _decode_again(
+    examples: Examples, index: int, decode: Decode, collect: Collect | None
+) -> BrokenImage | None:
+    """Returns why an example can't be used; None, and it is collected, if it can be after all."""
     try:
         facts = _facts(tf.constant(read(examples, index)), decode)
     except OSError as error:
-        # Without a number it is ours: the file is too short, and will stay so.
-        return Broken(index, examples.name(index), of_system(error), error.errno is None)
+        # Without a number the error is our own: the file is too short, and will stay so.
+        permanent = error.errno is None
+        return BrokenImage(index, examples.name(index), system_reason(error), permanent)
     except tf.errors.OpError as error:
-        return Broken(index, examples.name(index), reason(error))
-    if keep:
-        keep(np.array([index], np.int32), ImageFacts(*(fact.numpy()[None] for fact in facts)))
+        return BrokenImage(index, examples.name(index), reason(error))
+    if collect:
+        collect(np.array([index], np.int32), ImageFacts(*(fact.numpy()[None] for fact in facts)))
     return None
 
 
-def leave_out(
-    examples: Examples, broken: list[Broken], report: str | os.PathLike[str], on_bad_image: str
+def exclude_broken(
+    examples: Examples, broken: list[BrokenImage], report: Path, on_bad_image: str
 ) -> Examples:
-    """Writes the report, then the examples without the broken ones.
+    """Writes the report and returns the examples without the broken ones.
 
     Args:
-      on_bad_image: `skip`, or `fail` where a single broken image is to end the run.
+      report: path of a CSV file with a row for each broken image.
+      on_bad_image: `skip`, or `fail` to end the run at the first broken image.
 
     Raises:
       UserError: there are broken ones and they are not to be skipped; or a class loses all its
-        images in a part.
+        images in a split.
     """
-    write_report(report, broken)
+    write_csv(report, COLUMNS, [{"path": image.path, "reason": image.reason} for image in broken])
     if broken and on_bad_image == "fail":
         first = broken[0]
         raise UserError(
             f"{len(broken)} of {len(examples)} images can't be used, the first is {first.path} "
-            f"({first.reason}); all are listed in {os.fspath(report)}; mend or remove them, "
+            f"({first.reason}); all are listed in {os.fspath(report)}; repair or remove them, "
             "or use --on_bad_image=skip"
         )
-    rest = examples.without(np.array([one.index for one in broken], dtype=np.int64))
+    rest = examples.without(np.array([image.index for image in broken], dtype=np.int64))
     for split in SPLITS:
         counts = zip(
             examples.classes,
@@ -203,8 +197,3 @@ def leave_out(
                     f"{os.fspath(report)} lists all with the reasons; replace them"
                 )
     return rest
-
-
-def write_report(path: str | os.PathLike[str], broken: list[Broken]) -> None:
-    """Writes a CSV file with a row for each, the header row alone where none is."""
-    write_csv(Path(path), COLUMNS, [{"path": one.path, "reason": one.reason} for one in broken])

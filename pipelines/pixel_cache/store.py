@@ -1,148 +1,292 @@
-"""Decoded images, ready to be taken: in memory, or in a file that the system pages in and out.
+"""Pixel caches on the disk: opening, writing, publishing as a whole, removing obsolete ones.
 
-The file is read, and not looked at through a map: the bytes come out of the same pages of the
-system's, but this process's own memory stays flat without giving pages back after every batch,
-which takes as long again, and a file that was cut short is an error and not a SIGBUS.
+    CACHE_DIR/pixels-DEFINITION-IMAGES/pixels.u8   one row of height x width x 3 bytes an image
+                                         index.npz   what is known of each: `CacheIndex`
+                                         lock        shared while in use, exclusive while written
+    CACHE_DIR/pixels-….part-PID-RANDOM/              being written, or left by a killed run
+
+A lock ends with its process, however that ends. A folder of the last kind whose lock is free was
+therefore left by a process that no longer runs.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import errno
+import hashlib
 import io
 import os
-import threading
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from pipelines.pixel_cache.free_memory import free_memory
+from engine.core.files import sync_folder
+from engine.core.locks import FileLock
+from pipelines.pixel_cache import index as index_files
+from pipelines.pixel_cache.cache import PixelCache
+from pipelines.pixel_cache.index import CacheIndex, stamp_images
+from pipelines.sources.examples import Examples
 
-ALIGNMENT = 64  # bytes: TensorFlow takes such an array as it is, and copies any other
+PIXELS, INDEX, LOCK = "pixels.u8", "index.npz", "lock"
+PART = ".part-"
+RESERVED = 0.02  # of the file system stays free, or the run's own files would find no space
+_CHUNK_BYTES = 1 << 20  # written between two calls of `give_way`
+
+Shape = tuple[int, int, int]
 
 
-@dataclasses.dataclass(frozen=True)
-class CacheLocation:
-    """Where pixels may be kept.
+class _FolderLock(FileLock):
+    """A lock on a folder of the cache; also ends when nothing refers to it any more."""
 
-    folder: on the disk, for later runs and for what memory can't hold; None for nowhere.
-    memory: bytes that they may take in this process.
-    give_way: called often by the thread that writes for later runs; waits while others come first,
-      and raises InterruptedError where that is to be left undone.
+    descriptor = -1
+
+    def __init__(self, folder: Path, flags: int = os.O_RDWR | os.O_CREAT) -> None:
+        super().__init__(folder / LOCK, flags)
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            super().close()
+        self.descriptor = -1
+
+    __del__ = close
+
+
+def open_all(folder: Path, definition: str, shape: Shape) -> list[PixelCache]:
+    """Opens the complete caches of a definition; damaged ones are skipped."""
+    caches = []
+    with contextlib.suppress(OSError):
+        with _names_locked(folder):
+            paths = _complete_folders(folder, definition)
+            locks = {path: lock for path in paths if (lock := _lock_shared(path))}
+        for path, lock in locks.items():
+            if cache := _open(path, lock, definition, shape):
+                caches.append(cache)
+    return caches
+
+
+class PixelWriter:
+    """Writes a new cache, in a folder that no other run opens before it is published.
+
+    Attributes:
+      path: the folder.
+      file: of the pixels.
+      lock: held exclusively until it is published.
     """
 
-    folder: Path | None
-    memory: int
-    give_way: Callable[[], None] = lambda: None
-
-
-def default_folder() -> Path:
-    """`$XDG_CACHE_HOME/unfreeze`, or `~/.cache/unfreeze` (XDG Base Directory Specification)."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "unfreeze"
-
-
-def default_memory() -> int:
-    """A third of the bytes that this process can still have: the rest is the training's."""
-    return free_memory() // 3
-
-
-class Pixels:
-    """N decoded images of one size, in rows, and what the first look found of each.
-
-    fingerprints: int64 [N], of the encoded bytes: equal where two files hold the same.
-    orientations: uint8 [N], as EXIF had it, 1…8; the pixels are upright already. 0 for broken ones.
-    headers: headers.COLUMN [N], blank where none was read.
-    """
-
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        fingerprints: np.ndarray,
-        orientations: np.ndarray,
-        headers: np.ndarray,
-        *,
-        memory: np.ndarray | None = None,
-        file: io.FileIO | None = None,
-        lock: io.FileIO | None = None,
-    ) -> None:
-        """Of `memory`, uint8 [N, *shape], or of a `file` with such rows, held by `lock`."""
-        self.shape = (len(fingerprints), *shape)
-        self.fingerprints, self.orientations, self.headers = fingerprints, orientations, headers
-        self._memory = memory
-        self.saving: threading.Thread | None = None
-        if file:
-            self.move_to(file, lock)
-
-    @property
-    def in_memory(self) -> bool:
-        return self._memory is not None
-
-    @property
-    def nbytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    @property
-    def rows(self) -> np.ndarray:
-        """uint8 [N, height, width, 3], 0…255: the images themselves, or a map of their file."""
-        if self._memory is not None:
-            return self._memory
-        return np.memmap(self._file, np.uint8, "r", shape=self.shape)
-
-    def take(self, numbers: np.ndarray) -> np.ndarray:
-        """The images in some rows, each batch in memory of its own.
+    def __init__(self, folder: Path, definition: str, stamps: np.ndarray, shape: Shape) -> None:
+        """Creates the folder and reserves the space.
 
         Args:
-          numbers: int [n], each 0 to N - 1, in any order.
-
-        Returns:
-          uint8 [n, height, width, 3], 0…255, at an address that TensorFlow needs no copy of.
+          folder: of all caches.
+          stamps: STAMP [N], of the images in the order of their rows.
 
         Raises:
-          IndexError: there is no such row.
-          OSError: the file can't be read, or ends too early.
+          OSError: the folder can't be written, or there is too little space.
         """
-        numbers = np.asarray(numbers, dtype=np.int64)
-        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self.fingerprints):
-            raise IndexError(f"a row lies outside 0 to {len(self.fingerprints) - 1}")
-        images = _aligned((len(numbers), *self.shape[1:]))
-        if self._memory is not None:
-            # Other threads go on meanwhile. With mode="raise" NumPy would fill a buffer first.
-            np.take(self._memory, numbers, axis=0, out=images, mode="clip")
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder)
+        self.definition, self.shape, self.row_bytes = definition, shape, int(np.prod(shape))
+        self.name = _prefix(definition) + _digest(stamps.tobytes(), 12)
+        with _names_locked(folder):
+            prefix = f"{self.name}{PART}{os.getpid()}-"
+            self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
+            self.lock = _FolderLock(self.path)
+            self.lock.acquire()
+        try:
+            self.path.chmod(0o755)  # mkdtemp gives it to its owner alone
+            self.file = io.FileIO(self.path / PIXELS, "x+")
+            _reserve(self.file.fileno(), len(stamps) * self.row_bytes)
+        except BaseException:
+            self.discard()
+            raise
+
+    def write(self, rows: np.ndarray, images: np.ndarray) -> None:
+        """Writes n images (uint8 [n, ...]) to their rows (int [n]).
+
+        Raises:
+          OSError: the system can't store them.
+        """
+        for row, image in zip(rows.tolist(), images, strict=True):
+            _write(self.file.fileno(), image, row * self.row_bytes)
+
+    def write_all(self, images: np.ndarray, give_way: Callable[[], None]) -> None:
+        """Writes all rows (uint8 [N, ...]) in chunks, each after a call of `give_way`.
+
+        Raises:
+          OSError: the system can't store them.
+        """
+        data = images.reshape(-1)
+        for start in range(0, len(data), _CHUNK_BYTES):
+            give_way()
+            _write(self.file.fileno(), data[start : start + _CHUNK_BYTES], start)
+
+    def publish(self, index: CacheIndex, examples: Examples) -> PixelCache | None:
+        """Makes it a complete cache, unless another run was first: returns that run's cache.
+
+        Raises:
+          OSError: the system can't write it.
+        """
+        with open(self.path / INDEX, "xb") as file:
+            index.save(file, examples)
+            file.flush()
+            os.fsync(file.fileno())
+        os.fsync(self.file.fileno())
+        sync_folder(self.path)
+        final = self.path.with_name(self.name)
+        with _names_locked(final.parent):
+            first = self._already_published(final)
+            if first is None:
+                os.rename(self.path, final)
+                self.path = final
+                self.lock.acquire(shared=True)
+        if first is not None:
+            self.discard()
         else:
-            _read(self._file, numbers, images)
-        return images
+            sync_folder(final.parent)
+        return first
 
-    def move_to(self, file: io.FileIO, lock: io.FileIO | None) -> None:
-        """Reads from a file with the same rows from now on; a thread that reads one finishes it."""
-        # Rows are read whole and in any order: nothing beyond them is to be read ahead.
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-        self._file, self._lock = file, lock
+    def _already_published(self, final: Path) -> PixelCache | None:
+        """Opens the cache of that name; where it is damaged, makes its name free."""
+        lock = _lock_shared(final)
+        cache = _open(final, lock, self.definition, self.shape) if lock else None
+        if cache is None and final.exists():
+            os.rename(final, _abandoned_name(final))
+        return cache
 
-    def wait(self) -> None:
-        """Until what is written for later runs is written, or has failed."""
-        if self.saving:
-            self.saving.join()
+    def close(self) -> None:
+        self.file.close()
+        self.lock.close()
+
+    def discard(self) -> None:
+        """Removes the folder; whoever has its pixels open can still read them."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.lock.close()
 
 
-def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    size = int(np.prod(shape, dtype=np.int64))
-    room = np.empty(size + ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % ALIGNMENT
-    return room[start : start + size].reshape(shape)
+def remove_obsolete(new: Path, index: CacheIndex) -> None:
+    """Removes the caches that a new one replaces.
+
+    Such a cache is of the same definition, shares a file with the new one, is not in use, and holds
+    no image that is unchanged and that the new one lacks.
+
+    Args:
+      new: the folder of the new cache; index: of it.
+
+    Raises:
+      OSError: the cache can't be read.
+    """
+    files = set(index_files.load_sources(new / INDEX)[0])
+    for path in _complete_folders(new.parent, index.definition):
+        if path == new or not _is_obsolete(path, index, files):
+            continue
+        abandoned = _abandoned_name(path)
+        with _names_locked(new.parent):
+            if not _is_free(path):
+                continue
+            os.rename(path, abandoned)
+        shutil.rmtree(abandoned, ignore_errors=True)
 
 
-def _read(file: io.FileIO, numbers: np.ndarray, images: np.ndarray) -> None:
-    handle, rows = file.fileno(), numbers.tolist()
-    room = images.reshape(-1).data
-    size = images[:1].size
-    for row in rows:  # all are asked for before the first is waited for
-        os.posix_fadvise(handle, row * size, size, os.POSIX_FADV_WILLNEED)
-    for place, row in enumerate(rows):
-        done = 0
-        while done < size:
-            start = place * size + done
-            got = os.preadv(handle, [room[start : start + size - done]], row * size + done)
-            if not got:
-                raise OSError(f"the pixel file ends inside row {row}")
-            done += got
+def _is_obsolete(path: Path, index: CacheIndex, files: set[str]) -> bool:
+    old = index_files.load(path / INDEX, index.definition)
+    if old is None:
+        return False
+    paths, offsets, lengths = index_files.load_sources(path / INDEX)
+    if files.isdisjoint(paths):
+        return False
+    stamps = old.facts["stamp"]
+    unchanged = stamp_images(paths, offsets, lengths)[0] == stamps
+    return bool(np.all(index.find(stamps[unchanged & (stamps != b"")]) >= 0))
+
+
+@contextlib.contextmanager
+def _names_locked(folder: Path) -> Iterator[None]:
+    """Keeps other runs from creating or renaming caches; only for work that takes no time.
+
+    Raises:
+      OSError: the folder is missing, or belongs to another user and holds no cache.
+    """
+    path = folder / ".lock"
+    try:
+        lock = FileLock(path)
+    except OSError:
+        lock = FileLock(path, os.O_RDONLY)  # a cache that others write can be read
+    with lock:
+        lock.acquire(wait=True)
+        yield
+
+
+def _lock_shared(path: Path) -> _FolderLock | None:
+    with contextlib.suppress(OSError):
+        lock = _FolderLock(path, os.O_RDONLY)
+        return lock if lock.acquire(shared=True) else None
+    return None
+
+
+def _open(path: Path, lock: FileLock, definition: str, shape: Shape) -> PixelCache | None:
+    """Opens a cache; None, and its lock released, where its contents are incomplete."""
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        stack.callback(lock.close)
+        file = stack.enter_context(io.FileIO(path / PIXELS))
+        index = index_files.load(path / INDEX, definition)
+        size = os.fstat(file.fileno()).st_size
+        if index is not None and size == len(index) * int(np.prod(shape)):
+            stack.pop_all()
+            return PixelCache(shape, index, file=file, lock=lock)
+    return None
+
+
+def _prefix(definition: str) -> str:
+    """Returns how the names of all caches of a definition begin."""
+    return f"pixels-{_digest(definition.encode(), 4)}-"
+
+
+def _digest(data: bytes, size: int) -> str:
+    return hashlib.blake2b(data, digest_size=size).hexdigest()
+
+
+def _complete_folders(folder: Path, definition: str) -> list[Path]:
+    return sorted(p for p in folder.glob(_prefix(definition) + "*") if PART not in p.name)
+
+
+def _abandoned_name(path: Path) -> Path:
+    """Returns a name for a folder to be removed, by the next run if this one can't."""
+    return path.with_name(f"{path.name}{PART}{os.getpid()}-{os.urandom(4).hex()}")
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes what runs left that were killed while they wrote."""
+    with _names_locked(folder):
+        abandoned = [path for path in folder.glob(f"pixels-*{PART}*") if _is_free(path)]
+    for path in abandoned:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_free(path: Path) -> bool:
+    """Whether no process uses the folder."""
+    try:
+        with _FolderLock(path, os.O_RDWR) as lock:
+            return lock.acquire()
+    except FileNotFoundError:  # its process was killed before it created the lock
+        return True
+    except OSError:
+        return False
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Allocates the space, so that a full disk shows now and not as a crash later."""
+    system = os.fstatvfs(descriptor)
+    if size > (system.f_bavail - RESERVED * system.f_blocks) * system.f_frsize:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if size:
+        os.posix_fallocate(descriptor, 0, size)
+
+
+def _write(descriptor: int, images: np.ndarray, offset: int) -> None:
+    data = images.reshape(-1).data
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written

@@ -45,7 +45,7 @@ class Examples:
     splits: int8, index into `SPLITS`.
     groups: str; examples of one group never part. '' is no group: the example stands alone.
     keys: str, a name that stays the same wherever the data set is put; splits depend on it.
-    rows: int64, the place of its pixels in the cache of the run (`pixels.Pixels`); -1 for none.
+    rows: int64, the place of its pixels in the cache of the run (`PixelCache`); -1 for none.
     classes: names of the labels.
     """
 

@@ -80,7 +80,7 @@ def small_recipe(
 
 
 class Decoded:
-    """All images of a data set, as `pipelines.pixel_cache.store.Pixels` gives them."""
+    """All images of a data set, as `pipelines.pixel_cache.cache.PixelCache` gives them."""
 
     def __init__(self, recipe: Recipe) -> None:
         data = sources.load_examples(recipe.data)

@@ -16,8 +16,8 @@ from engine.core.errors import UserError
 from engine.runs import best_model, checkpoints
 from engine.runs.checkpoints import TrainState
 from engine.runs.directory import RunDirectory
-from pipelines.pixel_cache import pixel_files, pixel_index
-from pipelines.pixel_cache.stamps import stamp
+from pipelines.pixel_cache import store
+from pipelines.pixel_cache.index import CacheIndex, stamp_images
 from pipelines.sources import tfrecord_index
 from pipelines.sources.examples import from_columns
 from tests.fuzz.mutations import cases, zip_cases, zipped
@@ -196,30 +196,30 @@ def test_pixel_index(judge, tmp_path, attack):
     for path in paths:
         Path(path).write_bytes(path.encode())
     examples = from_columns(paths, [0] * 5, ("a",), keys=paths)
-    index = pixel_index.blank("how", 5)
-    index.stamps[:] = stamp(paths, examples.offsets, examples.lengths)[0]
-    index.orientations[:], index.reasons[3] = [1, 8, 1, 0, 6], "it is cut off"
+    index = CacheIndex.blank("how", 5)
+    index.facts["stamp"] = stamp_images(paths, examples.offsets, examples.lengths)[0]
+    index.facts["orientation"], index.reasons[3] = [1, 8, 1, 0, 6], "it is cut off"
     cache = tmp_path / "cache"
-    part = pixel_files.Part(cache, pixel_files.name("how", index.stamps), 5, row_bytes=12)
-    part.publish(index, examples)
-    part.close()
-    file = part.path / pixel_files.INDEX
+    writer = store.PixelWriter(cache, "how", index.facts["stamp"], (2, 2, 3))
+    writer.publish(index, examples)
+    writer.close()
+    file = writer.path / store.INDEX
 
     def read(data: bytes) -> None:
         file.write_bytes(data)
-        for kept in pixel_files.open_all(cache, "how", row_bytes=12):
-            kept.close()
-            assert len(kept.index.find(index.stamps)) == 5
-            assert kept.index.orientations.max() <= 8
-            assert all(isinstance(reason, str) for reason in kept.index.reasons)
-        pixel_files._is_outlived(part.path, index, set(paths))
+        for pixels in store.open_all(cache, "how", (2, 2, 3)):
+            pixels.close()
+            assert len(pixels.index.find(index.facts["stamp"])) == 5
+            assert pixels.index.facts["orientation"].max() <= 8
+            assert all(isinstance(reason, str) for reason in pixels.index.reasons)
+        store._is_obsolete(writer.path, index, set(paths))
 
     def told(data: bytes) -> None:
         try:
             read(data)
-        except OSError as error:  # as `load_places` says
+        except OSError as error:  # as `load_sources` says
             raise UserError(str(error)) from None
 
-    _judge_archive(judge, "pixel index", told, file.read_bytes(), _odd(
-        file.read_bytes(), "stamps.npy", "|S16", attack
-    ))  # fmt: skip
+    sample = file.read_bytes()
+    odd = _odd(sample, "facts.npy", "|S16", attack) + _odd(sample, "offsets.npy", "<i8", attack)
+    _judge_archive(judge, "pixel index", told, sample, odd)

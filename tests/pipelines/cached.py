@@ -1,4 +1,4 @@
-"""Images and looks at them for tests of the cache; run as a program, a look that waits.
+"""Images, and builds of their pixel cache; run as a program, a build that waits.
 
     python -m tests.pipelines.cached IMAGES CACHE memory|disk
 
@@ -14,12 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from pipelines.decode import decode
-from pipelines.pixel_cache import pixel_cache, pixel_files, pixel_fill
-from pipelines.pixel_cache.pixel_plan import Seen, plan
-from pipelines.pixel_cache.store import CacheLocation
+from pipelines.pixel_cache.build import PixelCacheBuilder, ScanResult
+from pipelines.pixel_cache.cache import CacheLocation
+from pipelines.pixel_cache.fill import PixelFiller
+from pipelines.pixel_cache.store import PixelWriter
 from pipelines.sources.examples import from_columns
 from tests.pipelines.encoded_images import saved
 
@@ -27,7 +29,7 @@ SIZE = (24, 20)
 ROW = 24 * 20 * 3
 PLENTY = 10**9
 MEMORY = {"memory": PLENTY, "disk": 0}
-KINDS = pytest.mark.parametrize("memory", MEMORY.values(), ids=MEMORY)
+in_memory_and_on_disk = pytest.mark.parametrize("memory", MEMORY.values(), ids=MEMORY)
 
 
 def image(seed: int) -> bytes:
@@ -37,7 +39,7 @@ def image(seed: int) -> bytes:
 
 
 def write(folder: Path, count: int, first: int = 0) -> list[Path]:
-    """Images `first` to `count` - 1 as files, each of its own."""
+    """Writes images `first` to `count` - 1, all different."""
     folder.mkdir(exist_ok=True)
     paths = [folder / f"{number:03}.jpg" for number in range(first, count)]
     for number, path in enumerate(paths, first):
@@ -45,38 +47,55 @@ def write(folder: Path, count: int, first: int = 0) -> list[Path]:
     return paths
 
 
-def spoil(path: Path) -> None:
-    """Other bytes, the same to the eye of `stat`: whoever decodes the file finds it broken."""
-    status = path.stat()
-    path.write_bytes(b"x" * status.st_size)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+def spoil(*paths: Path) -> None:
+    """Makes files undecodable without a change that `stat` shows."""
+    for path in paths:
+        status = path.stat()
+        path.write_bytes(b"x" * status.st_size)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def look(
-    paths, folder, memory=PLENTY, say=lambda line: None, size=SIZE, resize="squash", **columns
-):
-    """A look that has also finished writing."""
+def quick_decode(contents, height, width, resize="squash"):
+    """A small graph in place of `decode.decode`, whose graph takes half a second to build."""
+    pixels = tf.io.decode_image(contents, channels=3, expand_animations=False)
+    pixels = pixels[::-1] if resize == "crop" else pixels
+    pixels.set_shape([None, None, 3])
+    return tf.cast(tf.image.resize(pixels, (height, width), "nearest"), tf.uint8)
+
+
+def listed(paths, **columns):
     names = [str(path) for path in paths]
-    examples = from_columns(names, [0] * len(names), ("a",), keys=names, **columns)
-    seen = pixel_cache.look(plan(examples, size, resize, 2, say, CacheLocation(folder, memory)))
-    if seen.pixels:
-        seen.pixels.wait()
-    return seen
+    return from_columns(names, [0] * len(names), ("a",), keys=names, **columns)
 
 
-def decoded(path, size=SIZE, resize="squash") -> np.ndarray:
-    return decode.decode(Path(path).read_bytes(), *size, resize).numpy()
+def builder(paths, location, log=lambda line: None, size=SIZE, resize="squash", **columns):
+    return PixelCacheBuilder(listed(paths, **columns), size, resize, 2, log, location)
 
 
-def expected(paths, **how) -> np.ndarray:
+def build(paths, folder, memory=PLENTY, log=lambda line: None, **options) -> ScanResult:
+    """Builds the cache and waits until it is written."""
+    result = builder(paths, CacheLocation(folder, memory), log, **options).build()
+    if result.pixels:
+        result.pixels.wait()
+    return result
+
+
+def expected(paths, size=SIZE, resize="squash") -> np.ndarray:
     """uint8 [N, height, width, 3]."""
-    return np.stack([decoded(path, **how) for path in paths])
+    contents = [Path(path).read_bytes() for path in paths]
+    return np.stack([decode.decode(one, *size, resize).numpy() for one in contents])
 
 
-def taken(seen: Seen) -> np.ndarray:
-    """uint8 [N, height, width, 3] of the sound examples."""
-    assert seen.pixels
-    return seen.pixels.take(seen.examples.rows[seen.examples.rows >= 0])
+def taken(result: ScanResult) -> np.ndarray:
+    """uint8 [N, height, width, 3] of the examples that are not broken."""
+    assert result.pixels
+    return result.pixels.take(result.examples.rows[result.examples.rows >= 0])
+
+
+def check(result: ScanResult, wanted) -> None:
+    """No image is broken and all have these pixels."""
+    assert result.broken == []
+    np.testing.assert_array_equal(taken(result), wanted)
 
 
 def folders(cache: Path) -> list[str]:
@@ -89,7 +108,7 @@ def _wait_at(word: str) -> None:
 
 
 def main(images: str, cache: str, kind: str) -> None:
-    put, publish = pixel_fill.Filling._put, pixel_files.Part.publish
+    put, publish = PixelFiller._put, PixelWriter.publish
 
     def put_and_wait(self, rows, values):
         put(self, rows, values)
@@ -101,12 +120,13 @@ def main(images: str, cache: str, kind: str) -> None:
         _wait_at("filled")
         return publish(self, index, examples)
 
-    pixel_fill.Filling._put = put_and_wait
-    pixel_files.Part.publish = wait_and_publish
+    PixelFiller._put = put_and_wait
+    PixelWriter.publish = wait_and_publish
+    decode.decode = quick_decode
     paths = sorted(Path(images).iterdir())
-    seen = look(paths, Path(cache), MEMORY[kind])
-    right = np.array_equal(taken(seen), expected(paths))
-    print("right" if right and not seen.broken else "wrong", flush=True)
+    result = build(paths, Path(cache), MEMORY[kind])
+    right = np.array_equal(taken(result), expected(paths))
+    print("right" if right and not result.broken else "wrong", flush=True)
 
 
 if __name__ == "__main__":

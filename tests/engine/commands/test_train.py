@@ -128,13 +128,13 @@ def test_run_that_is_finished_is_not_called_interrupted(
 def test_signal_within_tensorflow_is_no_failure(shutdown, monkeypatch, coloured, tmp_path):
     """Its C++ was building an error when the signal came, and made another of it."""
 
-    def look(*_, **__):
+    def scan_images(*_, **__):
         try:
             shutdown._raise(signal.SIGTERM, None)
         except ShutdownRequested as error:
             raise RuntimeError("MISMATCH of original and normalized exception") from error
 
-    monkeypatch.setattr(scan, "look", look)
+    monkeypatch.setattr(scan, "scan_images", scan_images)
     place = tmp_path / "run"
     with pytest.raises(ShutdownRequested, match="SIGTERM"):
         cli_train.main(["bin/train", *SMALL, f"--data_dir={coloured}", f"--run_dir={place}"])

@@ -13,7 +13,7 @@ from engine.frozen.array_store import CacheBudget
 from engine.runs.directory import RunDirectory
 from engine.training import loop
 from pipelines.loading import batches, prepare
-from pipelines.pixel_cache.store import CacheLocation
+from pipelines.pixel_cache.cache import CacheLocation
 from pipelines.sources import sources
 from tests.engine.small_runs import Watcher, job, same_end, small_recipe
 

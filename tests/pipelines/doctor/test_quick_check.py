@@ -9,9 +9,9 @@ from PIL import Image
 from engine.core.recipe import DataSpec
 from pipelines.decode import headers
 from pipelines.doctor import examine, kinds, quick_check
-from pipelines.pixel_cache import pixel_cache
-from pipelines.pixel_cache.pixel_plan import plan
-from pipelines.pixel_cache.store import CacheLocation, Pixels
+from pipelines.pixel_cache.build import PixelCacheBuilder
+from pipelines.pixel_cache.cache import CacheLocation, PixelCache
+from pipelines.pixel_cache.index import CacheIndex
 from pipelines.sources import sources
 from pipelines.sources.examples import from_columns
 from tests.pipelines.cached import spoil
@@ -30,10 +30,10 @@ def pixels(fingerprints, images=None):
     count = len(fingerprints)
     if images is None:
         images = np.random.default_rng(0).integers(0, 256, (count, 16, 16, 3), np.uint8)
-    rows = np.array([(b"JPEG", 100, 100, 1)] * count, headers.COLUMN)
-    return Pixels(
-        (16, 16, 3), np.array(fingerprints), np.ones(count, np.uint8), rows, memory=images
-    )
+    index = CacheIndex.blank("", count)
+    index.facts["fingerprint"], index.facts["orientation"] = fingerprints, 1
+    index.facts["header"] = np.array((b"JPEG", 100, 100, 1), headers.COLUMN)
+    return PixelCache((16, 16, 3), index, memory=images)
 
 
 def check(examples, pixels, spec=SPEC):
@@ -143,11 +143,11 @@ def test_check_before_a_run_agrees_with_the_doctor(odd, odd_counts, tmp_path, me
     place = CacheLocation(tmp_path / "cache", memory)
 
     def lines() -> list[str]:
-        job = plan(examples, (24, 20), "squash", 2, lambda _: None, place)
-        seen = pixel_cache.look(job)
-        assert seen.broken == []
-        seen.pixels.wait()
-        return check(seen.examples, seen.pixels, spec)
+        arguments = examples, (24, 20), "squash", 2, lambda _: None, place
+        result = PixelCacheBuilder(*arguments).build()
+        assert result.broken == []
+        result.pixels.wait()
+        return check(result.examples, result.pixels, spec)
 
     first = lines()
     assert counts_of(first) == found

@@ -1,160 +1,118 @@
-"""From a recipe to images that can be trained on, and what is written meanwhile."""
-
-import dataclasses
-import threading
+"""From a recipe to images that can be loaded, and what is said of those that can't."""
 
 import numpy as np
 import pytest
 
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec, Phase, Recipe
+from pipelines.decode import decode
 from pipelines.loading import prepare
-from pipelines.pixel_cache import pixel_cache, pixel_files
-from pipelines.pixel_cache.pixel_plan import plan
-from pipelines.pixel_cache.store import CacheLocation
+from pipelines.pixel_cache.cache import CacheLocation
 from pipelines.sources import sources
-from pipelines.sources.examples import from_columns
-from tests.pipelines.cached import (
-    PLENTY,
-    SIZE,
-    expected,
-)
+from tests.pipelines.cached import PLENTY, SIZE, expected, quick_decode
 
 
-def recipe(folder):
-    data = DataSpec("folders", str(folder), validation_fraction=0.25)
+@pytest.fixture(autouse=True)
+def _quick_decode(monkeypatch):
+    monkeypatch.setattr(decode, "decode", quick_decode)
+    monkeypatch.setattr(prepare, "decode", quick_decode)
+
+
+def recipe_of(data: DataSpec) -> Recipe:
     phases = (Phase("transfer"),)
     return Recipe(data=data, phases=phases, backbone="efficientnet_lite0", image_size=SIZE)
 
 
-def test_what_is_kept_for_later_runs_is_written_when_nothing_else_comes_first(paths, cache):
-    asked, go_on = threading.Event(), threading.Event()
+@pytest.fixture
+def recipe(coloured) -> Recipe:
+    return recipe_of(DataSpec("folders", str(coloured), validation_fraction=0.25))
 
-    def give_way():
-        asked.set()
-        assert go_on.wait(60)
 
-    names = [str(path) for path in paths]
-    examples = from_columns(names, [0] * len(names), ("a",), keys=names)
-    place = CacheLocation(cache, PLENTY, give_way)
-    pixels = pixel_cache.look(plan(examples, SIZE, "squash", 2, print, place)).pixels
-    assert asked.wait(60)
-    np.testing.assert_array_equal(pixels.rows, expected(paths))  # in memory, and taken already
-    assert not [path for path in cache.glob("pixels-*") if pixel_files.PART not in path.name]
-    go_on.set()
+@pytest.fixture
+def manifest(tmp_path):
+    """Writes rows of a manifest and returns the recipe of its data."""
+
+    def write(rows, columns="path,label", **options) -> Recipe:
+        path = tmp_path / "list.csv"
+        path.write_text("\n".join([columns, *rows]))
+        return recipe_of(DataSpec("manifest", str(path), **options))
+
+    return write
+
+
+def prepare_training(recipe, tmp_path, log=lambda line: None, location=None):
+    data = sources.load_examples(recipe.data)
+    return prepare.prepare_training_data(data, recipe, tmp_path / "bad.csv", 2, log, location)
+
+
+def test_evaluation_reads_the_pixels_that_training_cached(recipe, cache, tmp_path):
+    lines, location = [], CacheLocation(cache, PLENTY)
+    examples, pixels = prepare_training(recipe, tmp_path, lines.append, location)
     pixels.wait()
-    (folder,) = cache.glob("pixels-*")
-    written = np.fromfile(folder / pixel_files.PIXELS, np.uint8)
-    np.testing.assert_array_equal(written, expected(paths).reshape(-1))
-
-
-@pytest.mark.parametrize("written", [False, True])
-def test_what_the_end_of_the_program_interrupts_leaves_nothing_behind(paths, cache, written):
-    """Before it is written, and before it is brought to the disk."""
-    looks = iter([written])
-
-    def give_way():
-        if not next(looks, False):
-            raise InterruptedError("the program ends")
-
-    lines, names = [], [str(path) for path in paths]
-    examples = from_columns(names, [0] * len(names), ("a",), keys=names)
-    place = CacheLocation(cache, PLENTY, give_way)
-    pixels = pixel_cache.look(plan(examples, SIZE, "squash", 2, lines.append, place)).pixels
-    pixels.wait()
-    assert not list(cache.glob("pixels-*"))
-    assert len(lines) == 1, "nothing but that it decodes"
-
-
-def test_from_a_recipe(coloured, cache, tmp_path):
-    report = tmp_path / "bad.csv"
-    lines = []
-    place, given = CacheLocation(cache, PLENTY), sources.load_examples(recipe(coloured).data)
-    examples, pixels = prepare.prepare_training_data(
-        given, recipe(coloured), report, 2, lines.append, place
-    )
-    pixels.wait()
-    for part in ("train", "validation"):
-        some = examples.subset(part)
+    for split in ("train", "validation"):
+        some = examples.subset(split)
         np.testing.assert_array_equal(pixels.take(some.rows), expected(some.paths))
-    found, pixels = prepare.prepare_evaluation_data(
-        recipe(coloured), examples.classes, "validation", 2, lines.append, place
+    validation, pixels = prepare.prepare_evaluation_data(
+        recipe, examples.classes, "validation", 2, lines.append, location
     )
     assert not pixels.in_memory
-    np.testing.assert_array_equal(pixels.take(found.rows), expected(found.paths))
+    np.testing.assert_array_equal(pixels.take(validation.rows), expected(validation.paths))
     assert len(lines) == 1
-    elsewhere = CacheLocation(tmp_path / "none", PLENTY)
-    for nowhere in (elsewhere, None):
-        found, pixels = prepare.prepare_evaluation_data(
-            recipe(coloured), examples.classes, "all", 2, lines.append, nowhere
-        )
-        assert pixels is None
-        assert len(found) == 52
-        assert (found.rows == -1).all()
-    examples, pixels = prepare.prepare_training_data(
-        sources.load_examples(recipe(coloured).data), recipe(coloured), report, 2, lines.append
-    )
+
+
+def test_without_cache_all_examples_come_without_pixels(recipe, tmp_path):
+    examples, pixels = prepare_training(recipe, tmp_path)
     assert pixels is None
     assert len(examples) == 52
+    for location in (CacheLocation(tmp_path / "none", PLENTY), None):
+        examples, pixels = prepare.prepare_evaluation_data(
+            recipe, examples.classes, "all", 2, print, location
+        )
+        assert pixels is None
+        assert len(examples) == 52
+        assert (examples.rows == -1).all()
 
 
-@pytest.mark.parametrize("gone", [1, 2])
-def test_files_that_a_manifest_only_names_are_said_not_to_exist(coloured, tmp_path, gone):
-    """In one line, and not as broken images that could be replaced."""
+@pytest.mark.parametrize("count", [1, 2])
+def test_missing_files_of_a_manifest_are_one_log_line(manifest, coloured, tmp_path, count):
+    """They are not called broken images, which could be replaced."""
     rows = [f"{path},{path.parent.name}" for path in sorted(coloured.glob("*/*"))]
-    rows += [f"gone/{number}.jpg,{rows[0].split(',')[1]}" for number in range(gone)]
-    data = DataSpec("manifest", str(tmp_path / "list.csv"), validation_fraction=0.25)
-    data = dataclasses.replace(data, manifest_root="/")
-    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))
-    whole = dataclasses.replace(recipe(coloured), data=data)
+    rows += [f"gone/{number}.jpg,{rows[0].split(',')[1]}" for number in range(count)]
+    recipe = manifest(rows, validation_fraction=0.25, manifest_root="/")
     lines = []
-    prepare.prepare_training_data(
-        sources.load_examples(data), whole, tmp_path / "bad.csv", 2, lines.append
-    )
+    prepare_training(recipe, tmp_path, lines.append)
     (line,) = [line for line in lines if "left out" in line]
-    for words in (f"{gone} of {len(rows)} files", "exist", "gone/", f"count from {tmp_path};"):
+    for words in (f"{count} of {len(rows)} files", "exist", "gone/", f"count from {tmp_path};"):
         assert words in line
-    assert ("does not" if gone == 1 else "do not") in line
+    assert ("does not" if count == 1 else "do not") in line
 
 
-def test_a_part_of_which_nothing_can_be_used_is_not_called_empty(coloured, tmp_path):
+def test_unusable_split_is_not_called_empty(manifest, recipe, coloured):
     """Its own files are counted, not all that the manifest names."""
     rows = [f"{path},{path.parent.name},train" for path in sorted(coloured.glob("*/*"))]
     rows += [f"{name}/{n}.jpg,{name},test" for name in ("blue", "red") for n in range(2)]
-    (tmp_path / "list.csv").write_text("\n".join(["path,label,split", *rows]))
-    data = DataSpec("manifest", str(tmp_path / "list.csv"), manifest_root="/")
-    whole, lines = dataclasses.replace(recipe(tmp_path), data=data), []
-    with pytest.raises(UserError, match=r"^4 of 4 images can't be used; mend or remove what"):
-        prepare.prepare_evaluation_data(whole, ("blue", "red"), "test", 2, lines.append)
+    listed, lines = manifest(rows, "path,label,split", manifest_root="/"), []
+    with pytest.raises(UserError, match=r"^4 of 4 images can't be used; repair or remove what"):
+        prepare.prepare_evaluation_data(listed, ("blue", "red"), "test", 2, lines.append)
     assert "4 of 4 files that were looked for do not exist" in lines[0]
-    with pytest.raises(UserError, match="--part=test: the data has no such examples"):
-        prepare.prepare_evaluation_data(recipe(coloured), ("blue", "red"), "test", 2, lines.append)
+    with pytest.raises(UserError, match="the data has no such examples"):
+        prepare.prepare_evaluation_data(recipe, ("blue", "red"), "test", 2, lines.append)
 
 
-def test_a_class_that_is_broken_is_told_beside_files_that_do_not_exist(coloured, tmp_path):
-    """Else who corrects the paths is stopped again, by what was there to be seen."""
+def test_broken_class_is_reported_together_with_missing_files(manifest, coloured, tmp_path):
+    """Else whoever corrects the paths is stopped again by what was visible before."""
     rows = [f"{path},blue" for path in sorted(coloured.glob("blue/*"))]
     rows += ["gone.jpg,blue", *(f"{n}.jpg,red" for n in range(4))]
     for number in range(4):
         (tmp_path / f"{number}.jpg").write_bytes(b"bad")
-    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))
-    data = DataSpec("manifest", str(tmp_path / "list.csv"), validation_fraction=0.25)
-    data = dataclasses.replace(data, manifest_root="/")
-    whole = dataclasses.replace(recipe(tmp_path), data=data)
-    with pytest.raises(UserError) as caught:
-        prepare.prepare_training_data(
-            sources.load_examples(whole.data), whole, tmp_path / "bad.csv", 2, print
-        )
-    assert "no image of class 'red' in train can be used" in str(caught.value)
-    assert "1 of 31 files that were looked for does not exist" in str(caught.value)
+    with pytest.raises(UserError) as error:
+        prepare_training(manifest(rows, validation_fraction=0.25, manifest_root="/"), tmp_path)
+    assert "no image of class 'red' in train can be used" in str(error.value)
+    assert "1 of 31 files that were looked for does not exist" in str(error.value)
 
 
-def test_where_all_files_of_a_manifest_are_elsewhere_that_is_the_error(tmp_path):
+def test_manifest_of_which_all_files_are_missing_is_an_error(manifest, tmp_path):
     rows = [f"{label}{number}.jpg,{label}" for label in "ab" for number in range(4)]
-    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))
-    data = DataSpec("manifest", str(tmp_path / "list.csv"), validation_fraction=0.25)
-    whole = dataclasses.replace(recipe(tmp_path), data=data)
+    recipe = manifest(rows, validation_fraction=0.25)
     with pytest.raises(UserError, match=rf"8 of 8 files .* do not exist.*a0.*from {tmp_path};"):
-        prepare.prepare_training_data(
-            sources.load_examples(data), whole, tmp_path / "bad.csv", 2, print
-        )
+        prepare_training(recipe, tmp_path)

@@ -1,182 +1,231 @@
-"""Taking images out of memory and out of a file; how much memory is free, where a cache is."""
+"""Caches on the disk: full, damaged, shared with other runs, left behind by killed ones."""
 
-import io
+import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from pipelines.decode.headers import COLUMN
-from pipelines.pixel_cache import store
-from pipelines.pixel_cache.free_memory import free_memory
-from pipelines.pixel_cache.store import ALIGNMENT, Pixels
+from pipelines.pixel_cache import index, store
+from tests.pipelines.cached import (
+    MEMORY,
+    PLENTY,
+    ROW,
+    build,
+    check,
+    expected,
+    folders,
+    in_memory_and_on_disk,
+    spoil,
+    taken,
+    write,
+)
 
-SHAPE = (13, 7, 3)
-COUNT = 50
-IMAGES = np.random.default_rng(0).integers(0, 256, (COUNT, *SHAPE), np.uint8)
-FACTS = (np.zeros(COUNT, np.int64), np.ones(COUNT, np.uint8), np.zeros(COUNT, COLUMN))
-
-
-@pytest.fixture
-def file(tmp_path):
-    path = tmp_path / "pixels.u8"
-    path.write_bytes(IMAGES.tobytes())
-    return io.FileIO(path)
-
-
-@pytest.fixture(params=["memory", "disk"])
-def kept(request, file):
-    if request.param == "memory":
-        return Pixels(SHAPE, *FACTS, memory=IMAGES)
-    return Pixels(SHAPE, *FACTS, file=file)
+ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_any_rows_in_any_order(kept):
-    assert kept.nbytes == IMAGES.nbytes
-    np.testing.assert_array_equal(kept.rows, IMAGES)
-    assert kept.take([]).shape == (0, *SHAPE)
-    for numbers in ([0], [49, 0, 49, 7], range(COUNT), np.arange(COUNT, dtype=np.int32)[::-3]):
-        taken = kept.take(numbers)
-        np.testing.assert_array_equal(taken, IMAGES[np.asarray(numbers, int)])
-        assert taken.flags.writeable
-        assert taken.ctypes.data % ALIGNMENT == 0
+@in_memory_and_on_disk
+def test_cache_that_is_still_useful_stays(tmp_path, paths, cache, memory):
+    others = write(tmp_path / "others", 4)
+    build(others, cache, memory)  # of another dataset
+    build(paths[:6], cache, memory)
+    build(paths[3:], cache, memory)  # shares some images and lacks others
+    assert len(folders(cache)) == 3
+    spoil(*paths, *others)
+    assert build(paths, cache, memory).broken == [], "from two caches, which it replaces"
+    assert len(folders(cache)) == 2
+    assert build(others, cache, memory).broken == []
 
 
-def test_what_was_taken_stays_as_it_is(kept):
-    first = kept.take([1, 2])
-    kept.take([3, 4])[:] = 0
-    np.testing.assert_array_equal(first, IMAGES[1:3])
-    np.testing.assert_array_equal(kept.take([3, 4]), IMAGES[3:5])
+def test_cache_of_unreachable_images_stays(tmp_path, paths, cache):
+    """A drive that is unmounted for a while does not lose its cache."""
+    others = write(tmp_path / "others", 4)
+    build(others, cache)
+    others[0].parent.rename(tmp_path / "elsewhere")
+    build(paths, cache)
+    assert len(folders(cache)) == 2
+    (tmp_path / "elsewhere").rename(others[0].parent)
+    spoil(*others)
+    assert build(others, cache).broken == []
 
 
-@pytest.mark.parametrize("numbers", [[-1], [0, COUNT], [2, -COUNT]])
-def test_a_row_that_does_not_exist(kept, numbers):
-    with pytest.raises(IndexError, match="outside 0 to 49"):
-        kept.take(numbers)
+def test_obsolete_cache_stays_while_in_use(tmp_path, paths, cache):
+    user = build(paths, cache, memory=0)
+    wanted = expected(paths)
+    more = [*paths, *write(tmp_path / "images", 12, first=10)]
+    build(more, cache, PLENTY)
+    assert len(folders(cache)) == 2
+    np.testing.assert_array_equal(taken(user), wanted)
+    del user
+    build(more[:11], cache, PLENTY)
+    build([*more, *write(tmp_path / "images", 13, first=12)], cache, PLENTY)
+    assert len(folders(cache)) == 1
 
 
-def test_tensorflow_takes_them_without_a_copy(kept):
-    addresses = []
-
-    def take(numbers):
-        taken = kept.take(numbers)
-        addresses.append(taken.ctypes.data)
-        return taken
-
-    dataset = tf.data.Dataset.from_tensors(np.arange(8)).map(
-        lambda numbers: tf.numpy_function(take, [numbers], tf.uint8, stateful=False)
-    )
-    (batch,) = dataset
-    assert np.asarray(memoryview(batch)).ctypes.data == addresses[0]
+def cut_in_half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
 
 
-def test_a_system_that_reads_less_than_asked(file, monkeypatch):
-    read = os.preadv
-    monkeypatch.setattr(os, "preadv", lambda handle, rooms, at: read(handle, [rooms[0][:100]], at))
-    taken = Pixels(SHAPE, *FACTS, file=file).take([3, 1])
-    np.testing.assert_array_equal(taken, IMAGES[[3, 1]])
+def change_columns(**columns):
+    return lambda path: np.savez(path, **dict(np.load(path)) | columns)
 
 
-def test_a_file_that_was_cut_is_an_error(file):
-    kept = Pixels(SHAPE, *FACTS, file=file)
-    os.truncate(file.name, IMAGES.nbytes - 1)
-    kept.take([COUNT - 2])
-    with pytest.raises(OSError, match=f"ends inside row {COUNT - 1}"):
-        kept.take([COUNT - 1])
+def orientation_9(path: Path) -> None:
+    facts = np.load(path)["facts"]
+    facts["orientation"] = 9
+    change_columns(facts=facts)(path)
 
 
-def test_another_file_takes_the_place_of_the_first(file, tmp_path):
-    kept = Pixels(SHAPE, *FACTS, file=file)
-    (tmp_path / "other").write_bytes((255 - IMAGES).tobytes())
-    kept.move_to(io.FileIO(tmp_path / "other"), None)
-    np.testing.assert_array_equal(kept.take([5]), 255 - IMAGES[5:6])
+DAMAGES = {
+    "short pixels": ("pixels.u8", lambda path: os.truncate(path, 10 * ROW - 1)),
+    "long pixels": ("pixels.u8", lambda path: os.truncate(path, 10 * ROW + 1)),
+    "no pixels": ("pixels.u8", Path.unlink),
+    "no index": ("index.npz", Path.unlink),
+    "cut index": ("index.npz", cut_in_half),
+    "other format": ("index.npz", change_columns(format=np.array(index.FORMAT - 1))),
+    "other facts": ("index.npz", change_columns(facts=np.zeros(10, "S1"))),
+    "too few facts": ("index.npz", change_columns(facts=np.zeros(1, index.FACTS))),
+    "orientation": ("index.npz", orientation_9),
+    "reason is a number": (
+        "index.npz",
+        change_columns(broken=np.array([1]), reasons=np.array([3])),
+    ),
+    "reasons are scalar": (
+        "index.npz",
+        change_columns(broken=np.array(1), reasons=np.array("cut off")),
+    ),
+}
 
 
-def test_the_memory_stays_flat_while_a_large_file_is_read(tmp_path):
-    rows, shape = 2000, (256, 256, 3)
-    with open(tmp_path / "large", "wb") as file:
-        file.truncate(rows * 256 * 256 * 3)  # 393 MB of zeros that take no place on the disk
-    facts = (np.zeros(rows, np.int64), np.ones(rows, np.uint8), np.zeros(rows, COLUMN))
-    kept = Pixels(shape, *facts, file=io.FileIO(tmp_path / "large"))
+@pytest.mark.parametrize(("file", "damage"), DAMAGES.values(), ids=DAMAGES)
+def test_damaged_cache_is_replaced(paths, cache, file, damage):
+    build(paths, cache)
+    (name,) = folders(cache)
+    damage(cache / name / file)
+    lines = []
+    check(build(paths, cache, log=lines.append), expected(paths))
+    assert lines[0].startswith("decoding 10 images")
+    spoil(*paths)
+    assert build(paths, cache, memory=0).broken == []
+    assert name in folders(cache)
+
+
+@pytest.mark.parametrize("fault", ["reserve", "space", "write", "publish", "folder"])
+@in_memory_and_on_disk
+def test_run_continues_where_nothing_can_be_written(paths, cache, memory, fault, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if fault == "space":
+        monkeypatch.setattr(store, "RESERVED", 1.0)
+    elif fault == "folder":
+        cache.write_text("a file")
+        cache = cache / "below"
+    else:
+        call = {"reserve": "posix_fallocate", "write": "pwrite", "publish": "fsync"}[fault]
+        monkeypatch.setattr(os, call, full)
+    paths[1].write_bytes(b"broken")
+    lines = []
+    result = build(paths, cache, memory, lines.append)
+    assert [one.index for one in result.broken] == [1]
+    cached = memory or fault == "publish"
+    what = "not a directory" if fault == "folder" else "no space left on device"
+    (line,) = [line for line in lines if line.startswith(f"--cache_dir={cache}: {what}; ")]
+    assert ("for this run alone" if cached else "every epoch decodes") in line
+    assert len(lines) <= 2
+    assert "\n" not in "".join(lines)
+    if cached:
+        np.testing.assert_array_equal(taken(result), expected([*paths[:1], *paths[2:]]))
+    else:
+        assert result.pixels is None
+        assert (result.examples.rows == -1).all()
+    assert fault == "folder" or folders(cache) == []
+
+
+def test_second_of_two_writers_reads_the_first_ones_cache(paths, cache):
+    first = []
+
+    def build_meanwhile(line):
+        if line.startswith("decoding"):
+            first.append(build(paths, cache, memory=0))
+
+    second = build(paths, cache, memory=0, log=build_meanwhile)
+    (name,) = folders(cache)
+    for result in (second, *first):
+        check(result, expected(paths))
+    (cache / name / "pixels.u8").write_bytes(b"\7" * 10 * ROW)
+    for result in (second, *first):
+        assert (taken(result) == 7).all(), "reads this very file"
+
+
+def start(images, cache, kind):
+    command = [sys.executable, "-m", "tests.pipelines.cached", images, cache, kind]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen(list(map(str, command)), cwd=ROOT, text=True, **pipes)
+
+
+def resume(process):
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def test_two_processes_at_once_leave_one_cache(paths, cache):
+    runs = [start(paths[0].parent, cache, kind) for kind in MEMORY]
+    for word in ("decoded\n", "filled\n"):
+        assert [run.stdout.readline() for run in runs] == [word, word]
+        assert len(folders(cache)) == 2, "one of their own each"
+        for run in runs:
+            resume(run)
+    assert [run.communicate(timeout=100)[0] for run in runs] == ["right\n", "right\n"]
+    (name,) = folders(cache)
+    assert store.PART not in name
+
+
+@pytest.mark.parametrize(("kind", "moment"), [("disk", "decoded"), ("memory", "filled")])
+def test_folder_of_a_killed_process_is_not_read_and_is_removed(paths, cache, kind, moment):
+    run = start(paths[0].parent, cache, kind)
+    while (word := run.stdout.readline()) != f"{moment}\n":
+        assert word, run.communicate()[1]
+        resume(run)
+    (left,) = folders(cache)
+    assert store.PART in left
+    assert build(paths[:2], cache, memory=0).broken == []
+    assert left in folders(cache), "its process is alive"
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    lines = []
+    check(build(paths, cache, MEMORY[kind], lines.append), expected(paths))
+    assert lines[0].startswith("decoding 8 of 10 images")
+    (name,) = folders(cache)
+    assert store.PART not in name
+
+
+def test_memory_stays_flat_while_a_file_is_written_and_read(tmp_path, cache):
+    """230 MB of pixels: only a few images are in this process at a time."""
+    paths = write(tmp_path / "images", 30)
+    size = (1600, 1600)
+    build(paths[:8], cache, memory=0, size=size)  # what TensorFlow itself needs
 
     def resident():
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     before = resident()
-    for first in range(0, rows - 31, 32):
-        assert not kept.take(np.arange(first, first + 32)).any()
-        assert resident() - before < 40e6
+    result = build(paths, cache, memory=0, size=size)
+    assert result.pixels.nbytes == 30 * 1600 * 1600 * 3
+    for row in result.examples.rows:
+        result.pixels.take(np.array([row]))
+        assert resident() - before < result.pixels.nbytes * 0.75
 
 
-def test_the_folder_for_caches(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/someone")
-    for base in ("", "relative/is/no/base"):
-        monkeypatch.setenv("XDG_CACHE_HOME", base)
-        assert store.default_folder() == Path("/home/someone/.cache/unfreeze")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/mine")
-    assert store.default_folder() == Path("/var/cache/mine/unfreeze")
+@in_memory_and_on_disk
+def test_interrupt_while_decoding_leaves_nothing(paths, cache, memory):
+    def interrupt(line):
+        raise KeyboardInterrupt
 
-
-def machine(root, available, groups, files):
-    """A root folder with `proc` and `sys` as Linux shows them."""
-    contents = {
-        "proc/meminfo": f"MemTotal:  99 kB\nMemAvailable:  {available} kB\n",
-        "proc/self/cgroup": groups,
-        **{f"sys/fs/cgroup/{name}": content for name, content in files.items()},
-    }
-    for name, content in contents.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(content)
-    return root
-
-
-@pytest.mark.parametrize(
-    ("groups", "files", "left"),
-    [
-        ("", {}, 1024_000),
-        ("0::/\n", {"memory.max": "max\n", "memory.current": "5\n"}, 1024_000),
-        ("0::/\n", {"memory.max": "900\n", "memory.current": "500\n"}, 400),
-        (
-            "0::/a/b\n",
-            {
-                "a/memory.max": "900\n",
-                "a/memory.current": "500\n",
-                "a/memory.stat": "anon 7\ninactive_file 100\n",
-                "a/b/memory.max": "max\n",
-                "a/b/memory.current": "3\n",
-            },
-            500,
-        ),
-        # A container sees its own group at the top, whatever its path on the host.
-        ("0::/host/path\n", {"memory.max": "90\n", "memory.current": "30\n"}, 60),
-        (
-            "5:cpu,memory:/a\n0::/\n",
-            {
-                "memory/a/memory.limit_in_bytes": "1000\n",
-                "memory/a/memory.usage_in_bytes": "900\n",
-                "memory/a/memory.stat": "inactive_file 1\ntotal_inactive_file 50\n",
-                "memory/memory.limit_in_bytes": "9223372036854771712\n",
-                "memory/memory.usage_in_bytes": "900\n",
-            },
-            150,
-        ),
-        ("0::/\n", {"memory.max": "10\n", "memory.current": "30\n"}, 0),
-    ],
-)
-def test_free_memory_is_what_machine_and_groups_leave(tmp_path, groups, files, left):
-    assert free_memory(machine(tmp_path, 1000, groups, files)) == left
-
-
-def test_free_memory_of_this_machine():
-    assert 0 < store.default_memory() < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def test_flags_can_be_read_without_tensorflow():
-    code = "import sys, pipelines.pixel_cache.store; print('tensorflow' in sys.modules)"
-    root = Path(__file__).resolve().parents[3]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
-    assert done.stdout == "False\n"
+    with pytest.raises(KeyboardInterrupt):
+        build(paths, cache, memory, interrupt)
+    assert folders(cache) == []

@@ -1,0 +1,176 @@
+"""What is known of each cached image: whether its file is unchanged, and how it decoded."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import functools
+import hashlib
+import os
+import stat
+import struct
+from collections.abc import Sequence
+from typing import BinaryIO
+
+import numpy as np
+
+from pipelines.decode import headers
+from pipelines.sources import archives
+from pipelines.sources.examples import Examples
+
+FORMAT = 3  # of the index file; raise it when the meaning changes
+MISSING = os.strerror(errno.ENOENT).lower()  # the reason given for a file that does not exist
+STAMP = np.dtype("S16")
+# Of an image: its stamp; FarmHash64 of its encoded bytes; its EXIF orientation, 1 to 8, though the
+# pixels are upright already, or 0 for a broken image; its header, blank where none was read.
+FACTS = np.dtype(
+    [
+        ("stamp", STAMP),
+        ("fingerprint", np.int64),
+        ("orientation", np.uint8),
+        ("header", headers.COLUMN),
+    ]
+)
+_MAX_BYTES = 1 << 30  # of an unpacked index; millions of images take less
+_STATUS = struct.Struct("<qq")  # size, modification time in nanoseconds
+_RANGE = struct.Struct("<qq")  # offset, length
+_REMEMBERED_FILES = 4096  # record files hold many examples each
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CacheIndex:
+    """What is known of N images.
+
+    Attributes:
+      definition: what made pixels of the bytes, as JSON; rows of another definition are useless.
+      facts: FACTS [N]; the stamp is all zero where the next run has to look again.
+      reasons: str [N], why an image is broken, '' where it is not.
+    """
+
+    definition: str
+    facts: np.ndarray
+    reasons: np.ndarray
+
+    @classmethod
+    def blank(cls, definition: str, count: int) -> CacheIndex:
+        """Returns an index of images of which nothing is known yet."""
+        return cls(definition, np.zeros(count, FACTS), np.full(count, "", dtype=object))
+
+    def __len__(self) -> int:
+        return len(self.facts)
+
+    @property
+    def broken(self) -> np.ndarray:
+        """bool [N]."""
+        return self.reasons != ""
+
+    def find(self, stamps: np.ndarray) -> np.ndarray:
+        """Returns the row of each stamp (STAMP [n]), int64 [n], -1 where there is none."""
+        if not len(self):
+            return np.full(len(stamps), -1)
+        own = self.facts["stamp"]
+        order = np.argsort(own)
+        place = np.searchsorted(own, stamps, sorter=order)
+        rows = order[np.minimum(place, len(order) - 1)]
+        return np.where((own[rows] == stamps) & (stamps != b""), rows, -1)
+
+    def save(self, file: BinaryIO, examples: Examples) -> None:
+        """Writes the index and where each image is stored (`examples`, N of them)."""
+        broken = np.flatnonzero(self.broken)
+        np.savez_compressed(
+            file,
+            format=np.array(FORMAT),
+            definition=np.array(self.definition),
+            facts=self.facts,
+            broken=broken,
+            reasons=self.reasons[broken].astype(np.str_),
+            paths=np.frombuffer(b"\0".join(examples.encoded_paths()), np.uint8),
+            offsets=examples.offsets,
+            lengths=examples.lengths,
+        )
+
+
+def load(path: str | os.PathLike[str], definition: str) -> CacheIndex | None:
+    """Reads an index; None where it is damaged or of another definition or format."""
+    try:
+        with archives.open_archive(path, _MAX_BYTES) as arrays:
+            if arrays["format"] != FORMAT or str(arrays["definition"]) != definition:
+                return None
+            facts = archives.read_column(arrays, "facts", FACTS)
+            index = CacheIndex(definition, facts, np.full(len(facts), "", dtype=object))
+            broken, reasons = archives.read_column(arrays, "broken", np.int64), arrays["reasons"]
+            if reasons.dtype.kind != "U" or reasons.shape != broken.shape:
+                raise ValueError(f"reasons is {reasons.dtype} {reasons.shape}")
+            index.reasons[broken] = reasons.astype(object)
+    except Exception:
+        return None
+    valid = np.all(facts["orientation"] <= 8) and headers.are_sound(facts["header"])
+    return index if valid else None
+
+
+def load_sources(path: str | os.PathLike[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Reads paths, offsets and lengths of an index's images.
+
+    Raises:
+      OSError: the file is missing or damaged.
+    """
+    try:
+        with archives.open_archive(path, _MAX_BYTES) as arrays:
+            count = len(arrays["facts"])
+            paths = arrays["paths"].tobytes().split(b"\0") if count else []
+            if len(paths) != count:
+                raise ValueError(f"{len(paths)} paths for {count} rows")
+            offsets, lengths = (
+                archives.read_column(arrays, name, np.int64, count)
+                for name in ("offsets", "lengths")
+            )
+            return [os.fsdecode(path) for path in paths], offsets, lengths
+    except Exception as error:
+        raise OSError(f"{os.fspath(path)} can't be read: {error}") from None
+
+
+def stamp_images(
+    paths: Sequence[str] | np.ndarray, offsets: np.ndarray, lengths: np.ndarray
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Digests (absolute path, size, modification time, offset, length) of each image.
+
+    No file is opened: to open a named pipe would wait for a writer that never comes.
+
+    Args:
+      paths, offsets, lengths: N of each, as in `Examples`.
+
+    Returns:
+      STAMP [N], all zero where there is no readable file; and index -> reason for these.
+    """
+    status_of = functools.lru_cache(_REMEMBERED_FILES)(_status)
+    digests, faults = [], {}
+    ranges = zip(offsets.tolist(), lengths.tolist(), strict=True)
+    for number, (path, byte_range) in enumerate(zip(paths, ranges, strict=True)):
+        try:
+            text = status_of(path) + _RANGE.pack(*byte_range)
+            digests.append(hashlib.blake2b(text, digest_size=STAMP.itemsize).digest())
+        except OSError as error:
+            faults[number] = system_reason(error)
+            digests.append(bytes(STAMP.itemsize))
+    return np.frombuffer(b"".join(digests), dtype=STAMP), faults
+
+
+def _status(path: str) -> bytes:
+    """Returns what a stamp takes from the file system.
+
+    Raises:
+      OSError: there is no regular file, or it may not be read.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("not a regular file")
+    if not os.access(path, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    # `abspath` takes longer than all the rest, and nearly every path is absolute already.
+    absolute = path if path.startswith("/") else os.path.abspath(path)
+    return os.fsencode(absolute) + b"\0" + _STATUS.pack(status.st_size, status.st_mtime_ns)
+
+
+def system_reason(error: OSError) -> str:
+    """Returns what the operating system says, in the style of the other reasons."""
+    return (error.strerror or str(error)).lower()

@@ -1,0 +1,184 @@
+"""Taking images from memory and from a file; free memory; the folder of the cache."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipelines.pixel_cache import cache
+from pipelines.pixel_cache.cache import ALIGNMENT, PixelCache
+from pipelines.pixel_cache.free_memory import free_memory
+from pipelines.pixel_cache.index import CacheIndex
+
+SHAPE = (13, 7, 3)
+COUNT = 50
+IMAGES = np.random.default_rng(0).integers(0, 256, (COUNT, *SHAPE), np.uint8)
+INDEX = CacheIndex.blank("", COUNT)
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "pixels.u8"
+    path.write_bytes(IMAGES.tobytes())
+    return io.FileIO(path)
+
+
+@pytest.fixture(params=["memory", "disk"])
+def pixels(request, file):
+    if request.param == "memory":
+        return PixelCache(SHAPE, INDEX, memory=IMAGES)
+    return PixelCache(SHAPE, INDEX, file=file)
+
+
+def test_any_rows_are_taken_in_any_order(pixels):
+    assert pixels.nbytes == IMAGES.nbytes
+    np.testing.assert_array_equal(pixels.images, IMAGES)
+    assert pixels.take([]).shape == (0, *SHAPE)
+    for rows in ([0], [49, 0, 49, 7], range(COUNT), np.arange(COUNT, dtype=np.int32)[::-3]):
+        taken = pixels.take(rows)
+        np.testing.assert_array_equal(taken, IMAGES[np.asarray(rows, int)])
+        assert taken.flags.writeable
+        assert taken.ctypes.data % ALIGNMENT == 0
+
+
+def test_taken_images_are_copies(pixels):
+    first = pixels.take([1, 2])
+    pixels.take([3, 4])[:] = 0
+    np.testing.assert_array_equal(first, IMAGES[1:3])
+    np.testing.assert_array_equal(pixels.take([3, 4]), IMAGES[3:5])
+
+
+@pytest.mark.parametrize("rows", [[-1], [0, COUNT], [2, -COUNT]])
+def test_missing_row_is_an_error(pixels, rows):
+    with pytest.raises(IndexError, match="outside 0 to 49"):
+        pixels.take(rows)
+
+
+def test_tensorflow_needs_no_copy_of_taken_images(pixels):
+    addresses = []
+
+    def take(rows):
+        taken = pixels.take(rows)
+        addresses.append(taken.ctypes.data)
+        return taken
+
+    dataset = tf.data.Dataset.from_tensors(np.arange(8)).map(
+        lambda rows: tf.numpy_function(take, [rows], tf.uint8, stateful=False)
+    )
+    (batch,) = dataset
+    assert np.asarray(memoryview(batch)).ctypes.data == addresses[0]
+
+
+def test_short_reads_are_continued(file, monkeypatch):
+    read = os.preadv
+    monkeypatch.setattr(
+        os, "preadv", lambda handle, buffers, at: read(handle, [buffers[0][:100]], at)
+    )
+    taken = PixelCache(SHAPE, INDEX, file=file).take([3, 1])
+    np.testing.assert_array_equal(taken, IMAGES[[3, 1]])
+
+
+def test_file_that_was_cut_short_is_an_error(file):
+    pixels = PixelCache(SHAPE, INDEX, file=file)
+    os.truncate(file.name, IMAGES.nbytes - 1)
+    pixels.take([COUNT - 2])
+    with pytest.raises(OSError, match=f"ends inside row {COUNT - 1}"):
+        pixels.take([COUNT - 1])
+
+
+def test_switch_to_another_file_reads_that_one(file, tmp_path):
+    pixels = PixelCache(SHAPE, INDEX, file=file)
+    (tmp_path / "other").write_bytes((255 - IMAGES).tobytes())
+    pixels.switch_to(PixelCache(SHAPE, INDEX, file=io.FileIO(tmp_path / "other")))
+    np.testing.assert_array_equal(pixels.take([5]), 255 - IMAGES[5:6])
+
+
+def test_memory_stays_flat_while_a_large_file_is_read(tmp_path):
+    rows, shape = 1000, (256, 256, 3)
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(rows * 256 * 256 * 3)  # 197 MB of zeros that take no space on the disk
+    index = CacheIndex.blank("", rows)
+    pixels = PixelCache(shape, index, file=io.FileIO(tmp_path / "large"))
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident()
+    for first in range(0, rows - 31, 32):
+        assert not pixels.take(np.arange(first, first + 32)).any()
+        assert resident() - before < 40e6
+
+
+def test_cache_folder_follows_xdg(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    for base in ("", "relative/is/no/base"):
+        monkeypatch.setenv("XDG_CACHE_HOME", base)
+        assert cache.default_folder() == Path("/home/someone/.cache/unfreeze")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/mine")
+    assert cache.default_folder() == Path("/var/cache/mine/unfreeze")
+
+
+def machine(root, available, groups, files):
+    """Writes a root folder with `proc` and `sys` as Linux shows them."""
+    contents = {
+        "proc/meminfo": f"MemTotal:  99 kB\nMemAvailable:  {available} kB\n",
+        "proc/self/cgroup": groups,
+        **{f"sys/fs/cgroup/{name}": content for name, content in files.items()},
+    }
+    for name, content in contents.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "left"),
+    [
+        ("", {}, 1024_000),
+        ("0::/\n", {"memory.max": "max\n", "memory.current": "5\n"}, 1024_000),
+        ("0::/\n", {"memory.max": "900\n", "memory.current": "500\n"}, 400),
+        (
+            "0::/a/b\n",
+            {
+                "a/memory.max": "900\n",
+                "a/memory.current": "500\n",
+                "a/memory.stat": "anon 7\ninactive_file 100\n",
+                "a/b/memory.max": "max\n",
+                "a/b/memory.current": "3\n",
+            },
+            500,
+        ),
+        # A container sees its own group at the top, whatever its path on the host.
+        ("0::/host/path\n", {"memory.max": "90\n", "memory.current": "30\n"}, 60),
+        (
+            "5:cpu,memory:/a\n0::/\n",
+            {
+                "memory/a/memory.limit_in_bytes": "1000\n",
+                "memory/a/memory.usage_in_bytes": "900\n",
+                "memory/a/memory.stat": "inactive_file 1\ntotal_inactive_file 50\n",
+                "memory/memory.limit_in_bytes": "9223372036854771712\n",
+                "memory/memory.usage_in_bytes": "900\n",
+            },
+            150,
+        ),
+        ("0::/\n", {"memory.max": "10\n", "memory.current": "30\n"}, 0),
+    ],
+)
+def test_free_memory_is_the_least_that_machine_and_groups_leave(tmp_path, groups, files, left):
+    assert free_memory(machine(tmp_path, 1000, groups, files)) == left
+
+
+def test_default_memory_is_below_that_of_this_machine():
+    assert 0 < cache.default_memory() < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def test_cache_module_does_not_import_tensorflow():
+    code = "import sys, pipelines.pixel_cache.cache; print('tensorflow' in sys.modules)"
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.stdout == "False\n"
