@@ -77,7 +77,7 @@ def stop(preemption_signal: str | None, watch_preemption: bool) -> Shutdown:
     """What ends a run: Ctrl-C, the system, a scheduler by a signal of its own, the cloud."""
     asked = Shutdown(background.cancel)
     own = [signal.Signals[preemption_signal]] if preemption_signal else []
-    asked.on([signal.SIGINT, signal.SIGTERM], own)
+    asked.install_handlers([signal.SIGINT, signal.SIGTERM], own)
     if watch_preemption and not preemption.watch(asked.interrupt):
         print(
             f"{_name()}: --watch_preemption: neither AWS nor Google answers here; asked again "

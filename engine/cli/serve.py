@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     options = serve_options(parsed)
     if not parsed.load_test:
         shutdown = Shutdown()
-        shutdown.on([signal.SIGINT, signal.SIGTERM])
+        shutdown.install_handlers([signal.SIGINT, signal.SIGTERM])
         serve(options, console, shutdown)
         return
     RunDirectory(options.run_dir).read_recipe()

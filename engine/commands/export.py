@@ -131,7 +131,7 @@ def export(
         logger.note(f"comparing it with the original on {len(examples):,} validation images")
         with captured_output.capture_output():
             predict = kind.load(source, path)
-            batch_stream = shutdown.checked(images.batches())
+            batch_stream = shutdown.check_each(images.batches())
             measured = parity.measure(source, kind, path, predict, batch_stream, _reader(examples))
         _log_table(parity.rows(measured, kind), logger)
         parity.check(measured, options.required_agreement)

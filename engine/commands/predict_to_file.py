@@ -81,7 +81,7 @@ def run(parsed: flags.Parsed, top: int, precision: str, load: Callable[[], Predi
     order = begun or dataclasses.replace(wanted, places=tuple(find_images.find(parsed.words)))
     stretch = find_images.stretch(parsed.batch_size)
     answers = PredictionsFile(path, order, parsed.batch_size, stretch, going_on=bool(begun))
-    with stop.undisguised(), answers as file:
+    with stop.unmasked(), answers as file:
         threads = tensorflow_setup.start_tensorflow(parsed.threads)
         model = load()
 
@@ -93,7 +93,7 @@ def run(parsed: flags.Parsed, top: int, precision: str, load: Callable[[], Predi
         )
         with Meter(len(order.places), file.tally) as meter:
             _answer(model, stream, file, meter, stop)
-            stop.done()
+            stop.disarm()
     print(f"{meter.in_words()}; written to {printable(str(path))}")
     _name_unread(file.tally)
 
@@ -107,8 +107,8 @@ def _answer(
     from engine.inference import predict as prediction
 
     # A signal that raised in the midst of TensorFlow's own errors would come out as one of them.
-    with stop.patient():
-        groups: Any = stop.checked(stream.groups(file.batch_size, file.tally.rows))
+    with stop.deferred():
+        groups: Any = stop.check_each(stream.groups(file.batch_size, file.tally.rows))
         if file.order.program:
             meter.note(f"going on after {file.tally.rows:,} of {len(stream.places):,} images")
             model = predictor.in_program(model, ComputeMode(**file.order.program))

@@ -89,7 +89,7 @@ def serve(
     with (
         contextlib.closing(server.bind(options.host, options.port)) as bound,
         contextlib.suppress(ShutdownRequested),
-        shutdown.undisguised(),
+        shutdown.unmasked(),
     ):
         threads = tensorflow_setup.start_tensorflow(
             options.threads, inter_op_threads=None, log=logger.note
@@ -115,7 +115,7 @@ async def _serve(
     limits = Limits(int(options.max_mb * MB), options.max_files, options.timeout_seconds)
     names = (LOCAL_HOST, options.host.lower(), *options.allowed_hosts)
     logger.note(f"{server.address(bound)} loading {printable(str(run.path))}")
-    with shutdown.patient():
+    with shutdown.deferred():
         await server.run(
             Service(limits, names),
             bound,
@@ -131,7 +131,7 @@ def _load(
     from engine.serving import model as models
 
     predictor = models.load(run, options.precision, logger.note)
-    seconds = models.seconds(predictor, shutdown.checked(sizes(options.batch_size)))
+    seconds = models.seconds(predictor, shutdown.check_each(sizes(options.batch_size)))
     about = {
         "run": run.path.resolve().name,
         "model": run.read_recipe().backbone,

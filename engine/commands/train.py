@@ -89,7 +89,7 @@ def train(
     logger, shutdown = logger or LoggerGroup(()), shutdown or Shutdown()
     run, recipe = RunDirectory(Path(options.run_dir)), options.recipe
     _require_sources(recipe, resumes=run.started() and not options.overwrite)
-    with shutdown.undisguised(), RunLock(run) as lock:
+    with shutdown.unmasked(), RunLock(run) as lock:
         if options.fit_memory:
             resumed = None if options.overwrite else run
             recipe = memory_probe.fit_accumulation_steps(recipe, resumed, options.threads)
@@ -131,11 +131,11 @@ def _train(options: TrainOptions, lock: RunLock, logger: Logger, shutdown: Shutd
     devices = distribution.choose_strategy(
         tensorflow_setup.list_gpus(), recipe.batch_size, recipe.gradient_accumulation_steps
     )
-    with record_failure(lock), shutdown.undisguised():
+    with record_failure(lock), shutdown.unmasked():
         job = _prepare_job(options, lock, threads, logger, shutdown, devices)
-        with devices.scope(), shutdown.patient():
+        with devices.scope(), shutdown.deferred():
             final = loop.train(job)
-            shutdown.done()  # what is finished is not to be called interrupted
+            shutdown.disarm()  # what is finished is not to be called interrupted
     for line in train_summary.figures(final.result):
         logger.note(line)
     if options.report:

@@ -1,4 +1,4 @@
-"""Work that can wait, and what it waits for."""
+"""Background work, such as writing the pixel cache, and what it waits for."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_quiet = threading.RLock()
-_over = threading.Event()
+_foreground = threading.RLock()
+_cancelled = threading.Event()
 
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """Within the block nothing goes on that gives way: something is measured, or waited for."""
-    with _quiet:
+    """Within the block background work stands still: something is measured, or waited for."""
+    with _foreground:
         yield
 
 
 def yield_to_foreground() -> None:
-    """To be called often by a thread whose work can wait.
+    """Waits while background work is paused; to be called often by a thread that does such work.
 
     Raises:
-      InterruptedError: it is to be left undone, since the program ends.
+      InterruptedError: the program ends; the work is to be left undone.
     """
-    with _quiet:
-        if _over.is_set():
+    with _foreground:
+        if _cancelled.is_set():
             raise InterruptedError("the program ends")
 
 
 def cancel() -> None:
-    """The program is asked to end: nobody is to wait for work that can wait."""
-    _over.set()
+    """Ends background work at its next `yield_to_foreground`: the program ends."""
+    _cancelled.set()

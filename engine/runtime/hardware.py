@@ -1,4 +1,4 @@
-"""What the machine is, and how much of its memory this process has used at most."""
+"""Describes the machine and its software, and measures the memory of this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FEATURES = (
     *("asimdhp", "bf16", "i8mm", "sve", "sve2", "svebf16", "sme"),
 )
 
-# Arm's kernel gives numbers where x86's gives a name; from Linux, arch/arm64/include/asm/cputype.h.
+# Arm's kernel reports numbers, not a name; from Linux, arch/arm64/include/asm/cputype.h.
 ARM_PARTS = {
     ("0x41", "0xd08"): "Arm Cortex-A72",
     ("0x41", "0xd0c"): "Arm Neoverse N1",
@@ -30,14 +30,14 @@ ARM_PARTS = {
 }
 
 QUERY = ("--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits")
-PATIENCE_SECONDS = 20  # nvidia-smi wakes the driver up where nothing else has
+TIMEOUT_SECONDS = 20  # nvidia-smi may have to wake up the driver
 MIB = 2**20
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, memory, GPUs and driver; None for what can't be known.
+    """Returns processor, memory, GPUs and driver; None where unknown.
 
-    `gpus` are those that TensorFlow uses, and `cuda` and `cudnn` what it was built for.
+    `gpus` are those that TensorFlow uses, `cuda` and `cudnn` the versions it was built for.
     """
     import tensorflow as tf
 
@@ -70,19 +70,19 @@ def _gpu(detail: dict[str, Any], memory: dict[str, int]) -> dict[str, Any]:
 
 
 def describe_cpu(cpuinfo: str) -> tuple[str, list[str]]:
-    """Name and notable instructions of the first processor that /proc/cpuinfo lists."""
+    """Returns name and notable instructions of the first processor in /proc/cpuinfo."""
     values: dict[str, str] = {}
     for line in cpuinfo.splitlines():
         key, _, value = line.partition(":")
         values.setdefault(key.strip(), value.strip())
     part = (values.get("CPU implementer", ""), values.get("CPU part", ""))
     name = values.get("model name") or ARM_PARTS.get(part) or platform.machine()
-    known = (values.get("flags") or values.get("Features") or "").split()
-    return name, [feature for feature in FEATURES if feature in known]
+    flags = (values.get("flags") or values.get("Features") or "").split()
+    return name, [feature for feature in FEATURES if feature in flags]
 
 
 def read_nvidia_smi(output: str) -> tuple[str | None, dict[str, int]]:
-    """The driver's version, and the memory in bytes by the GPU's name, as far as they are told.
+    """Returns the driver's version, and the memory in bytes by the GPU's name, where known.
 
     By name, not by number: CUDA_VISIBLE_DEVICES changes the numbers for TensorFlow only.
     """
@@ -98,13 +98,13 @@ def read_nvidia_smi(output: str) -> tuple[str | None, dict[str, int]]:
 
 
 def _run_nvidia_smi() -> str:
-    """What nvidia-smi answers; nothing where there is no such program, or it fails or hangs."""
+    """Returns its output; empty where there is no such program, or it fails or hangs."""
     try:
         done = subprocess.run(
             ["nvidia-smi", *QUERY],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=PATIENCE_SECONDS,
+            timeout=TIMEOUT_SECONDS,
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
@@ -113,36 +113,37 @@ def _run_nvidia_smi() -> str:
 
 
 def reset_peak_memory() -> None:
-    """From here on `peak_memory` counts anew, where the system lets it."""
+    """Restarts the measurement of `peak_memory`, where the system allows it."""
     import tensorflow as tf
 
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM; see proc(5)
-    for place, _ in enumerate(tf.config.list_physical_devices("GPU")):
-        tf.config.experimental.reset_memory_stats(f"GPU:{place}")
+    for index, _ in enumerate(tf.config.list_physical_devices("GPU")):
+        tf.config.experimental.reset_memory_stats(f"GPU:{index}")
 
 
 def peak_memory() -> dict[str, int]:
-    """Bytes: of this process on the host, and of each GPU; the most since the last reset."""
+    """Returns the largest use since the last reset, in bytes: on the host and on each GPU."""
     import tensorflow as tf
 
-    peak = {"host": _in_status("VmHWM:")}
-    for place, _ in enumerate(tf.config.list_physical_devices("GPU")):
-        peak[f"gpu_{place}"] = tf.config.experimental.get_memory_info(f"GPU:{place}")["peak"]
+    peak = {"host": _process_status("VmHWM:")}
+    for index, _ in enumerate(tf.config.list_physical_devices("GPU")):
+        peak[f"gpu_{index}"] = tf.config.experimental.get_memory_info(f"GPU:{index}")["peak"]
     return peak
 
 
 def resident_memory() -> int:
-    """Bytes of this process that lie in the host's memory now."""
-    return _in_status("VmRSS:")
+    """Returns the bytes of this process that are in the host's memory now."""
+    return _process_status("VmRSS:")
 
 
-def _in_status(what: str) -> int:
-    """Bytes, of what the kernel says in kB (proc_pid_status(5))."""
-    return int(Path("/proc/self/status").read_text().partition(what)[2].split()[0]) * 1024
+def _process_status(field: str) -> int:
+    """Returns a field of proc_pid_status(5) in bytes; the kernel reports kB."""
+    return int(Path("/proc/self/status").read_text().partition(field)[2].split()[0]) * 1024
 
 
 def describe_software() -> dict[str, str]:
+    """Returns the versions of Python and the packages that results depend on."""
     packages = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
     versions = {package: importlib.metadata.version(package) for package in packages}
     return {"python": platform.python_version(), **versions}

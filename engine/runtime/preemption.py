@@ -1,4 +1,4 @@
-"""Whether the cloud is about to take this machine away: its metadata service says so beforehand.
+"""Watches for a cloud's preemption notice, which its metadata service gives beforehand.
 
 Amazon gives two minutes (EC2 user guide, "Spot Instance interruption notices"), Google half a
 minute (Compute Engine, "Preemptible VM instances": metadata value `preempted`).
@@ -21,55 +21,55 @@ from engine.runtime.cloud_metadata import (
 )
 
 POLL_SECONDS = 5.0
-_PATIENCE = 1.0  # seconds for an answer
+_TIMEOUT_SECONDS = 1.0
 
 
-def _aws(ask: Request) -> bool:
-    header = aws_token(ask)
+def _aws(request: Request) -> bool:
+    header = aws_token(request)
     try:
-        return bool(ask("GET", "/latest/meta-data/spot/instance-action", header))
+        return bool(request("GET", "/latest/meta-data/spot/instance-action", header))
     except NotFoundError:  # as long as there is no notice
         return False
 
 
-def _google(ask: Request) -> bool:
-    return google_value(ask, "preempted") == "TRUE"
+def _google(request: Request) -> bool:
+    return google_value(request, "preempted") == "TRUE"
 
 
 CLOUDS: dict[str, Callable[[Request], bool]] = {"AWS": _aws, "Google": _google}
 
 
 def watch(
-    notify: Callable[[str], None], address: str = ADDRESS, every: float = POLL_SECONDS
+    notify: Callable[[str], None], address: str = ADDRESS, poll_seconds: float = POLL_SECONDS
 ) -> list[str]:
-    """Calls `notify` with a reason as soon as a cloud gives notice, on a thread that asks for ever.
+    """Starts a thread that polls forever and calls `notify` with a reason when there is a notice.
 
     Returns:
-      The names of the clouds that answer now; without one there is nobody to give notice.
+      The names of the clouds that answer now.
     """
-    answers = _ask_all(address)
+    notices = _poll_clouds(address)
     threading.Thread(
-        target=_poll, args=(notify, answers, address, every), daemon=True, name="preemption"
+        target=_poll, args=(notify, notices, address, poll_seconds), daemon=True, name="preemption"
     ).start()
-    return list(answers)
+    return list(notices)
 
 
 def _poll(
-    notify: Callable[[str], None], answers: dict[str, bool], address: str, every: float
+    notify: Callable[[str], None], notices: dict[str, bool], address: str, poll_seconds: float
 ) -> None:
-    while not any(answers.values()):
-        time.sleep(every)
-        answers = _ask_all(address)
-    cloud = next(name for name, taken in answers.items() if taken)
-    notify(f"{cloud}'s notice that it takes the machine away")
+    while not any(notices.values()):
+        time.sleep(poll_seconds)
+        notices = _poll_clouds(address)
+    cloud = next(name for name, preempted in notices.items() if preempted)
+    notify(f"{cloud}'s preemption notice")
 
 
-def _ask_all(address: str) -> dict[str, bool]:
-    """What the clouds say that answer."""
-    answers = {}
-    for name, given in CLOUDS.items():
+def _poll_clouds(address: str) -> dict[str, bool]:
+    """Returns whether there is a notice, for each cloud that answers."""
+    notices = {}
+    for name, is_preempted in CLOUDS.items():
         try:
-            answers[name] = given(requester(time.monotonic() + _PATIENCE, address))
+            notices[name] = is_preempted(requester(time.monotonic() + _TIMEOUT_SECONDS, address))
         except UNAVAILABLE_ERRORS:
             continue
-    return answers
+    return notices

@@ -1,4 +1,4 @@
-"""Ending a run from outside: asked once it saves and ends, asked again it ends at once."""
+"""Ends a run from outside: a first request saves and ends it, a second ends it at once."""
 
 from __future__ import annotations
 
@@ -13,40 +13,43 @@ from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 Item = TypeVar("Item")
-# What sends a signal to a process and then to its group means one wish; so does a double Ctrl-C.
+# A signal sent to a process and then to its group is one request; so is a double Ctrl-C.
 REPEAT_SECONDS = 1.0
-NOTICE = signal.SIGURG  # by which another thread wakes the main one; ignored where nobody takes it
-SHOW_CURSOR = b"\x1b[?25h"  # a live line hides it
+WAKE_UP = signal.SIGURG  # wakes the main thread from another; ignored unless handled
+SHOW_CURSOR = b"\x1b[?25h"  # a progress line hides it
 
 
 class ShutdownRequested(BaseException):
     """The run was asked to end, and nothing of it is lost; the message says by what.
 
-    No error, and not for those who handle errors.
+    Not an `Exception`, so that error handlers let it pass.
     """
 
 
 class Shutdown:
-    """A wish to end, from a signal or another thread, and who looks whether there is one.
+    """A request to end the run, made by a signal or another thread.
 
-    Within `patient` a wish waits until the run looks, at a place where it can save; elsewhere there
-    is nothing to save, and a signal raises Stopped where the program stands. Once: what comes while
-    the program ends is no new wish.
+    Within `deferred` a request waits until the run calls `check`, where it can save. Elsewhere
+    there is nothing to save, and a signal raises ShutdownRequested where the program is. That
+    happens once: while the program ends, further requests raise nothing.
+
+    Attributes:
+      reason: of the first request; None until there is one.
     """
 
-    def __init__(self, at_once: Callable[[], None] = lambda: None) -> None:
-        """at_once: called when the wish is made, from whatever thread."""
+    def __init__(self, on_request: Callable[[], None] = lambda: None) -> None:
+        """on_request: see the method."""
         self.reason: str | None = None
-        self._callbacks = [at_once]
-        self._asked = threading.Event()
-        self._patience = 0
+        self._callbacks = [on_request]
+        self._requested = threading.Event()
+        self._deferrals = 0
         self._ending = False
         self._raised = False
 
-    def ask(self, reason: str) -> None:
-        """The run is to end soon; the first reason counts. From any thread."""
+    def request(self, reason: str) -> None:
+        """Asks the run to end at its next check; the first reason counts. From any thread."""
         self.reason = self.reason or reason
-        self._asked.set()
+        self._requested.set()
         for callback in self._callbacks:
             callback()
 
@@ -57,48 +60,45 @@ class Shutdown:
             callback()
 
     def interrupt(self, reason: str) -> None:
-        """As `ask`, and raises Stopped as a signal does, which needs `on`. From any thread."""
-        self.ask(reason)
-        os.kill(os.getpid(), NOTICE)
+        """Requests as a signal does, which needs `install_handlers`. From any thread."""
+        self.request(reason)
+        os.kill(os.getpid(), WAKE_UP)
 
-    def done(self) -> None:
-        """Nothing is left to be stopped: no signal raises anything any more."""
+    def disarm(self) -> None:
+        """Keeps later signals from raising anything: the work is done."""
         self._ending = True
 
     def wait(self, seconds: float) -> None:
-        """So long, or until it is asked for."""
-        self._asked.wait(seconds)
+        """Waits so long, or until there is a request."""
+        self._requested.wait(seconds)
 
     def check(self) -> None:
-        """Looks.
-
-        Raises:
-          Stopped: it was asked for.
-        """
+        """Raises ShutdownRequested if there was a request."""
         if self.reason:
             self._ending = True
             raise ShutdownRequested(self.reason)
 
-    def checked(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items, with a look before each."""
+    def check_each(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yields the items, with a check before each."""
         for item in items:
             self.check()
             yield item
 
     @contextmanager
-    def patient(self) -> Iterator[None]:
-        self._patience += 1
+    def deferred(self) -> Iterator[None]:
+        """Within the block signals raise nothing; the next `check` does."""
+        self._deferrals += 1
         try:
             yield
         finally:
-            self._patience -= 1
+            self._deferrals -= 1
 
     @contextmanager
-    def undisguised(self) -> Iterator[None]:
-        """An error that came of Stopped is that again.
+    def unmasked(self) -> Iterator[None]:
+        """Turns an error that a handler's ShutdownRequested was turned into back into it.
 
-        Where a signal comes while TensorFlow's C++ calls Python, to build an error of its own for
-        instance, what the handler raises comes out as a RuntimeError.
+        Where a signal arrives while TensorFlow's C++ calls Python, for instance to build an error
+        of its own, what the handler raises comes out as a RuntimeError.
         """
         try:
             yield
@@ -107,54 +107,58 @@ class Shutdown:
                 raise ShutdownRequested(self.reason) from error
             raise
 
-    def on(self, hurry: Iterable[signal.Signals], notices: Iterable[signal.Signals] = ()) -> None:
-        """Takes these signals as the wish; a second one later than REPEAT_SECONDS ends the process.
+    def install_handlers(
+        self, signals: Iterable[signal.Signals], notices: Iterable[signal.Signals] = ()
+    ) -> None:
+        """Takes these signals as requests. To be called in the main thread.
 
-        Of those that `hurry`, that is: a notice that is followed by SIGTERM is no second wish. To
-        be called in the main thread.
+        A second one of `signals`, later than REPEAT_SECONDS, ends the process at once; `notices` do
+        not count for that, as a scheduler's notice is followed by SIGTERM.
 
-        Python calls a handler when the main thread comes back to it, which can take as long as a
-        compilation. So the second is waited for on a thread, which the system wakes.
+        Python calls a handler when the main thread returns to it, which can take as long as a
+        compilation. So a thread, which the system wakes, waits for the second signal.
         """
-        ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        os.set_blocking(ours, True)
-        known = {*hurry, *notices, NOTICE}
-        for number in known:
+        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.set_blocking(reader, True)
+        requests = frozenset(signals)
+        handled = {*requests, *notices, WAKE_UP}
+        for number in handled:
             signal.signal(number, self._raise)
-            signal.siginterrupt(number, False)  # what is being read or written is not cut short
-        atexit.register(_ignore, known)
-        signal.set_wakeup_fd(theirs)
+            signal.siginterrupt(number, False)  # reads and writes are not cut short
+        atexit.register(_ignore, handled)
+        signal.set_wakeup_fd(writer)
         threading.Thread(
-            target=self._listen, args=(ours, known, frozenset(hurry)), daemon=True, name="stop"
+            target=self._listen, args=(reader, handled, requests), daemon=True, name="shutdown"
         ).start()
 
     def _raise(self, number: int, _: object) -> None:
-        self.reason = self.reason or signal.Signals(number).name  # the event is the thread's to set
-        if not self._patience and not self._ending:
+        # The listener sets the event.
+        self.reason = self.reason or signal.Signals(number).name
+        if not self._deferrals and not self._ending:
             self._raised = True
             self.check()
 
-    def _listen(self, pipe: int, known: Set[int], hurry: Set[int]) -> None:
+    def _listen(self, pipe: int, handled: Set[int], requests: Set[int]) -> None:
         first = math.inf
         while True:
             number = os.read(pipe, 1)[0]
-            if number not in known:  # Python writes all there that it has a handler for
+            if number not in handled:  # Python writes every signal with a handler to the pipe
                 continue
-            self.ask(signal.Signals(number).name)
+            self.request(signal.Signals(number).name)
             now = time.monotonic()
-            if number in hurry and now - first > REPEAT_SECONDS:
-                _end(number)
-            first = min(first, now) if number in hurry else first
+            if number in requests and now - first > REPEAT_SECONDS:
+                _exit(number)
+            first = min(first, now) if number in requests else first
 
 
-def _end(number: int) -> None:
+def _exit(number: int) -> None:
     with suppress(OSError):
         if os.isatty(1):
             os.write(1, SHOW_CURSOR)
-    os._exit(128 + number)  # as a shell counts a process that a signal has ended
+    os._exit(128 + number)  # as a shell reports a process that a signal has ended
 
 
 def _ignore(numbers: Iterable[int]) -> None:
-    """Else Python would give them back to the system a moment before it has ended."""
+    """Else Python would restore the default handlers a moment before the process has ended."""
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)

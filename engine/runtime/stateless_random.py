@@ -3,14 +3,14 @@
 One draw is one output word of the counter-based generator Threefry-2x32 with 20 rounds (Salmon et
 al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011): the key is (seed, epoch), the counter
 (example, stream and position). There is no state to save, and no draw depends on the batch that
-an example happens to stand in.
+an example happens to be in.
 """
 
 from __future__ import annotations
 
 import tensorflow as tf
 
-AUGMENT, DROPOUT, VIEW = 0, 1, 2  # streams: draws for different ends must not repeat each other
+AUGMENT, DROPOUT, VIEW = 0, 1, 2  # streams: draws for different uses must not coincide
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 _STREAM_BITS = 24  # the low bits of the second counter word are the position within the stream
@@ -19,7 +19,7 @@ _STREAM_BITS = 24  # the low bits of the second counter word are the position wi
 def uniform(
     seed: int, stream: int, epochs: tf.Tensor, examples: tf.Tensor, count: int
 ) -> tf.Tensor:
-    """Numbers in [0, 1), evenly spread over the multiples of 2**-24.
+    """Returns numbers in [0, 1), uniform over the multiples of 2**-24.
 
     Args:
       seed: 0 to 2**32 - 1.
@@ -39,14 +39,14 @@ def uniform(
         )
         key = tf.constant(seed, tf.uint32), tf.cast(epochs, tf.uint32)[:, None]
         words = threefry2x32(key, (tf.cast(examples, tf.uint32)[:, None] + zeros, position + zeros))
-        # -1 for the number of examples would be anybody's guess where count is 0
+        # Where count is 0, -1 for the number of examples would be ambiguous.
         rows = [tf.shape(examples)[0], 2 * pairs]
         bits = tf.reshape(tf.stack(words, -1), rows)[:, :count]
         return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2**-24
 
 
 def threefry2x32(key: tuple, counter: tuple) -> tuple[tf.Tensor, tf.Tensor]:
-    """Two uint32 words for each (key, counter), each a pair of uint32 tensors that broadcast."""
+    """Returns two uint32 words for each (key, counter), pairs of uint32 tensors that broadcast."""
     x, y = counter
     keys = (*key, key[0] ^ key[1] ^ tf.constant(_PARITY, tf.uint32))
     x, y = x + keys[0], y + keys[1]

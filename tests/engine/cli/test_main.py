@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[3]
 def end_of(work, monkeypatch, capsys) -> tuple[int, str, str]:
     """Exit status, output and errors of a program that does this work."""
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/train", "--seed=3"])
-    monkeypatch.setattr(cli_main.background, "_over", threading.Event())  # this process goes on
+    # This process goes on.
+    monkeypatch.setattr(cli_main.background, "_cancelled", threading.Event())
     status = 0
     try:
         cli_main.main(work)
@@ -125,7 +126,7 @@ def work(argv):
         print("ready", flush=True)
         time.sleep(60)
     finally:
-        print("over" if background._over.wait(60) else "")
+        print("over" if background._cancelled.wait(60) else "")
 cli_main.main(work)
 """
 

@@ -146,7 +146,7 @@ def test_asked_to_end_while_the_disk_is_full_a_run_says_what_is_lost(coloured, t
         def step(self, moment):
             super().step(moment)
             if moment.step == 9:
-                self.stop.ask("SIGTERM")
+                self.stop.request("SIGTERM")
 
     watcher = Asks(disk, full=7)
     made = job(small_recipe(coloured), tmp_path / "run", watcher, shutdown=watcher.stop, **SETTINGS)

@@ -1,4 +1,4 @@
-"""What can wait waits while quiet is kept, and only then."""
+"""Background work stands still while it is paused, and only then."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def work(begun: threading.Event, passed: threading.Event) -> None:
 
 
 def waits() -> bool:
-    """Whether another thread that gives way comes no further."""
+    """Whether another thread stands still."""
     begun, passed = threading.Event(), threading.Event()
     threading.Thread(target=work, args=(begun, passed), daemon=True).start()
     begun.wait()
@@ -24,13 +24,13 @@ def waits() -> bool:
 
 
 def passes() -> bool:
-    """Whether it comes through; that can take a while on a machine that has much to do."""
+    """Whether another thread goes on; that can take a while on a busy machine."""
     begun, passed = threading.Event(), threading.Event()
     threading.Thread(target=work, args=(begun, passed), daemon=True).start()
     return passed.wait(60)
 
 
-def test_a_thread_waits_while_another_keeps_quiet():
+def test_other_thread_waits_while_paused():
     assert passes()
     with background.paused():
         assert waits()
@@ -40,13 +40,13 @@ def test_a_thread_waits_while_another_keeps_quiet():
     assert passes()
 
 
-def test_who_keeps_quiet_does_not_wait_for_itself():
+def test_pausing_thread_does_not_wait_for_itself():
     with background.paused():
         background.yield_to_foreground()
         assert waits(), "others do"
 
 
-def test_an_error_ends_it():
+def test_pause_ends_with_an_error():
     try:
         with background.paused():
             raise ValueError
@@ -54,8 +54,8 @@ def test_an_error_ends_it():
         assert passes()
 
 
-def test_when_the_program_ends_what_can_wait_is_left_undone(monkeypatch):
-    monkeypatch.setattr(background, "_over", threading.Event())
+def test_cancel_interrupts_background_work(monkeypatch):
+    monkeypatch.setattr(background, "_cancelled", threading.Event())
     background.yield_to_foreground()
     background.cancel()
     with pytest.raises(InterruptedError):

@@ -1,4 +1,4 @@
-"""How a metadata service is asked: directly, in time, and its answers are looked at."""
+"""Requests to a metadata service: direct, in time, and with validated answers."""
 
 from __future__ import annotations
 
@@ -12,62 +12,62 @@ import pytest
 from engine.runtime import cloud_metadata
 from tests.engine.runtime.metadata_server import TOKEN, serving, token
 
-PATIENT = 20.0  # never waited for where somebody answers
+TIMEOUT_SECONDS = 20.0  # never reached where somebody answers
 
 
-def asking(address: str) -> cloud_metadata.Request:
-    return cloud_metadata.requester(time.monotonic() + PATIENT, address)
+def request_to(address: str) -> cloud_metadata.Request:
+    return cloud_metadata.requester(time.monotonic() + TIMEOUT_SECONDS, address)
 
 
 def name(address: str) -> str:
-    return asking(address)("GET", "/name", {})
+    return request_to(address)("GET", "/name", {})
 
 
-def test_the_text_of_an_answer_comes_without_the_spaces_around_it():
+def test_answer_is_stripped():
     with serving(lambda request: (200, " g6.xlarge\n", {})) as (address, asked):
         assert name(address) == "g6.xlarge"
     assert asked == ["/name"]
 
 
 @pytest.mark.parametrize("status", [201, 204, 304, 400, 401, 404, 500])
-def test_only_an_answer_that_succeeded_counts(status):
+def test_answer_with_another_status_than_200_is_refused(status):
     with serving(lambda request: (status, "g6.xlarge", {})) as (address, _):
         with pytest.raises(ValueError) as caught:  # noqa: PT011 (the kind of error is what counts)
             name(address)
         assert isinstance(caught.value, cloud_metadata.NotFoundError) == (status == 404)
 
 
-def test_an_answer_may_be_as_long_as_the_limit_and_no_longer():
+def test_answer_longer_than_the_limit_is_refused():
     longest = "x" * cloud_metadata.MAX_ANSWER_BYTES
     with serving(lambda request: (200, longest, {})) as (address, _):
         assert name(address) == longest
     with (
         serving(lambda request: (200, longest + "x", {})) as (address, _),
-        pytest.raises(ValueError, match="no answer"),
+        pytest.raises(ValueError, match="not an answer"),
     ):
         name(address)
 
 
-def test_amazons_token_is_sent_on():
+def test_aws_token_is_returned_as_a_header():
     with serving(token) as (address, _):
-        assert cloud_metadata.aws_token(asking(address)) == {"X-aws-ec2-metadata-token": TOKEN}
+        assert cloud_metadata.aws_token(request_to(address)) == {"X-aws-ec2-metadata-token": TOKEN}
 
 
 @pytest.mark.parametrize("text", ["token\r\nHost: elsewhere", "<html>", "two words", ""])
-def test_an_odd_one_is_not(text):
+def test_aws_token_with_unexpected_characters_is_refused(text):
     with (
         serving(lambda request: (200, text, {})) as (address, _),
-        pytest.raises(ValueError, match="odd characters"),
+        pytest.raises(ValueError, match="unexpected characters"),
     ):
-        cloud_metadata.aws_token(asking(address))
+        cloud_metadata.aws_token(request_to(address))
 
 
-def test_google_is_asked_in_its_own_way():
+def test_google_value_is_requested_with_its_header():
     def service(request):
         return 200, request.headers.get("Metadata-Flavor"), {}
 
     with serving(service) as (address, asked):
-        assert cloud_metadata.google_value(asking(address), "preempted") == "Google"
+        assert cloud_metadata.google_value(request_to(address), "preempted") == "Google"
     assert asked == ["/computeMetadata/v1/instance/preempted"]
 
 
@@ -76,7 +76,7 @@ def test_redirects_are_not_followed():
         moved = {"Location": f"http://{elsewhere}/name"}
         with (
             serving(lambda request: (302, "", moved)) as (address, _),
-            pytest.raises(ValueError, match="no answer"),
+            pytest.raises(ValueError, match="not an answer"),
         ):
             name(address)
     assert not asked
@@ -94,9 +94,9 @@ def test_proxies_are_ignored(monkeypatch):
     assert not asked
 
 
-def test_what_speaks_no_http_is_no_cloud():
+def test_server_without_http_is_unavailable():
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(PATIENT)
+        server.settimeout(TIMEOUT_SECONDS)
 
         def greet() -> None:
             connection, _ = server.accept()
@@ -110,14 +110,14 @@ def test_what_speaks_no_http_is_no_cloud():
         thread.join()
 
 
-def test_nobody_listens():
+def test_closed_port_is_unavailable():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises(OSError, match="refused"):
         name(f"127.0.0.1:{port}")
 
 
-def test_after_the_deadline_nobody_is_asked():
+def test_no_request_is_sent_after_the_deadline():
     with (
         serving(lambda request: (200, "late", {})) as (address, asked),
         pytest.raises(TimeoutError),
@@ -126,5 +126,5 @@ def test_after_the_deadline_nobody_is_asked():
     assert not asked
 
 
-def test_the_address_of_the_clouds_is_link_local():
+def test_address_is_link_local():
     assert ipaddress.ip_address(cloud_metadata.ADDRESS).is_link_local

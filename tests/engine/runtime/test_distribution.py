@@ -17,7 +17,7 @@ def test_a_batch_that_can_not_be_divided_is_refused():
     with pytest.raises(
         UserError, match=r"and gradient_accumulation_steps=3; allowed: a multiple of 6;"
     ):
-        distribution.choose_strategy(two, 8, pieces=3)
+        distribution.choose_strategy(two, 8, accumulation_steps=3)
 
 
 def test_one_device_needs_no_strategy_of_its_own():

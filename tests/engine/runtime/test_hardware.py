@@ -118,7 +118,7 @@ def test_nvidia_smi_is_asked_for_what_is_read(program, tmp_path):
     ids=["fails", "broken", "hangs"],
 )
 def test_an_nvidia_smi_that_does_not_work(program, script, monkeypatch):
-    monkeypatch.setattr(machines, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(machines, "TIMEOUT_SECONDS", 0.5)
     program(script)
     assert machines._run_nvidia_smi() == ""
 

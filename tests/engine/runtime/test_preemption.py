@@ -13,7 +13,7 @@ from engine.runtime import preemption
 from tests.engine.runtime.metadata_server import NOTHING, TOKEN, Answer, serving, token
 
 INTERRUPTION = '{"action": "terminate", "time": "2026-09-18T08:22:00Z"}'
-Notified = queue.Queue
+Notices = queue.Queue
 
 
 class Aws:
@@ -48,41 +48,41 @@ CLOUDS = pytest.mark.parametrize(("service", "name"), [(Aws(), "AWS"), (Google()
 
 
 @CLOUDS
-def test_a_notice_is_passed_on_once_it_is_given(service, name):
-    told: Notified = queue.Queue()
+def test_notice_is_passed_on_when_it_comes(service, name):
+    notices: Notices = queue.Queue()
     service.taken = False
     with serving(service) as (address, asked):
-        assert preemption.watch(told.put, address, every=0.01) == [name]
+        assert preemption.watch(notices.put, address, poll_seconds=0.01) == [name]
         while len(asked) < 6:
-            assert told.empty()
+            assert notices.empty()
         service.taken = True
-        assert told.get(timeout=60) == f"{name}'s notice that it takes the machine away"
+        assert notices.get(timeout=60) == f"{name}'s preemption notice"
 
 
 @CLOUDS
-def test_one_that_stands_there_from_the_start_is_too(service, name):
-    told: Notified = queue.Queue()
+def test_notice_present_at_the_start_is_passed_on(service, name):
+    notices: Notices = queue.Queue()
     service.taken = True
     with serving(service) as (address, _):
-        preemption.watch(told.put, address, every=60)
-        assert name in told.get(timeout=60)
+        preemption.watch(notices.put, address, poll_seconds=60)
+        assert name in notices.get(timeout=60)
 
 
-def test_where_no_cloud_answers_nobody_gives_notice():
-    told: Notified = queue.Queue()
+def test_polling_goes_on_where_no_cloud_answers():
+    notices: Notices = queue.Queue()
     aws = Aws()
     aws.taken = True
     here = threading.Event()
     with serving(lambda request: aws(request) if here.is_set() else NOTHING) as (address, asked):
-        assert preemption.watch(told.put, address, every=0.01) == []
+        assert preemption.watch(notices.put, address, poll_seconds=0.01) == []
         while len(asked) < 10:  # it goes on asking
-            assert told.empty()
+            assert notices.empty()
         here.set()  # so that it ends with this test
-        told.get(timeout=60)
+        notices.get(timeout=60)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 500, 503])
-def test_only_a_service_that_knows_of_no_notice_has_answered(status):
+def test_service_with_an_error_has_not_answered(status):
     aws = Aws()
 
     def service(request) -> Answer:
@@ -90,23 +90,23 @@ def test_only_a_service_that_knows_of_no_notice_has_answered(status):
             return status, "", {}
         return aws(request)
 
-    told: Notified = queue.Queue()
+    notices: Notices = queue.Queue()
     with serving(service) as (address, _):
-        assert preemption.watch(told.put, address, every=0.01) == []
+        assert preemption.watch(notices.put, address, poll_seconds=0.01) == []
         aws.taken = True
-        assert "AWS" in told.get(timeout=60)
+        assert "AWS" in notices.get(timeout=60)
 
 
 @pytest.mark.parametrize("drop", [b"a", b"HTTP/1.1 100 Continue\r\n\r\n"])
-def test_a_service_that_never_comes_to_an_end_does_not_hold_the_run_up(drop, monkeypatch):
+def test_endless_answer_ends_at_the_deadline(drop, monkeypatch):
     """Each of its bytes is in time."""
-    monkeypatch.setattr(preemption, "_PATIENCE", 0.2)
+    monkeypatch.setattr(preemption, "_TIMEOUT_SECONDS", 0.2)
     left: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         drip = threading.Thread(target=_drip, args=(server, drop, left), daemon=True)
         drip.start()
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        assert preemption._ask_all(address) == {}
+        assert preemption._poll_clouds(address) == {}
         drip.join()
     assert left == ["before the end", "before the end"]
 
@@ -123,8 +123,8 @@ def _drip(server: socket.socket, drop: bytes, left: list[str]) -> None:
                 left.append("before the end")
 
 
-def test_a_service_that_is_away_for_a_while_is_asked_again():
-    told: Notified = queue.Queue()
+def test_service_that_is_unavailable_at_first_is_polled_again():
+    notices: Notices = queue.Queue()
     aws = Aws()
     aws.taken = True
     calls = iter(range(10**6))
@@ -133,5 +133,5 @@ def test_a_service_that_is_away_for_a_while_is_asked_again():
         return (503, "", {}) if next(calls) < 4 else aws(request)
 
     with serving(away_at_first) as (address, _):
-        assert preemption.watch(told.put, address, every=0.01) == []
-        assert "AWS" in told.get(timeout=60)
+        assert preemption.watch(notices.put, address, poll_seconds=0.01) == []
+        assert "AWS" in notices.get(timeout=60)

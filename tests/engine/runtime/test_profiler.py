@@ -1,4 +1,4 @@
-"""TensorFlow's profiler over some steps: a record that is named, or why there is none."""
+"""TensorFlow's profiler over some steps: a profile whose path is logged, or why there is none."""
 
 import pytest
 
@@ -7,30 +7,30 @@ from engine.runtime.profiler import Profiler
 
 def run(profiler: Profiler, steps: int) -> None:
     for step in range(steps):
-        profiler.before(step)
-        profiler.after(step + 1)
-    profiler.end(steps)
+        profiler.before_step(step)
+        profiler.after_step(step + 1)
+    profiler.end_run(steps)
 
 
-@pytest.mark.parametrize("asked", [(2, 3), (3, 9)])
-def test_the_record_is_named_once(tmp_path, asked):
-    said = []
-    run(Profiler(asked, tmp_path, said.append), 4)
+@pytest.mark.parametrize("steps", [(2, 3), (3, 9)])
+def test_profile_is_written_and_logged_once(tmp_path, steps):
+    lines = []
+    run(Profiler(steps, tmp_path, lines.append), 4)
     folder = tmp_path / "plugins" / "profile"
-    assert said == [f"the profile is written to {folder}"]
+    assert lines == [f"the profile is written to {folder}"]
     assert list(folder.glob("*/*.xplane.pb"))
 
 
-def test_steps_that_never_come_are_said_to(tmp_path):
-    said = []
-    run(Profiler((20, 30), tmp_path, said.append), 4)
-    (line,) = said
-    assert line.startswith("--profile_steps=20-30: nothing was recorded")
-    assert line.endswith("the run's last step is 4")
+def test_steps_that_never_come_are_logged(tmp_path):
+    lines = []
+    run(Profiler((20, 30), tmp_path, lines.append), 4)
+    (line,) = lines
+    assert line.startswith("--profile_steps=20-30: nothing was profiled")
+    assert line.endswith("its last step is 4")
     assert not list(tmp_path.iterdir())
 
 
-def test_who_asks_for_none_hears_nothing(tmp_path):
-    said = []
-    run(Profiler(None, tmp_path, said.append), 4)
-    assert not said
+def test_without_steps_nothing_is_logged(tmp_path):
+    lines = []
+    run(Profiler(None, tmp_path, lines.append), 4)
+    assert not lines

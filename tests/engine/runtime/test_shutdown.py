@@ -1,4 +1,4 @@
-"""A wish to end: noted, found where a run looks, and obeyed at once when it comes again."""
+"""A shutdown request ends a run at its next check, a second one at once."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ import time
 
 import pytest
 
-from engine.runtime.shutdown import REPEAT_SECONDS, Shutdown, ShutdownRequested
+from engine.runtime.shutdown import Shutdown, ShutdownRequested
 
-LATER = 1.2 * REPEAT_SECONDS
+REPEAT_SECONDS = 0.3  # in the programs, less than by default
+
+LATER = 1.5 * REPEAT_SECONDS
 BUSY = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"  # minutes, out of reach
 PROGRAM = """
 import os, signal, sys, time
-from engine.runtime.shutdown import Stop, Stopped
-stop = Stop()
-stop.on([signal.SIGTERM, signal.SIGINT], [signal.SIGUSR1])
+from engine.runtime import shutdown
+from engine.runtime.shutdown import Shutdown, ShutdownRequested
+shutdown.REPEAT_SECONDS = {repeat}
+stop = Shutdown()
+stop.install_handlers([signal.SIGTERM, signal.SIGINT], [signal.SIGUSR1])
 try:
 {body}
-except Stopped as error:
+except ShutdownRequested as error:
     print("stopped by", error, flush=True)
     {then}
 """
@@ -31,8 +35,8 @@ IDLE = """
     print("ready", flush=True)
     time.sleep(600)
 """
-PATIENT = """
-    with stop.patient():
+DEFERRED = """
+    with stop.deferred():
         print("ready", flush=True)
         while not stop.reason:
             time.sleep(0.01)
@@ -42,32 +46,32 @@ PATIENT = """
 """
 
 
-def test_nobody_asked():
+def test_check_without_a_request_passes():
     stop = Shutdown()
     stop.check()
-    assert list(stop.checked(iter("abc"))) == ["a", "b", "c"]
+    assert list(stop.check_each(iter("abc"))) == ["a", "b", "c"]
 
 
-def test_asked_for_the_next_look_ends_it_and_the_first_reason_counts():
+def test_check_after_requests_raises_with_the_first_reason():
     stop = Shutdown()
     for reason in ("the cloud", "a signal"):
-        stop.ask(reason)
+        stop.request(reason)
     with pytest.raises(ShutdownRequested, match="the cloud"):
         stop.check()
 
 
-def test_between_items():
+def test_check_each_raises_between_items():
     stop = Shutdown()
-    items = stop.checked([1, 2, 3])
+    items = stop.check_each([1, 2, 3])
     assert [next(items), next(items)] == [1, 2]
-    stop.ask("enough")
+    stop.request("enough")
     with pytest.raises(ShutdownRequested, match="enough"):
         next(items)
 
 
-def test_from_another_thread():
+def test_request_from_another_thread_is_seen():
     stop = Shutdown()
-    thread = threading.Thread(target=stop.ask, args=("elsewhere",))
+    thread = threading.Thread(target=stop.request, args=("elsewhere",))
     thread.start()
     thread.join()
     with pytest.raises(ShutdownRequested, match="elsewhere"):
@@ -75,7 +79,7 @@ def test_from_another_thread():
 
 
 def started(body: str, then: str = "sys.exit(75)", more: str = "") -> subprocess.Popen:
-    program = PROGRAM.format(body=body.format(more=more), then=then)
+    program = PROGRAM.format(body=body.format(more=more), then=then, repeat=REPEAT_SECONDS)
     command = [sys.executable, "-c", program]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
@@ -88,21 +92,21 @@ def ended(process: subprocess.Popen) -> tuple[str, int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_ends_the_program_where_there_is_nothing_to_save(number):
+def test_signal_raises_where_the_program_is(number):
     process = started(IDLE)
     process.send_signal(number)
     assert ended(process) == (f"stopped by {number.name}\n", 75)
 
 
-def test_where_there_is_it_waits_for_the_next_look():
-    process = started(PATIENT)
+def test_signal_while_deferred_waits_for_the_next_check():
+    process = started(DEFERRED)
     process.send_signal(signal.SIGTERM)
     assert ended(process) == ("noted\nstopped by SIGTERM\n", 75)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_one_ends_it_at_once_even_deep_in_a_library(number):
-    process = started(PATIENT, more=BUSY)
+def test_second_signal_ends_the_process_inside_a_library(number):
+    process = started(DEFERRED, more=BUSY)
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == "noted\n"
     time.sleep(LATER)
@@ -110,7 +114,7 @@ def test_a_second_one_ends_it_at_once_even_deep_in_a_library(number):
     assert ended(process) == ("", 128 + number)
 
 
-def test_so_does_one_while_the_first_is_obeyed():
+def test_second_signal_while_ending_ends_the_process():
     process = started(IDLE, then=BUSY)
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "stopped by SIGINT\n"
@@ -123,8 +127,8 @@ def test_so_does_one_while_the_first_is_obeyed():
     ("first", "pause"),
     [(signal.SIGTERM, 0.0), (signal.SIGINT, 0.1), (signal.SIGUSR1, LATER)],
 )
-def test_one_that_belongs_to_the_first_or_follows_a_notice_changes_nothing(first, pause):
-    process = started(PATIENT, more=f"time.sleep({2 * LATER})")
+def test_repeated_signal_or_one_after_a_notice_changes_nothing(first, pause):
+    process = started(DEFERRED, more=f"time.sleep({2 * LATER})")
     process.send_signal(first)
     assert process.stdout.readline() == "noted\n"
     time.sleep(pause)
@@ -133,7 +137,7 @@ def test_one_that_belongs_to_the_first_or_follows_a_notice_changes_nothing(first
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_while_it_ends_no_second_one_is_raised(second):
+def test_second_signal_while_ending_raises_nothing(second):
     process = started(IDLE, then='time.sleep(0.2); print("clean", flush=True); sys.exit(75)')
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == "stopped by SIGTERM\n"
@@ -141,16 +145,16 @@ def test_while_it_ends_no_second_one_is_raised(second):
     assert ended(process) == ("clean\n", 75)
 
 
-def test_once_all_is_done_none_is_raised():
-    process = started(PATIENT.replace("stop.check()", "stop.done()") + "    time.sleep(0.5)")
+def test_signal_after_disarm_raises_nothing():
+    process = started(DEFERRED.replace("stop.check()", "stop.disarm()") + "    time.sleep(0.5)")
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == "noted\n"
     process.send_signal(signal.SIGTERM)
     assert ended(process) == ("", 0)
 
 
-DISGUISED = """
-    with stop.undisguised():
+MASKED = """
+    with stop.unmasked():
         print("ready", flush=True)
         try:
             time.sleep(600)
@@ -159,18 +163,18 @@ DISGUISED = """
 """
 
 
-def test_what_foreign_code_makes_of_it_is_still_the_wish():
-    process = started(DISGUISED)
+def test_unmasked_restores_the_request_from_another_error():
+    process = started(MASKED)
     process.send_signal(signal.SIGTERM)
     assert ended(process) == ("stopped by SIGTERM\n", 75)
 
 
-@pytest.mark.parametrize("asked", [False, True])
-def test_an_error_that_did_not_come_of_it_stays(asked):
+@pytest.mark.parametrize("requested", [False, True])
+def test_unmasked_keeps_unrelated_errors(requested):
     stop = Shutdown()
-    if asked:
-        stop.ask("the cloud")
-    with pytest.raises(RuntimeError, match="of its own"), stop.undisguised():
+    if requested:
+        stop.request("the cloud")
+    with pytest.raises(RuntimeError, match="of its own"), stop.unmasked():
         raise RuntimeError("of its own")
 
 
@@ -182,7 +186,7 @@ ELSEWHERE = """
 """
 
 
-def test_another_thread_ends_it_too_and_not_only_where_it_looks():
+def test_interrupt_from_another_thread_raises_at_once():
     assert ended(started(ELSEWHERE)) == ("stopped by the cloud\n", 75)
 
 
@@ -195,7 +199,7 @@ OTHERS = """
 """
 
 
-def test_a_signal_that_is_somebody_elses_is_no_wish():
+def test_signal_with_another_handler_is_no_request():
     process = started(OTHERS)
     process.send_signal(signal.SIGUSR2)
     assert process.stdout.readline() == "heard\n"
@@ -204,15 +208,15 @@ def test_a_signal_that_is_somebody_elses_is_no_wish():
     assert ended(process) == ("stopped by SIGTERM\n", 75)
 
 
-def test_what_is_to_be_done_at_once_is():
+def test_on_request_is_called():
     done = threading.Event()
-    Shutdown(done.set).ask("the test")
+    Shutdown(done.set).request("the test")
     assert done.is_set()
 
 
-def test_ended_at_once_it_gives_the_terminal_its_cursor_back():
+def test_process_ended_at_once_restores_the_cursor():
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-c", PROGRAM.format(body=IDLE, then=BUSY)]
+    command = [sys.executable, "-c", PROGRAM.format(body=IDLE, then=BUSY, repeat=REPEAT_SECONDS)]
     with subprocess.Popen(command, stdout=theirs) as process:
         os.close(theirs)
         shown = b""
@@ -226,9 +230,9 @@ def test_ended_at_once_it_gives_the_terminal_its_cursor_back():
     os.close(ours)
 
 
-def test_it_is_not_taken_for_an_error():
+def test_request_passes_handlers_of_exceptions():
     stop = Shutdown()
-    stop.ask("the test")
+    stop.request("the test")
     with pytest.raises(ShutdownRequested):  # noqa: PT012
         try:
             stop.check()

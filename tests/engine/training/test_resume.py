@@ -92,7 +92,7 @@ class Asks(Watcher):
     def step(self, moment):
         super().step(moment)
         if moment.step == self.at:
-            self.stop.ask("the test")
+            self.stop.request("the test")
 
 
 @pytest.mark.parametrize("step", [1, 5, 7, 10, 14])
@@ -113,7 +113,7 @@ def test_before_its_first_step_and_while_it_fills_too(coloured, tmp_path):
     steady = job(recipe, tmp_path / "steady", Watcher(), **settings)
     loop.train(steady)
     stop = Shutdown()
-    stop.ask("the test")
+    stop.request("the test")
     with pytest.raises(ShutdownRequested):
         loop.train(job(recipe, tmp_path / "run", Watcher(), shutdown=stop, **settings))
     assert checkpoints.load(RunDirectory(tmp_path / "run"))[0].step == 0
