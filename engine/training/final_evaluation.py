@@ -76,7 +76,7 @@ def _predict_splits(job: TrainJob, eval_step: Callable) -> dict[str, Predictions
     return {
         split: collect_predictions(
             eval_step,
-            job.shutdown.checked(loader.split_batches(split)),
+            job.shutdown.check_each(loader.split_batches(split)),
             loader.classes,
             functools.partial(loader.example_name, split=split),
         )

@@ -55,7 +55,7 @@ def train(job: TrainJob) -> FinalEvaluation:
       ShutdownRequested: the run was asked to end; it is saved.
     """
     trainer = Trainer(job)
-    with job.shutdown.patient(), contextlib.closing(trainer.profiler):
+    with job.shutdown.deferred(), contextlib.closing(trainer.profiler):
         while True:
             try:
                 return trainer.train()
@@ -103,7 +103,7 @@ class Trainer:
                 self._train_phase(phase)  # in a call of its own, which frees the phase's caches
             else:
                 state.phase += 1
-        self.profiler.end(state.step)
+        self.profiler.end_run(state.step)
         job.logger.end()
         step = eval_step.make_eval_step(job.classifier.model)
         final = evaluate_final_model(job, state, step, self.clock, self.best)
@@ -160,7 +160,7 @@ class Trainer:
     def _run_steps(self, trainer: PhaseTrainer, prefetcher: BatchPrefetcher) -> None:
         """Runs one execution of the compiled step, which may be several steps."""
         state, first = self.state, self.state.step
-        self.profiler.before(first)
+        self.profiler.before_step(first)
         requested = time.perf_counter()
         batch = prefetcher.next(first)
         received = time.perf_counter()
@@ -173,7 +173,7 @@ class Trainer:
         state.wait_seconds += received - requested
         state.seconds += done - requested
         self.clock.record_step()
-        self.profiler.after(state.step)
+        self.profiler.after_step(state.step)
         if state.step // self.job.log_every_steps > first // self.job.log_every_steps:
             self._log(trainer, rates[-1])
         if self.checkpoints.due():

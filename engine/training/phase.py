@@ -98,7 +98,7 @@ class PhaseTrainer:
         return self._validation
 
     def _run_trunk_on_validation(self) -> Iterator[Batch]:
-        for batch in self.job.shutdown.checked(self.job.loader.split_batches("validation")):
+        for batch in self.job.shutdown.check_each(self.job.loader.split_batches("validation")):
             yield batch._replace(inputs=self.frozen_forward.plain(batch.inputs))
 
 
