@@ -43,7 +43,7 @@ def plot(parsed: cli_flags.Parsed, model: Predictor, answers: list[Prediction]) 
     """The answers that the model gave, with their images, as PNG."""
     from engine.loggers import plots
 
-    seen = [(one, one.image) for one in answers if one.image is not None][: plots.MOST]
+    seen = [(one, one.image) for one in answers if one.image is not None][: plots.MAX_IMAGES]
     spoken: Iterable[Spoken | None] = [None] * len(seen)
     if parsed.explain:
         spoken = _speaking(parsed, model, [image for _, image in seen])

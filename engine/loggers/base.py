@@ -1,4 +1,4 @@
-"""What a run tells those who watch it: the terminal, TensorBoard, a test."""
+"""The interface through which a run logs: to the terminal, to TensorBoard, to a test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.evaluation.evaluate import Evaluation
 
 @dataclasses.dataclass(frozen=True)
 class StepMetrics:
-    """Where a run stands within an epoch; epochs and steps are counted from 1.
+    """The state of a run within an epoch; epochs and steps are counted from 1.
 
     steps_left: of the phase. loss, accuracy, images_per_second, wait_fraction: of the epoch so far.
     """
@@ -31,24 +31,24 @@ class StepMetrics:
 
 
 class Logger(Protocol):
-    """Anybody who watches; every method returns soon and raises nothing."""
+    """Receives what a run logs; every method returns soon and raises nothing."""
 
     def note(self, line: str) -> None:
-        """A sentence for the user."""
+        """Logs a sentence for the user."""
 
-    def step(self, moment: StepMetrics) -> None:
-        """Every few steps."""
+    def step(self, metrics: StepMetrics) -> None:
+        """Logs metrics every few steps."""
 
     def epoch(self, row: dict[str, Any], evaluation: Evaluation, best: bool) -> None:
-        """A row of history, when the epoch has been evaluated."""
+        """Logs a row of history, once the epoch is evaluated."""
 
     def end(self) -> None:
-        """When all phases are over."""
+        """Called once all phases are over."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LoggerGroup:
-    """Several who watch, as one."""
+    """Several loggers as one."""
 
     members: tuple[Logger, ...]
 
@@ -56,9 +56,9 @@ class LoggerGroup:
         for member in self.members:
             member.note(line)
 
-    def step(self, moment: StepMetrics) -> None:
+    def step(self, metrics: StepMetrics) -> None:
         for member in self.members:
-            member.step(moment)
+            member.step(metrics)
 
     def epoch(self, row: dict[str, Any], evaluation: Evaluation, best: bool) -> None:
         for member in self.members:

@@ -1,4 +1,4 @@
-"""The terminal: a live line where somebody looks, plain lines where the output goes to a file."""
+"""Logs to the terminal: a live line there, plain lines where the output goes to a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLAIN_SECONDS = 15.0  # between two plain lines within an epoch
 
 
 class ConsoleLogger:
-    """A watch that prints. Use it as a context: the live line ends with the block."""
+    """Prints what a run logs. Use it as a context: the live line ends with the block."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False, file=sys.stdout)
@@ -38,17 +38,17 @@ class ConsoleLogger:
                 self.live.stop()
 
     def note(self, line: str) -> None:
-        # The output may lie on a full disk, or be a terminal that is gone: that ends no run.
+        # The output may be on a full disk or a closed terminal; that does not end a run.
         with contextlib.suppress(OSError):
-            # As Text, since in a plain string rich would see an image of a cat in `:cat:`.
+            # As Text, since rich would show `:cat:` in a plain string as an emoji.
             self.console.print(Text(line), soft_wrap=True)
 
-    def step(self, moment: StepMetrics) -> None:
+    def step(self, metrics: StepMetrics) -> None:
         if self.live:
-            self.live.update(Text(describe(moment), style="cyan"))
+            self.live.update(Text(describe_step(metrics), style="cyan"))
         elif time.monotonic() - self.last_plain > PLAIN_SECONDS:
             self.last_plain = time.monotonic()
-            self.note(describe(moment))
+            self.note(describe_step(metrics))
 
     def epoch(self, row: dict[str, Any], evaluation: Evaluation, best: bool) -> None:
         self.last_plain = time.monotonic()
@@ -61,14 +61,14 @@ class ConsoleLogger:
         )
 
     def end(self) -> None:
-        """Nothing: what there is to say at the end, the program says."""
+        """Logs nothing: the program prints the results."""
 
 
-def describe(moment: StepMetrics) -> str:
-    left = moment.steps_left * moment.batch_size / moment.images_per_second
+def describe_step(metrics: StepMetrics) -> str:
+    left = metrics.steps_left * metrics.batch_size / metrics.images_per_second
     return (
-        f"{moment.phase.name} epoch {moment.epoch}/{moment.phase.epochs}, "
-        f"step {moment.step_of_epoch}/{moment.steps_per_epoch}: "
-        f"{moment.images_per_second:.0f} images/s, {moment.wait_fraction:.0%} waiting for data, "
-        f"loss {moment.loss:.4f}, accuracy {moment.accuracy:.2%}, {duration(left)} left in phase"
+        f"{metrics.phase.name} epoch {metrics.epoch}/{metrics.phase.epochs}, "
+        f"step {metrics.step_of_epoch}/{metrics.steps_per_epoch}: "
+        f"{metrics.images_per_second:.0f} images/s, {metrics.wait_fraction:.0%} waiting for data, "
+        f"loss {metrics.loss:.4f}, accuracy {metrics.accuracy:.2%}, {duration(left)} left in phase"
     )

@@ -24,8 +24,8 @@ from engine.runs.directory import RunDirectory
 TRAIN, VALIDATION = "train", "validation"
 
 
-def _if_it_can(method: Callable[..., None]) -> Callable[..., None]:
-    """A full disk costs what would have been shown, and not the run."""
+def _ignore_full_disk(method: Callable[..., None]) -> Callable[..., None]:
+    """Ignores a full disk: it must not end the run."""
 
     @functools.wraps(method)
     def attempt(*arguments: Any, **settings: Any) -> None:
@@ -35,31 +35,31 @@ def _if_it_can(method: Callable[..., None]) -> Callable[..., None]:
     return attempt
 
 
-def _writer(folder: Path) -> Any:
-    """One that writes nothing, where there is no room to begin."""
+def _make_writer(folder: Path) -> Any:
+    """Returns a writer; one that does nothing if the disk is full."""
     try:
-        return tf.summary.create_file_writer(str(folder))
+        return tf.summary.create_file_make_writer(str(folder))
     except tf.errors.OpError:
-        return tf.summary.create_noop_writer()
+        return tf.summary.create_noop_make_writer()
 
 
 class TensorBoardLogger:
-    """A watch that writes event files."""
+    """Writes event files."""
 
     def __init__(self, run: RunDirectory, classes: tuple[str, ...], model: keras.Model) -> None:
         self.classes, self.model = classes, model
-        self.writers = {part: _writer(run.events / part) for part in (TRAIN, VALIDATION)}
+        self.writers = {split: _make_writer(run.events / split) for split in (TRAIN, VALIDATION)}
 
-    @_if_it_can
+    @_ignore_full_disk
     def begin(self, recipe: Recipe, augmented: np.ndarray) -> None:
-        """What is known before the first step: augmented images, uint8 [N, H, W, 3]."""
+        """Writes augmented images, uint8 [N, H, W, 3], and hyperparameters before training."""
         with self.writers[TRAIN].as_default():
             tf.summary.image("augmented", augmented, step=0, max_outputs=len(augmented))
-            hparams.hparams(_flat(recipe))
+            hparams.hparams(_flatten(recipe))
 
-    @_if_it_can
+    @_ignore_full_disk
     def end(self) -> None:
-        """The graph, which takes seconds for a deep network, when nobody waits for it."""
+        """Writes the graph, at the end since it takes seconds for a deep network."""
 
         @tf.function(autograph=False)
         def forward(pixels):
@@ -71,25 +71,25 @@ class TensorBoardLogger:
         self.writers[TRAIN].flush()
 
     def note(self, line: str) -> None:
-        """TensorBoard shows no sentences."""
+        """Does nothing: TensorBoard shows no sentences."""
 
-    @_if_it_can
-    def step(self, moment: StepMetrics) -> None:
+    @_ignore_full_disk
+    def step(self, metrics: StepMetrics) -> None:
         scalars = {
-            "step/loss": moment.loss,
-            "step/accuracy": moment.accuracy,
-            "step/learning_rate": moment.learning_rate,
-            "step/images_per_second": moment.images_per_second,
-            "step/data_wait_fraction": moment.wait_fraction,
+            "step/loss": metrics.loss,
+            "step/accuracy": metrics.accuracy,
+            "step/learning_rate": metrics.learning_rate,
+            "step/images_per_second": metrics.images_per_second,
+            "step/data_wait_fraction": metrics.wait_fraction,
         }
-        self._write(TRAIN, scalars, moment.step)
+        self._write(TRAIN, scalars, metrics.step)
 
-    @_if_it_can
+    @_ignore_full_disk
     def epoch(self, row: dict[str, Any], evaluation: Evaluation, best: bool) -> None:
         step = row["step"]
-        for part, prefix in ((TRAIN, "train"), (VALIDATION, "val")):
+        for split, prefix in ((TRAIN, "train"), (VALIDATION, "val")):
             names = ("loss", "accuracy")
-            self._write(part, {f"epoch/{n}": row[f"{prefix}_{n}"] for n in names}, step)
+            self._write(split, {f"epoch/{n}": row[f"{prefix}_{n}"] for n in names}, step)
         extra = history.COLUMNS[history.COLUMNS.index("learning_rate") :]
         self._write(TRAIN, {f"epoch/{name}": row[name] for name in extra}, step)
         image = tf.io.decode_png(plots.confusion(evaluation.confusion, self.classes), channels=3)
@@ -98,14 +98,14 @@ class TensorBoardLogger:
         for writer in self.writers.values():
             writer.flush()
 
-    def _write(self, part: str, scalars: dict[str, float], step: int) -> None:
-        with self.writers[part].as_default():
+    def _write(self, split: str, scalars: dict[str, float], step: int) -> None:
+        with self.writers[split].as_default():
             for name, value in scalars.items():
                 tf.summary.scalar(name, value, step=step)
 
 
-def _flat(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as one level of numbers and texts, as the hyperparameter page wants it."""
+def _flatten(recipe: Recipe) -> dict[str, Any]:
+    """Returns the recipe as one level of numbers and texts, for the hyperparameter page."""
     values: dict[str, Any] = {}
     for key, value in dataclasses.asdict(recipe).items():
         if isinstance(value, (bool, int, float, str)):

@@ -1,4 +1,4 @@
-"""The files of a run, and how they are written: beside, then renamed."""
+"""The directory of a run: its files, and who may write to it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class RunDirectory:
         return self.path / "events"
 
     def read_recipe(self) -> Recipe:
-        """The recipe of this run.
+        """Reads the recipe of this run.
 
         Raises:
           UserError: there is no run here, or its recipe can't be read.
@@ -95,7 +95,7 @@ class RunDirectory:
             ) from None
 
     def read_result(self) -> dict[str, Any]:
-        """What `result.json` says, or an empty dict where the run has not come so far."""
+        """Reads `result.json`; returns an empty dict where there is none yet."""
         try:
             values = parse_json(self.result.read_text("utf-8"))
         except (OSError, UnicodeDecodeError, UserError):
@@ -103,7 +103,7 @@ class RunDirectory:
         return values if isinstance(values, dict) else {}
 
     def started(self) -> bool:
-        """Whether there is anything that was trained."""
+        """Whether anything was trained."""
         return self.best.exists() or any(self.checkpoints.glob("step_*"))
 
     def finished(self) -> bool:
@@ -113,16 +113,16 @@ class RunDirectory:
 def claim_directory(
     run: RunDirectory, recipe: Recipe, overwrite: bool, plan: bytes | None = None
 ) -> None:
-    """Makes the directory this recipe's: new, or the same run to go on with.
+    """Prepares the directory for a recipe: for a new run, or to resume the same run.
 
     Args:
-      plan: the `plan.json` that a new run goes by; it decides for itself if not given.
+      plan: the `plan.json` that a new run follows; it measures and decides itself by default.
 
     Raises:
-      UserError: it holds a finished run, another recipe's, or something that is no run.
+      UserError: it holds a finished run, a run of another recipe, or other files.
     """
     require_own_directory(run)
-    # What failed before its first step has decided and noted things that are its own.
+    # A run that failed before its first step has left its own plans.
     if overwrite or not run.recipe.exists() or not run.started():
         _clear(run)
         run.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -134,10 +134,10 @@ def claim_directory(
 
 
 def require_same_recipe(run: RunDirectory, recipe: Recipe) -> None:
-    """Only a run of the same recipe that is not finished is gone on with.
+    """Requires an unfinished run of the same recipe.
 
     Raises:
-      UserError: it is finished, or another recipe's.
+      UserError: it is finished, or has another recipe.
     """
     other = f"name another --run_dir= (such as {_free_name(run.path)}) or add --overwrite"
     if run.read_recipe() != recipe:
@@ -147,14 +147,14 @@ def require_same_recipe(run: RunDirectory, recipe: Recipe) -> None:
 
 
 def require_own_directory(run: RunDirectory) -> None:
-    """A folder that somebody keeps other things in is not written to, whatever was asked.
+    """Protects a folder with other files, even with --overwrite.
 
     Raises:
-      UserError: something lies there that is no run, nor what one killed at its start left behind.
+      UserError: the folder holds neither a run nor the remains of one killed at its start.
     """
     own = {run.checkpoints.name, run.lock.name, files.part_path(run.recipe).name}
     names = _names(run.path)
-    # Checkpoints without a recipe are somebody else's: ours are written after it.
+    # Checkpoints without a recipe belong to something else: a run writes its recipe first.
     if not (names <= own and not _names(run.checkpoints)) and not _holds_run(run):
         raise UserError(
             f"--run_dir={run.path}: is not empty and holds no run; name another --run_dir="
@@ -166,7 +166,7 @@ def _names(folder: Path) -> set[str]:
 
 
 def _holds_run(run: RunDirectory) -> bool:
-    """Whether the recipe there is one of ours, be it of another version."""
+    """Whether there is a recipe, of any version."""
     try:
         return {"backbone", "phases"} <= set(parse_json(run.recipe.read_text("utf-8")))
     except (OSError, UnicodeDecodeError, UserError, TypeError):
@@ -174,13 +174,13 @@ def _holds_run(run: RunDirectory) -> bool:
 
 
 def _clear(run: RunDirectory) -> None:
-    """Removes the files of a run, and nothing else that may lie there.
+    """Deletes the files of a run, and no others.
 
-    The recipe stays until another takes its place: a run is known by it. The best model goes first,
-    since what is left where this is ended in the middle is gone on with, as long as it is there.
+    The recipe stays until it is replaced, since it identifies a run. The best model goes first: as
+    long as it is there, a run that is killed in the middle of this would be resumed.
 
     Raises:
-      UserError: something can't be removed; left there, it would become part of the next run.
+      UserError: a file can't be deleted; it would become part of the next run.
     """
     aside = files.part_path(run.best)
     try:

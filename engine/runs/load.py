@@ -34,10 +34,10 @@ class LoadedRun:
 
 
 def load_run(run: RunDirectory) -> LoadedRun:
-    """The best model of a run, whether the run is finished or not.
+    """Loads the best model of a run, finished or not.
 
     Raises:
-      UserError: there is no run, it has no model yet, or its files don't belong together.
+      UserError: there is no run, it has no model yet, or its files don't fit together.
     """
     recipe = run.read_recipe()
     arrays, values = load_best_model(run)

@@ -464,7 +464,7 @@ def test_a_plot_shows_and_explains_what_the_rule_makes_of_it(
     monkeypatch.setattr(plots, "predictions", lambda items: drawn.append(items) or draw(items))
     call("predict", *flags)
     assert [shown.decision for shown in drawn[0]] == [None] * 8
-    assert [shown.speaks[1] for shown in drawn[0]] == [shown.labels[0][0] for shown in drawn[0]]
+    assert [shown.evidence[1] for shown in drawn[0]] == [shown.labels[0][0] for shown in drawn[0]]
     likeliest = [{"blue": 0, "red": 1}[shown.labels[0][0]] for shown in drawn[0]]
     sure = [shown.labels[0][1] for shown in drawn[0]]
     rule = DecisionRule(2.5, "blue", 0.0, 0.9, sorted(sure)[4] - 1e-6)
@@ -474,11 +474,11 @@ def test_a_plot_shows_and_explains_what_the_rule_makes_of_it(
     assert [shown.decision for shown in drawn[1]] == decided
     asked = [0 if name == "blue" else n for name, n in zip(decided, likeliest, strict=True)]
     assert asked != likeliest, "else little is tested"
-    assert [shown.speaks[1] for shown in drawn[1]] == [("blue", "red")[n] for n in asked]
+    assert [shown.evidence[1] for shown in drawn[1]] == [("blue", "red")[n] for n in asked]
     images = np.stack([shown.image for shown in drawn[1]])
     heats = gradcam.make(load.load_run(run).classifier)(images, asked)
     for shown, heat in zip(drawn[1], heats, strict=True):
-        np.testing.assert_allclose(shown.speaks[0], gradcam.overlay(shown.image, heat), atol=2)
+        np.testing.assert_allclose(shown.evidence[0], gradcam.overlay(shown.image, heat), atol=2)
     assert drawn[1][0].title.endswith(r"caf\xe9.jpg")
 
 

@@ -14,9 +14,9 @@ from engine.core.recipe import Phase
 from engine.evaluation.evaluate import Evaluation
 from engine.loggers import console
 from engine.loggers.base import StepMetrics
-from engine.loggers.console import ConsoleLogger, describe
+from engine.loggers.console import ConsoleLogger, describe_step
 
-MOMENT = StepMetrics(
+METRICS = StepMetrics(
     phase=Phase("tune", epochs=3), epoch=2, step=70, step_of_epoch=20, steps_per_epoch=50,
     steps_left=80, batch_size=32, loss=0.51234, accuracy=0.875, learning_rate=1e-3,
     images_per_second=40.0, wait_fraction=0.25,
@@ -36,7 +36,7 @@ def terminal(live: bool = False, width: int = 80) -> tuple[ConsoleLogger, io.Str
 
 def test_a_moment_in_words():
     """80 steps of 32 images at 40 a second are 64 seconds."""
-    assert describe(MOMENT) == (
+    assert describe_step(METRICS) == (
         "tune epoch 2/3, step 20/50: 40 images/s, 25% waiting for data, "
         "loss 0.5123, accuracy 87.50%, 1 min 4 s left in phase"
     )
@@ -69,7 +69,7 @@ def test_an_output_that_can_not_be_written_ends_no_run(live):
     with ConsoleLogger(Console(file=out, force_terminal=live, width=200)) as logger:
         out.full = True
         logger.note("lost, perhaps")
-        logger.step(MOMENT)
+        logger.step(METRICS)
         logger.epoch(ROW, EVALUATION, best=True)
         out.full = False
         logger.note("there is room again")
@@ -92,16 +92,16 @@ def test_plain_lines_within_an_epoch_are_few(monkeypatch):
     logger, out = terminal()
     for seconds in (1, 10, 16, 17, 30, 32):
         now = 1000.0 + seconds
-        logger.step(MOMENT)
-    assert out.getvalue() == 2 * (describe(MOMENT) + "\n"), "after 16 and after 32 seconds"
+        logger.step(METRICS)
+    assert out.getvalue() == 2 * (describe_step(METRICS) + "\n"), "after 16 and after 32 seconds"
 
 
 def test_the_live_line_is_shown_and_goes_with_the_block():
     logger, out = terminal(live=True, width=200)
     with logger:
-        logger.step(MOMENT)
+        logger.step(METRICS)
         logger.live.refresh()
-        assert describe(MOMENT) in out.getvalue()
+        assert describe_step(METRICS) in out.getvalue()
         logger.note("a note")
     assert "a note" in out.getvalue()
     assert out.getvalue().endswith("\x1b[1A\x1b[2K"), "the line is taken away"

@@ -103,8 +103,8 @@ def test_an_explanation_stands_between_the_image_and_its_bars(drawn):
     plots.predictions([first, PlottedPrediction("b.jpg", RED, labels, "uncertain", (RED, "cat"))])
     axes = drawn[0].axes
     assert [one.get_title() for one in axes] == [
-        *("a.jpg", "what speaks for dog", "-> dog"),
-        *("b.jpg", "what speaks for cat", "-> uncertain"),
+        *("a.jpg", "evidence for dog", "-> dog"),
+        *("b.jpg", "evidence for cat", "-> uncertain"),
     ]
     np.testing.assert_array_equal(axes[0].images[0].get_array(), RED)
     np.testing.assert_array_equal(axes[1].images[0].get_array(), 255 - RED)
@@ -118,8 +118,8 @@ def test_long_names_are_shortened_and_keep_to_their_column(drawn, seen, shape):
     """Where they are drawn, whatever the image's shape; their ends are what tells them apart."""
     image = np.zeros([*shape, 3], np.uint8)
     path, name = "/first/" + "folder/" * 40 + "last.jpg", "begin " + "of a long name " * 20 + "end"
-    labels, speaks = [(name, 0.9), ("red", 0.1)], (image, name) if seen else None
-    plots.predictions([PlottedPrediction(path, image, labels, name, speaks)] * 2)
+    labels, evidence = [(name, 0.9), ("red", 0.1)], (image, name) if seen else None
+    plots.predictions([PlottedPrediction(path, image, labels, name, evidence)] * 2)
     figure = drawn[0]
     axes = figure.axes[: 3 if seen else 2]
     boxes = [one.title.get_window_extent() for one in axes]
@@ -155,8 +155,8 @@ def test_names_are_names_and_no_formulas():
 
 def test_there_are_never_more_images_than_a_png_holds(drawn, monkeypatch):
     """The largest plot stays below 2**16 pixels on a side; smaller ones show that it is cut."""
-    assert 3.2 * 100 * plots.MOST < 2**16
-    monkeypatch.setattr(plots, "MOST", 3)
+    assert 3.2 * 100 * plots.MAX_IMAGES < 2**16
+    monkeypatch.setattr(plots, "MAX_IMAGES", 3)
     plots.predictions([PlottedPrediction("a.jpg", RED, [("red", 1.0)])] * 5)
     plots.image_grid(np.stack([RED] * 5), ["red"] * 5)
     assert [len(figure.axes) for figure in drawn] == [6, 3]

@@ -36,7 +36,7 @@ def memory(text: str) -> float:
 
 def test_it_names_images_classes_variables_and_steps():
     text = described(batch_size=32)
-    assert "150 images to train on, 40 to validate on; 3 classes: class0, class1, class2" in text
+    assert "150 training images, 40 validation images; 3 classes: class0, class1, class2" in text
     # By hand: 8 * 3 + 3 for the head; 4 * 3 * 3 * 8 + 8 and two times 8 for the stage.
     assert "phase transfer: trains head, 27 parameters in 2 variables; 2 x 5 steps" in text
     assert "phase fine_tune: trains top and above, 339 parameters in 6 variables" in text
@@ -46,7 +46,7 @@ def test_it_names_images_classes_variables_and_steps():
 def test_it_names_how_batches_pass_and_the_precision():
     assert "; batches of 32; float32\n" in described(batch_size=32, precision="float32")
     text = described(batch_size=32, gradient_accumulation_steps=4, precision="auto")
-    assert "; batches of 32, each in 4 pieces; the fastest sound precision, tried by phase" in text
+    assert "; batches of 32, each in 4 microbatches; the fastest precision within tolerance" in text
 
 
 def test_many_classes_are_shortened():
