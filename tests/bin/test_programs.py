@@ -34,7 +34,7 @@ def trained(coloured, tmp_path_factory) -> Path:
     out = run(
         "train", *SMALL, f"--data_dir={coloured}", f"--run_dir={place}", f"--show_augmented={sheet}"
     )
-    assert "39 images to train on, 13 to validate on; 2 classes: blue, red" in out
+    assert "39 training images, 13 validation images; 2 classes: blue, red" in out
     assert sheet.read_bytes().startswith(b"\x89PNG")
     return place
 

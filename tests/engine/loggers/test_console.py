@@ -34,7 +34,7 @@ def terminal(live: bool = False, width: int = 80) -> tuple[ConsoleLogger, io.Str
     return ConsoleLogger(Console(file=out, force_terminal=live, width=width, highlight=False)), out
 
 
-def test_a_moment_in_words():
+def test_describe_step():
     """80 steps of 32 images at 40 a second are 64 seconds."""
     assert describe_step(METRICS) == (
         "tune epoch 2/3, step 20/50: 40 images/s, 25% waiting for data, "
@@ -42,7 +42,7 @@ def test_a_moment_in_words():
     )
 
 
-def test_an_epoch_is_one_line_however_narrow_the_output():
+def test_epoch_is_one_line_in_narrow_output():
     logger, out = terminal(width=20)
     logger.epoch(ROW, EVALUATION, best=True)
     assert out.getvalue() == (
@@ -63,7 +63,7 @@ class OnFullDisk(io.StringIO):
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_an_output_that_can_not_be_written_ends_no_run(live):
+def test_full_disk_does_not_end_logging(live):
     out = OnFullDisk()
     out.full = False
     with ConsoleLogger(Console(file=out, force_terminal=live, width=200)) as logger:
@@ -79,14 +79,14 @@ def test_an_output_that_can_not_be_written_ends_no_run(live):
 
 @pytest.mark.parametrize("line", ["[bold]a[/bold]", "a :cat: in /x/:dog:.jpg", "[/]", "a   b"])
 @pytest.mark.parametrize("live", [False, True])
-def test_a_note_stands_as_it_is(line, live):
+def test_note_is_printed_verbatim(line, live):
     """Names of files and classes may look like rich's own language."""
     logger, out = terminal(live)
     logger.note(line)
     assert out.getvalue() == line + "\n"
 
 
-def test_plain_lines_within_an_epoch_are_few(monkeypatch):
+def test_plain_lines_are_rate_limited(monkeypatch):
     now = 1000.0
     monkeypatch.setattr(console.time, "monotonic", lambda: now)
     logger, out = terminal()
@@ -96,7 +96,7 @@ def test_plain_lines_within_an_epoch_are_few(monkeypatch):
     assert out.getvalue() == 2 * (describe_step(METRICS) + "\n"), "after 16 and after 32 seconds"
 
 
-def test_the_live_line_is_shown_and_goes_with_the_block():
+def test_live_line_ends_with_block():
     logger, out = terminal(live=True, width=200)
     with logger:
         logger.step(METRICS)
@@ -107,7 +107,7 @@ def test_the_live_line_is_shown_and_goes_with_the_block():
     assert out.getvalue().endswith("\x1b[1A\x1b[2K"), "the line is taken away"
 
 
-def test_no_live_line_in_a_file():
+def test_file_has_no_live_line():
     logger, out = terminal()
     with logger:
         assert logger.live is None

@@ -44,7 +44,7 @@ def rows(*phases: str) -> list[dict]:
     ]  # fmt: skip
 
 
-def test_curves_hold_the_figures_of_all_epochs(drawn):
+def test_history_plots_all_epochs(drawn):
     history = rows("transfer", "transfer", "tune", "tune", "tune")
     assert pixels(plots.history(history, ["transfer", "skipped", "tune"])).std() > 0
     for axes, what in zip(drawn[0].axes, ("accuracy", "loss"), strict=True):
@@ -60,13 +60,13 @@ def test_curves_hold_the_figures_of_all_epochs(drawn):
         assert [line.get_xdata()[0] for line in borders] == [2.5]
 
 
-def test_a_history_of_one_epoch_and_one_without_a_number(drawn):
+def test_history_of_one_epoch_with_nan(drawn):
     one = rows("transfer")
     one[0]["val_loss"] = float("nan")
     assert pixels(plots.history(one, ["transfer"])).shape[2] == 3
 
 
-def test_a_confusion_matrix_has_its_counts_where_they_belong(drawn):
+def test_confusion_matrix_shows_counts(drawn):
     matrix = np.array([[5, 1], [0, 0]])
     plots.confusion(matrix, ["cat", "dog"])
     axes = drawn[0].axes[0]
@@ -78,14 +78,14 @@ def test_a_confusion_matrix_has_its_counts_where_they_belong(drawn):
 
 
 @pytest.mark.parametrize(("classes", "named", "counted"), [(21, True, False), (41, False, False)])
-def test_what_can_not_be_read_is_not_written(drawn, classes, named, counted):
+def test_confusion_matrix_omits_illegible_text(drawn, classes, named, counted):
     plots.confusion(np.eye(classes, dtype=int), [f"class {n}" for n in range(classes)])
     axes = drawn[0].axes[0]
     assert any(t.get_text().startswith("class") for t in axes.get_xticklabels()) == named
     assert bool(axes.texts) == counted
 
 
-def test_a_prediction_is_the_image_beside_its_bars(drawn):
+def test_prediction_shows_image_and_bars(drawn):
     labels = [("crane", 0.6), ("crane", 0.3), ("other", 0.1)]
     plots.predictions([PlottedPrediction("a.jpg", RED, labels)])
     left, right = drawn[0].axes
@@ -97,7 +97,7 @@ def test_a_prediction_is_the_image_beside_its_bars(drawn):
     assert heights == sorted(heights, reverse=True), "the first stands on top"
 
 
-def test_an_explanation_stands_between_the_image_and_its_bars(drawn):
+def test_evidence_is_between_image_and_bars(drawn):
     labels = [("cat", 0.7), ("dog", 0.3)]
     first = PlottedPrediction("a.jpg", RED, labels, "dog", (255 - RED, "dog"))
     plots.predictions([first, PlottedPrediction("b.jpg", RED, labels, "uncertain", (RED, "cat"))])
@@ -114,7 +114,7 @@ def test_an_explanation_stands_between_the_image_and_its_bars(drawn):
 
 @pytest.mark.parametrize("seen", [False, True])
 @pytest.mark.parametrize("shape", [(30, 40), (10, 300), (300, 10)])
-def test_long_names_are_shortened_and_keep_to_their_column(drawn, seen, shape):
+def test_long_names_fit_their_column(drawn, seen, shape):
     """Where they are drawn, whatever the image's shape; their ends are what tells them apart."""
     image = np.zeros([*shape, 3], np.uint8)
     path, name = "/first/" + "folder/" * 40 + "last.jpg", "begin " + "of a long name " * 20 + "end"
@@ -137,7 +137,7 @@ def test_long_names_are_shortened_and_keep_to_their_column(drawn, seen, shape):
     assert axes[-1].get_yticklabels()[1].get_text() == "red"
 
 
-def test_a_sheet_has_rows_of_eight(drawn):
+def test_image_grid_has_rows_of_eight(drawn):
     shown = pixels(plots.image_grid(np.stack([RED] * 10), [f"red {n}" for n in range(10)]))
     assert [axes.get_title() for axes in drawn[0].axes] == [f"red {n}" for n in range(10)]
     assert len({round(axes.get_position().y0, 3) for axes in drawn[0].axes}) == 2
@@ -145,7 +145,7 @@ def test_a_sheet_has_rows_of_eight(drawn):
     assert share > 0.2, "the images' own colour is on the sheet"
 
 
-def test_names_are_names_and_no_formulas():
+def test_names_are_not_formulas():
     labels = [(name, 0.25) for name in ODD]
     pixels(plots.confusion(np.eye(3, dtype=int), ODD))
     pixels(plots.predictions([PlottedPrediction(ODD[0], RED, labels, ODD[1], (RED, ODD[2]))]))
@@ -153,7 +153,7 @@ def test_names_are_names_and_no_formulas():
     pixels(plots.history(rows("tune"), ["tune"]))
 
 
-def test_there_are_never_more_images_than_a_png_holds(drawn, monkeypatch):
+def test_plots_are_limited_to_png_size(drawn, monkeypatch):
     """The largest plot stays below 2**16 pixels on a side; smaller ones show that it is cut."""
     assert 3.2 * 100 * plots.MAX_IMAGES < 2**16
     monkeypatch.setattr(plots, "MAX_IMAGES", 3)
@@ -162,5 +162,5 @@ def test_there_are_never_more_images_than_a_png_holds(drawn, monkeypatch):
     assert [len(figure.axes) for figure in drawn] == [6, 3]
 
 
-def test_a_plot_of_nothing_is_an_empty_image():
+def test_empty_plot_is_white():
     assert pixels(plots.predictions([])).min() == 255

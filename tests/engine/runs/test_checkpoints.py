@@ -40,7 +40,7 @@ def names(run: RunDirectory) -> list[str]:
     return sorted(path.name for path in run.checkpoints.iterdir())
 
 
-def test_what_was_saved_comes_back(run):
+def test_checkpoint_round_trip(run):
     progress = TrainState(
         phase=1, epoch=2, step=300, phase_start=100, best={"phase": "a", "val_loss": 0.1}, stale=1,
         best_loss=0.1, seconds=1.5, wait_seconds=0.5, fill_seconds=0.75, eval_seconds=0.25,
@@ -57,12 +57,12 @@ def test_what_was_saved_comes_back(run):
         np.testing.assert_array_equal(mine, other)
 
 
-def test_more_than_ten_arrays_keep_their_order(run):
+def test_checkpoint_of_many_arrays_keeps_order(run):
     checkpoints.save(run, TrainState(step=1), {"model": tensors(range(120))})
     assert [int(array) for array in checkpoints.load(run)[1]["model"]] == list(range(120))
 
 
-def test_the_times_of_epochs_add_up_to_those_of_the_run():
+def test_end_epoch_adds_up_times():
     progress = TrainState()
     for seconds in (1.0, 2.0):
         progress.seconds, progress.wait_seconds = seconds, seconds / 4
@@ -72,18 +72,18 @@ def test_the_times_of_epochs_add_up_to_those_of_the_run():
     assert progress == TrainState(spent=total)
 
 
-def test_no_checkpoint_is_a_beginning(run):
+def test_load_without_checkpoint_returns_fresh_state(run):
     assert checkpoints.load(run) == (TrainState(), {})
 
 
-def test_the_newest_two_stay(run):
+def test_save_keeps_newest_two(run):
     for step in (5, 20, 100):
         save(run, step)
     assert names(run) == ["step_000000020_phase_000.npz", "step_000000100_phase_000.npz"]
     assert checkpoints.load(run)[0].step == 100
 
 
-def test_of_one_step_the_later_phase_is_newer(run):
+def test_later_phase_at_same_step_is_newer(run):
     save(run, 5, phase=9)
     save(run, 5, phase=10)
     assert checkpoints.load(run)[0].phase == 10
@@ -104,7 +104,7 @@ def hollow(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [truncated, flipped, hollow, lambda data: b""])
-def test_a_damaged_checkpoint_is_passed_over(run, damage):
+def test_load_skips_damaged_checkpoint(run, damage):
     save(run, 10)
     newest = save(run, 20)
     newest.write_bytes(damage(newest.read_bytes()))
@@ -113,14 +113,14 @@ def test_a_damaged_checkpoint_is_passed_over(run, damage):
     np.testing.assert_array_equal(arrays["model"][0], WEIGHTS[0] + 10)
 
 
-def test_one_of_another_version_is_passed_over(run):
+def test_load_skips_other_version(run):
     save(run, 10)
     other = run.checkpoints / "step_000000020_phase_000.npz"
     other.write_bytes(checkpoints.pack({"model": tensors(WEIGHTS)}, {"step": 20, "pace": 3}))
     assert checkpoints.load(run)[0].step == 10
 
 
-def test_after_a_damaged_one_the_next_does_not_count_it(run):
+def test_save_deletes_damaged_later_checkpoint(run):
     """Else the damaged one, whose step is yet to come, would push a whole one out."""
     save(run, 10)
     save(run, 90).write_bytes(b"")
@@ -128,7 +128,7 @@ def test_after_a_damaged_one_the_next_does_not_count_it(run):
     assert names(run) == ["step_000000010_phase_000.npz", "step_000000020_phase_000.npz"]
 
 
-def test_what_a_killed_process_left_half_made_goes(run):
+def test_save_deletes_partial_file(run):
     half = run.checkpoints / "step_000000010_phase_000.npz.part"
     half.write_bytes(b"half")
     assert checkpoints.load(run)[0].step == 0
@@ -136,13 +136,13 @@ def test_what_a_killed_process_left_half_made_goes(run):
     assert names(run) == ["step_000000020_phase_000.npz"]
 
 
-def test_where_none_can_be_read_the_run_does_not_begin_anew_in_silence(run):
+def test_load_refuses_if_all_are_damaged(run):
     save(run, 10).write_bytes(b"")
     with pytest.raises(UserError, match=r"none of the 1 checkpoints .* --overwrite"):
         checkpoints.load(run)
 
 
-def test_no_flipped_bit_goes_unseen(tmp_path):
+def test_flipped_bits_are_detected(tmp_path):
     """Every byte of a small file: it is refused, or (a time stamp, say) reads as it was."""
     path = tmp_path / "small.npz"
     whole = checkpoints.pack({"model": tensors([np.arange(3.0)])}, {"step": 1})
@@ -184,7 +184,7 @@ def member_is_pickle(bomb: Bomb) -> bytes:
 
 
 @pytest.mark.parametrize("attack", [of_objects, member_is_pickle, pickle.dumps])
-def test_nothing_in_a_checkpoint_is_executed(run, tmp_path, attack):
+def test_load_executes_no_pickles(run, tmp_path, attack):
     target = tmp_path / "executed"
     data = attack(Bomb(target))
     save(run, 10)
@@ -196,7 +196,7 @@ def test_nothing_in_a_checkpoint_is_executed(run, tmp_path, attack):
         assert target.exists(), "the attack works on whoever allows it"
 
 
-def test_a_checkpoint_is_not_unpacked_to_more_than_it_has(run):
+def test_load_refuses_zip_bombs(run):
     """Neither by compression nor by naming one array again and again."""
     save(run, 10)
     small = io.BytesIO()
@@ -211,7 +211,7 @@ def test_a_checkpoint_is_not_unpacked_to_more_than_it_has(run):
 
 
 @pytest.mark.parametrize("values", [{"step": "x"}, {"history": 3}, {"best": [1]}, [], None])
-def test_progress_of_another_form_is_passed_over(run, values):
+def test_load_skips_invalid_state(run, values):
     save(run, 10)
     other = run.checkpoints / "step_000000020_phase_000.npz"
     other.write_bytes(checkpoints.pack({"model": WEIGHTS}, values))
@@ -219,7 +219,7 @@ def test_progress_of_another_form_is_passed_over(run, values):
 
 
 @pytest.mark.parametrize("values", [{}, [], {"classes": 3}, {"classes": [3]}, {"classes": None}])
-def test_a_model_without_the_names_of_its_classes_is_none(run, values):
+def test_best_model_without_classes_is_refused(run, values):
     run.best.write_bytes(checkpoints.pack({"model": WEIGHTS}, values))
     with pytest.raises(UserError, match=r"best.npz: holds no weights .* --overwrite"):
         best_model.load_best_model(run)
@@ -228,7 +228,7 @@ def test_a_model_without_the_names_of_its_classes_is_none(run, values):
         best_model.load_best_model(run)
 
 
-def test_restore_puts_arrays_into_variables_of_keras_and_tensorflow():
+def test_restore_assigns_keras_and_tensorflow_variables():
     variables = [keras.Variable(np.zeros([2, 3], np.float32)), tf.Variable(0, dtype=tf.int64)]
     checkpoints.restore(variables, WEIGHTS[:2], "here")
     np.testing.assert_array_equal(variables[0].numpy(), WEIGHTS[0])
@@ -240,8 +240,8 @@ def test_restore_puts_arrays_into_variables_of_keras_and_tensorflow():
     [[], WEIGHTS[:1] * 2, [WEIGHTS[0].T], [WEIGHTS[0].astype(np.float64)]],
     ids=["none", "too many", "shape", "type"],
 )
-def test_restore_refuses_another_models_arrays(arrays):
+def test_restore_refuses_arrays_of_other_model(arrays):
     variable = keras.Variable(np.ones([2, 3], np.float32))
-    with pytest.raises(UserError, match=r"here: the checkpoint's \d arrays are of another model"):
+    with pytest.raises(UserError, match=r"here: the checkpoint's \d arrays don't fit this model"):
         checkpoints.restore([variable], arrays, "here")
     np.testing.assert_array_equal(variable.numpy(), 1)

@@ -42,14 +42,14 @@ def finish(run: RunDirectory) -> None:
         path.write_bytes(b"old")
 
 
-def test_a_new_directory_is_taken(run):
+def test_claim_creates_directory(run):
     claim_directory(run, MINE, overwrite=False)
     assert run.read_recipe() == MINE
     assert content(run.path).keys() == {"recipe.json", "checkpoints"}
     assert not run.finished()
 
 
-def test_a_new_run_may_go_by_what_another_decided(run):
+def test_claim_writes_given_plan(run):
     claim_directory(run, MINE, overwrite=False, plan=b"decided")
     assert run.plan.read_bytes() == b"decided"
     finish(run)
@@ -57,14 +57,14 @@ def test_a_new_run_may_go_by_what_another_decided(run):
     assert run.plan.read_bytes() == b"decided"
 
 
-def test_a_run_that_goes_on_goes_by_its_own_decisions(run):
+def test_resumed_run_keeps_its_plan(run):
     claim_directory(run, MINE, overwrite=False, plan=b"decided")
     (run.checkpoints / "step_000000001_phase_000.npz").write_bytes(b"mine")
     claim_directory(run, MINE, overwrite=False, plan=b"otherwise")
     assert run.plan.read_bytes() == b"decided"
 
 
-def test_an_unfinished_run_goes_on(run):
+def test_claim_resumes_unfinished_run(run):
     claim_directory(run, MINE, overwrite=False)
     (run.checkpoints / "step_000000001_phase_000.npz").write_bytes(b"mine")
     files.write_json(run.result, {"status": "failed"})
@@ -73,7 +73,7 @@ def test_an_unfinished_run_goes_on(run):
     assert content(run.path) == before
 
 
-def test_a_run_that_never_began_makes_way(run):
+def test_claim_replaces_run_without_steps(run):
     claim_directory(run, MINE, overwrite=False)
     files.write_json(run.result, {"status": "failed"})
     claim_directory(run, OTHER, overwrite=False)
@@ -83,7 +83,7 @@ def test_a_run_that_never_began_makes_way(run):
 @pytest.mark.parametrize(
     ("wanted", "reason"), [(MINE, "this run, finished"), (OTHER, "another recipe")]
 )
-def test_a_finished_or_another_run_is_left_alone(run, wanted, reason):
+def test_claim_refuses_finished_or_other_run(run, wanted, reason):
     finish(run)
     before = content(run.path)
     with pytest.raises(UserError) as caught:
@@ -94,21 +94,21 @@ def test_a_finished_or_another_run_is_left_alone(run, wanted, reason):
     assert content(run.path) == before
 
 
-def test_the_name_that_is_offered_is_free(run):
+def test_suggested_name_is_free(run):
     finish(run)
     Path(f"{run.path}_2").mkdir()
     with pytest.raises(UserError, match=f"{run.path}_3"):
         claim_directory(run, MINE, overwrite=False)
 
 
-def test_the_working_directory_may_be_a_run(run, monkeypatch):
+def test_working_directory_may_be_a_run(run, monkeypatch):
     finish(run)
     monkeypatch.chdir(run.path)
     with pytest.raises(UserError, match="holds this run, finished"):
         claim_directory(RunDirectory(Path(".")), MINE, overwrite=False)
 
 
-def test_overwrite_removes_a_run_and_nothing_else(run):
+def test_overwrite_deletes_run_files_only(run):
     finish(run)
     (run.path / "notes.txt").write_text("mine")
     Path(f"{run.best}.part").write_bytes(b"half")
@@ -117,12 +117,12 @@ def test_overwrite_removes_a_run_and_nothing_else(run):
     assert content(run.path).keys() == {"recipe.json", "checkpoints", "notes.txt"}
 
 
-def test_overwrite_of_nothing_is_a_new_run(run):
+def test_overwrite_without_run_starts_one(run):
     claim_directory(run, MINE, overwrite=True)
     assert run.read_recipe() == MINE
 
 
-def test_ended_while_it_overwrites_nothing_of_the_old_run_is_gone_on_with(run, monkeypatch):
+def test_kill_during_overwrite_starts_over(run, monkeypatch):
     """A best model without checkpoints would count as one of the new run's."""
     finish(run)
     real = rundir.shutil.rmtree
@@ -140,7 +140,7 @@ def test_ended_while_it_overwrites_nothing_of_the_old_run_is_gone_on_with(run, m
     assert content(run.path).keys() == {"recipe.json", "checkpoints"}
 
 
-def test_overwrite_of_a_run_of_another_version(run):
+def test_overwrite_replaces_run_of_other_version(run):
     finish(run)
     run.recipe.write_text('{"backbone": "x", "phases": [], "gone": 1}')
     with pytest.raises(UserError, match=r"recipe.json: no recipe of this version .*'gone'"):
@@ -151,7 +151,7 @@ def test_overwrite_of_a_run_of_another_version(run):
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("file", ["thesis.txt", "history.csv", "lock.txt", "best.npz", None])
-def test_a_strangers_folder_is_not_touched(run, file, overwrite):
+def test_other_folder_is_not_touched(run, file, overwrite):
     """Not even by a lock, and not even where its files have the names of ours."""
     (run.path / "checkpoints").mkdir(parents=True)
     (run.path / "checkpoints" / "step_1.npz").write_bytes(b"theirs")
@@ -167,7 +167,7 @@ def test_a_strangers_folder_is_not_touched(run, file, overwrite):
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", '{"ingredients": []}', "7", '"backbone phases"'])
-def test_another_kind_of_recipe_is_a_strangers(run, text):
+def test_folder_with_other_recipe_json_is_refused(run, text):
     run.path.mkdir(parents=True)
     run.recipe.write_text(text)
     with pytest.raises(UserError, match="holds no run"):
@@ -175,7 +175,7 @@ def test_another_kind_of_recipe_is_a_strangers(run, text):
     assert run.recipe.read_text() == text
 
 
-def test_a_run_killed_at_its_very_start_is_begun_again(run):
+def test_run_killed_at_start_can_be_claimed(run):
     run.checkpoints.mkdir(parents=True)
     (run.path / "recipe.json.part").write_text("{")
     with RunLock(run):
@@ -183,7 +183,7 @@ def test_a_run_killed_at_its_very_start_is_begun_again(run):
     assert run.read_recipe() == MINE
 
 
-def test_what_can_not_be_removed_is_no_part_of_the_next_run(run, tmp_path):
+def test_overwrite_refuses_if_files_stay(run, tmp_path):
     """Checkpoints elsewhere, by a link: left there in silence they would be taken up."""
     finish(run)
     elsewhere = tmp_path / "elsewhere"
@@ -195,14 +195,14 @@ def test_what_can_not_be_removed_is_no_part_of_the_next_run(run, tmp_path):
     assert run.best.read_bytes() == b"old"
 
 
-def test_no_run_here(run):
+def test_read_recipe_without_run_is_refused(run):
     with pytest.raises(UserError, match="holds no run; name a directory that bin/train wrote"):
         run.read_recipe()
     assert run.read_result() == {}
 
 
 @pytest.mark.parametrize("data", [b'{"status": "fini', b"[1]", b"[" * 10**5, b"\xff\xfe"])
-def test_a_result_cut_short_is_none(run, data):
+def test_truncated_result_is_empty(run, data):
     run.path.mkdir(parents=True)
     run.result.write_bytes(data)
     assert run.read_result() == {}
@@ -217,7 +217,7 @@ def test_a_result_cut_short_is_none(run, data):
         ({"seed": "\x1b[2J\n"}, r"seed='\\x1b\[2J\\n'"),
     ],
 )
-def test_a_recipe_that_no_run_can_have_is_refused_where_it_is_read(run, change, reason):
+def test_invalid_recipe_is_refused(run, change, reason):
     run.path.mkdir(parents=True)
     run.recipe.write_text(json.dumps(json.loads(to_json(MINE)) | change))
     with pytest.raises(UserError, match=reason):
@@ -225,7 +225,7 @@ def test_a_recipe_that_no_run_can_have_is_refused_where_it_is_read(run, change, 
 
 
 @pytest.mark.parametrize("depth", range(700, 1010, 10))
-def test_no_depth_of_lists_is_too_much_for_the_reader(run, depth):
+def test_deeply_nested_recipe_is_refused(run, depth):
     """Python reads as many as it can, and may then be unable to show them."""
     run.path.mkdir(parents=True)
     run.recipe.write_text(to_json(MINE).replace('"auto"', "[" * depth + "]" * depth))

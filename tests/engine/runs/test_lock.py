@@ -51,7 +51,7 @@ def holder(run):
         process.kill()
 
 
-def test_two_processes_do_not_share_a_run(run, holder):
+def test_second_process_is_refused(run, holder):
     who = f"{holder.pid} on {platform.node()}"
     expected = f"locked by process {who}; wait for it or name another --run_dir="
     with pytest.raises(UserError, match=expected), RunLock(run):
@@ -59,21 +59,21 @@ def test_two_processes_do_not_share_a_run(run, holder):
     assert run.lock.read_text() == who
 
 
-def test_the_lock_of_a_killed_process_is_free(run, holder):
+def test_lock_of_killed_process_is_free(run, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     with RunLock(run):
         assert run.lock.read_text() == f"{os.getpid()} on {platform.node()}"
 
 
-def test_a_lock_ends_with_its_block(run):
+def test_lock_ends_with_its_block(run):
     with RunLock(run), pytest.raises(UserError, match=f"process {os.getpid()}"), RunLock(run):
         pass
     with RunLock(run):
         pass
 
 
-def test_where_nothing_can_be_written(tmp_path):
+def test_unwritable_directory_is_refused(tmp_path):
     """Below a file, since no folder is closed to the superuser, whom tests may run as."""
     (tmp_path / "file").write_text("")
     below = RunDirectory(tmp_path / "file" / "run")
@@ -83,7 +83,7 @@ def test_where_nothing_can_be_written(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
-def test_a_read_only_directory(tmp_path):
+def test_read_only_directory_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     message = r"can't be written \(Permission denied\)"
     with pytest.raises(UserError, match=message), RunLock(RunDirectory(tmp_path / "run")):
@@ -96,7 +96,7 @@ def gone(run: RunDirectory) -> None:
     shutil.rmtree(run.path)
 
 
-def test_made_anew_the_directory_is_held_as_before(run):
+def test_recreated_directory_is_locked(run):
     with RunLock(run) as lock:
         gone(run)
         assert not lock.owns_directory()
@@ -116,7 +116,7 @@ def theirs(run: RunDirectory) -> tuple[bytes, ...]:
     return tuple(path.read_bytes() for path in sorted(run.path.rglob("*")) if path.is_file())
 
 
-def test_where_another_process_holds_the_new_one_nothing_is_touched(run, request):
+def test_directory_taken_by_other_process_is_not_touched(run, request):
     with RunLock(run) as lock:
         gone(run)
         holder = request.getfixturevalue("holder")
@@ -128,7 +128,7 @@ def test_where_another_process_holds_the_new_one_nothing_is_touched(run, request
         assert theirs(run) == before
 
 
-def test_nor_where_another_run_was_there_meanwhile(run):
+def test_directory_of_other_run_is_not_touched(run):
     with RunLock(run) as lock:
         gone(run)
         with RunLock(RunDirectory(run.path)):
@@ -139,7 +139,7 @@ def test_nor_where_another_run_was_there_meanwhile(run):
         assert run.read_recipe() == OTHER
 
 
-def test_what_the_directory_lay_in_is_not_made(run):
+def test_parent_directory_is_not_recreated(run):
     """It may be where a drive is mounted, and the drive may come back."""
     with RunLock(run) as lock:
         gone(run)
@@ -149,7 +149,7 @@ def test_what_the_directory_lay_in_is_not_made(run):
         assert not run.path.parent.exists()
 
 
-def test_without_a_lock_there_is_none_to_take_anew(run):
+def test_recreate_without_lock_takes_none(run):
     gone(run)
     lock = RunLock(run)
     assert lock.owns_directory()

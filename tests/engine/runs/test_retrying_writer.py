@@ -60,8 +60,8 @@ TROUBLE = (
 )
 
 
-@pytest.mark.parametrize(("full", "free"), [(7, 9), (2, 18), (9, 11), (12, 13)])
-def test_a_full_disk_is_no_end(coloured, undisturbed, tmp_path, disk, monkeypatch, full, free):
+@pytest.mark.parametrize(("full", "free"), [(2, 18), (9, 11)])
+def test_full_disk_does_not_end_run(coloured, undisturbed, tmp_path, disk, monkeypatch, full, free):
     monkeypatch.setattr(retrying_writer, "RETRY_SECONDS", 0)
     watcher = Fills(disk, full, free)
     made = job(small_recipe(coloured), tmp_path / "run", watcher, **SETTINGS)
@@ -92,7 +92,7 @@ def nearly(monkeypatch) -> Nearly:
     return made
 
 
-def test_one_that_is_nearly_full_is_told_of_once(coloured, tmp_path, nearly, monkeypatch):
+def test_nearly_full_disk_is_logged_once(coloured, tmp_path, nearly, monkeypatch):
     monkeypatch.setattr(retrying_writer, "RETRY_SECONDS", 0)
     watcher = Fills(nearly, full=2, free=18)
     loop.train(job(small_recipe(coloured), tmp_path / "run", watcher, **SETTINGS))
@@ -100,7 +100,7 @@ def test_one_that_is_nearly_full_is_told_of_once(coloured, tmp_path, nearly, mon
     assert nearly.tries > 3
 
 
-def test_it_is_tried_again_after_a_while_and_not_before(coloured, tmp_path, nearly, monkeypatch):
+def test_failed_write_is_retried_after_delay(coloured, tmp_path, nearly, monkeypatch):
     """Neither after a step nor at the end of an epoch or a phase, but at that of the run."""
     monkeypatch.setattr(checkpoint_writer, "MIN_SECONDS", 0)
     monkeypatch.setattr(checkpoint_writer, "MAX_SHARE", 1e9)
@@ -111,7 +111,7 @@ def test_it_is_tried_again_after_a_while_and_not_before(coloured, tmp_path, near
     assert made.run.finished()
 
 
-def test_what_was_written_before_stays(coloured, tmp_path, disk, monkeypatch):
+def test_full_disk_at_end_keeps_checkpoint(coloured, tmp_path, disk, monkeypatch):
     monkeypatch.setattr(retrying_writer, "MAX_WAIT_SECONDS", 0)
     recipe = small_recipe(coloured)
     made = job(recipe, tmp_path / "run", Fills(disk, full=7), **SETTINGS)
@@ -121,7 +121,7 @@ def test_what_was_written_before_stays(coloured, tmp_path, disk, monkeypatch):
     assert checkpoints.unpack(made.run.best)[1]["epoch"] == 1
 
 
-def test_at_its_end_a_run_waits_for_room(coloured, undisturbed, tmp_path, disk):
+def test_run_waits_for_space_at_end(coloured, undisturbed, tmp_path, disk):
     class Patient(Shutdown):
         waited = 0
 
@@ -139,7 +139,7 @@ def test_at_its_end_a_run_waits_for_room(coloured, undisturbed, tmp_path, disk):
     assert made.run.finished()
 
 
-def test_asked_to_end_while_the_disk_is_full_a_run_says_what_is_lost(coloured, tmp_path, disk):
+def test_shutdown_with_full_disk_says_what_is_lost(coloured, tmp_path, disk):
     class Asks(Fills):
         stop = Shutdown()
 
@@ -168,10 +168,8 @@ class Removes(Watcher):
             shutil.rmtree(self.run.path)
 
 
-@pytest.mark.parametrize("at", [3, 8, 14, 20])
-def test_a_directory_that_vanishes_is_made_anew_with_all_that_belongs_there(
-    coloured, undisturbed, tmp_path, at
-):
+@pytest.mark.parametrize("at", [3, 20])
+def test_deleted_directory_is_recreated_whole(coloured, undisturbed, tmp_path, at):
     run = RunDirectory(tmp_path / "run")
     watcher = Removes(run, at)
     loop.train(job(small_recipe(coloured), run.path, watcher))
@@ -184,7 +182,7 @@ def test_a_directory_that_vanishes_is_made_anew_with_all_that_belongs_there(
     ]
 
 
-def test_of_a_run_that_was_taken_up_too(coloured, undisturbed, tmp_path):
+def test_deleted_directory_of_resumed_run_is_recreated(coloured, undisturbed, tmp_path):
     """Its best model comes from an earlier process."""
     recipe, run = small_recipe(coloured), RunDirectory(tmp_path / "run")
     with pytest.raises(InterruptedError):
@@ -193,7 +191,7 @@ def test_of_a_run_that_was_taken_up_too(coloured, undisturbed, tmp_path):
     assert same_end(run, undisturbed[0].run)
 
 
-def test_half_a_file_is_none(tmp_path, disk):
+def test_failed_write_keeps_old_file(tmp_path, disk):
     path = tmp_path / "file"
     files.write(path, b"old")
     disk.full = True

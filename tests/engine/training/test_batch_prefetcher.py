@@ -46,20 +46,20 @@ def loader():
 
 @pytest.mark.parametrize("per_call", [1, 2, 7])
 @pytest.mark.parametrize("first", [0, 4])
-def test_it_gives_what_the_feed_gives(loader, per_call, first):
+def test_prefetcher_yields_batches_of_loader(loader, per_call, first):
     supply = BatchPrefetcher(Stage(loader, per_call), LENGTH, 9)
     expected = [np.asarray(one.examples)[0].tolist() for one in loader.train_batches(first, 9)]
     assert taken(supply, first, 9) == expected
 
 
-def test_the_end_of_an_epoch_is_no_reason_to_begin_anew(loader):
+def test_prefetcher_continues_over_end_of_epoch(loader):
     stage = Stage(loader, 2)
     taken(BatchPrefetcher(stage, LENGTH, 9), 1, 9)
     assert stage.opened == [(1, 9)]
 
 
 @pytest.mark.parametrize("filled", [None, set(range(10))], ids=["images", "kept"])
-def test_of_very_many_steps_some_epochs_are_planned_at_a_time(loader, monkeypatch, filled):
+def test_prefetcher_plans_few_epochs_of_many_steps(loader, monkeypatch, filled):
     monkeypatch.setattr(batch_prefetcher, "MAX_STEPS", 4)
     stage = Stage(loader, 2, filled)
     expected = [np.asarray(one.examples)[0].tolist() for one in loader.train_batches(1, 12)]
@@ -67,7 +67,7 @@ def test_of_very_many_steps_some_epochs_are_planned_at_a_time(loader, monkeypatc
     assert stage.opened == [(1, 6), (6, 12)]
 
 
-def test_what_is_not_filled_yet_is_not_read(loader):
+def test_prefetcher_stops_before_unfilled_cache(loader):
     filled = {0, 1}
     stage = Stage(loader, 2, filled)
     supply = BatchPrefetcher(stage, LENGTH, 12)
@@ -79,7 +79,7 @@ def test_what_is_not_filled_yet_is_not_read(loader):
     assert stage.closed == 1
 
 
-def test_another_number_of_steps_per_call_holds_from_the_next_call_on(loader):
+def test_prefetcher_follows_steps_per_execution(loader):
     stage = Stage(loader, 1)
     supply = BatchPrefetcher(stage, LENGTH, 9)
     assert len(supply.next(0).labels) == 1
@@ -89,7 +89,7 @@ def test_another_number_of_steps_per_call_holds_from_the_next_call_on(loader):
     assert stage.closed == 1
 
 
-def test_closed_it_stops_what_works_ahead(loader):
+def test_closed_prefetcher_stops_preparation(loader):
     stage = Stage(loader, 1)
     supply = BatchPrefetcher(stage, LENGTH, 9)
     supply.close()

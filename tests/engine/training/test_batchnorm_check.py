@@ -52,7 +52,7 @@ def plain_losses(net, mode) -> float:
     return total
 
 
-def test_both_modes_are_those_of_keras():
+def test_batchnorm_check_losses_equal_keras():
     net = small.network()
     norm(net).moving_mean.assign(np.linspace(-1, 1, 8))
     found = batchnorm_check.check_batchnorm(training(net), batches())
@@ -62,7 +62,7 @@ def test_both_modes_are_those_of_keras():
     assert not np.array_equal(norm(net).moving_mean.numpy(), moving), "as Keras trains, they move"
 
 
-def test_the_network_is_left_as_it_was():
+def test_batchnorm_check_leaves_weights_unchanged():
     net = small.network()
     before = small.values(net.model.weights)
     batchnorm_check.check_batchnorm(training(net), batches(3))
@@ -70,7 +70,7 @@ def test_the_network_is_left_as_it_was():
     assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
 
 
-def test_running_statistics_that_lag_behind_are_a_gap_with_its_cause():
+def test_lagging_statistics_are_reported_with_cause():
     net = small.network()
     norm(net).moving_variance.assign(np.full(8, 1e-4))
     found = batchnorm_check.check_batchnorm(training(net), batches())
@@ -80,7 +80,7 @@ def test_running_statistics_that_lag_behind_are_a_gap_with_its_cause():
         assert words in line
 
 
-def test_statistics_that_fit_are_no_gap():
+def test_fitting_statistics_are_no_gap():
     net = small.network()
     given = training(net)
     seen = []
@@ -97,7 +97,7 @@ def test_statistics_that_fit_are_no_gap():
 
 
 @pytest.mark.parametrize(("batch_norm", "trainable"), [("frozen", "top"), ("train", "head")])
-def test_where_both_modes_are_one_program_they_give_the_same(batch_norm, trainable):
+def test_batchnorm_check_of_frozen_statistics_agrees_exactly(batch_norm, trainable):
     found = batchnorm_check.check_batchnorm(
         training(small.network(), batch_norm, trainable), batches()
     )
@@ -105,7 +105,7 @@ def test_where_both_modes_are_one_program_they_give_the_same(batch_norm, trainab
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 6])
-def test_training_mode_is_what_the_step_gives(pieces):
+def test_batchnorm_check_training_loss_equals_train_step(pieces):
     """A piece is normalised by itself; filling counts for statistics, and not for the loss."""
     net = small.network()
     given = training(net, gradient_accumulation_steps=pieces)
@@ -117,7 +117,7 @@ def test_training_mode_is_what_the_step_gives(pieces):
     assert found.training.examples == 5
 
 
-def test_a_run_taken_up_at_the_end_of_a_phase_measures_the_same(coloured, tmp_path):
+def test_resume_at_end_of_phase_repeats_batchnorm_check(coloured, tmp_path):
     """Though nothing of that phase is left to be trained, and nothing kept of it filled."""
     from engine.frozen.array_store import CacheBudget
     from engine.training import loop
@@ -151,12 +151,12 @@ def test_a_run_taken_up_at_the_end_of_a_phase_measures_the_same(coloured, tmp_pa
         (1.0, math.inf, True),
     ],
 )
-def test_what_counts_as_a_gap(trained, used, gap):
+def test_gap_threshold(trained, used, gap):
     both = (TrainMetrics(trained, 1.0, 9), TrainMetrics(used, 1.0, 9))
     assert batchnorm_check.BatchNormCheck(*both).gap is gap
 
 
-def test_a_run_reports_it_after_the_phase(coloured, tmp_path):
+def test_run_logs_batchnorm_gap_after_phase(coloured, tmp_path):
     from engine.training import loop
 
     phases = (

@@ -20,12 +20,12 @@ class TestDropout:
     def mask(self, batch, recipe=None):
         return steps.dropout_mask(recipe or self.recipe, batch, 400).numpy()
 
-    def test_a_mask_belongs_to_its_example(self):
+    def test_mask_follows_example(self):
         batch, order = small.batch(), [3, 0, 5, 1, 4, 2]
         shuffled = self.mask(small.taken(batch, order))
         assert np.array_equal(shuffled, self.mask(batch)[order])
 
-    def test_its_draws_are_not_those_of_augmentation(self):
+    def test_mask_draws_differ_from_augmentation(self):
         batch = small.batch()
         own, others = (
             stateless_random.uniform(2, stream, batch.epochs, batch.examples, 400).numpy() >= 0.3
@@ -34,23 +34,23 @@ class TestDropout:
         assert np.array_equal(self.mask(batch) > 0, own)
         assert not np.array_equal(own, others)
 
-    def test_every_example_epoch_and_seed_has_its_own(self):
+    def test_mask_differs_by_example_epoch_and_seed(self):
         batch = small.batch()
         later = batch._replace(epochs=batch.epochs + 1)
         other = dataclasses.replace(self.recipe, seed=3)
         masks = np.concatenate([self.mask(batch), self.mask(later), self.mask(batch, recipe=other)])
         assert len(np.unique(masks, axis=0)) == 18
 
-    def test_kept_numbers_grow_so_that_the_mean_stays(self):
+    def test_mask_preserves_mean(self):
         kept = self.mask(small.batch())
         assert set(np.unique(kept)) == {np.float32(0), np.float32(1) / np.float32(0.7)}
         # 2,400 draws: the share is within four standard deviations
         assert abs((kept == 0).mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / kept.size)
 
-    def test_without_dropout_there_is_no_mask(self):
+    def test_no_mask_without_dropout(self):
         assert steps.dropout_mask(small.recipe(), small.batch(), 400) is None
 
-    def test_a_view_that_comes_again_drops_anew(self):
+    def test_mask_is_independent_of_view(self):
         """Else each kept view would always lose the same features."""
         batch = small.batch()
         assert np.array_equal(self.mask(batch._replace(views=batch.views + 1)), self.mask(batch))
@@ -64,7 +64,7 @@ class TestDropout:
         ],
         ids=str,
     )
-    def test_a_step_learns_through_the_mask(self, program, tolerance):
+    def test_step_with_dropout_equals_numpy(self, program, tolerance):
         """Half precision rounds the features, of 0 to 1, by up to a 512th and a 4096th."""
         net, batch = small.network(hidden_units=40), small.batch()
         before = small.values(net.head.weights)

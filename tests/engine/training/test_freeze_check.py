@@ -36,13 +36,13 @@ def move(variables) -> None:
     step()
 
 
-def test_all_opened_moved_and_nothing_else(net):
+def test_freeze_check_passes_where_trainable_moved(net):
     partition, audit = begin(net)
     move(partition.variables)
     assert audit.check(trained=True) == []
 
 
-def test_an_opened_variable_that_stood_still_is_named(net):
+def test_freeze_check_names_trainable_that_did_not_move(net):
     partition, audit = begin(net)
     still = [by_name(net, "top_conv/bias"), by_name(net, "logits/kernel")]
     move([v for v in partition.variables if all(v is not other for other in still)])
@@ -51,33 +51,33 @@ def test_an_opened_variable_that_stood_still_is_named(net):
     ]
 
 
-def test_nothing_has_to_move_where_no_step_was_taken(net):
+def test_freeze_check_without_steps_passes(net):
     _, audit = begin(net)
     assert audit.check(trained=False) == []
 
 
 @pytest.mark.parametrize("name", ["low_conv/kernel", "low_norm/gamma", "top_norm/moving_mean"])
-def test_a_closed_variable_that_moved_is_an_error(net, name):
+def test_freeze_check_raises_where_frozen_moved(net, name):
     partition, audit = begin(net)
     move([*partition.variables, by_name(net, name)])
     with pytest.raises(RuntimeError, match=f"phase 'tune': frozen variables moved: {name}$"):
         audit.check(trained=True)
 
 
-def test_statistics_of_opened_normalisations_may_move_where_they_train(net):
+def test_freeze_check_allows_trained_statistics(net):
     partition, audit = begin(net, batch_norm="train")
     move([*partition.variables, by_name(net, "top_norm/moving_variance")])
     assert audit.check(trained=True) == []
 
 
-def test_those_of_closed_normalisations_may_not(net):
+def test_freeze_check_raises_where_frozen_statistics_moved(net):
     partition, audit = begin(net, batch_norm="train")
     move([*partition.variables, by_name(net, "low_norm/moving_mean")])
     with pytest.raises(RuntimeError, match="low_norm/moving_mean"):
         audit.check(trained=True)
 
 
-def test_a_variable_that_is_no_number_has_not_moved_by_that(net):
+def test_freeze_check_treats_nan_as_unchanged(net):
     kernel = by_name(net, "low_conv/kernel")
     kernel.assign(kernel * float("nan"))
     partition, audit = begin(net)

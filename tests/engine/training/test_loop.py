@@ -45,7 +45,7 @@ def test_history_has_one_row_for_each_epoch(undisturbed):
     assert [row["step"] for row in watcher.rows] == [5, 10, 15, 20]
 
 
-def test_the_saved_model_is_read_by_the_temperature_of_its_validation_images(undisturbed):
+def test_saved_rule_has_temperature_of_validation_split(undisturbed):
     made, _, result = undisturbed
     opened = load.load_run(made.run)
     step, read = eval_step.make_eval_step(opened.model), made.loader.split_batches("validation")
@@ -56,7 +56,7 @@ def test_the_saved_model_is_read_by_the_temperature_of_its_validation_images(und
     assert opened.rule.temperature != 1
 
 
-def test_result_says_what_was_trained(undisturbed):
+def test_result_lists_trained_phases(undisturbed):
     made, _, result = undisturbed
     assert json.loads(made.run.result.read_text()) == result
     assert result["status"] == "finished"
@@ -71,7 +71,7 @@ def test_result_says_what_was_trained(undisturbed):
     assert result["best"]["val_accuracy"] == float(best.split(",")[6])
 
 
-def test_the_saved_best_model_scores_what_the_result_says(undisturbed):
+def test_saved_model_scores_as_result_says(undisturbed):
     made, _, result = undisturbed
     opened = load.load_run(made.run)
     again = evaluation.evaluate(
@@ -86,7 +86,7 @@ def test_the_saved_best_model_scores_what_the_result_says(undisturbed):
     assert "test" not in result
 
 
-def test_kept_features_train_as_images_do(coloured, tmp_path):
+def test_cached_features_train_as_images(coloured, tmp_path):
     """With the same views, to rounding: a kept row was worked out in another batch."""
     phases = [text.format(", views=2, refresh=0.3") for text in LONGER]
     ends = []
@@ -104,9 +104,7 @@ def test_kept_features_train_as_images_do(coloured, tmp_path):
         assert one[5] == pytest.approx(other[5], rel=1e-3), "val_loss"
 
 
-def test_where_features_can_not_be_kept_after_all_the_trunk_runs_each_time(
-    coloured, tmp_path, monkeypatch
-):
+def test_full_disk_for_cache_runs_trunk_each_step(coloured, tmp_path, monkeypatch):
     phases = ("transfer(epochs=4, views=2)",)
     plain = job(small_recipe(coloured, phases, cache="none"), tmp_path / "plain", Watcher())
     loop.train(plain)
@@ -124,7 +122,7 @@ def test_where_features_can_not_be_kept_after_all_the_trunk_runs_each_time(
     assert all(map(np.array_equal, ours["model"], theirs["model"]))
 
 
-def test_a_phase_without_epochs_is_passed_over(coloured, tmp_path):
+def test_phase_without_epochs_is_skipped(coloured, tmp_path):
     phases = ("transfer(epochs=0)", "fine_tune(trainable=middle, epochs=1)")
     made = job(small_recipe(coloured, phases), tmp_path / "run", Watcher())
     result = loop.train(made).result
@@ -132,7 +130,7 @@ def test_a_phase_without_epochs_is_passed_over(coloured, tmp_path):
     assert set(json.loads(made.run.plan.read_text())["phases"]) == {"fine_tune"}
 
 
-def test_early_stop_ends_the_phase_and_the_next_one_begins(coloured, tmp_path):
+def test_early_stopping_starts_next_phase(coloured, tmp_path):
     phases = (
         "stuck(epochs=9, learning_rate=1e-30, early_stopping_patience=2)",
         "next(epochs=1, learning_rate=1e-2)",
@@ -143,9 +141,7 @@ def test_early_stop_ends_the_phase_and_the_next_one_begins(coloured, tmp_path):
     assert any("did not move" in note for note in watcher.notes)
 
 
-def test_an_epoch_whose_validation_loss_is_no_number_is_better_than_none(
-    coloured, tmp_path, monkeypatch
-):
+def test_nan_validation_loss_is_never_best(coloured, tmp_path, monkeypatch):
     """Neither the best, nor what others have to be better than for the phase to go on."""
     losses = iter([np.nan, 0.5, np.nan, 0.4])
 
@@ -162,7 +158,7 @@ def test_an_epoch_whose_validation_loss_is_no_number_is_better_than_none(
     assert result["best"]["epoch"] == 4
 
 
-def test_nor_does_a_run_end_well_whose_model_answers_so(coloured, tmp_path, monkeypatch):
+def test_nan_predictions_fail_the_run(coloured, tmp_path, monkeypatch):
     real = eval_step.make_eval_step
 
     def spoiled(model):
@@ -181,9 +177,7 @@ def test_nor_does_a_run_end_well_whose_model_answers_so(coloured, tmp_path, monk
     assert not made.run.finished()
 
 
-def test_a_phase_gives_its_room_back_before_the_next_one_takes_its_own(
-    coloured, tmp_path, monkeypatch
-):
+def test_phase_frees_cache_before_next_phase(coloured, tmp_path, monkeypatch):
     kept, alive = [], []
     original = loop.start_phase
 
@@ -216,7 +210,7 @@ class Meter(Watcher):
         return statistics.median(after - before for before, after in later) / 4
 
 
-def test_resident_memory_is_flat_from_epoch_to_epoch(coloured, tmp_path):
+def test_memory_is_constant_over_epochs(coloured, tmp_path):
     meter = Meter()
     recipe = small_recipe(coloured, ("transfer(epochs=12, learning_rate=1e-3)",))
     loop.train(job(recipe, tmp_path / "run", meter, from_files=True))
@@ -224,11 +218,12 @@ def test_resident_memory_is_flat_from_epoch_to_epoch(coloured, tmp_path):
     assert meter.growth(4) < 16 * 2**20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "augment", "more"),
     [("memory", "flip", ""), ("disk", "rotate", ", views=2, refresh=0.2")],
 )
-def test_so_it_is_over_many_epochs_of_kept_features(
+def test_memory_is_constant_over_epochs_of_cached_features(
     coloured, tmp_path, monkeypatch, where, augment, more
 ):
     """Of all views, and of some of which a part is worked out anew each epoch."""
@@ -247,7 +242,7 @@ def test_so_it_is_over_many_epochs_of_kept_features(
     assert meter.growth(12) < 32 * 2**20
 
 
-def test_each_step_is_traced_once(coloured, tmp_path, monkeypatch):
+def test_train_step_is_traced_once_per_phase(coloured, tmp_path, monkeypatch):
     steps, original = [], phase.TrainStep
     monkeypatch.setattr(
         phase, "TrainStep", lambda **fields: steps.append(original(**fields)) or steps[-1]

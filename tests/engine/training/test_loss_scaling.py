@@ -12,7 +12,7 @@ from tests.engine.trainers import RATE, agree, moved, trainer
 class TestLossScaling:
     half = types.MappingProxyType({"program": ComputeMode("mixed_float16"), "scale_loss": True})
 
-    def test_it_changes_nothing_where_nothing_overflows(self):
+    def test_loss_scale_without_overflow_changes_nothing(self):
         ours, theirs = trainer("top", scale_loss=True), trainer("top")
         ours.step(small.batch(), RATE)
         theirs.step(small.batch(), RATE)
@@ -30,7 +30,7 @@ class TestLossScaling:
             np.testing.assert_allclose(one - old, other - old, atol=2e-3)
         assert len(moved(ours.net.model, before)) == 6
 
-    def test_a_step_that_overflows_is_skipped_and_the_scale_halved(self):
+    def test_overflow_skips_step_and_halves_scale(self):
         made = trainer("top", **self.half)
         made.optimizer.dynamic_scale.assign(2.0**100)
         before = small.values(made.net.model.weights)

@@ -31,13 +31,13 @@ def test_out_of_memory(error, want):
     assert memory_fit.out_of_memory(error) is want
 
 
-def test_files_that_run_out_are_no_lack_of_memory():
+def test_full_disk_is_not_out_of_memory():
     with pytest.raises(tf.errors.ResourceExhaustedError) as caught:
         tf.io.write_file("/dev/full", tf.constant("x" * 100_000))
     assert not memory_fit.out_of_memory(caught.value)
 
 
-def test_every_phase_is_tried_with_a_step_in_its_pieces(tmp_path, monkeypatch):
+def test_memory_fit_runs_a_step_of_every_phase(tmp_path, monkeypatch):
     tried, run_step = [], steps.TrainStep.__call__
 
     def noting(step, *columns):

@@ -15,7 +15,7 @@ def add(totals: MetricAccumulator, *columns) -> None:
     totals.add(*(tf.constant(column, tf.float32) for column in columns))
 
 
-def test_means_of_two_batches():
+def test_metrics_are_means_over_batches():
     """Loss is a mean by weight; accuracy and count leave out what only fills up."""
     totals = MetricAccumulator()
     add(totals, [1.0, 4.0], [2.0, 1.0], [1.0, 0.0], [1.0, 1.0])
@@ -26,7 +26,7 @@ def test_means_of_two_batches():
     assert figures.examples == 3
 
 
-def test_nothing_is_not_a_number_and_reset_gives_nothing():
+def test_reset_metrics_are_nan():
     totals = MetricAccumulator()
     add(totals, [1.0], [1.0], [1.0], [1.0])
     totals.reset()
@@ -36,14 +36,14 @@ def test_nothing_is_not_a_number_and_reset_gives_nothing():
     assert figures.examples == 0
 
 
-def test_a_loss_that_is_no_number_is_seen():
+def test_nan_loss_leaves_accuracy():
     totals = MetricAccumulator()
     add(totals, [np.nan, 1.0], [1.0, 1.0], [0.0, 1.0], [1.0, 1.0])
     assert math.isnan(totals.read().loss)
     assert totals.read().accuracy == 0.5
 
 
-def test_it_adds_within_a_compiled_function():
+def test_metrics_accumulate_in_compiled_function():
     totals = MetricAccumulator()
     step = tf.function(lambda: add(totals, [1.0, 3.0], [1.0, 1.0], [1.0, 0.0], [1.0, 1.0]))
     step()
@@ -51,7 +51,7 @@ def test_it_adds_within_a_compiled_function():
     assert (totals.read().loss, totals.read().examples) == (2.0, 4)
 
 
-def test_the_first_step_whose_loss_was_no_number_is_known():
+def test_first_non_finite_step_survives_restore():
     totals = MetricAccumulator()
 
     @tf.function

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import errno
-import json
 import shutil
 
 import numpy as np
@@ -61,7 +60,7 @@ def half(coloured, tmp_path_factory) -> RunDirectory:
 
 
 @pytest.mark.parametrize("settings", WAYS.values(), ids=WAYS)
-def test_the_run_goes_back_with_half_the_rate(coloured, half, tmp_path, settings):
+def test_nan_loss_rolls_back_with_half_the_rate(coloured, half, tmp_path, settings):
     watcher = Watcher()
     made = spoiled(job(small_recipe(coloured), tmp_path / "run", watcher, **settings))
     loop.train(made)
@@ -73,11 +72,10 @@ def test_the_run_goes_back_with_half_the_rate(coloured, half, tmp_path, settings
     )
     if "cache_budget" not in settings:  # a mirrored image in the cache is rounded otherwise
         assert same_end(made.run, half)
+    require_batch_listed(made)
 
 
-def test_what_it_goes_back_to_is_read_once_and_held_until_it_is_in_use(
-    coloured, tmp_path, monkeypatch
-):
+def test_roll_back_reads_checkpoint_once_and_frees_it(coloured, tmp_path, monkeypatch):
     read, held, load, train = [], [], checkpoints.load, loop.Trainer.train
 
     def noting(trainer):
@@ -91,21 +89,19 @@ def test_what_it_goes_back_to_is_read_once_and_held_until_it_is_in_use(
     assert held == [{}, {}, {}, {}]
 
 
-def test_the_batch_is_listed(coloured, tmp_path):
-    made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher()))
-    loop.train(made)
-    batch = next(iter(made.loader.train_batches(BAD, BAD + 1)))
-    rows = list(csv.DictReader(made.run.nan_batch.open()))
+def require_batch_listed(job: TrainJob) -> None:
+    batch = next(iter(job.loader.train_batches(BAD, BAD + 1)))
+    rows = list(csv.DictReader(job.run.nan_batch.open()))
     real = np.array(batch.weights)[0] > 0
     examples = np.array(batch.examples)[0][real]
     assert [int(row["example"]) for row in rows] == examples.tolist()
     for row in rows:
-        assert row["path"] == made.loader.example_name(int(row["example"]))
+        assert row["path"] == job.loader.example_name(int(row["example"]))
         assert f"/{row['label']}/" in row["path"]
         assert (row["epoch"], row["view"]) == ("2", "2")
 
 
-def test_in_the_first_epoch_it_begins_anew(coloured, tmp_path):
+def test_nan_loss_in_first_epoch_restarts_with_half_the_rate(coloured, tmp_path):
     phases = ("transfer(epochs=1, learning_rate={})",)
     slow = job(small_recipe(coloured, [phases[0].format("5e-3")]), tmp_path / "slow", Watcher())
     loop.train(slow)
@@ -115,7 +111,7 @@ def test_in_the_first_epoch_it_begins_anew(coloured, tmp_path):
     assert same_end(made.run, slow.run)
 
 
-def test_killed_after_a_setback_the_rate_stays_halved(coloured, half, tmp_path):
+def test_resume_after_nan_recovery_keeps_half_the_rate(coloured, half, tmp_path):
     recipe, place = small_recipe(coloured), tmp_path / "run"
     with pytest.raises(InterruptedError):
         loop.train(spoiled(job(recipe, place, Late(16), checkpoint_minutes=1e9)))
@@ -135,7 +131,7 @@ class Late(Watcher):
             super().step(moment)
 
 
-def test_a_checkpoint_is_never_written_of_a_step_that_was_no_good(coloured, tmp_path):
+def test_nan_loss_is_detected_before_checkpoint(coloured, tmp_path):
     """Here one is due after each step, and figures are not."""
     settings = {"log_every_steps": 1000, "checkpoint_minutes": 0}
     made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher(), **settings))
@@ -164,7 +160,7 @@ TRAINED = (HALF[0], HALF[1].replace("epochs=2", "epochs=2, batch_norm=train"))
     ],
     ids=["a kernel", "a running statistic"],
 )
-def test_nor_of_variables_that_are_no_good(coloured, tmp_path, phases, find):
+def test_non_finite_variables_are_detected_before_checkpoint(coloured, tmp_path, phases, find):
     watcher = Spoils()
     recipe = small_recipe(coloured, phases)
     made = job(recipe, tmp_path / "run", watcher, checkpoint_minutes=0)
@@ -175,7 +171,7 @@ def test_nor_of_variables_that_are_no_good(coloured, tmp_path, phases, find):
     assert all(np.isfinite(array).all() for array in checkpoints.load(made.run)[1]["model"])
 
 
-def test_three_times_and_no_more(coloured, tmp_path):
+def test_fourth_nan_event_ends_run(coloured, tmp_path):
     watcher = Watcher()
     made = spoiled(job(small_recipe(coloured), tmp_path / "run", watcher), times=4)
     with pytest.raises(
@@ -186,7 +182,7 @@ def test_three_times_and_no_more(coloured, tmp_path):
     assert checkpoints.load(made.run)[0].step == 10
 
 
-def test_asked_to_it_ends_instead(coloured, tmp_path):
+def test_on_nan_stop_ends_run(coloured, tmp_path):
     made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher(), on_nan="stop"))
     with pytest.raises(UserError, match=r"step 14: the loss is nan; .*lower the phase's learning"):
         loop.train(made)
@@ -194,7 +190,7 @@ def test_asked_to_it_ends_instead(coloured, tmp_path):
     assert not made.run.nan_events.exists()
 
 
-def test_the_rate_is_halved_from_there_on_and_in_that_phase_only(tmp_path):
+def test_reduce_rate_affects_later_steps_of_phase(tmp_path):
     run, phase = RunDirectory(tmp_path), Phase("b")
     write_nan_events(run, [NanEvent("b", 13, 10), NanEvent("b", 17, 15)])
     known = read_nan_events(run)
@@ -203,7 +199,7 @@ def test_the_rate_is_halved_from_there_on_and_in_that_phase_only(tmp_path):
     assert reduce_rate(lambda step: 8.0, known, Phase("a"), start=0)(20) == 8
 
 
-def test_before_its_first_checkpoint_a_run_keeps_its_setbacks_to_itself(coloured, tmp_path):
+def test_new_recipe_after_early_nan_events_starts_without_them(coloured, tmp_path):
     """The user lowers the rate and starts again: that is another run."""
     recipe, place = small_recipe(coloured), tmp_path / "run"
     made = spoiled(job(recipe, place, Watcher()), step=2, times=4)
@@ -218,7 +214,7 @@ class Impatient(Shutdown):
         raise AssertionError("it waits")
 
 
-def test_while_the_disk_is_full_too(coloured, half, tmp_path, monkeypatch):
+def test_nan_recovery_with_full_disk_keeps_event_in_memory(coloured, half, tmp_path, monkeypatch):
     """What the run knows of it is in memory, and written with the next checkpoint."""
     watcher, place, real = Watcher(), tmp_path / "run", directory.os.fsync
     parts = [place / f"{name}.part" for name in ("nan_batch.csv", "nan_events.json")]
@@ -239,7 +235,7 @@ def test_while_the_disk_is_full_too(coloured, half, tmp_path, monkeypatch):
     )
 
 
-def test_a_image_that_can_not_be_read_any_more_hides_nothing(coloured, tmp_path):
+def test_unreadable_image_does_not_hide_nan_loss(coloured, tmp_path):
     """It is met when the batch is read once more, to be listed."""
     made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher(), on_nan="stop"))
     real = made.loader.train_batches
@@ -256,7 +252,7 @@ def test_a_image_that_can_not_be_read_any_more_hides_nothing(coloured, tmp_path)
         loop.train(made)
 
 
-def test_without_a_checkpoint_there_is_nothing_to_go_back_to(coloured, tmp_path):
+def test_nan_loss_with_deleted_checkpoints_ends_run(coloured, tmp_path):
     """Of a run that was taken up; the directory was removed since."""
 
     class Removes(Watcher):
@@ -274,7 +270,7 @@ def test_without_a_checkpoint_there_is_nothing_to_go_back_to(coloured, tmp_path)
         loop.train(spoiled(job(recipe, place, Removes())))
 
 
-def test_neither_is_lost_with_the_directory(coloured, half, tmp_path):
+def test_deleted_directory_keeps_nan_events(coloured, half, tmp_path):
     class Removes(Late):
         def step(self, moment):
             if moment.step == 16 and rolled_back(self):
@@ -290,18 +286,18 @@ WORDS = '[{"phase": "a", "step": "x", "since": null}]'  # what would end the run
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '[{"phase": "a"}]', '"x"', "[" * 10**5, WORDS])
-def test_a_damaged_list_of_setbacks_is_no_empty_one(tmp_path, text):
+def test_damaged_nan_events_are_refused(tmp_path, text):
     run = RunDirectory(tmp_path)
     run.nan_events.write_text(text)
     with pytest.raises(UserError, match=r"nan_events.json: can't be read .*--overwrite"):
         read_nan_events(run)
 
 
-def test_a_new_run_knows_none(coloured, tmp_path):
-    recipe, place = small_recipe(coloured), tmp_path / "run"
-    made = spoiled(job(recipe, place, Watcher()))
-    loop.train(made)
-    claim_directory(made.run, recipe, overwrite=True)
-    assert not made.run.nan_batch.exists()
-    assert json.loads(made.run.recipe.read_text())
-    assert read_nan_events(made.run) == []
+def test_overwrite_removes_nan_events(tmp_path):
+    run, recipe = RunDirectory(tmp_path / "run"), small_recipe(tmp_path)
+    claim_directory(run, recipe, overwrite=False)
+    write_nan_events(run, [NanEvent("b", 13, 10)])
+    run.nan_batch.write_text("path\n")
+    claim_directory(run, recipe, overwrite=True)
+    assert not run.nan_batch.exists()
+    assert read_nan_events(run) == []

@@ -62,7 +62,7 @@ def trained(recipe: Recipe, place: Path, cache: Path, memory: int, **settings) -
     ("memory", "cache_budget", "steps_per_execution"), [(PLENTY, PLENTY, 3), (0, 0, None)],
     ids=["several steps a call", "no room for anything, measured pace"],
 )  # fmt: skip
-def test_a_new_run_of_the_same_recipe_has_the_same_bits(
+def test_same_recipe_gives_same_bits(
     first, cache, tmp_path, memory, cache_budget, steps_per_execution
 ):
     """With the cache filled; and decided anew, since nothing is left to choose in float32."""

@@ -16,7 +16,7 @@ from tests.engine.trainers import RATE, agree, moved, trainer
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("trainable", ["head", "top", "all"])
-def test_a_step_moves_the_variables_of_the_phase_and_no_other(optimizer, trainable):
+def test_step_moves_trainable_variables_only(optimizer, trainable):
     made = trainer(trainable, optimizer, small.network(hidden_units=5))
     model = made.net.model
     before = small.values(model.weights)
@@ -26,7 +26,7 @@ def test_a_step_moves_the_variables_of_the_phase_and_no_other(optimizer, trainab
     assert moved(model, before) == expected
 
 
-def test_frozen_statistics_stay_and_their_scale_and_offset_learn():
+def test_frozen_batchnorm_trains_scale_and_offset_only():
     made = trainer("all")
     before = small.values(made.net.model.weights)
     made.step(small.batch(), RATE)
@@ -35,7 +35,7 @@ def test_frozen_statistics_stay_and_their_scale_and_offset_learn():
     assert not any("moving" in path for path in changed)
 
 
-def test_statistics_in_training_move_in_the_opened_layers_only():
+def test_batch_norm_train_moves_statistics_of_trainable_layers():
     made = trainer("top", batch_norm="train")
     before = small.values(made.net.model.weights)
     made.step(small.batch(), RATE)
@@ -43,7 +43,7 @@ def test_statistics_in_training_move_in_the_opened_layers_only():
     assert statistics == {"top_norm/moving_mean", "top_norm/moving_variance"}
 
 
-def test_three_steps_are_those_of_plain_keras():
+def test_three_steps_equal_keras():
     net = small.network()
     plain = keras.models.clone_model(net.model)
     plain.set_weights(net.model.get_weights())
@@ -56,7 +56,7 @@ def test_three_steps_are_those_of_plain_keras():
     agree(net.model, plain)
 
 
-def test_frozen_statistics_train_as_where_keras_froze_the_layer():
+def test_frozen_batchnorm_step_equals_keras():
     net = small.network()
     plain = keras.models.clone_model(net.model)
     plain.set_weights(net.model.get_weights())
@@ -89,7 +89,7 @@ def head_update(net, batch, weights, smoothing=0.0) -> tuple[np.ndarray, np.ndar
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("of_class", [(1.0, 1.0, 1.0), (0.5, 2.0, 7.0)])
-def test_class_weights_and_smoothing_are_numpys(smoothing, of_class):
+def test_class_weights_and_label_smoothing_equal_numpy(smoothing, of_class):
     net, batch = small.network(), small.batch()
     weights = np.array(of_class)[np.array(batch.labels)]
     gradients = head_update(net, batch, weights, smoothing)
@@ -100,7 +100,7 @@ def test_class_weights_and_smoothing_are_numpys(smoothing, of_class):
         np.testing.assert_allclose(new, old - 0.1 * gradient, atol=1e-6)
 
 
-def test_examples_at_weight_0_do_not_matter():
+def test_padding_does_not_change_step():
     whole = small.batch(6)
     filled = whole._replace(weights=tf.constant([1.0, 1, 1, 1, 0, 0]))
     ours, theirs = trainer("top", net=small.network()), trainer("top", net=small.network())
@@ -112,7 +112,7 @@ def test_examples_at_weight_0_do_not_matter():
     np.testing.assert_allclose(ours.metrics.read().loss, theirs.metrics.read().loss, rtol=1e-6)
 
 
-def test_totals_are_those_of_the_network_before_the_update():
+def test_metrics_are_those_before_the_update():
     made, batch = trainer(), small.batch()
     logits = np.array(made.net.model(np.array(batch.inputs, np.float32)), float)
     labels = np.array(batch.labels)
@@ -124,7 +124,7 @@ def test_totals_are_those_of_the_network_before_the_update():
     assert figures.examples == 6
 
 
-def test_a_phase_is_traced_once():
+def test_step_is_traced_once_for_any_number_of_steps():
     made = trainer("top", "adam")
     for count in (1, 4, 2, 1):
         batches = [small.batch(seed=seed) for seed in range(count)]
@@ -132,14 +132,14 @@ def test_a_phase_is_traced_once():
     assert made.steps.compiled.experimental_get_tracing_count() == 1
 
 
-def test_the_learning_rate_is_that_of_the_call():
+def test_learning_rate_is_that_of_the_call():
     made = trainer(learning_rate=5.0)
     before = small.values(made.net.head.weights)
     made.step(small.batch(), tf.constant(0.0))
     assert all(np.array_equal(a, b) for a, b in zip(before, made.net.head.weights, strict=True))
 
 
-def test_augmentation_gets_the_draws_of_its_examples():
+def test_augmentation_gets_draws_of_its_examples():
     seen = []
 
     def apply(images, numbers):
@@ -155,7 +155,7 @@ def test_augmentation_gets_the_draws_of_its_examples():
     assert np.array_equal(seen[0], expected)
 
 
-def test_the_network_sees_what_augmentation_gave():
+def test_network_sees_augmented_images():
     batch = small.batch()
     grey = Augmentation(0, lambda images, numbers: tf.fill(images.shape, 100.0))
     ours = trainer("all", augment=grey)
@@ -167,7 +167,7 @@ def test_the_network_sees_what_augmentation_gave():
     agree(ours.net.model, theirs.net.model)
 
 
-def test_a_variable_that_no_gradient_reaches_is_an_error_and_nothing_moves():
+def test_variable_without_gradient_raises():
     stray = keras.Variable([1.0], name="stray")
     made = trainer(extra=(stray,))
     before = small.values(made.net.model.weights)
@@ -176,7 +176,7 @@ def test_a_variable_that_no_gradient_reaches_is_an_error_and_nothing_moves():
     assert moved(made.net.model, before) == set()
 
 
-def test_evaluation_gives_each_examples_loss_and_logits():
+def test_eval_step_returns_losses_and_logits():
     net, batch = small.network(), small.batch()
     for variable in net.model.weights:
         if "moving" in variable.path:

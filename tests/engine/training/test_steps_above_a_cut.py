@@ -23,7 +23,7 @@ from tests.engine.trainers import FLOAT32, RATE, moved, trainer
 
 @pytest.mark.parametrize("pieces", [2, 3, 6])
 @pytest.mark.parametrize("trainable", ["head", "top"])
-def test_a_batch_in_pieces_gives_the_same_update(trainable, pieces):
+def test_microbatches_give_same_update(trainable, pieces):
     """With all that weighs examples differently; of three pieces the last is all filling."""
     changes = {"batch_size": 6, "label_smoothing": 0.1, "dropout": 0.3}
     batches = [small.batch(seed=seed) for seed in range(2)]
@@ -52,7 +52,7 @@ def test_a_batch_in_pieces_gives_the_same_update(trainable, pieces):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("lengths", [(5,), (2, 2, 1)])
-def test_steps_in_one_call_are_those_of_as_many_calls(optimizer, lengths):
+def test_steps_in_one_call_equal_single_calls(optimizer, lengths):
     """Bit for bit, with a learning rate, draws and weights of each step's own."""
     batches = [
         small.batch(seed=seed)._replace(epochs=tf.fill([6], seed), views=tf.fill([6], seed))
@@ -80,7 +80,7 @@ def test_steps_in_one_call_are_those_of_as_many_calls(optimizer, lengths):
 @pytest.mark.parametrize(
     ("text", "views"), [("rotate", ViewSchedule(0, 2, 0.5, 4)), ("flip", None)]
 )
-def test_kept_features_train_as_images_do(text, views):
+def test_cached_features_train_as_images(text, views):
     """Three epochs over the same views, once through the trunk and once from the table."""
     loader, change = small.InMemoryDataLoader(10, 4), augment.compose(parse_calls(text))
     recipe = small.recipe(dropout=0.3, batch_size=4)
@@ -106,7 +106,7 @@ def test_kept_features_train_as_images_do(text, views):
 
 @pytest.mark.parametrize("program", [FLOAT32, ComputeMode("mixed_bfloat16")], ids=str)
 @pytest.mark.parametrize("trainable", ["head", "top"])
-def test_evaluation_above_a_cut_is_that_of_the_whole(trainable, program):
+def test_tail_eval_step_equals_whole_model(trainable, program):
     net, batch = small.network(hidden_units=5), small.batch()
     small.enliven(net.model)
     cut = freezing.partition_model(net, trainable)
@@ -122,7 +122,7 @@ def test_evaluation_above_a_cut_is_that_of_the_whole(trainable, program):
 
 
 @pytest.mark.parametrize("program", [FLOAT32, ComputeMode("mixed_bfloat16")], ids=str)
-def test_a_trial_goes_forth_and_all_the_way_back(program):
+def test_trial_equals_gradient_tape(program):
     """Against a tape around the model; labels are all 0."""
     net, batch = small.network(), small.batch()
     small.enliven(net.model)

@@ -20,32 +20,32 @@ def told(made: StepsPerExecution, *seconds: float) -> list[int]:
 @pytest.mark.parametrize(
     ("seconds", "steps"), [(0.001, 50), (0.0123, 4), (0.05, 1), (0.2, 1), (0.00004, 1250)]
 )
-def test_a_call_takes_about_a_twentieth_of_a_second_or_one_step(seconds, steps):
+def test_call_takes_a_twentieth_of_a_second_or_one_step(seconds, steps):
     made = StepsPerExecution(None, step_bytes=1000)
     assert made.steps == 1
     assert told(made, SLOW_START, seconds, seconds, seconds) == [1, 1, 1, steps]
 
 
-def test_one_call_that_was_held_up_does_not_matter():
+def test_outlier_does_not_change_steps():
     made = StepsPerExecution(None, 1000)
     told(made, SLOW_START, 0.005, 3.0, 0.005)
     assert made.steps == 10
 
 
-def test_once_settled_it_stays():
+def test_settled_steps_stay():
     made = StepsPerExecution(None, 1000)
     told(made, SLOW_START, 0.005, 0.005, 0.005)
     assert told(made, 7.0, 0.0001, 0.0001, 0.0001) == [10] * 4
 
 
 @pytest.mark.parametrize(("share", "steps"), [(1, 1), (2, 2), (7, 7), (0.5, 1), (1e6, 50)])
-def test_no_more_inputs_lie_ready_than_memory_is_meant_for(share, steps):
+def test_steps_are_limited_by_input_bytes(share, steps):
     """share: how many steps' inputs fit."""
     made = StepsPerExecution(None, int(steps_per_execution.MAX_BYTES // share))
     told(made, SLOW_START, 0.001, 0.001, 0.001)
     assert made.steps == steps
 
 
-def test_a_number_that_was_given_is_kept():
+def test_requested_steps_stay():
     made = StepsPerExecution(4, step_bytes=10**12)
     assert told(made, *[0.001] * 6) == [4] * 6

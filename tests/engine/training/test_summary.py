@@ -34,7 +34,7 @@ def memory(text: str) -> float:
     return float(re.search(r"about ([\d.]+) MB of memory", text)[1])
 
 
-def test_it_names_images_classes_variables_and_steps():
+def test_summary_lists_images_classes_variables_and_steps():
     text = described(batch_size=32)
     assert "150 training images, 40 validation images; 3 classes: class0, class1, class2" in text
     # By hand: 8 * 3 + 3 for the head; 4 * 3 * 3 * 8 + 8 and two times 8 for the stage.
@@ -43,17 +43,17 @@ def test_it_names_images_classes_variables_and_steps():
     assert "3 x 5 steps, adam" in text
 
 
-def test_it_names_how_batches_pass_and_the_precision():
+def test_summary_lists_microbatches_and_precision():
     assert "; batches of 32; float32\n" in described(batch_size=32, precision="float32")
     text = described(batch_size=32, gradient_accumulation_steps=4, precision="auto")
     assert "; batches of 32, each in 4 microbatches; the fastest precision within tolerance" in text
 
 
-def test_many_classes_are_shortened():
+def test_summary_shortens_many_classes():
     assert "class7, … (12 more)" in described(classes=20)
 
 
-def test_a_bigger_batch_and_a_longer_tail_need_more_memory():
+def test_memory_estimate_grows_with_batch_and_tail():
     everything = (Phase("all", trainable="all"),)
     head = (Phase("head"),)
     assert memory(described(everything, batch_size=4096)) > memory(described(head, batch_size=4096))
@@ -61,7 +61,7 @@ def test_a_bigger_batch_and_a_longer_tail_need_more_memory():
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_no_optimizer_holds_more_than_is_counted(name):
+def test_optimizer_slots_equal_keras(name):
     """Slots per variable, against the optimizer as Keras builds it."""
     from engine.optim import optimizers
 
