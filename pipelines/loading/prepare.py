@@ -10,7 +10,7 @@ import numpy as np
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec, Recipe
 from engine.core.text import counted
-from pipelines.decode.decode import decode
+from pipelines.decode import decode
 from pipelines.doctor import quick_check
 from pipelines.pixel_cache import scan
 from pipelines.pixel_cache.build import PixelCacheBuilder, ScanResult
@@ -119,8 +119,8 @@ def _scan(examples: Examples, recipe: Recipe, threads: int, log: Log) -> ScanRes
     """Decodes every image and caches none."""
     if len(examples) > 50_000:
         log(f"decoding {len(examples):,} images once, so that no broken one ends the training")
-    size, resize = recipe.image_size, recipe.resize
-    broken = scan.scan_images(examples, lambda contents: decode(contents, *size, resize), threads)
+    arguments = *recipe.image_size, recipe.resize
+    broken = scan.scan_images(examples, lambda text: decode.decode(text, *arguments), threads)
     return ScanResult(examples.replace(rows=np.full(len(examples), -1)), broken, None)
 
 

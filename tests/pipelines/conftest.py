@@ -5,9 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipelines.cached import write
+from pipelines.decode import decode
+from tests.pipelines.cached import quick_decode, write
 from tests.pipelines.feeds import COUNT, encoded_image, index
 from tests.pipelines.web_server import Server
+
+
+@pytest.fixture
+def real_decode() -> None:
+    """Makes `quick_decoding` do nothing."""
+
+
+@pytest.fixture
+def quick_decoding(request, monkeypatch) -> None:
+    """Decodes with a small graph, which is built in no time."""
+    if "real_decode" not in request.fixturenames:
+        monkeypatch.setattr(decode, "decode", quick_decode)
 
 
 @pytest.fixture

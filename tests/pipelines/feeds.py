@@ -1,4 +1,4 @@
-"""Images of one colour each, fed in batches, and how to tell them."""
+"""Images of one colour each, loaded in batches, and how to recognise them."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ RECIPE = Recipe(
 
 
 def colour(number: int) -> tuple[int, int, int]:
-    """Every image is of one colour, which tells who it is."""
+    """Every image is of one colour, which identifies it."""
     return 25 * number, 255 - 20 * number, 7 * number
 
 
@@ -39,24 +39,26 @@ def index(paths, **columns) -> examples.Examples:
     return examples.from_columns(paths, labels, ("a", "b", "c"), keys=keys, **columns)
 
 
-def feed_of(data, threads=2, **changes):
-    return batches.ImageDataLoader(data, dataclasses.replace(RECIPE, **changes), threads)
+def loader_of(data, threads=2, pixels=None, **changes) -> batches.ImageDataLoader:
+    return batches.ImageDataLoader(data, dataclasses.replace(RECIPE, **changes), threads, pixels)
 
 
-def trained(loader, first, stop, **more) -> list[Batch]:
+def train_steps(loader, first, stop, **options) -> list[Batch]:
     """The training batches of these steps, one by one."""
+    executions = loader.train_batches(first, stop, **options)
+    return [batch for execution in executions for batch in unstack(execution)]
+
+
+def unstack(execution: Batch) -> list[Batch]:
+    count = execution.labels.shape[0]
     return [
-        batch for call in loader.train_batches(first, stop, **more) for batch in unstacked(call)
+        tf.nest.map_structure(lambda column: column[n], execution)  # noqa: B023
+        for n in range(count)
     ]
 
 
-def unstacked(call: Batch) -> list[Batch]:
-    count = call.labels.shape[0]
-    return [tf.nest.map_structure(lambda column: column[n], call) for n in range(count)]  # noqa: B023
-
-
 def columns(read) -> list[np.ndarray]:
-    """All batches one behind the other: images, labels, weights, examples, epochs, views."""
+    """All batches concatenated: images, labels, weights, examples, epochs, views."""
     return [np.concatenate(column) for column in zip(*read, strict=True)]
 
 

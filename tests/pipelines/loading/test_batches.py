@@ -1,4 +1,4 @@
-"""Batches from real files: every example once, the same from any step, and faults by name."""
+"""Batches from files: every example once an epoch, and the same from any step on."""
 
 import os
 import threading
@@ -8,45 +8,47 @@ import pytest
 import tensorflow as tf
 
 from engine.core.dataset import Batch
-from pipelines.loading import batches
 from pipelines.sources import examples
 from tests.pipelines.feeds import (
     COUNT,
     HEIGHT,
-    RECIPE,
     SIZE,
     WIDTH,
     check_pixels,
     columns,
-    feed_of,
+    loader_of,
     same,
-    trained,
+    train_steps,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_decoding")
 
-def test_a_batch_has_the_types_and_the_shape_that_it_promises(folder):
-    loader = feed_of(folder)
+
+@pytest.mark.usefixtures("real_decode")
+@pytest.mark.parametrize("split", [False, True], ids=["training", "split"])
+def test_batch_has_the_documented_shapes_and_types(folder, split):
+    loader = loader_of(folder)
+    read = loader.split_batches("train") if split else loader.train_batches(0, 2, 2)
+    batch, front = next(iter(read)), (SIZE,) if split else (2, SIZE)
+    assert batch.inputs.shape == (*front, HEIGHT, WIDTH, 3)
+    assert batch.inputs.dtype == "uint8"
+    assert [column.shape for column in batch[1:]] == [front] * 5
     types = ["int32", "float32", "int32", "int32", "int32"]
-    for batch, front in (
-        (next(iter(loader.train_batches(0, 2, 2))), (2, SIZE)),
-        (next(iter(loader.split_batches("train"))), (SIZE,)),
-    ):
-        assert batch.inputs.shape == (*front, HEIGHT, WIDTH, 3)
-        assert batch.inputs.dtype == "uint8"
-        assert [column.shape for column in batch[1:]] == [front] * 5
-        assert [column.dtype.name for column in batch[1:]] == types
+    assert [column.dtype.name for column in batch[1:]] == types
 
 
-def test_groups_are_those_of_the_training_part(folder):
+def test_groups_and_names_are_those_of_the_training_examples(folder):
     grouped = folder.replace(groups=np.array([f"g{n}" for n in range(len(folder))], object))
-    expected = [f"g{n}" for n in np.flatnonzero(folder.splits == examples.TRAIN)]
-    assert list(feed_of(grouped).groups) == expected
-    assert set(feed_of(folder).groups) == {""}
+    wanted = np.flatnonzero(folder.splits == examples.TRAIN)
+    loader = loader_of(grouped)
+    assert list(loader.groups) == [f"g{n}" for n in wanted]
+    assert loader.example_name(3) == folder.paths[wanted[3]]
+    assert set(loader_of(folder).groups) == {""}
 
 
-def test_an_epoch_reads_every_image_once_with_its_label(folder):
-    read = trained(feed_of(folder), 0, 6)
-    assert len(read) == 6
+def test_epoch_reads_every_image_once_with_its_label(folder):
+    read = train_steps(loader_of(folder), 0, 6)
+    orders = []
     for epoch in (0, 1):
         images, labels, weights, numbers, epochs, views = columns(read[3 * epoch : 3 * epoch + 3])
         assert sorted(numbers[weights == 1]) == list(range(COUNT))
@@ -54,23 +56,26 @@ def test_an_epoch_reads_every_image_once_with_its_label(folder):
         assert set(epochs) == set(views) == {epoch}
         assert np.array_equal(labels, numbers % 3)
         check_pixels(images, numbers)
+        orders.append(numbers.tolist())
+    other_seed = columns(train_steps(loader_of(folder, seed=6), 0, 3))[3]
+    assert orders[0] not in (orders[1], other_seed.tolist())
 
 
-def test_epochs_and_seeds_have_different_orders(folder):
-    first, second = (columns(trained(feed_of(folder), 3 * e, 3 * e + 3))[3] for e in (0, 1))
-    other = columns(trained(feed_of(folder, seed=6), 0, 3))[3]
-    assert not np.array_equal(first, second)
-    assert not np.array_equal(first, other)
-
-
-def test_taken_up_at_a_step_the_batches_are_those_of_an_undisturbed_run(folder):
-    whole = trained(feed_of(folder), 0, 7)
+def test_batches_from_a_later_step_are_those_of_an_uninterrupted_run(folder):
+    whole = train_steps(loader_of(folder), 0, 7)
     for first, threads, steps_per_execution in ((1, 2, 1), (5, 1, 1), (2, 2, 3)):
-        rest = trained(
-            feed_of(folder, threads=threads), first, 7, steps_per_execution=steps_per_execution
-        )
+        loader = loader_of(folder, threads=threads)
+        rest = train_steps(loader, first, 7, steps_per_execution=steps_per_execution)
         assert len(rest) == 7 - first
         assert all(map(same, whole[first:], rest))
+
+
+def lookup(numbers, views) -> tuple[np.ndarray, ...]:
+    """Arrays that identify example and view."""
+    return (
+        (1000 * views + numbers).astype(np.uint32),
+        np.stack([numbers, views], 1)[:, :, None].astype(np.uint16),
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,109 +89,94 @@ def test_taken_up_at_a_step_the_batches_are_those_of_an_undisturbed_run(folder):
         (2, 7, 2, [1, 2, 1, 1]),
     ],
 )
-def test_a_call_holds_as_many_steps_as_asked_for_or_what_is_left_of_the_epoch(
+def test_execution_stacks_the_requested_steps_or_the_rest_of_the_epoch(
     folder, first, stop, steps_per_execution, lengths
 ):
-    for lookup in (None, table):
-        read = list(feed_of(folder).train_batches(first, stop, steps_per_execution, lookup=lookup))
+    for source in (None, lookup):
+        loader = loader_of(folder)
+        read = list(loader.train_batches(first, stop, steps_per_execution, lookup=source))
         assert [len(batch.labels) for batch in read] == lengths
 
 
-def table(numbers, views) -> tuple[np.ndarray, ...]:
-    """What may stand for images: arrays that tell example and view."""
-    return (
-        (1000 * views + numbers).astype(np.uint32),
-        np.stack([numbers, views], 1)[:, :, None].astype(np.uint16),
-    )
-
-
-def by_turns(numbers, epoch) -> np.ndarray:
+def alternating(numbers, epoch) -> np.ndarray:
     return (numbers % 2 + 10 * epoch).astype(np.int32)
 
 
 @pytest.mark.parametrize("steps_per_execution", [1, 4])
-def test_views_are_those_of_each_example_and_epoch(folder, steps_per_execution):
-    for batch in trained(
-        feed_of(folder), 0, 7, steps_per_execution=steps_per_execution, views=by_turns
-    ):
+def test_lookup_replaces_the_images_and_nothing_else(folder, steps_per_execution):
+    options = {"steps_per_execution": steps_per_execution, "views": alternating}
+    loader = loader_of(folder)
+    plain = train_steps(loader, 0, 7, **options)
+    for path in folder.paths:
+        os.unlink(path)  # no file is read
+    cached = train_steps(loader, 0, 7, lookup=lookup, **options)
+    assert len(cached) == 7
+    for batch, images in zip(cached, plain, strict=True):
+        assert same(Batch((), *batch[1:]), Batch((), *images[1:]))
         numbers, epochs, views = (np.array(column) for column in batch[3:])
         assert np.array_equal(views, numbers % 2 + 10 * epochs)
-
-
-@pytest.mark.parametrize("steps_per_execution", [1, 4])
-def test_what_is_looked_up_stands_in_the_place_of_images(folder, steps_per_execution):
-    loader = feed_of(folder)
-    plain = trained(loader, 0, 7, views=by_turns)
-    kept = trained(
-        loader, 0, 7, steps_per_execution=steps_per_execution, views=by_turns, lookup=table
-    )
-    assert len(kept) == 7
-    for batch, images in zip(kept, plain, strict=True):
-        assert same(Batch((), *batch[1:]), Batch((), *images[1:]))
-        numbers, views = np.array(batch.examples), np.array(batch.views)
         one, other = batch.inputs
         assert (one.dtype, other.dtype) == (tf.uint32, tf.uint16)
         assert np.array_equal(one, 1000 * views + numbers)
         assert np.array_equal(np.array(other)[:, :, 0], np.stack([numbers, views], 1))
 
 
-class Shelf:
-    """Decoded images that stand in an order of their own, with gaps between them."""
+class ScatteredPixels:
+    """Decoded images in an order of their own, with gaps between them."""
 
     def __init__(self, images: np.ndarray) -> None:
-        self.places = np.random.default_rng(0).permutation(2 * len(images))[: len(images)]
-        self.shelf = np.zeros((2 * len(images), *images.shape[1:]), np.uint8)
-        self.shelf[self.places] = images
+        self.rows = np.random.default_rng(0).permutation(2 * len(images))[: len(images)]
+        self.images = np.zeros((2 * len(images), *images.shape[1:]), np.uint8)
+        self.images[self.rows] = images
 
-    def take(self, places) -> np.ndarray:
-        return self.shelf[places]
+    def take(self, rows) -> np.ndarray:
+        return self.images[rows]
 
 
-def test_kept_images_come_as_those_from_files_and_no_file_is_read(folder):
-    splits = np.array([examples.TRAIN, examples.VALIDATION] * 5)
-    data = folder.replace(splits=splits)
-    from_files = feed_of(data)
-    expected = [*trained(from_files, 0, 5), *from_files.split_batches("validation")]
-    everything = columns(feed_of(folder).split_batches("train"))[0][:COUNT]
-    shelf = Shelf(everything)
+def test_cached_pixels_come_as_those_from_files_and_no_file_is_read(folder):
+    data = folder.replace(splits=np.array([examples.TRAIN, examples.VALIDATION] * 5))
+    from_files = loader_of(data)
+    wanted = [*train_steps(from_files, 0, 5), *from_files.split_batches("validation")]
+    pixels = ScatteredPixels(columns(loader_of(folder).split_batches("train"))[0][:COUNT])
     for path in folder.paths:
         os.unlink(path)
-    kept = batches.ImageDataLoader(data.replace(rows=shelf.places), RECIPE, 2, shelf)
-    got = [*trained(kept, 0, 5, steps_per_execution=2), *kept.split_batches("validation")]
-    assert len(got) == len(expected) == 7
-    assert all(map(same, expected, got))
+    cached = loader_of(data.replace(rows=pixels.rows), pixels=pixels)
+    read = [
+        *train_steps(cached, 0, 5, steps_per_execution=2),
+        *cached.split_batches("validation"),
+    ]
+    assert len(read) == len(wanted) == 7
+    assert all(map(same, wanted, read))
 
 
-def test_a_single_tensor_that_is_no_image_stays_a_tuple(folder):
-    batch = trained(feed_of(folder), 0, 1, lookup=lambda n, v: (n.astype(np.uint32),))[0]
+def test_lookup_of_a_single_array_stays_a_tuple(folder):
+    batch = train_steps(loader_of(folder), 0, 1, lookup=lambda n, v: (n.astype(np.uint32),))[0]
     assert [len(batch.inputs), batch.inputs[0].dtype] == [1, tf.uint32]
 
 
-def test_a_lookup_reads_no_file(folder):
-    for path in folder.paths:
-        os.unlink(path)
-    assert len(trained(feed_of(folder), 0, 6, lookup=table)) == 6
-
-
-def test_what_a_lookup_raises_is_raised_here(folder):
+def test_error_of_a_lookup_is_raised(folder):
     with pytest.raises(ZeroDivisionError):
-        trained(feed_of(folder), 0, 6, lookup=lambda numbers, views: 1 // 0)
+        train_steps(loader_of(folder), 0, 6, lookup=lambda numbers, views: 1 // 0)
 
 
-def test_batches_given_up_half_way_leave_no_thread(folder):
+def test_closed_batches_leave_no_thread(folder):
     before = threading.active_count()
-    read = feed_of(folder).train_batches(0, 30, lookup=table)
+    read = loader_of(folder).train_batches(0, 30, lookup=lookup)
     next(read)
     assert threading.active_count() > before, "one works ahead"
     read.close()
     assert threading.active_count() == before
 
 
-def test_validation_and_test_parts_are_read_in_their_order(folder):
+def test_splits_are_read_in_order(folder):
     splits = np.array([examples.TRAIN] * 3 + [examples.VALIDATION] * 5 + [examples.TEST] * 2)
-    loader = feed_of(folder.replace(splits=splits))
-    for part, numbers in (("validation", range(3, 8)), ("test", range(8, 10)), ("train", range(3))):
-        images, labels, weights, own, _, _ = columns(loader.split_batches(part))
+    loader = loader_of(folder.replace(splits=splits))
+    for split, numbers in (
+        ("validation", range(3, 8)),
+        ("test", range(8, 10)),
+        ("train", range(3)),
+    ):
+        images, labels, weights, own, _, _ = columns(loader.split_batches(split))
         real = weights == 1
         assert np.array_equal(own[real], np.arange(len(numbers)))
         assert np.array_equal(labels[real], [number % 3 for number in numbers])
@@ -197,21 +187,21 @@ def test_validation_and_test_parts_are_read_in_their_order(folder):
 
 
 @pytest.mark.parametrize("which", [[0], [2], [1, 0], [], [0, 1, 2]])
-def test_of_a_parts_batches_those_that_are_named(folder, which):
-    loader = feed_of(folder)
+def test_requested_batches_of_a_split_are_those_of_the_whole(folder, which):
+    loader = loader_of(folder)
     whole = list(loader.split_batches("train"))
     chosen = list(loader.split_batches("train", which))
     assert len(chosen) == len(which)
     assert all(same(whole[number], batch) for number, batch in zip(which, chosen, strict=True))
 
 
-def test_without_a_test_part_there_is_nothing_to_test_on(folder):
-    loader = feed_of(folder)
+def test_empty_test_split_has_no_batches(folder):
+    loader = loader_of(folder)
     assert loader.test_examples == 0
     assert list(loader.split_batches("test")) == []
 
 
-def test_a_part_smaller_than_a_batch_fills_one(folder):
-    _, _, weights, numbers, _, _ = columns(trained(feed_of(folder.take([4, 7])), 0, 1))
+def test_split_smaller_than_a_batch_fills_one(folder):
+    _, _, weights, numbers, _, _ = columns(train_steps(loader_of(folder.take([4, 7])), 0, 1))
     assert weights.tolist() == [1, 1, 0, 0]
     assert sorted(numbers[:2]) == [0, 1]

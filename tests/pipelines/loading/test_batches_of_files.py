@@ -1,4 +1,4 @@
-"""Batches and the files they come from: inside others, of any name, broken, gone, and closed."""
+"""Batches and their files: inside others, of any name, broken, missing, and closed."""
 
 import gc
 import os
@@ -14,14 +14,16 @@ from tests.pipelines.feeds import (
     colour,
     columns,
     encoded_image,
-    feed_of,
     index,
-    trained,
-    unstacked,
+    loader_of,
+    train_steps,
+    unstack,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_decoding")
 
-def test_images_inside_a_bigger_file_are_read_at_their_place(tmp_path):
+
+def test_images_inside_a_larger_file_are_read_at_their_offsets(tmp_path):
     contents, offsets = b"", []
     for number in range(COUNT):
         contents += b"between" * number
@@ -33,7 +35,7 @@ def test_images_inside_a_bigger_file_are_read_at_their_place(tmp_path):
         offsets=offsets,
         lengths=[len(encoded_image(number)) for number in range(COUNT)],
     )
-    images, labels, _, numbers, _, _ = columns(trained(feed_of(data), 0, 3))
+    images, labels, _, numbers, _, _ = columns(train_steps(loader_of(data), 0, 3))
     assert np.array_equal(labels, numbers % 3)
     for image, number in zip(images, numbers, strict=True):
         assert np.array_equal(image, np.broadcast_to(colour(number), image.shape))
@@ -45,38 +47,39 @@ def test_file_names_may_be_any_bytes(tmp_path):
     for number, path in enumerate(paths):
         with open(path, "wb") as file:
             file.write(encoded_image(2 * number))
-    images, _, _, numbers, _, _ = columns(trained(feed_of(index([*map(os.fsdecode, paths)])), 0, 1))
+    loader = loader_of(index([*map(os.fsdecode, paths)]))
+    images, _, _, numbers, _, _ = columns(train_steps(loader, 0, 1))
     check_pixels(images, 2 * numbers)
 
 
-def test_a_file_that_vanished_is_named(folder):
+def test_missing_file_is_named(folder):
     os.unlink(folder.paths[6])
     with pytest.raises(UserError, match=r"6\.png: No such file or directory.*restore it"):
-        list(feed_of(folder).train_batches(0, 3))
+        list(loader_of(folder).train_batches(0, 3))
 
 
-def test_a_file_that_was_damaged_is_named(folder):
-    with open(folder.paths[3], "r+b") as file:
-        file.truncate(200)
+@pytest.mark.usefixtures("real_decode")
+def test_damaged_file_is_named(folder):
+    os.truncate(folder.paths[3], 200)
     with pytest.raises(UserError, match=r"3\.jpeg: truncated or damaged JPEG.*readable when"):
-        list(feed_of(folder).train_batches(0, 3))
+        list(loader_of(folder).train_batches(0, 3))
 
 
-def test_a_record_file_that_was_cut_off_is_named(tmp_path):
+def test_record_file_that_was_cut_short_is_named(tmp_path):
     (tmp_path / "records").write_bytes(encoded_image(1) + encoded_image(2)[:-9])
     sizes = [len(encoded_image(1)), len(encoded_image(2))]
     data = index([str(tmp_path / "records")] * 2, offsets=[0, sizes[0]], lengths=sizes)
     with pytest.raises(UserError, match=rf"records@{sizes[0]}: .*ends before byte {sum(sizes)}"):
-        list(feed_of(data).train_batches(0, 1))
+        list(loader_of(data).train_batches(0, 1))
 
 
-def test_batches_before_a_broken_one_still_come(folder):
-    loader = feed_of(folder)
-    last = int(columns(trained(loader, 0, 3))[3][9])  # the only real ones of step 2 are 8 and 9
-    first = columns(trained(loader, 0, 2))[3]
+def test_batches_before_a_broken_one_are_yielded(folder):
+    loader = loader_of(folder)
+    numbers = columns(train_steps(loader, 0, 3))[3]
+    last = int(numbers[9])  # the only real ones of step 2 are 8 and 9
     os.unlink(folder.paths[last])
     read = loader.train_batches(0, 3)
-    assert np.array_equal(columns([unstacked(next(read))[0] for _ in range(2)])[3], first)
+    assert np.array_equal(columns([unstack(next(read))[0] for _ in range(2)])[3], numbers[:8])
     with pytest.raises(UserError, match=rf"/{last}\."):
         next(read)
 
@@ -86,12 +89,12 @@ def test_no_file_stays_open(folder):
         gc.collect()
         return len(os.listdir("/proc/self/fd"))
 
-    loader = feed_of(folder)
+    loader = loader_of(folder)
     list(loader.train_batches(0, 3))
     before = open_files()
     list(loader.train_batches(3, 6))
-    next(iter(loader.train_batches(0, 30)))  # one that is given up half-way
-    deadline = time.monotonic() + 30  # what a thread is just reading it reads to its end
+    next(iter(loader.train_batches(0, 30)))  # dropped half-way
+    deadline = time.monotonic() + 30  # a thread finishes the file that it is reading
     while open_files() > before and time.monotonic() < deadline:
         time.sleep(0.02)
     assert open_files() <= before

@@ -5,17 +5,12 @@ import pytest
 
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec, Phase, Recipe
-from pipelines.decode import decode
 from pipelines.loading import prepare
 from pipelines.pixel_cache.cache import CacheLocation
 from pipelines.sources import sources
-from tests.pipelines.cached import PLENTY, SIZE, expected, quick_decode
+from tests.pipelines.cached import PLENTY, SIZE, expected
 
-
-@pytest.fixture(autouse=True)
-def _quick_decode(monkeypatch):
-    monkeypatch.setattr(decode, "decode", quick_decode)
-    monkeypatch.setattr(prepare, "decode", quick_decode)
+pytestmark = pytest.mark.usefixtures("quick_decoding")
 
 
 def recipe_of(data: DataSpec) -> Recipe:

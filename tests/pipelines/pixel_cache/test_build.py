@@ -29,6 +29,8 @@ from tests.pipelines.cached import (
 )
 from tests.pipelines.encoded_images import saved, tiff
 
+pytestmark = pytest.mark.usefixtures("quick_decoding")
+
 
 @pytest.mark.usefixtures("real_decode")
 @in_memory_and_on_disk

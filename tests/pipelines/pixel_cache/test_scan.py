@@ -14,6 +14,8 @@ from pipelines.pixel_cache import scan
 from pipelines.pixel_cache.scan import BrokenImage, exclude_broken, scan_images
 from pipelines.sources.examples import TRAIN, VALIDATION, from_columns
 
+pytestmark = pytest.mark.usefixtures("quick_decoding")
+
 RNG = np.random.default_rng(3)
 
 

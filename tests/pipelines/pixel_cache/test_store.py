@@ -25,6 +25,8 @@ from tests.pipelines.cached import (
     write,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_decoding")
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
