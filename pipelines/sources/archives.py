@@ -1,4 +1,4 @@
-"""NumPy's archives (`.npz`), read so that a small file can't ask for much memory."""
+"""Reads NumPy archives (`.npz`) so that a small file can't claim much memory."""
 
 from __future__ import annotations
 
@@ -12,29 +12,28 @@ import numpy as np
 
 @contextmanager
 def open_archive(path: str | os.PathLike[str], most: int) -> Iterator[Any]:
-    """The arrays in a file by their names, each unpacked when it is asked for; objects are refused.
+    """Opens an archive whose arrays are read on access, without pickled objects.
 
     Args:
-      most: bytes that all of them may take together.
+      most: maximum bytes of all arrays together.
 
     Raises:
-      Exception: of any kind, within the block too; a damaged archive fails in as many ways as there
-        are bytes in it.
+      Exception: of any kind, also within the block, where the archive is damaged.
     """
-    with np.load(path, allow_pickle=False) as kept:
-        claimed = sum(member.file_size for member in kept.zip.infolist())
+    with np.load(path, allow_pickle=False) as archive:
+        claimed = sum(member.file_size for member in archive.zip.infolist())
         if claimed > most:
             raise ValueError(f"its members claim {claimed} bytes, more than {most}")
-        yield kept
+        yield archive
 
 
-def read_column(kept: Any, name: str, kind: Any, count: int | None = None) -> np.ndarray:
-    """An array [N] of the archive; N is `count`, where that is given.
+def read_column(archive: Any, name: str, kind: Any, count: int | None = None) -> np.ndarray:
+    """Reads an array [N] of that dtype; N is `count` if given.
 
     Raises:
-      ValueError: it is of another type or shape. Others as above.
+      ValueError: it has another dtype or shape. Others as above.
     """
-    found = kept[name]
+    found = archive[name]
     if found.dtype != kind or found.ndim != 1 or count not in (None, len(found)):
         raise ValueError(f"{name} is {found.dtype} {found.shape}")
     return found

@@ -1,4 +1,4 @@
-"""Whether the hosts behind some URLs can be reached, found out in seconds."""
+"""Tests within seconds whether the hosts of URLs can be reached."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import urllib.request
 from collections.abc import Iterable
 
 CONNECT_SECONDS = 5
-_ALL_SECONDS = 8  # names are looked up without a limit of time of their own
+_ALL_SECONDS = 8  # name look-ups have no timeout of their own
 
 
 def connection_problem(urls: Iterable[str]) -> str | None:
-    """What is wrong with the way to the hosts of these URLs, or None; within 8 seconds.
+    """Returns why a host of these URLs can't be reached, or None; within 8 seconds.
 
     A connection is opened to each host, or to the proxy that the environment names, and closed.
     """
@@ -22,10 +22,10 @@ def connection_problem(urls: Iterable[str]) -> str | None:
     for url in urls:
         if "://" in url:
             hosts.setdefault(_endpoint(url), url)
-    found = dict.fromkeys(hosts, f"no answer in {_ALL_SECONDS} s")
+    problems = dict.fromkeys(hosts, f"no answer in {_ALL_SECONDS} s")
 
     def attempt(host: tuple[str, int]) -> None:
-        found[host] = _error(host)
+        problems[host] = _error(host)
 
     # Daemons: the program may end while one still waits for the name server.
     threads = [threading.Thread(target=attempt, args=(host,), daemon=True) for host in hosts]
@@ -35,13 +35,13 @@ def connection_problem(urls: Iterable[str]) -> str | None:
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
     for host, url in hosts.items():
-        if found[host]:
-            return f"no connection to {host[0]} ({found[host]}) for {url}"
+        if problems[host]:
+            return f"no connection to {host[0]} ({problems[host]}) for {url}"
     return None
 
 
 def _endpoint(url: str) -> tuple[str, int]:
-    """(host, port) to connect to for a URL: its own, or the proxy's where there is one."""
+    """Returns (host, port) to connect to for a URL: its own, or the proxy's if there is one."""
     parts = urllib.parse.urlsplit(url)
     proxy = urllib.request.getproxies().get(parts.scheme)
     if proxy and parts.hostname and not urllib.request.proxy_bypass(parts.hostname):
@@ -51,7 +51,7 @@ def _endpoint(url: str) -> tuple[str, int]:
 
 
 def _error(host: tuple[str, int]) -> str:
-    """Why no connection comes about; empty where it does."""
+    """Returns why a connection fails, empty where it succeeds."""
     try:
         socket.create_connection(host, timeout=CONNECT_SECONDS).close()
     except OSError as error:

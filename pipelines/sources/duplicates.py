@@ -1,4 +1,4 @@
-"""Which files hold the same bytes, without reading more of them than it takes to tell."""
+"""Finds files with the same bytes, reading no more of them than necessary."""
 
 from __future__ import annotations
 
@@ -13,43 +13,45 @@ import numpy as np
 
 SAMPLE_BYTES = 4096
 _CHUNK = 256
-_READERS = 16  # they wait for the disk, not for a core
+_READERS = 16  # threads; they wait for the disk, not for a core
 
 
 def first_of_same_content(paths: np.ndarray, apart: np.ndarray | None = None) -> np.ndarray:
-    """For every file the index of the first one with the same content, itself where there is none.
+    """Returns for every file the index of the first one with the same content, or its own.
 
     Sizes are compared first, then 4 KiB from the middle, then hashes of the whole, each only for
-    files that were equal so far. Links to one file have the same content. Empty files and such as
-    can't be read are like no other.
+    files that are equal so far. Links to one file have the same content. Empty and unreadable files
+    are equal to no other.
 
     Args:
       paths: str [N].
-      apart: int [N]; only files that differ in it are of interest: others may go unnoticed.
+      apart: int [N]; only duplicates that differ in it are needed: others may be missed.
 
     Returns:
       int64 [N].
     """
     classes = np.zeros(len(paths), dtype=np.int64)
-    open_ = np.arange(len(paths))
+    candidates = np.arange(len(paths))
     with ThreadPoolExecutor(_READERS) as pool:
         for feature in (_size, _sample, _digest):
-            classes[open_] = _refined(open_, classes, paths, feature, pool)
-            open_ = open_[_shared(classes[open_], None if apart is None else apart[open_])]
+            classes[candidates] = _refine(candidates, classes, paths, feature, pool)
+            candidates = candidates[
+                _shared(classes[candidates], None if apart is None else apart[candidates])
+            ]
     first = np.arange(len(paths))
-    _, begin, inverse = np.unique(classes[open_], return_index=True, return_inverse=True)
-    first[open_] = open_[begin][inverse.reshape(-1)]
+    _, begin, inverse = np.unique(classes[candidates], return_index=True, return_inverse=True)
+    first[candidates] = candidates[begin][inverse.reshape(-1)]
     return first
 
 
-def _refined(
+def _refine(
     indices: np.ndarray,
     classes: np.ndarray,
     paths: np.ndarray,
     feature: Callable[[str], Hashable | None],
     pool: ThreadPoolExecutor,
 ) -> np.ndarray:
-    """Numbers that are equal where the classes so far and the feature are equal."""
+    """Returns numbers that are equal where the classes so far and the feature are equal."""
     numbers: dict[Hashable, int] = {}
     refined = np.empty(len(indices), dtype=np.int64)
     # A task for each file would cost more than what it does.
@@ -65,7 +67,7 @@ def _refined(
 
 
 def _shared(classes: np.ndarray, apart: np.ndarray | None) -> np.ndarray:
-    """bool [n]: the class has several members, on both sides of `apart` where it is given."""
+    """Returns bool [n]: the class has several members, on both sides of `apart` if given."""
     _, inverse, counts = np.unique(classes, return_inverse=True, return_counts=True)
     if apart is None or not len(classes):
         return counts[inverse.reshape(-1)] > 1

@@ -1,13 +1,13 @@
 """The index of a data set: for every example where its bytes are, its label and its split.
 
-Nothing is decoded and nothing is held but the index: an example is `length` bytes at `offset` in
-the file `path`, whatever the source was. That is what lets folders, manifests and record files
-share one order, one cache and one first look.
+Nothing is decoded: an example is `length` bytes at `offset` in the file `path` for every source. So
+folders, manifests and record files share one shuffling, one cache and one scan.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
 import stat
@@ -35,18 +35,18 @@ _TYPES = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
-    """N examples as columns; every column is an array of N.
+    """N examples as columns; every column is an array [N].
 
-    paths: str, as the operating system names the file; bytes that are no UTF-8 stand as
-      surrogates (`os.fsencode` gives them back).
-    offsets: int64, first byte of the encoded image in its file.
-    lengths: int64, number of bytes, or -1 for the whole file (its offset is then 0).
-    labels: int32, index into `classes`.
-    splits: int8, index into `SPLITS`.
-    groups: str; examples of one group never part. '' is no group: the example stands alone.
-    keys: str, a name that stays the same wherever the data set is put; splits depend on it.
-    rows: int64, the place of its pixels in the cache of the run (`PixelCache`); -1 for none.
-    classes: names of the labels.
+    Attributes:
+      paths: str; bytes that are no UTF-8 are surrogates (see `os.fsencode`).
+      offsets: int64, first byte of the encoded image in its file.
+      lengths: int64, number of bytes, or -1 for the whole file (its offset is then 0).
+      labels: int32, index into `classes`.
+      splits: int8, index into `SPLITS`.
+      groups: str; examples of one group stay in one split. '' is no group.
+      keys: str, a name that doesn't depend on the data set's folder; splits depend on it.
+      rows: int64, index of its pixels in the pixel cache of the run; -1 for none.
+      classes: names of the labels.
     """
 
     paths: np.ndarray
@@ -73,39 +73,34 @@ class Examples:
         return len(self.paths)
 
     def subset(self, split: str) -> Examples:
-        """The examples of `train`, `validation` or `test`, in their order."""
+        """Returns the examples of `train`, `validation` or `test`, in their order."""
         return self.take(self.splits == SPLITS.index(split))
 
     def take(self, which: np.ndarray) -> Examples:
-        """The examples of a boolean mask, or of indices in their order."""
+        """Returns the examples of a boolean mask, or of indices in their order."""
         return self.replace(**{name: getattr(self, name)[which] for name in _TYPES})
 
     def without(self, which: np.ndarray) -> Examples:
-        """All examples but those of a boolean mask or of indices."""
+        """Returns all examples but those of a boolean mask or of indices."""
         keep = np.ones(len(self), dtype=bool)
         keep[np.asarray(which, dtype=None if len(which) else np.int64)] = False
         return self.take(keep)
 
     def replace(self, **columns: Any) -> Examples:
-        """The same examples with other columns."""
+        """Returns the same examples with other columns."""
         return dataclasses.replace(self, **columns)
 
     def class_counts(self) -> tuple[int, ...]:
-        """Number of examples of each class, in the order of `classes`."""
+        """Returns the number of examples of each class, in the order of `classes`."""
         return tuple(np.bincount(self.labels, minlength=len(self.classes)).tolist())
 
     def encoded_paths(self) -> np.ndarray:
-        """Paths as bytes objects, which is how TensorFlow takes names of any encoding."""
-        known: dict[str, bytes] = {}
-        encoded = np.empty(len(self), dtype=object)
-        for index, path in enumerate(self.paths):
-            if path not in known:
-                known[path] = os.fsencode(path)
-            encoded[index] = known[path]
-        return encoded
+        """Returns paths as bytes objects, as TensorFlow takes names of any encoding."""
+        encode = functools.cache(os.fsencode)  # record files have many examples each
+        return _strings([encode(path) for path in self.paths])
 
     def name(self, index: int) -> str:
-        """What to call an example in a message: its path, and `@offset` inside a record file."""
+        """Names an example in a message: its path, and `@offset` inside a record file."""
         inside = "" if self.lengths[index] == WHOLE_FILE else f"@{self.offsets[index]}"
         return printable(self.paths[index]) + inside
 
@@ -121,7 +116,7 @@ def from_columns(
     splits: Any = None,
     groups: Any = None,
 ) -> Examples:
-    """Examples from any sequences; plain files, all of them train and no groups by default."""
+    """Builds examples from sequences; by default plain files, all for training, without groups."""
     count = len(paths)
     return Examples(
         paths=_strings(paths),
@@ -137,10 +132,7 @@ def from_columns(
 
 
 def identity(examples: Examples) -> str:
-    """How many there are, and a digest of their keys and labels; of one part, mostly.
-
-    Not of their contents: an edited file is the same image.
-    """
+    """Returns the number of examples and a digest of their keys and labels, not their contents."""
     digest = hashlib.blake2b(digest_size=8)
     for text in ("\0".join(examples.classes), "\0".join(examples.keys)):
         digest.update(text.encode("utf-8", "surrogateescape") + b"\0\0")
@@ -149,13 +141,13 @@ def identity(examples: Examples) -> str:
 
 
 def join(parts: list[Examples]) -> Examples:
-    """Several indices with the same classes as one, in their order."""
+    """Concatenates examples with the same classes."""
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _TYPES}
     return parts[0].replace(**columns)
 
 
 def read(examples: Examples, index: int) -> bytes:
-    """The encoded bytes of one example.
+    """Reads the encoded bytes of one example.
 
     Raises:
       OSError: see `read_bytes`.
@@ -165,7 +157,7 @@ def read(examples: Examples, index: int) -> bytes:
 
 
 def read_bytes(path: str, offset: int = 0, length: int = WHOLE_FILE) -> bytes:
-    """`length` bytes of a file from byte `offset` on, or all of them.
+    """Reads `length` bytes of a file from byte `offset` on, or all of them.
 
     Raises:
       OSError: the file can't be read, is no regular file, or ends too early.
@@ -186,17 +178,17 @@ def read_bytes(path: str, offset: int = 0, length: int = WHOLE_FILE) -> bytes:
 
 
 def _pread(descriptor: int, wanted: int, offset: int) -> bytes:
-    """One read may return less than asked for, above 2 GiB always."""
-    pieces = []
-    while wanted > 0 and (piece := os.pread(descriptor, wanted, offset)):
-        pieces.append(piece)
-        wanted -= len(piece)
-        offset += len(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    """Reads repeatedly: one call may return less, above 2 GiB always."""
+    blocks = []
+    while wanted > 0 and (block := os.pread(descriptor, wanted, offset)):
+        blocks.append(block)
+        wanted -= len(block)
+        offset += len(block)
+    return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
 
 def _strings(values: Any) -> np.ndarray:
-    """An array of objects, which `np.array` would not make of equally long sequences."""
+    """Returns an array of objects; `np.array` would make another of equally long sequences."""
     column = np.empty(len(values), dtype=object)
     column[:] = list(values)
     return column

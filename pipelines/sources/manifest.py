@@ -1,9 +1,8 @@
-"""A list of images in a CSV file: columns path and label and, if wished, split and group.
+"""A manifest: a CSV file with the columns path and label, optionally split and group.
 
-Other columns are passed over. Relative paths are relative to the file's own folder, so that it can
-be moved together with its images. All must lie below one folder, links followed: a list that came
-from somewhere can't reach for what was never meant. Rows of one group never part: photographs of
-one thing, cells of one module.
+Other columns are ignored. Relative paths are relative to the file's folder, so that both can move
+together. All must be below one folder after following links, so that a manifest from elsewhere
+can't reach other files. Rows of one group, such as photographs of one object, stay in one split.
 """
 
 from __future__ import annotations
@@ -18,47 +17,39 @@ from engine.core.errors import UserError
 from engine.core.text import counted, printable
 from pipelines.sources.examples import TEST, TRAIN, VALIDATION, Examples, from_columns
 
-NEEDED = ("path", "label")
+REQUIRED = ("path", "label")
 OPTIONAL = ("split", "group")
-# A row without a split trains; validation is taken from those where no row says `validation`.
-NAMES_OF_SPLITS = {
-    "": TRAIN,
-    "train": TRAIN,
-    "val": VALIDATION,
-    "validation": VALIDATION,
-    "test": TEST,
-}
+# A row without a split is for training; see `splits.add_validation_split`.
+SPLIT_NAMES = {"": TRAIN, "train": TRAIN, "validation": VALIDATION, "val": VALIDATION, "test": TEST}
 
 
 def read_manifest(file: str, root: str | None = None) -> Examples:
-    """The rows as examples, in their order; the classes are the labels, sorted.
+    """Reads the rows as examples, in their order; the classes are the labels, sorted.
 
     Args:
-      file: a CSV file with a header row, UTF-8; bytes that are none are kept, as paths may hold
-        any.
-      root: the folder that every path must lie below; the file's own if not given.
+      file: a CSV file with a header row, UTF-8; other bytes are kept, as paths may contain any.
+      root: the folder that every path must be below; the file's own if None.
 
     Raises:
-      UserError: it can't be read, a column is missing, or a row does not fit; the line is named.
+      UserError: it can't be read, lacks a column, or has an invalid row, with its line.
     """
     rows: dict[str, tuple[str, int, str, str]] = {}
     folder = os.path.dirname(os.path.abspath(os.path.expanduser(file)))
     root = folder if root is None else root
     inside = _below(root)
-    for line, row in _rows(file):
-        path, label, split, group = row
+    for line, (path, label, split, group) in _rows(file):
         where = f"{file}, line {line}"
-        _require_sound(where, path, label, split)
+        _require_valid(where, path, label, split)
         full = os.path.normpath(os.path.join(folder, path))
         if not inside(full):
             raise UserError(
-                f"{where}: {printable(path)} leads out of {root}; put the manifest above its "
+                f"{where}: {printable(path)} is outside of {root}; put the manifest above its "
                 "images, or name their folder: --manifest_root=DIR (/ for anywhere)"
             )
         key = os.path.relpath(full, folder)
         if key in rows:
-            raise UserError(f"{where}: {printable(path)} stands in it twice; drop one of the rows")
-        rows[key] = (label, NAMES_OF_SPLITS[split.lower()], group, full)
+            raise UserError(f"{where}: duplicate path {printable(path)}; remove one of the rows")
+        rows[key] = (label, SPLIT_NAMES[split.lower()], group, full)
     names = sorted({label for label, *_ in rows.values()})
     labels, parts, groups, paths = zip(*rows.values(), strict=True) if rows else ((), (), (), ())
     places = {name: index for index, name in enumerate(names)}
@@ -73,26 +64,28 @@ def read_manifest(file: str, root: str | None = None) -> Examples:
 
 
 def describe_missing(file: str, missing: list[str], count: int) -> str:
-    """What to say of the paths in a manifest that lead nowhere, of `count` that were followed."""
+    """Describes the paths in a manifest that don't exist, of `count` that were looked for."""
     folder = os.path.dirname(os.path.abspath(os.path.expanduser(file)))
     are = "does not exist" if len(missing) == 1 else "do not exist"
     return (
-        f"{len(missing):,} of {counted(count, 'file', 'files')} that were looked for {are}, as "
-        f"{missing[0]}; the manifest's paths count from {printable(folder)}"
+        f"{len(missing):,} of {counted(count, 'file', 'files')} that were looked for {are}, "
+        f"such as {missing[0]}; the manifest's paths are relative to {printable(folder)}"
     )
 
 
-def _require_sound(where: str, path: str, label: str, split: str) -> None:
+def _require_valid(where: str, path: str, label: str, split: str) -> None:
     if not path or not label:
-        raise UserError(f"{where}: path {path!r}, label {label!r}; give both, or drop the row")
+        raise UserError(f"{where}: path {path!r}, label {label!r}; give both, or remove the row")
     if "\0" in path:
-        raise UserError(f"{where}: the path holds a zero byte, which no file name can")
-    if split.lower() not in NAMES_OF_SPLITS:
+        raise UserError(
+            f"{where}: the path contains a zero byte, which no file name can; remove it"
+        )
+    if split.lower() not in SPLIT_NAMES:
         raise UserError(f"{where}: split {split!r}; allowed: train, validation, test, or empty")
 
 
 def _below(root: str) -> Callable[[str], bool]:
-    """Whether a path lies below a folder, when all links are followed."""
+    """Returns a test whether a path is below a folder after following all links."""
     real = functools.cache(os.path.realpath)
     start = os.path.join(real(root), "")
 
@@ -105,7 +98,7 @@ def _below(root: str) -> Callable[[str], bool]:
 
 
 def _rows(file: str) -> Iterator[tuple[int, tuple[str, str, str, str]]]:
-    """(line, (path, label, split, group)) of each row; cells that are missing are empty."""
+    """Yields (line, (path, label, split, group)) of each row; missing cells are empty."""
     try:
         with open(
             os.path.expanduser(file), encoding="utf-8-sig", errors="surrogateescape", newline=""
@@ -118,11 +111,11 @@ def _rows(file: str) -> Iterator[tuple[int, tuple[str, str, str, str]]]:
                 if len(cells) <= max(places["path"], places["label"]):
                     raise UserError(
                         f"{file}, line {reader.line_num}: {len(cells)} cells, so path or label is "
-                        "missing; give both, or drop the row"
+                        "missing; give both, or remove the row"
                     )
                 path, label, split, group = (
                     cells[places[name]] if places.get(name, len(cells)) < len(cells) else ""
-                    for name in (*NEEDED, *OPTIONAL)
+                    for name in (*REQUIRED, *OPTIONAL)
                 )
                 yield reader.line_num, (path, label.strip(), split.strip(), group.strip())
     except OSError as error:
@@ -136,13 +129,15 @@ def _rows(file: str) -> Iterator[tuple[int, tuple[str, str, str, str]]]:
 
 def _columns(file: str, header: list[str]) -> dict[str, int]:
     names = [cell.strip().lower() for cell in header]
-    for name in (*NEEDED, *OPTIONAL):
-        near = difflib.get_close_matches(name, set(names) - {*NEEDED, *OPTIONAL}, n=1, cutoff=0.75)
-        if name not in names and (near or name in NEEDED):
+    for name in (*REQUIRED, *OPTIONAL):
+        near = difflib.get_close_matches(
+            name, set(names) - {*REQUIRED, *OPTIONAL}, n=1, cutoff=0.75
+        )
+        if name not in names and (near or name in REQUIRED):
             hint = f" (is it {near[0]!r}?)" if near else ""
             raise UserError(
                 f"{file} has the columns {printable(', '.join(names)) or '(none)'} "
                 f"and no {name!r}{hint}; "
-                f"allowed: {', '.join(NEEDED)} and, if wished, {', '.join(OPTIONAL)}"
+                f"allowed: {', '.join(REQUIRED)} and optionally {', '.join(OPTIONAL)}"
             )
-    return {name: names.index(name) for name in (*NEEDED, *OPTIONAL) if name in names}
+    return {name: names.index(name) for name in (*REQUIRED, *OPTIONAL) if name in names}

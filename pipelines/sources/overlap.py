@@ -1,4 +1,4 @@
-"""Which of the images that a run is measured on it was trained on, and knows the answers of."""
+"""Finds evaluated images that a run was trained on."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pipelines.sources.examples import WHOLE_FILE, Examples
 
 
 def find_trained_on(trained: DataSpec, measured: DataSpec, examples: Examples) -> np.ndarray:
-    """bool [N]: by their bytes, so that copies count; inside of record files by their places.
+    """Returns bool [N]: by their bytes, so that copies count; in record files by their offsets.
 
-    None are where the images that the run was trained on are not there any more.
+    All False where the training images no longer exist.
 
     Args:
       trained: the run's own data.
-      measured: the data that the N examples are of.
+      measured: the data of the N examples.
     """
     none = np.zeros(len(examples), bool)
     if trained.source == "tfds" and measured.location != trained.location:
-        return none  # it may still have to be downloaded, and nothing else lies in its files
+        return none  # it may have to be downloaded, and its files contain nothing else
     try:
         known = sources.load_examples(trained).subset("train")
     except UserError:
@@ -40,10 +40,6 @@ def find_trained_on(trained: DataSpec, measured: DataSpec, examples: Examples) -
 
 
 def file_identity(examples: Examples, index: int) -> str:
-    """An image's name that is the same by whatever way it was reached, and no other's.
-
-    Links are followed, so that a folder of links to images holds those images. A copy is
-    another image.
-    """
+    """Returns a name of an image that is the same through any link, and no other image's."""
     inside = "" if examples.lengths[index] == WHOLE_FILE else f"@{examples.offsets[index]}"
     return os.path.realpath(examples.paths[index]) + inside

@@ -1,4 +1,4 @@
-"""A TFDS data set over the images of the package `elpv-dataset`: solar cells, sound or not.
+"""A TFDS data set of the images in the package `elpv-dataset`: functional and defective cells.
 
 2,624 electroluminescence images of cells from 44 photovoltaic modules, 300 x 300 pixels, grey
 (Buerhop-Lutz et al. 2018, Deitsch et al. 2019). The images are licensed CC BY-NC-SA 4.0.
@@ -20,7 +20,7 @@ from engine.core.errors import UserError
 CLASSES = ("functional", "defective")
 KINDS = ("mono", "poly")
 THRESHOLD = 0.5  # a cell is defective from this probability on
-TRAIN_SHARE = 0.75
+TRAIN_FRACTION = 0.75
 
 _CITATION = """@article{deitsch2019,
   author = {Deitsch, Sergiu and Christlein, Vincent and Berger, Stephan and Buerhop-Lutz, Claudia
@@ -92,7 +92,7 @@ class SolarCells(tfds.core.GeneratorBasedBuilder):
 
 
 def package_folder() -> Path:
-    """Where the installed package keeps its table and images; the package is not imported.
+    """Returns the installed package's folder of table and images, without importing it.
 
     Raises:
       UserError: it is not installed.
@@ -104,15 +104,15 @@ def package_folder() -> Path:
 
 
 def read_table(file: Path) -> list[Cell]:
-    """Rows of `file, probability, kind`, separated by blanks, in the table's order."""
+    """Reads rows of `file, probability, kind`, separated by blanks, in their order."""
     rows = (line.split() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
     return [Cell(name, float(probability), kind) for name, probability, kind in rows]
 
 
 def split_cells(cells: list[Cell]) -> tuple[list[Cell], list[Cell]]:
-    """(train, test), three quarters and one quarter of each label of each kind, for good.
+    """Returns (train, test), three quarters and one quarter of each label of each kind.
 
-    Decided by a hash of the file's name, never by `split_seed`: a test part is the same for all.
+    By a hash of the file's name, not by `split_seed`: the test split is the same for all.
     """
     train: list[Cell] = []
     test: list[Cell] = []
@@ -120,7 +120,7 @@ def split_cells(cells: list[Cell]) -> tuple[list[Cell], list[Cell]]:
         for kind in KINDS:
             stratum = [cell for cell in cells if (cell.label, cell.kind) == (label, kind)]
             stratum.sort(key=lambda cell: hashlib.blake2b(cell.file.encode()).digest())
-            border = round(len(stratum) * TRAIN_SHARE)
+            border = round(len(stratum) * TRAIN_FRACTION)
             train += stratum[:border]
             test += stratum[border:]
     return sorted(train), sorted(test)

@@ -1,7 +1,7 @@
-"""Where images come from: each source makes an index of examples out of a `DataSpec`.
+"""Sources of images: each turns a `DataSpec` into an index of examples.
 
-A source is one function and one entry in `SOURCES`. It lists and labels; it decodes nothing.
-Broken files stay in: they are found by their contents later (`pipelines.pixel_cache.scan`).
+A source is one function and one entry in `SOURCES`. It lists and labels; it decodes nothing. Broken
+files are listed too: `pipelines.pixel_cache.scan` finds them.
 """
 
 from __future__ import annotations
@@ -12,28 +12,29 @@ import re
 from engine.core.errors import UserError, choose
 from engine.core.recipe import DataSpec
 from engine.core.text import printable
-from pipelines.sources import manifest, splits
+from pipelines.sources import manifest
 from pipelines.sources.examples import SPLITS, TEST, TRAIN, VALIDATION, Examples, from_columns
+from pipelines.sources.splits import add_validation_split, limit_examples
 
-# What file managers and unpackers leave behind, in lower case. Hidden names are passed over anyway.
+# Files of file managers and archivers, in lower case. Hidden names are ignored anyway.
 JUNK = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
-_NAMES_OF_PARTS = {"train": TRAIN, "val": VALIDATION, "validation": VALIDATION, "test": TEST}
+_SPLIT_NAMES = {"train": TRAIN, "val": VALIDATION, "validation": VALIDATION, "test": TEST}
 
 
 def load_examples(spec: DataSpec) -> Examples:
-    """The index of the data set, divided, and limited where `limit_examples` says so.
+    """Lists the examples, adds a validation split and limits them as the spec says.
 
     Raises:
-      UserError: see `listed` and `divided`.
+      UserError: see `list_examples` and `complete_splits`.
     """
     return complete_splits(list_examples(spec), spec)
 
 
 def list_examples(spec: DataSpec) -> Examples:
-    """The index as it was arranged, unchecked; its validation part may be missing.
+    """Lists the examples as they are stored, unchecked, perhaps without a validation split.
 
     Raises:
-      UserError: the place does not exist, is remote, or does not hold what the source asks for.
+      UserError: the location does not exist, is remote, or is nothing that the source can read.
     """
     source = choose(spec.source, SOURCES, "source")
     require_locations(spec)
@@ -41,110 +42,106 @@ def list_examples(spec: DataSpec) -> Examples:
 
 
 def require_locations(spec: DataSpec) -> None:
-    """Whether there is anything where the data are to lie; it costs nothing to ask.
+    """Requires that the locations exist and are local.
 
     Raises:
-      UserError: a place is remote, or does not exist.
+      UserError: a location is remote or does not exist.
     """
     for place in (spec.location, spec.validation_location, spec.test_location):
         if place and re.match(r"[a-z][a-z0-9+.-]*://", place, re.IGNORECASE):
             raise UserError(
-                f"{place} is a remote place; allowed: files of this machine; copy it here first"
+                f"{place} is a remote location; allowed: local files; copy it here first"
             )
-        # What the library of data sets knows by name is fetched.
+        # TFDS data sets are names, and downloaded.
         if place and spec.source != "tfds" and not os.path.exists(os.path.expanduser(place)):
             what = "manifest" if spec.source == "manifest" else "folder"
             raise UserError(f"the {what} {printable(place)} does not exist; check its name")
 
 
 def complete_splits(examples: Examples, spec: DataSpec) -> Examples:
-    """What `listed` gave, checked, with a validation part, and limited where that is asked for.
+    """Checks listed examples, adds a validation split and limits them as the spec says.
 
     Raises:
-      UserError: what `splits.complete` finds.
+      UserError: see `add_validation_split` and `limit_examples`.
     """
-    examples = splits.add_validation_split(examples, spec)
-    return splits.limit_examples(examples, spec.limit_examples, spec.split_seed)
+    examples = add_validation_split(examples, spec)
+    return limit_examples(examples, spec.limit_examples, spec.split_seed)
 
 
 def from_folders(spec: DataSpec) -> Examples:
-    """Folders of classes; or `train` and, if wished, `val` or `validation`, and `test` with them.
+    """Lists class folders, or `train`, `val` or `validation`, and `test` with class folders.
 
     Raises:
-      UserError: see `load` and `parts_in`.
+      UserError: see `find_split_folders`.
     """
-    return _from_parts(find_split_folders(spec.location) or {TRAIN: spec.location})
+    return _from_class_folders(find_split_folders(spec.location) or {TRAIN: spec.location})
 
 
 def find_split_folders(place: str) -> dict[int, str]:
-    """part -> its folder, where a place is divided so; empty where classes lie in it directly.
+    """Returns split -> folder, empty where a folder contains the class folders directly.
 
     Raises:
-      UserError: it holds both `val` and `validation`, or other folders beside `train` and `val`.
+      UserError: it contains both `val` and `validation`, or folders beside the splits.
     """
     inside = _folders_in(place)
-    names = sorted(name for name in inside if name in _NAMES_OF_PARTS)
+    names = sorted(name for name in inside if name in _SPLIT_NAMES)
     others = [name for name in inside if name not in names]
     has_validation = "val" in names or "validation" in names
     # A class may be called train, as long as its neighbours are classes too.
     if "train" not in names or (others and not has_validation):
         return {}
     if "val" in names and "validation" in names:
-        raise UserError(f"{place} holds both val/ and validation/; remove or rename one")
+        raise UserError(f"{place} contains both val/ and validation/; remove or rename one")
     if others:
         raise UserError(
-            f"{place} holds {printable(others[0])}/ beside {', '.join(names)}; "
+            f"{place} contains {printable(others[0])}/ beside {', '.join(names)}; "
             "allowed: train, val or validation, and test; move it elsewhere"
         )
-    return {_NAMES_OF_PARTS[name]: inside[name] for name in names}
+    return {_SPLIT_NAMES[name]: inside[name] for name in names}
 
 
 def from_split_folders(spec: DataSpec) -> Examples:
-    """Folders of classes, one place for each part."""
-    places = {
-        TRAIN: spec.location,
-        VALIDATION: spec.validation_location,
-        TEST: spec.test_location,
-    }
-    return _from_parts({part: place for part, place in places.items() if place})
+    """Lists class folders in one folder for each split."""
+    places = enumerate((spec.location, spec.validation_location, spec.test_location))
+    return _from_class_folders({split: place for split, place in places if place})
 
 
 def from_manifest(spec: DataSpec) -> Examples:
-    """A CSV file; `pipelines.sources.manifest` says what it holds."""
+    """Lists the rows of a CSV file; see `pipelines.sources.manifest`."""
     return manifest.read_manifest(spec.location, spec.manifest_root)
 
 
 def from_tfds(spec: DataSpec) -> Examples:
-    """A data set of TensorFlow Datasets; downloads and prepares it where that is still to do."""
+    """Lists a data set of TensorFlow Datasets, after downloading and preparing it if need be."""
     from pipelines.sources import tfds as tfds_source  # imports TensorFlow
 
     return tfds_source.load_tfds(spec)
 
 
-def _from_parts(places: dict[int, str]) -> Examples:
-    """All files below the class folders of each part, sorted by name."""
-    folders = {part: _folders_in(place) for part, place in sorted(places.items())}
-    for part, inside in folders.items():
+def _from_class_folders(places: dict[int, str]) -> Examples:
+    """Lists all files below the class folders of each split, sorted by name."""
+    folders = {split: _folders_in(place) for split, place in sorted(places.items())}
+    for split, inside in folders.items():
         if not inside:
             raise UserError(
-                f"{places[part]} holds no folders; put each class's images in a folder of its own"
+                f"{places[split]} contains no folders; put each class's images in its own folder"
             )
     names = sorted(set().union(*folders.values()))
     paths: list[str] = []
     keys: list[str] = []
     labels: list[int] = []
-    parts: list[int] = []
-    for part, inside in folders.items():
-        # With a single place a key needs no part, and stays when validation is taken from it.
-        prefix = f"{SPLITS[part]}/" if len(folders) > 1 else ""
+    splits: list[int] = []
+    for split, inside in folders.items():
+        # In a single folder keys don't name the split: it may change when validation is taken.
+        prefix = f"{SPLITS[split]}/" if len(folders) > 1 else ""
         for name, folder in inside.items():
             files = _files_below(folder)
             paths += files
             keys += [f"{prefix}{name}/{os.path.relpath(file, folder)}" for file in files]
             labels += [names.index(name)] * len(files)
-            parts += [part] * len(files)
+            splits += [split] * len(files)
     classes = tuple(printable(name) for name in names)
-    return from_columns(paths, labels, classes, keys=keys, splits=parts)
+    return from_columns(paths, labels, classes, keys=keys, splits=splits)
 
 
 def _is_junk(name: str) -> bool:
@@ -152,24 +149,23 @@ def _is_junk(name: str) -> bool:
 
 
 def _folders_in(place: str) -> dict[str, str]:
-    """Name -> path of the folders in a place, hidden ones left out, sorted."""
+    """Returns name -> path of the folders in a folder, without hidden ones, sorted."""
     try:
         with os.scandir(os.path.expanduser(place)) as entries:
-            found = {e.name: e.path for e in entries if e.is_dir() and not _is_junk(e.name)}
+            folders = {e.name: e.path for e in entries if e.is_dir() and not _is_junk(e.name)}
     except OSError as error:
         raise UserError(
             f"{printable(place)} can't be read as a folder: {error.strerror}; "
             "allowed: a folder with a folder of images for each class"
         ) from None
-    return dict(sorted(found.items()))
+    return dict(sorted(folders.items()))
 
 
 def _files_below(folder: str) -> list[str]:
-    """Every file below a folder, however deep, but hidden ones and junk, sorted.
+    """Lists every file below a folder at any depth, without hidden ones and junk, sorted.
 
-    Links are followed, but each real folder is entered once, and the one above never: its other
-    folders are other classes. A link that leads nowhere counts as a file, so that it is named as
-    broken instead of being lost.
+    Links are followed, but each real folder is entered once, and the parent never: its other
+    folders are other classes. A link to nothing counts as a file, so that it is reported as broken.
     """
     files: list[str] = []
     entered = {_identity(os.path.dirname(folder))}

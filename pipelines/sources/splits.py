@@ -1,27 +1,27 @@
-"""Who trains and who validates: stratified, whole groups, decided by the examples' own keys.
+"""Splits into training and validation: stratified, by whole groups, decided by examples' keys.
 
 Every example has a rank, a hash of (split seed, key). The examples with the lowest ranks of each
-class validate. So a split depends on no order of files and on no generator, and an image that is
-added or removed moves hardly any other.
+class are for validation. So a split doesn't depend on the order of files or on a generator, and
+adding or removing an image moves hardly any other.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import NamedTuple
 
 import numpy as np
 
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec
-from pipelines.sources import validate as checks
 from pipelines.sources.duplicates import first_of_same_content
 from pipelines.sources.examples import SPLITS, TRAIN, VALIDATION, WHOLE_FILE, Examples, join
+from pipelines.sources.validate import validate_examples
 
 
 def rank_keys(keys: np.ndarray, seed: int) -> np.ndarray:
-    """A stateless draw for each key: uint64 [N], equally spread, the same on every machine."""
+    """Returns a uniform hash of each key, uint64 [N], the same on every machine."""
     salt = str(seed).encode()
     digests = (
         hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8, key=salt).digest()
@@ -31,10 +31,10 @@ def rank_keys(keys: np.ndarray, seed: int) -> np.ndarray:
 
 
 def apportion(sizes: np.ndarray, total: int, least: np.ndarray, most: np.ndarray) -> np.ndarray:
-    """`total` dealt out in proportion to `sizes`, each share within [least, most].
+    """Apportions `total` in proportion to `sizes`, each share within [least, most].
 
-    Largest remainders (Hamilton's method): shares are rounded down, and what is left goes to those
-    that lost most. `total` is brought within the sums of `least` and `most` first.
+    Largest remainders (Hamilton's method): shares are rounded down, and the rest goes to the
+    largest remainders. `total` is clipped to the sums of `least` and `most` first.
 
     Returns:
       int64 [classes].
@@ -52,18 +52,18 @@ def apportion(sizes: np.ndarray, total: int, least: np.ndarray, most: np.ndarray
 
 
 def take_validation_split(examples: Examples, fraction: float, seed: int) -> Examples:
-    """The same examples with part of the training examples moved to validation.
+    """Moves some of the training examples to validation.
 
-    Every class keeps at least one training example, and gets at least one for validation where it
-    has two or more. Sizes are exact, unless groups are too large to meet them.
+    Every class keeps at least one training example, and has at least one for validation if it has
+    two or more. Sizes are exact unless groups are too large.
 
     Args:
-      examples: those whose split is not train are left as they are.
-      fraction: the share of the training examples, in (0, 1), or their number where it is >= 1.
+      examples: those of other splits stay as they are.
+      fraction: of the training examples, in (0, 1), or their number where it is >= 1.
       seed: `split_seed`.
 
     Raises:
-      UserError: as many examples can't be taken.
+      UserError: there are too few examples.
     """
     train = np.flatnonzero(examples.splits == TRAIN)
     part = examples.take(train)
@@ -78,7 +78,7 @@ def take_validation_split(examples: Examples, fraction: float, seed: int) -> Exa
 
 def _validation_quotas(sizes: np.ndarray, fraction: float) -> np.ndarray:
     least, most = (sizes >= 2).astype(np.int64), np.maximum(sizes - 1, 0)
-    # Half an image counts as one: Python's round() would go to the even number.
+    # Half an image counts as one: Python's round() would round to even.
     total = int(fraction if fraction >= 1 else sizes.sum() * fraction + 0.5)
     if most.sum() == 0:
         raise UserError(
@@ -88,13 +88,13 @@ def _validation_quotas(sizes: np.ndarray, fraction: float) -> np.ndarray:
     if fraction >= 1 and not least.sum() <= total <= most.sum():
         raise UserError(
             f"validation_fraction={total} of {sizes.sum()} images in {len(sizes)} classes; "
-            f"allowed: {least.sum()} to {most.sum()} images, or a share between 0 and 1"
+            f"allowed: {least.sum()} to {most.sum()} images, or a fraction between 0 and 1"
         )
     return apportion(sizes, total, least, most)
 
 
 def _lowest(examples: Examples, wanted: np.ndarray, seed: int) -> np.ndarray:
-    """Indices of the `wanted[c]` examples of each class c with the lowest ranks, ascending."""
+    """Returns indices of the `wanted[c]` examples of each class c with the lowest ranks, sorted."""
     order = np.lexsort((rank_keys(examples.keys, seed), examples.labels))
     labels = examples.labels[order]
     starts = np.searchsorted(labels, np.arange(len(wanted)))
@@ -102,7 +102,7 @@ def _lowest(examples: Examples, wanted: np.ndarray, seed: int) -> np.ndarray:
 
 
 class _Unit(NamedTuple):
-    """What stays together: a group, or an example without one."""
+    """Examples that stay together: a group, or an example without one."""
 
     rank: int
     name: str
@@ -110,7 +110,7 @@ class _Unit(NamedTuple):
     classes: dict[int, int]  # label -> number of members
 
     def gain(self, shortage: np.ndarray) -> int:
-        """By how much taking this unit brings the classes nearer to their quotas; > 0 is nearer."""
+        """Returns by how much taking this unit brings the classes nearer to their quotas."""
         return sum(
             abs(int(shortage[label])) - abs(int(shortage[label]) - count)
             for label, count in self.classes.items()
@@ -118,15 +118,11 @@ class _Unit(NamedTuple):
 
 
 def _units(examples: Examples, seed: int) -> list[_Unit]:
-    """In the order of their ranks. A group's rank is that of its name."""
-    # The tag keeps a group's name apart from a key of the same text.
-    names = [
-        f"group:{group}" if group else key
-        for group, key in zip(examples.groups, examples.keys, strict=True)
-    ]
-    members: dict[str, list[int]] = {}
-    for index, name in enumerate(names):
-        members.setdefault(name, []).append(index)
+    """Returns the units in the order of their ranks. A group's rank is that of its name."""
+    # The tag distinguishes a group's name from a key of the same text.
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, (group, key) in enumerate(zip(examples.groups, examples.keys, strict=True)):
+        members[f"group:{group}" if group else key].append(index)
     unique = np.array(list(members), dtype=object)
     units = [
         _Unit(int(rank), name, members[name], Counter(examples.labels[members[name]].tolist()))
@@ -136,10 +132,10 @@ def _units(examples: Examples, seed: int) -> list[_Unit]:
 
 
 def _whole_groups(examples: Examples, wanted: np.ndarray, seed: int) -> np.ndarray:
-    """Indices of the units that meet the quotas as nearly as going through them three times can.
+    """Returns indices of units that meet the quotas as nearly as three passes over them can.
 
-    First what fits without excess, then what brings the sizes nearer although it exceeds, then one
-    unit for each class that still has none. No unit is taken that would empty a training class.
+    First units that fit without excess, then those that bring the sizes nearer with excess, then
+    one for each class that still has none. No unit is taken that would empty a training class.
     """
     shortage, left = wanted.copy(), np.array(examples.class_counts(), dtype=np.int64)
     rest, chosen = _units(examples, seed), []
@@ -174,14 +170,14 @@ def _whole_groups(examples: Examples, wanted: np.ndarray, seed: int) -> np.ndarr
 
 
 def limit_examples(examples: Examples, count: int | None, seed: int) -> Examples:
-    """At most `count` examples of each part, evenly over its classes, at least one of each.
+    """Keeps at most `count` examples of each split, evenly over its classes, at least one of each.
 
     Raises:
       UserError: `count` is smaller than the number of classes.
     """
     if count is None:
         return examples
-    parts = []
+    limited = []
     for part in (examples.subset(split) for split in SPLITS):
         sizes = np.array(part.class_counts(), dtype=np.int64)
         present = (sizes > 0).astype(np.int64)
@@ -190,31 +186,31 @@ def limit_examples(examples: Examples, count: int | None, seed: int) -> Examples
                 f"limit_examples={count} with {present.sum()} classes; allowed: "
                 f"{present.sum()} or more, so that each class keeps an image"
             )
-        # Of another seed: those that validate are the lowest ranks already.
-        parts.append(part.take(_lowest(part, apportion(sizes, count, present, sizes), ~seed)))
-    return join(parts)
+        # By another seed: validation examples are those of the lowest ranks already.
+        limited.append(part.take(_lowest(part, apportion(sizes, count, present, sizes), ~seed)))
+    return join(limited)
 
 
 def add_validation_split(examples: Examples, spec: DataSpec) -> Examples:
-    """The examples with a validation part, whether they came with one or not.
+    """Adds a validation split where there is none.
 
-    What a person has arranged in files is checked first, and where the validation part is taken
-    from train, files with the same content stay together. Of record files that is known.
+    Files are checked first, and files with the same content stay together when the validation split
+    is taken from training. Record files are not checked.
 
     Raises:
-      UserError: what `checks.check` finds, or more validation examples asked for than there are.
+      UserError: see `validate_examples` and `take_validation_split`.
     """
     files = bool(np.all(examples.lengths == WHOLE_FILE))
     if files:
-        checks.validate_examples(examples)
+        validate_examples(examples)
     if np.any(examples.splits == VALIDATION):
         return examples
-    tied = examples.replace(groups=_tie_copies(examples)) if files else examples
+    tied = examples.replace(groups=_group_duplicates(examples)) if files else examples
     return take_validation_split(tied, spec.validation_fraction, spec.split_seed)
 
 
-def _tie_copies(examples: Examples) -> np.ndarray:
-    """Groups, in which copies of one file that are in no group make one."""
+def _group_duplicates(examples: Examples) -> np.ndarray:
+    """Returns groups in which duplicates of a file without a group have one in common."""
     first = first_of_same_content(examples.paths)
     groups = examples.groups.copy()
     copies = np.flatnonzero(first != np.arange(len(first)))

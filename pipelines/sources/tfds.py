@@ -1,7 +1,7 @@
-"""Any data set of TensorFlow Datasets that has an image and a label.
+"""Data sets of TensorFlow Datasets that have an image and a label.
 
-TFDS downloads and prepares; from then on only its record files are used, through an index
-(`pipelines.sources.tfrecord_index`), so that one code path reads every source.
+TFDS downloads and prepares; then its record files are read through an index
+(`pipelines.sources.tfrecord_index`), as every other source.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pipelines.sources.examples import SPLITS, TRAIN, Examples, from_columns, jo
 from pipelines.sources.tfds_prepare import one_line, prepare
 from pipelines.sources.validate import require_classes
 
-# How data sets call their parts, the usual name first.
-NAMES_OF_SPLITS = {
+# Names of splits, the usual one first.
+SPLIT_NAMES = {
     "train": ("train",),
     "validation": ("validation", "val", "valid"),
     "test": ("test",),
@@ -30,36 +30,37 @@ NAMES_OF_SPLITS = {
 
 
 def load_tfds(spec: DataSpec) -> Examples:
-    """The examples of `name`, `name/config` or `name:version`, prepared where that is still to do.
+    """Lists the examples of `name`, `name/config` or `name:version`, prepared if need be.
 
-    The parts are the data set's own. Examples without a label (-1) are left out.
+    The splits are the data set's own. Examples without a label (-1) are omitted.
 
     Raises:
-      UserError: no such data set, no image or no label in it, files of another format, no
+      UserError: no such data set, no image or label in it, files of another format, or no
         connection to download it.
     """
     builder = find_builder(spec.location)
     image, label = find_features(builder)
     if not builder.is_prepared():
         prepare(builder)
-        builder = find_builder(spec.location)  # another process may have made it meanwhile
+        builder = find_builder(spec.location)  # the old one doesn't know the files
     parts = [
-        _part(builder, own, code, image, label)
+        _list_split(builder, own, code, image, label)
         for code, split in enumerate(SPLITS)
         if (own := _own_name(builder, split))
     ]
     examples = join(parts) if parts else from_columns([], [], (), keys=[])
     require_classes(examples)
     if not np.any(examples.splits == TRAIN):
+        present = ", ".join(builder.info.splits)
         raise UserError(
-            f"data set {spec.location!r} has no train part, only {', '.join(builder.info.splits)}; "
+            f"data set {spec.location!r} has no train split, only {present}; "
             "use another, or write a manifest and give --manifest"
         )
     return examples
 
 
 def find_builder(name: str) -> Any:
-    """The TFDS builder of that name.
+    """Returns the TFDS builder of that name.
 
     Raises:
       UserError: TFDS knows no such name, config or version.
@@ -67,7 +68,7 @@ def find_builder(name: str) -> Any:
     bare = name.split(":")[0].split("/")[0]
     if bare == "solar_cells":
         from pipelines.sources import solar_cells  # noqa: F401  (registers itself)
-    # Asked for an unknown name, TFDS would look for it among the community's, on the network.
+    # TFDS would look for an unknown name among community data sets, on the network.
     known = [*tfds.list_builders(with_community_datasets=False), "solar_cells"]
     prepared = Path(tfds.core.constants.DATA_DIR).expanduser() / bare
     if bare not in known and not prepared.is_dir():
@@ -75,44 +76,44 @@ def find_builder(name: str) -> Any:
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise UserError(
             f"TensorFlow Datasets has no {bare!r}{hint}; allowed: a name from "
-            "https://www.tensorflow.org/datasets/catalog, with /config or :version if wished"
+            "https://www.tensorflow.org/datasets/catalog, optionally with /config or :version"
         )
     try:
         return tfds.builder(name)
-    # What TFDS raises here ranges from AssertionError to ImportError; each has a message.
+    # TFDS raises anything from AssertionError to ImportError, with a message.
     except Exception as error:
         raise UserError(f"TensorFlow Datasets can't open {name!r}: {one_line(error)}") from None
 
 
 def find_features(builder: Any) -> tuple[str, str]:
-    """Names of the features with the image and the label.
+    """Returns the names of the features with the image and the label.
 
     Raises:
-      UserError: the data set has none such.
+      UserError: the data set has no such features.
     """
-    found = dict(builder.info.features.items())
+    present = dict(builder.info.features.items())
     keys = builder.info.supervised_keys
     pairs = [keys] if keys and len(keys) == 2 else []
     for image, label in [*pairs, ("image", "label")]:
         if not (isinstance(image, str) and isinstance(label, str)):
             continue
-        if isinstance(found.get(image), tfds.features.Image) and isinstance(
-            found.get(label), tfds.features.ClassLabel
+        if isinstance(present.get(image), tfds.features.Image) and isinstance(
+            present.get(label), tfds.features.ClassLabel
         ):
             return image, label
     raise UserError(
         f"data set {builder.info.full_name} has no image with a class label "
-        f"(it has {', '.join(f'{k}: {type(v).__name__}' for k, v in found.items())}); use another"
+        f"(it has {', '.join(f'{k}: {type(v).__name__}' for k, v in present.items())}); use another"
     )
 
 
 def _own_name(builder: Any, split: str) -> str | None:
-    """How the data set calls a part, or None where it has none."""
-    return next((name for name in NAMES_OF_SPLITS[split] if name in builder.info.splits), None)
+    """Returns the data set's name of a split, or None where it has none."""
+    return next((name for name in SPLIT_NAMES[split] if name in builder.info.splits), None)
 
 
-def _part(builder: Any, split: str, code: int, image: str, label: str) -> Examples:
-    """The examples of one of the data set's own parts."""
+def _list_split(builder: Any, split: str, code: int, image: str, label: str) -> Examples:
+    """Lists the examples of one of the data set's own splits."""
     kind = builder.info.file_format
     if kind is not None and kind.value != "tfrecord":
         raise UserError(

@@ -1,8 +1,7 @@
-"""Has TensorFlow Datasets download and prepare a data set: once, whole, or with a clear refusal.
+"""Downloads and prepares a data set by TensorFlow Datasets, once for all processes.
 
-Without a connection TFDS says nothing for the better part of a minute, so the hosts are tried
-before it starts (`pipelines.sources.connection`). What a run that was
-killed left is removed by the next.
+Without a connection TFDS says nothing for most of a minute, so the hosts are tested first
+(`pipelines.sources.connection`). Files that a killed run left are removed by the next.
 """
 
 from __future__ import annotations
@@ -20,37 +19,38 @@ import tensorflow_datasets as tfds
 
 from engine.core.errors import UserError
 from engine.core.locks import FileLock
+from engine.core.text import shorten
 from pipelines.sources import connection
 
 INSTEAD = "--data_dir=FOLDER and --flagfile=solar_cells.flags need no download"
-_ABANDONED_SECONDS = 3600  # a download that is under way writes more often than that
+_ABANDONED_SECONDS = 3600  # an active download writes more often
 
 
 def prepare(builder: Any) -> None:
-    """Makes the record files; of several processes that ask at once, one does and the others wait.
+    """Makes the record files; of several processes one does and the others wait.
 
-    The builder may know nothing of them afterwards: it is to be looked up anew.
+    Look the builder up again afterwards: this one may not know the files.
 
     Raises:
-      UserError: no connection, a failed download, a full disk, files that must be fetched by hand.
+      UserError: no connection, a failed download, a full disk, or files for manual download.
     """
     _require_connection(builder)
     folder = Path(os.fspath(builder.data_dir))
     try:
         with _alone(folder):
             if not builder.is_prepared():
-                _remove_remains(folder, builder)
+                _remove_leftovers(folder, builder)
                 _make(builder)
     except OSError as error:
         raise UserError(
             f"{builder.info.full_name} can't be prepared in {folder.parent}: {one_line(error)}; "
-            "set TFDS_DATA_DIR to a folder with room that may be written to"
+            "set TFDS_DATA_DIR to a writable folder with enough space"
         ) from None
 
 
 def _require_connection(builder: Any) -> None:
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
-        return  # the files come from the user's own hands
+        return  # the user downloads the files
     problem = connection.connection_problem(builder.url_infos or {})
     if problem:
         raise UserError(f"{builder.info.full_name} could not be fetched: {problem}; {INSTEAD}")
@@ -58,11 +58,11 @@ def _require_connection(builder: Any) -> None:
 
 def _make(builder: Any) -> None:
     config = tfds.download.DownloadConfig(try_download_gcs=False)
-    before = _downloads_under_way(builder)
+    before = _active_downloads(builder)
     if not builder.url_infos:
         tfds.disable_progress_bar()  # a few seconds of local work
     try:
-        # Its messages are none of the program's results.
+        # Its messages don't belong to the program's results.
         with contextlib.redirect_stdout(sys.stderr):
             builder.download_and_prepare(download_config=config)
     except OSError as error:
@@ -76,31 +76,28 @@ def _make(builder: Any) -> None:
     except Exception as error:
         raise _failed(builder, error) from None
     finally:
-        # TFDS itself has removed the records that it had begun, but not what it was downloading.
-        for remains in _downloads_under_way(builder) - before:
-            shutil.rmtree(remains, ignore_errors=True)
+        # TFDS removes unfinished records, but not unfinished downloads.
+        for leftover in _active_downloads(builder) - before:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _failed(builder: Any, error: Exception) -> UserError:
     return UserError(
         f"{builder.info.full_name} could not be downloaded and prepared: {one_line(error)}; "
-        f"start the same command again, or go on without it: {INSTEAD}"
+        f"start the same command again, or continue without it: {INSTEAD}"
     )
 
 
 def one_line(error: Exception) -> str:
-    """The error's message as one line of at most 300 characters."""
+    """Returns the error's message as one line of at most 300 characters."""
     text = " ".join((getattr(error, "strerror", None) or str(error) or repr(error)).split())
-    return text if len(text) <= 300 else text[:299] + "…"
+    return shorten(text, 300)
 
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Holds the data set's lock; the system releases it when a process dies.
-
-    Nothing is left behind: neither the lock nor a folder that was made for it and stayed empty.
-    """
-    made = [parent for parent in folder.parents if not parent.exists()]
+    """Holds the data set's lock and removes it afterwards, with folders that stayed empty."""
+    created = [parent for parent in folder.parents if not parent.exists()]
     lock = folder.parent / f".{folder.name}.lock"
     try:
         with _locked(lock):
@@ -110,7 +107,7 @@ def _alone(folder: Path) -> Iterator[None]:
                 lock.unlink(missing_ok=True)
     finally:
         with contextlib.suppress(OSError):  # not empty, or gone already
-            for parent in made:
+            for parent in created:
                 parent.rmdir()
 
 
@@ -129,17 +126,17 @@ def _locked(path: Path) -> Iterator[None]:
                 return
 
 
-def _remove_remains(folder: Path, builder: Any) -> None:
+def _remove_leftovers(folder: Path, builder: Any) -> None:
     """Removes what a killed process left: TFDS prepares in `incomplete.XXXXXX_VERSION` beside."""
-    for remains in folder.parent.glob(f"incomplete.*_{folder.name}"):
-        shutil.rmtree(remains, ignore_errors=True)
-    for remains in _downloads_under_way(builder):
+    for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in _active_downloads(builder):
         with contextlib.suppress(OSError):
-            newest = max(path.stat().st_mtime for path in (remains, *remains.rglob("*")))
+            newest = max(path.stat().st_mtime for path in (leftover, *leftover.rglob("*")))
             if newest < time.time() - _ABANDONED_SECONDS:
-                shutil.rmtree(remains, ignore_errors=True)
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _downloads_under_way(builder: Any) -> set[Path]:
-    """The folders in which TFDS downloads; other data sets' too, as it keeps all in one place."""
+def _active_downloads(builder: Any) -> set[Path]:
+    """Returns the folders of unfinished downloads, of all data sets."""
     return set((Path(os.fspath(builder.data_dir_root)) / "downloads").rglob("*.tmp.*"))

@@ -1,4 +1,4 @@
-"""What must hold of a data set that a person has arranged, before anything is read of it."""
+"""Checks of a data set of files before any image is read."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pipelines.sources.examples import SPLITS, VALIDATION, Examples
 
 
 def validate_examples(examples: Examples) -> None:
-    """Looks at the parts as they were given; the validation part may still be missing.
+    """Checks classes and splits; the validation split may be missing.
 
     Raises:
-      UserError: no image at all, an empty or a single class, a class that is in one part only, a
-        group or the same file in two parts.
+      UserError: no image, an empty or a single class, a class in one split only, or a group or the
+        same file in two splits.
     """
     _check_classes(examples)
-    given = bool(np.any(examples.splits == VALIDATION))
-    _check_every_class(examples, SPLITS[:2] if given else SPLITS[:1])
+    has_validation = bool(np.any(examples.splits == VALIDATION))
+    _check_every_class(examples, SPLITS[:2] if has_validation else SPLITS[:1])
     if len(np.unique(examples.splits)) > 1:
         _check_groups(examples)
         _check_copies(examples)
 
 
 def require_classes(examples: Examples) -> None:
-    """UserError where there is no image, or where there are fewer than two classes."""
+    """Raises a UserError where there is no image or fewer than two classes."""
     if not len(examples):
         raise UserError("no images at all; put each class's images in a folder of its own")
     if len(examples.classes) < 2:
@@ -56,11 +56,11 @@ def _check_every_class(examples: Examples, splits: tuple[str, ...]) -> None:
 
 
 def _check_groups(examples: Examples) -> None:
-    seen: dict[str, int] = {}
+    splits: dict[str, int] = {}
     for group, split in zip(examples.groups, examples.splits, strict=True):
-        if group and seen.setdefault(group, split) != split:
+        if group and splits.setdefault(group, split) != split:
             raise UserError(
-                f"group {group!r} is in {SPLITS[seen[group]]} and in {SPLITS[split]}; "
+                f"group {group!r} is in {SPLITS[splits[group]]} and in {SPLITS[split]}; "
                 "give all its rows the same split"
             )
 
@@ -70,7 +70,7 @@ def _check_copies(examples: Examples) -> None:
     clash = np.flatnonzero(examples.splits != examples.splits[first])
     if len(clash):
         one, other = int(first[clash[0]]), int(clash[0])
-        more = f" ({len(clash)} files are in two parts)" if len(clash) > 1 else ""
+        more = f" ({len(clash)} files are in two splits)" if len(clash) > 1 else ""
         raise UserError(
             f"the same file is in {SPLITS[examples.splits[one]]} and in "
             f"{SPLITS[examples.splits[other]]}{more}: {printable(examples.paths[one])} and "

@@ -1,5 +1,3 @@
-"""Folders and manifests: what counts as an example, and every mistake has its message."""
-
 import os
 
 import pytest
@@ -34,7 +32,7 @@ def manifest(root, text, **options):
     return sources.load_examples(DataSpec("manifest", str(root / "list.csv"), **options))
 
 
-def test_class_folders_are_split(tmp_path):
+def test_class_folders_get_a_validation_split(tmp_path):
     fill(tmp_path, *images("cat", 10), *images("dog", 20))
     examples = folders(tmp_path)
     assert examples.classes == ("cat", "dog")
@@ -42,7 +40,7 @@ def test_class_folders_are_split(tmp_path):
     assert sorted(examples.keys)[0] == "cat/0.jpg"
 
 
-def test_the_split_does_not_depend_on_where_the_folder_is(tmp_path):
+def test_split_does_not_depend_on_the_folder_location(tmp_path):
     for place in ("here", "there"):
         fill(tmp_path / place, *images("cat", 20), *images("dog", 20))
     here, there = (set(folders(tmp_path / p).subset("train").keys) for p in ("here", "there"))
@@ -50,7 +48,7 @@ def test_the_split_does_not_depend_on_where_the_folder_is(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["val", "validation"])
-def test_given_parts_are_used(tmp_path, name):
+def test_existing_splits_are_used(tmp_path, name):
     fill(tmp_path, *images("train/cat", 3), *images("train/dog", 4), "notes.txt")
     fill(tmp_path, *images(f"{name}/cat", 2), *images(f"{name}/dog", 1))
     assert counts(folders(tmp_path)) == [(3, 4), (2, 1), (0, 0)]
@@ -60,7 +58,7 @@ def test_given_parts_are_used(tmp_path, name):
     assert "validation/cat/0.jpg" in examples.keys
 
 
-def test_train_and_test_alone_take_validation_from_train(tmp_path):
+def test_validation_is_taken_from_train_where_missing(tmp_path):
     fill(tmp_path, *images("train/cat", 10), *images("train/dog", 10))
     fill(tmp_path, *images("test/cat", 1), *images("test/dog", 1))
     assert counts(folders(tmp_path)) == [(8, 8), (2, 2), (1, 1)]
@@ -71,7 +69,7 @@ def test_classes_may_be_called_train_and_test(tmp_path):
     assert folders(tmp_path).classes == ("bus", "test", "train")
 
 
-def test_three_places(tmp_path):
+def test_split_folders_reads_three_folders(tmp_path):
     fill(tmp_path, *images("a/cat", 3), *images("a/dog", 3))
     fill(tmp_path, *images("b/cat", 1), *images("b/dog", 1), *images("c/cat", 2))
     spec = DataSpec(
@@ -83,7 +81,7 @@ def test_three_places(tmp_path):
     assert counts(sources.load_examples(spec)) == [(3, 3), (1, 1), (2, 0)]
 
 
-def test_nested_images_count_and_junk_does_not(tmp_path):
+def test_listing_includes_nested_files_and_no_junk(tmp_path):
     fill(tmp_path, *images("cat", 3), *images("dog", 3), "cat/deep/er/x.jpg", "cat/odd.xyz")
     fill(tmp_path, "cat/.DS_Store", "cat/Thumbs.db", "dog/desktop.ini", ".git/x", "__MACOSX/cat/x")
     fill(tmp_path, "dog/.ipynb_checkpoints/x.jpg")
@@ -94,7 +92,7 @@ def test_nested_images_count_and_junk_does_not(tmp_path):
     ]
 
 
-def test_links_are_followed_and_loops_end(tmp_path):
+def test_listing_follows_links_and_ends_in_circles(tmp_path):
     fill(tmp_path, *images("data/cat", 3), *images("data/dog", 3), *images("far", 2))
     cat = tmp_path / "data" / "cat"
     (cat / "loop").symlink_to(cat)
@@ -107,7 +105,7 @@ def test_links_are_followed_and_loops_end(tmp_path):
     assert len(keys) == 3 + 3 + 4
 
 
-def test_names_that_are_not_utf8(tmp_path):
+def test_listing_keeps_names_not_in_utf8(tmp_path):
     fill(tmp_path, *images("cat", 3), *images("dog", 3))
     with open(os.fsencode(tmp_path) + b"/cat/\xff\xfe.jpg", "wb") as file:
         file.write(b"x")
@@ -119,7 +117,7 @@ def test_names_that_are_not_utf8(tmp_path):
     assert examples.classes == ("cat", "dog", r"\xe9")
 
 
-def test_copies_stay_together(tmp_path):
+def test_duplicates_stay_in_one_split(tmp_path):
     fill(tmp_path, *images("cat", 30), *images("dog", 30))
     fill(tmp_path, *images("cat/copies", 10), contents=b"the same bytes")
     (tmp_path / "dog" / "link.jpg").symlink_to(tmp_path / "dog" / "0.jpg")
@@ -135,7 +133,7 @@ MISTAKES = {
     "'bird' has no images": ["cat/1", "dog/1", "bird/.keep"],
     "only one class, 'cat'": ["cat/1", "cat/2"],
     "no images at all": ["cat/.keep", "dog/.keep"],
-    "holds no folders": ["1.jpg", "2.jpg"],
+    "contains no folders": ["1.jpg", "2.jpg"],
     "'bird' has images in train but none in validation": [
         *("train/cat/1", "train/dog/1", "train/bird/1", "val/cat/2", "val/dog/2"),
     ],
@@ -145,19 +143,19 @@ MISTAKES = {
     "both val/ and validation/": [
         *("train/cat/1", "train/dog/1", "val/cat/2", "val/dog/2", "validation/cat/3"),
     ],
-    "holds bus/ beside train, val": ["train/cat/1", "train/dog/1", "val/cat/2", "bus/dog/2"],
+    "contains bus/ beside train, val": ["train/cat/1", "train/dog/1", "val/cat/2", "bus/dog/2"],
 }
 
 
 @pytest.mark.parametrize("message", MISTAKES)
-def test_every_mistake_has_its_line(tmp_path, message):
+def test_invalid_folders_are_refused_in_one_line(tmp_path, message):
     fill(tmp_path / "data", *MISTAKES[message]) if MISTAKES[message] else None
     with pytest.raises(UserError, match=message) as caught:
         folders(tmp_path / "data")
     assert "\n" not in str(caught.value)
 
 
-def test_the_same_file_in_two_parts(tmp_path):
+def test_same_file_in_two_splits_is_refused(tmp_path):
     fill(tmp_path, *images("train/cat", 3), *images("train/dog", 3))
     fill(tmp_path, *images("val/cat", 3), *images("val/dog", 3))
     assert len(folders(tmp_path)) == 12
@@ -175,7 +173,7 @@ def test_the_same_file_in_two_parts(tmp_path):
     assert len(folders(tmp_path)) == 14
 
 
-def test_a_file_instead_of_a_folder_and_remote_places(tmp_path):
+def test_file_or_remote_location_is_refused(tmp_path):
     fill(tmp_path, "file")
     with pytest.raises(UserError, match="can't be read as a folder"):
         folders(tmp_path / "file")
@@ -186,7 +184,7 @@ def test_a_file_instead_of_a_folder_and_remote_places(tmp_path):
         sources.load_examples(DataSpec("folder", "x"))
 
 
-def test_manifest(tmp_path):
+def test_manifest_without_splits_gets_validation(tmp_path):
     rows = [f"{name}/{index}.jpg,{name}" for name in ("cat", "dog") for index in range(10)]
     examples = manifest(tmp_path, "path,label\n" + "\n".join(rows) + "\n\n")
     assert examples.classes == ("cat", "dog")
@@ -207,7 +205,7 @@ def test_manifest_with_splits_groups_and_quoting(tmp_path):
     assert examples.paths[[0, 3]].tolist() == [str(tmp_path / "a, b.jpg"), "/abs/e.jpg"]
 
 
-def test_manifest_groups_never_part(tmp_path):
+def test_manifest_groups_stay_in_one_split(tmp_path):
     rows = [f"{i}.jpg,{'ab'[i % 2]},,module{i // 4}" for i in range(200)]
     for seed in range(5):
         examples = manifest(tmp_path, "path,label,split,group\n" + "\n".join(rows), split_seed=seed)
@@ -220,26 +218,26 @@ OUTSIDE = ("/etc/hostname", "../other.jpg", "a/../../other.jpg", "up/x.jpg", "ou
 
 
 @pytest.mark.parametrize("path", OUTSIDE)
-def test_a_path_that_leaves_its_root_is_refused_unless_told(tmp_path, path):
+def test_manifest_path_outside_of_root_is_refused(tmp_path, path):
     data = tmp_path / "data"
     data.mkdir()
     (tmp_path / "elsewhere").mkdir()
     (data / "up").symlink_to(tmp_path / "elsewhere")
     (data / "out.jpg").symlink_to(tmp_path / "elsewhere" / "x.jpg")
     text = f"path,label\na.jpg,a\nb.jpg,b\nc.jpg,b\n{path},a\n"
-    with pytest.raises(UserError, match=r"line 5: .* leads out of .*--manifest_root=DIR"):
+    with pytest.raises(UserError, match=r"line 5: .* is outside of .*--manifest_root=DIR"):
         manifest(data, text)
     root = "/" if path.startswith("/") else str(tmp_path)
     assert len(manifest(data, text, manifest_root=root)) == 4
 
 
-def test_a_folder_that_begins_as_the_root_does_lies_outside(tmp_path):
+def test_manifest_path_with_root_as_prefix_is_outside(tmp_path):
     (tmp_path / "data").mkdir()
-    with pytest.raises(UserError, match="leads out of"):
+    with pytest.raises(UserError, match="is outside of"):
         manifest(tmp_path / "data", "path,label\n../data2/a.jpg,a\n")
 
 
-def test_a_manifest_may_lie_behind_a_link(tmp_path):
+def test_manifest_behind_a_link_is_read(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     text = "path,label\n" + "".join(f"{n}.jpg,{'ab'[n % 2]}\n" for n in range(4))
@@ -254,7 +252,7 @@ MANIFESTS = {
     "line 3: path 'y', label ''": "path,label\nx,a\ny,\n",
     "line 2: 1 cells": "path,label\nx\n",
     "line 2: split 'dev'": "path,label,split\nx,a,dev\n",
-    "line 3: ./x stands in it twice": "path,label\nx,a\n./x,b\n",
+    "line 3: duplicate path ./x": "path,label\nx,a\n./x,b\n",
     "zero byte|no CSV": "path,label\nx\0y,a\n",
     "no CSV file": 'path,label\n"x"y,a\n',
     "no images": "path,label\n",
@@ -265,17 +263,17 @@ MANIFESTS = {
 
 
 @pytest.mark.parametrize("message", MANIFESTS)
-def test_every_mistake_in_a_manifest_has_its_line(tmp_path, message):
+def test_invalid_manifest_is_refused_with_its_line(tmp_path, message):
     with pytest.raises(UserError, match=message):
         manifest(tmp_path, MANIFESTS[message])
 
 
-def test_a_manifest_that_is_not_there(tmp_path):
+def test_missing_manifest_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"the manifest .*none\.csv does not exist"):
         sources.load_examples(DataSpec("manifest", str(tmp_path / "none.csv")))
 
 
-def test_photographs(cats_dogs):
+def test_photographs_are_limited_evenly(cats_dogs):
     examples = folders(cats_dogs, limit_examples=100)
     assert examples.classes == ("cats", "dogs")
     assert counts(examples) == [(50, 50), (50, 50), (0, 0)]

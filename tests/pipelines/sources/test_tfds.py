@@ -163,7 +163,7 @@ def test_other_formats_are_refused(data_dir):
     builder = tfds.builder("tiny_train")
     builder.info.set_file_format("array_record", override=True)
     with pytest.raises(UserError, match="stored as array_record; allowed: tfrecord"):
-        tfds_source._part(builder, "train", 0, "image", "label")
+        tfds_source._list_split(builder, "train", 0, "image", "label")
 
 
 def test_data_sets_without_images_and_unknown_names():
