@@ -1,11 +1,10 @@
-"""Looks at images before the training: what is broken, doubled, mislabelled or odd."""
+"""Examines images before training: what is broken, duplicate, mislabelled or unusual."""
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 from rich.console import Console
@@ -13,74 +12,57 @@ from rich.progress import Progress
 
 from engine.cli import flags as cli_flags
 from engine.cli import train as cli_train
-from engine.core.errors import UserError
-from engine.core.files import write
-from engine.runtime import tensorflow_setup
+from engine.commands import doctor
+from engine.commands.doctor import DoctorOptions
+from engine.report import doctor_page
+
+if TYPE_CHECKING:
+    from pipelines.doctor.examine import ExaminedDataset
 
 
 def define(values: flags.FlagValues) -> None:
     cli_flags.place(values, "out", "doctor", "folder for report.html and report.json, or none")
-    what = "CSV file to write with the images that are fit to use"
-    cli_flags.place(values, "write_manifest", None, what)
+    text = "CSV file to write with the images that are fit to train on"
+    cli_flags.place(values, "write_manifest", None, text)
     cli_flags.whole(values, "threads", None, "CPU threads; all cores if not given", least=1)
 
 
 def main(argv: list[str]) -> None:
     groups = (cli_flags.define_images, define)
     parsed = cli_flags.parse("[flags]", groups, argv, cli_train.names(), __doc__)
-    spec = cli_flags.data_spec(parsed)
-    if spec is None:
-        raise cli_flags.FlagError(cli_flags.NO_IMAGES)
-    if parsed.write_manifest and spec.source == "tfds":
-        raise cli_flags.FlagError(
-            "--write_manifest lists files, and the images of --dataset lie in record files; "
-            "leave it away"
-        )
-    if parsed.write_manifest and _same_file(parsed.write_manifest, spec.location):
-        raise cli_flags.FlagError(
-            f"--write_manifest={parsed.write_manifest}: is the manifest that is read, which stays "
-            "as it is; name another file"
-        )
-    threads = tensorflow_setup.start_tensorflow(parsed.threads)
-
-    from engine.report import doctor_page
-    from pipelines.doctor import clean_manifest, examine
-
+    options = doctor_options(parsed)
     console = Console(file=sys.stderr)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("examining", total=None)
-        examined = examine.examine(
-            spec, threads, lambda done, of: bar.update(task, completed=done, total=of)
+        examined = doctor.diagnose(
+            options, lambda done, total: bar.update(task, completed=done, total=total)
         )
-    result = examined.summary()
-    for line in doctor_page.lines(result):
+    for line in doctor_page.lines(examined.summary()):
         print(line)
     if parsed.out != "none":
-        folder = Path(parsed.out)
-        text = json.dumps(doctor_page.to_json(result), indent=2) + "\n"
-        save("out", folder / "report.json", text.encode())
-        page = doctor_page.page(result, examined.thumbnail)
-        save("out", folder / "report.html", page.encode())
-        print(f"written to {folder / 'report.html'} and {folder / 'report.json'}")
-    if parsed.write_manifest:
-        place = parsed.write_manifest
-        manifest = clean_manifest.clean_manifest(examined, place)
-        save("write_manifest", Path(place), manifest.contents)
-        omitted = ", ".join(f"{count:,} {reason}" for reason, count in manifest.omitted.items())
-        print(f"{manifest.listed:,} images listed" + (f", omitted: {omitted}" if omitted else ""))
-        print(f"train with {clean_manifest.manifest_flags(examined.examples, place)}")
+        html, figures = doctor.write_report(examined, Path(parsed.out))
+        print(f"written to {html} and {figures}")
+    if options.manifest:
+        write_manifest(examined, options.manifest)
 
 
-def _same_file(one: str, other: str) -> bool:
-    one, other = os.path.expanduser(one), os.path.expanduser(other)
-    return os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)
+@cli_flags.as_flag_errors()
+def doctor_options(parsed: cli_flags.Parsed) -> DoctorOptions:
+    """
+    Raises:
+      FlagError: no images are named, or a value does not fit.
+    """
+    data = cli_flags.data_spec(parsed)
+    if data is None:
+        raise cli_flags.FlagError(cli_flags.NO_IMAGES)
+    manifest = Path(parsed.write_manifest) if parsed.write_manifest else None
+    return DoctorOptions(data, manifest, parsed.threads)
 
 
-def save(flag: str, path: Path, contents: bytes) -> None:
-    try:
-        os.makedirs(path.parent, exist_ok=True)
-        write(path, contents)
-    except OSError as error:
-        raise UserError(
-            f"--{flag}: {path} can't be written ({error.strerror}); name another place"
-        ) from None
+def write_manifest(examined: ExaminedDataset, path: Path) -> None:
+    from pipelines.doctor.clean_manifest import manifest_flags
+
+    manifest = doctor.write_manifest(examined, path)
+    omitted = ", ".join(f"{count:,} {reason}" for reason, count in manifest.omitted.items())
+    print(f"{manifest.listed:,} images listed" + (f", omitted: {omitted}" if omitted else ""))
+    print(f"train with {manifest_flags(examined.examples, str(path))}")

@@ -1,142 +1,180 @@
-"""Measures a trained model, sets how its answers are read, and compares it with others."""
+"""Evaluates a trained model, sets its decision rule, and compares it with other runs."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 
 from absl import flags
 
+from engine.cli import evaluation_output as output
 from engine.cli import flags as cli_flags
-from engine.cli import rule_flags
-from engine.commands import format_metrics
-from engine.commands import tta as tta_module
+from engine.cli import main as cli_main
+from engine.cli import tta_flag
+from engine.commands.compare import CompareOptions, compare
+from engine.commands.evaluate import EvaluateOptions, RuleChange, evaluate
 from engine.core.recipe import DataSpec
-from engine.runs.directory import RunDirectory
-from engine.runs.lock import RunLock
-from engine.runtime import tensorflow_setup
+from engine.report import write
 
-FORMATS = ("table", "json")
-PARTS = ("train", "validation", "test", "all")
+FORMATS = {
+    "table": (output.evaluation_table, output.comparison_table),
+    "json": (output.evaluation_json, output.comparison_json),
+}
+SPLITS = ("train", "validation", "test", "all")
 
 
 def define(values: flags.FlagValues) -> None:
-    cli_flags.place(values, "run_dir", None, "the run whose best model is measured")
-    cli_flags.choice(values, "format", "table", FORMATS, "of the answer")
+    cli_flags.place(values, "run_dir", None, "the run whose best model is evaluated")
+    cli_flags.choice(values, "format", "table", FORMATS, "of the output")
     cli_flags.choice(
-        values, "part", None, PARTS, "of the data; validation of the run's own, all of other data"
+        values, "split", None, SPLITS, "of the data; default: validation, or all of other data"
     )
     flags.DEFINE_bool(
         "compare",
         False,
-        "runs that follow, each with the first, on images that both have: those that data flags "
-        "name, or the part of each run's own data",
+        "compare the runs that follow with the first of them, on the images that both have: those "
+        "that data flags name, or the split of each run's own data",
         values,
     )
     cli_flags.whole(values, "threads", None, "CPU threads; all cores if not given", least=1)
     cli_flags.cache_dir(values)
-    tta_module.define(values)
+    tta_flag.define(values)
     cli_flags.place(values, "report", None, "folder for report.html and report.json")
     cli_flags.price_per_hour(values)
 
 
-def main(argv: list) -> None:
+def define_rule(values: flags.FlagValues) -> None:
+    """The flags that change the decision rule saved with the model."""
+    flags.DEFINE_string(
+        "positive_class",
+        None,
+        "the class that must not be missed: fits on the run's own validation split the threshold "
+        "that reaches a recall of --min_recall with the fewest false alarms, and saves it with the "
+        "model",
+        flag_values=values,
+    )
+    cli_flags.number(values, "min_recall", None, "the recall of --positive_class, up to 1")
+    cli_flags.number(
+        values,
+        "abstain",
+        None,
+        "predictions are uncertain where no class has this probability, 0 to 1; 0 for never; saved "
+        "with the model",
+    )
+    flags.DEFINE_bool(
+        "plain",
+        False,
+        "remove what --positive_class and --abstain saved, so that the likeliest class is "
+        "predicted; the temperature stays",
+        flag_values=values,
+    )
+
+
+def main(argv: list[str]) -> None:
     parsed = cli_flags.parse(
         "--run_dir=R [flags] | --compare [flags] R1 R2 ...",
-        (define, rule_flags.define, cli_flags.define_data),
+        (define, define_rule, cli_flags.define_data),
         argv,
         about=__doc__,
     )
-    changes = rule_flags.changes(parsed)
-    if changes and parsed.tta:
-        raise cli_flags.FlagError(
-            f"--tta={parsed.tta} and --{rule_flags.given(parsed)[0]}: a saved rule is for answers "
-            "to the image as it is; leave one of them away"
-        )
-    named = runs(parsed, changes is not None)
-    other = data(parsed)
-    for run in named:
-        run.read_recipe()
+    change, data = rule_change(parsed), other_data(parsed)
     if parsed.compare:
-        compare(parsed, named, other)
-    else:
-        measure(parsed, named[0], other, changes)
+        require_compare_flags(parsed, change)
+        options = CompareOptions(
+            run_dirs=tuple(map(Path, parsed.words)), **_shared_options(parsed, data)
+        )
+        print(FORMATS[parsed.format][1](compare(options, cli_main.log)))
+        return
+    require_evaluate_flags(parsed)
+    evaluate_run(parsed, change, data, cli_main.command_line(argv))
 
 
-def runs(parsed: cli_flags.Parsed, changes: bool) -> list[RunDirectory]:
-    """The one that is measured, or those that are compared.
+def evaluate_run(
+    parsed: cli_flags.Parsed, change: RuleChange | None, data: DataSpec | None, command: str
+) -> None:
+    """Evaluates one run, prints the result, and writes the report."""
+    if parsed.report:  # before anything is computed or saved
+        write.refuse(Path(parsed.report))
+    options = EvaluateOptions(
+        run_dir=Path(parsed.run_dir), rule_change=change, **_shared_options(parsed, data)
+    )
+    result = evaluate(options, cli_main.log)
+    print(FORMATS[parsed.format][0](result))
+    if parsed.report:
+        from engine.commands import reporting
+
+        folder, price = Path(parsed.report), parsed.price_per_hour
+        page = reporting.write_evaluation_report(
+            result, options, folder, command, price, cli_main.log
+        )
+        cli_main.log(f"report: {page}")
+
+
+def _shared_options(parsed: cli_flags.Parsed, data: DataSpec | None) -> dict:
+    return {
+        "data": data,
+        "split": parsed.split,
+        "tta": parsed.tta,
+        "threads": parsed.threads,
+        "cache": cli_flags.cache_options(parsed),
+    }
+
+
+@cli_flags.as_flag_errors()
+def rule_change(parsed: cli_flags.Parsed) -> RuleChange | None:
+    """The change that the flags ask for; None where they leave the rule as it is.
 
     Raises:
-      FlagError: none, too few, or flags of the other way.
+      FlagError: they exclude each other, or a value does not fit.
     """
-    if not parsed.compare:
-        if parsed.words:
-            raise cli_flags.FlagError(f"{parsed.words[0]!r} is no flag; runs follow --compare")
-        if not parsed.run_dir:
-            raise cli_flags.FlagError(
-                "--run_dir is missing; give the directory that bin/train wrote"
-            )
-        if parsed.price_per_hour is not None and not parsed.report:
-            raise cli_flags.FlagError(
-                "--price_per_hour has no use without --report; give --report=DIR, or leave it away"
-            )
-        return [RunDirectory(Path(parsed.run_dir))]
-    of_one = ("run_dir", "report", "price_per_hour")
-    useless = [name for name in of_one if getattr(parsed, name) is not None]
-    if useless or changes:
-        name = [*useless, *rule_flags.given(parsed)][0]
-        raise cli_flags.FlagError(f"--{name} has no use with --compare; leave one of them away")
+    change = RuleChange(parsed.positive_class, parsed.min_recall, parsed.abstain, parsed.plain)
+    if change.changes() and parsed.tta:
+        raise cli_flags.FlagError(
+            f"--tta={parsed.tta} and --{change.changes()[0]}: a saved rule is for predictions of "
+            "the image as it is; omit one of them"
+        )
+    return change if change.changes() else None
+
+
+def require_evaluate_flags(parsed: cli_flags.Parsed) -> None:
+    """
+    Raises:
+      FlagError: no run is named, or a flag has no use.
+    """
+    if parsed.words:
+        raise cli_flags.FlagError(f"{parsed.words[0]!r} is no flag; runs follow --compare")
+    if not parsed.run_dir:
+        raise cli_flags.FlagError("--run_dir is missing; give the directory that bin/train wrote")
+    if parsed.price_per_hour is not None and not parsed.report:
+        raise cli_flags.FlagError(
+            "--price_per_hour has no use without --report; give --report=DIR, or omit it"
+        )
+
+
+def require_compare_flags(parsed: cli_flags.Parsed, change: RuleChange | None) -> None:
+    """
+    Raises:
+      FlagError: fewer than two runs are named, or a flag has no use.
+    """
+    only_evaluate = ("run_dir", "report", "price_per_hour")
+    useless = [name for name in only_evaluate if getattr(parsed, name) is not None]
+    useless += change.changes() if change else []
+    if useless:
+        raise cli_flags.FlagError(f"--{useless[0]} has no use with --compare; omit one of them")
     if len(parsed.words) < 2:
         raise cli_flags.FlagError(
             "--compare takes two runs or more; name their directories after it, as "
             "--compare runs/a runs/b"
         )
-    return [RunDirectory(Path(word)) for word in parsed.words]
 
 
-def data(parsed: cli_flags.Parsed) -> DataSpec | None:
-    """Other data than the runs' own, if flags name some.
+def other_data(parsed: cli_flags.Parsed) -> DataSpec | None:
+    """The data that flags name instead of the run's own.
 
     Raises:
-      FlagError: flags of such data, and none named.
+      FlagError: options of other data, and no other data.
     """
-    other = cli_flags.data_spec(parsed)
+    data = cli_flags.data_spec(parsed)
     stray = sorted(set(parsed.given) & set(cli_flags.DATA))
-    if stray and not other:
+    if stray and not data:
         raise cli_flags.FlagError(f"--{stray[0]} goes with other data; name it, as with --data_dir")
-    return other
-
-
-def measure(
-    parsed: cli_flags.Parsed,
-    run: RunDirectory,
-    other: DataSpec | None,
-    changes: rule_flags.Changes | None,
-) -> None:
-    if parsed.report:  # before anything is measured or saved
-        from engine.report import write
-
-        write.refuse(Path(parsed.report))
-    # A rule belongs to one model: while it is found out, no other takes that one's place.
-    with RunLock(run) if changes else nullcontext():
-        threads = tensorflow_setup.start_tensorflow(parsed.threads)
-        from engine.commands import measure as measure_module
-
-        found = measure_module.measure(run, measure_module.asked(parsed, other, threads), changes)
-    show = format_metrics.print_json if parsed.format == "json" else format_metrics.print_table
-    show(found)
-    if parsed.report:
-        from engine.commands import reporting
-
-        page = reporting.after_evaluating(parsed, run, found, other)
-        measure_module.complain(f"report: {page}")
-
-
-def compare(parsed: cli_flags.Parsed, named: list[RunDirectory], other: DataSpec | None) -> None:
-    threads = tensorflow_setup.start_tensorflow(parsed.threads)
-    from engine.commands import compare as compare_module
-    from engine.commands import measure as measure_module
-
-    made = compare_module.rows(named, measure_module.asked(parsed, other, threads))
-    show = compare_module.print_json if parsed.format == "json" else compare_module.print_table
-    show(made)
+    return data

@@ -68,6 +68,11 @@ def _name() -> str:
     return Path(sys.argv[0]).name
 
 
+def log(line: str) -> None:
+    """Prints a line for the user on the error stream, apart from what a program is called for."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def command_line(argv: list[str]) -> str:
     """The command as a user types it, for reports."""
     return shlex.join([f"bin/{Path(argv[0]).name}", *argv[1:]])

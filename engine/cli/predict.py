@@ -1,4 +1,4 @@
-"""Names what images show: files, folders and web addresses; by a run or a pretrained network."""
+"""Predicts the classes of images: files, folders and web addresses; by a run or ImageNet."""
 
 from __future__ import annotations
 
@@ -6,60 +6,63 @@ import csv
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
 from engine.cli import flags as cli_flags
-from engine.commands import plotting
-from engine.commands import predict_to_file as commands_batch
-from engine.commands import tta as tta_module
-from engine.commands.predict_to_file import complain
+from engine.cli import main as cli_main
+from engine.cli import tta_flag
+from engine.cli.prediction_progress import PredictionProgress
+from engine.commands.predict import PredictOptions, predict
+from engine.commands.predict_to_file import predict_to_file
 from engine.core.errors import UserError
-from engine.core.files import write_image
 from engine.core.text import csv_cell, csv_path, printable
+from engine.inference import predictions_format
+from engine.inference.predict import Prediction
+from engine.inference.predictions_file import PredictionCounts
 from engine.inference.predictions_format import decision
 from engine.models.backbones import BACKBONES
-from engine.runs.directory import RunDirectory
-from engine.runtime import tensorflow_setup
-from pipelines.predict import find_images
 
 FORMATS = ("table", "json", "csv")
 PRECISIONS = ("float32", "auto")
 
 
 def define(values: flags.FlagValues) -> None:
-    cli_flags.place(values, "run_dir", None, "the run whose best model answers")
+    cli_flags.place(values, "run_dir", None, "the run whose best model predicts")
     cli_flags.choice(
         values,
         "backbone",
         "efficientnet_lite0",
         BACKBONES,
-        "without --run_dir: the network that names the 1,000 ImageNet classes",
+        "without --run_dir: the network that predicts the 1,000 ImageNet classes",
     )
     cli_flags.whole(
-        values, "top", None, "how many labels; 5, or 1 with --out, if not given", least=1
+        values, "top_k", None, "labels of each prediction; default: 5, or 1 with --out", least=1
     )
-    cli_flags.choice(values, "format", "table", FORMATS, "of the printed answer")
-    plotting.define(values)
-    tta_module.define(values)
+    cli_flags.choice(values, "format", "table", FORMATS, "of the printed predictions")
+    cli_flags.place(values, "plot", None, "write each image beside its bars, as PNG")
+    flags.DEFINE_bool(
+        "explain", False, "show in --plot, by Grad-CAM, what speaks for each prediction", values
+    )
+    tta_flag.define(values)
     cli_flags.place(
         values,
         "out",
         None,
-        "write the answers as they come to this file instead, .csv or .jsonl, a row an image; "
-        "interrupted, the same command goes on",
+        "write the predictions as they come to this file instead, .csv or .jsonl, a row an image; "
+        "when interrupted, the same command resumes it",
     )
-    flags.DEFINE_bool("overwrite", False, "with --out: begin anew, and replace the file", values)
+    flags.DEFINE_bool("overwrite", False, "with --out: start over, and replace the file", values)
     cli_flags.choice(
         values,
         "precision",
         None,
         PRECISIONS,
-        "of the network's arithmetic: float32 gives the numbers of bin/evaluate, and is the "
-        "default; auto, the default with --out, tries on your images, where they are "
-        "thousands, what is fastest",
+        "of the network's arithmetic: float32 predicts as bin/evaluate does, and is the default; "
+        "auto, the default with --out, measures what is fastest where there are thousands of "
+        "images",
     )
     flags.DEFINE_bool(
         "allow_private_urls", False, "fetch addresses that are not on the public internet", values
@@ -68,94 +71,113 @@ def define(values: flags.FlagValues) -> None:
     cli_flags.whole(values, "threads", None, "CPU threads; all cores if not given", least=1)
 
 
-def main(argv: list) -> None:
+def main(argv: list[str]) -> None:
     parsed = cli_flags.parse("[flags] FILE|FOLDER|URL ...", (define,), argv, about=__doc__)
-    if not parsed.words:
-        raise cli_flags.FlagError("no image is named; give files, folders or http(s) addresses")
-    plotting.check(parsed)
-    tta_module.check(parsed)
+    options = predict_options(parsed)
     if parsed.out is not None:
-        commands_batch.run(
-            parsed, parsed.top or 1, parsed.precision or "auto", lambda: load(parsed)
-        )
+        write_predictions(parsed, options)
         return
     if parsed.overwrite:
-        raise cli_flags.FlagError("--overwrite has no use without --out; leave it away")
-    answer(parsed, parsed.top or 5, parsed.precision or "float32")
-
-
-def load(parsed: cli_flags.Parsed) -> Any:
-    from engine.inference import predictor
-
-    if parsed.run_dir:
-        model = predictor.from_run(RunDirectory(Path(parsed.run_dir)))
-    else:
-        model = predictor.from_imagenet(parsed.backbone)
-    return tta_module.looking_again(parsed, model) if parsed.tta else model
-
-
-def answer(parsed: cli_flags.Parsed, top: int, precision: str) -> None:
-    """Prints what all the words mean, when all is known."""
-    found = find_images.find(parsed.words)
-    threads = tensorflow_setup.start_tensorflow(parsed.threads)
-    model = load(parsed)
-
-    from engine.inference import batch_predict
-    from engine.inference import predict as prediction
-    from pipelines.predict.image_stream import ImageStream
-
-    size, private = model.image_size, parsed.allow_private_urls
-    stream = ImageStream(
-        found, size, model.resize, threads, private, tensorflow_setup.prefetch_device()
-    )
-    groups: Any = stream.groups(parsed.batch_size)
-    if precision == "auto":
-        model, groups = batch_predict.fastest(model, groups, len(found), complain)
-    read = prediction.predict(model, groups, parsed.batch_size, top, bool(parsed.plot))
-    answers = list(read)
-    if parsed.plot:
-        write_image(Path(parsed.plot), plotting.plot(parsed, model, answers), "plot")
-    PRINTERS[parsed.format](answers, model.rule.overrides_argmax)
-    unread = [answer for answer in answers if answer.problem]
+        raise cli_flags.FlagError("--overwrite has no use without --out; omit it")
+    result = predict(options, cli_main.log)
+    PRINTERS[parsed.format](result.predictions, result.rule.overrides_argmax)
+    unread = [one for one in result.predictions if one.problem]
     for one in unread:
-        complain(f"predict: {printable(one.path)}: {one.problem}")
-    if len(unread) == len(answers):
+        cli_main.log(f"predict: {printable(one.path)}: {one.problem}")
+    if len(unread) == len(result.predictions):
         raise UserError("no image could be read")
 
 
-def print_table(answers: list, decides: bool) -> None:
-    """decides: the model has a rule by which the answer may be another than the likeliest label."""
-    for answer in answers:
-        if answer.problem:
+@cli_flags.as_flag_errors()
+def predict_options(parsed: cli_flags.Parsed) -> PredictOptions:
+    """
+    Raises:
+      FlagError: a value does not fit, or no image is named.
+    """
+    to_file = parsed.out is not None
+    return PredictOptions(
+        images=tuple(parsed.words),
+        run_dir=Path(parsed.run_dir) if parsed.run_dir else None,
+        backbone=parsed.backbone,
+        top_k=parsed.top_k or (1 if to_file else 5),
+        tta=parsed.tta,
+        precision=parsed.precision or ("auto" if to_file else "float32"),
+        batch_size=parsed.batch_size,
+        threads=parsed.threads,
+        allow_private_urls=parsed.allow_private_urls,
+        plot=Path(parsed.plot) if parsed.plot else None,
+        explain=parsed.explain,
+    )
+
+
+def write_predictions(parsed: cli_flags.Parsed, options: PredictOptions) -> None:
+    """Predicts into a file, and reports how many images could be read.
+
+    Raises:
+      FlagError: a file of another kind, or flags that exclude each other.
+      UserError: no image could be read.
+    """
+    path = Path(parsed.out)
+    with cli_flags.as_flag_errors():
+        predictions_format.of_path(path.name)
+    for name, why in {"format": "the file's ending says it", "plot": "it has no images"}.items():
+        if name in parsed.given:
+            raise cli_flags.FlagError(f"--{name} has no use with --out: {why}; omit one of them")
+    shutdown = cli_main.stop(None, False)
+    with PredictionProgress() as progress:
+        counts = predict_to_file(options, path, parsed.overwrite, progress, shutdown)
+    print(f"{progress.describe()}; written to {printable(str(path))}")
+    _list_unread(counts)
+
+
+def _list_unread(counts: PredictionCounts) -> None:
+    """
+    Raises:
+      UserError: no image could be read.
+    """
+    if counts.unread:
+        shown = len(counts.first)
+        first = f"; the first {shown}:" if counts.unread > shown else ":"
+        cli_main.log(f"predict: {counts.unread:,} of {counts.rows:,} could not be read{first}")
+    for row in counts.first:
+        cli_main.log(f"  {printable(row.path)}: {row.problem}")
+    if counts.unread == counts.rows:
+        raise UserError("no image could be read")
+
+
+def print_table(predictions: Sequence[Prediction], decides: bool) -> None:
+    """decides: the model has a rule that may decide for another than the likeliest label."""
+    for prediction in predictions:
+        if prediction.problem:
             continue
-        print(printable(answer.path))
-        for label, probability in answer.labels:
+        print(printable(prediction.path))
+        for label, probability in prediction.labels:
             print(f"  {probability:7.2%}  {label}")
         if decides:
-            print(f"  -> {decision(answer)}")
+            print(f"  -> {decision(prediction)}")
 
 
-def print_json(answers: list, decides: bool) -> None:
+def print_json(predictions: Sequence[Prediction], decides: bool) -> None:
     rows = [
         {
-            "path": answer.path,
-            **({"decision": answer.decision} if decides else {}),  # null where it is uncertain
-            "predictions": [{"label": label, "probability": p} for label, p in answer.labels],
-            "problem": answer.problem,
+            "path": one.path,
+            **({"decision": one.decision} if decides else {}),  # null where it is uncertain
+            "predictions": [{"label": label, "probability": p} for label, p in one.labels],
+            "problem": one.problem,
         }
-        for answer in answers
+        for one in predictions
     ]
     print(json.dumps(rows, indent=2, ensure_ascii=False))
 
 
-def print_csv(answers: list, decides: bool) -> None:
-    """The decision stands in each row of its image."""
+def print_csv(predictions: Sequence[Prediction], decides: bool) -> None:
+    """Each row of an image has its decision."""
     writer = csv.writer(sys.stdout, lineterminator=os.linesep)
     writer.writerow(["path", "rank", "label", "probability", *(["decision"] if decides else [])])
-    for answer in answers:
-        path = csv_path(answer.path)
-        decided = [csv_cell(decision(answer))] if decides else []
-        for rank, (label, probability) in enumerate(answer.labels, 1):
+    for one in predictions:
+        path = csv_path(one.path)
+        decided = [csv_cell(decision(one))] if decides else []
+        for rank, (label, probability) in enumerate(one.labels, 1):
             writer.writerow([path, rank, csv_cell(label), probability, *decided])
 
 

@@ -1,129 +1,103 @@
-"""Runs side by side on the same images, for bin/evaluate --compare."""
+"""Compares runs with the first of them, each on the images that both have."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
-from engine.commands.format_metrics import between
-from engine.commands.measure import (
-    EvaluatedModel,
-    EvaluationRequest,
-    answer,
-    measured,
+from engine.commands.evaluate import (
+    EvaluationData,
+    EvaluationResult,
+    Log,
+    compute_metrics,
+    ignore,
+    predict_split,
     trained_on,
     warn_of_trained,
 )
-from engine.core.text import printable
 from engine.evaluation.mcnemar import ModelComparison, compare_models, require_same_classes
-from engine.runs import best_model
 from engine.runs.directory import RunDirectory
-from engine.runs.load import load_run
-from pipelines.sources.overlap import file_identity
+from engine.runtime import tensorflow_setup
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareOptions(EvaluationData):
+    """Which runs are compared, on which images: by default the split of each run's own data."""
+
+    run_dirs: tuple[Path, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """A run, and how it stands against the first one; None for the first.
+class ComparedRun:
+    """A run and its comparison with the first run; None for the first itself.
 
-    versus: by the likeliest classes. decided: by the rules, where one of the two has more than a
-    temperature.
+    by_class: by the likeliest classes.
+    by_rule: by the saved rules, where one of the two is more than a temperature.
     """
 
-    run: RunDirectory
-    found: EvaluatedModel
-    versus: ModelComparison | None
-    decided: ModelComparison | None
+    directory: RunDirectory
+    evaluation: EvaluationResult
+    by_class: ModelComparison | None = None
+    by_rule: ModelComparison | None = None
 
 
-def rows(runs: Sequence[RunDirectory], what: EvaluationRequest) -> list[Row]:
-    """Measures the runs one by one, and compares each with the first.
+def compare(options: CompareOptions, log: Log = ignore) -> list[ComparedRun]:
+    """Evaluates the runs one by one, and compares each with the first.
 
     Raises:
-      UserError: see `answer` and `comparing.compare`.
+      UserError: what `predict_split` and `compare_models` refuse.
     """
-    require_same_classes([best_model.load_best_model(run)[1]["classes"] for run in runs])
-    made: list[Row] = []
-    seen: list[list[str]] = []
-    known: list[set[str]] = []
-    for run in runs:
-        opened = load_run(run)
-        answers, source = answer(opened, what)
+    directories = [RunDirectory(path) for path in options.run_dirs]
+    for directory in directories:
+        directory.read_recipe()
+    threads = tensorflow_setup.start_tensorflow(options.threads, log=log)
+
+    from engine.runs import best_model
+    from engine.runs.load import load_run
+    from pipelines.sources.overlap import file_identity
+
+    require_same_classes([best_model.load_best_model(run)[1]["classes"] for run in directories])
+    compared: list[ComparedRun] = []
+    names: list[list[str]] = []  # of each run's images, the same for one file by whatever path
+    trained: list[set[str]] = []
+    for directory in directories:
+        run = load_run(directory)
+        predictions, source = predict_split(run, options, threads, log)
         examples = source.examples
-        seen.append([file_identity(examples, index) for index in range(len(examples))])
-        known.append(set(itertools.compress(seen[-1], trained_on(opened, source, what))))
-        named = dataclasses.replace(answers, name=seen[-1].__getitem__)
-        found = measured(opened, named, source, what)
-        made.append(_row(run, found, made[0] if made else None))
-    _warn(runs, seen, known)
-    return made
+        names.append([file_identity(examples, index) for index in range(len(examples))])
+        mask = trained_on(run, source, options.data)
+        trained.append(set(itertools.compress(names[-1], mask)))
+        named = dataclasses.replace(predictions, name=names[-1].__getitem__)
+        evaluation = compute_metrics(run, named, source, options)
+        compared.append(_compare_with_first(directory, evaluation, compared))
+    _warn_of_trained(directories, names, trained, log)
+    return compared
 
 
-def _row(run: RunDirectory, found: EvaluatedModel, first: Row | None) -> Row:
-    if first is None:
-        return Row(run, found, None, None)
-    answers, rule = first.found.answers, first.found.rule
-    called = (str(first.run.path), str(run.path))
-    versus = compare_models(answers, found.answers, names=called)
-    plain = not (rule.overrides_argmax or found.rule.overrides_argmax)
-    decided = None if plain else compare_models(answers, found.answers, rule, found.rule)
-    return Row(run, found, versus, decided)
+def _compare_with_first(
+    directory: RunDirectory, evaluation: EvaluationResult, earlier: Sequence[ComparedRun]
+) -> ComparedRun:
+    if not earlier:
+        return ComparedRun(directory, evaluation)
+    first = earlier[0].evaluation
+    pair = (first.predictions, evaluation.predictions)
+    called = (str(earlier[0].directory.path), str(directory.path))
+    by_class, by_rule = compare_models(*pair, names=called), None
+    if first.rule.overrides_argmax or evaluation.rule.overrides_argmax:
+        by_rule = compare_models(*pair, first.rule, evaluation.rule)
+    return ComparedRun(directory, evaluation, by_class, by_rule)
 
 
-def _warn(
-    runs: Sequence[RunDirectory], seen: Sequence[list[str]], known: Sequence[set[str]]
+def _warn_of_trained(
+    runs: Sequence[RunDirectory],
+    names: Sequence[list[str]],
+    trained: Sequence[set[str]],
+    log: Log,
 ) -> None:
-    """Says where a run was trained on images, those `known`, that it is compared on."""
-    common = [set(seen[0]).intersection(names) for names in seen[1:]]
-    for run, mine, compared in zip(runs, known, [set().union(*common), *common], strict=True):
-        warn_of_trained(run, len(mine & compared), len(compared))
-
-
-def print_json(made: Sequence[Row]) -> None:
-    print(json.dumps([_as_dict(row) for row in made], indent=2, ensure_ascii=False))
-
-
-def _as_dict(row: Row) -> dict[str, Any]:
-    figures = row.found.figures
-    return {
-        "run_dir": str(row.run.path),
-        "count": figures.count,
-        "accuracy": figures.accuracy,
-        "accuracy_interval": figures.accuracy_interval,
-        "macro_f1": figures.macro_f1,
-        "macro_f1_interval": figures.macro_f1_interval,
-        "loss": figures.loss,
-        "calibration_error": row.found.calibrated.error_after,
-        "against_first": row.versus and dataclasses.asdict(row.versus),
-        "against_first_by_rule": row.decided and dataclasses.asdict(row.decided),
-    }
-
-
-def print_table(made: Sequence[Row]) -> None:
-    names = [printable(str(row.run.path)) for row in made]
-    width = max(map(len, (*names, "run")))
-    spread = max(len(between(row.found.figures.accuracy_interval)) for row in made) + 2
-    print(f"{'run':{width}}  images  accuracy  {'':{spread}}  macro f1    loss  calibration error")
-    for name, row in zip(names, made, strict=True):
-        figures = row.found.figures
-        interval = f"({between(figures.accuracy_interval)})"
-        print(
-            f"{name:{width}}  {figures.count:8}  {figures.accuracy:8.2%}  {interval:{spread}}  "
-            f"{figures.macro_f1:8.2%}  {figures.loss:.4f}  {row.found.calibrated.error_after:.2%}"
-        )
-    for name, row in zip(names[1:], made[1:], strict=True):
-        print(f"\n{name} against {names[0]}")
-        for how, found in (("likeliest class", row.versus), ("saved rules", row.decided)):
-            if found:
-                print(f"  by the {how}: {_in_words(found)}")
-
-
-def _in_words(found: ModelComparison) -> str:
-    return (
-        f"of {found.common} images that both have, {found.right_b} right against "
-        f"{found.right_a}; {found.only_b} only by this one, {found.only_a} only by the other; "
-        f"p = {found.p_value:.2g} (McNemar's exact test)"
-    )
+    """Warns of runs that were trained on images that they are compared on."""
+    common = [set(names[0]).intersection(others) for others in names[1:]]
+    compared = [set().union(*common), *common]
+    for run, known, images in zip(runs, trained, compared, strict=True):
+        warn_of_trained(run, len(known & images), len(images), log)

@@ -1,144 +1,137 @@
-"""The report of a run: at its end, and where bin/evaluate is asked for one."""
+"""The report of a run: at the end of its training, and of an evaluation."""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import functools
 import shlex
-import sys
 from pathlib import Path
 
-from engine.cli import flags
-from engine.commands import measure
-from engine.commands import tta as tta_module
+from engine.commands.evaluate import EvaluateOptions, EvaluationResult, Log, ignore
 from engine.core.dataset import DataLoader
 from engine.core.errors import UserError
-from engine.core.recipe import DataSpec
 from engine.report import write
 from engine.report.collect import MeasuredModel, ReportContext, collect_report
 from engine.runs import best_model
 from engine.runs.directory import RunDirectory
-from engine.runs.load import LoadedRun
 from engine.runtime.shutdown import ShutdownRequested
 from engine.training.final_evaluation import FinalEvaluation
 from engine.training.state import TrainJob
 from pipelines.loading import batches, prepare
 
+OWN_DATA = "the run's own"
 
-def after_training(
-    job: TrainJob, found: FinalEvaluation, command: str, price_per_hour: float | None = None
+
+def write_training_report(
+    job: TrainJob, final: FinalEvaluation, command: str, price_per_hour: float | None = None
 ) -> None:
-    """Writes the report of a run that has just ended, and says where, or in one line why not.
+    """Writes the report of a run that has just finished, and logs where, or in one line why not.
 
-    Whatever goes wrong here, the run is finished. Whoever asks it to end meanwhile does without the
-    report, and who asks twice is heard at once, as ever.
+    Whatever goes wrong here, the run is finished. A first signal ends the report, a second one the
+    process, as ever.
     """
-    try:
-        facts = collect_report(
-            _trained(job, found), _told(found, command, price_per_hour), job.shutdown.check
-        )
-        job.shutdown.check()
-        if job.lock and not job.lock.owns_directory():
-            raise UserError(f"{job.run.path} is another run's by now")
-        job.logger.note(f"report: {write.write(job.run.report, facts)}")
-    except (Exception, ShutdownRequested) as error:
-        reason = (
-            str(error)
-            if isinstance(error, UserError | OSError | ShutdownRequested)
-            else repr(error)
-        )
-        again = shlex.join(
-            ["bin/evaluate", f"--run_dir={job.run.path}", f"--report={job.run.report}"]
-        )
-        job.logger.note(f"no report ({' '.join(reason.split())}); {again} makes one")
-
-
-def _trained(job: TrainJob, found: FinalEvaluation) -> MeasuredModel:
-    """The test part where there is one, which nothing was chosen on."""
-    part = list(found.predictions)[-1]
-    rule = best_model.decision_rule_of(job.run, best_model.load_best_model(job.run)[1])
-    return MeasuredModel(
-        run=job.run,
-        recipe=job.recipe,
-        classifier=job.classifier,
-        rule=rule,
-        answers=found.predictions[part],
-        once=functools.partial(job.loader.split_batches, part),
-        fitted_on_these=part == "validation",
-        training=job.loader,
-    )
-
-
-def _told(found: FinalEvaluation, command: str, price_per_hour: float | None) -> ReportContext:
-    return ReportContext(
-        part=list(found.predictions)[-1],
-        data="the run's own",
+    split = list(final.predictions)[-1]  # the test split where there is one, on which nothing was tuned
+    context = ReportContext(
+        part=split,
+        data=OWN_DATA,
         own=True,
         when=_now(),
         command=command,
         price_per_hour=price_per_hour,
     )
+    try:
+        data = collect_report(_trained_model(job, final, split), context, job.shutdown.check)
+        job.shutdown.check()
+        if job.lock and not job.lock.owns_directory():
+            raise UserError(f"{job.run.path} holds another run by now")
+        job.logger.note(f"report: {write.write(job.run.report, data)}")
+    except (Exception, ShutdownRequested) as error:
+        plain = isinstance(error, UserError | OSError | ShutdownRequested)
+        reason = " ".join((str(error) if plain else repr(error)).split())
+        again = shlex.join(
+            ["bin/evaluate", f"--run_dir={job.run.path}", f"--report={job.run.report}"]
+        )
+        job.logger.note(f"no report ({reason}); {again} writes one")
 
 
-def after_evaluating(
-    parsed: flags.Parsed, run: RunDirectory, found: measure.EvaluatedModel, other: DataSpec | None
+def _trained_model(job: TrainJob, final: FinalEvaluation, split: str) -> MeasuredModel:
+    return MeasuredModel(
+        run=job.run,
+        recipe=job.recipe,
+        classifier=job.classifier,
+        rule=best_model.decision_rule_of(job.run, best_model.load_best_model(job.run)[1]),
+        answers=final.predictions[split],
+        once=functools.partial(job.loader.split_batches, split),
+        fitted_on_these=split == "validation",
+        training=job.loader,
+    )
+
+
+def write_evaluation_report(
+    result: EvaluationResult,
+    options: EvaluateOptions,
+    folder: Path,
+    command: str = "unfreeze.evaluate(...)",
+    price_per_hour: float | None = None,
+    log: Log = ignore,
 ) -> Path:
-    """Writes the report of what was measured, and gives its place.
-
-    other: the data where they are not the run's own.
+    """Writes the report of an evaluation, and returns the path of its page.
 
     Raises:
       UserError: it can't be written, or an image can't be read any more.
     """
-    own, part = other is None, found.part
-    opened, source = found.opened, found.source
-    measured = MeasuredModel(
-        run=run,
-        recipe=opened.recipe,
-        classifier=opened.classifier,
-        rule=opened.rule,
-        answers=found.answers,
-        once=source.batches,
-        fitted_on_these=own and part == "validation",
-        training=_training(parsed, opened, source, part) if own else None,
+    run, own = result.run, options.data is None
+    model = MeasuredModel(
+        run=RunDirectory(options.run_dir),
+        recipe=run.recipe,
+        classifier=run.classifier,
+        rule=run.rule,
+        answers=result.predictions,
+        once=result.source.batches,
+        fitted_on_these=options.own_validation,
+        training=_training_data(result, options, log) if own else None,
     )
-    told = ReportContext(
-        part=part,
-        data=other.location if other else "the run's own",
+    context = ReportContext(
+        part=result.split,
+        data=options.data.location if options.data else OWN_DATA,
         own=own,
         when=_now(),
-        command=_command(),
-        price_per_hour=parsed.price_per_hour,
-        views=tta_module.in_words(parsed.tta),
-        trained_on=found.trained_on,
+        command=command,
+        price_per_hour=price_per_hour,
+        views=_describe_tta(options.tta),
+        trained_on=result.trained_on,
     )
-    facts = collect_report(measured, told)
+    data = collect_report(model, context)
     try:
-        return write.write(Path(parsed.report), facts)
+        return write.write(folder, data)
     except OSError as error:
         raise UserError(
-            f"--report={parsed.report}: can't be written ({error.strerror}); name another folder"
+            f"--report={folder}: can't be written ({error.strerror}); name another folder"
         ) from None
 
 
-def _training(
-    parsed: flags.Parsed, opened: LoadedRun, source: batches.SplitLoader, part: str
-) -> DataLoader:
-    """The training part of the run's own data."""
-    if part == "train":
-        return batches.ImageDataLoader(
-            source.examples, source.recipe, source.threads, source.pixels
+def _training_data(result: EvaluationResult, options: EvaluateOptions, log: Log) -> DataLoader:
+    """The training split of the run's own data."""
+    source, run = result.source, result.run
+    examples, cached, recipe = source.examples, source.pixels, source.recipe
+    if result.split != "train":
+        recipe = run.recipe
+        cache = dataclasses.replace(options.cache, memory=0).location()
+        examples, cached = prepare.prepare_evaluation_data(
+            recipe, run.classes, "train", source.threads, log, cache
         )
-    place = flags.cache_options(parsed, memory=0).location()
-    examples, kept = prepare.prepare_evaluation_data(
-        opened.recipe, opened.classes, "train", source.threads, measure.complain, place
-    )
-    return batches.ImageDataLoader(examples, opened.recipe, source.threads, kept)
+    return batches.ImageDataLoader(examples, recipe, source.threads, cached)
+
+
+def _describe_tta(tta: str | int | None) -> str:
+    """What a prediction is the mean over; nothing without test-time augmentation."""
+    if tta is None:
+        return ""
+    if tta == "flip":
+        return "the image and its mirror image"
+    return f"{tta} views, the image and draws of the run’s own augmentation"
 
 
 def _now() -> str:
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-
-
-def _command() -> str:
-    return shlex.join([f"bin/{Path(sys.argv[0]).name}", *sys.argv[1:]])

@@ -1,33 +1,23 @@
-"""Checks on whatever device there is, in about a minute, with small images made on the spot."""
+"""Checks that training works on this device, in about a minute, with generated images."""
 
 from __future__ import annotations
 
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
-from engine.commands import benchmark_baselines
+from engine.commands.benchmark import NoteLogger
+from engine.commands.evaluate import Log, ignore
 from engine.core.call_syntax import parse_calls
 from engine.core.recipe import DataSpec, Recipe, parse_phase
-from engine.frozen import trunk
-from engine.frozen.array_store import CacheBudget
-from engine.frozen.precision import ComputeMode, relative_distance
-from engine.models import classifier, freezing
-from engine.models.batchnorm_folding import as_list
-from engine.runs import checkpoints
+from engine.loggers.base import StepMetrics
 from engine.runs.directory import RunDirectory, claim_directory
-from engine.runtime import stateless_random
-from engine.training import loop
-from engine.training.state import TrainJob
-from pipelines.augment import augment
-from pipelines.loading import batches
-from pipelines.sources import sources
+from engine.runtime import tensorflow_setup
 
 AUGMENTATION = "rotate(30)|shift(0.2)|shear(0.2)|zoom(0.2)|flip|brightness(0.2)|hue(10)"
 PHASES = (
@@ -36,29 +26,36 @@ PHASES = (
 )
 
 
-def run(threads: int) -> Iterator[tuple[str, bool]]:
-    """Runs every check and prints a line for each; gives its name and whether it held."""
-    devices = tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("CPU")
-    details = [tf.config.experimental.get_device_details(device) for device in devices]
-    names = [detail.get("device_name", "CPU") for detail in details]
-    print(f"on {', '.join(names)}:")
+def self_test(threads: int | None = None, log: Log = ignore) -> list[str]:
+    """Runs every check, logs a line for each, and returns the names of those that failed."""
+    threads = tensorflow_setup.start_tensorflow(threads, deterministic=True)
+    log(f"on {', '.join(_device_names())}:")
+    failed = []
     with tempfile.TemporaryDirectory() as folder:
         recipe = _recipe(Path(folder))
         for name, check in CHECKS.items():
             started = time.perf_counter()
             try:
                 problem = check(recipe, threads)
-            except Exception as error:  # the others are worth knowing all the same
+            except Exception as error:  # the result of the other checks is of use all the same
                 problem = f"{type(error).__name__}: {error}".split("\n")[0]
             seconds = time.perf_counter() - started
-            print(
-                f"  {'FAILED' if problem else 'good  '} {name}, {seconds:.0f} s  {problem}".rstrip()
-            )
-            yield name, not problem
+            status = "FAILED" if problem else "passed"
+            log(f"  {status} {name}, {seconds:.0f} s  {problem}".rstrip())
+            failed += [name] if problem else []
+    return failed
+
+
+def _device_names() -> list[str]:
+    import tensorflow as tf
+
+    devices = tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("CPU")
+    details = [tf.config.experimental.get_device_details(device) for device in devices]
+    return [detail.get("device_name", "CPU") for detail in details]
 
 
 def _recipe(folder: Path) -> Recipe:
-    """Two classes that a small network tells apart: noise that is bluish, noise that is reddish."""
+    """Two classes that a small network tells apart: bluish noise and reddish noise."""
     random = np.random.default_rng(0)
     for channel, name in ((2, "blue"), (0, "red")):
         (folder / "images" / name).mkdir(parents=True)
@@ -75,31 +72,43 @@ def _recipe(folder: Path) -> Recipe:
         augment=parse_calls(AUGMENTATION),
         dropout=0.2,
         batch_size=8,
-        precision="float32",  # a measurement may come out otherwise in another run directory
+        precision="float32",  # a measured choice may differ between run directories
     )
 
 
-def augmentation_agrees_with_the_cpu(recipe: Recipe, threads: int) -> str:
+def augmentation_agrees_with_cpu(recipe: Recipe, threads: int) -> str:
+    import tensorflow as tf
+
+    from engine.runtime import stateless_random
+    from pipelines.augment import augment
+
     images = tf.constant(np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3)), tf.uint8)
-    changes = augment.compose(recipe.augment)
+    augmentation = augment.compose(recipe.augment)
     examples = tf.range(8)
     numbers = stateless_random.uniform(
-        0, stateless_random.AUGMENT, tf.zeros_like(examples), examples, changes.draws
+        0, stateless_random.AUGMENT, tf.zeros_like(examples), examples, augmentation.draws
     )
-    here = changes.apply(images, numbers).numpy()
+    here = augmentation.apply(images, numbers).numpy()
     with tf.device("CPU"):
-        there = changes.apply(tf.identity(images), tf.identity(numbers)).numpy()
-    apart = float(np.abs(here - there).max())
-    return "" if apart < 0.1 else f"up to {apart:.2f} grey levels apart"
+        on_cpu = augmentation.apply(tf.identity(images), tf.identity(numbers)).numpy()
+    difference = float(np.abs(here - on_cpu).max())
+    return "" if difference < 0.1 else f"up to {difference:.2f} grey levels apart"
 
 
-def the_trunk_agrees_with_the_network(recipe: Recipe, threads: int) -> str:
-    split = freezing.partition_model(classifier.build(recipe, 2), "head")
+def trunk_agrees_with_network(recipe: Recipe, threads: int) -> str:
+    import tensorflow as tf
+
+    from engine.frozen import trunk
+    from engine.frozen.precision import ComputeMode, relative_distance
+    from engine.models import classifier, freezing
+    from engine.models.batchnorm_folding import as_list
+
+    partition = freezing.partition_model(classifier.build(recipe, 2), "head")
     pixels = tf.constant(np.random.default_rng(0).uniform(0, 255, (8, 64, 64, 3)), tf.float32)
-    plain = as_list(split.trunk(pixels, training=False))[0]
-    folded = trunk.compile_frozen(split.trunk, ComputeMode())(pixels)[0]
-    apart = relative_distance(np.asarray(folded), np.asarray(plain))
-    return "" if apart < 1e-4 else f"relative distance {apart:.1e}"
+    plain = as_list(partition.trunk(pixels, training=False))[0]
+    folded = trunk.compile_frozen(partition.trunk, ComputeMode())(pixels)[0]
+    difference = relative_distance(np.asarray(folded), np.asarray(plain))
+    return "" if difference < 1e-4 else f"relative distance {difference:.1e}"
 
 
 def float16_trains(recipe: Recipe, threads: int) -> str:
@@ -110,38 +119,45 @@ def float16_trains(recipe: Recipe, threads: int) -> str:
     return "" if accuracy > 0.8 else f"accuracy {accuracy:.0%} on two colours"
 
 
-def a_resumed_run_equals_an_undisturbed_one(recipe: Recipe, threads: int) -> str:
+def resumed_run_equals_uninterrupted_run(recipe: Recipe, threads: int) -> str:
+    from engine.runs import checkpoints
+
     folder = Path(recipe.data.location).parent
-    _train(recipe, threads, folder / "whole")
-    for stop in (4, 11, 17):
+    _train(recipe, threads, folder / "uninterrupted")
+    for step in (4, 11, 17):
         try:
-            _train(recipe, threads, folder / "parts", stop)
+            _train(recipe, threads, folder / "resumed", step)
         except InterruptedError:
             continue
-    _train(recipe, threads, folder / "parts")
-    whole, parts = (
-        checkpoints.load(RunDirectory(folder / n))[1]["model"] for n in ("whole", "parts")
-    )
-    moved = sum(not np.array_equal(one, other) for one, other in zip(whole, parts, strict=True))
-    return f"{moved} of {len(whole)} variables differ" if moved else ""
+    _train(recipe, threads, folder / "resumed")
+    runs = [RunDirectory(folder / name) for name in ("uninterrupted", "resumed")]
+    whole, resumed = (checkpoints.load(run)[1]["model"] for run in runs)
+    different = sum(not np.array_equal(*pair) for pair in zip(whole, resumed, strict=True))
+    return f"{different} of {len(whole)} variables differ" if different else ""
 
 
-class Stop(benchmark_baselines.Quiet):
+class InterruptingLogger(NoteLogger):
     """Interrupts a run at a step."""
 
     def __init__(self, at: int | None) -> None:
+        super().__init__(ignore)
         self.at = at
 
-    def note(self, line: str) -> None:
-        pass
-
-    def step(self, moment: object) -> None:
-        if getattr(moment, "step", None) == self.at:
+    def step(self, moment: StepMetrics) -> None:
+        if moment.step == self.at:
             raise InterruptedError
 
 
-def _train(recipe: Recipe, threads: int, place: Path, stop: int | None = None) -> dict:
-    run = RunDirectory(place)
+def _train(recipe: Recipe, threads: int, folder: Path, interrupt_at: int | None = None) -> dict:
+    from engine.frozen.array_store import CacheBudget
+    from engine.models import classifier
+    from engine.training import loop
+    from engine.training.state import TrainJob
+    from pipelines.augment import augment
+    from pipelines.loading import batches
+    from pipelines.sources import sources
+
+    run = RunDirectory(folder)
     claim_directory(run, recipe, overwrite=False)
     loader = batches.ImageDataLoader(sources.load_examples(recipe.data), recipe, threads)
     job = TrainJob(
@@ -150,7 +166,7 @@ def _train(recipe: Recipe, threads: int, place: Path, stop: int | None = None) -
         loader=loader,
         augment=augment.compose(recipe.augment),
         run=run,
-        logger=Stop(stop),
+        logger=InterruptingLogger(interrupt_at),
         cache_budget=CacheBudget(2**28),
         checkpoint_minutes=0,
         log_every_steps=1,
@@ -160,8 +176,8 @@ def _train(recipe: Recipe, threads: int, place: Path, stop: int | None = None) -
 
 
 CHECKS: dict[str, Callable[[Recipe, int], str]] = {
-    "augmentation compiles and agrees with the CPU": augmentation_agrees_with_the_cpu,
-    "the trunk agrees with the unfolded network": the_trunk_agrees_with_the_network,
+    "augmentation compiles and agrees with the CPU": augmentation_agrees_with_cpu,
+    "the trunk agrees with the unfolded network": trunk_agrees_with_network,
     "float16 trains": float16_trains,
-    "a resumed run equals an undisturbed one": a_resumed_run_equals_an_undisturbed_one,
+    "a resumed run equals an uninterrupted one": resumed_run_equals_uninterrupted_run,
 }

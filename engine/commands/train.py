@@ -142,7 +142,7 @@ def _train(options: TrainOptions, lock: RunLock, logger: Logger, shutdown: Shutd
         from engine.commands import reporting
 
         with devices.scope():
-            reporting.after_training(job, final, options.command, options.price_per_hour)
+            reporting.write_training_report(job, final, options.command, options.price_per_hour)
     return TrainResult(run, final.result, final.predictions)
 
 

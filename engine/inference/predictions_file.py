@@ -147,7 +147,7 @@ class PredictionsFile:
         """
         self.names, self.order = Names(path), order
         self.batch_size, self.stretch = batch_size, stretch
-        self.format, self.top = of_path(path.name), order.options["top"]
+        self.format, self.top = of_path(path.name), order.options["top_k"]
         self.tally = PredictionCounts()
         self._synced = time.monotonic()
         try:

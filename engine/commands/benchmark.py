@@ -1,0 +1,227 @@
+"""Measures how fast this machine trains and predicts, stage by stage and as a whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.benchmark import cloud, report
+from engine.benchmark.report import Report
+from engine.benchmark.rows import PREDICT, Rate, Row
+from engine.benchmark.timing import Work, alternate
+from engine.commands.cache_options import CacheOptions
+from engine.commands.evaluate import Log, ignore
+from engine.core.recipe import Recipe
+from engine.evaluation.evaluate import Evaluation
+from engine.loggers.base import StepMetrics
+from engine.runs.directory import RunDirectory, claim_directory
+from engine.runtime import hardware, tensorflow_setup
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from engine.inference.predictor import Predictor
+    from engine.training.state import TrainJob
+    from pipelines.predict.image_stream import ImageStream
+    from pipelines.sources.examples import Examples
+
+MAX_PREDICT_IMAGES = 3000  # of a sample; at each of its ends the pipeline fills up or runs dry
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkOptions:
+    """What is measured.
+
+    recipes: one after the other, each of their phases.
+    predict: measure predictions into a file in place of the phases.
+    repeats: of each measurement.
+    instance_type: of the cloud; None to ask its metadata service.
+    price_per_hour: of this machine, in any currency.
+    command: the command that the report names.
+    """
+
+    recipes: tuple[Recipe, ...]
+    predict: bool = False
+    repeats: int = 5
+    threads: int | None = None
+    cache: CacheOptions = dataclasses.field(default_factory=CacheOptions)
+    instance_type: str | None = None
+    price_per_hour: float | None = None
+    command: str = "unfreeze.benchmark(...)"
+
+
+class NoteLogger:
+    """A logger that hands on the notes and drops everything else."""
+
+    def __init__(self, log: Log) -> None:
+        self.note = log
+
+    def step(self, moment: StepMetrics) -> None: ...
+    def epoch(self, row: dict[str, Any], evaluation: Evaluation, best: bool) -> None: ...
+    def end(self) -> None: ...
+
+
+def benchmark(options: BenchmarkOptions, log: Log = ignore) -> Report:
+    """Measures every recipe, and logs for each measurement what limits it.
+
+    Raises:
+      UserError: images or weights are not there.
+    """
+    deterministic = options.recipes[0].deterministic
+    threads = tensorflow_setup.start_tensorflow(options.threads, deterministic, log=log)
+    rows = []
+    for recipe in options.recipes:
+        with tempfile.TemporaryDirectory() as folder:
+            for row in _measure(options, recipe, threads, Path(folder), log):
+                rows.append(row)
+                log(report.explain(row))
+    return Report(
+        machine=hardware.describe_machine(),
+        software=hardware.describe_software(),
+        instance_type=options.instance_type or cloud.instance_type(),
+        price_per_hour=options.price_per_hour,
+        when=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        command=options.command,
+        rows=tuple(rows),
+    )
+
+
+def _measure(
+    options: BenchmarkOptions, recipe: Recipe, threads: int, folder: Path, log: Log
+) -> Iterator[Row]:
+    """The rows of a recipe: of each phase, or of prediction."""
+    from engine.benchmark import measure
+
+    if options.predict:
+        yield _measure_prediction(recipe, threads, folder, options.repeats, log)
+        return
+    job = prepare_job(recipe, threads, options.cache, folder, log)
+    for phase in recipe.phases:
+        if phase.epochs:
+            yield measure.row(job, phase, options.repeats)
+
+
+def prepare_job(
+    recipe: Recipe, threads: int, cache: CacheOptions, folder: Path, log: Log
+) -> TrainJob:
+    """The recipe's job, in a run directory in `folder`."""
+    from engine.commands import training_data
+    from engine.training.state import TrainJob
+    from pipelines.augment import augment
+
+    run, logger = RunDirectory(folder / "run"), NoteLogger(log)
+    claim_directory(run, recipe, overwrite=True)
+    classifier, loader, caches = training_data.prepare_model_and_data(
+        recipe, run, cache.location(), threads, logger
+    )
+    augmentation = augment.compose(recipe.augment)
+    return TrainJob(recipe, classifier, loader, augmentation, run, logger, **caches)
+
+
+def _measure_prediction(recipe: Recipe, threads: int, folder: Path, repeats: int, log: Log) -> Row:
+    """Predictions of the recipe's training images into a file, their decoding, and the network."""
+    import numpy as np
+    import tensorflow as tf
+
+    from engine.inference import predictor
+    from engine.models import classifier
+    from pipelines.predict.image_stream import ImageStream
+    from pipelines.sources import sources
+    from pipelines.sources.examples import WHOLE_FILE
+
+    hardware.reset_peak_memory()
+    examples = sources.load_examples(recipe.data)
+    files = examples.take(examples.lengths == WHOLE_FILE)
+    files = files.take(np.arange(min(len(files), MAX_PREDICT_IMAGES)))
+    network = classifier.build(recipe, len(examples.classes))
+    model = predictor.of_classifier(recipe, network, examples.classes)
+    stream = ImageStream(
+        [os.fspath(path) for path in files.paths],
+        model.image_size,
+        model.resize,
+        threads,
+        device=tensorflow_setup.prefetch_device(),
+    )
+    model = _in_precision(model, recipe, stream, log)
+    samples = alternate(_prediction_works(model, recipe, stream, files, folder), repeats)
+    rates = {name: Rate.of(each) for name, each in samples.items()}
+    return Row(
+        backbone=recipe.backbone,
+        image_size=recipe.image_size,
+        batch_size=recipe.batch_size,
+        precision=model.program.policy,
+        phase=PREDICT,
+        stages={name: rates[name] for name in ("input", "trunk")},
+        whole=rates["whole"],
+        shares_cores=not tf.config.list_physical_devices("GPU"),
+        peak_memory=hardware.peak_memory(),
+    )
+
+
+def _in_precision(model: Predictor, recipe: Recipe, stream: ImageStream, log: Log) -> Predictor:
+    from engine.frozen.precision import ComputeMode
+    from engine.inference import batch_predict, predictor
+
+    if recipe.precision != "auto":
+        return predictor.in_program(model, ComputeMode(recipe.precision))
+    groups = stream.groups(recipe.batch_size)
+    return batch_predict.fastest(model, groups, batch_predict.WORTH_TRIALS, log)[0]
+
+
+def _prediction_works(
+    model: Predictor, recipe: Recipe, stream: ImageStream, files: Examples, folder: Path
+) -> dict[str, Work]:
+    from engine.inference import predict
+    from engine.inference.predictions_file import PredictionsFile, PredictionsRequest
+    from pipelines.predict.find_images import stretch
+
+    count, batch_size = len(files), recipe.batch_size
+    batches = -(-count // batch_size)
+    decoded = decode_only(files, recipe, stream.threads).take(batches)
+    images = next(iter(decoded))
+    calls = max(1, min(20, count // batch_size))
+
+    def predict_to_file() -> None:
+        request = PredictionsRequest({}, (), {"top_k": 1}, tuple(stream.places), replaces=True)
+        path, length = folder / "predictions.csv", stretch(batch_size)
+        with PredictionsFile(path, request, batch_size, length, going_on=False) as file:
+            file.begin(dataclasses.asdict(model.program))
+            for group in stream.groups(batch_size):
+                file.add(predict.answers(model, group, batch_size, 1))
+            file.finish()
+
+    return {
+        "input": Work(lambda: drain(decoded), batches * batch_size),
+        "trunk": Work(
+            lambda: [model.probabilities(images).numpy() for _ in range(calls)], calls * batch_size
+        ),
+        "whole": Work(predict_to_file, count),
+    }
+
+
+def decode_only(examples: Examples, recipe: Recipe, threads: int) -> tf.data.Dataset:
+    """Batches of the images as tf.data decodes them, with nothing else attached."""
+    import tensorflow as tf
+
+    from pipelines.decode import decode
+    from pipelines.loading import batches
+    from pipelines.sources import reader
+
+    read = reader.make_reader(examples)
+    dataset = tf.data.Dataset.range(len(examples)).repeat()
+    dataset = dataset.map(
+        lambda number: decode.decode(read(number), *recipe.image_size, recipe.resize),
+        num_parallel_calls=reader.IMAGES_PER_THREAD * threads,  # as the data loader
+    )
+    dataset = dataset.batch(recipe.batch_size).prefetch(batches.PREFETCHED_BATCHES)
+    return dataset.with_options(reader.dataset_options(threads))
+
+
+def drain(items: Iterable[Any]) -> None:
+    for _ in items:
+        pass

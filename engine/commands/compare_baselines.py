@@ -1,0 +1,199 @@
+"""Compares training here with plain Keras: each stage, and whole runs to a target accuracy."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.benchmark import time_to_accuracy
+from engine.benchmark.baselines import WAYS
+from engine.benchmark.rows import Rate
+from engine.benchmark.time_to_accuracy import Course
+from engine.benchmark.timing import Work, alternate, ratio
+from engine.commands.benchmark import decode_only, drain, prepare_job
+from engine.commands.cache_options import CacheOptions
+from engine.commands.evaluate import Log, ignore
+from engine.core.errors import choose
+from engine.core.recipe import Recipe, to_json
+from engine.runtime import tensorflow_setup
+
+if TYPE_CHECKING:
+    from engine.training.state import TrainJob
+
+OURS = "bin/train"
+ROOT = str(Path(__file__).resolve().parents[2])
+
+
+@dataclasses.dataclass(frozen=True)
+class BaselineOptions:
+    """What is compared with the baselines.
+
+    repeats: rounds of each comparison of stages.
+    seeds: whole runs of each program; 0 for no whole runs.
+    baselines: keys of `engine.benchmark.baselines.WAYS`, whose whole runs are timed.
+    target_accuracy: the validation accuracy at which a whole run ends.
+
+    Raises:
+      UserError: there is no such baseline.
+    """
+
+    recipe: Recipe
+    repeats: int = 5
+    seeds: int = 1
+    baselines: tuple[str, ...] = tuple(WAYS)
+    target_accuracy: float = 0.985
+    threads: int | None = None
+    cache: CacheOptions = dataclasses.field(default_factory=CacheOptions)
+
+    def __post_init__(self) -> None:
+        for name in self.baselines:
+            choose(name, WAYS, "--baselines: baseline")
+
+
+def compare_baselines(options: BaselineOptions, log: Log = ignore) -> Iterator[str]:
+    """Yields a line for each comparison of stages, for each whole run, and for their medians.
+
+    Raises:
+      UserError: images or weights are not there.
+    """
+    threads = tensorflow_setup.start_tensorflow(
+        options.threads, options.recipe.deterministic, log=log
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        job = prepare_job(options.recipe, threads, options.cache, folder, log)
+        yield from _compare_stages(job, threads, options.repeats)
+        if options.seeds:
+            yield from _time_to_accuracy(options, folder)
+
+
+def _compare_stages(job: TrainJob, threads: int, repeats: int) -> Iterator[str]:
+    """A line for each stage that is measured against plain Keras or decoding alone."""
+    from engine.benchmark import keras_comparison, measure
+
+    yield f"{keras_comparison.same_job(job.recipe)}; ratios: median of {repeats} rounds (quartiles)"
+    phases = [phase for phase in job.recipe.phases if phase.epochs]
+    for phase in phases:
+        bench = measure.prepare(job, phase)
+        batch = next(iter(job.loader.split_batches("train", [0])))
+        if phase is phases[0]:
+            if pair := keras_comparison.augmentation(bench, batch):
+                yield _ratio("augmentation / Keras layers", pair, repeats)
+            yield from _compare_input(job, threads, repeats)
+        if bench.stage.partition.frozen:
+            pair = keras_comparison.forward(bench, batch)
+            yield _ratio(f"{phase.name}: frozen layers / Keras", pair, repeats)
+        pair = keras_comparison.update(bench, batch)
+        yield _ratio(f"{phase.name}: update / Keras", pair, repeats)
+        pair = keras_comparison.loop(bench)
+        yield _ratio(f"{phase.name}: loop / bare step", pair, 2 * repeats)
+
+
+def _ratio(title: str, pair: tuple[Work, Work], repeats: int) -> str:
+    samples = alternate(dict(zip(("ours", "theirs"), pair, strict=True)), repeats)
+    ours, theirs = (Rate.of(samples[name]) for name in ("ours", "theirs"))
+    times = ratio(samples["ours"], samples["theirs"])
+    return (
+        f"{title:36} {ours.median:9,.0f} / {theirs.median:9,.0f} images/s = {times.median:7.3g} x "
+        f"({times.low:.3g} to {times.high:.3g})"
+    )
+
+
+def _compare_input(job: TrainJob, threads: int, repeats: int) -> Iterator[str]:
+    """Batches from files and from the pixel cache, against decoding with nothing else attached."""
+    from pipelines.loading import batches
+    from pipelines.sources import sources
+
+    recipe = job.recipe
+    examples = sources.load_examples(recipe.data).subset("train")
+    loader = batches.ImageDataLoader(examples, recipe, threads)
+    steps = min(job.steps_per_epoch, max(1, 2000 // recipe.batch_size))
+    images = steps * recipe.batch_size
+    decoding = Work(lambda: drain(decode_only(examples, recipe, threads).take(steps)), images)
+    files = Work(lambda: drain(loader.train_batches(0, steps)), images)
+    yield _ratio("input from files / bare decoding", (files, decoding), repeats)
+    cached = Work(lambda: drain(job.loader.train_batches(0, steps)), images)
+    yield _ratio("input in use / bare decoding", (cached, decoding), repeats)
+
+
+def _time_to_accuracy(options: BaselineOptions, folder: Path) -> Iterator[str]:
+    """Whole runs from process start, in turn, until an evaluation reaches the target."""
+    from pipelines.sources import class_folders, sources
+
+    target = options.target_accuracy
+    examples = sources.load_examples(options.recipe.data)
+    for split in ("train", "validation"):
+        class_folders.write_class_folders(examples.subset(split), folder / "images" / split)
+    courses: dict[str, list[Course]] = {name: [] for name in (OURS, *options.baselines)}
+    for seed, name in itertools.product(range(options.seeds), courses):
+        recipe = dataclasses.replace(options.recipe, seed=options.recipe.seed + seed)
+        place = folder / f"{name.replace('/', '_')}_{seed}"
+        command = _train_command(options, recipe, place) if name == OURS else None
+        command = command or _baseline_command(name, recipe, folder / "images")
+        course = time_to_accuracy.run(command, target, {"PYTHONPATH": ROOT})
+        courses[name].append(course)
+        yield f"seed {recipe.seed}, {name}: {_describe(course, target)}"
+    yield from _medians(courses, target)
+
+
+def _train_command(options: BaselineOptions, recipe: Recipe, folder: Path) -> list[str]:
+    folder.mkdir()
+    (folder / "seeded.json").write_text(to_json(recipe), "utf-8")
+    arguments = {
+        "recipe": folder / "seeded.json",
+        "run_dir": folder / "run",
+        "cache_dir": folder / "cache",
+        "cache_memory": options.cache.memory,
+        "threads": options.threads,
+    }
+    flags = [f"--{name}={value}" for name, value in arguments.items() if value is not None]
+    return [sys.executable, "-m", "engine.cli", "train", "--noreport", *flags]
+
+
+def _baseline_command(name: str, recipe: Recipe, images: Path) -> list[str]:
+    task = {
+        "way": name,
+        "train_dir": str(images / "train"),
+        "validation_dir": str(images / "validation"),
+        "recipe": to_json(recipe),
+    }
+    return [sys.executable, "-m", "engine.benchmark.baselines", json.dumps(task)]
+
+
+def _describe(course: Course, target: float) -> str:
+    reached = course.reached(target)
+    best = max(accuracy for _, accuracy in course.epochs)
+    if reached is None:
+        return f"did not reach {target:.1%} in {len(course.epochs)} epochs (best {best:.2%})"
+    return (
+        f"{target:.1%} in epoch {len(course.epochs)}, {reached - course.reading:.1f} s after the "
+        f"first read, {reached:.1f} s after process start"
+    )
+
+
+def _medians(courses: dict[str, list[Course]], target: float) -> Iterator[str]:
+    """Medians over the seeds against those of bin/train."""
+    for title, seconds_of in (
+        ("first read to target", lambda c: (c.reached(target) or math.inf) - c.reading),
+        ("process start to target", lambda c: c.reached(target) or math.inf),
+    ):
+        seconds = {name: sorted(map(seconds_of, runs)) for name, runs in courses.items()}
+        ours = statistics.median(seconds[OURS])
+        for name, each in seconds.items():
+            median = statistics.median(each)
+            spread = f"({_seconds(each[0])} to {_seconds(each[-1])})"
+            line = f"{title:24} {name:10} {_seconds(median):>10} {spread}"
+            finite = math.isfinite(ours) and math.isfinite(median)
+            yield f"{line}, {median / ours:5.1f} x {OURS}" if finite else line
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if math.isfinite(seconds) else "never"

@@ -1,0 +1,107 @@
+"""Examines a data set before training: what is broken, duplicate, mislabelled or unusual."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.core.errors import UserError
+from engine.core.files import write
+from engine.core.recipe import DataSpec
+from engine.report import doctor_page
+from engine.runtime import tensorflow_setup
+
+if TYPE_CHECKING:
+    from pipelines.doctor.clean_manifest import CleanManifest
+    from pipelines.doctor.examine import ExaminedDataset
+
+
+@dataclasses.dataclass(frozen=True)
+class DoctorOptions:
+    """Which images are examined.
+
+    manifest: where a CSV file with the images that are fit to train on is to be written.
+    threads: CPU threads; None for all cores.
+
+    Raises:
+      UserError: there can be no manifest of these images, or not at this path.
+    """
+
+    data: DataSpec
+    manifest: Path | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.manifest and self.data.source == "tfds":
+            raise UserError(
+                "--write_manifest lists files, and the images of --dataset lie in record files; "
+                "omit it"
+            )
+        if self.manifest and _same_file(self.manifest, Path(self.data.location)):
+            raise UserError(
+                f"--write_manifest={self.manifest}: is the manifest that is read, which stays as "
+                "it is; name another file"
+            )
+
+
+def diagnose(
+    options: DoctorOptions, progress: Callable[[int, int], None] = lambda done, total: None
+) -> ExaminedDataset:
+    """Reads, decodes and compares every image once; writes and removes nothing.
+
+    Args:
+      progress: called now and then with the number of images done and of all.
+
+    Raises:
+      UserError: there is nothing to examine.
+    """
+    threads = tensorflow_setup.start_tensorflow(options.threads)
+
+    from pipelines.doctor import examine
+
+    return examine.examine(options.data, threads, progress)
+
+
+def write_report(examined: ExaminedDataset, folder: Path) -> tuple[Path, Path]:
+    """Writes report.html and report.json, and returns their paths.
+
+    Raises:
+      UserError: they can't be written.
+    """
+    result, html, values = examined.summary(), folder / "report.html", folder / "report.json"
+    text = json.dumps(doctor_page.to_json(result), indent=2) + "\n"
+    _write("out", values, text.encode())
+    _write("out", html, doctor_page.page(result, examined.thumbnail).encode())
+    return html, values
+
+
+def write_manifest(examined: ExaminedDataset, path: Path) -> CleanManifest:
+    """Writes the list of the images that are fit to train on.
+
+    Raises:
+      UserError: there can be none, or it can't be written.
+    """
+    from pipelines.doctor.clean_manifest import clean_manifest
+
+    manifest = clean_manifest(examined, str(path))
+    _write("write_manifest", path, manifest.contents)
+    return manifest
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    one, other = one.expanduser(), other.expanduser()
+    return one.exists() and other.exists() and os.path.samefile(one, other)
+
+
+def _write(flag: str, path: Path, contents: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, contents)
+    except OSError as error:
+        raise UserError(
+            f"--{flag}: {path} can't be written ({error.strerror}); name another path"
+        ) from None

@@ -1,0 +1,305 @@
+"""Evaluates a run's best model on a split of data, and changes the decision rule saved with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.commands.cache_options import CacheOptions
+from engine.core.errors import UserError, choose
+from engine.core.recipe import DataSpec
+from engine.evaluation import (
+    classification_metrics,
+    decision_rule,
+    operating_point,
+    reliability,
+)
+from engine.evaluation.classification_metrics import ClassificationMetrics
+from engine.evaluation.decision_rule import DecisionRule
+from engine.evaluation.evaluate import Predictions, collect_predictions
+from engine.evaluation.operating_point import AbstentionMetrics, OperatingPoint
+from engine.evaluation.reliability import Reliability
+from engine.runs.directory import RunDirectory
+from engine.runs.lock import RunLock
+from engine.runtime import tensorflow_setup
+
+if TYPE_CHECKING:
+    from engine.runs.load import LoadedRun
+    from pipelines.loading.batches import SplitLoader
+
+Log = Callable[[str], None]
+
+
+def ignore(line: str) -> None:
+    """A log that drops every line."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationData:
+    """The images that models are evaluated on, and how.
+
+    data: other images than the run's own; None for its own.
+    split: train, validation, test or all; None for validation of own data and all of other data.
+    tta: test-time augmentation, `flip` or a number of augmentation views; None for none.
+    threads: CPU threads; None for all cores.
+    cache: where an earlier run may have cached decoded images, which are only read.
+    """
+
+    data: DataSpec | None = None
+    split: str | None = None
+    tta: str | int | None = None
+    threads: int | None = None
+    cache: CacheOptions = dataclasses.field(default_factory=CacheOptions)
+
+    @property
+    def split_name(self) -> str:
+        return self.split or ("all" if self.data else "validation")
+
+    @property
+    def own_validation(self) -> bool:
+        """Whether a run fits its temperature and threshold on these images."""
+        return self.data is None and self.split_name == "validation"
+
+
+@dataclasses.dataclass(frozen=True)
+class RuleChange:
+    """A change of the decision rule that is saved with a run's model.
+
+    positive_class: a threshold for it is fitted on the run's own validation split.
+    min_recall: the recall of that class that the threshold reaches, above 0, up to 1.
+    abstain: the probability below which a prediction is uncertain, 0 to 1; 0 for never.
+    plain: remove all but the temperature.
+
+    Raises:
+      UserError: the values don't fit, or exclude each other.
+    """
+
+    positive_class: str | None = None
+    min_recall: float | None = None
+    abstain: float | None = None
+    plain: bool = False
+
+    def __post_init__(self) -> None:
+        changes = self.changes()
+        if self.plain and len(changes) > 1:
+            raise UserError(f"--plain and --{changes[0]}; allowed: one of them")
+        if (self.positive_class is None) != (self.min_recall is None):
+            raise UserError(
+                "--positive_class and --min_recall go together, as --positive_class=defective "
+                "--min_recall=0.95; give both or neither"
+            )
+        if self.min_recall == 0:
+            raise UserError("--min_recall=0 would find nothing; allowed: above 0, up to 1")
+        DecisionRule(min_recall=self.min_recall, abstain=self.abstain)  # checks their ranges
+
+    def changes(self) -> list[str]:
+        """The names of the fields that change something."""
+        values = dataclasses.asdict(self).items()
+        return [name for name, value in values if value is not None and value is not False]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(EvaluationData):
+    """Which run is evaluated on which data.
+
+    rule_change: made, and saved with the model, before the rule is evaluated.
+    """
+
+    run_dir: Path
+    rule_change: RuleChange | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationResult:
+    """A run's model on one split.
+
+    run: the loaded run, its rule as it is now.
+    source: the images, in the order of the predictions.
+    rule_metrics: how right the rule's predictions are, less the uncertain ones; None where a
+      prediction is always the likeliest class.
+    fitted: what a threshold that was just fitted does on the validation split.
+    trained_on: how many of the images the model was trained on, where they are not the run's own.
+    """
+
+    split: str
+    run: LoadedRun
+    predictions: Predictions
+    source: SplitLoader
+    metrics: ClassificationMetrics
+    calibration: Reliability
+    operating_point: OperatingPoint | None
+    rule_metrics: AbstentionMetrics | None
+    fitted: OperatingPoint | None = None
+    trained_on: int = 0
+
+    @property
+    def rule(self) -> DecisionRule:
+        return self.run.rule
+
+    @property
+    def abstention(self) -> AbstentionMetrics | None:
+        return None if self.rule.abstain is None else self.rule_metrics
+
+
+def evaluate(options: EvaluateOptions, log: Log = ignore) -> EvaluationResult:
+    """Evaluates a run's best model, after changing its decision rule where options say so.
+
+    Raises:
+      UserError: there is no such run, it is at work while its rule is to be changed, the data does
+        not fit the model, or the rule does not fit the data.
+    """
+    directory = RunDirectory(options.run_dir)
+    directory.read_recipe()  # refuses what is no run, before the lock creates the directory
+    # A threshold belongs to one model: while it is fitted, no other replaces that one.
+    with RunLock(directory) if options.rule_change else nullcontext():
+        threads = tensorflow_setup.start_tensorflow(options.threads, log=log)
+        return _evaluate(directory, options, threads, log)
+
+
+def _evaluate(
+    directory: RunDirectory, options: EvaluateOptions, threads: int, log: Log
+) -> EvaluationResult:
+    from engine.runs.load import load_run
+
+    run, change, fitted = load_run(directory), options.rule_change, None
+    if change and change.positive_class is not None:  # before anything is computed
+        choose(change.positive_class, dict.fromkeys(run.classes), "--positive_class: class")
+    predictions, source = predict_split(run, options, threads, log)
+    if change:
+        validation = predictions
+        if change.positive_class is not None and not options.own_validation:
+            own = dataclasses.replace(options, data=None, split="validation")
+            validation, _ = predict_split(run, own, threads, log)
+        rule = change_rule(run.rule, change, validation)
+        if change.positive_class is not None:
+            fitted = operating_point.operating_point_of_rule(validation, rule)
+        _save_rule(directory, rule, log)
+        run = dataclasses.replace(run, rule=rule)
+    count = 0
+    if options.data is not None:
+        count = int(trained_on(run, source, options.data).sum())
+        warn_of_trained(directory, count, len(predictions), log)
+    result = compute_metrics(run, predictions, source, options)
+    return dataclasses.replace(result, fitted=fitted, trained_on=count)
+
+
+def predict_split(
+    run: LoadedRun, options: EvaluationData, threads: int, log: Log
+) -> tuple[Predictions, SplitLoader]:
+    """A model's predictions for the images of a split, and the images in the same order.
+
+    Raises:
+      UserError: the data does not fit the model, or a prediction is not finite.
+    """
+    from engine.evaluation.eval_step import make_eval_step
+    from engine.inference import tta
+    from pipelines.augment import augment
+    from pipelines.loading import batches, prepare
+    from pipelines.sources.examples import identity
+
+    recipe = dataclasses.replace(run.recipe, data=options.data or run.recipe.data)
+    cache = dataclasses.replace(options.cache, memory=0).location()
+    examples, cached = prepare.prepare_evaluation_data(
+        recipe, run.classes, options.split_name, threads, log, cache
+    )
+    source = batches.SplitLoader(examples, recipe, threads, cached)
+    if options.data is None:
+        _warn_of_change(run, options.split_name, identity(examples), log)
+    data = source.batches()
+    if options.tta is None:
+        step = make_eval_step(run.model)
+    else:
+        augmentation = augment.compose(recipe.augment)
+        views = tta.views(options.tta, augmentation, recipe.seed)
+        step = tta.make_eval_step(run.model, run.rule.temperature, views)
+        data = tta.numbered(data)
+    return collect_predictions(step, data, run.classes, examples.name), source
+
+
+def _warn_of_change(run: LoadedRun, split: str, identity: str, log: Log) -> None:
+    """A new image can move one that was trained on to a validation split that is drawn."""
+    trained = run.data.get(split, identity)
+    if trained != identity:
+        log(
+            f"{run.recipe.data.location}: the {split} split has changed since the run: {trained} "
+            f"then, {identity} now; images that it was trained on may be among them"
+        )
+
+
+def trained_on(run: LoadedRun, source: SplitLoader, data: DataSpec | None) -> np.ndarray:
+    """bool [N]: see `overlap.find_trained_on`."""
+    from pipelines.sources import overlap
+
+    own = run.recipe.data
+    return overlap.find_trained_on(own, data or own, source.examples)
+
+
+def warn_of_trained(run: RunDirectory, count: int, total: int, log: Log) -> None:
+    if count:
+        log(
+            f"{run.path} was trained on {count} of the {total} images that it is evaluated on and "
+            "knows their labels; name images that it was not trained on, as with --data_dir"
+        )
+
+
+def compute_metrics(
+    run: LoadedRun, predictions: Predictions, source: SplitLoader, options: EvaluationData
+) -> EvaluationResult:
+    rule = run.rule
+    return EvaluationResult(
+        split=options.split_name,
+        run=run,
+        predictions=predictions,
+        source=source,
+        metrics=classification_metrics.classification_metrics(predictions, rule),
+        calibration=reliability.measure_reliability(predictions, rule, options.own_validation),
+        operating_point=operating_point.operating_point_of_rule(predictions, rule),
+        rule_metrics=operating_point.decisions_of_rule(predictions, rule),
+    )
+
+
+def change_rule(rule: DecisionRule, change: RuleChange, validation: Predictions) -> DecisionRule:
+    """The changed rule; a threshold is fitted on these predictions.
+
+    Raises:
+      UserError: none of the images is of the positive class.
+    """
+    if change.plain:
+        return DecisionRule(rule.temperature)
+    if change.abstain is not None:
+        rule = dataclasses.replace(rule, abstain=change.abstain or None)
+    name, min_recall = change.positive_class, change.min_recall
+    if name is None or min_recall is None:
+        return rule
+    probabilities = decision_rule.probabilities(rule, validation.logits)
+    positive = validation.classes.index(name)
+    threshold = operating_point.fit_threshold(
+        probabilities, validation.labels, positive, min_recall
+    )
+    return dataclasses.replace(
+        rule, positive_class=name, threshold=threshold, min_recall=min_recall
+    )
+
+
+def _save_rule(run: RunDirectory, rule: DecisionRule, log: Log) -> None:
+    """
+    Raises:
+      UserError: the rule can't be written.
+    """
+    from engine.runs import best_model
+
+    try:
+        best_model.save_decision_rule(run, rule)
+    except OSError as error:
+        raise UserError(
+            f"{run.best}: the rule can't be saved there ({error.strerror}); "
+            "make room, or get the right to write there"
+        ) from None
+    log(f"saved with the model, {run.best}: bin/predict decides by it from now on")
+    if not run.finished():
+        log("the run is not finished: resuming it removes the rule again")

@@ -1,0 +1,207 @@
+"""Predicts the classes of images by a run's best model or a pretrained network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.commands.evaluate import Log, ignore
+from engine.core.errors import UserError
+from engine.core.files import write_image
+from engine.core.text import printable
+from engine.evaluation.decision_rule import DecisionRule
+from engine.inference.predict import Prediction
+from engine.runs.directory import RunDirectory
+from engine.runtime import tensorflow_setup
+from pipelines.predict import find_images
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from engine.inference.predictor import Predictor
+    from engine.loggers.plots import PlottedPrediction
+
+    Explanation = tuple[np.ndarray, str]  # an image with its heat map, and the explained class
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictOptions:
+    """What predicts which images, and how.
+
+    images: files, folders and http(s) addresses.
+    run_dir: the run whose best model predicts; None for `backbone`.
+    backbone: the pretrained network that predicts the 1,000 ImageNet classes.
+    top_k: how many classes each prediction has, the most probable ones.
+    tta: test-time augmentation, `flip` or a number of augmentation views; None for none.
+    precision: of the arithmetic; float32, or auto for the fastest on these images.
+    plot: where to write the images beside their predictions, as PNG.
+    explain: whether the plot shows by Grad-CAM what speaks for each prediction.
+
+    Raises:
+      UserError: the values don't fit each other.
+    """
+
+    images: tuple[str, ...]
+    run_dir: Path | None = None
+    backbone: str = "efficientnet_lite0"
+    top_k: int = 5
+    tta: str | int | None = None
+    precision: str = "float32"
+    batch_size: int = 32
+    threads: int | None = None
+    allow_private_urls: bool = False
+    plot: Path | None = None
+    explain: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise UserError("no image is named; give files, folders or http(s) addresses")
+        if self.explain and not self.plot:
+            raise UserError("--explain draws into a plot; give --plot=FILE.png with it")
+        if self.tta not in (None, "flip") and not self.run_dir:
+            raise UserError(
+                f"--tta={self.tta} draws from a run's augmentation; give --run_dir, or --tta=flip"
+            )
+
+    @property
+    def run(self) -> RunDirectory | None:
+        return RunDirectory(self.run_dir) if self.run_dir else None
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictResult:
+    """Predictions in the order of the images, and the rule that decided them."""
+
+    predictions: list[Prediction]
+    rule: DecisionRule
+
+
+def predict(options: PredictOptions, log: Log = ignore) -> PredictResult:
+    """Predicts every image; one that can't be read has its problem in place of labels.
+
+    Raises:
+      UserError: there is no such image or run, or the plot can't be written.
+    """
+    paths = find_images.find(options.images)
+    threads = tensorflow_setup.start_tensorflow(options.threads, log=log)
+
+    from engine.inference import batch_predict
+    from engine.inference import predict as inference
+
+    model = load_predictor(options)
+    groups: Any = open_images(options, paths, model, threads).groups(options.batch_size)
+    if options.precision == "auto":
+        model, groups = batch_predict.fastest(model, groups, len(paths), log)
+    predictions = list(
+        inference.predict(model, groups, options.batch_size, options.top_k, bool(options.plot))
+    )
+    if options.plot:
+        write_image(options.plot, _plot(options, model, predictions), "plot")
+    return PredictResult(predictions, model.rule)
+
+
+def load_predictor(options: PredictOptions) -> Predictor:
+    """
+    Raises:
+      UserError: there is no run, it has no model yet, or weights can't be fetched.
+    """
+    from engine.inference import predictor
+
+    run = options.run
+    model = predictor.from_run(run) if run else predictor.from_imagenet(options.backbone)
+    return _with_tta(model, options) if options.tta else model
+
+
+def open_images(
+    options: PredictOptions, paths: Sequence[str], model: Predictor, threads: int
+) -> Any:
+    """The `ImageStream` of these paths, decoded for the model."""
+    from pipelines.predict.image_stream import ImageStream
+
+    return ImageStream(
+        paths,
+        model.image_size,
+        model.resize,
+        threads,
+        options.allow_private_urls,
+        tensorflow_setup.prefetch_device(),
+    )
+
+
+def _with_tta(model: Predictor, options: PredictOptions) -> Predictor:
+    """The model with the mean of its probabilities over the augmentation views of an image.
+
+    Every image takes the draws of the first example: its prediction does not depend on the others.
+    """
+    import tensorflow as tf
+
+    from engine.inference import tta
+    from pipelines.augment import augment
+
+    recipe = options.run.read_recipe() if options.run else None
+    augmentation = augment.compose(recipe.augment if recipe else ())
+    views = tta.views(options.tta or tta.FLIP, augmentation, recipe.seed if recipe else 0)
+    mean = tta.averaged(model.forward, len(model.classes), views)
+
+    @tf.function(autograph=False)
+    def probabilities(images: tf.Tensor) -> tf.Tensor:
+        return mean(images, tf.zeros([tf.shape(images)[0]], tf.int32))
+
+    return dataclasses.replace(model, probabilities=probabilities, trunk=None, upper=None)
+
+
+def _plot(options: PredictOptions, model: Predictor, predictions: Sequence[Prediction]) -> bytes:
+    """The first images that could be read beside their predictions, as PNG."""
+    from engine.loggers import plots
+
+    readable = [(one, one.image) for one in predictions if one.image is not None][: plots.MOST]
+    explanations: Iterable[Explanation | None] = [None] * len(readable)
+    if options.explain:
+        explanations = _explain(options, model, [image for _, image in readable])
+    decides = model.rule.overrides_argmax
+    return plots.predictions(
+        [
+            _plotted(prediction, image, decides, explanation)
+            for (prediction, image), explanation in zip(readable, explanations, strict=True)
+        ]
+    )
+
+
+def _plotted(
+    prediction: Prediction, image: np.ndarray, decides: bool, explanation: Explanation | None
+) -> PlottedPrediction:
+    from engine.loggers import plots
+
+    labels = [(printable(label), share) for label, share in prediction.labels]
+    decision = printable(prediction.decision or "uncertain") if decides else None
+    return plots.PlottedPrediction(printable(prediction.path), image, labels, decision, explanation)
+
+
+def _explain(
+    options: PredictOptions, model: Predictor, images: Sequence[np.ndarray]
+) -> Iterator[Explanation]:
+    """The decided class of each image, uint8 [H, W, 3], and what in the image speaks for it.
+
+    The likeliest class where the rule leaves the image uncertain.
+    """
+    import numpy as np
+
+    from engine.evaluation import decision_rule
+    from engine.inference import gradcam
+    from engine.runs.load import load_run
+
+    if options.run:
+        heat_maps = gradcam.make(load_run(options.run).classifier)
+    else:
+        heat_maps = gradcam.make_imagenet(options.backbone)
+    for start in range(0, len(images), options.batch_size):
+        batch = np.stack(images[start : start + options.batch_size])
+        probabilities = model.probabilities(batch).numpy()
+        # Not by the label's name: two classes of ImageNet are a `crane`.
+        decided = decision_rule.decide(model.rule, model.classes, probabilities)
+        uncertain = decided == decision_rule.UNCERTAIN
+        explained = np.where(uncertain, probabilities.argmax(-1), decided)
+        overlays = map(gradcam.overlay, batch, heat_maps(batch, explained))
+        yield from zip(overlays, (printable(model.classes[n]) for n in explained), strict=True)
