@@ -61,11 +61,11 @@ def test_results_are_compared_and_drawn(results, tmp_path):
         (("--compare", "missing.json"), 1, "missing.json"),
         (("--data_dir=x", "--backbones=mobilnet"), 2, "did you mean 'mobilenet'"),
         (("--data_dir=x", "--batch_sizes=16,many"), 2, "'many'; allowed: whole numbers"),
-        (("--data_dir=x", "--peers", "--ways=fits"), 2, "did you mean 'fit'"),
+        (("--data_dir=x", "--compare_baselines", "--baselines=fits"), 2, "did you mean 'fit'"),
         (("--data_dir=x", "--plot=a.png"), 2, "--plot has no use here; it goes with --compare"),
-        (("--data_dir=x", "--seeds=3"), 2, "--seeds has no use here; it goes with --peers"),
-        (("--peers", "--out=a.json"), 2, "--out has no use with --peers; it goes alone"),
-        (("--compare", "--repeats=3", "a.json"), 2, "it goes alone or with --peers"),
+        (("--data_dir=x", "--seeds=3"), 2, "--seeds has no use here; it goes with --compare_baselines"),
+        (("--compare_baselines", "--out=a.json"), 2, "--out has no use with --compare_baselines; it goes alone"),
+        (("--compare", "--repeats=3", "a.json"), 2, "it goes alone or with --compare_baselines"),
         (("--compare", "--self_test"), 2, "--self_test; allowed: one of them"),
     ],
 )
@@ -90,7 +90,7 @@ def test_prediction_is_measured_against_what_it_is_made_of(coloured, tmp_path):
 
 def test_peers_do_the_same_job(coloured, tmp_path):
     out = run(
-        "benchmark", *JOB, f"--data_dir={coloured}", "--repeats=1", "--peers", "--seeds=1",
+        "benchmark", *JOB, f"--data_dir={coloured}", "--repeats=1", "--compare_baselines", "--seeds=1",
         "--target_accuracy=0.5", f"--cache_dir={tmp_path}",
     )  # fmt: skip
     assert re.search(r"augmentation / Keras layers +[\d,]+ / +[\d,]+ images/s", out)

@@ -123,7 +123,7 @@ def test_all_figures_of_the_validation_part(call, models):
 
 def test_a_threshold_is_fitted_on_the_validation_part_and_stays(call, run):
     labels, chances = known(run, "validation")
-    flags = (f"--run_dir={run.path}", "--part=train")
+    flags = (f"--run_dir={run.path}", "--split=train")
     found = evaluate(call, *flags, "--positive_class=blue", "--min_recall=0.8")
     assert f"saved with the model, {run.best}" in call.said.err
     own = np.sort(chances[labels == 0, 0])[::-1]
@@ -302,7 +302,7 @@ def test_a_part_without_the_positive_class(call, run, coloured, tmp_path):
         rows.append(f"{coloured}/blue/{number:02}.jpg,blue,train")
         rows.append(f"{coloured}/red/{number:02}.jpg,red,{'test' if number else 'train'}")
     (tmp_path / "list.csv").write_text("\n".join(rows))
-    data = (f"--manifest={tmp_path / 'list.csv'}", f"--manifest_root={coloured}", "--part=test")
+    data = (f"--manifest={tmp_path / 'list.csv'}", f"--manifest_root={coloured}", "--split=test")
     flags = (f"--run_dir={run.path}", "--validation_fraction=2", *data)
     found = evaluate(call, *flags)
     assert found["per_class"]["blue"]["roc_area"] is None
@@ -455,7 +455,7 @@ def test_a_plot_shows_and_explains_what_the_rule_makes_of_it(
     files = [odd, *sorted((coloured / "red").iterdir())[1:8]]
     flags = (
         f"--run_dir={run.path}",
-        "--top=1",
+        "--top_k=1",
         f"--plot={tmp_path / 'a.png'}",
         "--explain",
         *files,

@@ -66,7 +66,7 @@ def test_how_far_it_is_in_words(total, done, said):
 
 def test_a_row_a_image_with_the_numbers_that_are_printed(call, trained, coloured, tmp_path):
     flags = (f"--run_dir={trained.path}", coloured)
-    out = call("predict", "--top=3", "--precision=float32", f"--out={tmp_path / 'a.csv'}", *flags)
+    out = call("predict", "--top_k=3", "--precision=float32", f"--out={tmp_path / 'a.csv'}", *flags)
     assert "52 images, " in out
     assert out.endswith(f"written to {tmp_path / 'a.csv'}\n")
     found = rows(tmp_path / "a.csv")
@@ -210,7 +210,7 @@ def test_bad_files_and_odd_names_each_have_their_row(call, trained, tmp_path, mo
         place.write_bytes(saved(bad_images.noisy(np.random.default_rng(number)), "JPEG"))
     path = tmp_path / "a.csv"
     inside = [os.path.join("images", os.fsdecode(name)) for name in odd]
-    call("predict", f"--run_dir={trained.path}", "--out=a.csv", "--top=2", "images", *inside)
+    call("predict", f"--run_dir={trained.path}", "--out=a.csv", "--top_k=2", "images", *inside)
     err = call.said.err
     found = {row["path"]: row for row in rows(path)}
     named = {str(file.relative_to(tmp_path)) for file in laid.bad}
@@ -325,7 +325,7 @@ def test_a_part_of_another_order_is_refused_and_begun_anew_where_that_is_asked(
     done = (tmp_path / "a.csv.part").read_bytes()
     for flags, words in {
         (its, *command[1:]): "another model",
-        (mine, "--top=2", *command[1:]): "--top=1",
+        (mine, "--top_k=2", *command[1:]): "--top_k=1",
         (mine, "--tta=flip", *command[1:]): "no --tta",
         (mine, tmp_path / "images", "--out=a.csv"): "names that count from another folder",
     }.items():

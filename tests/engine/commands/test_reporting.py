@@ -62,7 +62,7 @@ def test_evaluating_writes_one_of_the_part_that_was_asked_for(trained, tmp_path)
     place, _ = trained
     folder = tmp_path / "new" / "report"
     answer = run(
-        "evaluate", f"--run_dir={place}", "--part=train", f"--report={folder}", "--format=json"
+        "evaluate", f"--run_dir={place}", "--split=train", f"--report={folder}", "--format=json"
     )
     value = json.loads((folder / "report.json").read_text())
     assert value["part"] == "train"

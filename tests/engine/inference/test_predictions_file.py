@@ -20,7 +20,7 @@ BATCH = 3
 STRETCH = 7
 PLACES = tuple(f'{n}\n,".jpg' for n in range(11))
 ORDER = PredictionsRequest(
-    {"best.npz": "abc"}, ("images",), {"top": 1, "precision": "auto"}, PLACES
+    {"best.npz": "abc"}, ("images",), {"top_k": 1, "precision": "auto"}, PLACES
 )
 PROGRAM = {"policy": "float32", "xla": False}
 BAD = {0, 4, 5, 10}
@@ -160,9 +160,9 @@ def test_the_list_is_that_of_the_beginning(path):
     [
         ({"model": {"best.npz": "other"}}, "begun with another model"),
         ({"words": ("others",)}, "begun with other files, folders or addresses"),
-        ({"options": {"top": 2, "precision": "auto"}}, "begun with --top=1"),
-        ({"options": {"top": 1, "precision": "float32"}}, "begun with --precision=auto"),
-        ({"options": {"top": 1, "precision": "auto", "tta": "flip"}}, "begun with no --tta"),
+        ({"options": {"top_k": 2, "precision": "auto"}}, "begun with --top_k=1"),
+        ({"options": {"top_k": 1, "precision": "float32"}}, "begun with --precision=auto"),
+        ({"options": {"top_k": 1, "precision": "auto", "tta": "flip"}}, "begun with no --tta"),
         ({"folder": "/elsewhere"}, "begun with names that count from another folder"),
         ({"version": 0}, "begun with another version of Unfreeze"),
     ],
