@@ -13,7 +13,6 @@ from engine.cli import tta_flag
 from engine.commands.compare import CompareOptions, compare
 from engine.commands.evaluate import EvaluateOptions, RuleChange, evaluate
 from engine.core.recipe import DataSpec
-from engine.report import write
 
 FORMATS = {
     "table": (output.evaluation_table, output.comparison_table),
@@ -93,6 +92,8 @@ def evaluate_run(
 ) -> None:
     """Evaluates one run, prints the result, and writes the report."""
     if parsed.report:  # before anything is computed or saved
+        from engine.report import write
+
         write.refuse(Path(parsed.report))
     options = EvaluateOptions(
         run_dir=Path(parsed.run_dir), rule_change=change, **_shared_options(parsed, data)

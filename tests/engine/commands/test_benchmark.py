@@ -63,8 +63,16 @@ def test_results_are_compared_and_drawn(results, tmp_path):
         (("--data_dir=x", "--batch_sizes=16,many"), 2, "'many'; allowed: whole numbers"),
         (("--data_dir=x", "--compare_baselines", "--baselines=fits"), 2, "did you mean 'fit'"),
         (("--data_dir=x", "--plot=a.png"), 2, "--plot has no use here; it goes with --compare"),
-        (("--data_dir=x", "--seeds=3"), 2, "--seeds has no use here; it goes with --compare_baselines"),
-        (("--compare_baselines", "--out=a.json"), 2, "--out has no use with --compare_baselines; it goes alone"),
+        (
+            ("--data_dir=x", "--seeds=3"),
+            2,
+            "--seeds has no use here; it goes with --compare_baselines",
+        ),
+        (
+            ("--compare_baselines", "--out=a.json"),
+            2,
+            "--out has no use with --compare_baselines; it goes alone",
+        ),
         (("--compare", "--repeats=3", "a.json"), 2, "it goes alone or with --compare_baselines"),
         (("--compare", "--self_test"), 2, "--self_test; allowed: one of them"),
     ],
