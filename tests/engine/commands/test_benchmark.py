@@ -1,4 +1,4 @@
-"""bin/benchmark as a person starts it."""
+"""bin/benchmark: measurements, their files, comparisons with baselines, the self test."""
 
 from __future__ import annotations
 
@@ -6,127 +6,175 @@ import json
 import re
 
 import pytest
+import tensorflow as tf
 
-from pipelines.sources import reader
-from tests.bin.test_programs import run
+from engine.benchmark.time_to_accuracy import Course
+from engine.cli import benchmark as cli_benchmark
+from engine.cli import flags as cli_flags
+from engine.cli.flags import FlagError
+from engine.commands import benchmark, compare_baselines, self_test
+from engine.core.errors import UserError
+from engine.models.backbones import BACKBONES
+from pipelines.loading import batches
+from pipelines.sources import reader, sources
+from tests.engine import tiny
+from tests.engine.small_runs import small_recipe
 
 JOB = (
-    "--backbone=mobilenet_v2", "--weights=none", "--image_size=32", "--batch_size=8",
-    "--augment=flip|brightness(0.1)", "--precision=float32",
+    "--backbone=tiny", "--weights=none", "--image_size=32", "--batch_size=8",
+    "--augment=flip|brightness(0.1)", "--precision=float32", "--repeats=1",
     "--phase=transfer(epochs=2, learning_rate=1e-2)",
-    "--phase=fine_tune(trainable=block_16, epochs=1, optimizer=sgd)",
+    "--phase=fine_tune(trainable=middle, epochs=1, optimizer=sgd)",
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def results(coloured, tmp_path_factory):
-    """A folder with the result of two backbones, and what was printed."""
-    folder = tmp_path_factory.mktemp("results")
-    out = run(
-        "benchmark", *JOB, f"--data_dir={coloured}", "--repeats=1", f"--out={folder}/",
-        "--backbones=mobilenet_v2,mobilenet", "--instance_type=box.small", "--price_per_hour=0.5",
-        f"--cache_dir={folder / 'cache'}",
-    )  # fmt: skip
-    return folder, out
+@pytest.fixture
+def measure(call, coloured, pixel_cache, monkeypatch):
+    """Runs bin/benchmark on the job; a sample is as short as it can be."""
+    monkeypatch.setattr("engine.benchmark.timing.SAMPLE_SECONDS", 0.01)
+    monkeypatch.setattr("engine.benchmark.measure.SAMPLE_SECONDS", 0.01)
+    own = (*JOB, f"--data_dir={coloured}", f"--cache_dir={pixel_cache}")
+    return lambda *flags: call("benchmark", *own, *flags)
 
 
-def test_it_prints_a_table_and_writes_a_file(results):
-    folder, out = results
+def test_benchmark_prints_a_table_and_writes_a_file_to_compare(call, measure, tmp_path):
+    folder, plot = tmp_path / "results", tmp_path / "plot.png"
+    named = ("--instance_type=box.small", "--price_per_hour=0.5", f"--out={folder}/")
+    out = measure("--batch_sizes=4,8", *named)
     (path,) = folder.glob("*.json")
     value = json.loads(path.read_text())
-    rows = [(row["backbone"], row["phase"]) for row in value["rows"]]
-    phases = ("transfer", "fine_tune")
-    assert rows == [(name, phase) for name in ("mobilenet_v2", "mobilenet") for phase in phases]
+    rows = [(row["batch_size"], row["phase"]) for row in value["rows"]]
+    assert rows == [(size, phase) for size in (4, 8) for phase in ("transfer", "fine_tune")]
     assert value["instance_type"] == "box.small"
-    assert "mobilenet 32x32, float32, phase fine_tune" in out
+    assert value["command"].startswith("bin/benchmark --backbone=tiny")
+    assert all(row["whole"]["median"] > 0 for row in value["rows"])
+    assert "tiny 32x32, float32, phase fine_tune" in out
     assert f"written to {path}" in out
-    for row in value["rows"]:
-        assert row["whole"]["median"] > 0
-
-
-def test_results_are_compared_and_drawn(results, tmp_path):
-    folder, _ = results
-    (path,) = folder.glob("*.json")
-    plot = tmp_path / "plot.png"
-    out = run("benchmark", "--compare", path, f"--plot={plot}")
-    assert out.count("box.small") >= 4
+    assert call.said.err.count(" is the limit: ") == 4
+    assert call("benchmark", "--compare", path, f"--plot={plot}").count("box.small") >= 4
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def test_other_backbones_open_their_own_stages():
+    argv = ["bin/benchmark", *JOB, "--data_dir=x", "--backbones=mobilenet,resnet50"]
+    parsed = cli_flags.parse("[flags]", (*cli_flags.RUN, cli_benchmark.define), argv)
+    recipes = cli_benchmark.variants(parsed, cli_flags.recipe(parsed))
+    assert [recipe.backbone for recipe in recipes] == ["mobilenet", "resnet50"]
+    for recipe in recipes:
+        opened = BACKBONES[recipe.backbone].opened
+        assert [phase.trainable for phase in recipe.phases] == ["head", opened]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "status", "message"),
+    ("arguments", "error", "message"),
     [
-        (("--compare",), 2, "no file is named"),
-        (("result.json",), 2, "result files follow --compare"),
-        (("--compare", "missing.json"), 1, "missing.json"),
-        (("--data_dir=x", "--backbones=mobilnet"), 2, "did you mean 'mobilenet'"),
-        (("--data_dir=x", "--batch_sizes=16,many"), 2, "'many'; allowed: whole numbers"),
-        (("--data_dir=x", "--compare_baselines", "--baselines=fits"), 2, "did you mean 'fit'"),
-        (("--data_dir=x", "--plot=a.png"), 2, "--plot has no use here; it goes with --compare"),
+        (("--compare",), FlagError, "no file is named"),
+        (("result.json",), FlagError, "result files follow --compare"),
+        (("--compare", "missing.json"), UserError, "missing.json"),
+        (("--data_dir=x", "--backbones=mobilnet"), FlagError, "did you mean 'mobilenet'"),
+        (("--data_dir=x", "--batch_sizes=16,many"), FlagError, "'many'; allowed: whole numbers"),
+        (
+            ("--data_dir=x", "--compare_baselines", "--baselines=fits"),
+            FlagError,
+            "did you mean 'fit'",
+        ),
+        (
+            ("--data_dir=x", "--plot=a.png"),
+            FlagError,
+            "--plot has no use here; it goes with --compare",
+        ),
         (
             ("--data_dir=x", "--seeds=3"),
-            2,
+            FlagError,
             "--seeds has no use here; it goes with --compare_baselines",
         ),
         (
             ("--compare_baselines", "--out=a.json"),
-            2,
+            FlagError,
             "--out has no use with --compare_baselines; it goes alone",
         ),
-        (("--compare", "--repeats=3", "a.json"), 2, "it goes alone or with --compare_baselines"),
-        (("--compare", "--self_test"), 2, "--self_test; allowed: one of them"),
+        (
+            ("--compare", "--repeats=3", "a.json"),
+            FlagError,
+            "it goes alone or with --compare_baselines",
+        ),
+        (("--compare", "--self_test"), FlagError, "--self_test; allowed: one of them"),
     ],
 )
-def test_a_mistake_is_one_line(arguments, status, message):
-    out = run("benchmark", *arguments, status=status)
-    assert message in out
-    assert out.count("\n") == 1
+def test_mistake_is_refused_before_anything_is_measured(call, arguments, error, message):
+    with pytest.raises(error, match=re.escape(message)) as raised:
+        call("benchmark", *arguments)
+    assert type(raised.value) is error
+    assert "\n" not in str(raised.value)
 
 
-def test_prediction_is_measured_against_what_it_is_made_of(coloured, tmp_path):
+def test_prediction_is_measured_with_its_decoding_and_network(measure, tmp_path):
     path = tmp_path / "result.json"
-    flags = (*JOB, f"--data_dir={coloured}", "--repeats=1", "--predict")
-    out = run("benchmark", *flags, "--precisions=float32,mixed_bfloat16", f"--out={path}")
+    out = measure("--predict", "--precisions=float32,mixed_bfloat16", f"--out={path}")
     rows = json.loads(path.read_text())["rows"]
     assert [row["precision"] for row in rows] == ["float32", "mixed_bfloat16"]
     for row in rows:
         assert row["phase"] == "predict"
         assert set(row["stages"]) == {"input", "trunk"}
         assert row["whole"]["median"] < min(each["median"] for each in row["stages"].values())
-    assert "mobilenet_v2 32x32, float32, phase predict" in out
+    assert "tiny 32x32, float32, phase predict" in out
 
 
-def test_peers_do_the_same_job(coloured, tmp_path):
-    out = run(
-        "benchmark", *JOB, f"--data_dir={coloured}", "--repeats=1", "--compare_baselines", "--seeds=1",
-        "--target_accuracy=0.5", f"--cache_dir={tmp_path}",
-    )  # fmt: skip
-    assert re.search(r"augmentation / Keras layers +[\d,]+ / +[\d,]+ images/s", out)
-    for name in ("bin/train", "fit", "blog"):
+def test_stages_are_compared_with_keras(measure):
+    out = measure("--compare_baselines", "--seeds=0")
+    for title in (
+        "augmentation / Keras layers", "input from files / bare decoding",
+        "transfer: frozen layers / Keras", "fine_tune: update / Keras",
+        "fine_tune: loop / bare step",
+    ):  # fmt: skip
+        assert re.search(rf"{title} +[\d,]+ / +[\d,]+ images/s = ", out)
+    assert "seed 0" not in out
+
+
+def test_whole_runs_are_timed_to_the_target_accuracy(measure, monkeypatch):
+    """Of processes: `bin/train`, and a baseline."""
+    monkeypatch.setattr(compare_baselines, "_compare_stages", lambda *_: [])
+    monkeypatch.setattr(compare_baselines, "ROOT", tiny.environment()["PYTHONPATH"])
+    out = measure("--compare_baselines", "--baselines=blog", "--target_accuracy=0.5")
+    for name in ("bin/train", "blog"):
         assert re.search(rf"seed 0, {name}: 50.0% in epoch \d", out)
         assert re.search(rf"first read to target +{name} ", out)
 
 
-def test_the_self_test_passes_here():
-    out = run("benchmark", "--self_test")
-    assert out.count("good") == 4
+@pytest.mark.slow
+def test_self_test_passes_here(call):
+    out = call("benchmark", "--self_test")
+    assert out.count("passed") == 4
     assert "FAILED" not in out
 
 
-def test_a_way_that_never_reaches_the_target_says_so():
-    from engine.benchmark.time_to_accuracy import Course
-    from engine.commands import benchmark_baselines
+def test_self_test_names_checks_that_fail(call, monkeypatch):
+    def fail(recipe, threads):
+        raise RuntimeError("no kernel\nof this device")
 
-    fast, slow = Course(5.0, ((15.0, 0.99),)), Course(2.0, ((40.0, 0.97),))
-    lines = list(benchmark_baselines._compared({"bin/train": [fast], "fit": [slow]}, target=0.98))
+    checks = {"one": lambda recipe, threads: "", "two": fail, "three": lambda *_: "3 differ"}
+    monkeypatch.setattr(self_test, "CHECKS", checks)
+    with pytest.raises(UserError, match="self test: two, three failed on this machine"):
+        call("benchmark", "--self_test")
+    device, *lines = call.said.out.splitlines()
+    assert device.startswith("on ")
     assert lines == [
+        "  passed one, 0 s",
+        "  FAILED two, 0 s  RuntimeError: no kernel",
+        "  FAILED three, 0 s  3 differ",
+    ]
+
+
+def test_medians_name_runs_that_never_reach_the_target():
+    fast, slow = Course(5.0, ((15.0, 0.99),)), Course(2.0, ((40.0, 0.97),))
+    medians = compare_baselines._medians
+    assert list(medians({"bin/train": [fast], "fit": [slow]}, target=0.98)) == [
         "first read to target     bin/train      10.0 s (10.0 s to 10.0 s),   1.0 x bin/train",
         "first read to target     fit             never (never to never)",
         "process start to target  bin/train      15.0 s (15.0 s to 15.0 s),   1.0 x bin/train",
         "process start to target  fit             never (never to never)",
     ]
-    lines = list(benchmark_baselines._compared({"bin/train": [slow], "fit": [fast]}, target=0.98))
-    assert lines == [
+    assert list(medians({"bin/train": [slow], "fit": [fast]}, target=0.98)) == [
         "first read to target     bin/train       never (never to never)",
         "first read to target     fit            10.0 s (10.0 s to 10.0 s)",
         "process start to target  bin/train       never (never to never)",
@@ -134,14 +182,7 @@ def test_a_way_that_never_reaches_the_target_says_so():
     ]
 
 
-def test_the_bare_yardstick_has_as_many_images_in_flight_as_ours(coloured, monkeypatch):
-    import tensorflow as tf
-
-    from engine.commands import benchmark_baselines
-    from pipelines.loading import batches
-    from pipelines.sources import sources
-    from tests.engine.small_runs import small_recipe
-
+def test_decoding_alone_has_as_many_images_in_flight_as_the_data_loader(coloured, monkeypatch):
     recipe, counts, real = small_recipe(coloured), [], tf.data.Dataset.map
 
     def counting(dataset, function, num_parallel_calls=None, **settings):
@@ -150,8 +191,8 @@ def test_the_bare_yardstick_has_as_many_images_in_flight_as_ours(coloured, monke
 
     monkeypatch.setattr(tf.data.Dataset, "map", counting)
     examples = sources.load_examples(recipe.data).subset("train")
-    benchmark_baselines.bare(examples, recipe, 3)
-    bare, counts[:] = counts[:], []
+    benchmark.decode_only(examples, recipe, 3)
+    alone, counts[:] = counts[:], []
     next(batches.ImageDataLoader(examples, recipe, 3).train_batches(0, 1))
-    assert bare == [3 * reader.IMAGES_PER_THREAD]
-    assert bare[0] in counts
+    assert alone == [3 * reader.IMAGES_PER_THREAD]
+    assert alone[0] in counts

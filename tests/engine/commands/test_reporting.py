@@ -1,9 +1,8 @@
-"""Reports as the programs write them; one that fails takes nothing from the run."""
+"""Reports of training and evaluation; one that fails takes nothing from the run."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import types
@@ -15,30 +14,28 @@ from engine.commands import reporting
 from engine.core.errors import UserError
 from engine.runs.directory import RunDirectory
 from engine.runtime.shutdown import Shutdown
-from tests.bin.programs import run, start
+from tests.bin.programs import start
+from tests.engine import tiny
 from tests.engine.report.html_checks import complaints
-
-pytestmark = pytest.mark.usefixtures("own_cache")
-
-SMALL = (
-    *("--backbone=mobilenet_v2", "--weights=none", "--image_size=32", "--batch_size=8"),
-    *("--validation_fraction=0.25", "--precision=float32", "--phase=head(epochs=1)"),
-)
+from tests.engine.small_runs import Watcher
 
 
-@pytest.fixture(scope="module")
-def trained(coloured, tmp_path_factory):
-    """A run, and what was printed."""
-    place = tmp_path_factory.mktemp("reported") / "run"
-    out = run(
-        "train", *SMALL, f"--data_dir={coloured}", f"--run_dir={place}", "--price_per_hour=0.5"
-    )
-    return place, out
+@pytest.fixture
+def evaluate(call, trained_run, pixel_cache):
+    """Evaluates the run with a report; returns what is printed, and report.json."""
+
+    def evaluated(folder, *flags):
+        own = (f"--run_dir={trained_run.path}", f"--cache_dir={pixel_cache}")
+        out = call("evaluate", *own, f"--report={folder}", "--format=json", *flags)
+        assert complaints((folder / "report.html").read_text()) == []
+        return json.loads(out), json.loads((folder / "report.json").read_text())
+
+    return evaluated
 
 
-def test_a_run_ends_with_its_report(trained, coloured):
-    place, out = trained
-    assert f"report: {place / 'report' / 'report.html'}" in out
+def test_training_writes_report(trained_run, coloured):
+    place = trained_run.path
+    assert f"report: {place / 'report' / 'report.html'}" in trained_run.notes
     page = (place / "report" / "report.html").read_text()
     assert complaints(page) == []
     value = json.loads((place / "report" / "report.json").read_text())
@@ -48,75 +45,76 @@ def test_a_run_ends_with_its_report(trained, coloured):
     assert value["loss"] == pytest.approx(result["validation"]["loss"])
     assert value["calibration"]["temperature"] == result["calibration"]["temperature"]
     assert value["cost"] == pytest.approx(0.5 * result["seconds_total"] / 3600)
-    assert value["command"].startswith("bin/train --backbone=mobilenet_v2")
+    assert value["command"].startswith("bin/train --backbone=tiny")
     assert value["label_check"]["examined"] == 39
     wrong = round((1 - value["accuracy"]) * value["count"])
     assert len(value["mistakes"]) == wrong
     assert all(str(coloured) in mistake["name"] for mistake in value["mistakes"])
-    assert len(re.findall("<img ", page)) == 2 * wrong + min(
-        len(value["label_check"]["suspects"]), 24
-    )
+    suspects = min(len(value["label_check"]["suspects"]), 24)
+    assert len(re.findall("<img ", page)) == 2 * wrong + suspects
 
 
-def test_evaluating_writes_one_of_the_part_that_was_asked_for(trained, tmp_path):
-    place, _ = trained
-    folder = tmp_path / "new" / "report"
-    answer = run(
-        "evaluate", f"--run_dir={place}", "--split=train", f"--report={folder}", "--format=json"
-    )
-    value = json.loads((folder / "report.json").read_text())
-    assert value["part"] == "train"
-    assert value["accuracy"] == json.loads(answer)["accuracy"]
+def test_report_of_train_split_checks_its_labels(evaluate, tmp_path):
+    printed, value = evaluate(tmp_path / "new" / "report", "--split=train")
+    assert (value["part"], value["accuracy"]) == ("train", printed["accuracy"])
     assert value["label_check"]["examined"] == value["count"] == 39
-    assert value["cost"] is None
-    assert complaints((folder / "report.html").read_text()) == []
+    assert (value["cost"], value["views"]) == (None, "")
 
 
-def test_of_other_images_no_label_is_looked_at(trained, coloured, tmp_path):
-    place, _ = trained
-    run("evaluate", f"--run_dir={place}", f"--data_dir={coloured}", f"--report={tmp_path}")
-    value = json.loads((tmp_path / "report.json").read_text())
+def test_report_of_other_data_has_no_label_check(evaluate, coloured, tmp_path):
+    _, value = evaluate(tmp_path, f"--data_dir={coloured}")
     assert (value["part"], value["own"], value["data"]) == ("all", False, str(coloured))
-    assert value["label_check"] is None
-    assert value["count"] == 52
+    assert (value["label_check"], value["count"]) == (None, 52)
 
 
-@pytest.mark.parametrize(
-    ("more", "views"), [((), ""), (("--tta=flip",), "the image and its mirror image")]
-)
-def test_what_answers_are_means_of_is_said(trained, tmp_path, more, views):
-    run("evaluate", f"--run_dir={trained[0]}", *more, f"--report={tmp_path}")
-    assert json.loads((tmp_path / "report.json").read_text())["views"] == views
+def test_report_names_test_time_augmentation(evaluate, tmp_path):
+    _, value = evaluate(tmp_path, "--tta=flip")
+    assert value["views"] == "the image and its mirror image"
+    assert value["label_check"]["examined"] == 39, "of the training split"
 
 
-def test_a_place_that_can_t_be_written_is_one_line(trained, tmp_path):
+def test_unwritable_report_is_one_line_after_the_metrics(call, trained_run, pixel_cache, tmp_path):
     (tmp_path / "file").write_text("x")
     place = tmp_path / "file" / "report"
-    process = start("evaluate", f"--run_dir={trained[0]}", f"--report={place}")
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == 1
-    assert err == (
-        f"evaluate: --report={place}: can't be written (Not a directory); name another folder\n"
-    )
-    assert "13 images: accuracy" in out, "what was measured is told all the same"
+    flags = (f"--run_dir={trained_run.path}", f"--cache_dir={pixel_cache}", f"--report={place}")
+    message = f"--report={place}: can't be written (Not a directory); name another folder"
+    with pytest.raises(UserError, match=re.escape(message)):
+        call("evaluate", *flags)
+    assert "13 images: accuracy" in call.said.out
+    assert call.said.err == ""
 
 
-def test_who_wants_an_end_meanwhile_has_a_finished_run(coloured, tmp_path):
+def test_signal_during_the_report_leaves_a_finished_run(coloured, tmp_path):
     place = tmp_path / "run"
     process = start(
-        "train", *SMALL, f"--data_dir={coloured}", f"--run_dir={place}",
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        "train", "--backbone=tiny", "--weights=none", "--batch_size=8", "--precision=float32",
+        "--phase=head(epochs=1)", f"--data_dir={coloured}", f"--run_dir={place}",
+        "--cache_dir=none", env={**tiny.environment(), "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     for line in process.stdout:
         if line.startswith("best: "):
             process.send_signal(signal.SIGTERM)
             break
-    out, err = process.communicate(timeout=600)
+    out, _ = process.communicate(timeout=600)
     assert process.returncode == 0
     assert json.loads((place / "result.json").read_text())["status"] == "finished"
     again = f"bin/evaluate --run_dir={place} --report={place / 'report'}"
-    assert err == f"train: no report (SIGTERM); {again} makes one\n"
+    assert f"no report (SIGTERM); {again} writes one\n" in out
     assert f"written to {place}" in out
+
+
+@pytest.fixture
+def unreported(tmp_path):
+    """Ends a training whose report fails; returns the notes."""
+
+    def end(lock=None) -> list[str]:
+        watcher, run = Watcher(), RunDirectory(tmp_path / "run")
+        job = types.SimpleNamespace(run=run, shutdown=Shutdown(), lock=lock, logger=watcher)
+        final = types.SimpleNamespace(predictions={"test": None})
+        reporting.write_training_report(job, final, "bin/train")
+        return watcher.notes
+
+    return end
 
 
 @pytest.mark.parametrize(
@@ -128,28 +126,22 @@ def test_who_wants_an_end_meanwhile_has_a_finished_run(coloured, tmp_path):
         (MemoryError(), "MemoryError()"),
     ],
 )
-def test_whatever_goes_wrong_is_one_line(monkeypatch, tmp_path, capsys, error, said):
+def test_failed_report_is_one_note(monkeypatch, unreported, error, said):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(reporting, "_trained", fail)
-    job = types.SimpleNamespace(run=RunDirectory(tmp_path / "run"), shutdown=Shutdown(), lock=None)
-    reporting.after_training(job, types.SimpleNamespace(predictions={"test": None}), None)
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.startswith(f"train: no report ({said}); bin/evaluate --run_dir=")
-    assert printed.err.count("\n") == 1
+    monkeypatch.setattr(reporting, "_trained_model", fail)
+    (note,) = unreported()
+    assert note.startswith(f"no report ({said}); bin/evaluate --run_dir=")
 
 
-def test_where_another_run_has_come_nothing_is_written(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(reporting, "_trained", lambda *_: None)
-    monkeypatch.setattr(reporting, "collect_report", lambda *_: None)
-    lock = types.SimpleNamespace(owns_directory=lambda: False)
-    job = types.SimpleNamespace(run=RunDirectory(tmp_path / "run"), shutdown=Shutdown(), lock=lock)
-    reporting.after_training(job, types.SimpleNamespace(predictions={"test": None}), None)
-    assert "is another run's by now" in capsys.readouterr().err
-    assert not job.run.path.exists()
+def test_report_is_not_written_into_another_run(monkeypatch, unreported, tmp_path):
+    for name in ("_trained_model", "collect_report"):
+        monkeypatch.setattr(reporting, name, lambda *_: None)
+    (note,) = unreported(types.SimpleNamespace(owns_directory=lambda: False))
+    assert "holds another run by now" in note
+    assert not (tmp_path / "run").exists()
 
 
-def test_other_programs_pass_its_flags_over():
+def test_other_programs_know_the_flags_of_the_report():
     assert {"report", "price_per_hour"} <= set(cli_train.names())
