@@ -31,7 +31,9 @@ def write_training_report(
     Whatever goes wrong here, the run is finished. A first signal ends the report, a second one the
     process, as ever.
     """
-    split = list(final.predictions)[-1]  # the test split where there is one, on which nothing was tuned
+    split = list(final.predictions)[
+        -1
+    ]  # the test split where there is one, on which nothing was tuned
     context = ReportContext(
         part=split,
         data=OWN_DATA,

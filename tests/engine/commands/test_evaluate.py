@@ -426,5 +426,5 @@ def test_missing_training_images_are_counted_as_unknown(evaluate, models, colour
 
 def test_compare_refuses_runs_of_other_classes(table, models, tmp_path):
     other = save_run(tmp_path / "run", models["one"].read_recipe(), classes=("blue", "green"))
-    with pytest.raises(UserError, match="other classes: blue, red and blue, green"):
+    with pytest.raises(UserError, match="different classes: blue, red and blue, green"):
         table("--compare", models["one"].path, other.path)

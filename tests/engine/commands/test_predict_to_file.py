@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.commands import predict_to_file
+from engine.cli.prediction_progress import PredictionProgress
 from engine.core.errors import UserError
 from engine.evaluation import decision_rule
 from engine.evaluation.decision_rule import DecisionRule
@@ -60,8 +60,10 @@ def rows(path: Path) -> list[dict]:
     ("total", "done", "said"),
     [(1, 1, "1 image"), (2, 1, "1 of 2 images"), (2, 2, "2 images")],
 )
-def test_how_far_it_is_in_words(total, done, said):
-    assert predict_to_file.Meter(total, PredictionCounts(rows=done)).in_words() == said
+def test_progress_describes_images_done(total, done, said):
+    with PredictionProgress() as progress:
+        progress.start(total, PredictionCounts(rows=done))
+        assert progress.describe() == said
 
 
 def test_a_row_a_image_with_the_numbers_that_are_printed(call, trained, coloured, tmp_path):
@@ -151,7 +153,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(whole, tmp_path, e
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
         assert "1,500 images" in out
-        assert f"of {MANY:,} images" in err, "it says where it goes on"
+        assert f"of {MANY:,} images" in err, "where it resumes"
         assert "predict: 150 of 1,500 could not be read; the first 10:" in err
         assert err.count(": not an image") == 10
     assert path.read_bytes() == wanted
