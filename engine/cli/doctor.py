@@ -14,7 +14,6 @@ from engine.cli import flags as cli_flags
 from engine.cli import train as cli_train
 from engine.commands import doctor
 from engine.commands.doctor import DoctorOptions
-from engine.report import doctor_page
 
 if TYPE_CHECKING:
     from pipelines.doctor.examine import ExaminedDataset
@@ -37,6 +36,9 @@ def main(argv: list[str]) -> None:
         examined = doctor.diagnose(
             options, lambda done, total: bar.update(task, completed=done, total=total)
         )
+
+    from engine.report import doctor_page
+
     for line in doctor_page.lines(examined.summary()):
         print(line)
     if parsed.out != "none":

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from engine.core.errors import UserError
 from engine.core.files import write
 from engine.core.recipe import DataSpec
-from engine.report import doctor_page
 from engine.runtime import tensorflow_setup
 
 if TYPE_CHECKING:
@@ -72,6 +71,8 @@ def write_report(examined: ExaminedDataset, folder: Path) -> tuple[Path, Path]:
     Raises:
       UserError: they can't be written.
     """
+    from engine.report import doctor_page
+
     result, html, values = examined.summary(), folder / "report.html", folder / "report.json"
     text = json.dumps(doctor_page.to_json(result), indent=2) + "\n"
     _write("out", values, text.encode())
