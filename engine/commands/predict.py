@@ -156,7 +156,9 @@ def _plot(options: PredictOptions, model: Predictor, predictions: Sequence[Predi
     """The first images that could be read beside their predictions, as PNG."""
     from engine.loggers import plots
 
-    readable = [(one, one.image) for one in predictions if one.image is not None][: plots.MOST]
+    readable = [(one, one.image) for one in predictions if one.image is not None][
+        : plots.MAX_IMAGES
+    ]
     explanations: Iterable[Explanation | None] = [None] * len(readable)
     if options.explain:
         explanations = _explain(options, model, [image for _, image in readable])
