@@ -38,7 +38,7 @@ def _ignore_full_disk(method: Callable[..., None]) -> Callable[..., None]:
 def _make_writer(folder: Path) -> Any:
     """Returns a writer; one that does nothing if the disk is full."""
     try:
-        return tf.summary.create_file_make_writer(str(folder))
+        return tf.summary.create_file_writer(str(folder))
     except tf.errors.OpError:
         return tf.summary.create_noop_make_writer()
 
