@@ -19,8 +19,8 @@ from engine.export.formats import FORMATS
 from engine.export.subject import BYTES, FLOAT16, FLOAT32, INT8, PRECISIONS
 from engine.models import classifier
 from tests.engine import small
+from tests.engine.backbone_families import FAMILIES, build
 from tests.engine.export import leaving
-from tests.engine.models.test_freezing import FAMILIES, build
 
 TOLERANCE = 1e-5  # of probabilities, float32
 

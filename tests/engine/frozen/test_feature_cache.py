@@ -20,7 +20,7 @@ from engine.models import freezing
 from engine.runtime import stateless_random
 from pipelines.augment import augment
 from tests.engine import small
-from tests.engine.models.test_batchnorm_folding import apart
+from tests.engine.backbone_families import relative_error
 
 EXAMPLES, BATCH, SEED, FIRST = 10, 4, 9, 3  # FIRST: the phase's first epoch
 GROUPS = 3
@@ -133,7 +133,7 @@ def test_rows_are_those_of_the_keras_model(make):
     numbers = tf.concat([case.numbers(example, FIRST) for example in range(EXAMPLES)], 0)
     pixels = case.forward.augmentation.apply(tf.constant(images), numbers)
     expected = case.partition.trunk(pixels, training=False)
-    assert apart(case.read(FIRST)[0].view(np.float32), expected) < 1e-5
+    assert relative_error(case.read(FIRST)[0].view(np.float32), expected) < 1e-5
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
@@ -186,7 +186,7 @@ def test_all_outcomes_cached_below_a_trunk_draw_as_without_a_cache(make):
     plain = next(iter(case.loader.train_batches(FIRST * GROUPS, FIRST * GROUPS + 1)))
     batch = tf.nest.map_structure(lambda column: column[0], plain)
     rows = case.cache.lookup(np.array(batch.examples), np.array(batch.views))
-    assert apart(rows[0].view(np.float32), case.forward.training(batch)[0]) < 1e-6
+    assert relative_error(rows[0].view(np.float32), case.forward.training(batch)[0]) < 1e-6
 
 
 def test_all_outcomes_are_filled_once(make):

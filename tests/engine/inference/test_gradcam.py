@@ -12,7 +12,7 @@ from engine.inference import gradcam
 from engine.models import classifier
 from engine.models.backbones import BACKBONES
 from tests.engine import small
-from tests.engine.models.test_freezing import FAMILIES
+from tests.engine.backbone_families import FAMILIES
 
 QUICK = ("efficientnet_lite0", "resnet50_v2", "convnext_tiny")
 SIZES = {**dict.fromkeys(BACKBONES, 75), **FAMILIES}
