@@ -144,14 +144,13 @@ class PixelCacheBuilder:
         try:
             return PixelWriter(self.location.folder, self.definition, self.stamps, self.shape)
         except OSError as error:
-            self._log_failed(error)
+            self._log_failed(error, self.fits)
             return None
 
     def _fill(self, caches: list[PixelCache], writer: PixelWriter | None) -> ScanResult:
         """Copies and decodes; a thread then publishes what the writer wrote."""
-        filler = PixelFiller(
-            self.images, self.stamps, self.definition, self.shape, self.fits, writer
-        )
+        index = CacheIndex.of(self.definition, self.images, self.stamps)
+        filler = PixelFiller(self.images, index, self.shape, self.fits, writer)
         try:
             for cache in caches:
                 filler.copy(cache)
@@ -172,7 +171,7 @@ class PixelCacheBuilder:
             pixels.saving.start()
         elif writer and filler.error:
             writer.discard()
-            self._log_failed(filler.error)
+            self._log_failed(filler.error, this_run=False)
         return self._result(filler.index, np.arange(len(self.images)), pixels)
 
     def _save(self, filler: PixelFiller, writer: PixelWriter, pixels: PixelCache) -> None:
@@ -182,13 +181,13 @@ class PixelCacheBuilder:
             if pixels.in_memory:
                 writer.write_all(pixels.images, self.location.give_way)
                 self.location.give_way()  # flushing to the disk takes long, too
-            first = writer.publish(filler.index, self.images)
+            first = writer.publish(filler.index)
         except InterruptedError:  # the program ends
             writer.discard()
             return
         except OSError as error:
             writer.discard()
-            self._log_this_run_only(error)
+            self._log_failed(error, this_run=True)
             return
         if first is None:
             if pixels.in_memory:
@@ -239,20 +238,15 @@ class PixelCacheBuilder:
                 "--cache_dir is given; every epoch decodes them"
             )
 
-    def _log_failed(self, error: OSError) -> None:
-        """Says that nothing can be written, and what that means."""
-        if self.fits:
-            self._log_this_run_only(error)
-            return
-        self.log(
-            f"--cache_dir={self.location.folder}: {system_reason(error)}; "
-            f"{byte_size(self.nbytes)} of pixels can't be cached and every epoch decodes; free "
-            "some space, or give another --cache_dir or more --cache_memory"
-        )
-
-    def _log_this_run_only(self, error: OSError) -> None:
-        where = f"--cache_dir={self.location.folder}"
-        self.log(f"{where}: {system_reason(error)}; the pixels are cached for this run alone")
+    def _log_failed(self, error: OSError, this_run: bool) -> None:
+        """Says that nothing can be written, and whether at least this run has the pixels."""
+        effect = "the pixels are cached for this run alone"
+        if not this_run:
+            effect = (
+                f"{byte_size(self.nbytes)} of pixels can't be cached and every epoch decodes; free "
+                "some space, or give another --cache_dir or more --cache_memory"
+            )
+        self.log(f"--cache_dir={self.location.folder}: {system_reason(error)}; {effect}")
 
     def _count(self) -> str:
         height, width, _ = self.shape

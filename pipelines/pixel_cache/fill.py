@@ -27,8 +27,7 @@ class PixelFiller:
     def __init__(
         self,
         images: Examples,
-        stamps: np.ndarray,
-        definition: str,
+        index: CacheIndex,
         shape: tuple[int, int, int],
         in_memory: bool,
         writer: PixelWriter | None,
@@ -36,16 +35,13 @@ class PixelFiller:
         """Starts with no row filled.
 
         Args:
-          images: M different ones; stamps: STAMP [M], theirs.
-          definition: see `CacheIndex`.
+          images: M different ones; index: of them, which is completed.
           in_memory: fills memory, and leaves it to the caller to write that to the disk.
           writer: where rows go that are not held in memory; None for nowhere.
         """
-        self.images, self.shape, self.writer = images, shape, writer
+        self.images, self.index, self.shape, self.writer = images, index, shape, writer
         # NumPy requests large pages for `empty`, not for `zeros`: filled in a fraction of the time.
         self.memory = np.empty((len(images), *shape), np.uint8) if in_memory else None
-        self.index = CacheIndex.blank(definition, len(images))
-        self.index.facts["stamp"] = stamps
         self.missing = np.ones(len(images), dtype=bool)
         self.error: OSError | None = None
 

@@ -21,11 +21,14 @@ from pipelines.sources.examples import Examples
 FORMAT = 3  # of the index file; raise it when the meaning changes
 MISSING = os.strerror(errno.ENOENT).lower()  # the reason given for a file that does not exist
 STAMP = np.dtype("S16")
-# Of an image: its stamp; FarmHash64 of its encoded bytes; its EXIF orientation, 1 to 8, though the
-# pixels are upright already, or 0 for a broken image; its header, blank where none was read.
+# Of an image: its stamp; where its bytes are in its file, as in `Examples`; FarmHash64 of them; its
+# EXIF orientation, 1 to 8, though the pixels are upright already, or 0 for a broken image; its
+# header, blank where none was read.
 FACTS = np.dtype(
     [
         ("stamp", STAMP),
+        ("offset", np.int64),
+        ("length", np.int64),
         ("fingerprint", np.int64),
         ("orientation", np.uint8),
         ("header", headers.COLUMN),
@@ -45,16 +48,27 @@ class CacheIndex:
       definition: what made pixels of the bytes, as JSON; rows of another definition are useless.
       facts: FACTS [N]; the stamp is all zero where the next run has to look again.
       reasons: str [N], why an image is broken, '' where it is not.
+      encoded_paths: of the images' files, joined by zero bytes.
     """
 
     definition: str
     facts: np.ndarray
     reasons: np.ndarray
+    encoded_paths: bytes = b""
 
     @classmethod
-    def blank(cls, definition: str, count: int) -> CacheIndex:
+    def blank(cls, definition: str, count: int, encoded_paths: bytes = b"") -> CacheIndex:
         """Returns an index of images of which nothing is known yet."""
-        return cls(definition, np.zeros(count, FACTS), np.full(count, "", dtype=object))
+        reasons = np.full(count, "", dtype=object)
+        return cls(definition, np.zeros(count, FACTS), reasons, encoded_paths)
+
+    @classmethod
+    def of(cls, definition: str, images: Examples, stamps: np.ndarray) -> CacheIndex:
+        """Returns an index of images that are not decoded yet; stamps: STAMP [N]."""
+        index = cls.blank(definition, len(images), b"\0".join(images.encoded_paths()))
+        index.facts["stamp"] = stamps
+        index.facts["offset"], index.facts["length"] = images.offsets, images.lengths
+        return index
 
     def __len__(self) -> int:
         return len(self.facts)
@@ -74,8 +88,11 @@ class CacheIndex:
         rows = order[np.minimum(place, len(order) - 1)]
         return np.where((own[rows] == stamps) & (stamps != b""), rows, -1)
 
-    def save(self, file: BinaryIO, examples: Examples) -> None:
-        """Writes the index and where each image is stored (`examples`, N of them)."""
+    def paths(self) -> list[str]:
+        """Returns the path of each image's file."""
+        return [os.fsdecode(path) for path in self.encoded_paths.split(b"\0")] if len(self) else []
+
+    def save(self, file: BinaryIO) -> None:
         broken = np.flatnonzero(self.broken)
         np.savez_compressed(
             file,
@@ -84,9 +101,7 @@ class CacheIndex:
             facts=self.facts,
             broken=broken,
             reasons=self.reasons[broken].astype(np.str_),
-            paths=np.frombuffer(b"\0".join(examples.encoded_paths()), np.uint8),
-            offsets=examples.offsets,
-            lengths=examples.lengths,
+            paths=np.frombuffer(self.encoded_paths, np.uint8),
         )
 
 
@@ -97,36 +112,16 @@ def load(path: str | os.PathLike[str], definition: str) -> CacheIndex | None:
             if arrays["format"] != FORMAT or str(arrays["definition"]) != definition:
                 return None
             facts = archives.read_column(arrays, "facts", FACTS)
-            index = CacheIndex(definition, facts, np.full(len(facts), "", dtype=object))
+            paths = archives.read_column(arrays, "paths", np.uint8).tobytes()
             broken, reasons = archives.read_column(arrays, "broken", np.int64), arrays["reasons"]
             if reasons.dtype.kind != "U" or reasons.shape != broken.shape:
                 raise ValueError(f"reasons is {reasons.dtype} {reasons.shape}")
-            index.reasons[broken] = reasons.astype(object)
+        index = CacheIndex.blank(definition, len(facts), paths)
+        index.facts[:], index.reasons[broken] = facts, reasons.astype(object)
+        valid = np.all(facts["orientation"] <= 8) and headers.are_sound(facts["header"])
+        return index if valid and len(index.paths()) == len(index) else None
     except Exception:
         return None
-    valid = np.all(facts["orientation"] <= 8) and headers.are_sound(facts["header"])
-    return index if valid else None
-
-
-def load_sources(path: str | os.PathLike[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Reads paths, offsets and lengths of an index's images.
-
-    Raises:
-      OSError: the file is missing or damaged.
-    """
-    try:
-        with archives.open_archive(path, _MAX_BYTES) as arrays:
-            count = len(arrays["facts"])
-            paths = arrays["paths"].tobytes().split(b"\0") if count else []
-            if len(paths) != count:
-                raise ValueError(f"{len(paths)} paths for {count} rows")
-            offsets, lengths = (
-                archives.read_column(arrays, name, np.int64, count)
-                for name in ("offsets", "lengths")
-            )
-            return [os.fsdecode(path) for path in paths], offsets, lengths
-    except Exception as error:
-        raise OSError(f"{os.fspath(path)} can't be read: {error}") from None
 
 
 def stamp_images(

@@ -28,7 +28,6 @@ from engine.core.locks import FileLock
 from pipelines.pixel_cache import index as index_files
 from pipelines.pixel_cache.cache import PixelCache
 from pipelines.pixel_cache.index import CacheIndex, stamp_images
-from pipelines.sources.examples import Examples
 
 PIXELS, INDEX, LOCK = "pixels.u8", "index.npz", "lock"
 PART = ".part-"
@@ -123,14 +122,14 @@ class PixelWriter:
             give_way()
             _write(self.file.fileno(), data[start : start + _CHUNK_BYTES], start)
 
-    def publish(self, index: CacheIndex, examples: Examples) -> PixelCache | None:
+    def publish(self, index: CacheIndex) -> PixelCache | None:
         """Makes it a complete cache, unless another run was first: returns that run's cache.
 
         Raises:
           OSError: the system can't write it.
         """
         with open(self.path / INDEX, "xb") as file:
-            index.save(file, examples)
+            index.save(file)
             file.flush()
             os.fsync(file.fileno())
         os.fsync(self.file.fileno())
@@ -176,9 +175,9 @@ def remove_obsolete(new: Path, index: CacheIndex) -> None:
       new: the folder of the new cache; index: of it.
 
     Raises:
-      OSError: the cache can't be read.
+      OSError: the folder can't be written.
     """
-    files = set(index_files.load_sources(new / INDEX)[0])
+    files = set(index.paths())
     for path in _complete_folders(new.parent, index.definition):
         if path == new or not _is_obsolete(path, index, files):
             continue
@@ -192,13 +191,10 @@ def remove_obsolete(new: Path, index: CacheIndex) -> None:
 
 def _is_obsolete(path: Path, index: CacheIndex, files: set[str]) -> bool:
     old = index_files.load(path / INDEX, index.definition)
-    if old is None:
-        return False
-    paths, offsets, lengths = index_files.load_sources(path / INDEX)
-    if files.isdisjoint(paths):
+    if old is None or files.isdisjoint(old.paths()):
         return False
     stamps = old.facts["stamp"]
-    unchanged = stamp_images(paths, offsets, lengths)[0] == stamps
+    unchanged = stamp_images(old.paths(), old.facts["offset"], old.facts["length"])[0] == stamps
     return bool(np.all(index.find(stamps[unchanged & (stamps != b"")]) >= 0))
 
 

@@ -116,9 +116,9 @@ def main(images: str, cache: str, kind: str) -> None:
             self.waited = True
             _wait_at("decoded")
 
-    def wait_and_publish(self, index, examples):
+    def wait_and_publish(self, index):
         _wait_at("filled")
-        return publish(self, index, examples)
+        return publish(self, index)
 
     PixelFiller._put = put_and_wait
     PixelWriter.publish = wait_and_publish
