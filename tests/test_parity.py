@@ -242,7 +242,7 @@ def measured(served: Served, way: str, place: Path) -> tuple[np.ndarray, np.ndar
         job = dataclasses.replace(
             served.job, recipe=made, cache_budget=cache_budget, run=RunDirectory(place)
         )
-        stage = stages.start_phase(job, phase, TrainState(), {})
+        stage = stages.PhaseTrainer(job, phase, TrainState(), {})
         assert bool(stage.features) == (cache_budget is PLENTY)
         losses, chances = evaluated(stage.eval_step, stage.validation_batches())
         assert near(np.exp(-losses), given(chances, served.labels))

@@ -17,7 +17,7 @@ from engine.core.recipe import Phase
 from engine.runs.checkpoints import TrainState
 from engine.runtime import hardware, stateless_random
 from engine.training.batch_prefetcher import BatchPrefetcher
-from engine.training.phase import PhaseTrainer, start_phase
+from engine.training.phase import PhaseTrainer
 from engine.training.state import TrainJob
 
 # Calls of the loop in one sample. A run begins once to make batches ready, and then goes on.
@@ -65,7 +65,7 @@ class Bench:
 
 def prepare(job: TrainJob, phase: Phase) -> Bench:
     """Begins the phase and finds its pace, as a run does, and how many calls a sample takes."""
-    stage = start_phase(job, phase, TrainState(), {})
+    stage = PhaseTrainer(job, phase, TrainState(), {})
     if stage.features:
         stage.features.fill(0)
     bench = Bench(job, stage)

@@ -16,63 +16,35 @@ from engine.core.recipe import Recipe, from_json, to_json
 from engine.optim import options
 
 
+class _PathInside:
+    """A property: the path of a file or folder inside the run."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: RunDirectory, _: type) -> Path:
+        return run.path / self.name
+
+
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
     """The paths inside a run."""
 
     path: Path
 
-    @property
-    def recipe(self) -> Path:
-        return self.path / "recipe.json"
-
-    @property
-    def plan(self) -> Path:
-        return self.path / "plan.json"
-
-    @property
-    def history(self) -> Path:
-        return self.path / "history.csv"
-
-    @property
-    def plot(self) -> Path:
-        return self.path / "history.png"
-
-    @property
-    def result(self) -> Path:
-        return self.path / "result.json"
-
-    @property
-    def bad_images(self) -> Path:
-        return self.path / "bad_images.csv"
-
-    @property
-    def nan_events(self) -> Path:
-        return self.path / "nan_events.json"
-
-    @property
-    def nan_batch(self) -> Path:
-        return self.path / "nan_batch.csv"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def best(self) -> Path:
-        return self.path / "best.npz"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report"
-
-    @property
-    def lock(self) -> Path:
-        return self.path / "lock"
-
-    @property
-    def events(self) -> Path:
-        return self.path / "events"
+    recipe = _PathInside("recipe.json")
+    plan = _PathInside("plan.json")
+    history = _PathInside("history.csv")
+    plot = _PathInside("history.png")
+    result = _PathInside("result.json")
+    bad_images = _PathInside("bad_images.csv")
+    nan_events = _PathInside("nan_events.json")
+    nan_batch = _PathInside("nan_batch.csv")
+    checkpoints = _PathInside("checkpoints")
+    best = _PathInside("best.npz")
+    report = _PathInside("report")
+    lock = _PathInside("lock")
+    events = _PathInside("events")
 
     def read_recipe(self) -> Recipe:
         """Reads the recipe of this run.

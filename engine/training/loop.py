@@ -42,7 +42,7 @@ from engine.training.checkpoint_writer import CheckpointWriter
 from engine.training.epoch_record import epoch_row, phase_result
 from engine.training.final_evaluation import FinalEvaluation, evaluate_final_model
 from engine.training.nan_recovery import NanRecovery, NonFiniteLossError
-from engine.training.phase import PhaseTrainer, start_phase
+from engine.training.phase import PhaseTrainer
 from engine.training.state import RunClock, TrainJob
 
 
@@ -121,7 +121,7 @@ class Trainer:
 
     def _train_phase(self, phase: Phase) -> None:
         job, state, length = self.job, self.state, self.job.steps_per_epoch
-        trainer = start_phase(job, phase, state, self.arrays, self.nan_recovery.events)
+        trainer = PhaseTrainer(job, phase, state, self.arrays, self.nan_recovery.events)
         self.arrays.clear()
         prefetcher = BatchPrefetcher(trainer, length, state.phase_start + phase.epochs * length)
         with contextlib.closing(prefetcher), self._save_on_shutdown(trainer):

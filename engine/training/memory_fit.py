@@ -18,7 +18,7 @@ from engine.models import classifier
 from engine.runs.checkpoints import TrainState
 from engine.runs.directory import RunDirectory
 from engine.training.batchnorm_check import check_batchnorm
-from engine.training.phase import start_phase
+from engine.training.phase import PhaseTrainer
 from engine.training.state import TrainJob
 
 # TensorFlow raises the same error where these are exhausted.
@@ -63,7 +63,7 @@ def try_out(
 
 
 def _run_once(job: TrainJob, phase: Phase) -> None:
-    trainer = start_phase(job, phase, TrainState(), {})
+    trainer = PhaseTrainer(job, phase, TrainState(), {})
     for batch in trainer.train_batches(0, 1, 1):
         trainer.step(batch, tf.zeros([1]))
     for batch in trainer.validation_batches():

@@ -179,7 +179,7 @@ def test_nan_predictions_fail_the_run(coloured, tmp_path, monkeypatch):
 
 def test_phase_frees_cache_before_next_phase(coloured, tmp_path, monkeypatch):
     kept, alive = [], []
-    original = loop.start_phase
+    original = loop.PhaseTrainer
 
     def begin(*given):
         alive.append(sum(table() is not None for table in kept))
@@ -187,7 +187,7 @@ def test_phase_frees_cache_before_next_phase(coloured, tmp_path, monkeypatch):
         kept.extend(weakref.ref(table.rows) for table in stage.features.stores)
         return stage
 
-    monkeypatch.setattr(loop, "start_phase", begin)
+    monkeypatch.setattr(loop, "PhaseTrainer", begin)
     phases = [
         f"{name}(trainable={open_}, epochs=1, views=1)"
         for name, open_ in (("a", "head"), ("b", "middle"), ("c", "head"))
