@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import gc
 import resource
+from collections.abc import Callable
 
 import numpy as np
 
@@ -31,18 +32,20 @@ LONGER = (
 
 
 class Watcher:
-    """Remembers what it was told; may interrupt at a step, and measure memory now and then."""
+    """Records what is logged; may interrupt at a step, act once after steps, and measure memory."""
 
     measures = False
 
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.stop_at, self.notes, self.moments, self.rows, self.memory = stop_at, [], [], [], []
+    def __init__(self, stop_at: int | None = None, actions: dict[int, Callable] | None = None):
+        self.stop_at, self.actions = stop_at, dict(actions or {})
+        self.notes, self.moments, self.rows, self.memory = [], [], [], []
 
     def note(self, line):
         self.notes.append(line)
 
     def step(self, moment):
         self.moments.append(moment)
+        self.actions.pop(moment.step, lambda: None)()
         if moment.step == self.stop_at:
             raise InterruptedError
 

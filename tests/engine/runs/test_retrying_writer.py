@@ -1,4 +1,4 @@
-"""A full disk, and a directory that goes away: the run goes on in memory, and loses nothing."""
+"""A full disk and a deleted directory: the run continues in memory and loses nothing."""
 
 from __future__ import annotations
 
@@ -20,34 +20,38 @@ SETTINGS = {"checkpoint_minutes": 0}  # one after each step
 
 
 class Disk:
-    """Full, or not."""
+    """Full between two steps of a run, or from one on; counts the failed checkpoints."""
 
     full = False
+    failures = 0
+
+    def fails(self) -> None:
+        if self.full:
+            self.failures += 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def watcher(self, full: int, free: int | None = None) -> Watcher:
+        def change(value: bool) -> None:
+            self.full = value
+
+        actions = {full: lambda: change(True), free: lambda: change(False)}
+        return Watcher(actions=actions)
 
 
 @pytest.fixture
 def disk(monkeypatch) -> Disk:
-    made, real = Disk(), os.fsync
-
-    def fsync(handle: int) -> None:
-        if made.full:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(handle)
-
-    monkeypatch.setattr(directory.os, "fsync", fsync)
-    return made
+    """Full for all files."""
+    disk, real = Disk(), os.fsync
+    monkeypatch.setattr(directory.os, "fsync", lambda handle: disk.fails() or real(handle))
+    return disk
 
 
-class Fills(Watcher):
-    """Fills the disk at one step and makes room at another, or never."""
-
-    def __init__(self, disk: Disk, full: int, free: int | None = None) -> None:
-        super().__init__()
-        self.disk, self.full, self.free = disk, full, free
-
-    def step(self, moment):
-        super().step(moment)
-        self.disk.full = (self.disk.full or moment.step == self.full) and moment.step != self.free
+@pytest.fixture
+def nearly(monkeypatch) -> Disk:
+    """Full for checkpoints, though not for a row of history."""
+    disk, real = Disk(), checkpoints.save
+    monkeypatch.setattr(checkpoints, "save", lambda *given: disk.fails() or real(*given))
+    return disk
 
 
 def of_disk(notes: list[str]) -> list[str]:
@@ -63,7 +67,7 @@ TROUBLE = (
 @pytest.mark.parametrize(("full", "free"), [(2, 18), (9, 11)])
 def test_full_disk_does_not_end_run(coloured, undisturbed, tmp_path, disk, monkeypatch, full, free):
     monkeypatch.setattr(retrying_writer, "RETRY_SECONDS", 0)
-    watcher = Fills(disk, full, free)
+    watcher = disk.watcher(full, free)
     made = job(small_recipe(coloured), tmp_path / "run", watcher, **SETTINGS)
     loop.train(made)
     assert same_end(made.run, undisturbed[0].run)
@@ -72,49 +76,29 @@ def test_full_disk_does_not_end_run(coloured, undisturbed, tmp_path, disk, monke
     assert made.run.plan.exists()
 
 
-class Nearly(Disk):
-    """Full for checkpoints, though not for a row of history; counts who tries."""
-
-    tries = 0
-
-
-@pytest.fixture
-def nearly(monkeypatch) -> Nearly:
-    made, real = Nearly(), checkpoints.save
-
-    def save(*arguments):
-        made.tries += made.full
-        if made.full:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(*arguments)
-
-    monkeypatch.setattr(checkpoints, "save", save)
-    return made
-
-
 def test_nearly_full_disk_is_logged_once(coloured, tmp_path, nearly, monkeypatch):
     monkeypatch.setattr(retrying_writer, "RETRY_SECONDS", 0)
-    watcher = Fills(nearly, full=2, free=18)
+    watcher = nearly.watcher(2, 18)
     loop.train(job(small_recipe(coloured), tmp_path / "run", watcher, **SETTINGS))
     assert of_disk(watcher.notes) == [TROUBLE, "can be written again"]
-    assert nearly.tries > 3
+    assert nearly.failures > 3
 
 
 def test_failed_write_is_retried_after_delay(coloured, tmp_path, nearly, monkeypatch):
-    """Neither after a step nor at the end of an epoch or a phase, but at that of the run."""
+    """Neither after a step nor at the end of an epoch or a phase, but at the end of the run."""
     monkeypatch.setattr(checkpoint_writer, "MIN_SECONDS", 0)
     monkeypatch.setattr(checkpoint_writer, "MAX_SHARE", 1e9)
-    watcher = Fills(nearly, full=2, free=20)
+    watcher = nearly.watcher(2, 20)
     made = job(small_recipe(coloured), tmp_path / "run", watcher, checkpoint_minutes=0)
     loop.train(made)
-    assert nearly.tries == 1
+    assert nearly.failures == 1
     assert made.run.finished()
 
 
 def test_full_disk_at_end_keeps_checkpoint(coloured, tmp_path, disk, monkeypatch):
     monkeypatch.setattr(retrying_writer, "MAX_WAIT_SECONDS", 0)
     recipe = small_recipe(coloured)
-    made = job(recipe, tmp_path / "run", Fills(disk, full=7), **SETTINGS)
+    made = job(recipe, tmp_path / "run", disk.watcher(7), **SETTINGS)
     with pytest.raises(UserError, match=r"training is finished, and .*No space left.*run the same"):
         loop.train(made)
     assert checkpoints.load(made.run)[0].step == 6
@@ -131,7 +115,7 @@ def test_run_waits_for_space_at_end(coloured, undisturbed, tmp_path, disk):
 
     stop = Patient()
     made = job(
-        small_recipe(coloured), tmp_path / "run", Fills(disk, full=16), shutdown=stop, **SETTINGS
+        small_recipe(coloured), tmp_path / "run", disk.watcher(16), shutdown=stop, **SETTINGS
     )
     loop.train(made)
     assert stop.waited == 3
@@ -140,38 +124,24 @@ def test_run_waits_for_space_at_end(coloured, undisturbed, tmp_path, disk):
 
 
 def test_shutdown_with_full_disk_says_what_is_lost(coloured, tmp_path, disk):
-    class Asks(Fills):
-        stop = Shutdown()
-
-        def step(self, moment):
-            super().step(moment)
-            if moment.step == 9:
-                self.stop.request("SIGTERM")
-
-    watcher = Asks(disk, full=7)
-    made = job(small_recipe(coloured), tmp_path / "run", watcher, shutdown=watcher.stop, **SETTINGS)
+    shutdown, watcher = Shutdown(), disk.watcher(7)
+    watcher.actions[9] = lambda: shutdown.request("SIGTERM")
+    settings = {"shutdown": shutdown, **SETTINGS}
+    made = job(small_recipe(coloured), tmp_path / "run", watcher, **settings)
     with pytest.raises(UserError, match=r"stopped by SIGTERM, and .*No space left.* is lost"):
         loop.train(made)
     assert checkpoints.load(made.run)[0].step == 6
 
 
-class Removes(Watcher):
-    """Takes the run's directory away at a step."""
-
-    def __init__(self, run: RunDirectory, at: int) -> None:
-        super().__init__()
-        self.run, self.at = run, at
-
-    def step(self, moment):
-        super().step(moment)
-        if moment.step == self.at:
-            shutil.rmtree(self.run.path)
+def deleting(run: RunDirectory, step: int) -> Watcher:
+    """Deletes the run's directory after a step."""
+    return Watcher(actions={step: lambda: shutil.rmtree(run.path)})
 
 
 @pytest.mark.parametrize("at", [3, 20])
 def test_deleted_directory_is_recreated_whole(coloured, undisturbed, tmp_path, at):
     run = RunDirectory(tmp_path / "run")
-    watcher = Removes(run, at)
+    watcher = deleting(run, at)
     loop.train(job(small_recipe(coloured), run.path, watcher))
     assert same_end(run, undisturbed[0].run)
     assert run.finished()
@@ -187,7 +157,7 @@ def test_deleted_directory_of_resumed_run_is_recreated(coloured, undisturbed, tm
     recipe, run = small_recipe(coloured), RunDirectory(tmp_path / "run")
     with pytest.raises(InterruptedError):
         loop.train(job(recipe, run.path, Watcher(stop_at=18), **SETTINGS))
-    loop.train(job(recipe, run.path, Removes(run, 19), **SETTINGS))
+    loop.train(job(recipe, run.path, deleting(run, 19), **SETTINGS))
     assert same_end(run, undisturbed[0].run)
 
 

@@ -1,10 +1,11 @@
-"""A loss that is no number: its batch is named, and the run goes back with half the rate."""
+"""A non-finite loss: its batch is listed, and the run rolls back with half the rate."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import errno
+import functools
 import shutil
 
 import numpy as np
@@ -29,14 +30,14 @@ HALF = (
     "fine_tune(trainable=middle, epochs=2, optimizer=sgd, momentum=0.9, learning_rate=5e-3)",
 )
 WAYS = {
-    "looked at after each step": {},
-    "fetched once an epoch": {"log_every_steps": 1000, "steps_per_execution": 4},
-    "from what is kept of the trunk": {"cache_budget": CacheBudget(10**9)},
+    "logged after each step": {},
+    "read once an epoch": {"log_every_steps": 1000, "steps_per_execution": 4},
+    "from cached features": {"cache_budget": CacheBudget(10**9)},
 }
 
 
 def spoiled(made: TrainJob, step: int = BAD, times: int = 1, known=None) -> TrainJob:
-    """A weight of that step's batch is no number, until so many setbacks are known."""
+    """A weight of that step's batch is NaN, until so many events are known."""
     real, known = made.loader.train_batches, known or (lambda: len(read_nan_events(made.run)))
 
     def train(first, stop, *rest):
@@ -70,7 +71,7 @@ def test_nan_loss_rolls_back_with_half_the_rate(coloured, half, tmp_path, settin
         f"phase 'fine_tune', step 14: the loss is nan; its images are listed in "
         f"{made.run.nan_batch}; rolling back to step 10 with half the learning rate"
     )
-    if "cache_budget" not in settings:  # a mirrored image in the cache is rounded otherwise
+    if "cache_budget" not in settings:  # a mirrored image in the cache is rounded differently
         assert same_end(made.run, half)
     require_batch_listed(made)
 
@@ -85,7 +86,7 @@ def test_roll_back_reads_checkpoint_once_and_frees_it(coloured, tmp_path, monkey
     monkeypatch.setattr(checkpoints, "load", lambda run: read.append(run) or load(run))
     monkeypatch.setattr(loop.Trainer, "train", noting)
     loop.train(spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher())))
-    assert len(read) == 2, "at the start, and where it went back"
+    assert len(read) == 2, "at the start, and at the roll-back"
     assert held == [{}, {}, {}, {}]
 
 
@@ -114,7 +115,7 @@ def test_nan_loss_in_first_epoch_restarts_with_half_the_rate(coloured, tmp_path)
 def test_resume_after_nan_recovery_keeps_half_the_rate(coloured, half, tmp_path):
     recipe, place = small_recipe(coloured), tmp_path / "run"
     with pytest.raises(InterruptedError):
-        loop.train(spoiled(job(recipe, place, Late(16), checkpoint_minutes=1e9)))
+        loop.train(spoiled(job(recipe, place, Watcher(16), checkpoint_minutes=1e9)))
     loop.train(spoiled(job(recipe, place, Watcher())))
     assert same_end(RunDirectory(place), half)
 
@@ -123,30 +124,12 @@ def rolled_back(watcher: Watcher) -> bool:
     return any("half the learning rate" in note for note in watcher.notes)
 
 
-class Late(Watcher):
-    """Interrupts at a step once there was a setback."""
-
-    def step(self, moment):
-        if rolled_back(self):
-            super().step(moment)
-
-
 def test_nan_loss_is_detected_before_checkpoint(coloured, tmp_path):
-    """Here one is due after each step, and figures are not."""
+    """Here a checkpoint is due after each step, and logging is not."""
     settings = {"log_every_steps": 1000, "checkpoint_minutes": 0}
     made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher(), **settings))
     loop.train(made)
     assert read_nan_events(made.run) == [NanEvent("fine_tune", BAD, BAD)]
-
-
-class Spoils(Watcher):
-    """Leaves a variable that is no number, as a last update may, without a loss that shows it."""
-
-    def step(self, moment):
-        super().step(moment)
-        if moment.step == BAD and not rolled_back(self):
-            spoiled = self.find(made=self.classifier)
-            spoiled.assign(spoiled * np.inf + np.inf)
 
 
 TRAINED = (HALF[0], HALF[1].replace("epochs=2", "epochs=2, batch_norm=train"))
@@ -161,10 +144,14 @@ TRAINED = (HALF[0], HALF[1].replace("epochs=2", "epochs=2, batch_norm=train"))
     ids=["a kernel", "a running statistic"],
 )
 def test_non_finite_variables_are_detected_before_checkpoint(coloured, tmp_path, phases, find):
-    watcher = Spoils()
+    def spoil() -> None:
+        """As a last update may, without a loss that shows it."""
+        variable = find(made.classifier)
+        variable.assign(variable * np.inf + np.inf)
+
+    watcher = Watcher(actions={BAD: spoil})
     recipe = small_recipe(coloured, phases)
     made = job(recipe, tmp_path / "run", watcher, checkpoint_minutes=0)
-    watcher.classifier, watcher.find = made.classifier, find
     loop.train(made)
     assert read_nan_events(made.run) == [NanEvent("fine_tune", BAD - 1, BAD - 1)]
     assert any("step 13: its update left non-finite variables" in n for n in watcher.notes)
@@ -211,11 +198,11 @@ def test_new_recipe_after_early_nan_events_starts_without_them(coloured, tmp_pat
 
 class Impatient(Shutdown):
     def wait(self, seconds):
-        raise AssertionError("it waits")
+        raise AssertionError("the run waits")
 
 
 def test_nan_recovery_with_full_disk_keeps_event_in_memory(coloured, half, tmp_path, monkeypatch):
-    """What the run knows of it is in memory, and written with the next checkpoint."""
+    """The event is in memory, and written with the next checkpoint."""
     watcher, place, real = Watcher(), tmp_path / "run", directory.os.fsync
     parts = [place / f"{name}.part" for name in ("nan_batch.csv", "nan_events.json")]
 
@@ -236,7 +223,7 @@ def test_nan_recovery_with_full_disk_keeps_event_in_memory(coloured, half, tmp_p
 
 
 def test_unreadable_image_does_not_hide_nan_loss(coloured, tmp_path):
-    """It is met when the batch is read once more, to be listed."""
+    """It is found where the batch is read again, to be listed."""
     made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher(), on_nan="stop"))
     real = made.loader.train_batches
 
@@ -253,36 +240,28 @@ def test_unreadable_image_does_not_hide_nan_loss(coloured, tmp_path):
 
 
 def test_nan_loss_with_deleted_checkpoints_ends_run(coloured, tmp_path):
-    """Of a run that was taken up; the directory was removed since."""
-
-    class Removes(Watcher):
-        def step(self, moment):
-            if moment.step == BAD - 1:
-                shutil.rmtree(tmp_path / "run")
+    """The initial weights of a resumed run are unknown."""
 
     recipe, place = small_recipe(coloured), tmp_path / "run"
+    delete = functools.partial(shutil.rmtree, place)
     with pytest.raises(InterruptedError):
         loop.train(job(recipe, place, Watcher(stop_at=12), checkpoint_minutes=0))
     message = (
         r"step 14: the loss is nan; .*checkpoints was deleted, so there is nothing to roll back"
     )
     with pytest.raises(UserError, match=message):
-        loop.train(spoiled(job(recipe, place, Removes())))
+        loop.train(spoiled(job(recipe, place, Watcher(actions={BAD - 1: delete}))))
 
 
 def test_deleted_directory_keeps_nan_events(coloured, half, tmp_path):
-    class Removes(Late):
-        def step(self, moment):
-            if moment.step == 16 and rolled_back(self):
-                shutil.rmtree(tmp_path / "run")
-
-    made = spoiled(job(small_recipe(coloured), tmp_path / "run", Removes()))
+    delete = functools.partial(shutil.rmtree, tmp_path / "run")
+    made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher(actions={16: delete})))
     loop.train(made)
     assert read_nan_events(made.run) == [NanEvent("fine_tune", BAD, 10)]
     assert same_end(made.run, half)
 
 
-WORDS = '[{"phase": "a", "step": "x", "since": null}]'  # what would end the run much later
+WORDS = '[{"phase": "a", "step": "x", "since": null}]'  # would end the run much later
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '[{"phase": "a"}]', '"x"', "[" * 10**5, WORDS])

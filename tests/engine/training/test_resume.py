@@ -81,25 +81,13 @@ def test_resume_after_input_error_ends_with_same_bits(coloured, undisturbed, tmp
     assert same_end(made.run, undisturbed[0].run)
 
 
-class Asks(Watcher):
-    """Asks the run to end at a step, which is then done all the same."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.at, self.stop = step, Shutdown()
-
-    def step(self, moment):
-        super().step(moment)
-        if moment.step == self.at:
-            self.stop.request("the test")
-
-
 @pytest.mark.parametrize("step", [5, 7, 14])
 def test_resume_after_shutdown_request_ends_with_same_bits(coloured, undisturbed, tmp_path, step):
     """Within an epoch, at its end and that of a phase; there are 5 steps in each."""
-    recipe, asks = small_recipe(coloured), Asks(step)
+    recipe, shutdown = small_recipe(coloured), Shutdown()
+    watcher = Watcher(actions={step: lambda: shutdown.request("the test")})
     with pytest.raises(ShutdownRequested, match="the test"):
-        loop.train(job(recipe, tmp_path / "run", asks, shutdown=asks.stop))
+        loop.train(job(recipe, tmp_path / "run", watcher, shutdown=shutdown))
     assert checkpoints.load(RunDirectory(tmp_path / "run"))[0].step == step
     again = job(recipe, tmp_path / "run", Watcher())
     loop.train(again)
