@@ -32,7 +32,7 @@ class BestModel:
         self.rule: DecisionRule | None = None
         self._saved = False
 
-    def resume(self, progress: TrainState) -> None:
+    def resume(self, state: TrainState) -> None:
         """Reads the file of a run that resumes.
 
         It may be newer than the checkpoint, and counts: the same epoch repeated is no better, and
@@ -44,8 +44,8 @@ class BestModel:
         self.weights, self._saved = None, self.run.best.is_file()
         if self._saved:
             self.weights, values = load_best_model(self.run)
-            progress.best = model_score(values)
-        elif progress.best:
+            state.best = model_score(values)
+        elif state.best:
             raise UserError(
                 f"{self.run.best}: missing, the best model so far of the run in "
                 f"{self.run.checkpoints}; restore it, or start over with --overwrite"
@@ -58,7 +58,7 @@ class BestModel:
     def set_rule(self, rule: DecisionRule) -> None:
         self.rule, self._saved = rule, False
 
-    def save(self, progress: TrainState) -> None:
+    def save(self, state: TrainState) -> None:
         """Writes the file unless it is up to date.
 
         Raises:
@@ -66,7 +66,7 @@ class BestModel:
         """
         if self.weights is None or (self._saved and self.run.best.exists()):
             return
-        values = {"classes": self.classes, "data": progress.data, **(progress.best or {})}
+        values = {"classes": self.classes, "data": state.data, **(state.best or {})}
         if self.rule:
             values["rule"] = dataclasses.asdict(self.rule)
         write(self.run.best, checkpoints.pack({"model": self.weights}, values))

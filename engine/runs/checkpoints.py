@@ -83,9 +83,9 @@ def save(run: RunDirectory, state: TrainState, variables: dict[str, Sequence[Any
     path = run.checkpoints / f"step_{state.step:09d}_phase_{state.phase:03d}.npz"
     write(path, pack(variables, dataclasses.asdict(state)))
     older = [other for other in _newest_first(run) if other.name < path.name]
-    kept = {path, *older[: KEEP - 1]}
+    keep = {path, *older[: KEEP - 1]}
     for other in run.checkpoints.glob("step_*"):  # partial files of a killed process too
-        if other not in kept:
+        if other not in keep:
             other.unlink(missing_ok=True)
     return path
 

@@ -16,10 +16,10 @@ from engine.runs.directory import RunDirectory
 
 @dataclasses.dataclass(frozen=True)
 class LoadedRun:
-    """A run's recipe, its best model with the places where it may be cut, and how it answers.
+    """A run's recipe, its best model and how its logits become decisions.
 
-    classes: the labels that the model knows. rule: how its logits are read.
-    data: `DataLoader.identity` of what it was trained on, empty where that is not known.
+    classes: names of the labels. data: `DataLoader.identity` of what it was trained on; empty where
+    unknown.
     """
 
     recipe: Recipe

@@ -3,12 +3,12 @@
 import pytest
 
 from engine.training import loop
-from tests.engine.small_runs import Watcher, job, small_recipe
+from tests.engine.small_runs import Watcher, make_job, small_recipe
 
 
 @pytest.fixture(scope="session")
 def undisturbed(coloured, tmp_path_factory):
     watcher = Watcher()
     place = tmp_path_factory.mktemp("run") / "run"
-    made = job(small_recipe(coloured), place, watcher, from_files=True)
+    made = make_job(small_recipe(coloured), place, watcher, from_files=True)
     return made, watcher, loop.train(made).result

@@ -112,7 +112,7 @@ def enliven(made: classifier.Classifier, recipe: Recipe) -> None:
     made.model.set_weights(_lively[key])
 
 
-def job(recipe, place, watcher, from_files=False, devices=None, **settings) -> state.TrainJob:
+def make_job(recipe, place, watcher, from_files=False, devices=None, **settings) -> state.TrainJob:
     """Images are taken from memory where not said otherwise: it saves a second each epoch."""
     run = RunDirectory(place)
     claim_directory(run, recipe, overwrite=False)

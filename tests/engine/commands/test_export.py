@@ -24,7 +24,7 @@ from engine.runs.directory import RunDirectory
 from engine.runtime.shutdown import ShutdownRequested
 from tests.bin.programs import start
 from tests.engine import tiny
-from tests.engine.small_runs import Watcher, job, small_recipe
+from tests.engine.small_runs import Watcher, make_job, small_recipe
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -39,7 +39,7 @@ def photographs(coloured, tmp_path_factory):
 def trained(photographs, tmp_path_factory) -> RunDirectory:
     """A run's directory with a model and a rule, as training leaves it."""
     place = tmp_path_factory.mktemp("trained") / "run"
-    made = job(small_recipe(photographs), place, Watcher())
+    made = make_job(small_recipe(photographs), place, Watcher())
     best = BestModel(made.run, made.loader.classes)
     best.replace(made.classifier.model.weights)
     best.set_rule(DecisionRule(temperature=1.5, abstain=0.5))

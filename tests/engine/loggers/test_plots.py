@@ -70,8 +70,8 @@ def test_confusion_matrix_shows_counts(drawn):
     matrix = np.array([[5, 1], [0, 0]])
     plots.confusion(matrix, ["cat", "dog"])
     axes = drawn[0].axes[0]
-    found = {text.get_position(): text.get_text() for text in axes.texts}
-    assert found == {(0, 0): "5", (1, 0): "1", (0, 1): "0", (1, 1): "0"}
+    texts = {text.get_position(): text.get_text() for text in axes.texts}
+    assert texts == {(0, 0): "5", (1, 0): "1", (0, 1): "0", (1, 1): "0"}
     np.testing.assert_allclose(axes.images[0].get_array(), [[5 / 6, 1 / 6], [0, 0]])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "given")

@@ -22,9 +22,9 @@ WEIGHTS = [np.arange(6, dtype=np.float32).reshape(2, 3), np.array(7, np.int64), 
 
 @pytest.fixture
 def run(tmp_path) -> RunDirectory:
-    made = RunDirectory(tmp_path / "run")
-    made.checkpoints.mkdir(parents=True)
-    return made
+    run = RunDirectory(tmp_path / "run")
+    run.checkpoints.mkdir(parents=True)
+    return run
 
 
 def tensors(arrays) -> list[tf.Tensor]:
@@ -41,16 +41,16 @@ def names(run: RunDirectory) -> list[str]:
 
 
 def test_checkpoint_round_trip(run):
-    progress = TrainState(
+    state = TrainState(
         phase=1, epoch=2, step=300, phase_start=100, best={"phase": "a", "val_loss": 0.1}, stale=1,
         best_loss=0.1, seconds=1.5, wait_seconds=0.5, fill_seconds=0.75, eval_seconds=0.25,
         spent={"seconds": 7.0}, total_seconds=9.0,
         history=[{"epoch": 1, "val_loss": float("nan")}], phases=[{"name": "a"}],
     )  # fmt: skip
     groups = {"model": tensors(WEIGHTS), "optimizer": tensors([np.arange(11)]), "totals": []}
-    checkpoints.save(run, progress, groups)
+    checkpoints.save(run, state, groups)
     again, arrays = checkpoints.load(run)
-    assert repr(again) == repr(progress), "repr, since NaN equals nothing"
+    assert repr(again) == repr(state), "repr, since NaN equals nothing"
     assert list(arrays) == ["model", "optimizer"]
     for mine, other in zip(arrays["model"], WEIGHTS, strict=True):
         assert mine.dtype == other.dtype
@@ -63,13 +63,13 @@ def test_checkpoint_of_many_arrays_keeps_order(run):
 
 
 def test_end_epoch_adds_up_times():
-    progress = TrainState()
+    state = TrainState()
     for seconds in (1.0, 2.0):
-        progress.seconds, progress.wait_seconds = seconds, seconds / 4
-        progress.fill_seconds, progress.eval_seconds = 3 * seconds, 5 * seconds
-        progress.end_epoch()
+        state.seconds, state.wait_seconds = seconds, seconds / 4
+        state.fill_seconds, state.eval_seconds = 3 * seconds, 5 * seconds
+        state.end_epoch()
     total = {"seconds": 3.0, "wait_seconds": 0.75, "fill_seconds": 9.0, "eval_seconds": 15.0}
-    assert progress == TrainState(spent=total)
+    assert state == TrainState(spent=total)
 
 
 def test_load_without_checkpoint_returns_fresh_state(run):
@@ -108,8 +108,8 @@ def test_load_skips_damaged_checkpoint(run, damage):
     save(run, 10)
     newest = save(run, 20)
     newest.write_bytes(damage(newest.read_bytes()))
-    progress, arrays = checkpoints.load(run)
-    assert progress.step == 10
+    state, arrays = checkpoints.load(run)
+    assert state.step == 10
     np.testing.assert_array_equal(arrays["model"][0], WEIGHTS[0] + 10)
 
 

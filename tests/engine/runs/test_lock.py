@@ -1,4 +1,4 @@
-"""Who works in a run's directory, and who does once it was taken away and made anew."""
+"""Which process may write to a run's directory, also after it was deleted and recreated."""
 
 from __future__ import annotations
 

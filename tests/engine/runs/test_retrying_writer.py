@@ -14,7 +14,7 @@ from engine.runs import checkpoints, directory, retrying_writer
 from engine.runs.directory import RunDirectory
 from engine.runtime.shutdown import Shutdown
 from engine.training import checkpoint_writer, loop
-from tests.engine.small_runs import Watcher, job, same_end, small_recipe
+from tests.engine.small_runs import Watcher, make_job, same_end, small_recipe
 
 SETTINGS = {"checkpoint_minutes": 0}  # one after each step
 
@@ -68,18 +68,18 @@ TROUBLE = (
 def test_full_disk_does_not_end_run(coloured, undisturbed, tmp_path, disk, monkeypatch, full, free):
     monkeypatch.setattr(retrying_writer, "RETRY_SECONDS", 0)
     watcher = disk.watcher(full, free)
-    made = job(small_recipe(coloured), tmp_path / "run", watcher, **SETTINGS)
-    loop.train(made)
-    assert same_end(made.run, undisturbed[0].run)
+    job = make_job(small_recipe(coloured), tmp_path / "run", watcher, **SETTINGS)
+    loop.train(job)
+    assert same_end(job.run, undisturbed[0].run)
     assert of_disk(watcher.notes) == [TROUBLE, "can be written again"]
-    assert not list(made.run.path.rglob("*.part"))
-    assert made.run.plan.exists()
+    assert not list(job.run.path.rglob("*.part"))
+    assert job.run.plan.exists()
 
 
 def test_nearly_full_disk_is_logged_once(coloured, tmp_path, nearly, monkeypatch):
     monkeypatch.setattr(retrying_writer, "RETRY_SECONDS", 0)
     watcher = nearly.watcher(2, 18)
-    loop.train(job(small_recipe(coloured), tmp_path / "run", watcher, **SETTINGS))
+    loop.train(make_job(small_recipe(coloured), tmp_path / "run", watcher, **SETTINGS))
     assert of_disk(watcher.notes) == [TROUBLE, "can be written again"]
     assert nearly.failures > 3
 
@@ -89,20 +89,20 @@ def test_failed_write_is_retried_after_delay(coloured, tmp_path, nearly, monkeyp
     monkeypatch.setattr(checkpoint_writer, "MIN_SECONDS", 0)
     monkeypatch.setattr(checkpoint_writer, "MAX_SHARE", 1e9)
     watcher = nearly.watcher(2, 20)
-    made = job(small_recipe(coloured), tmp_path / "run", watcher, checkpoint_minutes=0)
-    loop.train(made)
+    job = make_job(small_recipe(coloured), tmp_path / "run", watcher, checkpoint_minutes=0)
+    loop.train(job)
     assert nearly.failures == 1
-    assert made.run.finished()
+    assert job.run.finished()
 
 
 def test_full_disk_at_end_keeps_checkpoint(coloured, tmp_path, disk, monkeypatch):
     monkeypatch.setattr(retrying_writer, "MAX_WAIT_SECONDS", 0)
     recipe = small_recipe(coloured)
-    made = job(recipe, tmp_path / "run", disk.watcher(7), **SETTINGS)
+    job = make_job(recipe, tmp_path / "run", disk.watcher(7), **SETTINGS)
     with pytest.raises(UserError, match=r"training is finished, and .*No space left.*run the same"):
-        loop.train(made)
-    assert checkpoints.load(made.run)[0].step == 6
-    assert checkpoints.unpack(made.run.best)[1]["epoch"] == 1
+        loop.train(job)
+    assert checkpoints.load(job.run)[0].step == 6
+    assert checkpoints.unpack(job.run.best)[1]["epoch"] == 1
 
 
 def test_run_waits_for_space_at_end(coloured, undisturbed, tmp_path, disk):
@@ -114,23 +114,23 @@ def test_run_waits_for_space_at_end(coloured, undisturbed, tmp_path, disk):
             disk.full = self.waited < 3
 
     stop = Patient()
-    made = job(
+    job = make_job(
         small_recipe(coloured), tmp_path / "run", disk.watcher(16), shutdown=stop, **SETTINGS
     )
-    loop.train(made)
+    loop.train(job)
     assert stop.waited == 3
-    assert same_end(made.run, undisturbed[0].run)
-    assert made.run.finished()
+    assert same_end(job.run, undisturbed[0].run)
+    assert job.run.finished()
 
 
 def test_shutdown_with_full_disk_says_what_is_lost(coloured, tmp_path, disk):
     shutdown, watcher = Shutdown(), disk.watcher(7)
     watcher.actions[9] = lambda: shutdown.request("SIGTERM")
     settings = {"shutdown": shutdown, **SETTINGS}
-    made = job(small_recipe(coloured), tmp_path / "run", watcher, **settings)
+    job = make_job(small_recipe(coloured), tmp_path / "run", watcher, **settings)
     with pytest.raises(UserError, match=r"stopped by SIGTERM, and .*No space left.* is lost"):
-        loop.train(made)
-    assert checkpoints.load(made.run)[0].step == 6
+        loop.train(job)
+    assert checkpoints.load(job.run)[0].step == 6
 
 
 def deleting(run: RunDirectory, step: int) -> Watcher:
@@ -142,7 +142,7 @@ def deleting(run: RunDirectory, step: int) -> Watcher:
 def test_deleted_directory_is_recreated_whole(coloured, undisturbed, tmp_path, at):
     run = RunDirectory(tmp_path / "run")
     watcher = deleting(run, at)
-    loop.train(job(small_recipe(coloured), run.path, watcher))
+    loop.train(make_job(small_recipe(coloured), run.path, watcher))
     assert same_end(run, undisturbed[0].run)
     assert run.finished()
     assert run.read_recipe() == small_recipe(coloured)
@@ -156,8 +156,8 @@ def test_deleted_directory_of_resumed_run_is_recreated(coloured, undisturbed, tm
     """Its best model comes from an earlier process."""
     recipe, run = small_recipe(coloured), RunDirectory(tmp_path / "run")
     with pytest.raises(InterruptedError):
-        loop.train(job(recipe, run.path, Watcher(stop_at=18), **SETTINGS))
-    loop.train(job(recipe, run.path, deleting(run, 19), **SETTINGS))
+        loop.train(make_job(recipe, run.path, Watcher(stop_at=18), **SETTINGS))
+    loop.train(make_job(recipe, run.path, deleting(run, 19), **SETTINGS))
     assert same_end(run, undisturbed[0].run)
 
 

@@ -25,7 +25,7 @@ from engine.runtime import distribution  # noqa: E402
 from engine.training import batchnorm_check, loop  # noqa: E402
 from pipelines.augment import augment  # noqa: E402
 from tests.engine import small  # noqa: E402
-from tests.engine.small_runs import Watcher, job, same_end, small_recipe  # noqa: E402
+from tests.engine.small_runs import Watcher, make_job, same_end, small_recipe  # noqa: E402
 from tests.engine.trainers import moved, trainer  # noqa: E402
 
 ONE = tf.distribute.get_strategy()
@@ -184,7 +184,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(coloured, tmp_path):
     settings = {"cache_budget": CacheBudget(10**8), "steps_per_execution": 2, "devices": TWO}
 
     def train(place: str, stop_at: int | None = None, **more):
-        made = job(recipe, tmp_path / place, Watcher(stop_at), **settings, **more)
+        made = make_job(recipe, tmp_path / place, Watcher(stop_at), **settings, **more)
         with TWO.scope():
             return loop.train(made).result
 

@@ -17,7 +17,7 @@ from engine.training.steps import TrainStep
 from tests.engine import small, small_runs
 
 
-def training(net, batch_norm="train", trainable="top", gradient_accumulation_steps=1) -> TrainStep:
+def make_step(net, batch_norm="train", trainable="top", gradient_accumulation_steps=1) -> TrainStep:
     phase = Phase("tune", trainable, batch_norm=batch_norm)
     recipe = small.recipe(
         phases=(phase,), batch_size=6, gradient_accumulation_steps=gradient_accumulation_steps
@@ -55,17 +55,17 @@ def plain_losses(net, mode) -> float:
 def test_batchnorm_check_losses_equal_keras():
     net = small.network()
     norm(net).moving_mean.assign(np.linspace(-1, 1, 8))
-    found = batchnorm_check.check_batchnorm(training(net), batches())
-    assert found.inference.loss == pytest.approx(plain_losses(net, False), rel=1e-5)
+    check = batchnorm_check.check_batchnorm(make_step(net), batches())
+    assert check.inference.loss == pytest.approx(plain_losses(net, False), rel=1e-5)
     moving = norm(net).moving_mean.numpy()
-    assert found.training.loss == pytest.approx(plain_losses(net, True), rel=1e-5)
+    assert check.training.loss == pytest.approx(plain_losses(net, True), rel=1e-5)
     assert not np.array_equal(norm(net).moving_mean.numpy(), moving), "as Keras trains, they move"
 
 
 def test_batchnorm_check_leaves_weights_unchanged():
     net = small.network()
     before = small.values(net.model.weights)
-    batchnorm_check.check_batchnorm(training(net), batches(3))
+    batchnorm_check.check_batchnorm(make_step(net), batches(3))
     after = small.values(net.model.weights)
     assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
 
@@ -73,16 +73,16 @@ def test_batchnorm_check_leaves_weights_unchanged():
 def test_lagging_statistics_are_reported_with_cause():
     net = small.network()
     norm(net).moving_variance.assign(np.full(8, 1e-4))
-    found = batchnorm_check.check_batchnorm(training(net), batches())
-    assert found.gap
-    line = found.complaint(Phase("tune"), 12)
+    check = batchnorm_check.check_batchnorm(make_step(net), batches())
+    assert check.gap
+    line = check.complaint(Phase("tune"), 12)
     for words in ("phase 'tune'", "after 12 steps with batch_norm=train", "batch_norm=frozen"):
         assert words in line
 
 
 def test_fitting_statistics_are_no_gap():
     net = small.network()
-    given = training(net)
+    step = make_step(net)
     seen = []
     for batch in batches():
         x = tf.cast(batch.inputs[0], tf.float32)
@@ -93,28 +93,28 @@ def test_fitting_statistics_are_no_gap():
     x = tf.concat(seen, 0)
     norm(net).moving_mean.assign(tf.reduce_mean(x, [0, 1, 2]))
     norm(net).moving_variance.assign(tf.math.reduce_variance(x, [0, 1, 2]))
-    assert not batchnorm_check.check_batchnorm(given, batches()).gap
+    assert not batchnorm_check.check_batchnorm(step, batches()).gap
 
 
 @pytest.mark.parametrize(("batch_norm", "trainable"), [("frozen", "top"), ("train", "head")])
 def test_batchnorm_check_of_frozen_statistics_agrees_exactly(batch_norm, trainable):
-    found = batchnorm_check.check_batchnorm(
-        training(small.network(), batch_norm, trainable), batches()
+    check = batchnorm_check.check_batchnorm(
+        make_step(small.network(), batch_norm, trainable), batches()
     )
-    assert found.training == found.inference
+    assert check.training == check.inference
 
 
-@pytest.mark.parametrize("pieces", [1, 2, 6])
-def test_batchnorm_check_training_loss_equals_train_step(pieces):
+@pytest.mark.parametrize("microbatches", [1, 2, 6])
+def test_batchnorm_check_training_loss_equals_train_step(microbatches):
     """A piece is normalised by itself; filling counts for statistics, and not for the loss."""
     net = small.network()
-    given = training(net, gradient_accumulation_steps=pieces)
+    step = make_step(net, gradient_accumulation_steps=microbatches)
     (batch,) = batches(1)
     batch = batch._replace(weights=tf.constant([[1.0, 1, 1, 1, 1, 0]]))
-    found = batchnorm_check.check_batchnorm(given, [batch])
-    given(batch, tf.zeros([1]))
-    assert found.training.loss == pytest.approx(given.metrics.read().loss, rel=1e-5)
-    assert found.training.examples == 5
+    check = batchnorm_check.check_batchnorm(step, [batch])
+    step(batch, tf.zeros([1]))
+    assert check.training.loss == pytest.approx(step.metrics.read().loss, rel=1e-5)
+    assert check.training.examples == 5
 
 
 def test_resume_at_end_of_phase_repeats_batchnorm_check(coloured, tmp_path):
@@ -128,14 +128,16 @@ def test_resume_at_end_of_phase_repeats_batchnorm_check(coloured, tmp_path):
     )
     recipe = small_runs.small_recipe(coloured, phases, cache="features")
 
-    def made(name, stop_at=None):
+    def make_job(name, stop_at=None):
         watcher = small_runs.Watcher(stop_at)
-        return small_runs.job(recipe, tmp_path / name, watcher, cache_budget=CacheBudget(10**9))
+        return small_runs.make_job(
+            recipe, tmp_path / name, watcher, cache_budget=CacheBudget(10**9)
+        )
 
-    whole = loop.train(made("whole")).result
+    whole = loop.train(make_job("whole")).result
     with pytest.raises(InterruptedError):
-        loop.train(made("parts", 12))
-    parts = loop.train(made("parts")).result
+        loop.train(make_job("parts", 12))
+    parts = loop.train(make_job("parts")).result
     assert parts["phases"][0]["batchnorm_check"] == whole["phases"][0]["batchnorm_check"]
 
 
@@ -164,9 +166,9 @@ def test_run_logs_batchnorm_gap_after_phase(coloured, tmp_path):
         "tune(trainable=middle, epochs=2, batch_norm=train, learning_rate=1e-2)",
     )
     watcher = small_runs.Watcher()
-    made = small_runs.job(small_runs.small_recipe(coloured, phases), tmp_path / "r", watcher)
-    made.classifier.model.get_layer("top_norm").moving_mean.assign([40.0] * 16)
-    result = loop.train(made).result
+    job = small_runs.make_job(small_runs.small_recipe(coloured, phases), tmp_path / "r", watcher)
+    job.classifier.model.get_layer("top_norm").moving_mean.assign([40.0] * 16)
+    result = loop.train(job).result
     head, tune = result["phases"]
     assert "batchnorm_check" not in head
     assert tune["batchnorm_check"]["training"]["examples"] == 4 * 8

@@ -73,7 +73,7 @@ class TestDropout:
         )
         x = x * steps.dropout_mask(self.recipe, batch, 40).numpy()
         difference = special.softmax(x @ before[0] + before[1], -1) - np.eye(3)[batch.labels]
-        made = trainer(net=net, recipe=self.recipe, program=program)
-        made.step(batch, RATE)
+        phase_trainer = trainer(net=net, recipe=self.recipe, program=program)
+        phase_trainer.step(batch, RATE)
         expected = before[1] - 0.1 * difference.mean(0)
         np.testing.assert_allclose(net.head.weights[1], expected, atol=tolerance)

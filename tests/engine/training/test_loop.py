@@ -19,20 +19,12 @@ from engine.frozen import array_store
 from engine.frozen.array_store import CacheBudget
 from engine.runs import history, load
 from engine.training import checkpoint_writer, loop, phase
-from tests.engine.small_runs import (
-    LONGER,
-    PHASES,
-    Watcher,
-    final,
-    job,
-    small_recipe,
-    timeless,
-)
+from tests.engine.small_runs import LONGER, PHASES, Watcher, final, make_job, small_recipe, timeless
 
 
 def test_history_has_one_row_for_each_epoch(undisturbed):
-    made, watcher, _ = undisturbed
-    with open(made.run.history) as file:
+    job, watcher, _ = undisturbed
+    with open(job.run.history) as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == list(history.COLUMNS)
     assert [(row["phase"], int(row["epoch"])) for row in rows] == [
@@ -46,9 +38,12 @@ def test_history_has_one_row_for_each_epoch(undisturbed):
 
 
 def test_saved_rule_has_temperature_of_validation_split(undisturbed):
-    made, _, result = undisturbed
-    opened = load.load_run(made.run)
-    step, read = eval_step.make_eval_step(opened.model), made.loader.split_batches("validation")
+    job, _, result = undisturbed
+    opened = load.load_run(job.run)
+    step, read = (
+        eval_step.make_eval_step(opened.model),
+        job.loader.split_batches("validation"),
+    )
     answers = evaluation.collect_predictions(step, read, opened.classes)
     fitted = calibration.fit_temperature(answers.logits, answers.labels)
     assert opened.rule.temperature == pytest.approx(fitted, rel=1e-4)
@@ -57,25 +52,23 @@ def test_saved_rule_has_temperature_of_validation_split(undisturbed):
 
 
 def test_result_lists_trained_phases(undisturbed):
-    made, _, result = undisturbed
-    assert json.loads(made.run.result.read_text()) == result
+    job, _, result = undisturbed
+    assert json.loads(job.run.result.read_text()) == result
     assert result["status"] == "finished"
     assert result["classes"] == ["blue", "red"]
     transfer, fine_tune = result["phases"]
     assert transfer["trainable_variables"] == 2
     assert transfer["trainable_parameters"] == 16 * 2 + 2
     assert fine_tune["trainable_parameters"] > transfer["trainable_parameters"]
-    best = max(
-        made.run.history.open().read().splitlines()[1:], key=lambda r: float(r.split(",")[6])
-    )
+    best = max(job.run.history.open().read().splitlines()[1:], key=lambda r: float(r.split(",")[6]))
     assert result["best"]["val_accuracy"] == float(best.split(",")[6])
 
 
 def test_saved_model_scores_as_result_says(undisturbed):
-    made, _, result = undisturbed
-    opened = load.load_run(made.run)
+    job, _, result = undisturbed
+    opened = load.load_run(job.run)
     again = evaluation.evaluate(
-        eval_step.make_eval_step(opened.model), made.loader.split_batches("validation"), 2
+        eval_step.make_eval_step(opened.model), job.loader.split_batches("validation"), 2
     )
     assert result["validation"] == pytest.approx(
         {"accuracy": again.accuracy, "loss": again.loss, "count": 13}, rel=1e-6
@@ -92,11 +85,11 @@ def test_cached_features_train_as_images(coloured, tmp_path):
     ends = []
     for cache in ("none", "features"):
         recipe = small_recipe(coloured, phases, cache=cache)
-        made = job(recipe, tmp_path / cache, Watcher(), cache_budget=CacheBudget(10**9))
-        loop.train(made)
-        plans = json.loads(made.run.plan.read_text())["phases"].values()
+        job = make_job(recipe, tmp_path / cache, Watcher(), cache_budget=CacheBudget(10**9))
+        loop.train(job)
+        plans = json.loads(job.run.plan.read_text())["phases"].values()
         assert [plan["cache"]["slots"] for plan in plans] == [{"none": 0, "features": 2}[cache]] * 2
-        ends.append((final(made.run)["model"], timeless(made.run)))
+        ends.append((final(job.run)["model"], timeless(job.run)))
     for one, other in zip(*(model for model, _ in ends), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
     for one, other in zip(*(rows for _, rows in ends), strict=True):
@@ -106,7 +99,7 @@ def test_cached_features_train_as_images(coloured, tmp_path):
 
 def test_full_disk_for_cache_runs_trunk_each_step(coloured, tmp_path, monkeypatch):
     phases = ("transfer(epochs=4, views=2)",)
-    plain = job(small_recipe(coloured, phases, cache="none"), tmp_path / "plain", Watcher())
+    plain = make_job(small_recipe(coloured, phases, cache="none"), tmp_path / "plain", Watcher())
     loop.train(plain)
 
     def full(*_):
@@ -115,19 +108,19 @@ def test_full_disk_for_cache_runs_trunk_each_step(coloured, tmp_path, monkeypatc
     monkeypatch.setattr(array_store, "allocate", full)
     watcher = Watcher()
     recipe = small_recipe(coloured, phases)
-    made = job(recipe, tmp_path / "full", watcher, cache_budget=CacheBudget(10**9))
-    loop.train(made)
+    job = make_job(recipe, tmp_path / "full", watcher, cache_budget=CacheBudget(10**9))
+    loop.train(job)
     assert any("can't be cached (No space left on device)" in note for note in watcher.notes)
-    ours, theirs = final(made.run), final(plain.run)
+    ours, theirs = final(job.run), final(plain.run)
     assert all(map(np.array_equal, ours["model"], theirs["model"]))
 
 
 def test_phase_without_epochs_is_skipped(coloured, tmp_path):
     phases = ("transfer(epochs=0)", "fine_tune(trainable=middle, epochs=1)")
-    made = job(small_recipe(coloured, phases), tmp_path / "run", Watcher())
-    result = loop.train(made).result
+    job = make_job(small_recipe(coloured, phases), tmp_path / "run", Watcher())
+    result = loop.train(job).result
     assert [phase["name"] for phase in result["phases"]] == ["fine_tune"]
-    assert set(json.loads(made.run.plan.read_text())["phases"]) == {"fine_tune"}
+    assert set(json.loads(job.run.plan.read_text())["phases"]) == {"fine_tune"}
 
 
 def test_early_stopping_starts_next_phase(coloured, tmp_path):
@@ -136,7 +129,7 @@ def test_early_stopping_starts_next_phase(coloured, tmp_path):
         "next(epochs=1, learning_rate=1e-2)",
     )
     watcher = Watcher()
-    result = loop.train(job(small_recipe(coloured, phases), tmp_path / "run", watcher)).result
+    result = loop.train(make_job(small_recipe(coloured, phases), tmp_path / "run", watcher)).result
     assert [phase["epochs"] for phase in result["phases"]] == [3, 1]
     assert any("did not move" in note for note in watcher.notes)
 
@@ -153,7 +146,7 @@ def test_nan_validation_loss_is_never_best(coloured, tmp_path, monkeypatch):
         coloured, ["transfer(epochs=4, learning_rate=1e-2, early_stopping_patience=2)"]
     )
     watcher = Watcher()
-    result = loop.train(job(recipe, tmp_path / "run", watcher)).result
+    result = loop.train(make_job(recipe, tmp_path / "run", watcher)).result
     assert len(watcher.rows) == 4
     assert result["best"]["epoch"] == 4
 
@@ -171,10 +164,10 @@ def test_nan_predictions_fail_the_run(coloured, tmp_path, monkeypatch):
         return answer
 
     monkeypatch.setattr(eval_step, "make_eval_step", spoiled)
-    made = job(small_recipe(coloured, ["transfer(epochs=1)"]), tmp_path / "run", Watcher())
+    job = make_job(small_recipe(coloured, ["transfer(epochs=1)"]), tmp_path / "run", Watcher())
     with pytest.raises(UserError, match="logits are NaN or infinite for 13 of 13 images; train"):
-        loop.train(made)
-    assert not made.run.finished()
+        loop.train(job)
+    assert not job.run.finished()
 
 
 def test_phase_frees_cache_before_next_phase(coloured, tmp_path, monkeypatch):
@@ -193,7 +186,7 @@ def test_phase_frees_cache_before_next_phase(coloured, tmp_path, monkeypatch):
         for name, open_ in (("a", "head"), ("b", "middle"), ("c", "head"))
     ]
     recipe = small_recipe(coloured, phases, cache="features")
-    loop.train(job(recipe, tmp_path / "run", Watcher(), cache_budget=CacheBudget(10**9)))
+    loop.train(make_job(recipe, tmp_path / "run", Watcher(), cache_budget=CacheBudget(10**9)))
     assert (len(kept), alive) == (3, [0, 0, 0])
 
 
@@ -213,7 +206,7 @@ class Meter(Watcher):
 def test_memory_is_constant_over_epochs(coloured, tmp_path):
     meter = Meter()
     recipe = small_recipe(coloured, ("transfer(epochs=12, learning_rate=1e-3)",))
-    loop.train(job(recipe, tmp_path / "run", meter, from_files=True))
+    loop.train(make_job(recipe, tmp_path / "run", meter, from_files=True))
     assert len(meter.memory) == 3
     assert meter.growth(4) < 16 * 2**20
 
@@ -234,7 +227,7 @@ def test_memory_is_constant_over_epochs_of_cached_features(
     cache_budget = CacheBudget(10**9) if where == "memory" else CacheBudget(0, tmp_path / "kept")
     recipe = small_recipe(coloured, (f"transfer(epochs=50{more})",), augment)
     loop.train(
-        job(recipe, tmp_path / "run", meter, cache_budget=cache_budget, steps_per_execution=5)
+        make_job(recipe, tmp_path / "run", meter, cache_budget=cache_budget, steps_per_execution=5)
     )
     assert {"memory": "in memory", "disk": "on disk"}[where] in "".join(meter.notes)
     assert len(meter.memory) == 12
@@ -249,5 +242,5 @@ def test_train_step_is_traced_once_per_phase(coloured, tmp_path, monkeypatch):
     )
     phases = [*PHASES, "again(trainable=middle, epochs=2, views=1)"]
     settings = {"steps_per_execution": 4, "cache_budget": CacheBudget(10**9)}
-    loop.train(job(small_recipe(coloured, phases), tmp_path / "run", Watcher(), **settings))
+    loop.train(make_job(small_recipe(coloured, phases), tmp_path / "run", Watcher(), **settings))
     assert [step.compiled.experimental_get_tracing_count() for step in steps] == [1, 1, 1]

@@ -31,12 +31,12 @@ class TestLossScaling:
         assert len(moved(ours.net.model, before)) == 6
 
     def test_overflow_skips_step_and_halves_scale(self):
-        made = trainer("top", **self.half)
-        made.optimizer.dynamic_scale.assign(2.0**100)
-        before = small.values(made.net.model.weights)
-        made.step(small.batch(), RATE)
-        assert moved(made.net.model, before) == set()
-        assert float(made.optimizer.dynamic_scale.numpy()) == 2.0**99
-        made.optimizer.dynamic_scale.assign(2.0**10)
-        made.step(small.batch(), RATE)
-        assert len(moved(made.net.model, before)) == 6
+        phase_trainer = trainer("top", **self.half)
+        phase_trainer.optimizer.dynamic_scale.assign(2.0**100)
+        before = small.values(phase_trainer.net.model.weights)
+        phase_trainer.step(small.batch(), RATE)
+        assert moved(phase_trainer.net.model, before) == set()
+        assert float(phase_trainer.optimizer.dynamic_scale.numpy()) == 2.0**99
+        phase_trainer.optimizer.dynamic_scale.assign(2.0**10)
+        phase_trainer.step(small.batch(), RATE)
+        assert len(moved(phase_trainer.net.model, before)) == 6

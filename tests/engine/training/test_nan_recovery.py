@@ -22,7 +22,7 @@ from engine.runtime.shutdown import Shutdown
 from engine.training import loop
 from engine.training.state import TrainJob
 from tests.engine import small
-from tests.engine.small_runs import Watcher, job, same_end, small_recipe
+from tests.engine.small_runs import Watcher, make_job, same_end, small_recipe
 
 BAD = 13  # in the first epoch of the second phase; there are 5 steps in an epoch, 10 in a phase
 HALF = (
@@ -36,9 +36,12 @@ WAYS = {
 }
 
 
-def spoiled(made: TrainJob, step: int = BAD, times: int = 1, known=None) -> TrainJob:
+def spoiled(job: TrainJob, step: int = BAD, times: int = 1, known=None) -> TrainJob:
     """A weight of that step's batch is NaN, until so many events are known."""
-    real, known = made.loader.train_batches, known or (lambda: len(read_nan_events(made.run)))
+    real, known = (
+        job.loader.train_batches,
+        known or (lambda: len(read_nan_events(job.run))),
+    )
 
     def train(first, stop, *rest):
         done = first
@@ -49,31 +52,31 @@ def spoiled(made: TrainJob, step: int = BAD, times: int = 1, known=None) -> Trai
                 weights[place, 2] = np.nan
             yield batch._replace(weights=tf.constant(weights))
 
-    return dataclasses.replace(made, loader=small.replaced(made.loader, train_batches=train))
+    return dataclasses.replace(job, loader=small.replaced(job.loader, train_batches=train))
 
 
 @pytest.fixture(scope="module")
 def half(coloured, tmp_path_factory) -> RunDirectory:
     """A run that has half the rate in its second phase from the start."""
-    made = job(small_recipe(coloured, HALF), tmp_path_factory.mktemp("half") / "run", Watcher())
-    loop.train(made)
-    return made.run
+    job = make_job(small_recipe(coloured, HALF), tmp_path_factory.mktemp("half") / "run", Watcher())
+    loop.train(job)
+    return job.run
 
 
 @pytest.mark.parametrize("settings", WAYS.values(), ids=WAYS)
 def test_nan_loss_rolls_back_with_half_the_rate(coloured, half, tmp_path, settings):
     watcher = Watcher()
-    made = spoiled(job(small_recipe(coloured), tmp_path / "run", watcher, **settings))
-    loop.train(made)
-    assert read_nan_events(made.run) == [NanEvent("fine_tune", BAD, 10)]
+    job = spoiled(make_job(small_recipe(coloured), tmp_path / "run", watcher, **settings))
+    loop.train(job)
+    assert read_nan_events(job.run) == [NanEvent("fine_tune", BAD, 10)]
     (line,) = [line for line in watcher.notes if "the loss is" in line]
     assert line == (
         f"phase 'fine_tune', step 14: the loss is nan; its images are listed in "
-        f"{made.run.nan_batch}; rolling back to step 10 with half the learning rate"
+        f"{job.run.nan_batch}; rolling back to step 10 with half the learning rate"
     )
     if "cache_budget" not in settings:  # a mirrored image in the cache is rounded differently
-        assert same_end(made.run, half)
-    require_batch_listed(made)
+        assert same_end(job.run, half)
+    require_batch_listed(job)
 
 
 def test_roll_back_reads_checkpoint_once_and_frees_it(coloured, tmp_path, monkeypatch):
@@ -85,7 +88,7 @@ def test_roll_back_reads_checkpoint_once_and_frees_it(coloured, tmp_path, monkey
 
     monkeypatch.setattr(checkpoints, "load", lambda run: read.append(run) or load(run))
     monkeypatch.setattr(loop.Trainer, "train", noting)
-    loop.train(spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher())))
+    loop.train(spoiled(make_job(small_recipe(coloured), tmp_path / "run", Watcher())))
     assert len(read) == 2, "at the start, and at the roll-back"
     assert held == [{}, {}, {}, {}]
 
@@ -104,19 +107,21 @@ def require_batch_listed(job: TrainJob) -> None:
 
 def test_nan_loss_in_first_epoch_restarts_with_half_the_rate(coloured, tmp_path):
     phases = ("transfer(epochs=1, learning_rate={})",)
-    slow = job(small_recipe(coloured, [phases[0].format("5e-3")]), tmp_path / "slow", Watcher())
+    slow = make_job(
+        small_recipe(coloured, [phases[0].format("5e-3")]), tmp_path / "slow", Watcher()
+    )
     loop.train(slow)
     recipe = small_recipe(coloured, [phases[0].format("1e-2")])
-    made = spoiled(job(recipe, tmp_path / "run", Watcher()), step=3)
-    loop.train(made)
-    assert same_end(made.run, slow.run)
+    job = spoiled(make_job(recipe, tmp_path / "run", Watcher()), step=3)
+    loop.train(job)
+    assert same_end(job.run, slow.run)
 
 
 def test_resume_after_nan_recovery_keeps_half_the_rate(coloured, half, tmp_path):
     recipe, place = small_recipe(coloured), tmp_path / "run"
     with pytest.raises(InterruptedError):
-        loop.train(spoiled(job(recipe, place, Watcher(16), checkpoint_minutes=1e9)))
-    loop.train(spoiled(job(recipe, place, Watcher())))
+        loop.train(spoiled(make_job(recipe, place, Watcher(16), checkpoint_minutes=1e9)))
+    loop.train(spoiled(make_job(recipe, place, Watcher())))
     assert same_end(RunDirectory(place), half)
 
 
@@ -127,9 +132,9 @@ def rolled_back(watcher: Watcher) -> bool:
 def test_nan_loss_is_detected_before_checkpoint(coloured, tmp_path):
     """Here a checkpoint is due after each step, and logging is not."""
     settings = {"log_every_steps": 1000, "checkpoint_minutes": 0}
-    made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher(), **settings))
-    loop.train(made)
-    assert read_nan_events(made.run) == [NanEvent("fine_tune", BAD, BAD)]
+    job = spoiled(make_job(small_recipe(coloured), tmp_path / "run", Watcher(), **settings))
+    loop.train(job)
+    assert read_nan_events(job.run) == [NanEvent("fine_tune", BAD, BAD)]
 
 
 TRAINED = (HALF[0], HALF[1].replace("epochs=2", "epochs=2, batch_norm=train"))
@@ -138,43 +143,43 @@ TRAINED = (HALF[0], HALF[1].replace("epochs=2", "epochs=2, batch_norm=train"))
 @pytest.mark.parametrize(
     ("phases", "find"),
     [
-        (HALF, lambda made: made.head.kernel),
-        (TRAINED, lambda made: made.model.get_layer("middle_norm").moving_variance),
+        (HALF, lambda job: job.head.kernel),
+        (TRAINED, lambda job: job.model.get_layer("middle_norm").moving_variance),
     ],
     ids=["a kernel", "a running statistic"],
 )
 def test_non_finite_variables_are_detected_before_checkpoint(coloured, tmp_path, phases, find):
     def spoil() -> None:
         """As a last update may, without a loss that shows it."""
-        variable = find(made.classifier)
+        variable = find(job.classifier)
         variable.assign(variable * np.inf + np.inf)
 
     watcher = Watcher(actions={BAD: spoil})
     recipe = small_recipe(coloured, phases)
-    made = job(recipe, tmp_path / "run", watcher, checkpoint_minutes=0)
-    loop.train(made)
-    assert read_nan_events(made.run) == [NanEvent("fine_tune", BAD - 1, BAD - 1)]
+    job = make_job(recipe, tmp_path / "run", watcher, checkpoint_minutes=0)
+    loop.train(job)
+    assert read_nan_events(job.run) == [NanEvent("fine_tune", BAD - 1, BAD - 1)]
     assert any("step 13: its update left non-finite variables" in n for n in watcher.notes)
-    assert all(np.isfinite(array).all() for array in checkpoints.load(made.run)[1]["model"])
+    assert all(np.isfinite(array).all() for array in checkpoints.load(job.run)[1]["model"])
 
 
 def test_fourth_nan_event_ends_run(coloured, tmp_path):
     watcher = Watcher()
-    made = spoiled(job(small_recipe(coloured), tmp_path / "run", watcher), times=4)
+    job = spoiled(make_job(small_recipe(coloured), tmp_path / "run", watcher), times=4)
     with pytest.raises(
         UserError, match=r"the loss is nan; .*, after the rate was halved 3 times; lower"
     ):
-        loop.train(made)
-    assert len(read_nan_events(made.run)) == 3
-    assert checkpoints.load(made.run)[0].step == 10
+        loop.train(job)
+    assert len(read_nan_events(job.run)) == 3
+    assert checkpoints.load(job.run)[0].step == 10
 
 
 def test_on_nan_stop_ends_run(coloured, tmp_path):
-    made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher(), on_nan="stop"))
+    job = spoiled(make_job(small_recipe(coloured), tmp_path / "run", Watcher(), on_nan="stop"))
     with pytest.raises(UserError, match=r"step 14: the loss is nan; .*lower the phase's learning"):
-        loop.train(made)
-    assert made.run.nan_batch.exists()
-    assert not made.run.nan_events.exists()
+        loop.train(job)
+    assert job.run.nan_batch.exists()
+    assert not job.run.nan_events.exists()
 
 
 def test_reduce_rate_affects_later_steps_of_phase(tmp_path):
@@ -189,11 +194,11 @@ def test_reduce_rate_affects_later_steps_of_phase(tmp_path):
 def test_new_recipe_after_early_nan_events_starts_without_them(coloured, tmp_path):
     """The user lowers the rate and starts again: that is another run."""
     recipe, place = small_recipe(coloured), tmp_path / "run"
-    made = spoiled(job(recipe, place, Watcher()), step=2, times=4)
+    job = spoiled(make_job(recipe, place, Watcher()), step=2, times=4)
     with pytest.raises(UserError, match="halved 3 times"):
-        loop.train(made)
-    claim_directory(made.run, small_recipe(coloured, HALF), overwrite=False)
-    assert read_nan_events(made.run) == []
+        loop.train(job)
+    claim_directory(job.run, small_recipe(coloured, HALF), overwrite=False)
+    assert read_nan_events(job.run) == []
 
 
 class Impatient(Shutdown):
@@ -212,10 +217,10 @@ def test_nan_recovery_with_full_disk_keeps_event_in_memory(coloured, half, tmp_p
         real(handle)
 
     monkeypatch.setattr(directory.os, "fsync", fsync)
-    made = job(small_recipe(coloured), place, watcher, shutdown=Impatient())
-    loop.train(spoiled(made, known=lambda: rolled_back(watcher)))
-    assert read_nan_events(made.run) == [NanEvent("fine_tune", BAD, 10)]
-    assert same_end(made.run, half)
+    job = make_job(small_recipe(coloured), place, watcher, shutdown=Impatient())
+    loop.train(spoiled(job, known=lambda: rolled_back(watcher)))
+    assert read_nan_events(job.run) == [NanEvent("fine_tune", BAD, 10)]
+    assert same_end(job.run, half)
     (line,) = [line for line in watcher.notes if "the loss is" in line]
     assert line.endswith(
         "step 14: the loss is nan; rolling back to step 10 with half the learning rate"
@@ -224,19 +229,19 @@ def test_nan_recovery_with_full_disk_keeps_event_in_memory(coloured, half, tmp_p
 
 def test_unreadable_image_does_not_hide_nan_loss(coloured, tmp_path):
     """It is found where the batch is read again, to be listed."""
-    made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher(), on_nan="stop"))
-    real = made.loader.train_batches
+    job = spoiled(make_job(small_recipe(coloured), tmp_path / "run", Watcher(), on_nan="stop"))
+    real = job.loader.train_batches
 
     def train(first, stop, *rest):
         if (first, stop) == (BAD, BAD + 1):
             raise UserError("broken.jpg: not an image")
         return real(first, stop, *rest)
 
-    made = dataclasses.replace(made, loader=small.replaced(made.loader, train_batches=train))
+    job = dataclasses.replace(job, loader=small.replaced(job.loader, train_batches=train))
     with pytest.raises(
         UserError, match="step 14: the loss is nan; lower the phase's learning_rate"
     ):
-        loop.train(made)
+        loop.train(job)
 
 
 def test_nan_loss_with_deleted_checkpoints_ends_run(coloured, tmp_path):
@@ -245,20 +250,20 @@ def test_nan_loss_with_deleted_checkpoints_ends_run(coloured, tmp_path):
     recipe, place = small_recipe(coloured), tmp_path / "run"
     delete = functools.partial(shutil.rmtree, place)
     with pytest.raises(InterruptedError):
-        loop.train(job(recipe, place, Watcher(stop_at=12), checkpoint_minutes=0))
+        loop.train(make_job(recipe, place, Watcher(stop_at=12), checkpoint_minutes=0))
     message = (
         r"step 14: the loss is nan; .*checkpoints was deleted, so there is nothing to roll back"
     )
     with pytest.raises(UserError, match=message):
-        loop.train(spoiled(job(recipe, place, Watcher(actions={BAD - 1: delete}))))
+        loop.train(spoiled(make_job(recipe, place, Watcher(actions={BAD - 1: delete}))))
 
 
 def test_deleted_directory_keeps_nan_events(coloured, half, tmp_path):
     delete = functools.partial(shutil.rmtree, tmp_path / "run")
-    made = spoiled(job(small_recipe(coloured), tmp_path / "run", Watcher(actions={16: delete})))
-    loop.train(made)
-    assert read_nan_events(made.run) == [NanEvent("fine_tune", BAD, 10)]
-    assert same_end(made.run, half)
+    job = spoiled(make_job(small_recipe(coloured), tmp_path / "run", Watcher(actions={16: delete})))
+    loop.train(job)
+    assert read_nan_events(job.run) == [NanEvent("fine_tune", BAD, 10)]
+    assert same_end(job.run, half)
 
 
 WORDS = '[{"phase": "a", "step": "x", "since": null}]'  # would end the run much later

@@ -18,13 +18,7 @@ from engine.training import checkpoint_writer, loop, steps_per_execution
 from pipelines.loading import batches
 from pipelines.sources import sources
 from tests.engine import small
-from tests.engine.small_runs import (
-    LONGER,
-    Watcher,
-    job,
-    same_end,
-    small_recipe,
-)
+from tests.engine.small_runs import LONGER, Watcher, make_job, same_end, small_recipe
 
 OTHER_RUNS = {
     "views drawn anew in part, in bfloat16": (
@@ -37,7 +31,7 @@ OTHER_RUNS = {
         {"cache_budget": CacheBudget(10**9), "steps_per_execution": 4},
         2,
     ),
-    "in pieces, steps in one call": (
+    "in microbatches, steps in one call": (
         {"gradient_accumulation_steps": 2},
         {"steps_per_execution": 4},
         0,
@@ -49,8 +43,8 @@ OTHER_RUNS = {
 def test_resume_after_kill_ends_with_same_bits(coloured, undisturbed, tmp_path, step):
     recipe = small_recipe(coloured)
     with pytest.raises(InterruptedError):
-        loop.train(job(recipe, tmp_path / "run", Watcher(stop_at=step), checkpoint_minutes=0))
-    again = job(recipe, tmp_path / "run", Watcher())
+        loop.train(make_job(recipe, tmp_path / "run", Watcher(stop_at=step), checkpoint_minutes=0))
+    again = make_job(recipe, tmp_path / "run", Watcher())
     resumed = loop.train(again).result
     assert same_end(again.run, undisturbed[0].run)
     assert resumed["best"] == undisturbed[2]["best"]
@@ -64,8 +58,8 @@ FAULTS = (
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
 def test_resume_after_input_error_ends_with_same_bits(coloured, undisturbed, tmp_path, fault):
-    made = job(small_recipe(coloured), tmp_path / "run", Watcher(), checkpoint_minutes=0)
-    real = made.loader.train_batches
+    job = make_job(small_recipe(coloured), tmp_path / "run", Watcher(), checkpoint_minutes=0)
+    real = job.loader.train_batches
 
     def train(first, stop, *rest):
         for step, batch in zip(range(first, stop), real(first, stop, *rest), strict=True):
@@ -73,12 +67,12 @@ def test_resume_after_input_error_ends_with_same_bits(coloured, undisturbed, tmp
                 raise fault
             yield batch
 
-    loader = small.replaced(made.loader, train_batches=train)
+    loader = small.replaced(job.loader, train_batches=train)
     with pytest.raises(type(fault)):
-        loop.train(dataclasses.replace(made, loader=loader))
-    assert checkpoints.load(made.run)[0].step == 13
-    loop.train(job(small_recipe(coloured), tmp_path / "run", Watcher()))
-    assert same_end(made.run, undisturbed[0].run)
+        loop.train(dataclasses.replace(job, loader=loader))
+    assert checkpoints.load(job.run)[0].step == 13
+    loop.train(make_job(small_recipe(coloured), tmp_path / "run", Watcher()))
+    assert same_end(job.run, undisturbed[0].run)
 
 
 @pytest.mark.parametrize("step", [5, 7, 14])
@@ -87,9 +81,9 @@ def test_resume_after_shutdown_request_ends_with_same_bits(coloured, undisturbed
     recipe, shutdown = small_recipe(coloured), Shutdown()
     watcher = Watcher(actions={step: lambda: shutdown.request("the test")})
     with pytest.raises(ShutdownRequested, match="the test"):
-        loop.train(job(recipe, tmp_path / "run", watcher, shutdown=shutdown))
+        loop.train(make_job(recipe, tmp_path / "run", watcher, shutdown=shutdown))
     assert checkpoints.load(RunDirectory(tmp_path / "run"))[0].step == step
-    again = job(recipe, tmp_path / "run", Watcher())
+    again = make_job(recipe, tmp_path / "run", Watcher())
     loop.train(again)
     assert same_end(again.run, undisturbed[0].run)
 
@@ -97,14 +91,14 @@ def test_resume_after_shutdown_request_ends_with_same_bits(coloured, undisturbed
 def test_shutdown_while_filling_cache_is_saved(coloured, tmp_path):
     recipe = small_recipe(coloured, [text.format(", views=2") for text in LONGER])
     settings = {"cache_budget": CacheBudget(10**9)}
-    steady = job(recipe, tmp_path / "steady", Watcher(), **settings)
+    steady = make_job(recipe, tmp_path / "steady", Watcher(), **settings)
     loop.train(steady)
     stop = Shutdown()
     stop.request("the test")
     with pytest.raises(ShutdownRequested):
-        loop.train(job(recipe, tmp_path / "run", Watcher(), shutdown=stop, **settings))
+        loop.train(make_job(recipe, tmp_path / "run", Watcher(), shutdown=stop, **settings))
     assert checkpoints.load(RunDirectory(tmp_path / "run"))[0].step == 0
-    loop.train(job(recipe, tmp_path / "run", Watcher(), **settings))
+    loop.train(make_job(recipe, tmp_path / "run", Watcher(), **settings))
     assert same_end(RunDirectory(tmp_path / "run"), steady.run)
 
 
@@ -127,14 +121,14 @@ def test_resume_ends_with_same_bits(coloured, tmp_path, half_is_faster, what):
     """Stopped twice, within an epoch and at the end of one, in either phase."""
     changes, settings, kept = OTHER_RUNS[what]
     recipe = small_recipe(coloured, **changes)
-    steady = job(recipe, tmp_path / "steady", Watcher(), **settings)
+    steady = make_job(recipe, tmp_path / "steady", Watcher(), **settings)
     loop.train(steady)
     place = tmp_path / "stopped"
     last = 5 * sum(phase.epochs for phase in recipe.phases)
     for stop in (last // 2 - 1, last - 5):
         with pytest.raises(InterruptedError):
-            loop.train(job(recipe, place, Watcher(stop), checkpoint_minutes=0, **settings))
-    loop.train(job(recipe, place, Watcher(), **settings))
+            loop.train(make_job(recipe, place, Watcher(stop), checkpoint_minutes=0, **settings))
+    loop.train(make_job(recipe, place, Watcher(), **settings))
     assert same_end(RunDirectory(place), steady.run)
     plans = json.loads(steady.run.plan.read_text())["phases"].values()
     assert [plan["cache"]["slots"] for plan in plans] == [kept, kept]
@@ -144,10 +138,10 @@ def test_measured_steps_per_execution_keeps_bits(coloured, undisturbed, tmp_path
     """In the first epoch the pace changes from one step a call to all that are left."""
     monkeypatch.setattr(steps_per_execution, "MIN_CALL_SECONDS", 1e9)
     watcher = Watcher()
-    made = job(small_recipe(coloured), tmp_path / "run", watcher, steps_per_execution=None)
-    loop.train(made)
+    job = make_job(small_recipe(coloured), tmp_path / "run", watcher, steps_per_execution=None)
+    loop.train(job)
     assert [moment.step for moment in watcher.moments[:6]] == [1, 2, 3, 4, 5, 10]
-    assert same_end(made.run, undisturbed[0].run)
+    assert same_end(job.run, undisturbed[0].run)
 
 
 def test_resume_reads_plan_instead_of_measuring(coloured, tmp_path, monkeypatch):
@@ -155,7 +149,7 @@ def test_resume_reads_plan_instead_of_measuring(coloured, tmp_path, monkeypatch)
     settings = {"cache_budget": CacheBudget(10**9), "checkpoint_minutes": 0}
     monkeypatch.setattr(precision, "half_precision_dtypes", lambda: ["bfloat16"])
     with pytest.raises(InterruptedError):
-        loop.train(job(recipe, tmp_path / "run", Watcher(stop_at=17), **settings))
+        loop.train(make_job(recipe, tmp_path / "run", Watcher(stop_at=17), **settings))
     plan = RunDirectory(tmp_path / "run").plan.read_text()
     values = json.loads(plan)
     assert set(values["phases"]) == {"transfer", "fine_tune"}
@@ -166,7 +160,7 @@ def test_resume_reads_plan_instead_of_measuring(coloured, tmp_path, monkeypatch)
 
     monkeypatch.setattr(precision, "run_trials", again)
     monkeypatch.setattr(cache_policy, "decide", again)
-    loop.train(job(recipe, tmp_path / "run", Watcher(), **settings))
+    loop.train(make_job(recipe, tmp_path / "run", Watcher(), **settings))
     assert RunDirectory(tmp_path / "run").plan.read_text() == plan
 
 
@@ -200,7 +194,9 @@ def test_short_epochs_share_a_checkpoint(
     monkeypatch.setattr(checkpoint_writer, "MIN_SECONDS", seconds)
     monkeypatch.setattr(checkpoint_writer, "MAX_SHARE", share)
     watcher = Saves(RunDirectory(tmp_path / "run"))
-    loop.train(job(small_recipe(coloured), tmp_path / "run", watcher, checkpoint_minutes=minutes))
+    loop.train(
+        make_job(small_recipe(coloured), tmp_path / "run", watcher, checkpoint_minutes=minutes)
+    )
     assert watcher.seen[: len(expected)] == expected
     assert len(watcher.seen) == 4
     assert checkpoints.load(watcher.run)[0].step == 20
@@ -209,11 +205,11 @@ def test_short_epochs_share_a_checkpoint(
 def test_resume_skips_damaged_checkpoint(coloured, undisturbed, tmp_path):
     recipe = small_recipe(coloured)
     with pytest.raises(InterruptedError):
-        loop.train(job(recipe, tmp_path / "run", Watcher(stop_at=12), checkpoint_minutes=0))
+        loop.train(make_job(recipe, tmp_path / "run", Watcher(stop_at=12), checkpoint_minutes=0))
     run = RunDirectory(tmp_path / "run")
     newest = max(run.checkpoints.glob("step_*.npz"))
     newest.write_bytes(newest.read_bytes()[:-1000])
-    loop.train(job(recipe, tmp_path / "run", Watcher()))
+    loop.train(make_job(recipe, tmp_path / "run", Watcher()))
     assert same_end(run, undisturbed[0].run)
 
 
@@ -232,9 +228,9 @@ def test_resume_with_best_model_ahead_of_checkpoint_keeps_bits(
     monkeypatch.setattr(checkpoint_writer, "MAX_SHARE", 1e9)
     monkeypatch.setattr(checkpoints, "save", save)
     with pytest.raises(KeyError, match="killed"):
-        loop.train(job(recipe, tmp_path / "run", Watcher()))
+        loop.train(make_job(recipe, tmp_path / "run", Watcher()))
     monkeypatch.setattr(checkpoints, "save", real)
-    again = job(recipe, tmp_path / "run", Watcher())
+    again = make_job(recipe, tmp_path / "run", Watcher())
     resumed = loop.train(again).result
     assert same_end(again.run, undisturbed[0].run)
     assert resumed["best"] == undisturbed[2]["best"]
@@ -243,11 +239,11 @@ def test_resume_with_best_model_ahead_of_checkpoint_keeps_bits(
 def test_resume_after_last_step_only_evaluates(coloured, undisturbed, tmp_path):
     """Killed between its last checkpoint and its result, it makes no step when it is taken up."""
     recipe = small_recipe(coloured)
-    made = job(recipe, tmp_path / "run", Watcher())
-    loop.train(made)
-    made.run.result.unlink()
+    job = make_job(recipe, tmp_path / "run", Watcher())
+    loop.train(job)
+    job.run.result.unlink()
     watcher = Watcher()
-    again = loop.train(job(recipe, tmp_path / "run", watcher)).result
+    again = loop.train(make_job(recipe, tmp_path / "run", watcher)).result
     assert again["best"] == undisturbed[2]["best"]
     assert not any("did not move" in note for note in watcher.notes)
     assert watcher.rows == []
@@ -256,10 +252,12 @@ def test_resume_after_last_step_only_evaluates(coloured, undisturbed, tmp_path):
 @pytest.mark.parametrize("change", ["one is missing", "one is new", "one has another label"])
 def test_resume_with_changed_dataset_is_refused(coloured, tmp_path, change):
     """Such as while a drive is not there: every step would read others than it was to read."""
-    made = job(small_recipe(coloured), tmp_path / "run", Watcher(stop_at=8), checkpoint_minutes=0)
+    job = make_job(
+        small_recipe(coloured), tmp_path / "run", Watcher(stop_at=8), checkpoint_minutes=0
+    )
     with pytest.raises(InterruptedError):
-        loop.train(made)
-    examples = sources.load_examples(made.recipe.data)
+        loop.train(job)
+    examples = sources.load_examples(job.recipe.data)
     labels, keys = examples.labels.copy(), examples.keys.copy()
     labels[0] = 1 - labels[0]
     keys[0] = "another.jpg"
@@ -268,11 +266,11 @@ def test_resume_with_changed_dataset_is_refused(coloured, tmp_path, change):
         "one is new": examples.replace(keys=keys),
         "one has another label": examples.replace(labels=labels),
     }
-    loader = batches.ImageDataLoader(others[change], made.recipe, 2)
-    before = made.run.history.read_bytes()
+    loader = batches.ImageDataLoader(others[change], job.recipe, 2)
+    before = job.run.history.read_bytes()
     with pytest.raises(
         UserError, match=r"the dataset changed since this run started: .*; now .*; restore it"
     ):
-        loop.train(dataclasses.replace(made, loader=loader))
-    assert made.run.history.read_bytes() == before
-    loop.train(job(small_recipe(coloured), tmp_path / "run", Watcher()))
+        loop.train(dataclasses.replace(job, loader=loader))
+    assert job.run.history.read_bytes() == before
+    loop.train(make_job(small_recipe(coloured), tmp_path / "run", Watcher()))

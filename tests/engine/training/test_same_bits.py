@@ -1,4 +1,4 @@
-"""The recipe is complete: what a run is given beside it moves no bits."""
+"""The recipe is complete: settings besides it change no bits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.training import loop
 from pipelines.loading import batches, prepare
 from pipelines.pixel_cache.cache import CacheLocation
 from pipelines.sources import sources
-from tests.engine.small_runs import Watcher, job, same_end, small_recipe
+from tests.engine.small_runs import Watcher, make_job, same_end, small_recipe
 
 # The first phase leaves it to the plan through how many views its images are seen.
 PHASES = (
@@ -52,10 +52,10 @@ def trained(recipe: Recipe, place: Path, cache: Path, memory: int, **settings) -
     data, pixels = prepare.prepare_training_data(listed, recipe, place / "bad.csv", 2, print, at)
     pixels.wait()
     assert pixels.in_memory == bool(memory)
-    made = job(recipe, place / "run", Watcher(), from_files=True, **settings)
+    job = make_job(recipe, place / "run", Watcher(), from_files=True, **settings)
     loader = batches.ImageDataLoader(data, recipe, 2, pixels)
-    loop.train(dataclasses.replace(made, loader=loader))
-    return made.run
+    loop.train(dataclasses.replace(job, loader=loader))
+    return job.run
 
 
 @pytest.mark.parametrize(

@@ -17,29 +17,29 @@ from tests.engine.trainers import RATE, agree, moved, trainer
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("trainable", ["head", "top", "all"])
 def test_step_moves_trainable_variables_only(optimizer, trainable):
-    made = trainer(trainable, optimizer, small.network(hidden_units=5))
-    model = made.net.model
+    phase_trainer = trainer(trainable, optimizer, small.network(hidden_units=5))
+    model = phase_trainer.net.model
     before = small.values(model.weights)
-    made.step(small.batch(), RATE)
+    phase_trainer.step(small.batch(), RATE)
     opened = {"head": ("hidden", "logits"), "top": ("top", "hidden", "logits"), "all": ("",)}
     expected = {v.path for v in model.trainable_variables if v.path.startswith(opened[trainable])}
     assert moved(model, before) == expected
 
 
 def test_frozen_batchnorm_trains_scale_and_offset_only():
-    made = trainer("all")
-    before = small.values(made.net.model.weights)
-    made.step(small.batch(), RATE)
-    changed = moved(made.net.model, before)
+    phase_trainer = trainer("all")
+    before = small.values(phase_trainer.net.model.weights)
+    phase_trainer.step(small.batch(), RATE)
+    changed = moved(phase_trainer.net.model, before)
     assert {"low_norm/gamma", "low_norm/beta", "top_norm/gamma", "top_norm/beta"} <= changed
     assert not any("moving" in path for path in changed)
 
 
 def test_batch_norm_train_moves_statistics_of_trainable_layers():
-    made = trainer("top", batch_norm="train")
-    before = small.values(made.net.model.weights)
-    made.step(small.batch(), RATE)
-    statistics = {path for path in moved(made.net.model, before) if "moving" in path}
+    phase_trainer = trainer("top", batch_norm="train")
+    before = small.values(phase_trainer.net.model.weights)
+    phase_trainer.step(small.batch(), RATE)
+    statistics = {path for path in moved(phase_trainer.net.model, before) if "moving" in path}
     assert statistics == {"top_norm/moving_mean", "top_norm/moving_variance"}
 
 
@@ -48,10 +48,10 @@ def test_three_steps_equal_keras():
     plain = keras.models.clone_model(net.model)
     plain.set_weights(net.model.get_weights())
     compile_as_ours(plain)
-    made = trainer("all", net=net, batch_norm="train", options={"momentum": 0.9})
+    phase_trainer = trainer("all", net=net, batch_norm="train", options={"momentum": 0.9})
     for seed in range(3):
         batch = small.batch(seed=seed)
-        made.step(batch, RATE)
+        phase_trainer.step(batch, RATE)
         plain.train_on_batch(np.array(batch.inputs, np.float32), np.array(batch.labels))
     agree(net.model, plain)
 
@@ -113,30 +113,32 @@ def test_padding_does_not_change_step():
 
 
 def test_metrics_are_those_before_the_update():
-    made, batch = trainer(), small.batch()
-    logits = np.array(made.net.model(np.array(batch.inputs, np.float32)), float)
+    phase_trainer, batch = trainer(), small.batch()
+    logits = np.array(phase_trainer.net.model(np.array(batch.inputs, np.float32)), float)
     labels = np.array(batch.labels)
     losses = -special.log_softmax(logits, -1)[np.arange(6), labels]
-    made.step(batch, RATE)
-    figures = made.metrics.read()
-    assert figures.loss == pytest.approx(losses.mean(), abs=1e-6)
-    assert figures.accuracy == pytest.approx((logits.argmax(-1) == labels).mean())
-    assert figures.examples == 6
+    phase_trainer.step(batch, RATE)
+    metrics = phase_trainer.metrics.read()
+    assert metrics.loss == pytest.approx(losses.mean(), abs=1e-6)
+    assert metrics.accuracy == pytest.approx((logits.argmax(-1) == labels).mean())
+    assert metrics.examples == 6
 
 
 def test_step_is_traced_once_for_any_number_of_steps():
-    made = trainer("top", "adam")
+    phase_trainer = trainer("top", "adam")
     for count in (1, 4, 2, 1):
         batches = [small.batch(seed=seed) for seed in range(count)]
-        made.steps(small.stacked(*batches), tf.linspace(0.1, 0.05, count))
-    assert made.steps.compiled.experimental_get_tracing_count() == 1
+        phase_trainer.steps(small.stacked(*batches), tf.linspace(0.1, 0.05, count))
+    assert phase_trainer.steps.compiled.experimental_get_tracing_count() == 1
 
 
 def test_learning_rate_is_that_of_the_call():
-    made = trainer(learning_rate=5.0)
-    before = small.values(made.net.head.weights)
-    made.step(small.batch(), tf.constant(0.0))
-    assert all(np.array_equal(a, b) for a, b in zip(before, made.net.head.weights, strict=True))
+    phase_trainer = trainer(learning_rate=5.0)
+    before = small.values(phase_trainer.net.head.weights)
+    phase_trainer.step(small.batch(), tf.constant(0.0))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(before, phase_trainer.net.head.weights, strict=True)
+    )
 
 
 def test_augmentation_gets_draws_of_its_examples():
@@ -147,8 +149,8 @@ def test_augmentation_gets_draws_of_its_examples():
         return tf.cast(images, tf.float32)
 
     batch = small.batch()._replace(epochs=tf.fill([6], 4), views=tf.range(6) + 7)
-    made = trainer(recipe=small.recipe(seed=9), augment=Augmentation(5, apply))
-    made.step(batch, RATE)
+    phase_trainer = trainer(recipe=small.recipe(seed=9), augment=Augmentation(5, apply))
+    phase_trainer.step(batch, RATE)
     expected = stateless_random.uniform(
         9, stateless_random.AUGMENT, tf.range(6) + 7, batch.examples, 5
     )
@@ -169,11 +171,11 @@ def test_network_sees_augmented_images():
 
 def test_variable_without_gradient_raises():
     stray = keras.Variable([1.0], name="stray")
-    made = trainer(extra=(stray,))
-    before = small.values(made.net.model.weights)
+    phase_trainer = trainer(extra=(stray,))
+    before = small.values(phase_trainer.net.model.weights)
     with pytest.raises(RuntimeError, match=r"phase 'test': no gradient reaches .*stray"):
-        made.step(small.batch(), RATE)
-    assert moved(made.net.model, before) == set()
+        phase_trainer.step(small.batch(), RATE)
+    assert moved(phase_trainer.net.model, before) == set()
 
 
 def test_eval_step_returns_losses_and_logits():
@@ -181,8 +183,8 @@ def test_eval_step_returns_losses_and_logits():
     for variable in net.model.weights:
         if "moving" in variable.path:
             variable.assign(variable + 0.5)  # so that the batch's own statistics would be wrong
-    losses, found = eval_step.make_eval_step(net.model)(batch.inputs, batch.labels)
+    losses, result = eval_step.make_eval_step(net.model)(batch.inputs, batch.labels)
     logits = np.array(net.model(np.array(batch.inputs, np.float32), training=False), float)
-    np.testing.assert_allclose(found, logits, atol=1e-5)
+    np.testing.assert_allclose(result, logits, atol=1e-5)
     expected = -special.log_softmax(logits, -1)[np.arange(6), np.array(batch.labels)]
     np.testing.assert_allclose(losses, expected, atol=1e-5)

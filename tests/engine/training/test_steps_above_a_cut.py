@@ -1,4 +1,4 @@
-"""Steps above a frozen trunk, and several steps or pieces of a batch in one call."""
+"""Steps above a frozen trunk, and several steps or microbatches of a batch in one call."""
 
 import numpy as np
 import pytest
@@ -21,31 +21,31 @@ from tests.engine.backbone_families import relative_error
 from tests.engine.trainers import FLOAT32, RATE, moved, trainer
 
 
-@pytest.mark.parametrize("pieces", [2, 3, 6])
+@pytest.mark.parametrize("microbatches", [2, 3, 6])
 @pytest.mark.parametrize("trainable", ["head", "top"])
-def test_microbatches_give_same_update(trainable, pieces):
-    """With all that weighs examples differently; of three pieces the last is all filling."""
+def test_microbatches_give_same_update(trainable, microbatches):
+    """With all kinds of weights; the last of three microbatches is all padding."""
     changes = {"batch_size": 6, "label_smoothing": 0.1, "dropout": 0.3}
     batches = [small.batch(seed=seed) for seed in range(2)]
     batches[1] = batches[1]._replace(weights=tf.constant([1.0, 1, 1, 1, 0, 0]))
-    made = []
-    for gradient_accumulation_steps in (1, pieces):
+    phase_trainer = []
+    for gradient_accumulation_steps in (1, microbatches):
         recipe = small.recipe(**changes, gradient_accumulation_steps=gradient_accumulation_steps)
         options = {"momentum": 0.9}
         net = small.network(hidden_units=12)
         small.enliven(net.model)
-        made.append(
+        phase_trainer.append(
             trainer(
                 trainable, net=net, recipe=recipe, class_weights=(0.5, 2.0, 7.0), options=options
             )
         )
         before = small.values(net.model.weights)
         for batch in batches:
-            made[-1].step(batch, RATE)
+            phase_trainer[-1].step(batch, RATE)
         assert len(moved(net.model, before)) == {"head": 4, "top": 8}[trainable]
-    for one, other in zip(*(each.net.model.weights for each in made), strict=True):
+    for one, other in zip(*(each.net.model.weights for each in phase_trainer), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
-    whole, in_pieces = (each.metrics.read() for each in made)
+    whole, in_pieces = (each.metrics.read() for each in phase_trainer)
     assert in_pieces.loss == pytest.approx(whole.loss, rel=1e-6)
     assert (in_pieces.accuracy, in_pieces.examples) == (whole.accuracy, 10)
 
@@ -112,13 +112,13 @@ def test_tail_eval_step_equals_whole_model(trainable, program):
     cut = freezing.partition_model(net, trainable)
     pixels = tf.cast(batch.inputs, tf.float32)
     boundary = tf.nest.flatten(cut.trunk(pixels, training=False))
-    found = steps.make_tail_eval_step(cut, program)(boundary, batch.labels)
+    result = steps.make_tail_eval_step(cut, program)(boundary, batch.labels)
     expected = eval_step.make_eval_step(net.model)(batch.inputs, batch.labels)
     tolerance = 1e-5 if program is FLOAT32 else 0.02
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(result, expected, strict=True):
         assert one.dtype == tf.float32
         np.testing.assert_allclose(one, other, atol=tolerance)
-    assert (program is FLOAT32) == np.allclose(found[0], expected[0], atol=1e-5)
+    assert (program is FLOAT32) == np.allclose(result[0], expected[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("program", [FLOAT32, ComputeMode("mixed_bfloat16")], ids=str)
