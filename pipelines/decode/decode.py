@@ -1,10 +1,10 @@
-"""Bytes -> image, in graph operations only: the one definition for train, evaluate and predict.
+"""Decodes images in graph operations only, the same for training, evaluation and prediction.
 
-A big JPEG is shrunk while it is decoded: libjpeg leaves out the finer half, three quarters or seven
-eighths of each block's frequencies, as long as what comes out is at least twice the target on both
-sides. The triangle filter that follows would have removed nearly all of them; on photographs the
-result differs by less than a grey level on average, and a 12 megapixel image takes two thirds of
-the time and a fraction of the memory. Pillow's `thumbnail` does the same, with the same factor.
+A large JPEG is reduced while it is decoded: libjpeg omits the higher half, three quarters or seven
+eighths of each block's frequencies, as long as the result is at least twice the target on both
+sides. The triangle filter that follows would remove nearly all of them; on photographs the result
+differs by less than a grey level on average, and a 12 megapixel image takes two thirds of the time
+and a fraction of the memory. Pillow's `thumbnail` does the same, with the same factor.
 """
 
 from __future__ import annotations
@@ -17,23 +17,22 @@ from engine.core.errors import UserError
 from engine.core.recipe import RESIZES
 from pipelines.decode import exif, formats, resizing
 
-VERSION = 2  # to be raised when an image comes out otherwise: kept pixels are made anew then
-REDUCTIONS = (1, 2, 4, 8)  # what libjpeg can shrink by
-SPARE = 2  # the reduced image is at least so many times the target
+VERSION = 2  # raise it when the pixels of any image change, so that cached ones are discarded
+REDUCTIONS = (1, 2, 4, 8)  # factors that libjpeg supports
+SPARE = 2  # the reduced image is at least this many times the target
 
 
 @tf.autograph.experimental.do_not_convert
 def decode(contents: tf.Tensor, height: int, width: int, resize: str = "squash") -> tf.Tensor:
-    """Decodes, turns upright and resizes one image of any supported format.
+    """Decodes one image of any supported format, applies EXIF orientation and resizes it.
 
-    JPEG (grey, CMYK, progressive), PNG, BMP, GIF and WebP (the first frame of each), told apart by
-    their first bytes. EXIF orientation is honoured in JPEG, PNG and WebP. Alpha is dropped, 16-bit
-    levels keep their upper byte, grey is repeated.
+    Supported are JPEG (grey, CMYK, progressive), PNG, BMP, GIF and WebP (the first frame of each),
+    distinguished by their first bytes. EXIF orientation is read in JPEG, PNG and WebP. Alpha is
+    dropped, 16-bit levels keep their upper byte, grey is repeated.
 
     Args:
       contents: string scalar, the bytes of the file.
-      height: of the result, in pixels, above 0.
-      width: of the result, in pixels, above 0.
+      height, width: of the result, in pixels, above 0.
       resize: `squash`, `crop` or `pad`: see `resizing.placement`.
 
     Returns:
@@ -41,7 +40,7 @@ def decode(contents: tf.Tensor, height: int, width: int, resize: str = "squash")
 
     Raises:
       tf.errors.InvalidArgumentError: when it runs, for a file that is no image, is damaged, or
-        that TensorFlow would decode wrongly. `reason` makes one line of it.
+        that TensorFlow would decode wrongly. See `reason`.
       UserError: an unknown `resize`.
     """
     if resize not in RESIZES:
@@ -65,13 +64,13 @@ def _jpeg(contents: tf.Tensor, target: tf.Tensor, resize: str) -> tf.Tensor:
     stored = exif.stored_size(target, orientation)
     scale, offset = resizing.placement(size, stored, resize)
     pixels, reduction = _reduced(contents, scale)
-    # Blocks at the right and lower edge may reach beyond the image: `scale` counts true pixels.
+    # Blocks at the right and lower edge may exceed the image: `scale` counts true pixels.
     small = resizing.resample(pixels, scale * reduction, offset, stored)
     return exif.upright(small, orientation)
 
 
 def _reduced(contents: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """uint8 [h, w, 3] and float32 scalar, how many times smaller than in the file it is."""
+    """Returns uint8 [h, w, 3] and the reduction, float32 scalar, 1 or more."""
 
     def read(reduction: int) -> tf.Tensor:
         return tf.io.decode_jpeg(contents, 3, reduction, dct_method="INTEGER_ACCURATE")
@@ -91,14 +90,13 @@ def _other(contents: tf.Tensor, target: tf.Tensor, resize: str) -> tf.Tensor:
 
 
 def reason(error: Exception) -> str:
-    """Why an image could not be decoded, in one short line without names of operations.
+    """Describes why an image could not be decoded, in one short line without operation names.
 
     Args:
-      error: what `decode` raised, eagerly or out of a `tf.data` pipeline.
+      error: raised by `decode`, eagerly or in a `tf.data` pipeline.
 
     Returns:
-      `empty file`, `truncated or damaged JPEG` and the like; TensorFlow's own first line where the
-      error is of another kind.
+      `empty file`, `truncated or damaged JPEG` and the like; the first line of other errors.
     """
     text = str(getattr(error, "message", error))
     own = re.search(r"assertion failed: \[(.*?)\]", text)

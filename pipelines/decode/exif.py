@@ -1,8 +1,8 @@
-"""EXIF orientation in graph operations: found in JPEG, PNG and WebP, and undone.
+"""EXIF orientation in graph operations: read from JPEG, PNG and WebP, and undone.
 
 Formats: Exif 2.32 (JPEG APP1 and the orientation tag), TIFF 6.0 section 2 (byte order and
 directory), PNG third edition 11.3.4.5 (eXIf), WebP container specification (VP8X, EXIF). Damaged
-or absent metadata means orientation 1: an image is never refused for it.
+or missing metadata mean orientation 1: an image is never refused for them.
 """
 
 from __future__ import annotations
@@ -14,43 +14,41 @@ import tensorflow as tf
 ORIENTATION_TAG = 0x0112
 SHORT = 3  # TIFF's name for an unsigned number of two bytes
 EXIF_MARK = b"Exif\0\0"
-MOST_CHUNKS = 1000  # that are passed over on the way: a file of nothing else would take minutes
-TIFF_LIMIT = 1 << 16  # bytes: what one JPEG segment can hold
+MAX_CHUNKS = 1000  # skipped before the wanted one: a file of nothing else would take minutes
+TIFF_LIMIT = 1 << 16  # bytes: the size of one JPEG segment
 TEXT = tf.TensorSpec([], tf.string)
 NUMBER = tf.TensorSpec([], tf.int32)
 PIXELS = tf.TensorSpec([None, None, 3], tf.uint8)
 
 
-def apart(*signature: tf.TensorSpec) -> Callable:
-    """Decorates what seldom runs. Kept out of the caller's graph, it costs nothing when skipped.
+def outlined(*signature: tf.TensorSpec) -> Callable:
+    """Decorates a branch that seldom runs, so that it costs nothing when skipped.
 
-    Left to itself TensorFlow merges both sides of a `tf.cond` into the graph around it, and passes
-    by every operation of the side not taken. There are hundreds, at a microsecond each, where a
-    small JPEG takes 600.
+    Otherwise TensorFlow inlines both branches of a `tf.cond` and visits every operation of the one
+    not taken: hundreds, at a microsecond each, where a small JPEG takes 600.
     """
+    attributes = {"_noinline": True}
     return tf.function(
-        autograph=False,
-        input_signature=signature,
-        experimental_attributes={"_noinline": True},
+        autograph=False, input_signature=signature, experimental_attributes=attributes
     )
 
 
 def in_jpeg(contents: tf.Tensor) -> tf.Tensor:
-    """int32 scalar 1…8: the orientation that a JPEG file (string scalar) asks for.
+    """Returns the orientation of a JPEG file (string scalar), int32 scalar 1…8.
 
     The segments before the first table are searched. The usual file without EXIF, a JFIF segment
-    with the tables right behind it, is told apart by comparing two strings; it needs 22 bytes,
-    which every JPEG file with a whole header has.
+    followed by the tables, is recognised by comparing two strings within 22 bytes, which every JPEG
+    file with a complete header has.
     """
     start = tf.strings.substr(contents, [0, 20], [6, 2])
     plain = tf.reduce_all(start == [b"\xff\xd8\xff\xe0\x00\x10", b"\xff\xdb"])
-    return tf.cond(plain, _upright_already, lambda: _search_jpeg(contents))
+    return tf.cond(plain, _no_orientation, lambda: _search_jpeg(contents))
 
 
-@apart(TEXT)
+@outlined(TEXT)
 def _search_jpeg(contents: tf.Tensor) -> tf.Tensor:
     def head(at: tf.Tensor) -> tf.Tensor:
-        return _numbers(_piece(contents, at, 10), 10)
+        return _numbers(_substring(contents, at, 10), 10)
 
     def length(bytes_: tf.Tensor) -> tf.Tensor:
         return bytes_[2] * 256 + bytes_[3]
@@ -69,42 +67,46 @@ def _search_jpeg(contents: tf.Tensor) -> tf.Tensor:
         return at, head(at)
 
     start = tf.constant(2), head(tf.constant(2))
-    at, bytes_ = tf.while_loop(goes_on, step, start, maximum_iterations=MOST_CHUNKS)
-    tiff = _piece(contents, at + 10, length(bytes_) - 8)
-    return tf.cond(is_exif(bytes_), lambda: _in_tiff(tiff), _upright_already)
+    at, bytes_ = tf.while_loop(goes_on, step, start, maximum_iterations=MAX_CHUNKS)
+    tiff = _substring(contents, at + 10, length(bytes_) - 8)
+    return tf.cond(is_exif(bytes_), lambda: _in_tiff(tiff), _no_orientation)
 
 
 def in_png(contents: tf.Tensor) -> tf.Tensor:
-    """int32 scalar 1…8: the orientation in a PNG file's eXIf chunk, one behind the pixels apart."""
+    """Returns the orientation in a PNG file's eXIf chunk before the pixels, int32 scalar 1…8."""
 
     def read(at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        size = _big_endian(_numbers(_piece(contents, at, 4), 4))
-        return _piece(contents, at + 4, 4), size, at + 12 + size
+        size = _big_endian(_numbers(_substring(contents, at, 4), 4))
+        return _substring(contents, at + 4, 4), size, at + 12 + size
 
     return _search_chunks(contents, 33, read, b"eXIf", b"IDAT")
 
 
 def in_webp(contents: tf.Tensor) -> tf.Tensor:
-    """int32 scalar 1…8: the orientation in a WebP file's EXIF chunk.
+    """Returns the orientation in a WebP file's EXIF chunk, int32 scalar 1…8.
 
-    Only extended files have one, and they say so in bit 3 of byte 20.
+    Only extended files with bit 3 of byte 20 have one.
     """
 
     def read(at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        size = _big_endian(_numbers(_piece(contents, at + 4, 4), 4)[::-1])
-        return _piece(contents, at, 4), size, at + 8 + size + size % 2
+        size = _big_endian(_numbers(_substring(contents, at + 4, 4), 4)[::-1])
+        return _substring(contents, at, 4), size, at + 8 + size + size % 2
 
-    flags = _numbers(_piece(contents, 20, 1), 1)[0]
-    extended = (_piece(contents, 12, 4) == b"VP8X") & (flags // 8 % 2 == 1)
+    flags = _numbers(_substring(contents, 20, 1), 1)[0]
+    extended = (_substring(contents, 12, 4) == b"VP8X") & (flags // 8 % 2 == 1)
     return tf.cond(
-        extended, lambda: _search_chunks(contents, 12, read, b"EXIF", b""), _upright_already
+        extended, lambda: _search_chunks(contents, 12, read, b"EXIF", b""), _no_orientation
     )
 
 
 def _search_chunks(
     contents: tf.Tensor, start: int, read: Callable, wanted: bytes, last: bytes
 ) -> tf.Tensor:
-    """The orientation in the wanted chunk; `read` gives a chunk's name, size and successor."""
+    """Returns the orientation in the wanted chunk.
+
+    Args:
+      read: offset of a chunk -> its name, size and successor.
+    """
 
     def goes_on(at: tf.Tensor, name: tf.Tensor, size: tf.Tensor, after: tf.Tensor) -> tf.Tensor:
         inside = (after > at) & (after <= tf.strings.length(contents))
@@ -114,15 +116,15 @@ def _search_chunks(
         return after, *read(after)
 
     first = (start, *read(tf.constant(start)))
-    at, name, size, _ = tf.while_loop(goes_on, step, first, maximum_iterations=MOST_CHUNKS)
-    tiff = _piece(contents, at + 8, tf.minimum(size, TIFF_LIMIT))
-    marked = _piece(tiff, 0, len(EXIF_MARK)) == EXIF_MARK  # some writers keep JPEG's prefix
-    tiff = _piece(tiff, tf.where(marked, len(EXIF_MARK), 0), TIFF_LIMIT)
-    return tf.cond(name == wanted, lambda: _in_tiff(tiff), _upright_already)
+    at, name, size, _ = tf.while_loop(goes_on, step, first, maximum_iterations=MAX_CHUNKS)
+    tiff = _substring(contents, at + 8, tf.minimum(size, TIFF_LIMIT))
+    marked = _substring(tiff, 0, len(EXIF_MARK)) == EXIF_MARK  # some writers keep JPEG's prefix
+    tiff = _substring(tiff, tf.where(marked, len(EXIF_MARK), 0), TIFF_LIMIT)
+    return tf.cond(name == wanted, lambda: _in_tiff(tiff), _no_orientation)
 
 
 def _in_tiff(tiff: tf.Tensor) -> tf.Tensor:
-    """int32 scalar 1…8: the orientation in the first directory of a TIFF block (string scalar)."""
+    """Returns the orientation in the first directory of a TIFF block, int32 scalar 1…8."""
     data = _numbers(tf.strings.join([tiff, b"\0" * 32]))
     size = tf.size(data)
     little = tf.reduce_all(data[:4] == [0x49, 0x49, 42, 0])
@@ -141,7 +143,7 @@ def _in_tiff(tiff: tf.Tensor) -> tf.Tensor:
 
 
 def upright(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """The image as its photographer saw it.
+    """Applies the orientation.
 
     Args:
       pixels: uint8 [h, w, 3], as stored.
@@ -154,7 +156,7 @@ def upright(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     return tf.cond(orientation == 1, lambda: pixels, lambda: _turned(pixels, orientation))
 
 
-@apart(PIXELS, NUMBER)
+@outlined(PIXELS, NUMBER)
 def _turned(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     swapped = tf.cond(orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
     down = tf.reduce_any(orientation == [3, 4, 7, 8])
@@ -163,29 +165,29 @@ def _turned(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 
 def stored_size(target: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """int32 [2]: the height and width that, once upright, are `target` (int32 [2])."""
+    """Returns the height and width, int32 [2], that are `target` after `upright`."""
     return tf.where(orientation >= 5, target[::-1], target)
 
 
-def _upright_already() -> tf.Tensor:
+def _no_orientation() -> tf.Tensor:
     return tf.constant(1)
 
 
-def _piece(text: tf.Tensor, at: tf.Tensor | int, count: tf.Tensor | int) -> tf.Tensor:
-    """string scalar: up to `count` bytes from `at` on, none where that lies outside."""
+def _substring(text: tf.Tensor, at: tf.Tensor | int, count: tf.Tensor | int) -> tf.Tensor:
+    """Returns up to `count` bytes from `at` on, none where that is outside, as a string scalar."""
     size = tf.strings.length(text)
     inside = (at >= 0) & (at <= size)
     return tf.strings.substr(text, tf.where(inside, at, size), tf.maximum(count, 0))
 
 
 def _numbers(text: tf.Tensor, count: int | None = None) -> tf.Tensor:
-    """int32 [count]: the bytes of a string, filled up with zeros."""
+    """Returns the bytes of a string, padded with zeros, as int32 [count]."""
     if count is not None:
         text = tf.strings.substr(tf.strings.join([text, b"\0" * count]), 0, count)
     return tf.ensure_shape(tf.cast(tf.io.decode_raw(text, tf.uint8), tf.int32), [count])
 
 
 def _big_endian(bytes_: tf.Tensor) -> tf.Tensor:
-    """int32 [..., k] -> int32 [...]; numbers from 2^31 on come out negative."""
+    """Returns int32 [...] of bytes int32 [..., k]; numbers from 2^31 on are negative."""
     places = [256**power for power in reversed(range(bytes_.shape[-1]))]
     return tf.reduce_sum(bytes_ * tf.constant(places, tf.int32), axis=-1)

@@ -1,9 +1,8 @@
-"""What each image format needs: its magic, its size, and what TensorFlow would decode wrongly.
+"""Readers of each image format, with checks for files that TensorFlow would decode wrongly.
 
-`OTHERS` holds every format but JPEG, which `decode` treats by itself. The readers are graph
-operations; where they refuse, `tf.raw_ops.Assert` carries the reason as an InvalidArgumentError.
-Alpha is dropped and not blended, as Pillow's `convert("RGB")` does; 16-bit levels keep their upper
-byte; transparent pixels of a GIF are black.
+`OTHERS` has every format but JPEG, which `decode` reads. The readers are graph operations; they
+refuse by `tf.raw_ops.Assert`, an InvalidArgumentError with the reason. Alpha is dropped and not
+blended, as by Pillow's `convert("RGB")`; transparent pixels of a GIF are black.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from pipelines.decode import exif, gif
 
 PIXEL_LIMIT = 178_956_970  # pixels: where Pillow raises DecompressionBombError
 JPEG_MAGIC = b"\xff\xd8\xff"
-NOT_A_IMAGE = "not an image (JPEG, PNG, BMP, GIF, WebP)"
+NOT_AN_IMAGE = "not an image (JPEG, PNG, BMP, GIF, WebP)"
 _ALL = 2**31 - 1  # bytes
 TOO_LARGE = f"more than {PIXEL_LIMIT:,} pixels"
 
 
 class ImageFormat(NamedTuple):
-    """A format's first bytes, and its reader: contents -> (uint8 [h, w, 3], orientation 1…8)."""
+    """A format's first bytes and its reader: contents -> (uint8 [h, w, 3], orientation 1…8)."""
 
     magic: bytes
     magic_at: int
@@ -31,24 +30,24 @@ class ImageFormat(NamedTuple):
 
 
 def require(condition: tf.Tensor, reason: str | tf.Tensor) -> tf.Operation:
-    """Refuses the image, with a reason in one short line, where the condition is false."""
+    """Refuses the image with a reason of one short line unless the condition holds."""
     return tf.raw_ops.Assert(condition=condition, data=[tf.convert_to_tensor(reason)])
 
 
 def require_size(height: tf.Tensor, width: tf.Tensor) -> tf.Operation:
-    """Refuses an image whose header claims more pixels than fit in memory with comfort."""
+    """Refuses an image whose header claims more than PIXEL_LIMIT pixels."""
     area = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
     return require(area <= PIXEL_LIMIT, TOO_LARGE)
 
 
 def is_jpeg(contents: tf.Tensor) -> tf.Tensor:
-    """bool scalar: a JPEG file by its first bytes."""
+    """Returns whether the first bytes are those of a JPEG file, bool scalar."""
     return tf.strings.substr(contents, 0, len(JPEG_MAGIC)) == JPEG_MAGIC
 
 
-@exif.apart(exif.TEXT)
+@exif.outlined(exif.TEXT)
 def read_other(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes whatever is not JPEG.
+    """Decodes formats other than JPEG.
 
     Args:
       contents: string scalar.
@@ -57,7 +56,7 @@ def read_other(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
       uint8 [h, w, 3] and the orientation, int32 scalar, 1…8.
 
     Raises:
-      tf.errors.InvalidArgumentError: no such format, damaged, or one that comes out wrong.
+      tf.errors.InvalidArgumentError: the file is of another format, damaged, or unsupported.
     """
     padded = tf.strings.join([tf.strings.substr(contents, 0, 16), b"\0" * 16])
     matches = [
@@ -70,7 +69,7 @@ def read_other(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _unknown(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    reason = tf.where(tf.strings.length(contents) == 0, "empty file", NOT_A_IMAGE)
+    reason = tf.where(tf.strings.length(contents) == 0, "empty file", NOT_AN_IMAGE)
     with tf.control_dependencies(_operations(require(tf.constant(False), reason))):
         return tf.zeros([1, 1, 3], tf.uint8), tf.constant(1)
 
@@ -85,7 +84,7 @@ def _png(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def _gif(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     width, height = tf.unstack(tf.cast(_header(contents, 6, tf.uint16, 2), tf.int32))
     contents, frame = gif.first_frame(contents)
-    # TensorFlow gives the first frame only, without the screen around it.
+    # TensorFlow returns the first frame only, without the screen around it.
     fills = tf.reduce_all((frame == tf.stack([0, 0, width, height])) | (frame < 0))
     checks = [
         require_size(height, width),
@@ -96,7 +95,7 @@ def _gif(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _webp(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The container specification and RFC 6386 (VP8), RFC 9649 (VP8L) say where the size stands."""
+    """Finds the size by the container specification, RFC 6386 (VP8) and RFC 9649 (VP8L)."""
     head = tf.cast(_header(contents, 0, tf.uint8, 32), tf.int32)
     kind = head[15]
     extended = tf.stack([_little(head[27:30]), _little(head[24:27])]) + 1
@@ -104,35 +103,35 @@ def _webp(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     lossy = tf.stack([_little(head[28:30]), _little(head[26:28])]) % 2**14
     size = tf.where(kind == ord("X"), extended, tf.where(kind == ord("L"), lossless, lossy))
     known = tf.reduce_all(head[12:15] == [*b"VP8"]) & tf.reduce_any(kind == [*b"X L"])
-    # TensorFlow would look for other formats in what only says WebP, and libwebp for bare pixels.
+    # Otherwise TensorFlow would try other formats, and libwebp bare pixels.
     checks = [
         require(tf.reduce_all(head[:4] == [*b"RIFF"]) & known, "WebP of an unknown kind"),
         require_size(size[0], size[1]),
     ]
     with tf.control_dependencies(_operations(*checks)):
-        pixels = _first_frame(_with_alpha(contents, kind, head[20]), channels=0)
+        pixels = _first_frame(_with_alpha_flag(contents, kind, head[20]), channels=0)
     return pixels[:, :, :3], exif.in_webp(contents)
 
 
-def _with_alpha(contents: tf.Tensor, kind: tf.Tensor, flags: tf.Tensor) -> tf.Tensor:
-    """The same file, where it moves with the bit set that says that there is alpha.
+def _with_alpha_flag(contents: tf.Tensor, kind: tf.Tensor, flags: tf.Tensor) -> tf.Tensor:
+    """Sets the alpha bit of an animation.
 
-    Frames of an animation have four channels, whatever that bit says. TensorFlow (2.21) makes room
-    for three where it is not set, and writes four: beyond its memory, or into somebody else's.
+    Its frames have four channels whatever the bit. TensorFlow (2.21) allocates three where it is
+    not set and writes four, beyond its buffer.
     """
-    moves = (kind == ord("X")) & (flags // 2 % 2 == 1)
-    flags = tf.where(moves, tf.bitwise.bitwise_or(flags, 0x10), flags)
+    animated = (kind == ord("X")) & (flags // 2 % 2 == 1)
+    flags = tf.where(animated, tf.bitwise.bitwise_or(flags, 0x10), flags)
     byte = tf.gather(tf.constant([bytes([value]) for value in range(256)]), flags)
     before, behind = tf.strings.substr(contents, 0, 20), tf.strings.substr(contents, 21, _ALL)
     return tf.cond(
-        moves, lambda: tf.strings.join([before, byte, behind]), lambda: tf.identity(contents)
+        animated, lambda: tf.strings.join([before, byte, behind]), lambda: tf.identity(contents)
     )
 
 
 def _bmp(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Windows bitmaps of 24 and 32 bits, and of 8 where the palette is the plain greys.
+    """Reads Windows bitmaps of 24 and 32 bits, and of 8 with a plain grey palette.
 
-    TensorFlow takes palette indices for greys, and looks at neither compression nor bit masks.
+    TensorFlow reads palette indices as greys, and ignores compression and bit masks.
     """
     offset, header_size, width, height = tf.unstack(_header(contents, 10, tf.int32, 4))
     bits = tf.cast(_header(contents, 28, tf.uint16, 1)[0], tf.int32)
@@ -151,7 +150,7 @@ def _bmp(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         require(end <= tf.cast(tf.strings.length(contents), tf.int64), "truncated BMP"),
     ]
     with tf.control_dependencies(_operations(*checks)):
-        # Some programs write a few bytes behind the pixels, which TensorFlow would refuse.
+        # TensorFlow refuses the few bytes that some programs write behind the pixels.
         pixels = tf.io.decode_bmp(tf.strings.substr(contents, 0, tf.cast(end, tf.int32)))
     return _three_channels(pixels), tf.constant(1)
 
@@ -163,7 +162,7 @@ def _has_grey_palette(contents: tf.Tensor, header_size: tf.Tensor) -> tf.Tensor:
 
 
 def _three_channels(pixels: tf.Tensor) -> tf.Tensor:
-    """uint8 [h, w, 1, 3 or 4] -> uint8 [h, w, 3]: greys repeated, alpha dropped."""
+    """Returns uint8 [h, w, 3] of uint8 [h, w, 1, 3 or 4]: repeats greys, drops alpha."""
     grey = tf.shape(pixels)[2] == 1
     return tf.cond(grey, lambda: tf.repeat(pixels, 3, axis=2), lambda: pixels[:, :, :3])
 
@@ -179,7 +178,7 @@ def _header(
     count: int,
     little_endian: bool = True,
 ) -> tf.Tensor:
-    """`count` numbers of that kind from byte `at` on, zeros where the file is too short."""
+    """Reads `count` numbers of that kind from byte `at` on, zeros where the file is too short."""
     wanted = count * kind.size
     at = tf.minimum(at, tf.strings.length(contents))
     text = tf.strings.join([tf.strings.substr(contents, at, wanted), b"\0" * wanted])
@@ -193,7 +192,7 @@ def _little(bytes_: tf.Tensor) -> tf.Tensor:
 
 
 def _operations(*checks: tf.Operation | None) -> list[tf.Operation]:
-    """What to wait for: eagerly an assertion has already spoken, and there is no operation."""
+    """Returns the operations of checks; an eager one has run already and is None."""
     return [check for check in checks if check is not None]
 
 

@@ -1,8 +1,7 @@
-"""The first frame of a GIF, alone, in graph operations.
+"""Extracts the first frame of a GIF in graph operations.
 
-TensorFlow's reader works out every frame of a file, and of whatever size each claims to be, before
-it gives one away: a small file can ask for any memory. So what is behind the first frame is cut off
-before, and that frame's size is looked at.
+TensorFlow's reader decodes every frame, of whatever size it claims, before it returns one: a small
+file can claim any memory. So the file is cut off behind the first frame, whose size is checked.
 
 Format: GIF89a specification (CompuServe 1990), sections 18 to 25.
 """
@@ -13,9 +12,9 @@ import tensorflow as tf
 
 _SCREEN = 13  # bytes: signature and logical screen descriptor
 _EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, b"\x3b"
-_MOST_EXTENSIONS = 1000  # before the frame
-_LEAST_BLOCK = 32  # bytes of blocks on the average
-_SPARE = 16  # zeros behind the file: what ends there too early ends
+_MAX_EXTENSIONS = 1000  # before the frame
+_MIN_BLOCK = 32  # mean bytes of blocks
+_SPARE = 16  # zeros behind the file: they end a truncated one
 
 
 def first_frame(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -25,8 +24,8 @@ def first_frame(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
       contents: string scalar, a GIF file, damaged or not.
 
     Returns:
-      string scalar, the file with no other frame; and int32 [4], the frame's left, top, width and
-      height on the screen, all -1 where there is none.
+      string scalar, the file without other frames; and int32 [4], the frame's left, top, width
+      and height on the screen, all -1 where there is none.
     """
     length = tf.strings.length(contents)
     padded = tf.strings.join([contents, b"\0" * _SPARE])
@@ -36,7 +35,7 @@ def first_frame(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         lambda at: data[at] == _EXTENSION,
         lambda at: (_behind_blocks(data, tf.minimum(at + 2, length)),),
         (at,),
-        maximum_iterations=_MOST_EXTENSIONS,
+        maximum_iterations=_MAX_EXTENSIONS,
     )
     present = data[at] == _IMAGE
     numbers = tf.reshape(data[at + 1 : at + 9], [4, 2])
@@ -47,21 +46,21 @@ def first_frame(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _table(flags: tf.Tensor) -> tf.Tensor:
-    """Bytes of the colour table that a descriptor with these flags has behind it."""
+    """Returns the bytes of the colour table behind a descriptor with these flags."""
     return tf.where(flags >= 128, 3 * tf.bitwise.left_shift(2, flags % 8), 0)
 
 
 def _behind_blocks(data: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
-    """Where a chain of blocks ends that begins at `at`; each tells its length, the last one 0.
+    """Returns the end of a chain of blocks at `at`; each begins with its length, the last with 0.
 
-    All but the last have 255 bytes, as a rule. Of those that are shorter so many are looked at that
-    no file takes minutes.
+    All but the last usually have 255 bytes. The number of shorter ones is limited, so that no file
+    takes minutes.
     """
     last = tf.size(data) - _SPARE
     (at,) = tf.while_loop(
         lambda at: data[at] > 0,
         lambda at: (tf.minimum(at + 1 + data[at], last),),
         (at,),
-        maximum_iterations=last // _LEAST_BLOCK + _MOST_EXTENSIONS,
+        maximum_iterations=last // _MIN_BLOCK + _MAX_EXTENSIONS,
     )
     return tf.minimum(at + 1, last)

@@ -1,4 +1,4 @@
-"""What the first bytes of an image say of it, before anything is decoded."""
+"""Reads image headers by Pillow without decoding."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from PIL import Image
 
 from pipelines.sources.examples import WHOLE_FILE, Examples, read
 
-# What Pillow is let near: images as people have them, none whose reader runs other programs.
+# Formats that Pillow may read: common ones, none whose reader runs other programs.
 NAMES = {
     "JPEG": ("jpg", "jpeg", "jpe", "jfif"),
-    "MPO": ("jpg", "jpeg", "jpe", "jfif", "mpo"),  # a JPEG with more of them behind it
+    "MPO": ("jpg", "jpeg", "jpe", "jfif", "mpo"),  # a JPEG with further ones behind it
     "PNG": ("png", "apng"),
     "BMP": ("bmp", "dib"),
     "GIF": ("gif",),
@@ -29,21 +29,21 @@ NAMES = {
 }
 
 
-# Of many headers: a row each. format is '' where none was read, UNKNOWN where it says nothing.
+# A row for each header. format is '' where none was read, UNKNOWN where it is not recognised.
 COLUMN = np.dtype([("format", "S8"), ("height", "i4"), ("width", "i4"), ("frames", "i4")])
 UNKNOWN = b"?"
-MOST = 10_000  # headers that a run reads: 30 microseconds each, and more over a network
+MAX_READ = 10_000  # headers that a run reads: 30 microseconds each, and more over a network
 
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those of `NAMES` that this Pillow can read."""
+    """Returns the formats of `NAMES` that this Pillow can read."""
     Image.init()
     return tuple(name for name in NAMES if name in Image.OPEN)
 
 
 class Header(NamedTuple):
-    """Format as Pillow names it, height and width in pixels as stored, frames or pages."""
+    """Format in Pillow's name, stored height and width in pixels, number of frames or pages."""
 
     format: str
     height: int
@@ -53,7 +53,7 @@ class Header(NamedTuple):
 
 @contextlib.contextmanager
 def _unlimited() -> Iterator[None]:
-    """Lets Pillow tell the size of an image, however large it claims to be; none is decoded."""
+    """Lets Pillow return the size of an image of any claimed size."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield
@@ -61,8 +61,8 @@ def _unlimited() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def header(examples: Examples, index: int) -> Header | None:
-    """What an example's header says; None where it can't be read or is of no known format."""
+def read_header(examples: Examples, index: int) -> Header | None:
+    """Reads an example's header; None where it can't be read or is of no known format."""
     try:
         with (
             _unlimited(),
@@ -71,27 +71,26 @@ def header(examples: Examples, index: int) -> Header | None:
         ):
             frames = getattr(image, "n_frames", 1)
             return Header(image.format or "", image.height, image.width, frames)
-    # Damaged headers fail in as many ways as Pillow has readers.
+    # Damaged headers fail in many ways.
     except Exception:
         return None
 
 
-def of(examples: Examples, indices: np.ndarray) -> np.ndarray:
-    """COLUMN [n]: the headers of n examples."""
+def read_headers(examples: Examples, indices: np.ndarray) -> np.ndarray:
+    """Reads the headers of n examples, COLUMN [n]."""
     rows = np.zeros(len(indices), COLUMN)
     for place, index in enumerate(indices.tolist()):
-        found = header(examples, index)
-        rows[place] = (found.format, *found[1:]) if found else (UNKNOWN, 0, 0, 0)
+        rows[place] = read_header(examples, index) or (UNKNOWN, 0, 0, 0)
     return rows
 
 
-def sample(count: int) -> np.ndarray:
-    """bool [count]: the images whose headers a run reads, spread evenly where there are many."""
-    return np.arange(count) % max(1, -(-count // MOST)) == 0
+def sample_mask(count: int) -> np.ndarray:
+    """Returns bool [count]: the images whose headers a run reads, spread evenly."""
+    return np.arange(count) % max(1, -(-count // MAX_READ)) == 0
 
 
-def are_sound(rows: np.ndarray) -> bool:
-    """Whether COLUMN [n] holds what `of` gives."""
+def are_valid(rows: np.ndarray) -> bool:
+    """Whether COLUMN [n] is a result of `read_headers`."""
     names = np.array([b"", UNKNOWN, *(name.encode() for name in NAMES)])
     return bool(np.isin(rows["format"], names).all())
 
@@ -105,9 +104,9 @@ def _open(examples: Examples, index: int) -> BinaryIO:
 
 
 def misnamed(path: str, format: str) -> str | None:
-    """`named .png, holds JPEG`, or None where the name fits or says nothing."""
+    """Returns `named .png, contains JPEG`, or None where the name fits or is of no format."""
     suffix = os.path.splitext(path)[1][1:].lower()
     known = {name for names in NAMES.values() for name in names}
     if suffix not in known or suffix in NAMES.get(format, (suffix,)):
         return None
-    return f"named .{suffix}, holds {format}"
+    return f"named .{suffix}, contains {format}"

@@ -1,7 +1,7 @@
-"""Antialiased resizing in graph operations: where an image lands on the target, and how.
+"""Antialiased resizing in graph operations.
 
-The filter is the one of Pillow's BILINEAR: a triangle that is as wide as two source pixels, or two
-target pixels where the image shrinks. `placement` says what goes where, `resample` does it.
+The filter is that of Pillow's BILINEAR: a triangle as wide as two source pixels, or two target
+pixels where the image shrinks. `placement` computes scale and offset, `resample` applies them.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import tensorflow as tf
 
 
 def placement(size: tf.Tensor, target: tf.Tensor, resize: str) -> tuple[tf.Tensor, tf.Tensor]:
-    """How an image is scaled and moved to fill the target: target = source x scale + offset.
+    """Returns scale and offset that place an image on the target: target = source x scale + offset.
 
-    `squash` scales each axis by itself. `crop` scales both alike until the image covers the
-    target, and cuts the centre. `pad` scales until it fits; the borders on opposite sides are of
-    the same whole number of pixels, so the long side of what remains can be off by half a pixel.
+    `squash` scales each axis independently. `crop` scales both equally until the image covers the
+    target, and cuts the centre. `pad` scales until it fits; opposite borders have the same whole
+    number of pixels, so the long side of the rest can be off by half a pixel.
 
     Args:
       size: int32 [2], the image's height and width in pixels, above 0.
@@ -47,7 +47,7 @@ def _pad(size: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     tight = tf.cast(target[0] * size[1] > target[1] * size[0], tf.int32)
     full, limit = size[tight], target[tight]
     border = (target * full - size * limit + full) // (2 * full)
-    border = tf.minimum(border, (target - 1) // 2)  # a thread of an image keeps a pixel or two
+    border = tf.minimum(border, (target - 1) // 2)  # a very narrow image keeps a pixel or two
     scale = tf.cast(target - 2 * border, tf.float32) / tf.cast(size, tf.float32)
     return scale, tf.cast(border, tf.float32)
 
@@ -55,7 +55,7 @@ def _pad(size: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def resample(
     pixels: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, target: tf.Tensor
 ) -> tf.Tensor:
-    """The image under the triangle filter; what lies outside the image is black.
+    """Resamples an image by the triangle filter; outside of the image is black.
 
     `ScaleAndTranslate` does both axes in one call, but takes three numbers at a time on the
     horizontal one. Here each axis is done as the vertical one, whole rows at a time, with a
@@ -80,7 +80,7 @@ def resample(
 
 
 def _resample_rows(rows: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, count: int) -> tf.Tensor:
-    """uint8 or float32 [n, k] -> float32 [count, k]: an image one pixel wide, with k channels."""
+    """Resamples [n, k] to float32 [count, k], as an image one pixel wide with k channels."""
     return tf.raw_ops.ScaleAndTranslate(
         images=rows[None, :, None, :],
         size=tf.stack([count, 1]),

@@ -168,7 +168,7 @@ class _ExampleFacts:
         self.count += len(indices)
         self.fingerprints[indices] = facts.fingerprints
         self.details[indices] = near_duplicates.details(facts.pixels)
-        self.headers[indices] = headers.of(self.examples, indices)
+        self.headers[indices] = headers.read_headers(self.examples, indices)
         self.orientations[indices] = facts.orientations
         self.flat[indices[quick_check.single_colour_images(facts.pixels)]] = True
 
@@ -183,7 +183,7 @@ def _broken_findings(broken: list[BrokenImage], examples: Examples) -> list[Find
     cases: dict[str, list[Case]] = defaultdict(list)
     for one in broken:
         kind, detail = _broken_kind(one), one.reason
-        if kind == "no_image" and (header := headers.header(examples, one.index)):
+        if kind == "no_image" and (header := headers.read_header(examples, one.index)):
             detail = f"{header.format}, which is not supported"
         cases[kind].append(Case((one.path,), detail, (one.index,)))
     return kinds.collect(cases)
@@ -194,7 +194,7 @@ def _broken_kind(one: BrokenImage) -> str:
         return "missing" if one.reason == MISSING else "unreadable"
     reasons = {
         "empty file": "empty",
-        formats.NOT_A_IMAGE: "no_image",
+        formats.NOT_AN_IMAGE: "no_image",
         formats.TOO_LARGE: "bomb",
     }
     return reasons.get(one.reason, "damaged")

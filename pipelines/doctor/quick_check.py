@@ -62,8 +62,8 @@ def _read_headers(examples: Examples, pixels: PixelCache | None) -> tuple[np.nda
         facts = pixels.index.facts[examples.rows]
         return facts["header"], facts["orientation"]
     rows = np.zeros(len(examples), headers.COLUMN)
-    sample = np.flatnonzero(headers.sample(len(examples)))
-    rows[sample] = headers.of(examples, sample)
+    sample = np.flatnonzero(headers.sample_mask(len(examples)))
+    rows[sample] = headers.read_headers(examples, sample)
     return rows, np.zeros(len(examples), np.uint8)
 
 

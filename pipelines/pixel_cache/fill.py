@@ -72,13 +72,13 @@ class PixelFiller:
         """Decodes the missing images; arguments as of `scan_images`."""
         rows = np.flatnonzero(self.missing)
         examples = self.images.take(rows)
-        sampled, facts = headers.sample(len(rows)), self.index.facts
+        sampled, facts = headers.sample_mask(len(rows)), self.index.facts
 
         def collect(numbers: np.ndarray, found: ImageFacts) -> None:
             facts["orientation"][rows[numbers]] = found.orientations
             facts["fingerprint"][rows[numbers]] = found.fingerprints
             with_header = numbers[sampled[numbers]]
-            facts["header"][rows[with_header]] = headers.of(examples, with_header)
+            facts["header"][rows[with_header]] = headers.read_headers(examples, with_header)
             self._put(rows[numbers], found.pixels)
 
         collector = collect if self._caching else None

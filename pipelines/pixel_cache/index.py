@@ -118,7 +118,7 @@ def load(path: str | os.PathLike[str], definition: str) -> CacheIndex | None:
                 raise ValueError(f"reasons is {reasons.dtype} {reasons.shape}")
         index = CacheIndex.blank(definition, len(facts), paths)
         index.facts[:], index.reasons[broken] = facts, reasons.astype(object)
-        valid = np.all(facts["orientation"] <= 8) and headers.are_sound(facts["header"])
+        valid = np.all(facts["orientation"] <= 8) and headers.are_valid(facts["header"])
         return index if valid and len(index.paths()) == len(index) else None
     except Exception:
         return None

@@ -130,7 +130,7 @@ def _facts(contents: tf.Tensor, decode: Decode) -> tuple[tf.Tensor, tf.Tensor, t
     return pixels, orientation, tf.strings.to_hash_bucket_fast(contents, _FINGERPRINTS)
 
 
-@exif.apart(exif.TEXT)
+@exif.outlined(exif.TEXT)
 def _in_others(contents: tf.Tensor) -> tf.Tensor:
     """int32 scalar 1 to 8: the orientation of an image that is not a JPEG."""
 

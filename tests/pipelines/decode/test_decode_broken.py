@@ -14,7 +14,7 @@ from pipelines.decode.decode import decode, reason
 from tests.pipelines import encoded_images
 from tests.pipelines.encoded_images import COLOUR, GREY, RGB, bgr_rows, bmp, saved
 
-NOT_A_IMAGE = "not an image (JPEG, PNG, BMP, GIF, WebP)"
+NOT_AN_IMAGE = "not an image (JPEG, PNG, BMP, GIF, WebP)"
 FILES = {
     "JPEG": saved(COLOUR, "JPEG"),
     "PNG": saved(COLOUR, "PNG"),
@@ -46,12 +46,12 @@ CORE_BMP = b"BM" + struct.pack("<IHHIIHHHH", 30, 0, 0, 26, 12, 1, 1, 1, 24) + by
     ("contents", "want"),
     [
         (b"", "empty file"),
-        (b"B", NOT_A_IMAGE),
-        (b"hello, world\n", NOT_A_IMAGE),
-        (b"<!DOCTYPE html><html></html>", NOT_A_IMAGE),
-        (b"\0" * 500, NOT_A_IMAGE),
-        (b"RIFF\0\0\0\0WAVE", NOT_A_IMAGE),
-        (b"\x89PNX" + FILES["PNG"][4:], NOT_A_IMAGE),
+        (b"B", NOT_AN_IMAGE),
+        (b"hello, world\n", NOT_AN_IMAGE),
+        (b"<!DOCTYPE html><html></html>", NOT_AN_IMAGE),
+        (b"\0" * 500, NOT_AN_IMAGE),
+        (b"RIFF\0\0\0\0WAVE", NOT_AN_IMAGE),
+        (b"\x89PNX" + FILES["PNG"][4:], NOT_AN_IMAGE),
         (b"\xff\xd8\xff", "truncated or damaged JPEG"),
         (saved(COLOUR.quantize(64), "BMP"), PALETTE_BMP),
         (bmp(8, GREY_ROWS, palette=PALETTE), PALETTE_BMP),
@@ -79,10 +79,10 @@ def test_reason_is_the_same_out_of_a_dataset():
     dataset = tf.data.Dataset.from_tensors(b"text").map(decoded)
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         list(dataset)
-    assert reason(caught.value) == NOT_A_IMAGE
+    assert reason(caught.value) == NOT_AN_IMAGE
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         decode(b"text", 4, 4, "squash")
-    assert reason(caught.value) == NOT_A_IMAGE
+    assert reason(caught.value) == NOT_AN_IMAGE
 
 
 def test_gif_that_does_not_fill_its_screen_is_refused():

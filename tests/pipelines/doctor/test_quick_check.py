@@ -163,7 +163,7 @@ def test_check_without_cached_pixels_reads_headers(odd):
 
 
 def test_check_of_many_images_reads_a_sample_and_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(headers, "MOST", 4)
+    monkeypatch.setattr(headers, "MAX_READ", 4)
     names = [str(tmp_path / f"{number}.png") for number in range(8)]
     for name in names:
         Path(name).write_bytes(saved(SCENES[0].resize((20, 16)), "PNG"))
