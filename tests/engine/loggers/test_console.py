@@ -1,4 +1,4 @@
-"""The terminal: plain lines into a file, a live line for somebody who looks."""
+"""The console logger: plain lines in a file, a live line in a terminal."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_full_disk_does_not_end_logging(live):
 @pytest.mark.parametrize("line", ["[bold]a[/bold]", "a :cat: in /x/:dog:.jpg", "[/]", "a   b"])
 @pytest.mark.parametrize("live", [False, True])
 def test_note_is_printed_verbatim(line, live):
-    """Names of files and classes may look like rich's own language."""
+    """Names of files and classes may look like rich's markup."""
     logger, out = terminal(live)
     logger.note(line)
     assert out.getvalue() == line + "\n"

@@ -1,4 +1,4 @@
-"""Images for people: each is a PNG that Pillow reads and that shows what it was given."""
+"""Plots: each is a PNG that Pillow reads, with the data it was given."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RED = np.full((30, 40, 3), (250, 10, 20), np.uint8)
 
 @pytest.fixture
 def drawn(monkeypatch) -> list:
-    """The figures behind the images, as they are drawn."""
+    """The matplotlib figures behind the images."""
     figures = []
     png = plots._png
 
@@ -91,10 +91,10 @@ def test_prediction_shows_image_and_bars(drawn):
     left, right = drawn[0].axes
     np.testing.assert_array_equal(left.images[0].get_array(), RED)
     assert (left.get_title(), right.get_title()) == ("a.jpg", "")
-    assert [bar.get_width() for bar in right.patches] == [0.6, 0.3, 0.1], "two are called crane"
+    assert [bar.get_width() for bar in right.patches] == [0.6, 0.3, 0.1], "two are named crane"
     assert [label.get_text() for label in right.get_yticklabels()] == ["crane", "crane", "other"]
     heights = [right.transData.transform((0, bar.get_y()))[1] for bar in right.patches]
-    assert heights == sorted(heights, reverse=True), "the first stands on top"
+    assert heights == sorted(heights, reverse=True), "the first is on top"
 
 
 def test_evidence_is_between_image_and_bars(drawn):
@@ -115,7 +115,7 @@ def test_evidence_is_between_image_and_bars(drawn):
 @pytest.mark.parametrize("seen", [False, True])
 @pytest.mark.parametrize("shape", [(30, 40), (10, 300), (300, 10)])
 def test_long_names_fit_their_column(drawn, seen, shape):
-    """Where they are drawn, whatever the image's shape; their ends are what tells them apart."""
+    """For any shape of the image; their ends tell them apart."""
     image = np.zeros([*shape, 3], np.uint8)
     path, name = "/first/" + "folder/" * 40 + "last.jpg", "begin " + "of a long name " * 20 + "end"
     labels, evidence = [(name, 0.9), ("red", 0.1)], (image, name) if seen else None
@@ -154,7 +154,7 @@ def test_names_are_not_formulas():
 
 
 def test_plots_are_limited_to_png_size(drawn, monkeypatch):
-    """The largest plot stays below 2**16 pixels on a side; smaller ones show that it is cut."""
+    """The largest plot stays below 2**16 pixels on a side; small limits show the cut."""
     assert 3.2 * 100 * plots.MAX_IMAGES < 2**16
     monkeypatch.setattr(plots, "MAX_IMAGES", 3)
     plots.predictions([PlottedPrediction("a.jpg", RED, [("red", 1.0)])] * 5)

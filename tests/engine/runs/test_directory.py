@@ -1,4 +1,4 @@
-"""Whose directory it is: claimed, overwritten, and never a stranger's."""
+"""Claiming and overwriting a run's directory; other folders are never touched."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def content(folder: Path) -> dict[str, bytes | None]:
 
 
 def finish(run: RunDirectory) -> None:
-    """What a finished run leaves behind."""
+    """Writes the files of a finished run."""
     claim_directory(run, MINE, overwrite=False)
     files.write_json(run.result, {"status": "finished"})
     (run.checkpoints / "step_000000001_phase_000.npz").write_bytes(b"old")
@@ -42,8 +42,9 @@ def finish(run: RunDirectory) -> None:
         path.write_bytes(b"old")
 
 
-def test_claim_creates_directory(run):
-    claim_directory(run, MINE, overwrite=False)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_claim_creates_directory(run, overwrite):
+    claim_directory(run, MINE, overwrite)
     assert run.read_recipe() == MINE
     assert content(run.path).keys() == {"recipe.json", "checkpoints"}
     assert not run.finished()
@@ -117,11 +118,6 @@ def test_overwrite_deletes_run_files_only(run):
     assert content(run.path).keys() == {"recipe.json", "checkpoints", "notes.txt"}
 
 
-def test_overwrite_without_run_starts_one(run):
-    claim_directory(run, MINE, overwrite=True)
-    assert run.read_recipe() == MINE
-
-
 def test_kill_during_overwrite_starts_over(run, monkeypatch):
     """A best model without checkpoints would count as one of the new run's."""
     finish(run)
@@ -152,7 +148,7 @@ def test_overwrite_replaces_run_of_other_version(run):
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("file", ["thesis.txt", "history.csv", "lock.txt", "best.npz", None])
 def test_other_folder_is_not_touched(run, file, overwrite):
-    """Not even by a lock, and not even where its files have the names of ours."""
+    """Not even by a lock, and not even where its files are named as those of a run."""
     (run.path / "checkpoints").mkdir(parents=True)
     (run.path / "checkpoints" / "step_1.npz").write_bytes(b"theirs")
     (run.path / "lock").write_text("theirs")
@@ -184,7 +180,7 @@ def test_run_killed_at_start_can_be_claimed(run):
 
 
 def test_overwrite_refuses_if_files_stay(run, tmp_path):
-    """Checkpoints elsewhere, by a link: left there in silence they would be taken up."""
+    """Checkpoints elsewhere, behind a link: left there, they would be resumed."""
     finish(run)
     elsewhere = tmp_path / "elsewhere"
     run.checkpoints.rename(elsewhere)
@@ -226,7 +222,7 @@ def test_invalid_recipe_is_refused(run, change, reason):
 
 @pytest.mark.parametrize("depth", range(700, 1010, 10))
 def test_deeply_nested_recipe_is_refused(run, depth):
-    """Python reads as many as it can, and may then be unable to show them."""
+    """Python parses as many as it can, and may then fail to print them."""
     run.path.mkdir(parents=True)
     run.recipe.write_text(to_json(MINE).replace('"auto"', "[" * depth + "]" * depth))
     with pytest.raises(UserError, match="no recipe of this version"):

@@ -40,7 +40,7 @@ with RunLock(RunDirectory(Path(sys.argv[1]))):
 
 @pytest.fixture
 def holder(run):
-    """Another process that holds the run."""
+    """Another process that holds the lock."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(run.path)],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -74,7 +74,7 @@ def test_lock_ends_with_its_block(run):
 
 
 def test_unwritable_directory_is_refused(tmp_path):
-    """Below a file, since no folder is closed to the superuser, whom tests may run as."""
+    """Below a file, since tests may run as root, who can write to every folder."""
     (tmp_path / "file").write_text("")
     below = RunDirectory(tmp_path / "file" / "run")
     message = r"can't be written \(Not a directory\); name another"
@@ -91,7 +91,7 @@ def test_read_only_directory_is_refused(tmp_path):
 
 
 def gone(run: RunDirectory) -> None:
-    """Claimed by this process, and removed by somebody."""
+    """Claimed by this process, and deleted by another."""
     claim_directory(run, MINE, overwrite=False)
     shutil.rmtree(run.path)
 

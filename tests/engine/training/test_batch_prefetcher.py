@@ -1,4 +1,4 @@
-"""Batches of a phase: the right ones, and made ready over the ends of epochs."""
+"""Batches of a phase: the right ones, prepared over the ends of epochs."""
 
 import types
 
@@ -13,7 +13,7 @@ LENGTH = 3  # steps of an epoch: ten examples in fours
 
 
 class Stage:
-    """What a supply asks of a stage. opened: the first step and the end of what was begun."""
+    """What a prefetcher needs. opened: first step and end of each request for batches."""
 
     def __init__(self, loader, per_call: int, filled: set | None = None) -> None:
         self.loader = loader
@@ -32,7 +32,7 @@ class Stage:
 
 
 def taken(supply: BatchPrefetcher, first: int, stop: int) -> list[list[int]]:
-    """The examples of each step."""
+    """Returns the examples of each step."""
     found: list[list[int]] = []
     while first + len(found) < stop:
         found += np.asarray(supply.next(first + len(found)).examples).tolist()

@@ -1,4 +1,4 @@
-"""A phase whose network answers otherwise than it was trained is told, with the cause."""
+"""A phase whose network predicts differently in use than in training is reported."""
 
 import math
 
@@ -40,7 +40,7 @@ def norm(net):
 
 
 def plain_losses(net, mode) -> float:
-    """The mean cross-entropy that Keras itself gives, layer by layer."""
+    """The mean cross-entropy that Keras computes layer by layer."""
     total = 0.0
     for batch in batches():
         x = tf.cast(batch.inputs[0], tf.float32)
@@ -106,7 +106,7 @@ def test_batchnorm_check_of_frozen_statistics_agrees_exactly(batch_norm, trainab
 
 @pytest.mark.parametrize("microbatches", [1, 2, 6])
 def test_batchnorm_check_training_loss_equals_train_step(microbatches):
-    """A piece is normalised by itself; filling counts for statistics, and not for the loss."""
+    """A microbatch has its own statistics; padding counts for them, and not for the loss."""
     net = small.network()
     step = make_step(net, gradient_accumulation_steps=microbatches)
     (batch,) = batches(1)
@@ -118,7 +118,7 @@ def test_batchnorm_check_training_loss_equals_train_step(microbatches):
 
 
 def test_resume_at_end_of_phase_repeats_batchnorm_check(coloured, tmp_path):
-    """Though nothing of that phase is left to be trained, and nothing kept of it filled."""
+    """Though that phase has no steps left and its cache is empty."""
     from engine.frozen.array_store import CacheBudget
     from engine.training import loop
 

@@ -1,4 +1,4 @@
-"""Dropout: a mask for each example, drawn from nothing but its number, epoch and seed."""
+"""Dropout: each example's mask depends on its number, epoch and seed alone."""
 
 import dataclasses
 
@@ -51,7 +51,7 @@ class TestDropout:
         assert steps.dropout_mask(small.recipe(), small.batch(), 400) is None
 
     def test_mask_is_independent_of_view(self):
-        """Else each kept view would always lose the same features."""
+        """Otherwise each cached view would always lose the same features."""
         batch = small.batch()
         assert np.array_equal(self.mask(batch._replace(views=batch.views + 1)), self.mask(batch))
 

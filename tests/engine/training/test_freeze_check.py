@@ -1,4 +1,4 @@
-"""What moved and what did not, on a small network."""
+"""Which variables moved, on a small network."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def by_name(net, ending):
 
 
 def move(variables) -> None:
-    """In place and compiled, as an optimizer does it: what was remembered must be a copy."""
+    """In place and compiled, as an optimizer does: the check must hold copies."""
 
     @tf.function
     def step():

@@ -1,4 +1,4 @@
-"""The loop, whole: small real images, a small real network, phases, what it keeps and frees."""
+"""The whole loop on small images and a small network: results, caches, memory."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_saved_model_scores_as_result_says(undisturbed):
 
 
 def test_cached_features_train_as_images(coloured, tmp_path):
-    """With the same views, to rounding: a kept row was worked out in another batch."""
+    """With the same views, up to rounding: a cached row was computed in another batch."""
     phases = [text.format(", views=2, refresh=0.3") for text in LONGER]
     ends = []
     for cache in ("none", "features"):
@@ -135,7 +135,7 @@ def test_early_stopping_starts_next_phase(coloured, tmp_path):
 
 
 def test_nan_validation_loss_is_never_best(coloured, tmp_path, monkeypatch):
-    """Neither the best, nor what others have to be better than for the phase to go on."""
+    """Neither for the best model nor for early stopping."""
     losses = iter([np.nan, 0.5, np.nan, 0.4])
 
     def evaluate(*arguments):
@@ -194,11 +194,11 @@ class Meter(Watcher):
     measures = True
 
     def growth(self, first: int) -> int:
-        """Bytes that were added after so many epochs."""
+        """Bytes added after so many epochs."""
         return self.memory[-1] - self.memory[first // 4 - 1]
 
     def leak(self, first: int) -> float:
-        """Bytes that an epoch adds as a rule, after so many; a step up for once is none."""
+        """The median of the bytes that an epoch adds, after so many; a single rise is no leak."""
         later = itertools.pairwise(self.memory[first // 4 - 1 :])
         return statistics.median(after - before for before, after in later) / 4
 
@@ -219,7 +219,7 @@ def test_memory_is_constant_over_epochs(coloured, tmp_path):
 def test_memory_is_constant_over_epochs_of_cached_features(
     coloured, tmp_path, monkeypatch, where, augment, more
 ):
-    """Of all views, and of some of which a part is worked out anew each epoch."""
+    """Of all views, and of some that are partly recomputed each epoch."""
     monkeypatch.setattr(
         checkpoint_writer, "MIN_SECONDS", 1e9
     )  # the first checkpoint loads what draws images

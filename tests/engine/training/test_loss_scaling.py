@@ -1,4 +1,4 @@
-"""Loss scaling: float16 that does not underflow, and steps that overflow skipped."""
+"""Loss scaling: float16 does not underflow, and steps that overflow are skipped."""
 
 import types
 

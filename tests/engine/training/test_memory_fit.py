@@ -1,4 +1,4 @@
-"""What counts as too little memory, and that everything a run does is tried."""
+"""Which errors mean out of memory, and that every phase is tried."""
 
 from __future__ import annotations
 

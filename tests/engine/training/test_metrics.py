@@ -1,4 +1,4 @@
-"""Running totals against sums by hand."""
+"""Accumulated metrics against sums by hand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def add(accumulator: MetricAccumulator, *columns) -> None:
 
 
 def test_metrics_are_means_over_batches():
-    """Loss is a mean by weight; accuracy and count leave out what only fills up."""
+    """Loss is a weighted mean; accuracy and count ignore padding."""
     accumulator = MetricAccumulator()
     add(accumulator, [1.0, 4.0], [2.0, 1.0], [1.0, 0.0], [1.0, 1.0])
     add(accumulator, [2.0, 9.0], [2.0, 0.0], [1.0, 1.0], [1.0, 0.0])

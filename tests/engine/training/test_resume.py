@@ -1,4 +1,4 @@
-"""Runs that are cut off and taken up: the same bits, and nothing decided twice."""
+"""Runs that are killed and resumed: the same bits, and nothing measured twice."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_resume_after_input_error_ends_with_same_bits(coloured, undisturbed, tmp
 
 @pytest.mark.parametrize("step", [5, 7, 14])
 def test_resume_after_shutdown_request_ends_with_same_bits(coloured, undisturbed, tmp_path, step):
-    """Within an epoch, at its end and that of a phase; there are 5 steps in each."""
+    """Within an epoch and at its end; there are 5 steps in each, 10 in a phase."""
     recipe, shutdown = small_recipe(coloured), Shutdown()
     watcher = Watcher(actions={step: lambda: shutdown.request("the test")})
     with pytest.raises(ShutdownRequested, match="the test"):
@@ -118,7 +118,7 @@ def half_is_faster(monkeypatch):
 
 @pytest.mark.parametrize("what", OTHER_RUNS)
 def test_resume_ends_with_same_bits(coloured, tmp_path, half_is_faster, what):
-    """Stopped twice, within an epoch and at the end of one, in either phase."""
+    """Killed twice, within an epoch and at the end of one, in either phase."""
     changes, settings, kept = OTHER_RUNS[what]
     recipe = small_recipe(coloured, **changes)
     steady = make_job(recipe, tmp_path / "steady", Watcher(), **settings)
@@ -135,7 +135,7 @@ def test_resume_ends_with_same_bits(coloured, tmp_path, half_is_faster, what):
 
 
 def test_measured_steps_per_execution_keeps_bits(coloured, undisturbed, tmp_path, monkeypatch):
-    """In the first epoch the pace changes from one step a call to all that are left."""
+    """In the first epoch it changes from one step per call to all that are left."""
     monkeypatch.setattr(steps_per_execution, "MIN_CALL_SECONDS", 1e9)
     watcher = Watcher()
     job = make_job(small_recipe(coloured), tmp_path / "run", watcher, steps_per_execution=None)
@@ -165,7 +165,7 @@ def test_resume_reads_plan_instead_of_measuring(coloured, tmp_path, monkeypatch)
 
 
 class Saves(Watcher):
-    """Notes after each epoch at which steps checkpoints had been written by then."""
+    """Records after each epoch the steps of the checkpoints written by then."""
 
     def __init__(self, run: RunDirectory) -> None:
         super().__init__()
@@ -216,7 +216,7 @@ def test_resume_skips_damaged_checkpoint(coloured, undisturbed, tmp_path):
 def test_resume_with_best_model_ahead_of_checkpoint_keeps_bits(
     coloured, undisturbed, tmp_path, monkeypatch
 ):
-    """The same epoch is trained once more, and is no better than itself."""
+    """The same epoch is trained again, and is no better than itself."""
     recipe, real = small_recipe(coloured), checkpoints.save
 
     def save(run, progress, variables):
@@ -237,7 +237,7 @@ def test_resume_with_best_model_ahead_of_checkpoint_keeps_bits(
 
 
 def test_resume_after_last_step_only_evaluates(coloured, undisturbed, tmp_path):
-    """Killed between its last checkpoint and its result, it makes no step when it is taken up."""
+    """Killed between its last checkpoint and its result, it makes no step after it resumes."""
     recipe = small_recipe(coloured)
     job = make_job(recipe, tmp_path / "run", Watcher())
     loop.train(job)
@@ -251,7 +251,7 @@ def test_resume_after_last_step_only_evaluates(coloured, undisturbed, tmp_path):
 
 @pytest.mark.parametrize("change", ["one is missing", "one is new", "one has another label"])
 def test_resume_with_changed_dataset_is_refused(coloured, tmp_path, change):
-    """Such as while a drive is not there: every step would read others than it was to read."""
+    """As while a drive is missing: every step would read other examples."""
     job = make_job(
         small_recipe(coloured), tmp_path / "run", Watcher(stop_at=8), checkpoint_minutes=0
     )

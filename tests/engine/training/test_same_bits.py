@@ -33,7 +33,7 @@ def cache(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(coloured, cache, tmp_path_factory) -> RunDirectory:
-    """A run that finds the cache empty, with room for all."""
+    """A run with an empty cache and space for everything."""
     recipe = small_recipe(
         coloured,
         PHASES,
@@ -47,7 +47,7 @@ def first(coloured, cache, tmp_path_factory) -> RunDirectory:
 
 
 def trained(recipe: Recipe, place: Path, cache: Path, memory: int, **settings) -> RunDirectory:
-    """A run whose images come by way of the pixel cache, from memory or from the disk."""
+    """A run whose images come through the pixel cache, from memory or from the disk."""
     listed, at = sources.load_examples(recipe.data), CacheLocation(cache, memory)
     data, pixels = prepare.prepare_training_data(listed, recipe, place / "bad.csv", 2, print, at)
     pixels.wait()
@@ -65,7 +65,7 @@ def trained(recipe: Recipe, place: Path, cache: Path, memory: int, **settings) -
 def test_same_recipe_gives_same_bits(
     first, cache, tmp_path, memory, cache_budget, steps_per_execution
 ):
-    """With the cache filled; and decided anew, since nothing is left to choose in float32."""
+    """With the cache filled, and a new plan, since float32 leaves no choice."""
     settings = {
         "cache_budget": CacheBudget(cache_budget),
         "steps_per_execution": steps_per_execution,

@@ -1,4 +1,4 @@
-"""One step of training: against plain Keras and NumPy, and what it must not touch."""
+"""One step of training against plain Keras and NumPy, and what it must not change."""
 
 import keras
 import numpy as np

@@ -81,7 +81,7 @@ def test_steps_in_one_call_equal_single_calls(optimizer, lengths):
     ("text", "views"), [("rotate", ViewSchedule(0, 2, 0.5, 4)), ("flip", None)]
 )
 def test_cached_features_train_as_images(text, views):
-    """Three epochs over the same views, once through the trunk and once from the table."""
+    """Three epochs over the same views, once through the trunk and once from the cache."""
     loader, change = small.InMemoryDataLoader(10, 4), augment.compose(parse_calls(text))
     recipe = small.recipe(dropout=0.3, batch_size=4)
     plain = trainer("top", "adam", recipe=recipe, augment=change)
@@ -123,7 +123,7 @@ def test_tail_eval_step_equals_whole_model(trainable, program):
 
 @pytest.mark.parametrize("program", [FLOAT32, ComputeMode("mixed_bfloat16")], ids=str)
 def test_trial_equals_gradient_tape(program):
-    """Against a tape around the model; labels are all 0."""
+    """Against a tape around the model; all labels are 0."""
     net, batch = small.network(), small.batch()
     small.enliven(net.model)
     cut, phase = freezing.partition_model(net, "top"), Phase("tune", "top")

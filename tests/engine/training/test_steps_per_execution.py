@@ -1,4 +1,4 @@
-"""Steps per call: settled after a few calls, whatever the first one took."""
+"""Steps per call: settled after a few calls, whatever the first one takes."""
 
 import pytest
 
@@ -9,7 +9,7 @@ SLOW_START = 60.0  # the first call compiles
 
 
 def record_calls(adaptive: StepsPerExecution, *seconds: float) -> list[int]:
-    """The steps per call after each of the calls."""
+    """Returns the steps per call after each of the calls."""
     counts = []
     for value in seconds:
         adaptive.record(value)

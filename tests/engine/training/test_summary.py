@@ -1,4 +1,4 @@
-"""What a run says of itself before its first step."""
+"""What a run logs before its first step."""
 
 import re
 
@@ -62,7 +62,7 @@ def test_memory_estimate_grows_with_batch_and_tail():
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizer_slots_equal_keras(name):
-    """Slots per variable, against the optimizer as Keras builds it."""
+    """Slots per variable, against the optimizer that Keras builds."""
     from engine.optim import optimizers
 
     net = small.network()
