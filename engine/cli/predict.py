@@ -22,7 +22,7 @@ from engine.core.text import csv_cell, csv_path, printable
 from engine.inference import predictions_format
 from engine.inference.predict import Prediction
 from engine.inference.predictions_file import PredictionCounts
-from engine.inference.predictions_format import decision
+from engine.inference.predictions_format import decision_text
 from engine.models.backbones import BACKBONES
 
 FORMATS = ("table", "json", "csv")
@@ -119,7 +119,7 @@ def write_predictions(parsed: cli_flags.Parsed, options: PredictOptions) -> None
     """
     path = Path(parsed.out)
     with cli_flags.as_flag_errors():
-        predictions_format.of_path(path.name)
+        predictions_format.format_of(path.name)
     for name, why in {"format": "the file's ending says it", "plot": "it has no images"}.items():
         if name in parsed.given:
             raise cli_flags.FlagError(f"--{name} has no use with --out: {why}; omit one of them")
@@ -135,13 +135,13 @@ def _list_unread(counts: PredictionCounts) -> None:
     Raises:
       UserError: no image could be read.
     """
-    if counts.unread:
-        shown = len(counts.first)
-        first = f"; the first {shown}:" if counts.unread > shown else ":"
-        cli_main.log(f"predict: {counts.unread:,} of {counts.rows:,} could not be read{first}")
-    for row in counts.first:
+    if counts.unreadable:
+        shown = len(counts.first_unreadable)
+        first = f"; the first {shown}:" if counts.unreadable > shown else ":"
+        cli_main.log(f"predict: {counts.unreadable:,} of {counts.rows:,} could not be read{first}")
+    for row in counts.first_unreadable:
         cli_main.log(f"  {printable(row.path)}: {row.problem}")
-    if counts.unread == counts.rows:
+    if counts.unreadable == counts.rows:
         raise UserError("no image could be read")
 
 
@@ -154,7 +154,7 @@ def print_table(predictions: Sequence[Prediction], decides: bool) -> None:
         for label, probability in prediction.labels:
             print(f"  {probability:7.2%}  {label}")
         if decides:
-            print(f"  -> {decision(prediction)}")
+            print(f"  -> {decision_text(prediction)}")
 
 
 def print_json(predictions: Sequence[Prediction], decides: bool) -> None:
@@ -176,7 +176,7 @@ def print_csv(predictions: Sequence[Prediction], decides: bool) -> None:
     writer.writerow(["path", "rank", "label", "probability", *(["decision"] if decides else [])])
     for one in predictions:
         path = csv_path(one.path)
-        decided = [csv_cell(decision(one))] if decides else []
+        decided = [csv_cell(decision_text(one))] if decides else []
         for rank, (label, probability) in enumerate(one.labels, 1):
             writer.writerow([path, rank, csv_cell(label), probability, *decided])
 

@@ -57,7 +57,7 @@ class PredictionProgress:
 
     def describe(self) -> str:
         """`1,024 of 100,000 images, 410 a second, 4 min 1 s left, 2 unreadable`."""
-        rows, unread = self.counts.rows, self.counts.unread
+        rows, unread = self.counts.rows, self.counts.unreadable
         before, started = self.first or (rows, 0.0)
         speed = (rows - before) / max(time.monotonic() - started, 1e-3)
         done = "" if rows == self.total else f"{rows:,} of "

@@ -139,7 +139,7 @@ def _measure_prediction(recipe: Recipe, threads: int, folder: Path, repeats: int
     files = examples.take(examples.lengths == WHOLE_FILE)
     files = files.take(np.arange(min(len(files), MAX_PREDICT_IMAGES)))
     network = classifier.build(recipe, len(examples.classes))
-    model = predictor.of_classifier(recipe, network, examples.classes)
+    model = predictor.from_classifier(recipe, network, examples.classes)
     stream = ImageStream(
         [os.fspath(path) for path in files.paths],
         model.image_size,
@@ -154,7 +154,7 @@ def _measure_prediction(recipe: Recipe, threads: int, folder: Path, repeats: int
         backbone=recipe.backbone,
         image_size=recipe.image_size,
         batch_size=recipe.batch_size,
-        precision=model.program.policy,
+        precision=model.mode.policy,
         phase=PREDICT,
         stages={name: rates[name] for name in ("input", "trunk")},
         whole=rates["whole"],
@@ -165,12 +165,14 @@ def _measure_prediction(recipe: Recipe, threads: int, folder: Path, repeats: int
 
 def _in_precision(model: Predictor, recipe: Recipe, stream: ImageStream, log: Log) -> Predictor:
     from engine.frozen.precision import ComputeMode
-    from engine.inference import batch_predict, predictor
+    from engine.inference import batch_predict
 
     if recipe.precision != "auto":
-        return predictor.in_program(model, ComputeMode(recipe.precision))
+        return model.in_mode(ComputeMode(recipe.precision))
     groups = stream.groups(recipe.batch_size)
-    return batch_predict.fastest(model, groups, batch_predict.WORTH_TRIALS, log)[0]
+    return batch_predict.choose_fastest_mode(
+        model, groups, batch_predict.MIN_IMAGES_FOR_TRIALS, log
+    )[0]
 
 
 def _prediction_works(
@@ -187,12 +189,12 @@ def _prediction_works(
     calls = max(1, min(20, count // batch_size))
 
     def predict_to_file() -> None:
-        request = PredictionsRequest({}, (), {"top_k": 1}, tuple(stream.places), replaces=True)
+        request = PredictionsRequest({}, (), {"top_k": 1}, tuple(stream.places), overwrite=True)
         path, length = folder / "predictions.csv", stretch(batch_size)
-        with PredictionsFile(path, request, batch_size, length, going_on=False) as file:
-            file.begin(dataclasses.asdict(model.program))
+        with PredictionsFile(path, request, batch_size, length, resume=False) as file:
+            file.begin(dataclasses.asdict(model.mode))
             for group in stream.groups(batch_size):
-                file.add(predict.answers(model, group, batch_size, 1))
+                file.add(predict.predict_group(model, group, batch_size, 1))
             file.finish()
 
     return {

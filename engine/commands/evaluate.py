@@ -215,9 +215,9 @@ def predict_split(
         step = make_eval_step(run.model)
     else:
         augmentation = augment.compose(recipe.augment)
-        views = tta.views(options.tta, augmentation, recipe.seed)
+        views = tta.make_views(options.tta, augmentation, recipe.seed)
         step = tta.make_eval_step(run.model, run.rule.temperature, views)
-        data = tta.numbered(data)
+        data = tta.with_examples(data)
     return collect_predictions(step, data, run.classes, examples.name), source
 
 

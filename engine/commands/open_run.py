@@ -85,7 +85,7 @@ class Run:
         from engine.inference import predictor
 
         run = self._loaded
-        return predictor.of_classifier(run.recipe, run.classifier, run.classes, run.rule)
+        return predictor.from_classifier(run.recipe, run.classifier, run.classes, run.rule)
 
     def probabilities(self, images: Iterable[Image], batch_size: int = 32) -> np.ndarray:
         """Predicts what `bin/predict` predicts, calibrated by the run's temperature.

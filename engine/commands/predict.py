@@ -93,7 +93,7 @@ def predict(options: PredictOptions, log: Log = ignore) -> PredictResult:
     model = load_predictor(options)
     groups: Any = open_images(options, paths, model, threads).groups(options.batch_size)
     if options.precision == "auto":
-        model, groups = batch_predict.fastest(model, groups, len(paths), log)
+        model, groups = batch_predict.choose_fastest_mode(model, groups, len(paths), log)
     predictions = list(
         inference.predict(model, groups, options.batch_size, options.top_k, bool(options.plot))
     )
@@ -135,21 +135,13 @@ def _with_tta(model: Predictor, options: PredictOptions) -> Predictor:
 
     Every image takes the draws of the first example: its prediction does not depend on the others.
     """
-    import tensorflow as tf
-
     from engine.inference import tta
     from pipelines.augment import augment
 
     recipe = options.run.read_recipe() if options.run else None
     augmentation = augment.compose(recipe.augment if recipe else ())
-    views = tta.views(options.tta or tta.FLIP, augmentation, recipe.seed if recipe else 0)
-    mean = tta.averaged(model.forward, len(model.classes), views)
-
-    @tf.function(autograph=False)
-    def probabilities(images: tf.Tensor) -> tf.Tensor:
-        return mean(images, tf.zeros([tf.shape(images)[0]], tf.int32))
-
-    return dataclasses.replace(model, probabilities=probabilities, trunk=None, upper=None)
+    views = tta.make_views(options.tta or tta.FLIP, augmentation, recipe.seed if recipe else 0)
+    return tta.AveragingPredictor(model, views)
 
 
 def _plot(options: PredictOptions, model: Predictor, predictions: Sequence[Prediction]) -> bytes:
@@ -195,9 +187,9 @@ def _explain(
     from engine.runs.load import load_run
 
     if options.run:
-        heat_maps = gradcam.make(load_run(options.run).classifier)
+        heat_maps = gradcam.from_classifier(load_run(options.run).classifier)
     else:
-        heat_maps = gradcam.make_imagenet(options.backbone)
+        heat_maps = gradcam.from_imagenet(options.backbone)
     for start in range(0, len(images), options.batch_size):
         batch = np.stack(images[start : start + options.batch_size])
         probabilities = model.probabilities(batch).numpy()

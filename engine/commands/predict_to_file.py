@@ -60,20 +60,22 @@ def predict_to_file(
     """
     progress, shutdown = progress or NoProgress(), shutdown or Shutdown()
     request = _request(options, overwrite)
-    begun = predictions_file.begun(path, request, overwrite)
-    if begun is None:
-        request = dataclasses.replace(request, places=tuple(find_images.find(options.images)))
+    interrupted = predictions_file.find_interrupted(path, request, overwrite)
+    if interrupted is None:
+        request = dataclasses.replace(request, paths=tuple(find_images.find(options.images)))
     else:
-        request = begun
+        request = interrupted
     stretch = find_images.stretch(options.batch_size)
-    rows = PredictionsFile(path, request, options.batch_size, stretch, going_on=begun is not None)
+    rows = PredictionsFile(
+        path, request, options.batch_size, stretch, resume=interrupted is not None
+    )
     with shutdown.unmasked(), rows as file:
         threads = tensorflow_setup.start_tensorflow(options.threads, log=progress.note)
         model = load_predictor(options)
-        progress.start(len(request.places), file.tally)
+        progress.start(len(request.paths), file.counts)
         _predict_rest(options, model, file, threads, progress, shutdown)
         shutdown.disarm()
-    return file.tally
+    return file.counts
 
 
 def _request(options: PredictOptions, overwrite: bool) -> PredictionsRequest:
@@ -82,9 +84,9 @@ def _request(options: PredictOptions, overwrite: bool) -> PredictionsRequest:
     names = ("top_k", "precision", "batch_size", "tta", "allow_private_urls")
     return PredictionsRequest(
         model=_model_digests(options),
-        words=tuple(paths.get(word, word) for word in options.images),
+        inputs=tuple(paths.get(word, word) for word in options.images),
         options={name: getattr(options, name) for name in names},
-        replaces=overwrite,
+        overwrite=overwrite,
         folder="" if all(map(os.path.isabs, paths)) else os.getcwd(),
     )
 
@@ -108,23 +110,25 @@ def _predict_rest(
 ) -> None:
     """Predicts the images that the file lacks."""
     from engine.frozen.precision import ComputeMode
-    from engine.inference import batch_predict, predictor
+    from engine.inference import batch_predict
     from engine.inference import predict as inference
 
-    places = file.order.places
-    stream = open_images(options, places, model, threads)
+    paths = file.request.paths
+    stream = open_images(options, paths, model, threads)
     # A signal that raised in the midst of TensorFlow's own errors would come out as one of them.
     with shutdown.deferred():
-        groups: Any = shutdown.check_each(stream.groups(file.batch_size, file.tally.rows))
-        if file.order.program:
-            progress.note(f"resuming after {file.tally.rows:,} of {len(places):,} images")
-            model = predictor.in_program(model, ComputeMode(**file.order.program))
+        groups: Any = shutdown.check_each(stream.groups(file.batch_size, file.counts.rows))
+        if file.request.program:
+            progress.note(f"resuming after {file.counts.rows:,} of {len(paths):,} images")
+            model = model.in_mode(ComputeMode(**file.request.program))
         else:
             if options.precision == "auto":
-                model, groups = batch_predict.fastest(model, groups, len(places), progress.note)
-            file.begin(dataclasses.asdict(model.program))
-        progress.note(f"computing in {model.program}")
+                model, groups = batch_predict.choose_fastest_mode(
+                    model, groups, len(paths), progress.note
+                )
+            file.begin(dataclasses.asdict(model.mode))
+        progress.note(f"computing in {model.mode}")
         for group in groups:
-            file.add(inference.answers(model, group, file.batch_size, file.top))
+            file.add(inference.predict_group(model, group, file.batch_size, file.top_k))
             progress.update()
         file.finish()

@@ -135,7 +135,7 @@ def _load(
     about = {
         "run": run.path.resolve().name,
         "model": run.read_recipe().backbone,
-        "precision": str(predictor.program),
+        "precision": str(predictor.mode),
         "image_size": list(predictor.image_size),
     }
     model = Model(

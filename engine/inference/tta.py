@@ -1,4 +1,4 @@
-"""Test-time augmentation: an answer is the mean of the probabilities over several views.
+"""Test-time augmentation: probabilities averaged over several augmentation views of an image.
 
 The views are the image and its mirror image, or the image and draws of the recipe's own
 augmentation, each a function of (seed, example, view).
@@ -6,107 +6,151 @@ augmentation, each a function of (seed, example, view).
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
 
-from engine.core.dataset import Batch
+from engine.core.dataset import Augmentation, Batch
 from engine.core.errors import UserError
-from engine.evaluation import eval_step
+from engine.evaluation.eval_step import EvalStep, compile_eval_step
+from engine.inference.predictor import Predictor
 from engine.models.batchnorm_folding import fold
 from engine.runtime import stateless_random
 
 FLIP = "flip"
-LEAST = 1e-37  # of a probability whose logarithm is taken: above 0 in float32
+MIN_PROBABILITY = 1e-37  # before taking a logarithm; above 0 in float32
 
 
-@dataclasses.dataclass(frozen=True)
-class TestTimeViews:
-    """What an image is looked at through.
+class Views(Protocol):
+    """The augmentation views of an image.
 
-    count: how many there are; the first is the image as it is.
-    change(images, examples, number): uint8 [B, H, W, 3], int32 [B], and which view, an int32
-      scalar from 1 -> float32 [B, H, W, 3], 0 to 255.
+    Attributes:
+      count: how many there are; the first is the image itself.
     """
 
     count: int
-    change: Callable[[Any, Any, Any], tf.Tensor]
+
+    def apply(self, images: tf.Tensor, examples: tf.Tensor, view: tf.Tensor) -> tf.Tensor:
+        """Returns a view, float32 [B, H, W, 3], 0 to 255.
+
+        Args:
+          images: uint8 [B, H, W, 3].
+          examples: int32 [B], their numbers.
+          view: int32 scalar, from 1.
+        """
+        ...
 
 
-def views(kind: str | int, augment: Any, seed: int) -> TestTimeViews:
-    """The views that `--tta` names: `flip`, or how many.
+class MirrorViews:
+    """The image and its mirror image."""
 
-    augment: the recipe's, a `pipelines.augment.augment.Augmentation`. seed: the recipe's.
+    count = 2
+
+    def apply(self, images: tf.Tensor, examples: tf.Tensor, view: tf.Tensor) -> tf.Tensor:
+        return tf.cast(tf.reverse(images, [2]), tf.float32)
+
+
+class DrawnViews:
+    """The image and draws of an augmentation."""
+
+    def __init__(self, count: int, augmentation: Augmentation, seed: int) -> None:
+        self.count, self.augmentation, self.seed = count, augmentation, seed
+
+    def apply(self, images: tf.Tensor, examples: tf.Tensor, view: tf.Tensor) -> tf.Tensor:
+        numbers = stateless_random.uniform(
+            self.seed,
+            stateless_random.VIEW,
+            tf.fill(tf.shape(examples), view),
+            examples,
+            self.augmentation.draws,
+        )
+        return self.augmentation.apply(images, numbers)
+
+
+def make_views(kind: str | int, augmentation: Augmentation, seed: int) -> Views:
+    """Returns the views that `--tta` names: `flip`, or their number.
+
+    Args:
+      kind: the flag's value.
+      augmentation: the recipe's.
+      seed: the recipe's.
 
     Raises:
-      UserError: several are wanted of a recipe that augments nothing.
+      UserError: a number of views of a recipe without augmentation.
     """
     if kind == FLIP:
-        return TestTimeViews(2, lambda images, *_: tf.cast(tf.reverse(images, [2]), tf.float32))
-    if not augment.draws:
+        return MirrorViews()
+    if not augmentation.draws:
         raise UserError(
-            f"--tta={kind} looks through the run's own augmentation, and it has none; allowed: "
-            f"{FLIP}, the image and its mirror image"
+            f"--tta={kind} draws from the run's own augmentation, but it has none; allowed: {FLIP}"
         )
-
-    def change(images: tf.Tensor, examples: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
-        epochs = tf.fill(tf.shape(examples), number)
-        return augment.apply(
-            images,
-            stateless_random.uniform(seed, stateless_random.VIEW, epochs, examples, augment.draws),
-        )
-
-    return TestTimeViews(int(kind), change)
+    return DrawnViews(int(kind), augmentation, seed)
 
 
-def averaged(
-    probabilities: Callable[[tf.Tensor], tf.Tensor], classes: int, seen: TestTimeViews
+def average_over_views(
+    probabilities: Callable[[tf.Tensor], tf.Tensor], classes: int, views: Views
 ) -> Callable[[Any, Any], tf.Tensor]:
-    """`mean(images, examples)`: uint8 [B, H, W, 3], int32 [B] -> float32 [B, classes].
+    """Returns `mean(images, examples)`: uint8 [B, H, W, 3], int32 [B] -> float32 [B, classes].
 
-    probabilities: float32 [B, H, W, 3] -> float32 [B, classes]; traced once, not for each view.
+    Args:
+      probabilities: float32 [B, H, W, 3] -> float32 [B, classes]; traced once, not for each view.
+      classes: number of classes.
+      views: what to average over.
     """
 
     def mean(images: tf.Tensor, examples: tf.Tensor) -> tf.Tensor:
         plain = tf.cast(images, tf.float32)
 
-        def body(number: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            pixels = tf.where(number == 0, plain, seen.change(images, examples, number))
-            return number + 1, total + probabilities(pixels)
+        def add_view(view: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            pixels = tf.where(view == 0, plain, views.apply(images, examples, view))
+            return view + 1, total + probabilities(pixels)
 
         first = (tf.constant(0), tf.zeros([tf.shape(images)[0], classes]))
-        # One after the other: views side by side would want the memory of all.
+        # One after the other: views in parallel would need the memory of all.
         _, total = tf.while_loop(
-            lambda number, _: number < seen.count, body, first, parallel_iterations=1
+            lambda view, _: view < views.count, add_view, first, parallel_iterations=1
         )
-        return total / seen.count
+        return total / views.count
 
     return mean
 
 
-def make_eval_step(model: keras.Model, temperature: float, seen: TestTimeViews) -> Callable:
-    """As `evaluation.eval_step.make_eval_step`, for `numbered` batches.
+class AveragingPredictor(Predictor):
+    """A predictor whose probabilities are the mean over augmentation views.
 
-    The logits are such that, read with that temperature, they give the mean of the probabilities
-    that each view's own give; with a single view they would be the model's, but for a constant.
+    Every image gets the draws of example 0, so its prediction does not depend on the others.
+    """
+
+    def __init__(self, model: Predictor, views: Views) -> None:
+        super().__init__(model.forward, *model._settings)
+        self._mean = average_over_views(model.forward, len(model.classes), views)
+
+    def _predict(self, images: tf.Tensor) -> tf.Tensor:
+        return self._mean(images, tf.zeros([tf.shape(images)[0]], tf.int32))
+
+
+def make_eval_step(model: keras.Model, temperature: float, views: Views) -> EvalStep:
+    """Returns an evaluation step for batches `with_examples`.
+
+    At this temperature its logits have the mean of the views' probabilities; with a single view
+    they would be the model's, apart from a constant.
     """
     forward = fold(model)
-
-    def probabilities(pixels: tf.Tensor) -> tf.Tensor:
-        return tf.nn.softmax(forward(pixels) / temperature)
-
-    mean = averaged(probabilities, model.outputs[0].shape[-1], seen)
+    mean = average_over_views(
+        lambda pixels: tf.nn.softmax(forward(pixels) / temperature),
+        model.outputs[0].shape[-1],
+        views,
+    )
 
     def logits(inputs: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        return temperature * tf.math.log(tf.maximum(mean(*inputs), LEAST))
+        return temperature * tf.math.log(tf.maximum(mean(*inputs), MIN_PROBABILITY))
 
-    return eval_step.compile_eval_step(logits)
+    return compile_eval_step(logits)
 
 
-def numbered(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches with (images, examples) for inputs: what a draw is made from."""
+def with_examples(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yields the batches with (images, example numbers) as inputs; views are drawn from these."""
     for batch in batches:
         yield batch._replace(inputs=(batch.inputs, batch.examples))

@@ -59,7 +59,7 @@ def explained(
 
     if not shown:
         return {}
-    heat_of, found = gradcam.make(classifier), {}
+    heat_of, found = gradcam.from_classifier(classifier), {}
     for number, image, _ in take(source, shown):
         source.between()
         (heat,) = heat_of(image[None], np.array([shown[number]], np.int32))

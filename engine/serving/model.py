@@ -29,8 +29,8 @@ def load(run: RunDirectory, chosen: str, say: Callable[[str], None]) -> Predicto
     """
     model = predictor.from_run(run)
     if chosen == "auto":
-        model = predictor.fastest(model, drawn(TRIED, model.image_size), say)
-    return predictor.fixed(model) if model.program == FLOAT32 else model
+        model = model.in_fastest_mode(drawn(TRIED, model.image_size), say)
+    return model.with_constant_kernels() if model.mode == FLOAT32 else model
 
 
 def drawn(count: int, size: tuple[int, int]) -> np.ndarray:

@@ -118,7 +118,7 @@ def test_views_that_can_not_be_had_are_refused(trained, coloured, tmp_path):
     (tmp_path / "run" / "recipe.json").write_text(json.dumps(recipe))
     for program, more in (("evaluate", f"--data_dir={coloured}"), ("predict", image)):
         message = run(program, f"--run_dir={tmp_path / 'run'}", "--tta=4", more, status=1)
-        assert "--tta=4 looks through the run's own augmentation, and it has none" in message
+        assert "--tta=4 draws from the run's own augmentation, but it has none" in message
         assert message.count("\n") == 1
 
 

@@ -329,9 +329,11 @@ def test_a_part_of_another_order_is_refused_and_begun_anew_where_that_is_asked(
         (its, *command[1:]): "another model",
         (mine, "--top_k=2", *command[1:]): "--top_k=1",
         (mine, "--tta=flip", *command[1:]): "no --tta",
-        (mine, tmp_path / "images", "--out=a.csv"): "names that count from another folder",
+        (mine, tmp_path / "images", "--out=a.csv"): "relative names from another folder",
     }.items():
-        with pytest.raises(UserError, match=f"a.csv.part was begun with {words}; go on with the"):
+        with pytest.raises(
+            UserError, match=f"a.csv.part was started with {words}; continue with the"
+        ):
             call("predict", *flags)
     assert (tmp_path / "a.csv.part").read_bytes() == done
     call(*command, its, "--overwrite")
@@ -367,7 +369,7 @@ def test_a_full_disk_is_one_line_and_it_goes_on_when_there_is_room(whole, tmp_pa
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1, err
     assert "can't be written (File too large); " in err.splitlines()[-1]
-    assert "rows are in a.csv.part; make room" in err.splitlines()[-1]
+    assert "rows are in a.csv.part; free some space" in err.splitlines()[-1]
     assert (tmp_path / "a.csv.part").stat().st_size == limit
     run(*command, "--out=a.csv", cwd=tmp_path)
     assert (tmp_path / "a.csv").read_bytes() == wanted

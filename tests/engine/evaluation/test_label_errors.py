@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import types
 
 import keras
@@ -203,7 +202,7 @@ def mean_features(images: np.ndarray, network: classifier.Classifier) -> np.ndar
 
 
 def test_check_uses_features_of_the_network_before_training(pretrained, out_of_fold_calls):
-    loader, stops = small.data_loader(), []
+    loader, stops = small.InMemoryDataLoader(), []
     check = check_labels(recipe(), loader, small.network(seed=0), lambda: stops.append(1))
     read = list(loader.split_batches("train"))
     images, labels = (np.concatenate([b[n] for b in read])[:10] for n in (0, 1))
@@ -224,8 +223,8 @@ def test_check_of_too_many_images_examines_some_with_their_groups(
     pretrained, out_of_fold_calls, monkeypatch
 ):
     monkeypatch.setattr(label_errors, "MAX_IMAGES", 8)
-    loader, examined = small.data_loader(count=40), [0, 1, 2, 3, 36, 37, 38, 39]
-    grouped = dataclasses.replace(loader, groups=tuple(f"g{n // 2}" for n in range(40)))
+    loader, examined = small.InMemoryDataLoader(count=40), [0, 1, 2, 3, 36, 37, 38, 39]
+    grouped = small.replaced(loader, groups=tuple(f"g{n // 2}" for n in range(40)))
     for each in (loader, grouped):
         check = check_labels(recipe(), each, small.network())
         assert check.note == "8 of 40 images were examined"
@@ -244,7 +243,7 @@ def test_check_without_pretrained_weights_uses_the_trained_network(monkeypatch, 
         raise UserError("can't be fetched")
 
     monkeypatch.setattr(label_errors.classifier, "build", refuse)
-    check = check_labels(small.recipe(weights=weights), small.data_loader(), small.network())
+    check = check_labels(small.recipe(weights=weights), small.InMemoryDataLoader(), small.network())
     assert check.feature_network.startswith("the trained network, which may have memorised")
     assert reason in check.feature_network
 
@@ -254,7 +253,7 @@ def test_check_ends_when_stopped(pretrained):
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        check_labels(recipe(), small.data_loader(), small.network(), stop)
+        check_labels(recipe(), small.InMemoryDataLoader(), small.network(), stop)
 
 
 def test_features_are_extracted_in_the_fastest_mode(monkeypatch):
@@ -262,7 +261,7 @@ def test_features_are_extracted_in_the_fastest_mode(monkeypatch):
     monkeypatch.setattr(label_errors.precision, "recipe_modes", lambda _: modes)
     best = types.SimpleNamespace(mode=modes[1])
     monkeypatch.setattr(label_errors.precision, "choose_trial", lambda _: best)
-    network, loader = small.network(), small.data_loader()
+    network, loader = small.network(), small.InMemoryDataLoader()
     images = np.asarray(next(iter(loader.split_batches("train"))).inputs)
     features = label_errors.make_feature_extractor(network, recipe(), loader)(images)
     exact = mean_features(images, network)

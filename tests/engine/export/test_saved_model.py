@@ -45,12 +45,7 @@ def predicted(given, files) -> np.ndarray:
     def forward(pixels):
         return tf.nn.softmax(given.opened.model(pixels, training=False) / rule.temperature)
 
-    def probabilities(images):
-        return forward(tf.cast(images, tf.float32))
-
-    model = predictor.Predictor(
-        probabilities, forward, given.classes, recipe.image_size, recipe.resize, rule
-    )
+    model = predictor.Predictor(forward, given.classes, recipe.image_size, recipe.resize, rule)
     stream = ImageStream(list(map(str, files)), recipe.image_size, recipe.resize, 2)
     answers = list(prediction.predict(model, stream.groups(8), 8, len(given.classes)))
     return np.array([[dict(one.labels)[name] for name in given.classes] for one in answers])

@@ -1,4 +1,4 @@
-"""The program that many images are answered in: tried where it pays, sound, and none is lost."""
+"""The compute mode for many images: tried where it pays, within tolerance, and no group is lost."""
 
 import dataclasses
 
@@ -10,108 +10,108 @@ from engine.evaluation.decision_rule import DecisionRule
 from engine.frozen import precision
 from engine.frozen.precision import FLOAT32, ComputeMode, PrecisionTrial
 from engine.inference import batch_predict, predict, predictor
+from engine.runs import load
 from tests.engine.saved_run import save
 
 HALF = ComputeMode("mixed_bfloat16")
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)).astype(np.uint8)
+GROUP = (["a"] * 8, [None] * 8, IMAGES)
+UNREADABLE = (["a"] * 9, ["empty file"] * 9, IMAGES[:0])
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> predictor.Predictor:
-    return predictor.from_run(save(tmp_path_factory.mktemp("run"), hidden_units=5))
+def loaded(tmp_path_factory):
+    return load.load_run(save(tmp_path_factory.mktemp("run"), hidden_units=5))
 
 
-def groups(count: int = 3):
-    return iter([(["a"] * 8, [None] * 8, IMAGES)] * count)
+@pytest.fixture(scope="module")
+def model(loaded) -> predictor.Predictor:
+    return predictor.from_classifier(loaded.recipe, loaded.classifier, loaded.classes, loaded.rule)
 
 
 @pytest.fixture
-def told(monkeypatch):
-    """What a machine that computes in half precision says of its trials, which are not measured."""
-    found = []
+def trials(monkeypatch):
+    """Trials on a machine where half precision is faster; records their modes and inputs."""
+    calls = []
 
-    def trials(programs, make, inputs):
-        found.append((programs, np.asarray(inputs)))
-        for program in programs:
-            make(program)
-        return [PrecisionTrial(p, 100.0 * (n + 1), 0.01) for n, p in enumerate(programs)]
+    def run_trials(modes, specialise, inputs):
+        calls.append((modes, np.asarray(inputs)))
+        for mode in modes:
+            specialise(mode)
+        return [PrecisionTrial(mode, 100.0 * (n + 1), 0.01) for n, mode in enumerate(modes)]
 
     monkeypatch.setattr(precision, "available_modes", lambda: [FLOAT32, HALF])
-    monkeypatch.setattr(precision, "run_trials", trials)
-    return found
+    monkeypatch.setattr(precision, "run_trials", run_trials)
+    return calls
 
 
-def test_few_images_pay_for_no_trial(model, told):
-    for count in (1, batch_predict.WORTH_TRIALS - 1):
-        found, rest = batch_predict.fastest(model, groups(), count, print)
-        assert found is model
-        assert len(list(rest)) == 3
-    assert told == []
+def choose(model, groups, count=10**6, log=lambda line: None):
+    return batch_predict.choose_fastest_mode(model, iter(groups), count, log)
 
 
-def test_many_are_answered_in_what_is_fastest_on_the_first_of_them(model, told):
+@pytest.mark.parametrize("unreadable", [0, 2])
+def test_many_images_use_the_mode_that_is_fastest_on_the_first_readable(model, trials, unreadable):
     lines = []
-    found, rest = batch_predict.fastest(model, groups(), batch_predict.WORTH_TRIALS, lines.append)
-    assert found.program == HALF
-    assert len(list(rest)) == 3, "what was tried on is answered as well"
-    assert np.array_equal(told[0][1], IMAGES)
+    groups = [UNREADABLE] * unreadable + [GROUP] * 3
+    chosen, rest = choose(model, groups, batch_predict.MIN_IMAGES_FOR_TRIALS, lines.append)
+    assert chosen.mode == HALF
+    assert len(list(rest)) == unreadable + 3, "images of the trials are predicted too"
+    assert np.array_equal(trials[0][1], IMAGES)
     assert any("bfloat16" in line and "chosen" in line for line in lines)
 
 
-def test_where_there_is_nothing_to_choose_nothing_is_tried(model, told, monkeypatch):
-    monkeypatch.setattr(precision, "available_modes", lambda: [FLOAT32])
-    assert batch_predict.fastest(model, groups(), 10**6, print)[0] is model
-    assert told == []
+@pytest.mark.parametrize(
+    ("groups", "count", "modes"),
+    [
+        ([GROUP] * 3, 1, [FLOAT32, HALF]),
+        ([GROUP] * 3, batch_predict.MIN_IMAGES_FOR_TRIALS - 1, [FLOAT32, HALF]),
+        ([GROUP] * 3, 10**6, [FLOAT32]),
+        ([], 10**6, [FLOAT32, HALF]),
+        ([UNREADABLE] * 9, 10**6, [FLOAT32, HALF]),
+    ],
+    ids=["one image", "few images", "one mode", "no images", "none readable"],
+)
+def test_no_trials_where_they_do_not_pay(model, trials, monkeypatch, groups, count, modes):
+    monkeypatch.setattr(precision, "available_modes", lambda: modes)
+    chosen, rest = choose(model, groups, count)
+    assert chosen is model
+    assert list(rest) == groups
+    assert trials == []
 
 
-def test_those_that_can_not_be_read_may_come_first(model, told):
-    bad = (["a"] * 9, ["empty file"] * 9, IMAGES[:0])
-    found, rest = batch_predict.fastest(
-        model, iter([bad, bad, *groups()]), 10**6, lambda line: None
-    )
-    assert found.program == HALF
-    assert len(list(rest)) == 5
-
-
-@pytest.mark.parametrize("seen", [[], [(["a"], ["empty file"], IMAGES[:0])] * 9])
-def test_where_nothing_can_be_read_nothing_is_tried(model, told, seen):
-    found, rest = batch_predict.fastest(model, iter(seen), 10**6, print)
-    assert found is model
-    assert list(rest) == seen
-
-
-def test_half_precision_comes_near_with_its_last_layers_in_float32(model):
-    plain, half = model.probabilities(IMAGES).numpy(), predictor.in_program(model, HALF)
-    chances = half.probabilities(IMAGES).numpy()
-    assert half.program == HALF
-    assert chances.dtype == np.float32
-    np.testing.assert_allclose(chances.sum(-1), 1, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(chances, plain, rtol=0, atol=0.1)
-    assert not np.array_equal(chances, plain)
+def test_half_precision_is_close_with_its_last_layers_in_float32(model):
+    plain, half = model.probabilities(IMAGES).numpy(), model.in_mode(HALF)
+    probabilities = half.probabilities(IMAGES).numpy()
+    assert half.mode == HALF
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(probabilities, plain, rtol=0, atol=0.1)
+    assert not np.array_equal(probabilities, plain)
     # Rounded to bfloat16 they would all be multiples of 2**-9 or so.
-    assert len(np.unique(chances * 2**12 % 1)) > 3
+    assert len(np.unique(probabilities * 2**12 % 1)) > 3
 
 
-def test_plain_float32_is_the_model_as_it_is(model):
-    assert predictor.in_program(model, FLOAT32) is model
+def test_float32_mode_is_the_model_itself_and_constant_kernels_are_close(model):
+    assert model.in_mode(FLOAT32) is model
+    constant = model.with_constant_kernels().probabilities(IMAGES)
+    np.testing.assert_allclose(constant, model.probabilities(IMAGES), atol=1e-5)
 
 
-def test_the_rule_is_kept(model):
-    asking = dataclasses.replace(model, rule=DecisionRule(abstain=1.0))
-    for program in (FLOAT32, HALF):
-        one = predictor.in_program(asking, program)
-        (group,) = groups(1)
-        decided = [answer.decision for answer in predict.answers(one, group, 8, 1)]
-        chances = one.probabilities(IMAGES).numpy()
-        wanted = decision_rule.decide(asking.rule, model.classes, chances)
-        assert decided == [None if k < 0 else model.classes[k] for k in wanted]
+@pytest.mark.parametrize("mode", [FLOAT32, HALF])
+def test_every_mode_applies_the_rule(loaded, mode):
+    rule = dataclasses.replace(loaded.rule, abstain=0.45)
+    model = predictor.from_classifier(loaded.recipe, loaded.classifier, loaded.classes, rule)
+    model = model.in_mode(mode)
+    decisions = [one.decision for one in predict.predict_group(model, GROUP, 8, 1)]
+    probabilities = model.probabilities(IMAGES).numpy()
+    expected = decision_rule.decide(DecisionRule(abstain=0.45), model.classes, probabilities)
+    assert decisions == [None if k < 0 else model.classes[k] for k in expected]
 
 
-def test_answers_do_not_depend_on_how_full_a_batch_is(model):
-    (group,) = groups(1)
-    whole = predict.answers(model, group, 8, 3)
+def test_predictions_do_not_depend_on_how_full_a_batch_is(model):
+    whole = predict.predict_group(model, GROUP, 8, 3)
     for count in (1, 3):
-        few = (group[0][:count], group[1][:count], IMAGES[:count])
-        assert predict.answers(model, few, 8, 3) == whole[:count]
+        few = (GROUP[0][:count], GROUP[1][:count], IMAGES[:count])
+        assert predict.predict_group(model, few, 8, 3) == whole[:count]
     more = (["a"] * 11, [None] * 11, np.concatenate([IMAGES, IMAGES[:3]]))
-    assert predict.answers(model, more, 8, 3) == whole + whole[:3]
+    assert predict.predict_group(model, more, 8, 3) == whole + whole[:3]

@@ -1,4 +1,4 @@
-"""The file of answers: torn anywhere it ends as one that was never torn; what is foreign stays."""
+"""The file of predictions: cut off anywhere, it resumes to the same bytes; other files stay."""
 
 import dataclasses
 import errno
@@ -12,57 +12,65 @@ import pytest
 
 from engine.core.errors import UserError
 from engine.inference import predictions_file
-from engine.inference.predict import NO_NUMBER, Prediction
-from engine.inference.predictions_file import PredictionsFile, PredictionsRequest, begun
+from engine.inference.predict import NON_FINITE, Prediction
+from engine.inference.predictions_file import (
+    PredictionsFile,
+    PredictionsRequest,
+    find_interrupted,
+)
 from engine.inference.predictions_format import FORMATS, Row
 
-BATCH = 3
-STRETCH = 7
-PLACES = tuple(f'{n}\n,".jpg' for n in range(11))
-ORDER = PredictionsRequest(
-    {"best.npz": "abc"}, ("images",), {"top_k": 1, "precision": "auto"}, PLACES
+BATCH_SIZE = 3
+GROUP_SIZE = 7
+PATHS = tuple(f'{n}\n,".jpg' for n in range(11))
+REQUEST = PredictionsRequest(
+    {"best.npz": "abc"}, ("images",), {"top_k": 1, "precision": "auto"}, PATHS
 )
-PROGRAM = {"policy": "float32", "xla": False}
-BAD = {0, 4, 5, 10}
+MODE = {"policy": "float32", "xla": False}
+UNREADABLE = {0, 4, 5, 10}
 
 
-def answers(first: int) -> list[Prediction]:
-    """Those from place `first` on; what they are depends on who shares their batch of sound ones.
-
-    As answers of a network may, in the last bit.
-    """
-    found, company = [], []
-    for number, place in list(enumerate(PLACES))[first:]:
-        if number % STRETCH == 0:
-            company = []
-        if number in BAD:
-            found.append(Prediction(place, problem="empty\nfile"))
+def predictions(first: int = 0) -> list[Prediction]:
+    """Those from row `first` on; like a network's, they depend on the others in their batch."""
+    rows, batch = [], []
+    for number, path in list(enumerate(PATHS))[first:]:
+        if number % GROUP_SIZE == 0:
+            batch = []
+        if number in UNREADABLE:
+            rows.append(Prediction(path, problem="empty\nfile"))
             continue
-        company = [*company, number] if len(company) < BATCH else [number]
-        share = 1 / (number + 1 + company[0] / 7)
-        found.append(Prediction(place, (("cat", share),), "cat"))
-    return found
+        batch = [*batch, number] if len(batch) < BATCH_SIZE else [number]
+        share = 1 / (number + 1 + batch[0] / 7)
+        rows.append(Prediction(path, (("cat", share),), "cat"))
+    return rows
 
 
-def go_on(path: Path, rows: int | None = None) -> PredictionsFile:
-    """Begins or goes on, and writes so many rows, or all with the end."""
-    found = begun(path, ORDER, overwrite=False)
-    with PredictionsFile(path, found or ORDER, BATCH, STRETCH, going_on=bool(found)) as file:
-        if not found:
-            file.begin(PROGRAM)
-        lacking = answers(file.tally.rows)
+def open_file(path: Path, request=REQUEST, resume=False) -> PredictionsFile:
+    return PredictionsFile(path, request, BATCH_SIZE, GROUP_SIZE, resume=resume)
+
+
+def resume(path: Path) -> PredictionsFile:
+    return open_file(path, find_interrupted(path, REQUEST, overwrite=False), resume=True)
+
+
+def start_or_resume(path: Path, rows: int | None = None) -> PredictionsFile:
+    """Writes so many more rows, or all and finishes."""
+    interrupted = find_interrupted(path, REQUEST, overwrite=False)
+    with open_file(path, interrupted or REQUEST, resume=bool(interrupted)) as file:
+        if not interrupted:
+            file.begin(MODE)
+        missing = predictions(file.counts.rows)
         if rows is not None:
-            file.add(lacking[:rows])
+            file.add(missing[:rows])
             return file
-        for answer in lacking:
-            file.add([answer])
+        for prediction in missing:
+            file.add([prediction])
         file.finish()
     return file
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """No test here pulls the plug, so none has to wait for the disk."""
+def no_fsync(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
@@ -71,237 +79,227 @@ def path(request, tmp_path) -> Path:
     return tmp_path / f"answers{request.param}"
 
 
-def names(path: Path) -> set[str]:
-    return {entry.name.removeprefix(path.name) for entry in path.parent.iterdir()}
+def beside(path: Path, ending: str) -> Path:
+    return path.with_name(path.name + ending)
 
 
-def test_it_is_whole_and_says_beside_it_what_it_was_made_with(path):
-    file = go_on(path)
-    assert names(path) == {"", ".json"}
+def whole(path: Path) -> bytes:
     form = FORMATS[path.suffix]
-    assert path.read_bytes() == form.head(1) + form.rows(answers(0), 1)
-    made = json.loads(path.with_name(f"{path.name}.json").read_text())
-    assert made["program"] == PROGRAM
-    assert (made["images"], made["unreadable"]) == (11, 4)
-    assert file.tally.first == tuple(Row(PLACES[n], "empty\nfile") for n in sorted(BAD))
+    return form.header(1) + form.rows(predictions(), 1)
 
 
-def test_torn_at_any_byte_it_ends_as_if_nothing_had_been(path, tmp_path):
-    go_on(path)
-    wanted = path.read_bytes()
+def test_finished_file_is_complete_with_its_info_beside_it(path):
+    file = start_or_resume(path)
+    assert set(path.parent.iterdir()) == {path, beside(path, ".json")}
+    assert path.read_bytes() == whole(path)
+    info = json.loads(beside(path, ".json").read_text())
+    assert info["program"] == MODE
+    assert (info["images"], info["unreadable"]) == (11, 4)
+    expected = tuple(Row(PATHS[n], "empty\nfile") for n in sorted(UNREADABLE))
+    assert file.counts.first_unreadable == expected
+
+
+def test_file_truncated_at_any_byte_resumes_to_the_same_bytes(path, tmp_path):
+    wanted = whole(path)
     for end in range(len(wanted) + 1):
         other = tmp_path / f"{end}" / path.name
         other.parent.mkdir()
-        go_on(other, 0)
-        part = other.with_name(f"{other.name}.part")
-        part.write_bytes(wanted[:end])
-        file = go_on(other)
+        start_or_resume(other, 0)
+        beside(other, ".part").write_bytes(wanted[:end])
+        file = start_or_resume(other)
         assert other.read_bytes() == wanted
-        assert (file.tally.rows, file.tally.unread) == (11, 4)
-        assert len(file.tally.first) == 4
+        assert (file.counts.rows, file.counts.unreadable) == (11, 4)
+        assert len(file.counts.first_unreadable) == 4
 
 
-@pytest.mark.parametrize("rubbish", [b"\0" * 600, b'"', b"x\n" * 9, b'"gone.jpg","","","",""\n'])
-def test_what_a_crash_left_behind_does_not_pass_for_rows(path, rubbish):
-    """A file system may give blocks of zeros back for what it had not written."""
-    go_on(path)
-    wanted = path.read_bytes()
+@pytest.mark.parametrize("garbage", [b"\0" * 600, b'"', b"x\n" * 9, b'"gone.jpg","","","",""\n'])
+def test_garbage_after_a_crash_is_not_taken_for_rows(path, tmp_path, garbage):
+    """A file system may return blocks of zeros for what it had not written."""
+    wanted = whole(path)
     for end in (0, 70, len(wanted) // 2, len(wanted)):
-        path.unlink()
-        path.with_name(f"{path.name}.json").unlink()
-        go_on(path, 0)
-        path.with_name(f"{path.name}.part").write_bytes(wanted[:end] + rubbish)
-        go_on(path)
-        assert path.read_bytes() == wanted
-
-
-def test_it_goes_on_after_the_last_full_batch(path):
-    """Rows 0 to 5 and the first of the next batch: the batch is made anew as a whole."""
-    go_on(path, 6)
-    with PredictionsFile(path, begun(path, ORDER, False), BATCH, STRETCH, going_on=True) as file:
-        assert file.tally.rows == 6  # bad 0, sound 1 2 3, bad 4 5
-        assert file.tally.unread == 3
-
-
-def test_it_goes_on_at_the_end_of_a_stretch_however_full_the_batch_was(path):
-    go_on(path, 9)
-    with PredictionsFile(path, begun(path, ORDER, False), BATCH, STRETCH, going_on=True) as file:
-        assert file.tally.rows == 7  # a batch that is row 6 alone
-
-
-@pytest.mark.parametrize(("written", "kept"), [(2, 1), (5, 5)])
-def test_a_image_that_there_is_no_number_for_was_one_of_its_batch(path, written, kept):
-    """Else those after it would have other company than where nothing came between."""
-    rows = answers(0)[:written]
-    rows[1] = Prediction(PLACES[1], problem=NO_NUMBER)
-    with PredictionsFile(path, ORDER, BATCH, STRETCH, going_on=False) as file:
-        file.begin(PROGRAM)
-        file.add(rows)
-    with PredictionsFile(path, begun(path, ORDER, False), BATCH, STRETCH, going_on=True) as file:
-        assert file.tally.rows == kept
-
-
-def test_all_rows_and_no_end_is_only_brought_to_its_end(path):
-    go_on(path, 11)
-    with PredictionsFile(path, begun(path, ORDER, False), BATCH, STRETCH, going_on=True) as file:
-        assert file.tally.rows == 11
-
-
-def test_the_list_is_that_of_the_beginning(path):
-    go_on(path, 4)
-    later = dataclasses.replace(ORDER, places=(*PLACES, "new.jpg"))
-    found = begun(path, later, overwrite=False)
-    assert found.places == PLACES
-    assert found.program == PROGRAM
+        other = tmp_path / f"{end}" / path.name
+        other.parent.mkdir()
+        start_or_resume(other, 0)
+        beside(other, ".part").write_bytes(wanted[:end] + garbage)
+        start_or_resume(other)
+        assert other.read_bytes() == wanted
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("written", "resumed"),
     [
-        ({"model": {"best.npz": "other"}}, "begun with another model"),
-        ({"words": ("others",)}, "begun with other files, folders or addresses"),
-        ({"options": {"top_k": 2, "precision": "auto"}}, "begun with --top_k=1"),
-        ({"options": {"top_k": 1, "precision": "float32"}}, "begun with --precision=auto"),
-        ({"options": {"top_k": 1, "precision": "auto", "tta": "flip"}}, "begun with no --tta"),
-        ({"folder": "/elsewhere"}, "begun with names that count from another folder"),
-        ({"version": 0}, "begun with another version of Unfreeze"),
+        (6, 6),  # unreadable 0, a batch of 1 2 3, unreadable 4 5
+        (9, 7),  # a batch of row 6 alone, at the end of a group
+        (11, 11),
     ],
 )
-def test_a_part_of_something_else_is_refused_and_untouched(path, changes, words):
-    go_on(path, 4)
+def test_file_resumes_after_the_last_complete_batch(path, written, resumed):
+    start_or_resume(path, written)
+    with resume(path) as file:
+        assert file.counts.rows == resumed
+        assert file.counts.unreadable == len([n for n in UNREADABLE if n < resumed])
+
+
+@pytest.mark.parametrize(("written", "resumed"), [(2, 1), (5, 5)])
+def test_non_finite_image_counts_in_its_batch(path, written, resumed):
+    """Otherwise later images would share their batch with others than without interruption."""
+    rows = predictions()[:written]
+    rows[1] = Prediction(PATHS[1], problem=NON_FINITE)
+    with open_file(path) as file:
+        file.begin(MODE)
+        file.add(rows)
+    with resume(path) as file:
+        assert file.counts.rows == resumed
+
+
+def test_resumed_request_has_the_images_of_the_start(path):
+    start_or_resume(path, 4)
+    later = dataclasses.replace(REQUEST, paths=(*PATHS, "new.jpg"))
+    interrupted = find_interrupted(path, later, overwrite=False)
+    assert interrupted.paths == PATHS
+    assert interrupted.program == MODE
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"model": {"best.npz": "other"}}, "another model"),
+        ({"inputs": ("others",)}, "other files, folders or addresses"),
+        ({"options": {"top_k": 2, "precision": "auto"}}, "--top_k=1"),
+        ({"options": {"top_k": 1, "precision": "float32"}}, "--precision=auto"),
+        ({"options": {"top_k": 1, "precision": "auto", "tta": "flip"}}, "no --tta"),
+        ({"folder": "/elsewhere"}, "relative names from another folder"),
+        ({"version": 0}, "another version of Unfreeze"),
+    ],
+)
+def test_part_of_another_request_is_refused_and_untouched(path, changes, difference):
+    start_or_resume(path, 4)
     before = {entry: entry.read_bytes() for entry in path.parent.iterdir()}
-    with pytest.raises(UserError, match=words) as caught:
-        begun(path, dataclasses.replace(ORDER, **changes), overwrite=False)
+    with pytest.raises(UserError, match=f"started with {difference}") as caught:
+        find_interrupted(path, dataclasses.replace(REQUEST, **changes), overwrite=False)
     assert "--overwrite" in str(caught.value)
     assert {entry: entry.read_bytes() for entry in path.parent.iterdir()} == before
-    assert begun(path, dataclasses.replace(ORDER, **changes), overwrite=True) is None
+    request = dataclasses.replace(REQUEST, **changes)
+    assert find_interrupted(path, request, overwrite=True) is None
 
 
-@pytest.mark.parametrize("left", ["", ".json"])
-def test_what_is_there_is_not_written_over(path, left):
-    other = path.with_name(path.name + left)
-    other.write_text("mine")
+@pytest.mark.parametrize("ending", ["", ".json"])
+def test_existing_file_is_not_overwritten(path, ending):
+    beside(path, ending).write_text("mine")
     with pytest.raises(UserError, match=r"exists; name another file, or add --overwrite"):
-        begun(path, ORDER, overwrite=False)
-    assert other.read_text() == "mine"
+        find_interrupted(path, REQUEST, overwrite=False)
+    assert beside(path, ending).read_text() == "mine"
 
 
-def test_a_part_without_its_order_is_refused(path):
-    part, order = (path.with_name(path.name + end) for end in (".part", ".part.json"))
-    part.write_bytes(b"rows")
-    for content in (None, b"", b"{}", b"[1]", b"\xff", b"[" * 5000):
-        if content is not None:
-            order.write_bytes(content)
-        with pytest.raises(UserError, match=r"nothing says what"):
-            begun(path, ORDER, overwrite=False)
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"[1]", b"\xff", b"[" * 5000])
+def test_part_without_a_request_is_refused(path, content):
+    beside(path, ".part").write_bytes(b"rows")
+    if content is not None:
+        beside(path, ".part.json").write_bytes(content)
+    with pytest.raises(UserError, match="has no request file"):
+        find_interrupted(path, REQUEST, overwrite=False)
 
 
-def test_a_folder_and_a_place_that_is_none_are_refused(path, tmp_path):
+def test_request_without_its_part_is_ignored(path):
+    """As after a power failure between the last two steps of `finish`."""
+    start_or_resume(path, 6)
+    beside(path, ".part").unlink()
+    request = dataclasses.replace(REQUEST, inputs=("others",))
+    assert find_interrupted(path, request, overwrite=False) is None
+
+
+def test_folder_pipe_and_missing_folder_are_refused(path, tmp_path):
     path.mkdir()
     with pytest.raises(UserError, match="is a folder"):
-        begun(path, ORDER, overwrite=True)
+        find_interrupted(path, REQUEST, overwrite=True)
     pipe = tmp_path / f"pipe{path.suffix}"
     os.mkfifo(pipe)
-    with pytest.raises(UserError, match="is no regular file"):
-        begun(pipe, ORDER, overwrite=True)
+    with pytest.raises(UserError, match="is not a regular file"):
+        find_interrupted(pipe, REQUEST, overwrite=True)
     with pytest.raises(UserError, match=r"can't be written \(No such file or directory\)"):
-        PredictionsFile(tmp_path / "gone" / path.name, ORDER, BATCH, STRETCH, going_on=False)
+        open_file(tmp_path / "gone" / path.name)
 
 
-def test_overwriting_can_be_gone_on_with_and_leaves_the_old_until_the_end(path):
+def test_overwriting_resumes_and_leaves_the_old_file_until_the_end(path):
     path.write_text("old")
-    order = dataclasses.replace(ORDER, replaces=True)
-    with PredictionsFile(path, order, BATCH, STRETCH, going_on=False) as file:
-        file.begin(PROGRAM)
-        file.add(answers(0)[:6])
+    with open_file(path, dataclasses.replace(REQUEST, overwrite=True)) as file:
+        file.begin(MODE)
+        file.add(predictions()[:6])
     assert path.read_text() == "old"
-    found = begun(path, ORDER, overwrite=False)
-    with PredictionsFile(path, found, BATCH, STRETCH, going_on=True) as file:
-        assert file.tally.rows == 6
-        file.add(answers(6))
+    with resume(path) as file:
+        assert file.counts.rows == 6
+        file.add(predictions(6))
         file.finish()
-    assert path.read_bytes().endswith(FORMATS[path.suffix].rows(answers(0)[-1:], 1))
+    assert path.read_bytes().endswith(FORMATS[path.suffix].rows(predictions()[-1:], 1))
 
 
-@pytest.mark.parametrize("left", ["mine", None])
-def test_what_came_to_lie_there_meanwhile_is_not_written_over(path, left):
-    """A file, or a link to one that is yet to be."""
-    with PredictionsFile(path, ORDER, BATCH, STRETCH, going_on=False) as file:
-        file.begin(PROGRAM)
-        file.add(answers(0))
-        path.write_text(left) if left else path.symlink_to("gone")
-        with pytest.raises(UserError, match=r"came to be while .*\.part was written; move it away"):
+@pytest.mark.parametrize("content", ["mine", None], ids=["file", "dangling link"])
+def test_file_created_meanwhile_is_not_overwritten(path, content):
+    with open_file(path) as file:
+        file.begin(MODE)
+        file.add(predictions())
+        path.write_text(content) if content else path.symlink_to("gone")
+        with pytest.raises(UserError, match=r"was created while .*\.part was written; move it"):
             file.finish()
-    assert path.is_symlink() or path.read_text() == left
+    assert path.is_symlink() or path.read_text() == content
     path.unlink()
-    go_on(path)
-    assert path.read_bytes().endswith(FORMATS[path.suffix].rows(answers(0)[-1:], 1))
+    start_or_resume(path)
+    assert path.read_bytes() == whole(path)
 
 
-def test_a_part_lasts_until_what_takes_its_place_begins(path):
-    """A model that can't be loaded, say, costs nobody the rows that were there."""
-    go_on(path, 6)
-    part = path.with_name(f"{path.name}.part")
+def test_part_is_emptied_by_begin_and_not_before(path):
+    """A model that can't be loaded, say, does not cost the rows that were there."""
+    start_or_resume(path, 6)
+    part = beside(path, ".part")
     rows = part.read_bytes()
-    with PredictionsFile(path, ORDER, BATCH, STRETCH, going_on=False):
+    with open_file(path):
         assert part.read_bytes() == rows
     assert part.read_bytes() == rows
-    with PredictionsFile(path, ORDER, BATCH, STRETCH, going_on=False) as file:
-        file.begin(PROGRAM)
-        assert part.read_bytes() == FORMATS[path.suffix].head(1)
+    with open_file(path) as file:
+        file.begin(MODE)
+        assert part.read_bytes() == FORMATS[path.suffix].header(1)
 
 
-def test_of_what_failed_before_it_began_nothing_is_left(path):
-    with PredictionsFile(path, ORDER, BATCH, STRETCH, going_on=False):
+def test_failure_before_begin_leaves_no_file(path):
+    with open_file(path):
         pass
-    assert not names(path)
+    assert not list(path.parent.iterdir())
 
 
-def test_an_order_without_its_part_is_no_beginning(path):
-    """As it stays where the power fails between the last two steps of `finish`."""
-    go_on(path, 6)
-    path.with_name(f"{path.name}.part").unlink()
-    assert begun(path, dataclasses.replace(ORDER, words=("others",)), overwrite=False) is None
+def test_second_process_is_refused(path):
+    with open_file(path) as file:
+        file.begin(MODE)
+        with pytest.raises(UserError, match="another process is writing it"):
+            open_file(path)
+        file.add(predictions()[:6])
+    start_or_resume(path)
 
 
-def test_one_process_at_a_time(path):
-    with PredictionsFile(path, ORDER, BATCH, STRETCH, going_on=False) as file:
-        file.begin(PROGRAM)
-        with pytest.raises(UserError, match="another process is at work there"):
-            PredictionsFile(path, ORDER, BATCH, STRETCH, going_on=False)
-        file.add(answers(0)[:6])
-    go_on(path)
+def test_full_disk_is_reported_and_rows_stay(path, monkeypatch):
+    """The system writes some of the bytes before it refuses."""
+    start_or_resume(path, 6)
+    write, space = os.write, [30]
 
-
-def test_a_full_disk_is_one_line_and_what_was_written_stays(path, monkeypatch):
-    """It takes a part of the bytes, as the system does, before it refuses."""
-    go_on(path)
-    wanted = path.read_bytes()
-    path.unlink()
-    path.with_name(f"{path.name}.json").unlink()
-    go_on(path, 6)
-    real, cache_budget = os.write, [30]
-
-    def write(file, data):
-        if not cache_budget[0]:
+    def limited_write(file, data):
+        if not space[0]:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written = real(file, data[: cache_budget[0]])
-        cache_budget[0] -= written
+        written = write(file, data[: space[0]])
+        space[0] -= written
         return written
 
-    monkeypatch.setattr(predictions_file.os, "write", write)
+    monkeypatch.setattr(predictions_file.os, "write", limited_write)
     with pytest.raises(UserError) as caught:
-        go_on(path)
+        start_or_resume(path)
     message = str(caught.value)
     assert "can't be written (No space left on device); 6 rows are in answers" in message
-    assert "make room, then start the same command again" in message
+    assert "free some space, then run the same command again" in message
     monkeypatch.undo()
-    go_on(path)
-    assert path.read_bytes() == wanted
+    start_or_resume(path)
+    assert path.read_bytes() == whole(path)
 
 
-def test_it_needs_no_tensorflow():
-    """So that what is refused is refused at once."""
+def test_module_does_not_import_tensorflow():
+    """So that errors are reported at once."""
     module = "engine.inference.predictions_file"
     code = f"import sys, {module}; print({{'tensorflow', 'keras'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Test-time augmentation: the mean, worked out by NumPy, of what each view gives alone."""
+"""Test-time augmentation: the mean, computed by NumPy, of what each view gives alone."""
 
 from __future__ import annotations
 
@@ -13,114 +13,121 @@ from engine.evaluation import decision_rule, eval_step
 from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.evaluate import collect_predictions, evaluate
 from engine.inference import tta
+from engine.inference.predictor import Predictor
 from engine.runtime import stateless_random
 from pipelines.augment import augment
 from tests.engine import small
 
 SEED = 11
-CHANGES = augment.compose(parse_calls("rotate(20)|flip|brightness(0.3)"))
+AUGMENTATION = augment.compose(parse_calls("rotate(20)|flip|brightness(0.3)"))
 
 
-def network():
-    made = small.network()
-    small.enliven(made.model)
-    made.head.kernel.assign(9 * made.head.kernel.numpy())  # views are to differ
-    return made.model
+@pytest.fixture(scope="module")
+def model():
+    network = small.network()
+    small.enliven(network.model)
+    network.head.kernel.assign(9 * network.head.kernel.numpy())  # so that views differ
+    return network.model
 
 
-def chances(model, pixels, temperature) -> np.ndarray:
+def softmax(model, pixels, temperature) -> np.ndarray:
     logits = model(np.asarray(pixels, np.float32), training=False).numpy().astype(np.float64)
     return scipy.special.softmax(logits / temperature, -1)
 
 
-def drawn(batch, number: int) -> tf.Tensor:
-    """The images by view `number`, each on its own."""
+def drawn_view(batch, view: int) -> tf.Tensor:
+    """A view of the images, each computed on its own."""
     rows = []
     for image, example in zip(batch.inputs, batch.examples, strict=True):
         numbers = stateless_random.uniform(
-            SEED, stateless_random.VIEW, tf.constant([number]), example[None], CHANGES.draws
+            SEED, stateless_random.VIEW, tf.constant([view]), example[None], AUGMENTATION.draws
         )
-        rows.append(CHANGES.apply(image[None], numbers)[0])
+        rows.append(AUGMENTATION.apply(image[None], numbers)[0])
     return tf.stack(rows)
 
 
-def measured(model, batch, kind, temperature: float = 1.0) -> np.ndarray:
-    step = tta.make_eval_step(model, temperature, tta.views(kind, CHANGES, SEED))
-    (numbered,) = tta.numbered([batch])
-    losses, logits = step(numbered.inputs, numbered.labels)
-    given = decision_rule.log_probabilities(logits.numpy())[np.arange(len(losses)), batch.labels]
-    np.testing.assert_allclose(losses, -given, rtol=1e-4, atol=1e-5)
+def run(model, batch, kind, temperature: float = 1.0) -> np.ndarray:
+    """The logits of the evaluation step, whose losses are checked."""
+    step = tta.make_eval_step(model, temperature, tta.make_views(kind, AUGMENTATION, SEED))
+    (batch,) = tta.with_examples([batch])
+    losses, logits = step(batch.inputs, batch.labels)
+    expected = decision_rule.log_probabilities(logits.numpy())[np.arange(len(losses)), batch.labels]
+    np.testing.assert_allclose(losses, -expected, rtol=1e-4, atol=1e-5)
     return logits.numpy()
 
 
-@pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_flip_is_the_mean_over_the_image_and_its_mirror_image(temperature):
-    model, batch = network(), small.batch()
+@pytest.mark.parametrize(("kind", "temperature"), [(tta.FLIP, 1.0), (tta.FLIP, 2.5), (5, 0.7)])
+def test_eval_step_averages_probabilities_over_views(model, kind, temperature):
+    batch = small.batch()
     images = batch.inputs.numpy()
-    pair = [chances(model, seen, temperature) for seen in (images, images[:, :, ::-1])]
-    assert np.abs(pair[0] - pair[1]).max() > 0.05, "else nothing was averaged"
-    found = decision_rule.probabilities(
-        DecisionRule(temperature), measured(model, batch, tta.FLIP, temperature)
-    )
-    np.testing.assert_allclose(found, np.mean(pair, 0), atol=1e-5)
-
-
-@pytest.mark.parametrize("count", [2, 5])
-def test_several_are_the_image_and_draws_of_its_own_augmentation(count):
-    model, batch = network(), small.batch()
-    each = [chances(model, batch.inputs, 0.7)]
-    each += [chances(model, drawn(batch, number), 0.7) for number in range(1, count)]
-    assert np.std(each, 0).max() > 0.02
-    found = decision_rule.probabilities(DecisionRule(0.7), measured(model, batch, count, 0.7))
+    if kind == tta.FLIP:
+        views = [images, images[:, :, ::-1]]
+    else:
+        views = [images, *(drawn_view(batch, view) for view in range(1, kind))]
+    each = [softmax(model, view, temperature) for view in views]
+    assert np.std(each, 0).max() > 0.02, "otherwise nothing is averaged"
+    logits = run(model, batch, kind, temperature)
+    found = decision_rule.probabilities(DecisionRule(temperature), logits)
     np.testing.assert_allclose(found, np.mean(each, 0), atol=1e-4)
 
 
-def test_an_example_is_seen_the_same_in_any_batch():
-    model, batch = network(), small.batch()
-    whole = measured(model, batch, 4)
-    turned = measured(model, small.taken(batch, [5, 4, 3, 2, 1, 0]), 4)
-    np.testing.assert_allclose(turned[::-1], whole, atol=1e-4)
-    other = measured(model, batch._replace(examples=batch.examples + 1), 4)
-    assert np.abs(other - whole).max() > 1e-3, "another example draws for itself"
+def test_views_depend_on_the_example_and_not_on_its_batch(model):
+    batch = small.batch()
+    whole = run(model, batch, 4)
+    reversed_ = run(model, small.taken(batch, [5, 4, 3, 2, 1, 0]), 4)
+    np.testing.assert_allclose(reversed_[::-1], whole, atol=1e-4)
+    other = run(model, batch._replace(examples=batch.examples + 1), 4)
+    assert np.abs(other - whole).max() > 1e-3, "another example has its own draws"
 
 
-def test_what_no_view_holds_possible_has_a_finite_loss():
-    model = network()
+def test_loss_of_an_impossible_class_is_finite():
+    model = small.network().model
     model.layers[-1].bias.assign([0.0, 0.0, -1e4])
-    logits = measured(model, small.batch(), tta.FLIP)
+    logits = run(model, small.batch(), tta.FLIP)
     assert np.isfinite(logits).all()
     assert logits[:, 2].max() < -80
 
 
-def test_an_evaluation_goes_over_all_examples_and_is_traced_once(monkeypatch):
-    traces, plain = [], tta.fold
+def test_evaluation_covers_all_examples_and_traces_once(model, monkeypatch):
+    traces, fold = [], tta.fold
 
-    def counted(model):
-        forward = plain(model)
+    def counted(network):
+        forward = fold(network)
         return lambda inputs: (traces.append(inputs.shape), forward(inputs))[1]
 
     monkeypatch.setattr(tta, "fold", counted)
-    model, loader = network(), small.InMemoryDataLoader(count=10)
-    step = tta.make_eval_step(model, 1.0, tta.views(3, CHANGES, SEED))
-    found = evaluate(step, tta.numbered(loader.split_batches("train")), small.CLASSES)
-    assert found.count == 10
+    loader = small.InMemoryDataLoader(count=10)
+    step = tta.make_eval_step(model, 1.0, tta.make_views(3, AUGMENTATION, SEED))
+    evaluation = evaluate(step, tta.with_examples(loader.split_batches("train")), small.CLASSES)
+    assert evaluation.count == 10
     assert len(traces) == 1
-    answers = collect_predictions(step, tta.numbered(loader.split_batches("train")), loader.classes)
-    assert answers.evaluation().loss == pytest.approx(found.loss, rel=1e-5)
+    batches = tta.with_examples(loader.split_batches("train"))
+    predictions = collect_predictions(step, batches, loader.classes)
+    assert predictions.evaluation().loss == pytest.approx(evaluation.loss, rel=1e-5)
 
 
-def test_alike_views_change_nothing():
-    """Flipped images that are their own mirror image: the model's logits, but for a constant."""
-    model, batch = network(), small.batch()
+def test_identical_views_change_nothing(model):
+    """Images that are their own mirror image: the model's logits, apart from a constant."""
+    batch = small.batch()
     images = tf.concat([batch.inputs[:, :, :4], batch.inputs[:, :, 3::-1]], 2)
     batch = batch._replace(inputs=images)
     _, expected = eval_step.make_eval_step(model)(images, batch.labels)
-    found = measured(model, batch, tta.FLIP, 3.0)
-    apart = found - expected.numpy()
-    np.testing.assert_allclose(apart, np.repeat(apart[:, :1], 3, 1), atol=2e-4)
+    difference = run(model, batch, tta.FLIP, 3.0) - expected.numpy()
+    np.testing.assert_allclose(difference, np.repeat(difference[:, :1], 3, 1), atol=2e-4)
 
 
-def test_draws_of_a_run_that_augments_nothing_are_refused():
+def test_averaging_predictor_uses_the_draws_of_example_0(model):
+    size = (small.SIDE, small.SIDE)
+    plain = Predictor(lambda pixels: tf.nn.softmax(model(pixels)), tuple("abc"), size, "squash")
+    averaging = tta.AveragingPredictor(plain, tta.make_views(3, AUGMENTATION, SEED))
+    batch = small.batch()._replace(examples=tf.zeros([6], tf.int32))
+    views = [batch.inputs, *(drawn_view(batch, view) for view in (1, 2))]
+    expected = np.mean([softmax(model, view, 1.0) for view in views], 0)
+    found = averaging.probabilities(batch.inputs.numpy())
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_draws_without_augmentation_are_refused():
     with pytest.raises(UserError, match=r"--tta=4 .*it has none; allowed: flip"):
-        tta.views(4, small.PLAIN, 0)
-    assert tta.views(tta.FLIP, small.PLAIN, 0).count == 2
+        tta.make_views(4, small.PLAIN, 0)
+    assert tta.make_views(tta.FLIP, small.PLAIN, 0).count == 2

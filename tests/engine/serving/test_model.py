@@ -34,7 +34,7 @@ def test_answers_are_those_of_the_network_at_every_size(run, monkeypatch):
     network = load.load_run(run).model
     served = model.load(run, "float32", print)
     seconds = model.seconds(served, [1, 2, 5])
-    assert (served.classes, served.rule, served.program) == (CLASSES, RULE, FLOAT32)
+    assert (served.classes, served.rule, served.mode) == (CLASSES, RULE, FLOAT32)
     assert set(seconds) == {1, 2, 5}
     assert min(seconds.values()) > 0
     wanted = {n: network(images(n).astype(np.float32), training=False).numpy() for n in (1, 2, 5)}
@@ -55,7 +55,7 @@ def test_auto_takes_what_was_fastest_among_the_sound(run, monkeypatch):
     monkeypatch.setattr(precision, "choose_trial", lambda trials: trials[1])
     said = []
     served = model.load(run, "auto", said.append)
-    assert served.program == half
+    assert served.mode == half
     assert len(said) == 2
     assert "float32" in said[0]
     found = model.answers(served, images(4))

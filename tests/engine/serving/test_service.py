@@ -110,7 +110,7 @@ def test_what_the_network_gives_no_number_for_is_a_problem_and_readable_json():
         async with running(predict) as it:
             status, values = await it.form(a=ANT, b=BEE)
             assert status == 200
-            assert values["files"][0] == {"name": "a.jpg", "problem": prediction.NO_NUMBER}
+            assert values["files"][0] == {"name": "a.jpg", "problem": prediction.NON_FINITE}
             assert values["files"][1]["decision"] == "bee"
             assert (await it.post(ANT))[0] == 422
 
