@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from engine.runtime import background
+from engine.runtime.free_memory import free_memory
 from pipelines.pixel_cache import cache
 from pipelines.pixel_cache.cache import CacheLocation
 
@@ -23,5 +24,5 @@ class CacheOptions:
 
     def location(self) -> CacheLocation:
         """The same with the bytes of memory of now."""
-        memory = cache.default_memory() if self.memory is None else self.memory
+        memory = free_memory() // 3 if self.memory is None else self.memory
         return CacheLocation(self.folder, memory, background.yield_to_foreground)

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 
 from engine.core.locks import FileLock
-from pipelines.pixel_cache.free_memory import free_memory
 from pipelines.pixel_cache.index import CacheIndex
 
 ALIGNMENT = 64  # bytes; TensorFlow takes such an array without a copy
@@ -43,11 +42,6 @@ def default_folder() -> Path:
     """`$XDG_CACHE_HOME/unfreeze`, or `~/.cache/unfreeze` (XDG Base Directory Specification)."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "unfreeze"
-
-
-def default_memory() -> int:
-    """Returns a third of the bytes that this process can still have; training takes the rest."""
-    return free_memory() // 3
 
 
 class PixelCache:

@@ -77,7 +77,7 @@ def test_missing_files_of_a_manifest_are_one_log_line(manifest, coloured, tmp_pa
     lines = []
     prepare_training(recipe, tmp_path, lines.append)
     (line,) = [line for line in lines if "left out" in line]
-    for words in (f"{count} of {len(rows)} files", "exist", "gone/", f"count from {tmp_path};"):
+    for words in (f"{count} of {len(rows)} files", "exist", "gone/", f"relative to {tmp_path};"):
         assert words in line
     assert ("does not" if count == 1 else "do not") in line
 
@@ -109,5 +109,7 @@ def test_broken_class_is_reported_together_with_missing_files(manifest, coloured
 def test_manifest_of_which_all_files_are_missing_is_an_error(manifest, tmp_path):
     rows = [f"{label}{number}.jpg,{label}" for label in "ab" for number in range(4)]
     recipe = manifest(rows, validation_fraction=0.25)
-    with pytest.raises(UserError, match=rf"8 of 8 files .* do not exist.*a0.*from {tmp_path};"):
+    with pytest.raises(
+        UserError, match=rf"8 of 8 files .* exist.*a0.*relative to {tmp_path};"
+    ):
         prepare_training(recipe, tmp_path)
