@@ -104,7 +104,9 @@ def call(monkeypatch, capsys):
     from engine.runtime.shutdown import Shutdown
 
     monkeypatch.setattr(tensorflow_setup, "start_tensorflow", lambda *_, **__: 2)
-    monkeypatch.setattr(cli_main, "stop", lambda *_: Shutdown())  # without signal handlers
+    monkeypatch.setattr(
+        cli_main, "listen_for_shutdown", lambda *_: Shutdown()
+    )  # without signal handlers
 
     def called(name: str, *arguments) -> str:
         try:

@@ -10,6 +10,7 @@ from absl import flags
 from rich.console import Console
 from rich.progress import Progress
 
+from engine.cli import command_line, flag_types
 from engine.cli import flags as cli_flags
 from engine.cli import train as cli_train
 from engine.commands import doctor
@@ -20,15 +21,19 @@ if TYPE_CHECKING:
 
 
 def define(values: flags.FlagValues) -> None:
-    cli_flags.place(values, "out", "doctor", "folder for report.html and report.json, or none")
+    flag_types.define_path(
+        values, "out", "doctor", "folder for report.html and report.json, or none"
+    )
     text = "CSV file to write with the images that are fit to train on"
-    cli_flags.place(values, "write_manifest", None, text)
-    cli_flags.whole(values, "threads", None, "CPU threads; all cores if not given", least=1)
+    flag_types.define_path(values, "write_manifest", None, text)
+    flag_types.define_integer(
+        values, "threads", None, "CPU threads; all cores if not given", minimum=1
+    )
 
 
 def main(argv: list[str]) -> None:
     groups = (cli_flags.define_images, define)
-    parsed = cli_flags.parse("[flags]", groups, argv, cli_train.names(), __doc__)
+    parsed = command_line.parse("[flags]", groups, argv, cli_train.names(), __doc__)
     options = doctor_options(parsed)
     console = Console(file=sys.stderr)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -48,15 +53,15 @@ def main(argv: list[str]) -> None:
         write_manifest(examined, options.manifest)
 
 
-@cli_flags.as_flag_errors()
-def doctor_options(parsed: cli_flags.Parsed) -> DoctorOptions:
+@command_line.as_flag_errors()
+def doctor_options(parsed: command_line.ParsedFlags) -> DoctorOptions:
     """
     Raises:
       FlagError: no images are named, or a value does not fit.
     """
-    data = cli_flags.data_spec(parsed)
+    data = cli_flags.build_data_spec(parsed)
     if data is None:
-        raise cli_flags.FlagError(cli_flags.NO_IMAGES)
+        raise command_line.FlagError(cli_flags.NO_IMAGES)
     manifest = Path(parsed.write_manifest) if parsed.write_manifest else None
     return DoctorOptions(data, manifest, parsed.threads)
 

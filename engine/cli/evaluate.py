@@ -6,10 +6,10 @@ from pathlib import Path
 
 from absl import flags
 
+from engine.cli import command_line, flag_types, tta_flag
 from engine.cli import evaluation_output as output
 from engine.cli import flags as cli_flags
 from engine.cli import main as cli_main
-from engine.cli import tta_flag
 from engine.commands.compare import CompareOptions, compare
 from engine.commands.evaluate import EvaluateOptions, RuleChange, evaluate
 from engine.core.recipe import DataSpec
@@ -22,9 +22,9 @@ SPLITS = ("train", "validation", "test", "all")
 
 
 def define(values: flags.FlagValues) -> None:
-    cli_flags.place(values, "run_dir", None, "the run whose best model is evaluated")
-    cli_flags.choice(values, "format", "table", FORMATS, "of the output")
-    cli_flags.choice(
+    flag_types.define_path(values, "run_dir", None, "the run whose best model is evaluated")
+    flag_types.define_choice(values, "format", "table", FORMATS, "of the output")
+    flag_types.define_choice(
         values, "split", None, SPLITS, "of the data; default: validation, or all of other data"
     )
     flags.DEFINE_bool(
@@ -34,11 +34,13 @@ def define(values: flags.FlagValues) -> None:
         "that data flags name, or the split of each run's own data",
         values,
     )
-    cli_flags.whole(values, "threads", None, "CPU threads; all cores if not given", least=1)
-    cli_flags.cache_dir(values)
+    flag_types.define_integer(
+        values, "threads", None, "CPU threads; all cores if not given", minimum=1
+    )
+    cli_flags.define_cache_dir(values)
     tta_flag.define(values)
-    cli_flags.place(values, "report", None, "folder for report.html and report.json")
-    cli_flags.price_per_hour(values)
+    flag_types.define_path(values, "report", None, "folder for report.html and report.json")
+    cli_flags.define_price_per_hour(values)
 
 
 def define_rule(values: flags.FlagValues) -> None:
@@ -51,8 +53,8 @@ def define_rule(values: flags.FlagValues) -> None:
         "model",
         flag_values=values,
     )
-    cli_flags.number(values, "min_recall", None, "the recall of --positive_class, up to 1")
-    cli_flags.number(
+    flag_types.define_number(values, "min_recall", None, "the recall of --positive_class, up to 1")
+    flag_types.define_number(
         values,
         "abstain",
         None,
@@ -69,7 +71,7 @@ def define_rule(values: flags.FlagValues) -> None:
 
 
 def main(argv: list[str]) -> None:
-    parsed = cli_flags.parse(
+    parsed = command_line.parse(
         "--run_dir=R [flags] | --compare [flags] R1 R2 ...",
         (define, define_rule, cli_flags.define_data),
         argv,
@@ -79,16 +81,16 @@ def main(argv: list[str]) -> None:
     if parsed.compare:
         require_compare_flags(parsed, change)
         options = CompareOptions(
-            run_dirs=tuple(map(Path, parsed.words)), **_shared_options(parsed, data)
+            run_dirs=tuple(map(Path, parsed.arguments)), **_shared_options(parsed, data)
         )
         print(FORMATS[parsed.format][1](compare(options, cli_main.log)))
         return
     require_evaluate_flags(parsed)
-    evaluate_run(parsed, change, data, cli_main.command_line(argv))
+    evaluate_run(parsed, change, data, cli_main.command_text(argv))
 
 
 def evaluate_run(
-    parsed: cli_flags.Parsed, change: RuleChange | None, data: DataSpec | None, command: str
+    parsed: command_line.ParsedFlags, change: RuleChange | None, data: DataSpec | None, command: str
 ) -> None:
     """Evaluates one run, prints the result, and writes the report."""
     if parsed.report:  # before anything is computed or saved
@@ -110,7 +112,7 @@ def evaluate_run(
         cli_main.log(f"report: {page}")
 
 
-def _shared_options(parsed: cli_flags.Parsed, data: DataSpec | None) -> dict:
+def _shared_options(parsed: command_line.ParsedFlags, data: DataSpec | None) -> dict:
     return {
         "data": data,
         "split": parsed.split,
@@ -120,8 +122,8 @@ def _shared_options(parsed: cli_flags.Parsed, data: DataSpec | None) -> dict:
     }
 
 
-@cli_flags.as_flag_errors()
-def rule_change(parsed: cli_flags.Parsed) -> RuleChange | None:
+@command_line.as_flag_errors()
+def rule_change(parsed: command_line.ParsedFlags) -> RuleChange | None:
     """The change that the flags ask for; None where they leave the rule as it is.
 
     Raises:
@@ -129,29 +131,31 @@ def rule_change(parsed: cli_flags.Parsed) -> RuleChange | None:
     """
     change = RuleChange(parsed.positive_class, parsed.min_recall, parsed.abstain, parsed.plain)
     if change.changes() and parsed.tta:
-        raise cli_flags.FlagError(
+        raise command_line.FlagError(
             f"--tta={parsed.tta} and --{change.changes()[0]}: a saved rule is for predictions of "
             "the image as it is; omit one of them"
         )
     return change if change.changes() else None
 
 
-def require_evaluate_flags(parsed: cli_flags.Parsed) -> None:
+def require_evaluate_flags(parsed: command_line.ParsedFlags) -> None:
     """
     Raises:
       FlagError: no run is named, or a flag has no use.
     """
-    if parsed.words:
-        raise cli_flags.FlagError(f"{parsed.words[0]!r} is no flag; runs follow --compare")
+    if parsed.arguments:
+        raise command_line.FlagError(f"{parsed.arguments[0]!r} is no flag; runs follow --compare")
     if not parsed.run_dir:
-        raise cli_flags.FlagError("--run_dir is missing; give the directory that bin/train wrote")
+        raise command_line.FlagError(
+            "--run_dir is missing; give the directory that bin/train wrote"
+        )
     if parsed.price_per_hour is not None and not parsed.report:
-        raise cli_flags.FlagError(
+        raise command_line.FlagError(
             "--price_per_hour has no use without --report; give --report=DIR, or omit it"
         )
 
 
-def require_compare_flags(parsed: cli_flags.Parsed, change: RuleChange | None) -> None:
+def require_compare_flags(parsed: command_line.ParsedFlags, change: RuleChange | None) -> None:
     """
     Raises:
       FlagError: fewer than two runs are named, or a flag has no use.
@@ -160,22 +164,24 @@ def require_compare_flags(parsed: cli_flags.Parsed, change: RuleChange | None) -
     useless = [name for name in only_evaluate if getattr(parsed, name) is not None]
     useless += change.changes() if change else []
     if useless:
-        raise cli_flags.FlagError(f"--{useless[0]} has no use with --compare; omit one of them")
-    if len(parsed.words) < 2:
-        raise cli_flags.FlagError(
+        raise command_line.FlagError(f"--{useless[0]} has no use with --compare; omit one of them")
+    if len(parsed.arguments) < 2:
+        raise command_line.FlagError(
             "--compare takes two runs or more; name their directories after it, as "
             "--compare runs/a runs/b"
         )
 
 
-def other_data(parsed: cli_flags.Parsed) -> DataSpec | None:
+def other_data(parsed: command_line.ParsedFlags) -> DataSpec | None:
     """The data that flags name instead of the run's own.
 
     Raises:
       FlagError: options of other data, and no other data.
     """
-    data = cli_flags.data_spec(parsed)
-    stray = sorted(set(parsed.given) & set(cli_flags.DATA))
+    data = cli_flags.build_data_spec(parsed)
+    stray = sorted(set(parsed.explicit) & set(cli_flags.DATA))
     if stray and not data:
-        raise cli_flags.FlagError(f"--{stray[0]} goes with other data; name it, as with --data_dir")
+        raise command_line.FlagError(
+            f"--{stray[0]} goes with other data; name it, as with --data_dir"
+        )
     return data

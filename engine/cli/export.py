@@ -13,6 +13,8 @@ from pathlib import Path
 from absl import flags
 
 from engine.cli import flags as cli_flags
+from engine.cli.command_line import FlagError, ParsedFlags, as_flag_errors, parse
+from engine.cli.flag_types import define_choice, define_number, define_path, define_switch
 from engine.commands.export import (
     MIN_AGREEMENT,
     USUAL_MIN_AGREEMENT,
@@ -29,32 +31,27 @@ from engine.runtime.shutdown import Shutdown, ShutdownRequested
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def define(values: flags.FlagValues) -> None:
-    cli_flags.place(values, "run_dir", None, "the run whose best model is exported")
-    cli_flags.choice(values, "format", None, FORMATS, "of the export")
-    cli_flags.place(values, "out", None, "the folder to make")
-    cli_flags.choice(
-        values,
-        "precision",
-        subject.FLOAT32,
-        subject.PRECISIONS,
-        "of the weights, with --format=litert",
-    )
-    cli_flags.number(
+def define_export(values: flags.FlagValues) -> None:
+    define_path(values, "run_dir", None, "run whose best model is exported")
+    define_choice(values, "format", None, FORMATS, "of the export")
+    define_path(values, "out", None, "folder to make")
+    text = "of the weights, with --format=litert"
+    define_choice(values, "precision", subject.FLOAT32, subject.PRECISIONS, text)
+    define_number(
         values,
         "min_agreement",
         None,
-        "share of validation images, 0 to 1, on which export and original must predict the "
-        f"same; default: {USUAL_MIN_AGREEMENT}, {MIN_AGREEMENT[subject.INT8]} for int8",
+        "share of validation images, up to 1, on which export and original must predict the same; "
+        f"default: {USUAL_MIN_AGREEMENT}, {MIN_AGREEMENT[subject.INT8]} for int8",
     )
-    flags.DEFINE_bool("overwrite", False, "replace an earlier export", values)
-    cli_flags.threads(values)
-    cli_flags.cache_dir(values)
+    define_switch(values, "overwrite", False, "replace an earlier export")
+    cli_flags.define_threads(values)
+    cli_flags.define_cache_dir(values)
 
 
 def main(argv: list[str]) -> None:
     usage = "--run_dir=R --format=F --out=DIR [flags]"
-    parsed = cli_flags.parse(usage, (define, cli_flags.define_data), argv, about=__doc__)
+    parsed = parse(usage, (define_export, cli_flags.define_data), argv, about=__doc__)
     options = export_options(parsed)
     console = ConsoleLogger()
     try:
@@ -65,18 +62,17 @@ def main(argv: list[str]) -> None:
     print(f"\nwritten to {options.out}")
 
 
-def export_options(parsed: cli_flags.Parsed) -> ExportOptions:
+def export_options(parsed: ParsedFlags) -> ExportOptions:
     """Raises:
     FlagError: something is missing, or does not go together.
     UserError: there is no run.
     """
-    cli_flags.require(
-        parsed,
+    parsed.require(
         run_dir=cli_flags.RUN_DIR_HINT,
         format=f"allowed: {', '.join(FORMATS)}",
         out="name the folder to make",
     )
-    with cli_flags.as_flag_errors():
+    with as_flag_errors():
         options = ExportOptions(
             run_dir=Path(parsed.run_dir),
             format=parsed.format,
@@ -91,20 +87,18 @@ def export_options(parsed: cli_flags.Parsed) -> ExportOptions:
     return dataclasses.replace(options, data=data)
 
 
-def moved_data(parsed: cli_flags.Parsed, recipe: Recipe) -> DataSpec | None:
+def moved_data(parsed: ParsedFlags, recipe: Recipe) -> DataSpec | None:
     """Where the flags say that the run's images are now; None where they say nothing.
 
     What they leave open is as the run had it, so that the same images validate.
     """
-    data = cli_flags.data_spec(parsed)
-    stray = sorted(set(parsed.given) & set(cli_flags.DATA))
+    data = cli_flags.build_data_spec(parsed)
+    stray = sorted(set(parsed.explicit) & set(cli_flags.DATA))
     if data is None and stray:
-        raise cli_flags.FlagError(
-            f"--{stray[0]} requires other data; name it, such as with --data_dir"
-        )
+        raise FlagError(f"--{stray[0]} requires other data; name it, such as with --data_dir")
     if data is None:
         return None
-    unset = {name for name in cli_flags.DATA if name not in parsed.given}
+    unset = {name for name in cli_flags.DATA if name not in parsed.explicit}
     return dataclasses.replace(data, **{name: getattr(recipe.data, name) for name in unset})
 
 

@@ -1,4 +1,4 @@
-"""What a program does around its work: errors as one line, TensorFlow without noise, threads."""
+"""What a program does around its work: errors as one line, signals, an exit status."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.cli import flags
+from engine.cli.command_line import FlagError
 from engine.core.errors import UserError
 from engine.runtime import background, native_stderr, preemption
 from engine.runtime.shutdown import Shutdown, ShutdownRequested
 
-INTERRUPTED = 130  # what shells give for SIGINT
-STOPPED = 75  # EX_TEMPFAIL of sysexits.h: no failure, to be started again
+INTERRUPTED = 130  # what shells return for SIGINT
+STOPPED = 75  # EX_TEMPFAIL of sysexits.h: no failure, start it again
 
 
 def main(work: Callable[[list[str]], None]) -> None:
     """Runs a program; a user's mistake is one line on the error stream and no traceback."""
-    program = _name()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not know every letter
         sys.stdout.reconfigure(errors="backslashreplace")
-    native_stderr.hush()
+    native_stderr.drop_decoder_noise()
     try:
         work(sys.argv)
         _flush()  # here, where a reader that has gone away is no surprise
     except UserError as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, flags.FlagError) else 1) from None
+        raise _exit(error, 2 if isinstance(error, FlagError) else 1) from None
     except ShutdownRequested as error:
-        print(
-            f"{program}: stopped by {error}; started again without --overwrite it goes on",
-            file=sys.stderr,
-        )
-        raise SystemExit(STOPPED) from None
+        reason = f"stopped by {error}; started again without --overwrite, it resumes"
+        raise _exit(reason, STOPPED) from None
     except KeyboardInterrupt:
         background.cancel()
-        print(f"{program}: interrupted; the same command starts it again", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+        reason = "interrupted; the same command starts it again"
+        raise _exit(reason, INTERRUPTED) from None
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        _to_nobody()
+        _discard_output()
         raise SystemExit(1) from None
+
+
+def _exit(reason: object, status: int) -> SystemExit:
+    log(f"{_program()}: {reason}")
+    return SystemExit(status)
 
 
 def _flush() -> None:
@@ -52,19 +52,18 @@ def _flush() -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        _to_nobody()
+        _discard_output()
         raise UserError(
-            f"its last words can't be written ({error.strerror}); make room where they go"
+            f"the end of the output can't be written ({error.strerror}); make room where it goes"
         ) from None
 
 
-def _to_nobody() -> None:
+def _discard_output() -> None:
     """Else Python would try once more to write what is left."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _name() -> str:
-    """Of the program."""
+def _program() -> str:
     return Path(sys.argv[0]).name
 
 
@@ -73,20 +72,19 @@ def log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def command_line(argv: list[str]) -> str:
+def command_text(argv: list[str]) -> str:
     """The command as a user types it, for reports."""
     return shlex.join([f"bin/{Path(argv[0]).name}", *argv[1:]])
 
 
-def stop(preemption_signal: str | None, watch_preemption: bool) -> Shutdown:
+def listen_for_shutdown(preemption_signal: str | None, watch_preemption: bool) -> Shutdown:
     """What ends a run: Ctrl-C, the system, a scheduler by a signal of its own, the cloud."""
-    asked = Shutdown(background.cancel)
-    own = [signal.Signals[preemption_signal]] if preemption_signal else []
-    asked.install_handlers([signal.SIGINT, signal.SIGTERM], own)
-    if watch_preemption and not preemption.watch(asked.interrupt):
-        print(
-            f"{_name()}: --watch_preemption: neither AWS nor Google answers here; asked again "
-            f"every {preemption.POLL_SECONDS:g} s",
-            file=sys.stderr,
+    shutdown = Shutdown(background.cancel)
+    notices = [signal.Signals[preemption_signal]] if preemption_signal else []
+    shutdown.install_handlers([signal.SIGINT, signal.SIGTERM], notices)
+    if watch_preemption and not preemption.watch(shutdown.interrupt):
+        log(
+            f"{_program()}: --watch_preemption: neither AWS nor Google answers here; tried again "
+            f"every {preemption.POLL_SECONDS:g} s"
         )
-    return asked
+    return shutdown

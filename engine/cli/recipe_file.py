@@ -1,4 +1,4 @@
-"""A run that begins from a `recipe.json`: all of it from the file, none of it from flags."""
+"""A run from a `recipe.json`: all of it from the file, none of it from flags."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from engine.cli import flags as cli_flags
+from engine.cli.command_line import FlagError
 from engine.core.conversion import parse_json
 from engine.core.errors import UserError
 from engine.core.recipe import Recipe, digest, from_json
@@ -16,14 +17,14 @@ from engine.runs.directory import RunDirectory
 from pipelines.augment import augment
 
 HELP = (
-    "a recipe.json, in place of all flags that describe a run; with the plan.json of the run that "
-    "it lies in, if that is of this very recipe, so that nothing is measured anew"
+    "recipe.json to train by, instead of all flags that describe a run; in the folder of a run "
+    "also its plan.json, if that belongs to this very recipe, so that nothing is measured again"
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class Beginning:
-    """What a run begins with.
+class RecipeFile:
+    """What a file says of a run.
 
     name: of the run, where no directory is named.
     plan: what an earlier run of this recipe decided, the bytes of its `plan.json`.
@@ -34,36 +35,36 @@ class Beginning:
     plan: bytes | None = None
 
 
-def read(file: str, given: Iterable[str]) -> Beginning:
-    """The run that a file describes, named after it, or after the run that it lies in.
+def read(file: str, explicit: Iterable[str]) -> RecipeFile:
+    """Reads a run that is named after its file, or after the run whose file it is.
 
     Args:
-      given: the flags that were given beside it.
+      explicit: names of the flags that the user gave beside it.
 
     Raises:
       FlagError: the file can't be read or holds no recipe, or a flag would change the recipe.
     """
-    for name in cli_flags.of_a_recipe():
-        if name in given:
-            raise cli_flags.FlagError(
-                f"--{name} goes into the recipe, which --recipe gives whole; leave it out, or edit "
+    for name in cli_flags.recipe_flags():
+        if name in explicit:
+            raise FlagError(
+                f"--{name} belongs to the recipe, which --recipe gives whole; omit it, or edit "
                 "a copy of the file"
             )
     path = Path(os.path.expanduser(file)).absolute()
     run = RunDirectory(path.parent)
-    own = path == run.recipe
+    of_run = path == run.recipe
     try:
         text = path.read_text("utf-8-sig")
-        plan = run.plan.read_bytes() if own and run.plan.exists() else None
+        plan = run.plan.read_bytes() if of_run and run.plan.exists() else None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-        raise cli_flags.FlagError(f"--recipe={file}: can't be read ({reason})") from None
-    recipe = _recipe(file, text)
-    plan = plan if plan and _is_of(plan, recipe) else None
-    return Beginning(recipe, path.parent.name if own else path.stem, plan)
+        raise FlagError(f"--recipe={file}: can't be read ({reason})") from None
+    recipe = _parse(file, text)
+    plan = plan if plan and _belongs_to(plan, recipe) else None
+    return RecipeFile(recipe, path.parent.name if of_run else path.stem, plan)
 
 
-def _is_of(plan: bytes, recipe: Recipe) -> bool:
+def _belongs_to(plan: bytes, recipe: Recipe) -> bool:
     """Whether a `plan.json` was made for this recipe, and not for what the file held before."""
     try:
         values = parse_json(plan.decode())
@@ -72,13 +73,13 @@ def _is_of(plan: bytes, recipe: Recipe) -> bool:
     return isinstance(values, dict) and values.get("recipe") == digest(recipe)
 
 
-def _recipe(file: str, text: str) -> Recipe:
+def _parse(file: str, text: str) -> Recipe:
     try:
         recipe = from_json(Recipe, text)
         options.check(recipe)
         augment.changes(recipe.augment)
     except UserError as error:
-        raise cli_flags.FlagError(
+        raise FlagError(
             f"--recipe={file}: no recipe of this version of Unfreeze ({error})"
         ) from None
     return recipe

@@ -8,6 +8,15 @@ from pathlib import Path
 from absl import flags
 
 from engine.cli import flags as cli_flags
+from engine.cli.command_line import FlagError, ParsedFlags, as_flag_errors, flag_names, parse
+from engine.cli.flag_types import (
+    define_choice,
+    define_integer,
+    define_number,
+    define_path,
+    define_switch,
+    define_text,
+)
 from engine.commands.load_test import LoadTestOptions, measure_service
 from engine.commands.serve import PRECISIONS, ServeOptions, serve
 from engine.loggers.console import ConsoleLogger
@@ -17,34 +26,37 @@ from engine.runtime.shutdown import Shutdown
 LOAD_TEST_FLAGS = ("requests", "connections")
 
 
-def define(values: flags.FlagValues) -> None:
-    text, whole, number = flags.DEFINE_string, cli_flags.whole, cli_flags.number
-    cli_flags.place(values, "run_dir", None, "the run whose best model answers")
-    text("host", "127.0.0.1", "address to listen at; 0.0.0.0 for all of this machine", values)
-    whole(values, "port", 8501, "to listen at, up to 65535; 0 for any free one")
-    text("allow_host", None, "names that others reach this machine by, such as a.example,b", values)
-    cli_flags.choice(
-        values, "precision", "float32", PRECISIONS, "of the frozen layers; auto measures"
-    )
-    whole(values, "batch_size", 32, "images in a batch at most", least=1)
-    number(values, "max_batch_delay_ms", 5, "that an image may wait for others being decoded")
-    whole(values, "max_queue_size", 256, "images that may wait; more are refused", least=1)
-    number(values, "max_mb", 16, "of a file; a request may have four times as much")
-    whole(values, "max_files", 32, "in a request", least=1)
-    number(values, "timeout_seconds", 30, "that a request may take")
-    cli_flags.threads(values)
+def define_serve(values: flags.FlagValues) -> None:
+    define_path(values, "run_dir", None, "run whose best model predicts")
+    text = "address to listen at; 0.0.0.0 for all of this machine"
+    define_text(values, "host", "127.0.0.1", text)
+    define_integer(values, "port", 8501, "port to listen at, up to 65535; 0 for any free one")
+    text = "further names of this machine in requests, such as a.example,b"
+    define_text(values, "allow_host", None, text)
+    text = "of the frozen layers; auto measures the fastest"
+    define_choice(values, "precision", "float32", PRECISIONS, text)
+    define_integer(values, "batch_size", 32, "most images in a batch", minimum=1)
+    text = "milliseconds that an image may wait for others that are being decoded"
+    define_number(values, "max_batch_delay_ms", 5, text)
+    text = "images that may wait; more are refused"
+    define_integer(values, "max_queue_size", 256, text, minimum=1)
+    define_number(values, "max_mb", 16, "size of a file; a request may have four times as much")
+    define_integer(values, "max_files", 32, "files in a request", minimum=1)
+    define_number(values, "timeout_seconds", 30, "seconds that a request may take")
+    cli_flags.define_threads(values)
 
 
 def define_load_test(values: flags.FlagValues) -> None:
     text = "send the images that follow, and print the rate and the latency"
-    flags.DEFINE_bool("load_test", False, text, values)
-    cli_flags.whole(values, "requests", 200, "with --load_test: of one image each", least=1)
-    cli_flags.whole(values, "connections", 16, "with --load_test: at a time", least=1)
+    define_switch(values, "load_test", False, text)
+    text = "requests of --load_test, of one image each"
+    define_integer(values, "requests", 200, text, minimum=1)
+    define_integer(values, "connections", 16, "connections of --load_test", minimum=1)
 
 
 def main(argv: list[str]) -> None:
     usage = "--run_dir=R [flags] | --run_dir=R --load_test FILE|FOLDER ..."
-    parsed = cli_flags.parse(usage, (define, define_load_test), argv, about=__doc__)
+    parsed = parse(usage, (define_serve, define_load_test), argv, about=__doc__)
     console = ConsoleLogger()
     options = serve_options(parsed)
     if not parsed.load_test:
@@ -58,21 +70,21 @@ def main(argv: list[str]) -> None:
         print(line)
 
 
-@cli_flags.as_flag_errors()
-def serve_options(parsed: cli_flags.Parsed) -> ServeOptions:
+@as_flag_errors()
+def serve_options(parsed: ParsedFlags) -> ServeOptions:
     """Raises:
     FlagError: something is missing, or does not go together.
     """
-    cli_flags.require(parsed, run_dir=cli_flags.RUN_DIR_HINT)
-    stray = [name for name in parsed.given if name in LOAD_TEST_FLAGS]
-    if not parsed.load_test and (stray or parsed.words):
-        what = f"--{stray[0]}" if stray else repr(parsed.words[0])
-        raise cli_flags.FlagError(f"{what} requires --load_test")
+    parsed.require(run_dir=cli_flags.RUN_DIR_HINT)
+    stray = [name for name in parsed.explicit if name in LOAD_TEST_FLAGS]
+    if not parsed.load_test and (stray or parsed.arguments):
+        what = f"--{stray[0]}" if stray else repr(parsed.arguments[0])
+        raise FlagError(f"{what} requires --load_test")
     return ServeOptions(
         run_dir=Path(parsed.run_dir),
         host=parsed.host,
         port=parsed.port,
-        allowed_hosts=tuple(cli_flags.words((parsed.allow_host or "").lower())),
+        allowed_hosts=tuple(cli_flags.split_names((parsed.allow_host or "").lower())),
         precision=parsed.precision,
         batch_size=parsed.batch_size,
         max_batch_delay_ms=parsed.max_batch_delay_ms,
@@ -84,11 +96,11 @@ def serve_options(parsed: cli_flags.Parsed) -> ServeOptions:
     )
 
 
-@cli_flags.as_flag_errors()
-def load_test_options(parsed: cli_flags.Parsed) -> LoadTestOptions:
+@as_flag_errors()
+def load_test_options(parsed: ParsedFlags) -> LoadTestOptions:
     return LoadTestOptions(
-        service=parsed.as_flags(cli_flags.names([define])),
-        images=parsed.words,
+        service=parsed.as_flags(flag_names([define_serve])),
+        images=parsed.arguments,
         requests=parsed.requests,
         connections=parsed.connections,
         threads=parsed.threads,

@@ -1,8 +1,7 @@
-"""How many pieces a batch has to pass in, so that training fits in the memory there is.
+"""How many microbatches a batch needs so that training fits in memory.
 
-Each number is tried in a process of its own: memory that was asked for once, or is torn into
-pieces, would spoil the next try. That process is `_fits.py`, which a run that has no memory left
-turns into as well.
+Each number is tried in a process of its own, `memory_probe_child`: memory that was allocated once,
+or is fragmented, would spoil the next trial. A run out of memory turns into that process as well.
 """
 
 from __future__ import annotations
@@ -47,10 +46,10 @@ def _too_large(recipe: Recipe) -> str:
 def fit_accumulation_steps(
     recipe: Recipe, resumed: RunDirectory | None, threads: int | None
 ) -> Recipe:
-    """The recipe with its batch in as few pieces as fit: what `--batch_size=auto` means.
+    """The recipe with as few microbatches as fit in memory: what `--batch_size=auto` means.
 
     Args:
-      resumed: the run to go on with, if any, which passes its batches as it began.
+      resumed: the run to resume, if any, which keeps its microbatches.
 
     Raises:
       UserError: not even single images fit.
@@ -59,10 +58,10 @@ def fit_accumulation_steps(
         return dataclasses.replace(
             recipe, gradient_accumulation_steps=resumed.read_recipe().gradient_accumulation_steps
         )
-    found = _fewest(recipe, threads, 1)
-    if found is None:
-        raise UserError(_hopeless(recipe))
-    return dataclasses.replace(recipe, gradient_accumulation_steps=found)
+    count = _fewest_that_fit(recipe, threads, 1)
+    if count is None:
+        raise UserError(_nothing_fits(recipe))
+    return dataclasses.replace(recipe, gradient_accumulation_steps=count)
 
 
 @contextlib.contextmanager
@@ -90,8 +89,8 @@ def become_adviser(recipe: Recipe, threads: int | None) -> NoReturn:
     os.execve(command[0], command, child_process.module_environment())
 
 
-def pieces(batch_size: int) -> Iterator[int]:
-    """1, and on to `batch_size` in numbers that divide it, each at least twice the one before."""
+def microbatch_counts(batch_size: int) -> Iterator[int]:
+    """Yields 1 and further divisors of `batch_size`, each at least twice the one before."""
     last = 0.5
     for count in range(1, batch_size + 1):
         if batch_size % count == 0 and count >= 2 * last:
@@ -100,21 +99,21 @@ def pieces(batch_size: int) -> Iterator[int]:
 
 
 def advice(recipe: Recipe, threads: int | None) -> str:
-    """What to say to somebody whose training does not fit."""
-    found = _fewest(recipe, threads, 2 * recipe.gradient_accumulation_steps)
-    if found is None:
-        return _hopeless(recipe)
-    size = recipe.batch_size // found
+    """The error for training that does not fit: which number of microbatches would."""
+    count = _fewest_that_fit(recipe, threads, 2 * recipe.gradient_accumulation_steps)
+    if count is None:
+        return _nothing_fits(recipe)
+    size = recipe.batch_size // count
     return (
         f"{_too_large(recipe)}, and {size} images at a time fit; give "
-        f'--gradient_accumulation_steps={found} (in a recipe file "gradient_accumulation_steps": '
-        f"{found}), which makes the same updates, with another --run_dir or --overwrite"
+        f'--gradient_accumulation_steps={count} (in a recipe file "gradient_accumulation_steps": '
+        f"{count}), which makes the same updates, with another --run_dir or --overwrite"
     )
 
 
-def _fewest(recipe: Recipe, threads: int | None, least: int) -> int | None:
-    for count in pieces(recipe.batch_size):
-        if count >= least and _fits(
+def _fewest_that_fit(recipe: Recipe, threads: int | None, minimum: int) -> int | None:
+    for count in microbatch_counts(recipe.batch_size):
+        if count >= minimum and _fits(
             dataclasses.replace(recipe, gradient_accumulation_steps=count), threads
         ):
             return count
@@ -122,34 +121,34 @@ def _fewest(recipe: Recipe, threads: int | None, least: int) -> int | None:
 
 
 def _fits(recipe: Recipe, threads: int | None) -> bool:
-    """Tries it in a fresh process.
+    """Tries it in a new process.
 
     Raises:
-      UserError: the try failed for another reason.
+      UserError: the trial failed for another reason.
     """
     command = _command(TRY, recipe, threads)
-    tried = subprocess.run(
+    done = subprocess.run(
         command,
         env=child_process.module_environment(),
         capture_output=True,
         text=True,
         errors="replace",
     )
-    # SIGKILL comes from the system where the machine itself has no memory left.
-    if tried.returncode in (FITS, TOO_LARGE, -signal.SIGKILL):
-        return tried.returncode == FITS
-    lines = tried.stderr.strip().splitlines() or [f"exit status {tried.returncode}"]
+    # The system sends SIGKILL where the machine itself has no memory left.
+    if done.returncode in (FITS, TOO_LARGE, -signal.SIGKILL):
+        return done.returncode == FITS
+    lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
     reason = lines[-1].removeprefix("train: ")
-    raise UserError(f"what fits in memory can't be found out: {reason}")
+    raise UserError(f"what fits in memory can't be measured: {reason}")
 
 
-def _command(what: str, recipe: Recipe, threads: int | None) -> list[str]:
-    return child_process.module_command(CHILD, what, str(threads or 0), to_json(recipe))
+def _command(task: str, recipe: Recipe, threads: int | None) -> list[str]:
+    return child_process.module_command(CHILD, task, str(threads or 0), to_json(recipe))
 
 
-def _hopeless(recipe: Recipe) -> str:
+def _nothing_fits(recipe: Recipe) -> str:
     height, width = recipe.image_size
     return (
-        f"{recipe.backbone} at {height}x{width} takes more memory than there is, image by "
-        "image even; give a smaller --backbone or --image_size, or a phase that opens less"
+        f"{recipe.backbone} at {height}x{width} takes more memory than there is, even with one "
+        "image at a time; give a smaller --backbone or --image_size, or a phase that trains less"
     )

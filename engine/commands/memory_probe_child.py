@@ -16,7 +16,7 @@ from engine.runtime import native_stderr, tensorflow_setup
 
 def main(argv: list[str]) -> int:
     """The exit status; errors are headed as those of bin/train."""
-    native_stderr.hush()
+    native_stderr.drop_decoder_noise()
     task, threads, recipe = argv[1], int(argv[2]) or None, from_json(Recipe, argv[3])
     for number in (signal.SIGINT, signal.SIGTERM):
         # As an exception, that ends what was started here as well.

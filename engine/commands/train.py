@@ -136,7 +136,7 @@ def _train(options: TrainOptions, lock: RunLock, logger: Logger, shutdown: Shutd
         with devices.scope(), shutdown.deferred():
             final = loop.train(job)
             shutdown.disarm()  # what is finished is not to be called interrupted
-    for line in train_summary.figures(final.result):
+    for line in train_summary.describe_accuracy(final.result):
         logger.note(line)
     if options.report:
         from engine.commands import reporting

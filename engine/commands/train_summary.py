@@ -1,4 +1,4 @@
-"""What a run says when it is over: its figures, and how to look at it."""
+"""The last lines of a run: its accuracy, and how to look at it."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from pathlib import Path
 from typing import Any
 
 
-def figures(result: dict[str, Any]) -> Iterator[str]:
-    """Lines with the accuracies of a `result.json`.
+def describe_accuracy(result: dict[str, Any]) -> Iterator[str]:
+    """Yields lines with the accuracies of a `result.json`.
 
-    An epoch is measured with its frozen part in its fastest precision, and the model that is saved
-    in float32: where that comes out otherwise, both are said.
+    An epoch is evaluated with its frozen layers in their fastest precision, and the saved model in
+    float32: where these differ, both are given.
     """
     best, saved = result["best"], result["validation"]
     epoch, model = f"{best['val_accuracy']:.2%}", f"{saved['accuracy']:.2%}"
     line = f"best: {epoch} on validation, {best['phase']} epoch {best['epoch']}"
-    yield line if epoch == model else f"{line}; as it is saved, in float32: {model}"
+    yield line if epoch == model else f"{line}; saved in float32: {model}"
     if "test" in result:
         yield f"test: {result['test']['accuracy']:.2%} of {result['test']['count']}"
 
 
-def tensorboard(run: Path) -> str:
-    """The command that shows a run, as a shell takes it from the working directory."""
+def tensorboard_command(run: Path) -> str:
+    """The command that shows a run, for a shell in the working directory."""
     return shlex.join([*_program(), f"--logdir={run}"])
 
 
 def _program() -> list[str]:
-    """TensorBoard of this very environment, which need not be on the PATH."""
+    """TensorBoard of this environment, which need not be on the PATH."""
     program = Path(sys.executable).with_name("tensorboard")
     if not program.exists():  # some systems put programs elsewhere
         return [sys.executable, "-m", "tensorboard.main"]

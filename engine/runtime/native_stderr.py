@@ -1,8 +1,8 @@
-"""Keeps what decoders say of broken images off the terminal: the program itself names the files.
+"""Keeps what decoders print about broken images off the terminal: the program names the files.
 
-libjpeg and libpng write to the error stream what they dislike, without a word on which file it is.
+libjpeg and libpng write their complaints to the error stream, without the name of the file.
 A process of its own passes on everything else that native code writes there, so that nothing is
-lost even where the program is ended by the system. Python's own error stream goes past it.
+lost even where the system ends the program. Python's own error stream bypasses it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ NOISE = re.compile(
 )
 
 
-def hush() -> None:
-    """From now on, where Python's error stream is the process's own and nobody has put it aside."""
+def drop_decoder_noise() -> None:
+    """Drops it from now on, unless Python's error stream is not that of the process."""
     try:
         if sys.stderr.fileno() != 2:
             return
@@ -41,7 +41,7 @@ def hush() -> None:
     reader, writer = map(_above_the_streams, os.pipe())
     if os.fork() == 0:
         try:
-            _pass_on(reader, terminal)
+            _filter_lines(reader, terminal)
         finally:
             os._exit(0)
     os.close(reader)
@@ -57,12 +57,12 @@ def _above_the_streams(descriptor: int) -> int:
     return moved
 
 
-def _pass_on(reader: int, terminal: int) -> None:
-    """Until nobody writes any more; a signal that reaches the whole group is for the others."""
+def _filter_lines(reader: int, terminal: int) -> None:
+    """Runs until nobody writes any more; a signal to the whole group is for the others."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         with contextlib.suppress(OSError):
             signal.signal(number, signal.SIG_IGN)
-    # Streams that somebody waits for the end of, locks that end with their process: none is ours.
+    # Somebody waits for the end of other streams, and locks end with their process: close all.
     first, second = sorted((reader, terminal))
     os.closerange(0, first)
     os.closerange(first + 1, second)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from engine.benchmark import report as reports
+from engine.cli import command_line
 from engine.cli import flags as cli_flags
 from engine.core.call_syntax import Call
 from engine.core.errors import UserError
@@ -122,8 +123,8 @@ def test_flag_file(judge, tmp_path, monkeypatch):
 
     def read(data: bytes) -> None:
         (tmp_path / "case").write_bytes(data)
-        parsed = cli_flags.parse("[flags]", cli_flags.RUN, ["bin/train", "--flagfile=case"])
-        cli_flags.recipe(parsed)
+        parsed = command_line.parse("[flags]", cli_flags.RUN, ["bin/train", "--flagfile=case"])
+        cli_flags.build_recipe(parsed)
 
     samples = [path.read_bytes() for path in sorted(ROOT.glob("*.flags"))]
     assert judge("flag file", read, samples, UserError) == (len(samples), 0)

@@ -6,21 +6,22 @@ from pathlib import Path
 
 import pytest
 
+from engine.cli import command_line
 from engine.cli import flags as cli_flags
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def parse(*arguments) -> cli_flags.Parsed:
-    return cli_flags.parse("[flags]", cli_flags.RUN, ["bin/train", *map(str, arguments)])
+def parse(*arguments) -> command_line.ParsedFlags:
+    return command_line.parse("[flags]", cli_flags.RUN, ["bin/train", *map(str, arguments)])
 
 
 def recipe(*arguments):
-    return cli_flags.recipe(parse("--data_dir=x", *arguments))
+    return cli_flags.build_recipe(parse("--data_dir=x", *arguments))
 
 
 def refused(*arguments, read=recipe) -> str:
-    with pytest.raises(cli_flags.FlagError) as caught:
+    with pytest.raises(command_line.FlagError) as caught:
         read(*arguments)
     assert "\n" not in str(caught.value)
     return str(caught.value)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from engine.cli import command_line, flag_types
 from engine.cli import flags as cli_flags
 from tests.bin.programs import program
 from tests.engine.cli.flagged import parse, recipe, refused
@@ -23,15 +24,15 @@ from tests.engine.cli.flagged import parse, recipe, refused
         (["--manifest=gs://bucket/m.csv"], "manifest", "gs://bucket/m.csv"),
     ],
 )
-def test_the_last_source_of_images_holds(arguments, source, location):
-    found = cli_flags.data_spec(parse(*arguments))
+def test_last_source_of_images_counts(arguments, source, location):
+    found = cli_flags.build_data_spec(parse(*arguments))
     assert (found.source, found.location) == (source, location)
 
 
-def test_paths_mean_what_they_mean_here(monkeypatch, tmp_path):
+def test_paths_are_made_absolute(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
-    found = cli_flags.data_spec(parse("--train_dir=a", "--val_dir=~/v", "--test_dir=/t"))
+    found = cli_flags.build_data_spec(parse("--train_dir=a", "--val_dir=~/v", "--test_dir=/t"))
     assert found.location == str(tmp_path / "a")
     assert (found.validation_location, found.test_location) == ("/home/me/v", "/t")
     assert recipe("--weights=w.h5", "--init_from=r").weights == str(tmp_path / "w.h5")
@@ -50,7 +51,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_a_tilde_means_home_whatever_the_flag(name, monkeypatch):
+def test_tilde_in_a_path_is_the_home_folder(name, monkeypatch):
     """Shells leave it as it is behind `--flag=`; a folder of that name would be made."""
 
     class ReadError(Exception):
@@ -59,8 +60,8 @@ def test_a_tilde_means_home_whatever_the_flag(name, monkeypatch):
     def read(*arguments, **settings):
         raise ReadError(whole(*arguments, **settings))
 
-    whole = cli_flags.parse
-    monkeypatch.setattr(cli_flags, "parse", read)
+    whole = command_line.parse
+    monkeypatch.setattr(command_line, "parse", read)
     monkeypatch.setenv("HOME", "/home/me")
     with pytest.raises(ReadError) as caught:
         program(name).main([f"bin/{name}", *(f"--{flag}=~/x" for flag in PLACES[name])])
@@ -72,30 +73,30 @@ def test_a_tilde_means_home_whatever_the_flag(name, monkeypatch):
 
 @pytest.mark.parametrize("flag", ["--val_dir=/a", "--test_dir=/a"])
 @pytest.mark.parametrize("other", ["", "--data_dir=/b"])
-def test_a_folder_that_goes_with_train_dir_does_not_stand_alone(flag, other):
-    with pytest.raises(cli_flags.FlagError, match=r"stands alone; give --train_dir"):
-        cli_flags.data_spec(parse(*filter(None, (flag, other))))
+def test_val_dir_and_test_dir_require_train_dir(flag, other):
+    with pytest.raises(command_line.FlagError, match="requires --train_dir; give both"):
+        cli_flags.build_data_spec(parse(*filter(None, (flag, other))))
 
 
-def test_a_root_goes_with_a_manifest():
+def test_manifest_root_requires_manifest():
     for other in ("", "--data_dir=/b"):
-        with pytest.raises(cli_flags.FlagError, match=r"stands alone; give --manifest with it"):
-            cli_flags.data_spec(parse(*filter(None, ("--manifest_root=/a", other))))
-    found = cli_flags.data_spec(parse("--manifest=a.csv", "--manifest_root=images"))
+        with pytest.raises(command_line.FlagError, match="requires --manifest; give both"):
+            cli_flags.build_data_spec(parse(*filter(None, ("--manifest_root=/a", other))))
+    found = cli_flags.build_data_spec(parse("--manifest=a.csv", "--manifest_root=images"))
     assert os.path.isabs(found.manifest_root)
 
 
-def test_an_empty_place_is_refused():
-    with pytest.raises(cli_flags.FlagError, match="--data_dir= is empty"):
-        cli_flags.data_spec(parse("--data_dir="))
+def test_empty_folder_is_refused():
+    with pytest.raises(command_line.FlagError, match="--data_dir= is empty"):
+        cli_flags.build_data_spec(parse("--data_dir="))
 
 
-def test_no_images_are_named():
-    assert cli_flags.data_spec(parse("--split_seed=1")) is None
-    assert "--flagfile=solar_cells.flags" in refused(read=lambda: cli_flags.recipe(parse()))
+def test_missing_source_of_images_is_refused():
+    assert cli_flags.build_data_spec(parse("--split_seed=1")) is None
+    assert "--flagfile=solar_cells.flags" in refused(read=lambda: cli_flags.build_recipe(parse()))
 
 
-def test_the_default_is_the_blogs_pair():
+def test_default_phases_train_the_head_and_then_the_top():
     found = recipe("--backbone=inception_v3")
     assert [(p.name, p.trainable, p.optimizer, p.learning_rate) for p in found.phases] == [
         ("transfer", "head", "rmsprop", 1e-3),
@@ -108,7 +109,7 @@ def test_the_default_is_the_blogs_pair():
     ]  # fmt: skip
 
 
-def test_what_is_kept_and_how_it_is_computed():
+def test_precision_caches_and_microbatches_reach_the_recipe():
     found = recipe()
     assert (found.precision, found.xla, found.cache, found.gradient_accumulation_steps) == (
         "auto",
@@ -133,16 +134,16 @@ def test_what_is_kept_and_how_it_is_computed():
         ("2KiB", 2048), ("1TB", 10**12),
     ],
 )  # fmt: skip
-def test_bytes(text, count):
+def test_bytes_are_parsed_with_their_unit(text, count):
     assert parse(f"--cache_memory={text}").cache_memory == count
 
 
 @pytest.mark.parametrize(("text", "size"), [("96", (96, 96)), ("192x256", (192, 256))])
-def test_image_sizes(text, size):
+def test_image_size_is_one_number_or_two(text, size):
     assert recipe(f"--image_size={text}").image_size == size
 
 
-def test_a_phase_without_epochs_is_left_out_by_the_run():
+def test_phase_without_epochs_is_allowed_beside_another():
     found = recipe("--phase=a(epochs=0)", "--phase=b(epochs=1)")
     assert [phase.epochs for phase in found.phases] == [0, 1]
     assert "epochs=0 in every phase (a)" in refused("--phase=a(epochs=0)")
@@ -151,15 +152,15 @@ def test_a_phase_without_epochs_is_left_out_by_the_run():
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--bacth_size=3", "--bacth_size is no flag (did you mean 'batch_size'?)"),
-        ("--flag_file=x", "--flag_file is no flag (did you mean 'flagfile'?)"),
-        ("--xyz", "--xyz is no flag; bin/train --help lists all"),
+        ("--bacth_size=3", "--bacth_size does not exist (did you mean 'batch_size'?)"),
+        ("--flag_file=x", "--flag_file does not exist (did you mean 'flagfile'?)"),
+        ("--xyz", "--xyz does not exist; bin/train --help lists all"),
         ("--precision=float61", "exist (did you mean 'float32'?); allowed: auto, float32, mixed"),
         ("--xla=yes", "'yes' does not exist; allowed: auto, on, off"),
         ("--cache=feature", "(did you mean 'features'?); allowed: auto, none, pixels, features"),
         ("--cache_memory=lots", "'lots'; allowed: bytes with a unit, such as 500MB or 4GiB"),
-        (f"--cache_memory={'9' * 400}", "allowed: a million terabytes at most"),
-        (f"--{'a' * 5000}=1", "aaa is no flag; bin/train --help lists all"),
+        (f"--cache_memory={'9' * 400}", "allowed: bytes with a unit"),
+        (f"--{'a' * 5000}=1", "aaa does not exist; bin/train --help lists all"),
         ("--cache_memory=-1GB", "'-1GB'; allowed: bytes with a unit"),
         ("--cache_memory=4EB", "'4EB'; allowed: bytes with a unit"),
         (
@@ -171,7 +172,7 @@ def test_a_phase_without_epochs_is_left_out_by_the_run():
             "gradient_accumulation_steps=5; allowed: a number that divides batch_size=32",
         ),
         ("--phase=a(views=0)", "views=0; allowed: 1 or more"),
-        ("--phase=a(refresh=2)", "refresh=2.0; allowed: a share from 0 to 1"),
+        ("--phase=a(refresh=2)", "refresh=2.0; allowed: a fraction from 0 to 1"),
         ("--backbone=inceptionv3", "(did you mean 'inception_v3'?)"),
         ("--seed=a", "--seed=a: 'a'; allowed: a whole number, 0 or more"),
         ("--seed=1.5", "'1.5'; allowed: a whole number"),
@@ -184,7 +185,7 @@ def test_a_phase_without_epochs_is_left_out_by_the_run():
         ("--dropout=nan", "'nan'; allowed: a number"),
         ("--label_smoothing=inf", "'inf'; allowed: a number"),
         ("--validation_fraction=inf", "'inf'; allowed: a number"),
-        ("--validation_fraction=1.5", "validation_fraction=1.5; allowed: a share"),
+        ("--validation_fraction=1.5", "validation_fraction=1.5; allowed: a fraction"),
         ("--dropout=1", "dropout=1.0; allowed: 0 or more, below 1"),
         ("--image_size=0", "allowed: H or HxW in pixels"),
         ("--image_size=1x2x3", "allowed: H or HxW in pixels"),
@@ -204,48 +205,50 @@ def test_a_phase_without_epochs_is_left_out_by_the_run():
         ("images", "'images' is no flag, and train takes nothing else"),
     ],
 )  # fmt: skip
-def test_a_wrong_flag_or_value_is_told_from_a_right_one(flag, message):
+def test_wrong_flag_or_value_is_refused(flag, message):
     assert message in refused(flag)
 
 
-def test_data_flags_of_other_programs_are_checked_alike():
+def test_data_flags_without_a_recipe_are_checked():
     message = refused(
-        "--data_dir=x", "--validation_fraction=0", read=lambda *a: cli_flags.data_spec(parse(*a))
+        "--data_dir=x",
+        "--validation_fraction=0",
+        read=lambda *a: cli_flags.build_data_spec(parse(*a)),
     )
     assert "validation_fraction=0.0; allowed" in message
 
 
 @settings(deadline=None, max_examples=200)
 @given(
-    name=some.sampled_from(cli_flags.of_a_run()),
+    name=some.sampled_from(cli_flags.run_flags()),
     value=some.text(max_size=9)
     | some.text("0123456789.exXkMGiB- ", max_size=9)
     | some.sampled_from(["9" * 400, "9" * 400 + "GB", "9" * 5000, "1x" + "9" * 5000]),
 )
-def test_any_value_is_taken_or_refused_in_one_line(name, value):
+def test_any_value_is_accepted_or_refused_in_one_line(name, value):
     try:
         parse(f"--{name}={value}")
-    except cli_flags.FlagError as error:
+    except command_line.FlagError as error:
         message = str(error)
     else:
         return
     assert len(message.splitlines()) == 1
 
 
-def test_words_behind_two_dashes_are_no_flags(write):
-    found = cli_flags.parse("...", cli_flags.RUN, ["train", "--seed=1", "--", "--dropout=1"])
-    assert found.given == ["seed"]
+def test_words_after_two_dashes_are_no_flags(write):
+    found = command_line.parse("...", cli_flags.RUN, ["train", "--seed=1", "--", "--dropout=1"])
+    assert found.explicit == ["seed"]
     file = write("--phase=a()")
-    found = cli_flags.parse("...", cli_flags.RUN, ["train", file, "--", "--phase=b()"])
+    found = command_line.parse("...", cli_flags.RUN, ["train", file, "--", "--phase=b()"])
     assert found.phase == ["a()"]
 
 
-def test_words_stand_where_they_may_and_after_two_dashes_all_are_words():
+def test_arguments_may_stand_among_flags_where_the_usage_allows():
     def define(values):
-        cli_flags.whole(values, "top", 5, "how many", least=1)
+        flag_types.define_integer(values, "top", 5, "how many", minimum=1)
 
     usage = "[flags] FILE ..."
-    found = cli_flags.parse(usage, [define], ["predict", "a.jpg", "--top=3", "b.jpg"])
-    assert (found.words, found.top) == (["a.jpg", "b.jpg"], 3)
-    found = cli_flags.parse(usage, [define], ["predict", "--", "--top=3", "--flagfile=x"])
-    assert (found.words, found.top) == (["--top=3", "--flagfile=x"], 5)
+    found = command_line.parse(usage, [define], ["predict", "a.jpg", "--top=3", "b.jpg"])
+    assert (found.arguments, found.top) == (["a.jpg", "b.jpg"], 3)
+    found = command_line.parse(usage, [define], ["predict", "--", "--top=3", "--flagfile=x"])
+    assert (found.arguments, found.top) == (["--top=3", "--flagfile=x"], 5)

@@ -15,7 +15,7 @@ from tests.bin.programs import ROOT, without_tensorflow
 @pytest.mark.parametrize(
     "name", ["train", "evaluate", "predict", "export", "serve", "doctor", "benchmark"]
 )
-def test_help_lists_all_flags_and_needs_no_tensorflow(name):
+def test_help_lists_all_flags_without_tensorflow(name):
     done = without_tensorflow(name, "--help", "--nonsense")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"usage: bin/{name} [--flagfile=FILE] ")
@@ -57,7 +57,7 @@ def test_help_lists_all_flags_and_needs_no_tensorflow(name):
         ("predict", "--backbone=resnet5", "did you mean 'resnet50'?"),
     ],
 )
-def test_a_mistyped_flag_ends_with_2_and_needs_no_tensorflow(name, arguments, message):
+def test_mistyped_flag_ends_with_2_without_tensorflow(name, arguments, message):
     done = without_tensorflow(name, *arguments.split())
     assert done.returncode == 2
     assert done.stdout == ""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.cli import flags
+from engine.cli import command_line
 from engine.cli import main as cli_main
 from engine.core.errors import UserError
 from engine.runtime.shutdown import ShutdownRequested
@@ -40,7 +40,7 @@ def raising(error):
     return work
 
 
-def test_a_program_gets_its_arguments(monkeypatch, capsys):
+def test_program_receives_its_arguments(monkeypatch, capsys):
     found = end_of(lambda argv: print(*argv), monkeypatch, capsys)
     assert found == (0, "/somewhere/bin/train --seed=3\n", "")
 
@@ -49,7 +49,7 @@ def test_a_program_gets_its_arguments(monkeypatch, capsys):
     ("error", "status", "line"),
     [
         (UserError("no such folder"), 1, "train: no such folder\n"),
-        (flags.FlagError("no such flag"), 2, "train: no such flag\n"),
+        (command_line.FlagError("no such flag"), 2, "train: no such flag\n"),
         (
             ShutdownRequested("SIGTERM"),
             75,
@@ -58,20 +58,20 @@ def test_a_program_gets_its_arguments(monkeypatch, capsys):
         (KeyboardInterrupt(), 130, "train: interrupted; the same command starts it again\n"),
     ],
 )
-def test_a_users_mistake_is_one_line(error, status, line, monkeypatch, capsys):
+def test_error_is_one_line_with_its_exit_status(error, status, line, monkeypatch, capsys):
     code, out, err = end_of(raising(error), monkeypatch, capsys)
     assert (code, out) == (status, "")
     assert err.startswith(line)
     assert err.count("\n") == 1
 
 
-def test_interrupted_a_program_waits_for_nothing_that_can_wait(monkeypatch, capsys):
+def test_interrupt_cancels_background_work(monkeypatch, capsys):
     end_of(raising(KeyboardInterrupt()), monkeypatch, capsys)
     with pytest.raises(InterruptedError):
         cli_main.background.yield_to_foreground()
 
 
-def test_a_fault_of_ours_has_its_traceback(monkeypatch, capsys):
+def test_unexpected_exception_has_its_traceback(monkeypatch, capsys):
     with pytest.raises(ZeroDivisionError):
         end_of(raising(ZeroDivisionError()), monkeypatch, capsys)
 
@@ -89,7 +89,7 @@ TWICE = """
 import time
 from engine.cli import main as cli_main
 def work(argv):
-    stop = cli_main.stop(None, False)
+    stop = cli_main.listen_for_shutdown(None, False)
     print("ready", flush=True)
     try:
         time.sleep(60)
@@ -100,7 +100,7 @@ cli_main.main(work)
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.002, 0.01, 0.03, 0.05])
-def test_two_signals_of_one_wish_end_a_program_in_good_order(pause):
+def test_two_signals_in_short_order_end_a_program_once(pause):
     """The second comes while it tidies up, says why it ends, or leaves the interpreter."""
     for second in (signal.SIGTERM, signal.SIGINT):
         with python(TWICE) as process:
@@ -121,7 +121,7 @@ from engine.runtime import background, preemption
 sys.argv = ["/somewhere/bin/train"]
 preemption.watch = lambda notify: notify("the cloud") if {taken} else []
 def work(argv):
-    stop = cli_main.stop("SIGUSR1", True)
+    stop = cli_main.listen_for_shutdown("SIGUSR1", True)
     try:
         print("ready", flush=True)
         time.sleep(60)
@@ -131,13 +131,13 @@ cli_main.main(work)
 """
 
 
-def test_the_clouds_notice_ends_a_program_wherever_it_is():
+def test_notice_of_the_cloud_ends_a_program():
     out, err = python(NOTICE.format(taken=True)).communicate(timeout=60)
     assert err.startswith("train: stopped by the cloud; started again")
     assert out == ""
 
 
-def test_so_does_a_schedulers_own_signal_and_where_no_cloud_is_a_line_says_so():
+def test_preemption_signal_ends_a_program_and_missing_cloud_is_reported():
     with python(NOTICE.format(taken=False)) as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGUSR1)
@@ -149,7 +149,7 @@ def test_so_does_a_schedulers_own_signal_and_where_no_cloud_is_a_line_says_so():
 
 
 @pytest.mark.parametrize("lines", [1, 100_000], ids=["at the end", "in the middle"])
-def test_a_reader_that_goes_away_is_no_fault(lines):
+def test_closed_reader_of_the_output_is_no_error(lines):
     code = (
         f"from engine.cli import main; input(); main.main(lambda argv: print('line\\n' * {lines}))"
     )
@@ -161,7 +161,7 @@ def test_a_reader_that_goes_away_is_no_fault(lines):
     assert process.returncode == 1
 
 
-def test_last_words_that_find_no_room_are_told_of_in_one_line():
+def test_full_disk_at_the_last_line_is_one_line():
     code = "from engine.cli import main as cli_main; cli_main.main(lambda argv: print('so it is'))"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     environment["PYTHONPATH"] = "bin"
@@ -171,12 +171,13 @@ def test_last_words_that_find_no_room_are_told_of_in_one_line():
         )
     assert ended.returncode == 1
     assert ended.stderr.endswith(
-        ": its last words can't be written (No space left on device); make room where they go\n"
+        ": the end of the output can't be written (No space left on device); "
+        "make room where it goes\n"
     )
     assert ended.stderr.count("\n") == 1
 
 
-def test_a_terminal_that_does_not_know_a_letter_shows_its_number():
+def test_letter_unknown_to_the_terminal_is_escaped():
     process = python(
         "from engine.cli import main; main.main(lambda argv: print('B\\xe4ume\\u2026 \\udcff'))",
         PYTHONIOENCODING="ascii",

@@ -1,4 +1,4 @@
-"""Runs that begin from a `recipe.json`: what is taken from it, and what is said of a wrong one."""
+"""Runs from a `recipe.json`: what is taken from it, and what the errors about a wrong one say."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.cli import command_line, recipe_file
 from engine.cli import flags as cli_flags
-from engine.cli import recipe_file
 from engine.core.recipe import digest, to_json
 from engine.runs.directory import RunDirectory
 
@@ -17,7 +17,7 @@ ALL = (
     "--dropout=0.1", "--phase=a(epochs=2, schedule=cosine, warmup_steps=3, views=2, refresh=0.5)",
     "--phase=b(trainable=all, optimizer=sgd, momentum=0.9)", "--class_weights=balanced", "--seed=7",
 )  # fmt: skip
-RECIPE = cli_flags.recipe(cli_flags.parse("[flags]", cli_flags.RUN, ["bin/train", *ALL]))
+RECIPE = cli_flags.build_recipe(command_line.parse("[flags]", cli_flags.RUN, ["bin/train", *ALL]))
 
 
 @pytest.fixture
@@ -29,18 +29,18 @@ def run(tmp_path) -> RunDirectory:
     return made
 
 
-def refused(file: Path, *given: str) -> str:
-    with pytest.raises(cli_flags.FlagError) as caught:
-        recipe_file.read(str(file), given)
+def refused(file: Path, *explicit: str) -> str:
+    with pytest.raises(command_line.FlagError) as caught:
+        recipe_file.read(str(file), explicit)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_it_is_the_recipe_that_the_flags_made(run):
-    assert recipe_file.read(str(run.recipe), []) == recipe_file.Beginning(RECIPE, "cells")
+def test_recipe_file_has_the_recipe_of_the_flags(run):
+    assert recipe_file.read(str(run.recipe), []) == recipe_file.RecipeFile(RECIPE, "cells")
 
 
-def test_a_runs_own_brings_what_the_run_decided(run):
+def test_recipe_of_a_run_comes_with_its_plan(run):
     plan = json.dumps({"recipe": digest(RECIPE), "trials": {}}).encode()
     run.plan.write_bytes(plan)
     assert recipe_file.read(str(run.recipe), []).plan == plan
@@ -49,46 +49,46 @@ def test_a_runs_own_brings_what_the_run_decided(run):
 @pytest.mark.parametrize(
     "plan", [b"{}", b"[]", b"decided", b"\xff", b'{"recipe": "0123"}'], ids=range(5)
 )
-def test_a_plan_of_another_recipe_or_of_none_is_left_alone(run, plan):
+def test_plan_of_another_recipe_is_ignored(run, plan):
     run.plan.write_bytes(plan)
-    assert recipe_file.read(str(run.recipe), []) == recipe_file.Beginning(RECIPE, "cells")
+    assert recipe_file.read(str(run.recipe), []) == recipe_file.RecipeFile(RECIPE, "cells")
 
 
-def test_a_recipe_that_was_edited_in_place_has_all_measured_anew(run):
+def test_edited_recipe_of_a_run_has_no_plan(run):
     run.plan.write_text(json.dumps({"recipe": digest(RECIPE), "trials": {}}))
     run.recipe.write_text(changed(seed=8))
     found = recipe_file.read(str(run.recipe), [])
     assert (found.recipe.seed, found.plan) == (8, None)
 
 
-def test_a_copy_decides_for_itself_and_gives_the_run_its_name(run):
+def test_copied_recipe_has_no_plan_and_names_the_run(run):
     run.plan.write_text(json.dumps({"recipe": digest(RECIPE), "trials": {}}))
     copy = run.path / "mine.json"
     copy.write_text("\ufeff" + run.recipe.read_text(), "utf-8")  # editors on Windows add a mark
-    assert recipe_file.read(str(copy), []) == recipe_file.Beginning(RECIPE, "mine")
+    assert recipe_file.read(str(copy), []) == recipe_file.RecipeFile(RECIPE, "mine")
 
 
-def test_in_the_working_directory_the_run_is_named_all_the_same(run, monkeypatch):
+def test_recipe_in_the_working_directory_names_the_run(run, monkeypatch):
     monkeypatch.chdir(run.path)
     assert recipe_file.read("recipe.json", []).name == "cells"
 
 
-@pytest.mark.parametrize("name", cli_flags.of_a_recipe())
-def test_no_flag_changes_it(run, name):
-    message = refused(run.recipe, "threads", name)
-    assert message.startswith(f"--{name} goes into the recipe, which --recipe gives whole; leave")
+def test_flag_of_the_recipe_is_refused(run):
+    for name in cli_flags.recipe_flags():
+        message = refused(run.recipe, "threads", name)
+        assert message.startswith(f"--{name} belongs to the recipe, which --recipe gives whole")
 
 
-def test_flags_of_the_run_alone_may_stand_beside_it(run):
-    alone = set(cli_flags.of_a_run()) - set(cli_flags.of_a_recipe())
+def test_other_flags_are_allowed(run):
+    alone = set(cli_flags.run_flags()) - set(cli_flags.recipe_flags())
     assert alone == {"threads", "cache_memory", "cache_dir"}
     beside = {*alone, "run_dir", "overwrite"}
     assert recipe_file.read(str(run.recipe), beside).recipe == RECIPE
 
 
-def test_a_flag_that_says_no_is_given_as_well(run):
-    given = cli_flags.parse("[flags]", cli_flags.RUN, ["train", "--nodeterministic"]).given
-    assert refused(run.recipe, *given).startswith("--deterministic goes into the recipe")
+def test_negated_flag_is_refused(run):
+    parsed = command_line.parse("[flags]", cli_flags.RUN, ["train", "--nodeterministic"])
+    assert refused(run.recipe, *parsed.explicit).startswith("--deterministic belongs to the recipe")
 
 
 def changed(**values) -> str:
@@ -110,7 +110,7 @@ def changed(**values) -> str:
         (changed(phases=[]), "the recipe has no phase"),
     ],
 )
-def test_a_file_that_is_no_recipe(tmp_path, content, message):
+def test_file_that_is_no_recipe_is_refused(tmp_path, content, message):
     file = tmp_path / "mine.json"
     if content is not None:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())

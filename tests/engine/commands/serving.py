@@ -13,15 +13,13 @@ from pathlib import Path
 import aiohttp
 
 from tests.bin.programs import start
-from tests.engine import tiny
 
 CLASSES = ("<b>bold</b> & “quoted”", "blue", "red")
 SMALL = ("--batch_size=4", "--threads=2")
 
 
 def start_service(*flags, **settings) -> subprocess.Popen:
-    flags = (*SMALL, "--port=0", *flags)
-    return start("serve", *flags, env=tiny.environment(), **settings)
+    return start("serve", *SMALL, "--port=0", *flags, **settings)
 
 
 class Served:

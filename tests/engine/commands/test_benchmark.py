@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from engine.benchmark.time_to_accuracy import Course
 from engine.cli import benchmark as cli_benchmark
+from engine.cli import command_line
 from engine.cli import flags as cli_flags
-from engine.cli.flags import FlagError
+from engine.cli.command_line import FlagError
 from engine.commands import benchmark, compare_baselines, self_test
 from engine.core.errors import UserError
 from engine.models.backbones import BACKBONES
@@ -57,8 +58,8 @@ def test_benchmark_prints_a_table_and_writes_a_file_to_compare(call, measure, tm
 
 def test_other_backbones_open_their_own_stages():
     argv = ["bin/benchmark", *JOB, "--data_dir=x", "--backbones=mobilenet,resnet50"]
-    parsed = cli_flags.parse("[flags]", (*cli_flags.RUN, cli_benchmark.define), argv)
-    recipes = cli_benchmark.variants(parsed, cli_flags.recipe(parsed))
+    parsed = command_line.parse("[flags]", (*cli_flags.RUN, cli_benchmark.define), argv)
+    recipes = cli_benchmark.variants(parsed, cli_flags.build_recipe(parsed))
     assert [recipe.backbone for recipe in recipes] == ["mobilenet", "resnet50"]
     for recipe in recipes:
         opened = BACKBONES[recipe.backbone].opened

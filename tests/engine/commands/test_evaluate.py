@@ -13,7 +13,7 @@ import scipy.special
 from sklearn import metrics
 
 from engine.cli import evaluate as cli_evaluate
-from engine.cli.flags import FlagError
+from engine.cli.command_line import FlagError
 from engine.core.errors import UserError
 from engine.core.files import write
 from engine.core.recipe import Recipe, to_json

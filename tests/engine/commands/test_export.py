@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from engine.cli import command_line
 from engine.cli import export as cli_export
 from engine.cli import flags as cli_flags
 from engine.commands.export import ExportOptions, export
@@ -23,7 +24,6 @@ from engine.runs.checkpoints import TrainState, pack
 from engine.runs.directory import RunDirectory
 from engine.runtime.shutdown import ShutdownRequested
 from tests.bin.programs import start
-from tests.engine import tiny
 from tests.engine.small_runs import Watcher, make_job, small_recipe
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -51,10 +51,7 @@ def trained(photographs, tmp_path_factory) -> RunDirectory:
 def exported(trained, tmp_path_factory):
     """(folder, what was printed) of an export to a SavedModel."""
     out = tmp_path_factory.mktemp("exported") / "out"
-    process = start(
-        "export", f"--run_dir={trained.path}", "--format=saved_model", f"--out={out}",
-        env=tiny.environment(),
-    )  # fmt: skip
+    process = start("export", f"--run_dir={trained.path}", "--format=saved_model", f"--out={out}")
     printed, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert err == "", "converters and TensorFlow are to be silent"
@@ -62,8 +59,8 @@ def exported(trained, tmp_path_factory):
 
 
 def options_of(*arguments) -> ExportOptions:
-    groups = (cli_export.define, cli_flags.define_data)
-    return cli_export.export_options(cli_flags.parse("", groups, ["bin/export", *arguments]))
+    groups = (cli_export.define_export, cli_flags.define_data)
+    return cli_export.export_options(command_line.parse("", groups, ["bin/export", *arguments]))
 
 
 def test_program_prints_its_steps_and_the_comparison(exported):
@@ -150,10 +147,8 @@ def test_export_that_disagrees_leaves_nothing(trained, tmp_path):
 
 
 def test_sigterm_in_a_converter_leaves_nothing(trained, tmp_path):
-    process = start(
-        "export", f"--run_dir={trained.path}", "--format=onnx", f"--out={tmp_path / 'a' / 'b'}",
-        env=tiny.environment(),
-    )  # fmt: skip
+    out = tmp_path / "a" / "b"
+    process = start("export", f"--run_dir={trained.path}", "--format=onnx", f"--out={out}")
     for line in process.stdout:
         if line.startswith("converting"):
             break
@@ -200,13 +195,13 @@ PLACES = ("--run_dir=R", "--out=o")
     ],
 )
 def test_flags_that_do_not_fit_are_refused(arguments, message):
-    with pytest.raises(cli_flags.FlagError, match=re.escape(message)):
+    with pytest.raises(command_line.FlagError, match=re.escape(message)):
         options_of(*arguments)
 
 
 def test_data_flags_require_other_data(trained, tmp_path):
     flags = (f"--run_dir={trained.path}", "--format=onnx", f"--out={tmp_path / 'o'}")
-    with pytest.raises(cli_flags.FlagError, match="--split_seed requires other data"):
+    with pytest.raises(command_line.FlagError, match="--split_seed requires other data"):
         options_of(*flags, "--split_seed=3")
 
 

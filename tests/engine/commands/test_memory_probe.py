@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import re
 import signal
+import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -14,15 +16,17 @@ import pytest
 
 from engine.commands import memory_probe
 from engine.core.errors import UserError
-from engine.core.recipe import parse_phase, to_json
-from tests.bin.programs import run, start
+from engine.core.recipe import to_json
+from engine.runs.directory import RunDirectory, claim_directory
+from engine.runtime import child_process
+from tests.bin.programs import start
+from tests.engine import tiny
 from tests.engine.small_runs import small_recipe
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
-TRAIN = ("--image_size=64", "--batch_size=4", "--phase=t(epochs=1)", "--precision=float32")
-# Every Python process reads this when it begins: a device on which more than so many images at a
-# time don't fit, in the run and in those that it starts.
+# Every Python process reads this when it starts: a device on which more than so many images at a
+# time don't fit, in the run and in the processes that it starts.
 SMALL_DEVICE = """
 import importlib.abc, importlib.machinery, os, sys
 
@@ -32,21 +36,21 @@ class Smaller(importlib.abc.MetaPathFinder):
             return None
         sys.meta_path.remove(self)
         spec = importlib.machinery.PathFinder.find_spec(name, path)
-        run = spec.loader.exec_module
+        execute = spec.loader.exec_module
 
         def exec_module(module):
-            run(module)
+            execute(module)
             call = module.TrainStep.__call__
 
-            def run_step(step, *columns):
+            def limited(step, *arguments):
                 recipe = step.recipe
                 microbatch = recipe.batch_size // recipe.gradient_accumulation_steps
-                if microbatch <= int(os.environ["FITTING"]):
-                    return call(step, *columns)
-                from tensorflow import errors
-                raise errors.ResourceExhaustedError(None, None, "OOM when allocating a tensor")
+                if microbatch > int(os.environ["FITTING"]):
+                    from tensorflow import errors
+                    raise errors.ResourceExhaustedError(None, None, "OOM when allocating a tensor")
+                return call(step, *arguments)
 
-            module.TrainStep.__call__ = run_step
+            module.TrainStep.__call__ = limited
 
         spec.loader.exec_module = exec_module
         return spec
@@ -54,7 +58,7 @@ class Smaller(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Smaller())
 """
 
-# Likewise: a try that leaves its number, and then does nothing.
+# Likewise: a trial that leaves its process number, and then does nothing.
 ENDLESS = """
 import os, sys, time
 
@@ -67,54 +71,86 @@ if "try" in sys.orig_argv:
 
 
 @pytest.fixture
-def small_device(tmp_path, monkeypatch):
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(textwrap.dedent(SMALL_DEVICE))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    return lambda fitting: monkeypatch.setenv("FITTING", str(fitting))
+def at_start(tmp_path, monkeypatch):
+    """Makes every Python process that a test starts run this code first."""
 
+    def install(code: str, **settings) -> None:
+        site = tmp_path / "site"
+        site.mkdir()
+        registered = Path(tiny.__file__).parent / "with_tiny" / "sitecustomize.py"
+        (site / "sitecustomize.py").write_text(f"{registered.read_text()}\n{code}")
+        paths = {"PYTHONPATH": f"{site}{os.pathsep}{tiny.ROOT}"}
+        for name, value in {**paths, **settings}.items():
+            monkeypatch.setenv(name, str(value))
 
-@pytest.mark.parametrize(
-    ("size", "want"), [(1, [1]), (8, [1, 2, 4, 8]), (24, [1, 2, 4, 8, 24]), (7, [1, 7])]
-)
-def test_pieces_divide_the_batch_and_shrink_by_half_or_more(size, want):
-    assert list(memory_probe.pieces(size)) == want
-
-
-def test_what_would_fit_is_said_in_one_line(small_device, coloured, tmp_path):
-    small_device(2)
-    err = run("train", *TRAIN, f"--data_dir={coloured}", f"--run_dir={tmp_path / 'r'}", status=1)
-    assert err.count("\n") == 1
-    assert "batch_size=4 with gradient_accumulation_steps=1 takes more memory than there is" in err
-    assert "2 images at a time fit; give --gradient_accumulation_steps=2" in err
-    assert json.loads((tmp_path / "r" / "result.json").read_text())["status"] == "failed"
-
-
-def test_what_would_fit_in_a_recipe_file_is_said_too(small_device, coloured, tmp_path):
-    small_device(2)
-    phases = (parse_phase("t(epochs=1)"),)
-    file = tmp_path / "mine.json"
-    file.write_text(to_json(dataclasses.replace(small_recipe(coloured), phases=phases)))
-    err = run("train", f"--recipe={file}", f"--run_dir={tmp_path / 'r'}", status=1)
-    assert '(in a recipe file "gradient_accumulation_steps": 4)' in err
-    assert err.count("\n") == 1
+    return install
 
 
 @pytest.fixture
-def endless(tmp_path, monkeypatch):
-    """Every try goes on for ever; gives a function that waits for one and tells its process."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(textwrap.dedent(ENDLESS))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    monkeypatch.setenv("TRYING", str(tmp_path / "trying"))
+def fitting(monkeypatch):
+    """Makes so many images at a time fit, and no more."""
 
-    def begun(process) -> int:
-        while not (tmp_path / "trying").exists():
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.02)
-        return int((tmp_path / "trying").read_text())
+    def limit(count: int) -> None:
+        def fits(recipe, threads):
+            return recipe.batch_size // recipe.gradient_accumulation_steps <= count
 
-    return begun
+        monkeypatch.setattr(memory_probe, "_fits", fits)
+
+    return limit
+
+
+@pytest.mark.parametrize(
+    ("size", "counts"), [(1, [1]), (8, [1, 2, 4, 8]), (24, [1, 2, 4, 8, 24]), (7, [1, 7])]
+)
+def test_microbatch_counts_divide_the_batch_and_double_at_least(size, counts):
+    assert list(memory_probe.microbatch_counts(size)) == counts
+
+
+def test_auto_takes_the_fewest_microbatches_that_fit(fitting, tmp_path):
+    fitting(16)
+    recipe = small_recipe(tmp_path, batch_size=32)
+    fitted = memory_probe.fit_accumulation_steps(recipe, None, None)
+    assert fitted == dataclasses.replace(recipe, gradient_accumulation_steps=2)
+
+
+def test_auto_keeps_the_microbatches_of_a_resumed_run(fitting, tmp_path):
+    fitting(0)
+    resumed = RunDirectory(tmp_path / "run")
+    recipe = small_recipe(tmp_path, gradient_accumulation_steps=4)
+    claim_directory(resumed, recipe, overwrite=False)
+    resumed.best.touch()
+    plain = dataclasses.replace(recipe, gradient_accumulation_steps=1)
+    assert memory_probe.fit_accumulation_steps(plain, resumed, None) == recipe
+
+
+def test_model_that_never_fits_is_refused(fitting, tmp_path):
+    fitting(0)
+    message = "even with one image at a time; give a smaller --backbone"
+    with pytest.raises(UserError, match=message):
+        memory_probe.fit_accumulation_steps(small_recipe(tmp_path), None, None)
+    assert message in memory_probe.advice(small_recipe(tmp_path), None)
+
+
+def test_run_out_of_memory_names_what_fits_in_one_line(at_start, coloured, tmp_path):
+    at_start(SMALL_DEVICE, FITTING=2)
+    recipe = small_recipe(coloured, ["t(epochs=1)"], batch_size=4)
+    (tmp_path / "mine.json").write_text(to_json(recipe))
+    flags = (f"--recipe={tmp_path / 'mine.json'}", f"--run_dir={tmp_path / 'r'}")
+    process = start("train", *flags, env=os.environ)
+    _, err = process.communicate(timeout=600)
+    assert process.returncode == 1
+    assert err.count("\n") == 1
+    assert "batch_size=4 with gradient_accumulation_steps=1 takes more memory than there is" in err
+    assert "2 images at a time fit; give --gradient_accumulation_steps=2 (in a recipe file" in err
+    assert json.loads((tmp_path / "r" / "result.json").read_text())["status"] == "failed"
+
+
+def wait_for_trial(process, file: Path) -> int:
+    """The number of the trial's process."""
+    while not file.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    return int(file.read_text())
 
 
 def ended(number: int) -> bool:
@@ -125,52 +161,47 @@ def ended(number: int) -> bool:
         return True
 
 
-def test_a_search_that_is_asked_to_end_ends_with_its_try(endless, coloured, tmp_path):
-    auto = ("--batch_size=auto", f"--data_dir={coloured}", f"--run_dir={tmp_path / 'r'}")
-    process = start("train", *auto)
-    trying = endless(process)
+def train_with_auto(recipe_file: Path, folder: Path) -> subprocess.Popen:
+    flags = ("--backbone=tiny", "--weights=none", "--batch_size=auto")
+    places = (f"--data_dir={folder}", f"--run_dir={recipe_file.parent / 'r'}")
+    return start("train", *flags, *places, env=os.environ)
+
+
+def advise(recipe_file: Path, _: Path) -> subprocess.Popen:
+    module, task = memory_probe.CHILD, memory_probe.ADVISE
+    return subprocess.Popen(
+        child_process.module_command(module, task, "1", recipe_file.read_text()),
+        env=child_process.module_environment(), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("begin", "status", "said"),
+    [
+        (train_with_auto, 75, r"train: stopped by SIGTERM; .*\n"),
+        (advise, 128 + signal.SIGTERM, ""),
+    ],
+)
+def test_sigterm_ends_a_search_and_its_trial(at_start, coloured, tmp_path, begin, status, said):
+    at_start(ENDLESS, TRYING=tmp_path / "trying")
+    (tmp_path / "recipe").write_text(to_json(small_recipe(coloured)))
+    process = begin(tmp_path / "recipe", coloured)
+    trial = wait_for_trial(process, tmp_path / "trying")
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 75
-    assert err.startswith("train: stopped by SIGTERM; ")
-    assert err.count("\n") == 1
-    assert ended(trying)
+    assert process.returncode == status
+    assert re.fullmatch(said, err)
+    assert ended(trial)
 
 
-def test_so_does_one_that_looks_for_advice(endless, coloured):
-    recipe = to_json(small_recipe(coloured))
-    process = start("_fits.py", memory_probe.ADVISE, 1, recipe)
-    trying = endless(process)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (128 + signal.SIGTERM, "")
-    assert ended(trying)
+def test_trial_that_fails_otherwise_is_no_answer(tmp_path):
+    with pytest.raises(UserError, match=r"can't be measured: .*gone does not exist"):
+        memory_probe.fit_accumulation_steps(small_recipe(tmp_path / "gone"), None, 1)
 
 
-def test_auto_finds_it_before_anything_is_trained(small_device, coloured, tmp_path):
-    small_device(16)
-    auto = ("--image_size=64", "--batch_size=auto", *TRAIN[2:], f"--data_dir={coloured}")
-    run("train", *auto, f"--run_dir={tmp_path / 'r'}")
-    recipe = json.loads((tmp_path / "r" / "recipe.json").read_text())
-    assert (recipe["batch_size"], recipe["gradient_accumulation_steps"]) == (32, 2)
-
-
-def test_where_nothing_fits_it_is_said(small_device, coloured, tmp_path):
-    small_device(0)
-    two = ("--image_size=64", "--batch_size=2", *TRAIN[2:])
-    err = run("train", *two, f"--data_dir={coloured}", f"--run_dir={tmp_path / 'r'}", status=1)
-    assert "image by image even; give a smaller --backbone" in err
-
-
-def test_a_try_that_fails_otherwise_is_no_answer(tmp_path):
-    gone = small_recipe(tmp_path / "gone")
-    with pytest.raises(UserError, match=r"can't be found out: .*gone does not exist"):
-        memory_probe.settle(gone, None, 1)
-
-
-def test_a_try_may_say_anything(tmp_path, monkeypatch):
+def test_trial_may_print_any_bytes(tmp_path, monkeypatch):
     """Native code writes to the error stream too, and not in UTF-8 alone."""
-    says = "import os; os.write(2, b'\\xff odd\\n'); raise SystemExit(1)"
-    monkeypatch.setattr(memory_probe, "_command", lambda *_: [sys.executable, "-c", says])
-    with pytest.raises(UserError, match=r"can't be found out: .* odd"):
-        memory_probe.settle(small_recipe(tmp_path), None, 1)
+    code = "import os; os.write(2, b'\\xff odd\\n'); raise SystemExit(1)"
+    monkeypatch.setattr(memory_probe, "_command", lambda *_: [sys.executable, "-c", code])
+    with pytest.raises(UserError, match=r"can't be measured: .* odd"):
+        memory_probe.fit_accumulation_steps(small_recipe(tmp_path), None, 1)

@@ -16,7 +16,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from engine.cli import flags as cli_flags
+from engine.cli import command_line
 from engine.cli import serve as cli_serve
 from engine.commands.load_test import LoadTestOptions, measure_service
 from engine.commands.serve import ServeOptions, serve
@@ -165,10 +165,10 @@ def places(made_run, tmp_path):
     return {"run": made_run, "empty": tmp_path / "empty", "links": tmp_path / "links"}
 
 
-def parse(flags, places) -> cli_flags.Parsed:
-    groups = (cli_serve.define, cli_serve.define_load_test)
+def parse(flags, places) -> command_line.ParsedFlags:
+    groups = (cli_serve.define_serve, cli_serve.define_load_test)
     argv = ["bin/serve", *(flag.format(**places) for flag in flags.split())]
-    return cli_flags.parse("...", groups, argv)
+    return command_line.parse("...", groups, argv)
 
 
 def options_of(flags, places) -> tuple[ServeOptions, LoadTestOptions]:
@@ -193,7 +193,7 @@ def options_of(flags, places) -> tuple[ServeOptions, LoadTestOptions]:
     ],
 )
 def test_flags_that_do_not_fit_are_refused(places, flags, message):
-    with pytest.raises(cli_flags.FlagError, match=re.escape(message)):
+    with pytest.raises(command_line.FlagError, match=re.escape(message)):
         options_of(flags, places)
 
 

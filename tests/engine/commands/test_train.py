@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.cli import flags as cli_flags
+from engine.cli import command_line
 from engine.cli import main as cli_main
 from engine.cli import train as cli_train
 from engine.commands import memory_probe, training_data
@@ -40,7 +40,7 @@ def shutdown(monkeypatch) -> Shutdown:
         shutdown.requested = arguments
         return shutdown
 
-    monkeypatch.setattr(cli_main, "stop", make)
+    monkeypatch.setattr(cli_main, "listen_for_shutdown", make)
     return shutdown
 
 
@@ -60,7 +60,7 @@ def run_options(shutdown, monkeypatch) -> list:
 
 def options_of(*arguments) -> command.TrainOptions:
     argv = ["bin/train", "--data_dir=x", *arguments]
-    return cli_train.train_options(cli_flags.parse("[flags]", cli_train.ALL, argv), argv)
+    return cli_train.train_options(command_line.parse("[flags]", cli_train.ALL, argv), argv)
 
 
 def test_flags_reach_the_options():
@@ -114,7 +114,7 @@ def test_run_that_is_finished_is_not_called_interrupted(
 
     final = types.SimpleNamespace(result=RESULT, answers={})
     monkeypatch.setattr(loop, "train", lambda job: jobs.append(job) or final)
-    monkeypatch.setattr(command.train_summary, "figures", figures)
+    monkeypatch.setattr(command.train_summary, "describe_accuracy", figures)
     place = tmp_path / "run"
     flags = (f"--data_dir={coloured}", f"--run_dir={place}", "--on_nan=stop")
     cli_train.main(["bin/train", *SMALL, *flags])

@@ -18,20 +18,20 @@ BEST = {"val_accuracy": 0.9375, "phase": "fine_tune", "epoch": 9}
         (0.9375, "best: 93.75% on validation, fine_tune epoch 9"),
         (
             0.875,
-            "best: 93.75% on validation, fine_tune epoch 9; as it is saved, in float32: 87.50%",
+            "best: 93.75% on validation, fine_tune epoch 9; saved in float32: 87.50%",
         ),
     ],
 )
-def test_the_saved_model_s_figure_is_given_where_it_is_another(saved, line):
+def test_saved_model_with_another_accuracy_has_both_printed(saved, line):
     result = {"best": BEST, "validation": {"accuracy": saved}}
-    assert list(train_summary.figures(result)) == [line]
+    assert list(train_summary.describe_accuracy(result)) == [line]
     result["test"] = {"accuracy": 0.5, "count": 8}
-    assert list(train_summary.figures(result)) == [line, "test: 50.00% of 8"]
+    assert list(train_summary.describe_accuracy(result)) == [line, "test: 50.00% of 8"]
 
 
-def test_tensorboard_starts_from_where_the_user_stands(tmp_path, monkeypatch):
+def test_tensorboard_command_runs_in_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command = train_summary.tensorboard(Path("runs/my run"))
+    command = train_summary.tensorboard_command(Path("runs/my run"))
     *program, place = shlex.split(command)
     assert place == "--logdir=runs/my run"
     shown = subprocess.run([*program, "--helpshort"], capture_output=True, text=True)
@@ -48,7 +48,7 @@ def test_tensorboard_starts_from_where_the_user_stands(tmp_path, monkeypatch):
         (".", False, "'{home}/.venv/bin/python' -m tensorboard.main --logdir=run"),
     ],
 )
-def test_the_program_is_the_environment_s_own(tmp_path, monkeypatch, folder, beside, command):
+def test_tensorboard_is_that_of_the_environment(tmp_path, monkeypatch, folder, beside, command):
     home = tmp_path / "my home"
     programs = home / ".venv" / "bin"
     programs.mkdir(parents=True)
@@ -57,4 +57,4 @@ def test_the_program_is_the_environment_s_own(tmp_path, monkeypatch, folder, bes
         (programs / "tensorboard").touch()
     monkeypatch.setattr(sys, "executable", str(programs / "python"))
     monkeypatch.chdir(home / folder)
-    assert train_summary.tensorboard(Path("run")) == command.format(home=home)
+    assert train_summary.tensorboard_command(Path("run")) == command.format(home=home)

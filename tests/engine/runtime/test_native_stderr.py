@@ -11,7 +11,7 @@ import pytest
 
 from tests.bin.programs import ROOT
 
-HUSH = "from engine.runtime import native_stderr\nnative_stderr.hush()"
+HUSH = "from engine.runtime import native_stderr\nnative_stderr.drop_decoder_noise()"
 
 
 def said(work: str, **settings) -> subprocess.CompletedProcess:
@@ -94,7 +94,7 @@ def test_a_stream_that_somebody_has_put_aside_is_left_alone(capfd):
     from engine.runtime import native_stderr
 
     before = sys.stderr
-    native_stderr.hush()
+    native_stderr.drop_decoder_noise()
     assert sys.stderr is before
     os.write(2, b"Corrupt JPEG data\n")
     assert "Corrupt" in capfd.readouterr().err

@@ -1,0 +1,242 @@
+"""How a command line is read: flag files, help, and the errors about mistyped flags.
+
+absl adds a repeated flag on the command line to those of the flag file; here those on the command
+line replace the file's. Flag files are read here too: always as UTF-8.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import textwrap
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from engine.core.errors import UserError, nearest
+
+REPEATABLE = ("phase",)  # flags that may be given several times
+MAX_FLAGFILE_BYTES = 1 << 20
+MAX_NAME_LENGTH = 100  # letters of a flag's name
+
+DefineFlags = Callable[[flags.FlagValues], None]
+
+
+class FlagError(UserError):
+    """A flag that is not as it should be: the program ends with 2."""
+
+
+@contextmanager
+def as_flag_errors() -> Iterator[None]:
+    """Turns each UserError of the block, about a value that came from a flag, into a FlagError."""
+    try:
+        yield
+    except UserError as error:
+        raise FlagError(str(error)) from None
+
+
+class ParsedFlags:
+    """A program's flags as attributes.
+
+    explicit: names of the flags that the user gave, in order.
+    arguments: the words that are no flags.
+    """
+
+    def __init__(self, values: flags.FlagValues, explicit: list[str], arguments: list[str]) -> None:
+        self._values, self.explicit, self.arguments = values, explicit, arguments
+
+    def __getattr__(self, name: str) -> Any:
+        return self._values[name].value
+
+    def require(self, **hints: str) -> None:
+        """Raises:
+        FlagError: one of these flags is missing; the message ends with its hint.
+        """
+        for name, hint in hints.items():
+            if not getattr(self, name):
+                raise FlagError(f"--{name} is missing; {hint}")
+
+    def as_flags(self, names: Iterable[str]) -> list[str]:
+        """Those of the flags that the user gave, as another program's command line takes them.
+
+        In the order in which they were last given, since of some the last one counts.
+        """
+        wanted, texts = set(names), []
+        for name in reversed(dict.fromkeys(reversed(self.explicit))):
+            if name in wanted:
+                value = self._values[name].value
+                values = value if isinstance(value, list) else [value]
+                texts += [f"--{name}={_as_text(one)}" for one in values]
+        return texts
+
+
+def _as_text(value: Any) -> str:
+    """`HEIGHTxWIDTH` for the value of a size."""
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def flag_names(groups: Iterable[DefineFlags]) -> list[str]:
+    values = flags.FlagValues()
+    for define in groups:
+        define(values)
+    return list(values)
+
+
+def parse(
+    usage: str,
+    groups: Sequence[DefineFlags],
+    argv: Sequence[str],
+    ignored_in_files: Iterable[str] = (),
+    about: str | None = None,
+) -> ParsedFlags:
+    """Reads the flags of a program.
+
+    `--help` prints them all and exits with 0. Arguments that are no flags are allowed where the
+    usage ends with `...`.
+
+    Args:
+      ignored_in_files: flags of other programs, which a flag file may hold.
+      about: what the program does, for `--help`.
+
+    Raises:
+      FlagError: an unknown flag, a value that is not allowed, a flag file that can't be read, or
+        an argument where none is expected.
+    """
+    values = flags.FlagValues()
+    for define in groups:
+        define(values)
+    program = Path(argv[0]).name
+    if {"--help", "-help", "-h", "-?"} & set(argv[1:]):
+        print(help_text(program, usage, about, values), flush=True)
+        raise SystemExit(0)
+    tokens, rest = _expand(argv[1:], {*ignored_in_files} - {*values})
+    for token in tokens:
+        if len(_name(token)) > MAX_NAME_LENGTH:  # absl would look for a similar name for ever
+            raise _unknown(program, _name(token), values)
+    try:
+        arguments = values([argv[0], *tokens, *rest])[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise _unknown(program, error.flagname.split("=")[0], values) from None
+    except flags.IllegalFlagValueError as error:
+        raise FlagError(str(error).removeprefix("flag ")) from None
+    except (flags.Error, ValueError) as error:  # absl raises a bare one for `--noflag=value`
+        raise FlagError(str(error)) from None
+    if arguments and not usage.endswith("..."):
+        raise FlagError(_unexpected(program, arguments[0]))
+    explicit = [name for token in tokens if (name := _flag_of(token, values)) in values]
+    return ParsedFlags(values, explicit, arguments)
+
+
+def _unknown(program: str, name: str, values: flags.FlagValues) -> FlagError:
+    hint = nearest(name, [*values, "flagfile", "help"])
+    return FlagError(f"--{name} does not exist{hint}; bin/{program} --help lists all flags")
+
+
+def _unexpected(program: str, word: str) -> str:
+    hint = f"--flagfile={word}" if word.endswith(".flags") else f"bin/{program} --help"
+    return f"{word!r} is no flag, and {program} takes nothing else; write {hint}"
+
+
+def _name(token: str) -> str:
+    return token.lstrip("-").split("=")[0] if token.startswith("-") else ""
+
+
+def _flag_of(token: str, values: flags.FlagValues) -> str:
+    """The flag that a token sets: `--noname` sets `name`."""
+    name = _name(token)
+    return name if name in values else name.removeprefix("no")
+
+
+def _expand(argv: Sequence[str], ignored_in_files: Set[str]) -> tuple[list[str], list[str]]:
+    """Replaces flag files by their lines, less what the command line overrides.
+
+    Returns:
+      the tokens before `--`, and `--` with what follows, which are arguments.
+    """
+    tokens: list[tuple[str, bool]] = []
+    waiting = deque((token, False) for token in argv)
+    read: set[str] = set()
+    while waiting and waiting[0][0] != "--":
+        token, from_file = waiting.popleft()
+        if _name(token) != "flagfile":
+            tokens.append((token, from_file))
+            continue
+        file = token.split("=", 1)[1] if "=" in token else waiting.popleft()[0] if waiting else ""
+        if not (from_file and file in read):  # a file that names itself would never end
+            read.add(file)
+            waiting.extendleft((line, True) for line in reversed(_read_flagfile(file)))
+    direct = {_name(token) for token, from_file in tokens if not from_file}
+    dropped = {
+        *(direct & set(REPEATABLE)),
+        *ignored_in_files,
+        *(f"no{name}" for name in ignored_in_files),
+    }
+    remaining = [
+        token for token, from_file in tokens if not (from_file and _name(token) in dropped)
+    ]
+    return remaining, [token for token, _ in waiting]
+
+
+def _read_flagfile(file: str) -> list[str]:
+    """The lines of a flag file, less the empty ones and the comments (`#` or `//`)."""
+    try:
+        text = _read_text(file)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        known = sorted(path.name for path in Path(__file__).parents[2].glob("*.flags"))
+        hint = nearest(Path(file).name, known)
+        raise FlagError(
+            f"--flagfile={file}: can't be read ({reason}){hint}; "
+            f"Unfreeze comes with {', '.join(known)}"
+        ) from None
+    lines = [line.strip() for line in text.split("\n")]
+    return [line for line in lines if line and not line.startswith(("#", "//"))]
+
+
+def _read_text(file: str) -> str:
+    """The text of a file, less the mark that editors on Windows put before it.
+
+    Raises:
+      OSError: there is no such file.
+      ValueError: it is no text, or larger than any flag file.
+    """
+    with open(os.path.expanduser(file), "rb") as stream:
+        data = stream.read(MAX_FLAGFILE_BYTES + 1)  # and no more: a device has no end
+    if len(data) > MAX_FLAGFILE_BYTES:
+        raise ValueError(f"it is larger than {MAX_FLAGFILE_BYTES:,} bytes")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError("it is no text in UTF-8") from None
+    if "\0" in text:
+        raise ValueError("it holds a zero byte")
+    return text
+
+
+def help_text(program: str, usage: str, about: str | None, values: flags.FlagValues) -> str:
+    lines = [f"usage: bin/{program} [--flagfile=FILE] {usage}", ""]
+    lines += [about, ""] if about else []
+    for name in values:
+        flag = values[name]
+        text = " ".join(flag.help.split())
+        default = flag.default
+        if default is None or default is False:
+            described = re.search(r"; default: ([^;]*)", text)
+            default = described and described[1]
+            text = re.sub(r"; default: [^;]*", "", text)
+        title = f"  --[no]{name}" if flag.boolean else f"  --{name}=…"
+        lines.append(title if default is None else f"{title} (default: {default})")
+        lines += textwrap.wrap(text, 92, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    lines += ["  --flagfile=FILE", "      a file with one flag a line; flags after it override it"]
+    return "\n".join(lines)
+
+
+def flagfile_name(argv: Sequence[str]) -> str | None:
+    """`cats_dogs` for `--flagfile=some/cats_dogs.flags`; the last one where there are several."""
+    names = [Path(b).stem for a, b in zip(argv, [*argv[1:], ""], strict=True) if a == "--flagfile"]
+    names += [Path(a.split("=", 1)[1]).stem for a in argv if a.startswith("--flagfile=")]
+    return names[-1] if names else None
