@@ -1,4 +1,4 @@
-"""Writes a trained model as others read it, and compares that with the original."""
+"""Exports a trained model to another format, and compares it with the original."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pathlib import Path
 
 from absl import flags
 
+from engine.cli import command_line
 from engine.cli import flags as cli_flags
-from engine.cli.command_line import FlagError, ParsedFlags, as_flag_errors, parse
+from engine.cli.command_line import FlagError, ParsedFlags, as_flag_errors
 from engine.cli.flag_types import define_choice, define_number, define_path, define_switch
 from engine.commands.export import (
     MIN_AGREEMENT,
@@ -51,7 +52,7 @@ def define_export(values: flags.FlagValues) -> None:
 
 def main(argv: list[str]) -> None:
     usage = "--run_dir=R --format=F --out=DIR [flags]"
-    parsed = parse(usage, (define_export, cli_flags.define_data), argv, about=__doc__)
+    parsed = command_line.parse(usage, (define_export, cli_flags.define_data), argv, about=__doc__)
     options = export_options(parsed)
     console = ConsoleLogger()
     try:

@@ -1,4 +1,4 @@
-"""Answers over HTTP what images show, by a run's model; with a page to drop images on."""
+"""Serves a run's predictions over HTTP, with a page to drop images on."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 from absl import flags
 
+from engine.cli import command_line
 from engine.cli import flags as cli_flags
-from engine.cli.command_line import FlagError, ParsedFlags, as_flag_errors, flag_names, parse
+from engine.cli.command_line import FlagError, ParsedFlags, as_flag_errors, flag_names
 from engine.cli.flag_types import (
     define_choice,
     define_integer,
@@ -56,7 +57,7 @@ def define_load_test(values: flags.FlagValues) -> None:
 
 def main(argv: list[str]) -> None:
     usage = "--run_dir=R [flags] | --run_dir=R --load_test FILE|FOLDER ..."
-    parsed = parse(usage, (define_serve, define_load_test), argv, about=__doc__)
+    parsed = command_line.parse(usage, (define_serve, define_load_test), argv, about=__doc__)
     console = ConsoleLogger()
     options = serve_options(parsed)
     if not parsed.load_test:
