@@ -11,9 +11,8 @@ from pathlib import Path
 
 from absl import flags
 
-from engine.cli import flags as cli_flags
+from engine.cli import command_line, flag_types, tta_flag
 from engine.cli import main as cli_main
-from engine.cli import tta_flag
 from engine.cli.prediction_progress import PredictionProgress
 from engine.commands.predict import PredictOptions, predict
 from engine.commands.predict_to_file import predict_to_file
@@ -30,24 +29,24 @@ PRECISIONS = ("float32", "auto")
 
 
 def define(values: flags.FlagValues) -> None:
-    cli_flags.place(values, "run_dir", None, "the run whose best model predicts")
-    cli_flags.choice(
+    flag_types.define_path(values, "run_dir", None, "the run whose best model predicts")
+    flag_types.define_choice(
         values,
         "backbone",
         "efficientnet_lite0",
         BACKBONES,
         "without --run_dir: the network that predicts the 1,000 ImageNet classes",
     )
-    cli_flags.whole(
-        values, "top_k", None, "labels of each prediction; default: 5, or 1 with --out", least=1
+    flag_types.define_integer(
+        values, "top_k", None, "labels of each prediction; default: 5, or 1 with --out", minimum=1
     )
-    cli_flags.choice(values, "format", "table", FORMATS, "of the printed predictions")
-    cli_flags.place(values, "plot", None, "write each image beside its bars, as PNG")
+    flag_types.define_choice(values, "format", "table", FORMATS, "of the printed predictions")
+    flag_types.define_path(values, "plot", None, "write each image beside its bars, as PNG")
     flags.DEFINE_bool(
         "explain", False, "show in --plot, by Grad-CAM, what speaks for each prediction", values
     )
     tta_flag.define(values)
-    cli_flags.place(
+    flag_types.define_path(
         values,
         "out",
         None,
@@ -55,7 +54,7 @@ def define(values: flags.FlagValues) -> None:
         "when interrupted, the same command resumes it",
     )
     flags.DEFINE_bool("overwrite", False, "with --out: start over, and replace the file", values)
-    cli_flags.choice(
+    flag_types.define_choice(
         values,
         "precision",
         None,
@@ -67,18 +66,20 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "allow_private_urls", False, "fetch addresses that are not on the public internet", values
     )
-    cli_flags.whole(values, "batch_size", 32, "images at a time", least=1)
-    cli_flags.whole(values, "threads", None, "CPU threads; all cores if not given", least=1)
+    flag_types.define_integer(values, "batch_size", 32, "images at a time", minimum=1)
+    flag_types.define_integer(
+        values, "threads", None, "CPU threads; all cores if not given", minimum=1
+    )
 
 
 def main(argv: list[str]) -> None:
-    parsed = cli_flags.parse("[flags] FILE|FOLDER|URL ...", (define,), argv, about=__doc__)
+    parsed = command_line.parse("[flags] FILE|FOLDER|URL ...", (define,), argv, about=__doc__)
     options = predict_options(parsed)
     if parsed.out is not None:
         write_predictions(parsed, options)
         return
     if parsed.overwrite:
-        raise cli_flags.FlagError("--overwrite has no use without --out; omit it")
+        raise command_line.FlagError("--overwrite has no use without --out; omit it")
     result = predict(options, cli_main.log)
     PRINTERS[parsed.format](result.predictions, result.rule.overrides_argmax)
     unread = [one for one in result.predictions if one.problem]
@@ -88,15 +89,15 @@ def main(argv: list[str]) -> None:
         raise UserError("no image could be read")
 
 
-@cli_flags.as_flag_errors()
-def predict_options(parsed: cli_flags.Parsed) -> PredictOptions:
+@command_line.as_flag_errors()
+def predict_options(parsed: command_line.ParsedFlags) -> PredictOptions:
     """
     Raises:
       FlagError: a value does not fit, or no image is named.
     """
     to_file = parsed.out is not None
     return PredictOptions(
-        images=tuple(parsed.words),
+        images=tuple(parsed.arguments),
         run_dir=Path(parsed.run_dir) if parsed.run_dir else None,
         backbone=parsed.backbone,
         top_k=parsed.top_k or (1 if to_file else 5),
@@ -110,7 +111,7 @@ def predict_options(parsed: cli_flags.Parsed) -> PredictOptions:
     )
 
 
-def write_predictions(parsed: cli_flags.Parsed, options: PredictOptions) -> None:
+def write_predictions(parsed: command_line.ParsedFlags, options: PredictOptions) -> None:
     """Predicts into a file, and reports how many images could be read.
 
     Raises:
@@ -118,12 +119,12 @@ def write_predictions(parsed: cli_flags.Parsed, options: PredictOptions) -> None
       UserError: no image could be read.
     """
     path = Path(parsed.out)
-    with cli_flags.as_flag_errors():
+    with command_line.as_flag_errors():
         predictions_format.format_of(path.name)
     for name, why in {"format": "the file's ending says it", "plot": "it has no images"}.items():
-        if name in parsed.given:
-            raise cli_flags.FlagError(f"--{name} has no use with --out: {why}; omit one of them")
-    shutdown = cli_main.stop(None, False)
+        if name in parsed.explicit:
+            raise command_line.FlagError(f"--{name} has no use with --out: {why}; omit one of them")
+    shutdown = cli_main.listen_for_shutdown(None, False)
     with PredictionProgress() as progress:
         counts = predict_to_file(options, path, parsed.overwrite, progress, shutdown)
     print(f"{progress.describe()}; written to {printable(str(path))}")

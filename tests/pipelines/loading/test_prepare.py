@@ -109,7 +109,5 @@ def test_broken_class_is_reported_together_with_missing_files(manifest, coloured
 def test_manifest_of_which_all_files_are_missing_is_an_error(manifest, tmp_path):
     rows = [f"{label}{number}.jpg,{label}" for label in "ab" for number in range(4)]
     recipe = manifest(rows, validation_fraction=0.25)
-    with pytest.raises(
-        UserError, match=rf"8 of 8 files .* exist.*a0.*relative to {tmp_path};"
-    ):
+    with pytest.raises(UserError, match=rf"8 of 8 files .* exist.*a0.*relative to {tmp_path};"):
         prepare_training(recipe, tmp_path)
