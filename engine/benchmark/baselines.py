@@ -54,11 +54,12 @@ def main(text: str) -> None:
 def _compile(model: Any, phase: Any) -> None:
     import keras
 
-    from engine.optim import optimizers
-    from engine.optim import options as recipes
+    from engine.optim import optimizers, options
 
     common = {"learning_rate": phase.learning_rate, "weight_decay": phase.weight_decay}
-    optimizer = optimizers.OPTIMIZERS[phase.optimizer](common, **recipes.options(phase).optimizer)
+    optimizer = optimizers.OPTIMIZERS[phase.optimizer](
+        common, **options.phase_options(phase).optimizer
+    )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, metrics=["accuracy"])
 

@@ -180,7 +180,7 @@ def variants(parsed: command_line.ParsedFlags, recipe: Recipe) -> list[Recipe]:
             changes["phases"] = tuple(
                 phase
                 if phase.trainable in ("head", "all")
-                else dataclasses.replace(phase, trainable=entry.opened)
+                else dataclasses.replace(phase, trainable=entry.fine_tune_from)
                 for phase in recipe.phases
             )
         recipes += [

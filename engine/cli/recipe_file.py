@@ -76,7 +76,7 @@ def _belongs_to(plan: bytes, recipe: Recipe) -> bool:
 def _parse(file: str, text: str) -> Recipe:
     try:
         recipe = from_json(Recipe, text)
-        options.check(recipe)
+        options.check_recipe(recipe)
         augment.changes(recipe.augment)
     except UserError as error:
         raise FlagError(

@@ -1,7 +1,7 @@
-"""The networks that a classifier can stand on: how to build them and what their pixels look like.
+"""The table of backbones: how to build each, and how to scale its pixels.
 
-An entry knows its network's input size, the scaling that its weights were trained with, the names
-of its stages, and where its weights come from. No preprocessing function of another library runs:
+An entry has its network's input size, the scaling that its weights were trained with, the names of
+its stages, and the source of its weights. No preprocessing function of another library runs:
 scaling is part of the model.
 """
 
@@ -21,28 +21,29 @@ from engine.core.recipe import SOURCES_OF_WEIGHTS
 class Backbone:
     """One network.
 
-    build(pixels, weights): KerasTensor [B, H, W, 3], scaled -> features [B, h, w, c]; `weights` is
-      `imagenet`, `none`, or the path of a Keras weight file.
-    image_size: the side in pixels that the weights were trained at.
-    scaling: a key of SCALINGS.
-    stages: a pattern of layer names. Without a group, each match is the output of a stage of that
-      name; with a group, layers that share the group's text form the stage of that name.
-    opened: the stage from which everything upward trains in the default fine-tune phase.
-    whole(pixels): the network with its own ImageNet classifier -> probabilities of the 1,000
-      classes [B, 1000].
+    Attributes:
+      build: (pixels, weights) -> features, symbolic [B, h, w, c]. pixels are symbolic [B, H, W, 3],
+        scaled; weights is `imagenet`, `none`, or the path of a Keras weight file.
+      image_size: the side in pixels that the weights were trained at.
+      scaling: a key of SCALINGS.
+      stages: a pattern of layer names. Without a group, each match is the output of a stage of that
+        name; with a group, layers that share the group's text form the stage of that name.
+      fine_tune_from: the stage from which everything upward trains in the default fine-tune phase.
+      build_imagenet: pixels -> probabilities of the 1,000 classes of ImageNet, [B, 1000], by the
+        network with its own classifier.
     """
 
     build: Callable[[Any, str], Any]
     image_size: int
     scaling: str
     stages: str
-    opened: str
-    whole: Callable[[Any], Any]
+    fine_tune_from: str
+    build_imagenet: Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
-    """(pixel - mean) / deviation for each channel, red, green, blue; `bgr` turns that round."""
+    """(pixel - mean) / deviation for each channel, red, green, blue; `bgr` reverses these."""
 
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float]
@@ -50,15 +51,15 @@ class Scaling:
 
 
 SCALINGS: dict[str, Scaling] = {
-    # To -1 … 1, as the networks that Google trained.
+    # To -1 … 1, as Google's networks.
     "symmetric": Scaling((127.5,) * 3, (127.5,) * 3),
     # EfficientNetV2 S, M and L.
     "half": Scaling((128.0,) * 3, (128.0,) * 3),
-    # EfficientNet-Lite, whose int8 ancestors wanted whole numbers.
+    # EfficientNet-Lite: whole numbers, for its int8 variants.
     "lite": Scaling((127.0,) * 3, (128.0,) * 3),
     # Mean and deviation of ImageNet, as torchvision uses them.
     "standard": Scaling((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-    # Caffe: blue first, mean taken away, no division.
+    # Caffe: blue first, mean subtracted, no division.
     "caffe": Scaling((123.68, 116.779, 103.939), (1.0,) * 3, bgr=True),
 }
 
@@ -69,12 +70,12 @@ def _lite(variant: str, size: int) -> Backbone:
 
         return efficientnet_lite.build(variant, pixels, weights)
 
-    def whole(pixels: Any) -> Any:
+    def build_imagenet(pixels: Any) -> Any:
         from engine.models import efficientnet_lite
 
-        return efficientnet_lite.whole(variant, pixels)
+        return efficientnet_lite.build_imagenet(variant, pixels)
 
-    return Backbone(build, size, "lite", r"stem|block\d|top", "block6", whole)
+    return Backbone(build, size, "lite", r"stem|block\d|top", "block6", build_imagenet)
 
 
 def _keras(
@@ -82,7 +83,7 @@ def _keras(
     size: int,
     scaling: str,
     stages: str,
-    opened: str,
+    fine_tune_from: str,
     make: Callable[..., Any] | None = None,
     **arguments: Any,
 ) -> Backbone:
@@ -91,14 +92,14 @@ def _keras(
     def build(pixels: Any, weights: str) -> Any:
         return make(name, pixels, weights, include_top=False, **arguments).output
 
-    def whole(pixels: Any) -> Any:
+    def build_imagenet(pixels: Any) -> Any:
         return make(name, pixels, "imagenet", include_top=True, **arguments).output
 
-    return Backbone(build, size, scaling, stages, opened, whole)
+    return Backbone(build, size, scaling, stages, fine_tune_from, build_imagenet)
 
 
 def _application(name: str, pixels: Any, weights: str, **arguments: Any) -> Any:
-    """A model of keras.applications over these pixels.
+    """Builds a model of keras.applications over these pixels.
 
     Raises:
       UserError: its weights could not be fetched, or the file does not fit.
@@ -111,7 +112,7 @@ def _application(name: str, pixels: Any, weights: str, **arguments: Any) -> Any:
     make = getattr(keras.applications, name)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # one for each layer that a file does not fit
+            warnings.simplefilter("ignore")  # Keras warns once for each layer that does not fit
             return make(weights=source, input_tensor=pixels, **arguments)
     except Exception as error:  # Keras raises bare Exception where a download fails
         if source is None:
@@ -120,17 +121,17 @@ def _application(name: str, pixels: Any, weights: str, **arguments: Any) -> Any:
         if weights == "imagenet":
             raise UserError(
                 f"the ImageNet weights of {name} could not be fetched ({reason}); connect once, "
-                "give --weights=FILE or --weights=none, or take --backbone=efficientnet_lite0, "
+                "give --weights=FILE or --weights=none, or use --backbone=efficientnet_lite0, "
                 "whose weights are installed"
             ) from None
         raise UserError(f"--weights={weights}: does not fit {name}: {reason}") from None
 
 
 def _from_stem(name: str, pixels: Any, weights: str, **arguments: Any) -> Any:
-    """EfficientNet without the layers that scale its pixels: those are the classifier's own.
+    """Builds EfficientNet without its scaling layers, which the classifier has already.
 
-    Keras builds one of them for `imagenet` only, so a run that is opened again, with weights from
-    its own files, would be another network than the one that was trained.
+    Keras builds one of them for `imagenet` only, so a run that is loaded, with weights from its own
+    files, would have another network than the one that was trained.
     """
     import keras
 

@@ -1,4 +1,4 @@
-"""The classifier: pixels -> scale -> backbone -> pool -> head. The only place a model is built."""
+"""Builds the classifier: pixels -> scale -> backbone -> pool -> head."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from engine.models.keras_internals import nested_layers
 class Classifier:
     """A model with names for the places where it may be cut.
 
-    model: float32 [B, H, W, 3], 0 to 255, RGB -> logits, float32 [B, classes].
-    features: the pooled features, where the backbone ends, [B, channels].
-    vector: what the last dense layer takes; dropout acts on it in training.
-    head: the last dense layer, vector -> logits.
-    stages: the backbone's stages in order, name -> the tensor that is the stage's output.
+    Attributes:
+      model: float32 [B, H, W, 3], 0 to 255, RGB -> logits, float32 [B, classes].
+      features: the pooled features, symbolic [B, channels]; the backbone's output.
+      vector: the input of the last dense layer; dropout acts on it in training.
+      head: the last dense layer, vector -> logits.
+      stages: the backbone's stages in order, name -> the symbolic tensor that it outputs.
     """
 
     model: keras.Model
@@ -35,16 +36,16 @@ class Classifier:
 def build(
     recipe: Recipe, classes: int, devices: tf.distribute.Strategy | None = None
 ) -> Classifier:
-    """The recipe's classifier with its first weights: the backbone's own, and a random head.
+    """Builds the recipe's classifier with the backbone's weights and a random head.
 
-    The recipe's seed decides the random weights. The model is float32, whatever the precision that
-    programs made of it compute in. Layer names are those of a fresh process, however
-    many models were built before. The backbone's own dropout is off: the recipe's `dropout` is the
-    only one, so that every draw is a function of (seed, epoch, example).
+    The recipe's seed decides the random weights. The model is float32, whatever precision it will
+    be computed in. Layer names are those of a fresh process, however many models were built before.
+    The backbone's own dropout is off: the recipe's `dropout` is the only one, so that every draw is
+    a function of (seed, epoch, example).
 
     Args:
-      devices: on which copies of the variables are kept; see `replicas.strategy`. Its scope is
-        entered here, since a new session would end one that was entered before.
+      devices: the strategy whose devices hold the variables; see `distribution.choose_strategy`.
+        Its scope is entered here, since a new session would end one that was entered before.
 
     Raises:
       UserError: the weights could not be fetched or don't fit.
@@ -71,7 +72,7 @@ def _build(recipe: Recipe, classes: int) -> Classifier:
 
 
 def build_imagenet(name: str) -> keras.Model:
-    """The backbone with its own classifier: pixels, 0 to 255 -> probabilities [B, 1000].
+    """Builds the backbone with its own classifier: pixels, 0 to 255 -> probabilities [B, 1000].
 
     Raises:
       UserError: the weights could not be fetched.
@@ -79,11 +80,11 @@ def build_imagenet(name: str) -> keras.Model:
     backbone = BACKBONES[name]
     size = backbone.image_size
     pixels = keras.Input((size, size, 3), dtype="float32", name="pixels")
-    return keras.Model(pixels, backbone.whole(scale(pixels, SCALINGS[backbone.scaling])))
+    return keras.Model(pixels, backbone.build_imagenet(scale(pixels, SCALINGS[backbone.scaling])))
 
 
 def scale(pixels: Any, scaling: Scaling) -> Any:
-    """(pixel - mean) / deviation by layers of the model."""
+    """Adds layers that compute (pixel - mean) / deviation."""
     if scaling.bgr:
         pixels = pixels[..., ::-1]
     mean, deviation = scaling.mean, scaling.deviation
@@ -92,19 +93,23 @@ def scale(pixels: Any, scaling: Scaling) -> Any:
     factors: Any = [1 / value for value in deviation]
     offsets: Any = [-m / value for m, value in zip(mean, deviation, strict=True)]
     if len(set(factors)) == len(set(offsets)) == 1:
-        factors, offsets = factors[0], offsets[0]  # a number is several times as fast as three
+        factors, offsets = factors[0], offsets[0]  # scalars are several times as fast as vectors
     return keras.layers.Rescaling(factors, offsets, name="scale")(pixels)
 
 
 def _disable_dropout(model: keras.Model) -> None:
-    """Turns the backbone's own dropout off."""
+    """Turns off the backbone's own dropout."""
     for layer in nested_layers(model):
         if isinstance(layer, keras.layers.Dropout):
             layer.rate = 0.0
 
 
 def _stages(model: keras.Model, pattern: str, end: Any) -> dict[str, Any]:
-    """Stage name -> output tensor, in order; see `Backbone.stages`. `end` is the backbone's."""
+    """Returns stage name -> output tensor, in order; see `Backbone.stages`.
+
+    Args:
+      end: the backbone's output.
+    """
     matches = [(m, layer) for layer in model.layers if (m := re.fullmatch(pattern, layer.name))]
     if not re.compile(pattern).groups:
         return {match[0]: layer.output for match, layer in matches}

@@ -110,7 +110,7 @@ def build(variant: str, pixels: keras.KerasTensor, weights: str = "imagenet") ->
     return features
 
 
-def whole(variant: str, pixels: keras.KerasTensor) -> keras.KerasTensor:
+def build_imagenet(variant: str, pixels: keras.KerasTensor) -> keras.KerasTensor:
     """The network with its own ImageNet classifier -> probabilities, float32 [B, 1000].
 
     Pixels as in `build`. Classes are in the usual order of ILSVRC 2012, 0 is the tench.

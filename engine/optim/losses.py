@@ -8,7 +8,7 @@ import tensorflow as tf
 
 
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, smoothing: float = 0.0) -> tf.Tensor:
-    """-sum over classes of q log softmax(logits), with q = (1 - s) one_hot + s / classes.
+    """Computes -sum over classes of q log softmax(logits), with q = (1 - s) one_hot + s / classes.
 
     Args:
       labels: int32 [B].
@@ -20,13 +20,14 @@ def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, smoothing: float = 0.0) 
       float32 [B].
     """
     classes = logits.shape[-1]
-    rest = smoothing / classes
-    targets = tf.one_hot(labels, classes, on_value=1 - smoothing + rest, off_value=rest)
+    off_value = smoothing / classes
+    on_value = 1 - smoothing + off_value
+    targets = tf.one_hot(labels, classes, on_value, off_value)
     return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
 
 
 def class_weights(policy: str, counts: Sequence[int]) -> list[float]:
-    """One weight for each class: 1 for `none`; examples / (classes x count) for `balanced`.
+    """Returns a weight for each class: 1 for `none`; examples / (classes x count) for `balanced`.
 
     `balanced` is scikit-learn's rule, whose mean over the examples is 1.
     """

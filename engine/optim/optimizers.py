@@ -1,4 +1,4 @@
-"""Optimizers by name. Each phase builds its own, with the variables of that phase and no others."""
+"""Optimizers by name. Each phase builds its own, over the variables of that phase only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def adam(common: dict, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: floa
 
 
 def adamw(common: dict, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7) -> Any:
-    """Adam with a weight decay of 0.01 where the phase names none, the default of PyTorch."""
+    """Adam with a weight decay of 0.01 by default, as in PyTorch."""
     decay = 0.01 if common["weight_decay"] is None else common["weight_decay"]
     return adam({**common, "weight_decay": decay}, beta_1, beta_2, epsilon)
 
@@ -39,12 +39,15 @@ def lion(common: dict, beta_1: float = 0.9, beta_2: float = 0.99) -> Any:
 
 
 def build(phase: Phase, options: dict, variables: Sequence[Any], scale_loss: bool) -> Any:
-    """The phase's optimizer, built over its variables.
+    """Builds the phase's optimizer over its variables.
 
-    Weight decay is decoupled (Loshchilov and Hutter, 2019: each step takes learning_rate times
-    weight_decay of the variable away) for every optimizer, and spares biases and norms, that is
-    every variable of fewer than two dimensions. With `scale_loss` the loss is scaled dynamically,
-    as float16 needs.
+    Weight decay is decoupled (Loshchilov and Hutter, 2019: each step subtracts learning_rate times
+    weight_decay times the variable) for every optimizer, and excludes biases and norms, that is
+    every variable of fewer than two dimensions.
+
+    Args:
+      options: of the optimizer alone; see `options.phase_options`.
+      scale_loss: whether to scale the loss dynamically, as float16 needs.
     """
     import keras
 
@@ -57,8 +60,8 @@ def build(phase: Phase, options: dict, variables: Sequence[Any], scale_loss: boo
     }
     optimizer = OPTIMIZERS[phase.optimizer](common, **options)
     if optimizer.weight_decay:
-        spared = [variable for variable in variables if len(variable.shape) < 2]
-        optimizer.exclude_from_weight_decay(var_list=spared)
+        excluded = [variable for variable in variables if len(variable.shape) < 2]
+        optimizer.exclude_from_weight_decay(var_list=excluded)
     keras_internals.disable_gradient_reduction(optimizer)
     if scale_loss:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)

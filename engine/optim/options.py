@@ -1,6 +1,6 @@
-"""What a recipe's words mean: every name has an entry, every option has a taker.
+"""Checks a recipe's names and options against the tables of backbones, optimizers and schedules.
 
-Reads the tables, which import no TensorFlow, so that a mistyped flag is answered at once.
+The tables import no TensorFlow, so that a mistyped flag is reported at once.
 """
 
 from __future__ import annotations
@@ -16,89 +16,90 @@ from engine.optim.optimizers import OPTIMIZERS
 from engine.optim.schedules import SCHEDULES, learning_rate
 
 
-class Allowed(NamedTuple):
-    """What an option may be: of one of these types, and 0 to `most`."""
+class AllowedValues(NamedTuple):
+    """The values of an option: of one of these types, from 0 to `maximum`."""
 
-    kinds: tuple[type, ...]
-    most: float
-    words: str
-
-
-FLAG = Allowed((bool,), 1, "true or false")
-COUNT = Allowed((int,), 1e9, "a whole number from 0 to 1e9")
-# Every fraction that an optimizer or a schedule takes is a share or a factor that lessens.
-SHARE = Allowed((int, float), 1, "a number from 0 to 1")
-LENGTH = Allowed((int, float), 1e9, "a number from 0 to 1e9")
-
-WARMUP = {"warmup_steps": COUNT, "warmup_epochs": LENGTH}
+    types: tuple[type, ...]
+    maximum: float
+    description: str
 
 
-class Options(NamedTuple):
-    """A phase's options, divided among those who take them."""
+FLAG = AllowedValues((bool,), 1, "true or false")
+COUNT = AllowedValues((int,), 1e9, "a whole number from 0 to 1e9")
+# Every float that an optimizer or a schedule takes is a fraction or a factor that reduces.
+FRACTION = AllowedValues((int, float), 1, "a number from 0 to 1")
+DURATION = AllowedValues((int, float), 1e9, "a number from 0 to 1e9")
+
+WARMUP = {"warmup_steps": COUNT, "warmup_epochs": DURATION}
+
+
+class PhaseOptions(NamedTuple):
+    """A phase's options, by what takes them."""
 
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
     warmup: dict[str, Any]
 
 
-def check(recipe: Recipe) -> None:
-    """Nothing, where every name of the recipe has an entry and every option a taker.
+def check_recipe(recipe: Recipe) -> None:
+    """Checks that every name of the recipe exists and every option is taken.
 
     Raises:
-      UserError: the first that has not.
+      UserError: the first that does not or is not.
     """
     choose(recipe.backbone, BACKBONES, "backbone")
     for phase in recipe.phases:
-        options(phase)
+        phase_options(phase)
 
 
-def options(phase: Phase) -> Options:
-    """The phase's options by taker.
+def phase_options(phase: Phase) -> PhaseOptions:
+    """Checks a phase's options and returns them by what takes them.
 
     Raises:
       UserError: no such optimizer or schedule, or an option that neither takes.
     """
     where = f"phase {phase.name!r}:"
     takers = (
-        _keywords(choose(phase.optimizer, OPTIMIZERS, f"{where} optimizer")),
-        _keywords(choose(phase.schedule, SCHEDULES, f"{where} schedule")),
+        _parameters(choose(phase.optimizer, OPTIMIZERS, f"{where} optimizer")),
+        _parameters(choose(phase.schedule, SCHEDULES, f"{where} schedule")),
         WARMUP,
     )
     allowed = {key: values for taker in takers for key, values in taker.items()}
     for key, value in phase.options.items():
         if key not in allowed:
-            raise _unknown(where, key, allowed)
-        kinds, most, words = allowed[key]
-        if type(value) not in kinds or not 0 <= value <= most:
-            raise UserError(f"{where} {key}={value!r}; allowed: {words}")
+            raise _unknown_option(where, key, allowed)
+        types, maximum, description = allowed[key]
+        if type(value) not in types or not 0 <= value <= maximum:
+            raise UserError(f"{where} {key}={value!r}; allowed: {description}")
     if all(key in phase.options for key in WARMUP):
         raise UserError(f"{where} warmup_steps and warmup_epochs; give one of them")
-    shares = [{k: v for k, v in phase.options.items() if k in taker} for taker in takers]
-    return Options(*shares)
-
-
-def _unknown(where: str, key: str, allowed: Iterable[str]) -> UserError:
-    """What was meant may as well be a key that every phase has."""
-    fields = [name for name in Phase.__dataclass_fields__ if name not in ("name", "options")]
-    every = [*fields, *allowed]
-    return UserError(
-        f"{where} option {key!r} does not exist{nearest(key, every)}; allowed: {', '.join(every)}"
+    return PhaseOptions(
+        *({k: v for k, v in phase.options.items() if k in taker} for taker in takers)
     )
 
 
-def _keywords(function: Callable) -> dict[str, Allowed]:
-    """Names of the parameters that have a default, with what they allow by the default's type."""
+def _unknown_option(where: str, key: str, allowed: Iterable[str]) -> UserError:
+    """The key may also be a misspelt field of every phase."""
+    fields = [name for name in Phase.__dataclass_fields__ if name not in ("name", "options")]
+    keys = [*fields, *allowed]
+    return UserError(
+        f"{where} option {key!r} does not exist{nearest(key, keys)}; allowed: {', '.join(keys)}"
+    )
+
+
+def _parameters(function: Callable) -> dict[str, AllowedValues]:
+    """The function's parameters with a default; the default's type decides what they allow."""
     parameters = inspect.signature(function).parameters.values()
-    by_type = {bool: FLAG, int: COUNT, float: SHARE}
+    by_type = {bool: FLAG, int: COUNT, float: FRACTION}
     return {p.name: by_type[type(p.default)] for p in parameters if p.default is not p.empty}
 
 
-def rate(phase: Phase, steps_per_epoch: int) -> Callable[[int], float]:
-    """The learning rate of each step of the phase, counted from the phase's first."""
-    given = options(phase)
-    epochs = given.warmup.get("warmup_epochs", 0)
-    warmup_steps = given.warmup.get("warmup_steps", round(epochs * steps_per_epoch))
+def phase_learning_rate(phase: Phase, steps_per_epoch: int) -> Callable[[int], float]:
+    """Returns the learning rate as a function of the step, counted from the phase's first."""
+    options = phase_options(phase)
+    epochs = options.warmup.get("warmup_epochs", 0)
+    warmup_steps = options.warmup.get("warmup_steps", round(epochs * steps_per_epoch))
     steps = phase.epochs * steps_per_epoch
     return learning_rate(
-        SCHEDULES[phase.schedule], phase.learning_rate, steps, given.schedule, warmup_steps
+        SCHEDULES[phase.schedule], phase.learning_rate, steps, options.schedule, warmup_steps
     )

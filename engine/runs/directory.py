@@ -58,7 +58,7 @@ class RunDirectory:
             )
         try:
             recipe = from_json(Recipe, self.recipe.read_text("utf-8"))
-            options.check(recipe)
+            options.check_recipe(recipe)
             return recipe
         except (UserError, UnicodeDecodeError, RecursionError) as error:
             raise UserError(

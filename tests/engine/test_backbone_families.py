@@ -58,7 +58,7 @@ class Family:
 def family(request):
     network = build(request.param)
     small.enliven(network.model)
-    partition = partition_model(network, BACKBONES[request.param].opened)
+    partition = partition_model(network, BACKBONES[request.param].fine_tune_from)
     images = images_for(network)
     yield Family(request.param, network, images, partition, run_trunk(partition.trunk, images))
     keras.backend.clear_session()
@@ -67,7 +67,7 @@ def family(request):
 def test_trunk_tail_and_head_make_the_model(family, request):
     """To rounding, against the largest logit; the logits of the three images differ by more."""
     network, stages = family.network, list(family.network.stages)
-    places = ["head", "all", BACKBONES[family.name].opened]
+    places = ["head", "all", BACKBONES[family.name].fine_tune_from]
     if request.config.getoption("--slow"):
         places += [stages[0], stages[len(stages) // 2], stages[-1]]
     expected = np.array(network.model(family.images, training=False))
@@ -82,7 +82,7 @@ def test_trunk_tail_and_head_make_the_model(family, request):
 
 def test_lower_cut_trains_more_variables(family):
     network, stages = family.network, list(family.network.stages)
-    assert BACKBONES[family.name].opened in stages
+    assert BACKBONES[family.name].fine_tune_from in stages
     places = ["all", *stages[:: len(stages) // 3], "head"]
     trained = [{id(v) for v in partition_model(network, place).variables} for place in places]
     assert trained[0] == {id(v) for v in network.model.trainable_variables}

@@ -62,7 +62,7 @@ def test_other_backbones_open_their_own_stages():
     recipes = cli_benchmark.variants(parsed, cli_flags.build_recipe(parsed))
     assert [recipe.backbone for recipe in recipes] == ["mobilenet", "resnet50"]
     for recipe in recipes:
-        opened = BACKBONES[recipe.backbone].opened
+        opened = BACKBONES[recipe.backbone].fine_tune_from
         assert [phase.trainable for phase in recipe.phases] == ["head", opened]
 
 

@@ -100,7 +100,9 @@ def features_model(variant: str, *shape: int, weights: str = "imagenet") -> kera
 def whole(request) -> tuple[str, keras.Model]:
     side = efficientnet_lite.VARIANTS[request.param].image_size
     pixels = keras.Input((side, side, 3))
-    return request.param, keras.Model(pixels, efficientnet_lite.whole(request.param, pixels))
+    return request.param, keras.Model(
+        pixels, efficientnet_lite.build_imagenet(request.param, pixels)
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every option of a phase has a taker, and a warm-up may be given in steps or epochs."""
+"""Options of a phase: each is taken by one function; a warm-up is given in steps or epochs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from engine.core.errors import UserError
 from engine.core.recipe import Phase, Recipe, digest, from_json, parse_phase, to_json
-from engine.optim import options as recipes
 from engine.optim.optimizers import OPTIMIZERS
+from engine.optim.options import check_recipe, phase_learning_rate, phase_options
 from engine.optim.schedules import SCHEDULES
 from tests.engine.small import recipe
 
@@ -22,12 +22,13 @@ def defaults(function) -> dict:
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_every_option_of_the_tables_is_taken(optimizer, schedule):
-    mine, theirs = defaults(OPTIMIZERS[optimizer]), defaults(SCHEDULES[schedule])
-    assert not mine.keys() & theirs.keys(), "an option would have two takers"
-    assert not (mine.keys() | theirs.keys()) & Phase.__dataclass_fields__.keys()
-    phase = Phase("p", optimizer=optimizer, schedule=schedule, options={**mine, **theirs})
-    assert recipes.options(phase) == (mine, theirs, {})
+def test_every_option_of_the_tables_is_taken_once(optimizer, schedule):
+    of_optimizer, of_schedule = defaults(OPTIMIZERS[optimizer]), defaults(SCHEDULES[schedule])
+    assert not of_optimizer.keys() & of_schedule.keys()
+    assert not (of_optimizer.keys() | of_schedule.keys()) & Phase.__dataclass_fields__.keys()
+    options = {**of_optimizer, **of_schedule}
+    phase = Phase("p", optimizer=optimizer, schedule=schedule, options=options)
+    assert phase_options(phase) == (of_optimizer, of_schedule, {})
 
 
 @pytest.mark.parametrize(
@@ -49,49 +50,49 @@ def test_every_option_of_the_tables_is_taken(optimizer, schedule):
         ("warmup_steps=3, warmup_epochs=1", "give one of them"),
     ],
 )
-def test_an_option_without_a_taker_is_an_error(options, message):
+def test_unknown_option_or_value_is_refused(options, message):
     optimizer = "" if "optimizer=" in options else "optimizer=sgd, "
     with pytest.raises(UserError, match=f"phase 'tune'.*{message}"):
-        recipes.options(parse_phase(f"tune({optimizer}{options})"))
+        phase_options(parse_phase(f"tune({optimizer}{options})"))
 
 
-def test_an_option_from_a_tampered_file_is_an_error_too():
-    with pytest.raises(UserError, match="option 'epochs'"):
-        recipes.options(Phase("tune", options={"epochs": 3}))
-    with pytest.raises(UserError, match="momentum=nan"):
-        recipes.options(Phase("tune", options={"momentum": float("nan")}))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"epochs": 3}, "option 'epochs'"), ({"momentum": float("nan")}, "momentum=nan")],
+)
+def test_option_of_a_tampered_file_is_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        phase_options(Phase("tune", options=options))
 
 
-def test_a_recipe_is_checked_whole():
-    recipes.check(recipe())
+def test_check_recipe_covers_backbone_and_every_phase():
+    check_recipe(recipe())
     with pytest.raises(UserError, match=r"backbone .*did you mean 'mobilenet_v2'"):
-        recipes.check(recipe(backbone="mobilenet_v22"))
+        check_recipe(recipe(backbone="mobilenet_v22"))
     with pytest.raises(UserError, match="phase 'b'"):
-        recipes.check(recipe(phases=(Phase("a"), parse_phase("b(drops=1)"))))
+        check_recipe(recipe(phases=(Phase("a"), parse_phase("b(drops=1)"))))
 
 
-def rates(text: str, steps_per_epoch: int = 4) -> list[float]:
-    phase = parse_phase(text)
-    rate = recipes.rate(phase, steps_per_epoch)
-    return [rate(step) for step in range(phase.epochs * steps_per_epoch)]
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("epochs=2, learning_rate=8, warmup_steps=2", [4, 8, 8, 8, 8, 8, 8, 8]),
+        ("epochs=2, learning_rate=8, warmup_epochs=1", [2, 4, 6, 8, 8, 8, 8, 8]),
+        ("epochs=2, learning_rate=8, warmup_epochs=0.5", [4, 8, 8, 8, 8, 8, 8, 8]),
+        (
+            "epochs=2, learning_rate=2, schedule=linear, end=0.5, warmup_steps=3",
+            [2 / 3, 4 / 3, 2, 2, 1.75, 1.5, 1.25, 1],
+        ),
+        ("epochs=0, schedule=cosine", []),
+    ],
+)
+def test_learning_rate_of_a_phase_with_four_steps_an_epoch(text, expected):
+    phase = parse_phase(f"p({text})")
+    rate = phase_learning_rate(phase, 4)
+    assert [rate(step) for step in range(phase.epochs * 4)] == pytest.approx(expected)
 
 
-def test_warm_up_counts_in_steps_or_epochs():
-    assert rates("p(epochs=2, learning_rate=8, warmup_steps=2)") == [4, 8, 8, 8, 8, 8, 8, 8]
-    assert rates("p(epochs=2, learning_rate=8, warmup_epochs=1)") == [2, 4, 6, 8, 8, 8, 8, 8]
-    assert rates("p(epochs=2, learning_rate=8, warmup_epochs=0.5)") == [4, 8, 8, 8, 8, 8, 8, 8]
-
-
-def test_the_schedule_begins_after_the_warm_up_with_its_options():
-    found = rates("p(epochs=2, learning_rate=2, schedule=linear, end=0.5, warmup_steps=3)")
-    assert found == pytest.approx([2 / 3, 4 / 3, 2, 2, 1.75, 1.5, 1.25, 1])
-
-
-def test_a_phase_without_epochs_has_a_rate_that_nobody_asks_for():
-    assert rates("p(epochs=0, schedule=cosine)") == []
-
-
-def test_a_digest_is_of_the_meaning_and_not_of_the_order_of_options():
+def test_digest_ignores_the_order_of_options():
     one = recipe(phases=(parse_phase("a(optimizer=sgd, momentum=0.9, warmup_steps=3)"),))
     same = recipe(phases=(parse_phase("a(warmup_steps=3, momentum=0.9, optimizer=sgd)"),))
     others = (

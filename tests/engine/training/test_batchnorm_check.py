@@ -10,7 +10,7 @@ from engine.core.recipe import Phase
 from engine.frozen.precision import ComputeMode
 from engine.models import freezing
 from engine.optim import optimizers
-from engine.optim import options as recipes
+from engine.optim.options import phase_options
 from engine.training import batchnorm_check
 from engine.training.metrics import MetricAccumulator, TrainMetrics
 from engine.training.steps import TrainStep
@@ -23,7 +23,7 @@ def make_step(net, batch_norm="train", trainable="top", gradient_accumulation_st
         phases=(phase,), batch_size=6, gradient_accumulation_steps=gradient_accumulation_steps
     )
     partition = freezing.partition_model(net, trainable)
-    options = recipes.options(phase).optimizer
+    options = phase_options(phase).optimizer
     optimizer = optimizers.build(phase, options, partition.variables, scale_loss=False)
     below = tf.function(lambda batch: [partition.trunk(tf.cast(batch.inputs, tf.float32))])
     return TrainStep(
