@@ -270,7 +270,9 @@ def build_recipe(parsed: ParsedFlags) -> Recipe:
     size, weights = backbone.image_size, parsed.weights
     recipe = Recipe(
         data=data,
-        phases=tuple(map(specs.parse_phase, parsed.phase or _default_phases(backbone.opened))),
+        phases=tuple(
+            map(specs.parse_phase, parsed.phase or _default_phases(backbone.fine_tune_from))
+        ),
         backbone=parsed.backbone,
         image_size=parsed.image_size or (size, size),
         weights=weights if weights in specs.SOURCES_OF_WEIGHTS else _absolute(weights),
@@ -289,7 +291,7 @@ def build_recipe(parsed: ParsedFlags) -> Recipe:
         seed=parsed.seed,
         deterministic=parsed.deterministic,
     )
-    options.check(recipe)
+    options.check_recipe(recipe)
     augment.changes(recipe.augment)
     return recipe
 

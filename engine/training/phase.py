@@ -72,7 +72,7 @@ class PhaseTrainer:
         self.metrics = MetricAccumulator()
         self.optimizer = optimizers.build(
             phase,
-            options.options(phase).optimizer,
+            options.phase_options(phase).optimizer,
             self.partition.variables,
             scale_loss=mode.dtype == "float16",
         )
@@ -82,7 +82,7 @@ class PhaseTrainer:
             checkpoints.restore(self.metrics.variables, arrays.get("metrics", []), path)
         self.step = self._make_train_step(mode)
         self.eval_step = steps.make_tail_eval_step(self.partition, mode)
-        rate = options.rate(phase, job.steps_per_epoch)
+        rate = options.phase_learning_rate(phase, job.steps_per_epoch)
         self.rate = reduce_rate(rate, nan_events, phase, state.phase_start)
         row_bytes = 3 * math.prod(recipe.image_size)
         if self.features:
