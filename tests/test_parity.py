@@ -226,8 +226,8 @@ def given(chances: np.ndarray, labels: np.ndarray) -> np.ndarray:
 WAYS = {
     "head": ("head", NOWHERE, "float32"),
     "head on kept outputs": ("head", PLENTY, "float32"),
-    "top on a frozen trunk": ("block_16", NOWHERE, "float32"),
-    "top on kept outputs": ("block_16", PLENTY, "float32"),
+    "top on a frozen trunk": ("middle", NOWHERE, "float32"),
+    "top on kept outputs": ("middle", PLENTY, "float32"),
     "all": ("all", NOWHERE, "float32"),
     "head on a trunk in half precision": ("head", NOWHERE, "mixed_bfloat16"),
 }
