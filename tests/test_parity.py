@@ -85,11 +85,12 @@ def all_files(tmp_path_factory) -> list[Path]:
 @pytest.mark.parametrize("resize", RESIZES)
 def test_the_pixels_are_the_same_bit_for_bit(all_files, tmp_path, resize):
     """To train on and to evaluate, from files and from what is kept; and as bin/predict reads."""
-    count, made = len(all_files), recipe(tmp_path, (24, 40), resize=resize)
-    want = as_predicted(all_files, made)
+    files = all_files if resize == "squash" else all_files[::3]  # still every kind and every size
+    count, made = len(files), recipe(tmp_path, (24, 40), resize=resize)
+    want = as_predicted(files, made)
     assert len({image.tobytes() for image in want}) > 0.9 * count, "images that differ"
     for memory in (None, 10**9, 0):  # decoded each time, kept in memory, read from the disk
-        data, pixels = examples(all_files), None
+        data, pixels = examples(files), None
         if memory is not None:
             place = CacheLocation(tmp_path / "cache", memory)
             data, pixels = ready.prepare_training_data(
@@ -101,9 +102,7 @@ def test_the_pixels_are_the_same_bit_for_bit(all_files, tmp_path, resize):
         steps = -(-count // made.batch_size)
         for read in (loader.train_batches(0, steps, 3), loader.split_batches("validation")):
             seen = by_example(read, count)
-            apart = [
-                p.name for p, a, b in zip(all_files, seen, want, strict=True) if (a != b).any()
-            ]
+            apart = [p.name for p, a, b in zip(files, seen, want, strict=True) if (a != b).any()]
             assert not apart, f"memory={memory}"
 
 

@@ -28,7 +28,8 @@ CASES = {
 
 @pytest.fixture(autouse=True)
 def short_samples(monkeypatch):
-    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 0.01)
+    for module in (timing, measure):
+        monkeypatch.setattr(module, "SAMPLE_SECONDS", 0.01)
 
 
 def job(coloured, place, phase: str, **changes) -> TrainJob:

@@ -21,10 +21,10 @@ time.sleep(600)
 """
 
 THEIRS = """
-from engine.benchmark import peers
-print(peers.READING, flush=True)
+from engine.benchmark import baselines
+print(baselines.READING, flush=True)
 for accuracy in (0.5, 0.75):
-    print(f"{peers.EPOCH}{accuracy:.6f}", flush=True)
+    print(f"{baselines.EPOCH}{accuracy:.6f}", flush=True)
 """
 
 

@@ -19,7 +19,7 @@ from engine.export.formats import FORMATS
 from engine.export.subject import BYTES, FLOAT16, FLOAT32, INT8, PRECISIONS
 from engine.models import classifier
 from tests.engine import small
-from tests.engine.backbone_families import FAMILIES, build
+from tests.engine.backbone_families import FAMILIES
 from tests.engine.export import leaving
 
 TOLERANCE = 1e-5  # of probabilities, float32
@@ -122,7 +122,7 @@ def test_every_family_of_networks(name, backbone, tmp_path):
 def lite(tmp_path_factory):
     """precision -> (subject, path, answer), of a network that is large enough to shrink."""
     found = {}
-    network = build("mobilenet_v2")
+    network = classifier.build(small.recipe(backbone="mobilenet"), 3)
     small.enliven(network.model)
     for precision in PRECISIONS:
         changes = {"precision": precision, "samples": leaving.smooth_images(8, 32)}
