@@ -19,6 +19,11 @@ from tests.bin.programs import SMALL, run, start
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
+TINY = (
+    *("--backbone=tiny", "--weights=none", "--image_size=32", "--batch_size=8", "--noreport"),
+    *("--validation_fraction=0.25", "--phase=transfer(epochs=15)"),
+    "--phase=fine_tune(trainable=middle, epochs=15, optimizer=sgd, learning_rate=1e-2)",
+)
 # Which precision is fastest here is measured by each run for itself; checkpoints after each step.
 FIXED = ("--dropout=0.2", "--checkpoint_minutes=0")
 FLOAT32 = (*FIXED, "--precision=float32")
@@ -90,7 +95,7 @@ def arrays(place: Path) -> list[np.ndarray]:
 
 def test_killed_and_asked_to_end_a_run_ends_with_the_same_bits(coloured, tmp_path):
     """Once by each signal, somewhere between a new checkpoint and the end."""
-    command = ("train", *SMALL, *FLOAT32, f"--data_dir={coloured}")
+    command = ("train", *TINY, *FLOAT32, f"--data_dir={coloured}")
     run(*command, f"--run_dir={tmp_path / 'undisturbed'}")
     place, seed = tmp_path / "killed", random.randrange(2**32)
     chance = random.Random(seed)
@@ -99,8 +104,8 @@ def test_killed_and_asked_to_end_a_run_ends_with_the_same_bits(coloured, tmp_pat
         before = newest(place)
         process = start(*command, f"--run_dir={place}", start_new_session=True)
         while process.poll() is None and newest(place) == before:
-            time.sleep(0.05)
-        time.sleep(chance.uniform(0, 2))
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0, 0.5))
         end(process, number)
         if finished(place):
             break
