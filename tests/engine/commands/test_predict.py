@@ -108,7 +108,7 @@ def test_plot_explains_the_decision_of_the_rule(call, run, coloured, tmp_path, m
     assert explained != likeliest, "else little is tested"
     assert [shown.evidence[1] for shown in drawn[1]] == [LABELS[n] for n in explained]
     images = np.stack([shown.image for shown in drawn[1]])
-    heats = gradcam.make(load.load_run(run).classifier)(images, explained)
+    heats = gradcam.from_classifier(load.load_run(run).classifier)(images, explained)
     for shown, heat in zip(drawn[1], heats, strict=True):
         np.testing.assert_allclose(shown.evidence[0], gradcam.overlay(shown.image, heat), atol=2)
     assert drawn[1][0].title.endswith(r"caf\xe9.jpg")
