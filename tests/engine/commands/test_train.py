@@ -22,7 +22,7 @@ from engine.training import loop
 from pipelines.pixel_cache import scan
 
 SMALL = (
-    *("--backbone=mobilenet_v2", "--weights=none", "--image_size=32", "--batch_size=8"),
+    *("--backbone=tiny", "--weights=none", "--image_size=32", "--batch_size=8"),
     *("--validation_fraction=0.25", "--cache_dir=none", "--noreport", "--phase=head(epochs=1)"),
 )
 RESULT = {
@@ -112,7 +112,7 @@ def test_run_that_is_finished_is_not_called_interrupted(
         shutdown._raise(signal.SIGTERM, None)
         yield f"best: {result['best']['val_accuracy']:.2%}"
 
-    final = types.SimpleNamespace(result=RESULT, answers={})
+    final = types.SimpleNamespace(result=RESULT, predictions={})
     monkeypatch.setattr(loop, "train", lambda job: jobs.append(job) or final)
     monkeypatch.setattr(command.train_summary, "describe_accuracy", figures)
     place = tmp_path / "run"
@@ -206,7 +206,7 @@ def test_first_phase_with_epochs_is_compiled_during_the_first_pass(
 
     monkeypatch.setattr(training_data.warmup, "compile_in_background", Meanwhile)
     examples = types.SimpleNamespace(classes=())
-    monkeypatch.setattr(training_data.sources, "load", lambda data: examples)
+    monkeypatch.setattr(training_data.sources, "load_examples", lambda data: examples)
     monkeypatch.setattr(training_data.setup, "build", lambda *_: None)
     monkeypatch.setattr(training_data.prepare, "prepare_training_data", lambda *_: (examples, None))
     monkeypatch.setattr(training_data.batches, "ImageDataLoader", lambda *_: None)
