@@ -60,24 +60,17 @@ PHASE_HELP = (
 
 def define_images(values: flags.FlagValues) -> None:
     """Flags of what the images are and how they are split."""
-    define_text(
-        values, "data_dir", None, "folder of one folder per class, or of train/, val/ (and test/)"
-    )
+    text = "folder of one folder per class, or of train/, val/ (and test/)"
+    define_text(values, "data_dir", None, text)
     define_text(values, "train_dir", None, "folder with one folder per class, to train on")
     define_text(values, "val_dir", None, "folder with one folder per class, to validate on")
     define_text(values, "test_dir", None, "folder with one folder per class, read once at the end")
-    define_text(
-        values, "dataset", None, "TensorFlow Datasets name, such as cats_vs_dogs; or solar_cells"
-    )
-    define_text(
-        values, "manifest", None, "CSV file with columns path, label and optionally split, group"
-    )
-    define_text(
-        values,
-        "manifest_root",
-        None,
-        "folder that its paths may not leave; default: the manifest's",
-    )
+    text = "TensorFlow Datasets name, such as cats_vs_dogs; or solar_cells"
+    define_text(values, "dataset", None, text)
+    text = "CSV file with columns path, label and optionally split, group"
+    define_text(values, "manifest", None, text)
+    text = "folder that its paths may not leave; default: the manifest's"
+    define_text(values, "manifest_root", None, text)
     define_number(
         values,
         "validation_fraction",
