@@ -35,7 +35,7 @@ def write_training_report(
         -1
     ]  # the test split where there is one, on which nothing was tuned
     context = ReportContext(
-        part=split,
+        split=split,
         data=OWN_DATA,
         own=True,
         when=_now(),
@@ -63,8 +63,8 @@ def _trained_model(job: TrainJob, final: FinalEvaluation, split: str) -> Measure
         recipe=job.recipe,
         classifier=job.classifier,
         rule=best_model.decision_rule_of(job.run, best_model.load_best_model(job.run)[1]),
-        answers=final.predictions[split],
-        once=functools.partial(job.loader.split_batches, split),
+        predictions=final.predictions[split],
+        batches=functools.partial(job.loader.split_batches, split),
         fitted_on_these=split == "validation",
         training=job.loader,
     )
@@ -89,13 +89,13 @@ def write_evaluation_report(
         recipe=run.recipe,
         classifier=run.classifier,
         rule=run.rule,
-        answers=result.predictions,
-        once=result.source.batches,
+        predictions=result.predictions,
+        batches=result.source.batches,
         fitted_on_these=options.own_validation,
         training=_training_data(result, options, log) if own else None,
     )
     context = ReportContext(
-        part=result.split,
+        split=result.split,
         data=options.data.location if options.data else OWN_DATA,
         own=own,
         when=_now(),

@@ -20,20 +20,21 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from engine.evaluation.calibration import CalibrationBin
 from engine.report.markup import Markup, escape
 
-# Colours that stand for those of the page until the SVG is made; see `style`.
+# Placeholders, replaced by the page's colors in the SVG; see `style`.
 INK, MUTED, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
-_OF_PAGE = {INK: "ink", MUTED: "muted", LINE: "line", ACCENT: "accent"}
+_CSS_COLORS = {INK: "ink", MUTED: "muted", LINE: "line", ACCENT: "accent"}
 # Of the lines of one chart, told apart without colours as well.
 STYLES = (
     (ACCENT, "solid"), (INK, "dashed"), (MUTED, "solid"), (ACCENT, "dotted"), (INK, "dotted"),
 )  # fmt: skip
-_WIDE, _HIGH = 4.3, 2.9  # inches of 72 units: letters can be read at half the page, or on a phone
-_TEXT = 9  # units
-_CELLS = 200  # of a matrix, across: a phone has a dot for each
+# Inches of 72 units: text is legible at half the page's width, or on a phone.
+_WIDTH, _HEIGHT = 4.3, 2.9
+_FONT_SIZE = 9  # units
+MAX_CELLS = 200  # of a matrix, across: a phone has a dot for each
 
 _RC = {
     "svg.fonttype": "none",
-    "font.size": _TEXT,
+    "font.size": _FONT_SIZE,
     "text.color": INK,
     "axes.edgecolor": LINE,
     "axes.labelcolor": MUTED,
@@ -49,7 +50,7 @@ _RC = {
 def legend_style(place: int) -> str:
     """What a legend shows for the line at that place, as CSS."""
     colour, dashes = STYLES[place]
-    return f"border-top: 2px {dashes} var(--{_OF_PAGE[colour]})"
+    return f"border-top: 2px {dashes} var(--{_CSS_COLORS[colour]})"
 
 
 def lines(
@@ -127,7 +128,7 @@ def heat(name: str, summary: str, matrix: np.ndarray) -> Markup:
     as the strongest of theirs.
     matrix: int64 [classes, classes], given labels down. Classes are counted from 1.
     """
-    count, step = len(matrix), together(len(matrix))
+    count, step = len(matrix), classes_per_cell(len(matrix))
     cells = strongest(matrix / np.maximum(matrix.sum(1, keepdims=True), 1), step)
     end = len(cells) * step + 0.5
     # Of one colour that shows on a light page and on a dark one, from nothing to all of it.
@@ -138,18 +139,18 @@ def heat(name: str, summary: str, matrix: np.ndarray) -> Markup:
             np.sqrt(cells), cmap=fades, vmin=0, vmax=1, interpolation="none",
             extent=(0.5, end, end, 0.5),
         )  # fmt: skip
-        axes.set(xlabel="predicted", ylabel="given")
+        axes.set(xlabel="predicted", ylabel="label")
         axes.set(xlim=(0.5, count + 0.5), ylim=(count + 0.5, 0.5))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(6, integer=True, prune=None))
         axes.spines[["top", "right"]].set_visible(True)
 
-    return _chart(name, summary, draw, size=(_WIDE, _WIDE))
+    return _chart(name, summary, draw, size=(_WIDTH, _WIDTH))
 
 
-def together(classes: int) -> int:
+def classes_per_cell(classes: int) -> int:
     """How many classes a cell of `heat` stands for, across and down."""
-    return -(-classes // _CELLS)
+    return -(-classes // MAX_CELLS)
 
 
 def strongest(matrix: np.ndarray, step: int) -> np.ndarray:
@@ -166,7 +167,7 @@ def _shares(axes: Any, across: str, up: str) -> None:
 
 
 def _chart(
-    name: str, summary: str, draw: Any, size: tuple[float, float] = (_WIDE, _HIGH)
+    name: str, summary: str, draw: Any, size: tuple[float, float] = (_WIDTH, _HEIGHT)
 ) -> Markup:
     with matplotlib.rc_context({**_RC, "svg.hashsalt": name}):
         figure = Figure(figsize=size, dpi=72, layout="constrained")
@@ -192,7 +193,7 @@ def _for_page(svg: str, name: str, summary: str) -> str:
     inner = re.sub(r"font-family: [^;]*; ", "", inner)
     inner = re.sub(r'\bid="', f'id="{name}-', inner)
     inner = re.sub(r'href="#', f'href="#{name}-', inner).replace("url(#", f"url(#{name}-")
-    for colour, of_page in _OF_PAGE.items():
+    for colour, of_page in _CSS_COLORS.items():
         inner = inner.replace(colour, f"var(--{of_page})")
     start = f'<svg {view[0] if view else ""} role="img" aria-label="{escape(summary)}">'
     return start + re.sub(r">\s+<", "><", inner)

@@ -1,4 +1,4 @@
-"""Sections on how well each class is told: figures, confusion, curves."""
+"""Sections on the classes: metrics, confusion, curves."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from engine.report.markup import Markup, details, join, paragraph, scroll, table
 from engine.report.report_data import ClassCurves, ReportData
 from engine.report.sections import Section, at, figure, from_there, legend, sentence
 
-FEW = 20  # classes that a table of confusion takes
-ROWS = 30  # classes that a table of figures shows before it folds
-WORST = 15
-UPRIGHT = 6  # classes from which their names stand upright over the columns
+MAX_MATRIX_CLASSES = 20  # above this, confusion is a chart instead of a table
+MAX_ROWS = 30  # above this, the table of classes folds
+WORST_CLASSES = 15
+MIN_UPRIGHT_CLASSES = 6  # from here on, names over columns are written vertically
 _FALSE_ALARMS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 _RECALLS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
 
 
-def classes(facts: ReportData) -> Section:
-    return Section("classes", "Class by class", "Classes", _figures(facts.figures))
+def classes(data: ReportData) -> Section:
+    return Section("classes", "Classes", "Classes", _metrics(data.metrics))
 
 
-def _figures(found: ClassificationMetrics) -> Markup:
+def _metrics(metrics: ClassificationMetrics) -> Markup:
     intro = paragraph(
-        "Precision is the share of a class’s answers that are right, recall the share of its "
-        "images that are found, F1 their harmonic mean. The interval is where F1 may lie in "
-        "other images like these, 95 times in 100."
+        "Precision is the share of a class’s predictions that are right, recall the share of its "
+        "images that are found, F1 their harmonic mean. The 95 % interval covers the F1 of other "
+        "images like these."
     )
-    rows = found.per_class
-    if len(rows) <= ROWS:
-        return join([intro, _table("Figures of each class", rows)])
-    worst = sorted((row for row in rows if row.support), key=lambda row: row.f1)[:WORST]
-    rest = details(f"All {len(rows):,} classes", _table("Figures of each class", rows))
+    rows = metrics.per_class
+    if len(rows) <= MAX_ROWS:
+        return join([intro, _table("Metrics of each class", rows)])
+    worst = sorted((row for row in rows if row.support), key=lambda row: row.f1)[:WORST_CLASSES]
+    rest = details(f"All {len(rows):,} classes", _table("Metrics of each class", rows))
     return join([intro, _table(f"The {len(worst)} classes with the lowest F1", worst), rest])
 
 
@@ -56,23 +56,23 @@ def _row(row: ClassMetrics) -> Sequence[str]:
     return (row.name, f"{row.support:,}", *figures, span(row.f1_interval, 1), *areas)
 
 
-def confusion(facts: ReportData) -> Section:
-    found = facts.figures
-    few = len(found.per_class) <= FEW
-    parts = [_matrix(found) if few else _chart(found)]
-    if found.confused_pairs:
-        rows = [(pair.given, pair.predicted, f"{pair.count:,}") for pair in found.confused_pairs]
-        heads = ("given", "predicted", "images")
+def confusion(data: ReportData) -> Section:
+    metrics = data.metrics
+    few = len(metrics.per_class) <= MAX_MATRIX_CLASSES
+    parts = [_matrix(metrics) if few else _chart(metrics)]
+    if metrics.confused_pairs:
+        rows = [(pair.given, pair.predicted, f"{pair.count:,}") for pair in metrics.confused_pairs]
+        heads = ("label", "predicted", "images")
         parts.append(table("Most confused pairs", heads, rows, class_="pairs"))
     else:
-        parts.append(paragraph("Nothing: every image was named as its label says."))
-    return Section("confusion", "What is taken for what", "Confusion", join(parts))
+        parts.append(paragraph("No image was misclassified."))
+    return Section("confusion", "Confusion matrix", "Confusion", join(parts))
 
 
-def _matrix(found: ClassificationMetrics) -> Markup:
-    names = [row.name for row in found.per_class]
-    shares = found.confusion / np.maximum(found.confusion.sum(1, keepdims=True), 1)
-    top = [tag("td", "given ↓ predicted →", class_="muted")]
+def _matrix(metrics: ClassificationMetrics) -> Markup:
+    names = [row.name for row in metrics.per_class]
+    shares = metrics.confusion / np.maximum(metrics.confusion.sum(1, keepdims=True), 1)
+    top = [tag("td", "label ↓ predicted →", class_="muted")]
     top += [tag("th", name, scope="col") for name in names]
     rows = [tag("tr", *top)]
     for place, name in enumerate(names):
@@ -83,95 +83,94 @@ def _matrix(found: ClassificationMetrics) -> Markup:
                 style=f"--share: {shares[place, column]:.3f}",
                 class_="right" if place == column else None,
             )
-            for column, number in enumerate(found.confusion[place])
+            for column, number in enumerate(metrics.confusion[place])
         ]
         rows.append(tag("tr", tag("th", name, scope="row"), *cells))
-    caption = "Images by given label (down) and predicted label (across)"
-    style = "confusion upright" if len(names) >= UPRIGHT else "confusion"
+    caption = "Images by label (down) and prediction (across)"
+    style = "confusion upright" if len(names) >= MIN_UPRIGHT_CLASSES else "confusion"
     parts = (tag("caption", caption), tag("thead", rows[0]), tag("tbody", *rows[1:]))
     return scroll(caption, tag("table", *parts, class_=style))
 
 
-def _chart(found: ClassificationMetrics) -> Markup:
-    number = len(found.per_class)
+def _chart(metrics: ClassificationMetrics) -> Markup:
+    number = len(metrics.per_class)
     summary = (
-        f"Confusion matrix of {number} classes: {percent(found.accuracy)} of "
-        f"{count(found.count, 'image')} on the diagonal, where given and predicted labels agree"
+        f"Confusion matrix of {number} classes: {percent(metrics.accuracy)} of "
+        f"{count(metrics.count, 'image')} on the diagonal, where label and prediction agree"
     )
     caption = (
-        f"Given labels down, predicted labels across, {number:,} classes in the order of the table "
-        "of all classes; the stronger, the larger the share of the row (root scale)."
+        f"Labels down, predictions across, {number:,} classes in the order of the table of all "
+        "classes; a stronger color is a larger share of the row (square root scale)."
     )
-    step = charts.together(number)
+    step = charts.classes_per_cell(number)
     if step > 1:
-        caption += f" A dot is the strongest of {step} by {step} classes."
-    chart = charts.heat("heat", summary, found.confusion)
+        caption += f" A dot is the strongest of {step} × {step} cells."
+    chart = charts.heat("heat", summary, metrics.confusion)
     return tag("div", tag("figure", tag("figcaption", caption), chart), class_="charts")
 
 
-def curves(facts: ReportData) -> Section | None:
-    if not facts.curves:
+def curves(data: ReportData) -> Section | None:
+    if not data.curves:
         return None
-    several = len(facts.subject.classes) > 2
-    parts = [paragraph(f"{_of_which(facts, several)}. ", _means(facts.figures, several))]
-    names = [curve.name for curve in facts.curves]
+    several = len(data.subject.classes) > 2
+    parts = [paragraph(f"{_of_which(data, several)}. ", _means(data.metrics, several))]
+    names = [curve.name for curve in data.curves]
     key = legend(names) if several else None
     parts.append(
-        tag("div", _roc(facts.curves, key), _precision_recall(facts.curves, key), class_="charts")
+        tag("div", _roc(data.curves, key), _precision_recall(data.curves, key), class_="charts")
     )
-    return Section("curves", "At every threshold", "Curves", join(parts))
+    return Section("curves", "ROC and precision-recall curves", "Curves", join(parts))
 
 
-def _of_which(facts: ReportData, several: bool) -> str:
+def _of_which(data: ReportData, several: bool) -> str:
     if not several:
-        return f"For {facts.curves[0].name} against the other class"
-    known = sum(row.roc_area is not None for row in facts.figures.per_class)
-    if len(facts.curves) == known:
+        return f"For {data.curves[0].name} against the other class"
+    known = sum(row.roc_area is not None for row in data.metrics.per_class)
+    if len(data.curves) == known:
         return "For each class against all others"
-    return f"For the {len(facts.curves)} classes that are told from all others worst"
+    return f"For the {len(data.curves)} classes that are separated worst from all others"
 
 
-def _means(found: ClassificationMetrics, several: bool) -> str:
-    known = [row for row in found.per_class if row.roc_area is not None]
+def _means(metrics: ClassificationMetrics, several: bool) -> str:
+    known = [row for row in metrics.per_class if row.roc_area is not None]
     if not several or not known:
-        return "A threshold trades what is found for what is found wrongly."
+        return "A threshold trades recall for false alarms."
     roc = np.mean([row.roc_area for row in known])
     average = np.mean([row.average_precision for row in known])
     return (
-        f"The mean over all classes that have images: ROC area {roc:.4f}, average precision "
-        f"{average:.4f}."
+        f"Mean over all classes with images: ROC area {roc:.4f}, average precision {average:.4f}."
     )
 
 
-def _roc(found: Sequence[ClassCurves], key: Markup | None) -> Markup:
-    areas = "; ".join(f"{curve.name} {curve.roc.area:.4f}" for curve in found)
+def _roc(curves: Sequence[ClassCurves], key: Markup | None) -> Markup:
+    areas = "; ".join(f"{curve.name} {curve.roc.area:.4f}" for curve in curves)
     summary = f"ROC curves: recall over the false alarm rate. Areas: {areas}"
-    lines = [(curve.roc.x, curve.roc.y) for curve in found]
+    lines = [(curve.roc.x, curve.roc.y) for curve in curves]
     chart = charts.lines("roc", summary, lines, ("false alarms", "recall"), diagonal=True)
     heads = ("class", "area", *[f"at {percent(x, 0)}" for x in _FALSE_ALARMS])
-    rows = [(c.name, f"{c.roc.area:.4f}", *at(c.roc.x, c.roc.y, _FALSE_ALARMS)) for c in found]
+    rows = [(c.name, f"{c.roc.area:.4f}", *at(c.roc.x, c.roc.y, _FALSE_ALARMS)) for c in curves]
     numbers = table("Recall at a false alarm rate of at most", heads, rows)
-    return figure(chart, _caption("ROC: recall over false alarms", found, "roc"), numbers, key)
+    return figure(chart, _caption("ROC: recall over false alarms", curves, "roc"), numbers, key)
 
 
-def _precision_recall(found: Sequence[ClassCurves], key: Markup | None) -> Markup:
-    areas = "; ".join(f"{curve.name} {curve.precision_recall.area:.4f}" for curve in found)
+def _precision_recall(curves: Sequence[ClassCurves], key: Markup | None) -> Markup:
+    areas = "; ".join(f"{curve.name} {curve.precision_recall.area:.4f}" for curve in curves)
     summary = f"Precision over recall. Average precision: {areas}"
-    lines = [(curve.precision_recall.x, curve.precision_recall.y) for curve in found]
+    lines = [(curve.precision_recall.x, curve.precision_recall.y) for curve in curves]
     chart = charts.lines("precision", summary, lines, ("recall", "precision"), steps=True)
     heads = ("class", "average", *[f"at {percent(x, 0)}" for x in _RECALLS])
     rows = []
-    for curve in found:
+    for curve in curves:
         of = curve.precision_recall
         rows.append((curve.name, f"{of.area:.4f}", *from_there(of.x, of.y, _RECALLS)))
     numbers = table("Precision at a recall of at least", heads, rows)
-    caption = _caption("Precision over recall", found, "precision_recall")
+    caption = _caption("Precision over recall", curves, "precision_recall")
     return figure(chart, caption, numbers, key)
 
 
-def _caption(what: str, found: Sequence[ClassCurves], name: str) -> str:
-    if len(found) > 1:
+def _caption(what: str, curves: Sequence[ClassCurves], name: str) -> str:
+    if len(curves) > 1:
         return what
-    area = getattr(found[0], name).area
+    area = getattr(curves[0], name).area
     word = "area" if name == "roc" else "average precision"
     return sentence(what, f"; {word} {area:.4f}")

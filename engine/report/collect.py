@@ -1,4 +1,4 @@
-"""From a model's answers and its run's files to the facts of a report."""
+"""Collects the data of a report from a model's predictions and its run's files."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from engine.core.recipe import Recipe, to_json
 from engine.evaluation import decision_rule, operating_point
 from engine.evaluation.classification_metrics import (
     ClassificationMetrics,
+    classification_metrics,
     precision_recall_curve,
     roc_curve,
 )
-from engine.evaluation.classification_metrics import classification_metrics as figures
 from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.evaluate import Predictions
 from engine.evaluation.reliability import measure_reliability
 from engine.models.classifier import Classifier
 from engine.report import images, training_log
-from engine.report.images import Source
+from engine.report.images import ImageSource
 from engine.report.report_data import (
     ClassCurves,
     LabelCheckSummary,
@@ -33,38 +33,35 @@ from engine.report.report_data import (
 )
 from engine.runs.directory import RunDirectory
 
-SHOWN = 24  # images on a wall
-CURVES = 5  # classes whose curves are drawn
+MAX_IMAGES = 24  # shown of mistakes and of label errors
+MAX_CURVES = 5  # classes whose curves are drawn
 
 
 @dataclasses.dataclass(frozen=True)
 class MeasuredModel:
-    """A model, and what it says of the images that the report is about.
+    """A model and its predictions for the images that the report is about.
 
-    once: gives the batches with the given numbers of these images, in their order, as
+    batches: returns the batches of these images with the given numbers, in their order, as
       `DataLoader.split_batches` does.
-    fitted_on_these: whether the rule's temperature comes from these very answers.
-    training: the data that the model learnt from, where they are at hand; their labels are checked.
+    fitted_on_these: whether the rule's temperature was fitted on these predictions.
+    training: the training data, whose labels are checked; None if not at hand.
     """
 
     run: RunDirectory
     recipe: Recipe
     classifier: Classifier
     rule: DecisionRule
-    answers: Predictions
-    once: Callable[[list[int]], Iterable[Batch]]
+    predictions: Predictions
+    batches: Callable[[list[int]], Iterable[Batch]]
     fitted_on_these: bool
     training: DataLoader | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportContext:
-    """What the program knows and no file tells.
+    """What the program knows and no file says; the fields are those of `ReportSubject`."""
 
-    data: where the images are, in words. views, trained_on: see `Subject`.
-    """
-
-    part: str
+    split: str
     data: str
     own: bool
     when: str
@@ -75,123 +72,121 @@ class ReportContext:
 
 
 def collect_report(
-    measured: MeasuredModel, told: ReportContext, between: Callable[[], None] = lambda: None
+    model: MeasuredModel, context: ReportContext, check_stop: Callable[[], None] = lambda: None
 ) -> ReportData:
-    """Everything a report says. between: called now and then; what it raises ends the work.
+    """Collects all data of a report.
+
+    Args:
+      model: the model and its predictions.
+      context: what the program knows of them.
+      check_stop: called now and then; it raises to stop the work.
 
     Raises:
-      UserError: an image can't be read any more.
+      UserError: an image can no longer be read.
     """
-    answers, rule, training = measured.answers, measured.rule, measured.training
-    chances = decision_rule.probabilities(rule, answers.logits)
-    found = figures(answers, rule)
-    between()
+    predictions, rule = model.predictions, model.rule
+    probabilities = decision_rule.probabilities(rule, predictions.logits)
+    metrics = classification_metrics(predictions, rule)
+    check_stop()
     return ReportData(
-        subject=_subject(measured, told),
+        subject=_subject(model, context),
         rule=rule,
-        figures=found,
-        curves=_curves(answers, rule, found, chances),
-        calibrated=measure_reliability(answers, rule, measured.fitted_on_these),
-        operating=operating_point.operating_point_of_rule(answers, rule),
-        decided=operating_point.decisions_of_rule(answers, rule),
-        mistakes=_mistakes(measured, chances, between),
-        labels=_labels(measured, training, between) if training else None,
-        course=training_log.read(measured.run),
-        price_per_hour=told.price_per_hour,
+        metrics=metrics,
+        curves=_curves(predictions, rule, metrics, probabilities),
+        reliability=measure_reliability(predictions, rule, model.fitted_on_these),
+        operating_point=operating_point.operating_point_of_rule(predictions, rule),
+        decisions=operating_point.decisions_of_rule(predictions, rule),
+        mistakes=_mistakes(model, probabilities, check_stop),
+        labels=_check_labels(model, model.training, check_stop) if model.training else None,
+        training=training_log.read(model.run),
+        price_per_hour=context.price_per_hour,
     )
 
 
-def _subject(measured: MeasuredModel, told: ReportContext) -> ReportSubject:
-    recipe = measured.recipe
+def _subject(model: MeasuredModel, context: ReportContext) -> ReportSubject:
+    values = dataclasses.asdict(context)
+    del values["price_per_hour"]
     return ReportSubject(
-        run=str(measured.run.path),
-        part=told.part,
-        data=told.data,
-        own=told.own,
-        classes=measured.answers.classes,
-        backbone=recipe.backbone,
-        image_size=recipe.image_size,
-        when=told.when,
-        command=told.command,
-        recipe=to_json(recipe),
-        views=told.views,
-        trained_on=told.trained_on,
+        run=str(model.run.path),
+        classes=model.predictions.classes,
+        backbone=model.recipe.backbone,
+        image_size=model.recipe.image_size,
+        recipe=to_json(model.recipe),
+        **values,
     )
 
 
 def _curves(
-    answers: Predictions, rule: DecisionRule, found: ClassificationMetrics, chances: np.ndarray
+    predictions: Predictions,
+    rule: DecisionRule,
+    metrics: ClassificationMetrics,
+    probabilities: np.ndarray,
 ) -> tuple[ClassCurves, ...]:
-    """Of two classes the positive one, or the second; of more those with the smallest areas."""
-    names = [row.name for row in found.per_class if row.roc_area is not None]
-    if len(answers.classes) == 2:
-        wanted = rule.positive_class or answers.classes[1]
-        names = [name for name in names if name == wanted]
+    """Of two classes the positive or second one; of more those with the smallest areas."""
+    areas = {row.name: row.roc_area for row in metrics.per_class if row.roc_area is not None}
+    if len(predictions.classes) == 2:
+        positive = rule.positive_class or predictions.classes[1]
+        names = [name for name in areas if name == positive]
     else:
-        areas = {row.name: row.roc_area or 0.0 for row in found.per_class}
-        names = sorted(names, key=lambda name: areas[name])[:CURVES]
-    places = {name: answers.classes.index(name) for name in names}
+        names = sorted(areas, key=areas.__getitem__)[:MAX_CURVES]
     return tuple(
         ClassCurves(
-            name,
-            roc_curve(chances, answers.labels, label),
-            precision_recall_curve(chances, answers.labels, label),
+            name, *(curve(probabilities, predictions.labels, predictions.classes.index(name))
+                    for curve in (roc_curve, precision_recall_curve))
         )
-        for name, label in places.items()
-    )
+        for name in names
+    )  # fmt: skip
 
 
 def _mistakes(
-    measured: MeasuredModel, chances: np.ndarray, between: Callable[[], None]
+    model: MeasuredModel, probabilities: np.ndarray, check_stop: Callable[[], None]
 ) -> tuple[Mistake, ...]:
-    """All of them, the surest first; the first SHOWN with images."""
-    answers = measured.answers
-    predicted = answers.logits.argmax(-1)
-    sureness = chances[np.arange(len(answers)), predicted]
-    wrong = np.flatnonzero(predicted != answers.labels)
-    wrong = wrong[np.argsort(-sureness[wrong], kind="stable")]
-    shown = {int(n): int(predicted[n]) for n in wrong[:SHOWN]}
-    source = Source(measured.once, measured.recipe.batch_size, between)
-    walls = images.explained(measured.classifier, source, shown)
+    """Returns all mistakes, the most confident first; the first MAX_IMAGES with images."""
+    predictions = model.predictions
+    predicted = predictions.logits.argmax(-1)
+    confidence = probabilities[np.arange(len(predictions)), predicted]
+    wrong = np.flatnonzero(predicted != predictions.labels)
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
+    source = ImageSource(model.batches, model.recipe.batch_size, check_stop)
+    classes = {int(n): int(predicted[n]) for n in wrong[:MAX_IMAGES]}
+    jpegs = images.explain_images(model.classifier, source, classes)
     return tuple(
         Mistake(
-            answers.name(n),
-            answers.classes[answers.labels[n]],
-            answers.classes[predicted[n]],
-            float(sureness[n]),
-            *walls.get(n, ()),
+            predictions.name(n),
+            predictions.classes[predictions.labels[n]],
+            predictions.classes[predicted[n]],
+            float(confidence[n]),
+            *jpegs.get(n, ()),
         )
         for n in wrong.tolist()
     )
 
 
-def _labels(
-    measured: MeasuredModel, loader: DataLoader, between: Callable[[], None]
+def _check_labels(
+    model: MeasuredModel, loader: DataLoader, check_stop: Callable[[], None]
 ) -> LabelCheckSummary:
-    """Of the training part, whose images the feed gives."""
     from engine.evaluation import label_errors
 
-    checked = label_errors.check_labels(measured.recipe, loader, measured.classifier, between)
-    issues = checked.issues
-    rows = [int(row) for row in issues.order if issues.margin[row] < 0]
-    row_of = {int(checked.examples[row]): row for row in rows}
-    order = list(row_of)
-    shown, size = set(order[:SHOWN]), measured.recipe.batch_size
-    source = Source(functools.partial(loader.split_batches, "train"), size, between)
+    check = label_errors.check_labels(model.recipe, loader, model.classifier, check_stop)
+    issues = check.issues
+    rows = {int(check.examples[row]): row for row in issues.order if issues.margin[row] < 0}
+    shown = set(list(rows)[:MAX_IMAGES])
+    batches = functools.partial(loader.split_batches, "train")
+    source = ImageSource(batches, model.recipe.batch_size, check_stop)
     suspects = {
         number: SuspectLabel(
             loader.example_name(number),
             loader.classes[label],
-            loader.classes[int(issues.suggested[row_of[number]])],
-            bool(issues.is_issue[row_of[number]]),
+            loader.classes[int(issues.suggested[rows[number]])],
+            bool(issues.is_issue[rows[number]]),
             images.jpeg(image) if number in shown else b"",
         )
-        for number, image, label in images.take(source, order)
+        for number, image, label in images.read_images(source, rows)
     }
     return LabelCheckSummary(
-        examined=len(checked.examples),
-        accuracy=checked.accuracy,
-        features_of=checked.feature_network,
-        suspects=tuple(suspects[number] for number in order),
-        note=checked.note,
+        examined=len(check.examples),
+        accuracy=check.accuracy,
+        features_of=check.feature_network,
+        suspects=tuple(suspects[number] for number in rows),
+        note=check.note,
     )

@@ -1,4 +1,4 @@
-"""Sections of images: the worst mistakes, and the labels that are likely wrong."""
+"""Sections with images: the most confident mistakes and the likely label errors."""
 
 from __future__ import annotations
 
@@ -14,98 +14,92 @@ from engine.report.sections import Section, image, strong
 Shown = TypeVar("Shown", Mistake, SuspectLabel)
 
 
-def mistakes(facts: ReportData) -> Section:
-    found = facts.mistakes
-    return Section("mistakes", "The worst mistakes", "Mistakes", _mistakes(found, facts))
-
-
-def _mistakes(found: tuple[Mistake, ...], facts: ReportData) -> Markup:
-    if not found:
-        return paragraph("None: every image was named as its label says.")
-    shown = [one for one in found if one.image]
-    by = " by the likeliest class" if facts.rule.overrides_argmax else ""
-    if len(found) == 1:
-        those = "Here it is"
-    elif len(shown) == len(found):
-        those = "Here they are, the surest first"
+def mistakes(data: ReportData) -> Section:
+    every = data.mistakes
+    if every:
+        shown = [mistake for mistake in every if mistake.image]
+        by = " by the most likely class" if data.rule.overrides_argmax else ""
+        which = f"The {len(shown):,} most confident are shown" if len(shown) < len(every) else (
+            "It is shown" if len(every) == 1 else "They are shown, most confident first"
+        )  # fmt: skip
+        intro = paragraph(
+            f"{count(len(every), 'image')} of {data.metrics.count:,} got a wrong prediction{by}. "
+            f"{which}, as the network sees images; the heat map beside each marks the evidence for "
+            "the predicted class (Grad-CAM, yellow is strong, blue is weak). The prediction can be "
+            "right and the label wrong."
+        )
+        rest = _rest(every, shown, "report.json")
+        body = join([intro, _gallery(shown, _mistake, "wall"), rest])
     else:
-        those = f"Here are the {len(shown):,} surest"
-    intro = paragraph(
-        f"{count(len(found), 'image')} of {facts.figures.count:,} got a wrong answer{by}. "
-        f"{those}, as the network sees images, and beside each where it saw the class that it "
-        "named (Grad-CAM: yellow is strong, blue is weak). It may be right, and the label wrong."
-    )
-    return join([intro, _wall(shown, _mistake, "wall"), _rest(found, shown, "report.json")])
+        body = paragraph("There are no mistakes.")
+    return Section("mistakes", "Most confident mistakes", "Mistakes", body)
 
 
-def _mistake(one: Mistake, name: str) -> Markup:
-    alt = f"{name}: given as {one.given}, taken for {one.predicted}"
-    seen = f"Where the network saw {one.predicted} in it"
-    both = tag("div", image(one.image, alt), image(one.overlay, seen), class_="images")
-    sureness = f", {percent(one.probability, 1)}"
-    words = ("given ", strong(one.given), ", predicted ", strong(one.predicted), sureness)
-    return tag("figure", both, _caption(words, name))
+def _mistake(mistake: Mistake, name: str) -> Markup:
+    alt = f"{name}: label {mistake.given}, predicted {mistake.predicted}"
+    evidence = f"Evidence for {mistake.predicted}"
+    both = tag("div", image(mistake.image, alt), image(mistake.overlay, evidence), class_="images")
+    text = ("label ", strong(mistake.given), ", predicted ", strong(mistake.predicted),
+            f", {percent(mistake.probability, 1)}")  # fmt: skip
+    return tag("figure", both, _caption(text, name))
 
 
-def labels(facts: ReportData) -> Section | None:
-    if facts.labels is None:
+def labels(data: ReportData) -> Section | None:
+    if data.labels is None:
         return None
-    return Section("labels", "Labels that are likely wrong", "Labels", _labels(facts.labels))
+    return Section("labels", "Likely label errors", "Labels", _labels(data.labels))
 
 
-def _labels(found: LabelCheckSummary) -> Markup:
-    looked = (
-        f"Each of {count(found.examined, 'training image')} was named by a classifier that had "
-        f"not learnt from it, by the features of {found.features_of}; {percent(found.accuracy)} of "
-        f"the labels agree. {found.note}{'. ' if found.note else ''}"
+def _labels(check: LabelCheckSummary) -> Markup:
+    method = (
+        f"{count(check.examined, 'training image')} were classified by a model fitted on the "
+        f"others, from features of {check.features_of}; it agrees with {percent(check.accuracy)} "
+        f"of the labels. {check.note}{'. ' if check.note else ''}"
     )
-    every = found.suspects
+    every = check.suspects
     if not every:
-        return paragraph(looked, "No label looks wrong.")
-    shown = [one for one in every if one.image]
-    those = "" if len(shown) == len(every) else f" Here are the {len(shown):,} likeliest."
-    intro = paragraph(looked, _which_are_wrong(every), " Look before you believe it.", those)
-    return join(
-        [intro, _wall(shown, _suspect, "wall single"), _rest(every, shown, "suspect_labels.csv")]
-    )
+        return paragraph(method, "No label looks wrong.")
+    shown = [suspect for suspect in every if suspect.image]
+    which = "" if len(shown) == len(every) else f" The {len(shown):,} most likely are shown."
+    intro = paragraph(method, _disagreements(every), " Check the images yourself.", which)
+    rest = _rest(every, shown, "suspect_labels.csv")
+    return join([intro, _gallery(shown, _suspect, "wall single"), rest])
 
 
-def _which_are_wrong(every: Sequence[SuspectLabel]) -> str:
-    likely = sum(one.likely for one in every)
-    if len(every) == 1:
-        return f"The other one {'is likely wrong' if likely else 'may only be hard to tell'}."
-    if not likely:
-        return f"The {len(every):,} others may only be hard to tell."
+def _disagreements(every: Sequence[SuspectLabel]) -> str:
+    likely, total = sum(suspect.likely for suspect in every), count(len(every), "other label")
     if likely == len(every):
-        return f"The {len(every):,} others are likely wrong, by how sure it is."
+        return f"The {total} {'is' if likely == 1 else 'are'} likely wrong."
+    if not likely:
+        return f"The {total} may belong to images that are hard to classify."
     are = "is" if likely == 1 else "are"
     return (
-        f"Of the {len(every):,} others, {likely:,} {are} likely wrong, by how sure it is; the rest "
-        "may only be hard to tell."
+        f"Of the {total}, {likely:,} {are} likely wrong; the rest may belong to images that are "
+        "hard to classify."
     )
 
 
-def _suspect(one: SuspectLabel, name: str) -> Markup:
-    how = "likely" if one.likely else "perhaps"
-    alt = f"{name}: given as {one.given}, {how} {one.suggested}"
-    words = ("given ", strong(one.given), f", {how} ", strong(one.suggested))
-    return tag("figure", image(one.image, alt), _caption(words, name))
+def _suspect(suspect: SuspectLabel, name: str) -> Markup:
+    how = "likely" if suspect.likely else "perhaps"
+    alt = f"{name}: label {suspect.given}, {how} {suspect.suggested}"
+    text = ("label ", strong(suspect.given), f", {how} ", strong(suspect.suggested))
+    return tag("figure", image(suspect.image, alt), _caption(text, name))
 
 
-def _caption(words: Sequence[str], name: str) -> Markup:
-    return tag("figcaption", *words, tag("span", name, class_="file"))
+def _caption(text: Sequence[str], name: str) -> Markup:
+    return tag("figcaption", *text, tag("span", name, class_="file"))
 
 
-def _wall(shown: Sequence[Shown], make: Callable[[Shown, str], Markup], class_: str) -> Markup:
-    """The images, each under its name below the folder that they share."""
-    root = _common([one.name for one in shown])
-    items = [tag("li", make(one, one.name.removeprefix(root))) for one in shown]
-    where = paragraph("Names are below ", tag("code", root), ".", class_="muted")
-    return join([tag("ul", *items, class_=class_), where if root else Markup()])
+def _gallery(shown: Sequence[Shown], figure: Callable[[Shown, str], Markup], class_: str) -> Markup:
+    """The images, named relative to the folder that they share."""
+    root = _common_folder([item.name for item in shown])
+    items = [tag("li", figure(item, item.name.removeprefix(root))) for item in shown]
+    note = paragraph("Names are relative to ", tag("code", root), ".", class_="muted")
+    return join([tag("ul", *items, class_=class_), note if root else Markup()])
 
 
-def _common(names: Sequence[str]) -> str:
-    """The folder that all are in, with its slash; nothing where there is none."""
+def _common_folder(names: Sequence[str]) -> str:
+    """Returns the folder of all names with its slash; '' if there is none."""
     folders = zip(*(name.split("/")[:-1] for name in names), strict=False)
     shared = itertools.takewhile(lambda folder: len(set(folder)) == 1, folders)
     return "".join(f"{folder[0]}/" for folder in shared)
@@ -114,4 +108,4 @@ def _common(names: Sequence[str]) -> str:
 def _rest(every: Sequence[Shown], shown: Sequence[Shown], file: str) -> Markup:
     if len(every) == len(shown):
         return Markup()
-    return paragraph(f"And {len(every) - len(shown):,} more, which {file} lists.", class_="muted")
+    return paragraph(f"And {len(every) - len(shown):,} more, listed in {file}.", class_="muted")

@@ -1,4 +1,4 @@
-"""The images of a report: taken out of their batches, explained, and made small."""
+"""The images of a report: read from batches, explained, and reduced to thumbnails."""
 
 from __future__ import annotations
 
@@ -11,68 +11,72 @@ import numpy as np
 from engine.core.dataset import Batch
 from engine.models.classifier import Classifier
 
-SIDE = 208  # pixels of a thumbnail's longer side: sharp at the width that a page gives it
+MAX_SIDE = 208  # pixels of a thumbnail: sharp at the width that a page gives it
 QUALITY = 78
 
 
-class Source(NamedTuple):
+class ImageSource(NamedTuple):
     """Images in their order.
 
-    once: gives the batches with the given numbers, as `DataLoader.split_batches` does.
-    between: is called before each batch; what it raises ends the work.
+    batches: returns the batches with these numbers, as `DataLoader.split_batches` does.
+    batch_size: of these.
+    check_stop: called before each batch; it raises to stop the work.
     """
 
-    once: Callable[[list[int]], Iterable[Batch]]
+    batches: Callable[[list[int]], Iterable[Batch]]
     batch_size: int
-    between: Callable[[], None]
+    check_stop: Callable[[], None]
 
 
-class Taken(NamedTuple):
-    """image: uint8 [H, W, 3], as the network sees it. label: as it was given."""
+class LabelledImage(NamedTuple):
+    """image: uint8 [H, W, 3], as the network sees it."""
 
     number: int
     image: np.ndarray
     label: int
 
 
-def take(source: Source, numbers: Iterable[int]) -> Iterator[Taken]:
-    """The images with these numbers, lowest first, from no more batches than hold them."""
+def read_images(source: ImageSource, numbers: Iterable[int]) -> Iterator[LabelledImage]:
+    """Yields the images with these numbers in ascending order, from as few batches as possible."""
     wanted = {int(number) for number in numbers}
     which = sorted({number // source.batch_size for number in wanted})
-    for batch in source.once(which) if which else ():
-        source.between()
+    for batch in source.batches(which) if which else ():
+        source.check_stop()
         images, labels = np.asarray(batch.inputs), np.asarray(batch.labels)
         real = np.asarray(batch.weights) > 0
-        for place, number in enumerate(np.asarray(batch.examples).tolist()):
-            if real[place] and number in wanted:
-                yield Taken(number, images[place], int(labels[place]))
+        for row, number in enumerate(np.asarray(batch.examples).tolist()):
+            if real[row] and number in wanted:
+                yield LabelledImage(number, images[row], int(labels[row]))
 
 
-def explained(
-    classifier: Classifier, source: Source, shown: Mapping[int, int]
+def explain_images(
+    classifier: Classifier, source: ImageSource, classes: Mapping[int, int]
 ) -> dict[int, tuple[bytes, bytes]]:
-    """JPEGs of the images, and of where in them the network saw a class.
+    """Returns JPEGs of images, and of the same under the heat map of a class.
 
-    shown: the number of each image, and the class.
+    Args:
+      classifier: whose prediction to explain.
+      source: the images.
+      classes: the number of each image, and the class to explain in it.
     """
     from engine.inference import gradcam
 
-    if not shown:
+    if not classes:
         return {}
-    heat_of, found = gradcam.from_classifier(classifier), {}
-    for number, image, _ in take(source, shown):
-        source.between()
-        (heat,) = heat_of(image[None], np.array([shown[number]], np.int32))
-        found[number] = jpeg(image), jpeg(gradcam.overlay(image, heat))
-    return found
+    explain, jpegs = gradcam.from_classifier(classifier), {}
+    for number, image, _ in read_images(source, classes):
+        source.check_stop()
+        (heat,) = explain(image[None], np.array([classes[number]], np.int32))
+        jpegs[number] = jpeg(image), jpeg(gradcam.overlay(image, heat))
+    return jpegs
 
 
 def jpeg(image: np.ndarray) -> bytes:
-    """uint8 [H, W, 3] -> a JPEG of SIDE pixels at most."""
+    """uint8 [H, W, 3] -> a JPEG of at most MAX_SIDE pixels."""
     from PIL import Image
 
     small = Image.fromarray(image)
-    small.thumbnail((SIDE, SIDE))
+    small.thumbnail((MAX_SIDE, MAX_SIDE))
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=QUALITY, optimize=True)
     return buffer.getvalue()

@@ -1,11 +1,11 @@
-"""What a report says, in one value: the page and `report.json` are both made from it."""
+"""The data of a report, from which the page and `report.json` are made."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
-from engine.evaluation.classification_metrics import ClassificationMetrics, ClassMetrics, Curve
+from engine.evaluation.classification_metrics import ClassificationMetrics, Curve
 from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.operating_point import AbstentionMetrics, OperatingPoint
 from engine.evaluation.reliability import Reliability
@@ -14,16 +14,20 @@ from engine.report.training_log import TrainingLog
 
 @dataclasses.dataclass(frozen=True)
 class ReportSubject:
-    """What was measured, and by which command.
+    """What was evaluated, and by which command.
 
-    run: the run's directory. part: of the data. data: where the images are.
-    own: whether the images are the run's own. views: what each answer is the mean over, in words;
-    nothing where it is of the image as it is. when: a date and time. recipe: as JSON.
-    trained_on: how many of other data's images the model was trained on.
+    run: the run's directory.
+    split: of the data; `all` for all of it.
+    data: where the images are.
+    own: whether the images are the run's own.
+    when: date and time in ISO 8601.
+    recipe: as JSON.
+    views: describes what probabilities are averaged over; '' without test-time augmentation.
+    trained_on: how many of the images of other data the model was trained on.
     """
 
     run: str
-    part: str
+    split: str
     data: str
     own: bool
     classes: tuple[str, ...]
@@ -38,7 +42,7 @@ class ReportSubject:
 
 @dataclasses.dataclass(frozen=True)
 class ClassCurves:
-    """How a class is told from all others, at every threshold."""
+    """One class against all others, at every threshold."""
 
     name: str
     roc: Curve
@@ -47,9 +51,11 @@ class ClassCurves:
 
 @dataclasses.dataclass(frozen=True)
 class Mistake:
-    """An image with a wrong answer. JPEG bytes of it, and of where the network looked.
+    """A wrong prediction.
 
-    probability: of the predicted class. The bytes are empty for those that are listed only.
+    given: the label.
+    probability: of the predicted class.
+    image, overlay: JPEGs of the image and of its heat map; empty if not shown.
     """
 
     name: str
@@ -62,9 +68,11 @@ class Mistake:
 
 @dataclasses.dataclass(frozen=True)
 class SuspectLabel:
-    """A training image whose label the others' would not lead to, with a JPEG where it is shown.
+    """A training image for which a model of the others predicts another class.
 
-    likely: whether the label is likely wrong, by confident learning's criterion.
+    given: the label.
+    likely: whether the label is likely wrong, by confident learning.
+    image: a JPEG; empty if not shown.
     """
 
     name: str
@@ -76,10 +84,13 @@ class SuspectLabel:
 
 @dataclasses.dataclass(frozen=True)
 class LabelCheckSummary:
-    """What a look at all labels of the training part gave, the likeliest wrong first.
+    """The result of a label check.
 
-    examined: images. accuracy: the share of their labels that the look gives too. features_of: by
-    which network's features. note: how many were looked at, where not all.
+    examined: number of images.
+    accuracy: share of their labels that the check predicts too.
+    features_of: the network whose features it used.
+    suspects: most likely wrong first.
+    note: how many images were examined, if not all.
     """
 
     examined: int
@@ -91,102 +102,68 @@ class LabelCheckSummary:
 
 @dataclasses.dataclass(frozen=True)
 class ReportData:
-    """All of it; None for what the run or its rule doesn't have.
+    """All data of a report; None for what the run or its rule does not have.
 
-    curves: of a handful of classes, those told apart worst. decided: how right the rule's answers
-      are, less those that it leaves uncertain.
+    curves: of a few classes, those that are separated worst.
+    decisions: the metrics of the rule's decisions, apart from uncertain ones.
+    labels: the label check of the training split.
     """
 
     subject: ReportSubject
     rule: DecisionRule
-    figures: ClassificationMetrics
+    metrics: ClassificationMetrics
     curves: tuple[ClassCurves, ...]
-    calibrated: Reliability
-    operating: OperatingPoint | None
-    decided: AbstentionMetrics | None
+    reliability: Reliability
+    operating_point: OperatingPoint | None
+    decisions: AbstentionMetrics | None
     mistakes: tuple[Mistake, ...]
     labels: LabelCheckSummary | None
-    course: TrainingLog | None
+    training: TrainingLog | None
     price_per_hour: float | None
 
     @property
-    def abstaining(self) -> AbstentionMetrics | None:
-        return None if self.rule.abstain is None else self.decided
+    def abstention(self) -> AbstentionMetrics | None:
+        return None if self.rule.abstain is None else self.decisions
 
     @property
     def cost(self) -> float | None:
-        """Of the training, in the currency of the price."""
-        if self.price_per_hour is None or self.course is None:
+        """Returns the cost of training, in the currency of the price."""
+        if self.price_per_hour is None or self.training is None:
             return None
-        return self.price_per_hour * self.course.seconds_total / 3600
+        return self.price_per_hour * self.training.seconds_total / 3600
 
 
-def as_json(facts: ReportData) -> dict[str, Any]:
-    """All but the images, as values of JSON."""
-    figures, course = facts.figures, facts.course
+def as_json(data: ReportData) -> dict[str, Any]:
+    """Returns all but the images, as JSON values."""
+    metrics = dataclasses.asdict(data.metrics)
+    per_class = {row.pop("name"): row for row in metrics.pop("per_class")}
+    confusion = metrics.pop("confusion").tolist()
+    reliability = data.reliability
     return {
-        **dataclasses.asdict(facts.subject),
-        "rule": dataclasses.asdict(facts.rule),
-        "count": figures.count,
-        "accuracy": figures.accuracy,
-        "accuracy_interval": _interval(figures.accuracy_interval),
-        "loss": figures.loss,
-        "macro_f1": figures.macro_f1,
-        "macro_f1_interval": _interval(figures.macro_f1_interval),
-        "top_k": {str(k): share for k, share in figures.top_k.items()},
-        "per_class": {row.name: _class(row) for row in figures.per_class},
-        "confusion_matrix": figures.confusion.tolist(),
-        "confused_pairs": [
-            {"given": pair.given, "predicted": pair.predicted, "count": pair.count}
-            for pair in figures.confused_pairs
-        ],
-        "calibration": _calibration(facts.calibrated),
-        "operating": _plain(facts.operating),
-        "decided": _plain(facts.decided),
-        "abstaining": _plain(facts.abstaining),
-        "mistakes": [_without_images(mistake) for mistake in facts.mistakes],
-        "label_check": _label_check(facts.labels),
-        "training": dataclasses.asdict(course) if course else None,
-        "price_per_hour": facts.price_per_hour,
-        "cost": facts.cost,
+        **dataclasses.asdict(data.subject),
+        "rule": dataclasses.asdict(data.rule),
+        **metrics,
+        "top_k": {str(k): share for k, share in data.metrics.top_k.items()},
+        "per_class": per_class,
+        "confusion_matrix": confusion,
+        "calibration": {
+            **dataclasses.asdict(reliability),
+            "bins_before": [row._asdict() for row in reliability.bins_before],
+            "bins_after": [row._asdict() for row in reliability.bins_after],
+        },
+        "operating": _as_dict(data.operating_point),
+        "decided": _as_dict(data.decisions),
+        "abstaining": _as_dict(data.abstention),
+        "mistakes": [_without_images(mistake) for mistake in data.mistakes],
+        "label_check": _label_check(data.labels),
+        "training": _as_dict(data.training),
+        "price_per_hour": data.price_per_hour,
+        "cost": data.cost,
     }
 
 
-def _interval(interval: Any) -> list[float]:
-    return [interval.low, interval.high]
-
-
-def _class(row: ClassMetrics) -> dict[str, Any]:
-    return {
-        "precision": row.precision,
-        "recall": row.recall,
-        "f1": row.f1,
-        "f1_interval": _interval(row.f1_interval),
-        "support": row.support,
-        "roc_area": row.roc_area,
-        "average_precision": row.average_precision,
-    }
-
-
-def _calibration(found: Reliability) -> dict[str, Any]:
-    return {
-        "temperature": found.temperature,
-        "error_before": found.error_before,
-        "error_after": found.error_after,
-        "cross_fitted": found.cross_fitted,
-        "bins_before": [row._asdict() for row in found.bins_before],
-        "bins_after": [row._asdict() for row in found.bins_after],
-    }
-
-
-def _plain(found: OperatingPoint | AbstentionMetrics | None) -> dict[str, Any] | None:
-    if found is None:
-        return None
-    values = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
-    return {
-        name: _interval(value) if name.endswith("_interval") else value
-        for name, value in values.items()
-    }
+def _as_dict(value: Any) -> dict[str, Any] | None:
+    return None if value is None else dataclasses.asdict(value)
 
 
 def _without_images(item: Mistake | SuspectLabel) -> dict[str, Any]:
@@ -194,13 +171,8 @@ def _without_images(item: Mistake | SuspectLabel) -> dict[str, Any]:
     return {name: value for name, value in values.items() if not isinstance(value, bytes)}
 
 
-def _label_check(found: LabelCheckSummary | None) -> dict[str, Any] | None:
-    if found is None:
+def _label_check(check: LabelCheckSummary | None) -> dict[str, Any] | None:
+    if check is None:
         return None
-    return {
-        "examined": found.examined,
-        "accuracy": found.accuracy,
-        "features_of": found.features_of,
-        "note": found.note,
-        "suspects": [_without_images(suspect) for suspect in found.suspects],
-    }
+    suspects = [_without_images(suspect) for suspect in check.suspects]
+    return {**dataclasses.asdict(check), "suspects": suspects}

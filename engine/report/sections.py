@@ -1,4 +1,4 @@
-"""What a section of the page is, and what several of them are made of."""
+"""Sections of a page, and the elements that several of them share."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def figure(chart: Markup, caption: str, numbers: Markup, legend: Markup | None =
         tag("figcaption", caption),
         legend or Markup(),
         chart,
-        details("The numbers", numbers),
+        details("Data", numbers),
     )
 
 

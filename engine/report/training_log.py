@@ -66,24 +66,24 @@ def read(run: RunDirectory) -> TrainingLog | None:
     if result.get("status") != "finished":
         return None
     try:
-        return _course(result, _epochs(run))
+        return _training_log(result, _epochs(run))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def _epochs(run: RunDirectory) -> tuple[Epoch, ...]:
     with open(run.history, encoding="utf-8", newline="") as file:
-        return tuple(_taken(Epoch, row) for row in csv.DictReader(file))
+        return tuple(_parse_row(Epoch, row) for row in csv.DictReader(file))
 
 
-def _course(result: Mapping[str, Any], epochs: tuple[Epoch, ...]) -> TrainingLog:
+def _training_log(result: Mapping[str, Any], epochs: tuple[Epoch, ...]) -> TrainingLog:
     best = (str(result["best"]["phase"]), int(result["best"]["epoch"]))
     places = [place for place, row in enumerate(epochs) if (row.phase, row.epoch) == best]
     first = result["seconds_to_first_step"]
     return TrainingLog(
         epochs=epochs,
         best_epoch=places[0] if places else None,
-        phases=tuple(_taken(PhaseLog, phase) for phase in result["phases"]),
+        phases=tuple(_parse_row(PhaseLog, phase) for phase in result["phases"]),
         spent={name: _number(result["spent"].get(name, 0)) for name in SPENT},
         seconds_to_first_step=None if first is None else _number(first),
         seconds_total=_number(result["seconds_total"]),
@@ -97,7 +97,7 @@ def _course(result: Mapping[str, Any], epochs: tuple[Epoch, ...]) -> TrainingLog
     )
 
 
-def _taken(kind: Any, row: Mapping[str, Any]) -> Any:
+def _parse_row(kind: Any, row: Mapping[str, Any]) -> Any:
     """The fields of that dataclass out of a row, each in its type."""
     take: dict[Any, Callable[[Any], Any]] = {"str": str, "int": int, "float": _number}
     return kind(**{f.name: take[f.type](row[f.name]) for f in dataclasses.fields(kind)})
@@ -106,5 +106,5 @@ def _taken(kind: Any, row: Mapping[str, Any]) -> Any:
 def _number(value: Any) -> float:
     number = float(value)
     if not math.isfinite(number):
-        raise ValueError(f"{value!r} is no figure")
+        raise ValueError(f"{value!r} is not finite")
     return number

@@ -18,7 +18,7 @@ from engine.report.markup import visible
 from engine.report.page import page
 from engine.report.report_data import ReportData, as_json
 
-PAGE, FIGURES, SUSPECTS = "report.html", "report.json", "suspect_labels.csv"
+PAGE, DATA, SUSPECTS = "report.html", "report.json", "suspect_labels.csv"
 
 
 def refuse(folder: Path) -> None:
@@ -27,10 +27,10 @@ def refuse(folder: Path) -> None:
     Raises:
       UserError: it is something else's.
     """
-    there = [name for name in (PAGE, FIGURES, SUSPECTS) if os.path.lexists(folder / name)]
-    if there and not _is_report(folder / FIGURES):
+    there = [name for name in (PAGE, DATA, SUSPECTS) if os.path.lexists(folder / name)]
+    if there and not _is_report(folder / DATA):
         raise UserError(
-            f"--report={folder}: holds a {there[0]} that is of no such report; name another folder"
+            f"--report={folder}: holds a {there[0]} that is not from a report; name another folder"
         )
 
 
@@ -41,19 +41,19 @@ def _is_report(figures: Path) -> bool:
         return False
 
 
-def write(folder: Path, facts: ReportData) -> Path:
+def write(folder: Path, data: ReportData) -> Path:
     """Writes them, and gives the place of the page.
 
     Raises:
       OSError: one can't be written; none is left half written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / FIGURES, f"{_json(as_json(facts))}\n".encode())  # it is known by them
-    if facts.labels:
-        write_file(folder / SUSPECTS, _suspects(facts).encode())
+    write_file(folder / DATA, f"{_json(as_json(data))}\n".encode())  # it is known by them
+    if data.labels:
+        write_file(folder / SUSPECTS, _suspects(data).encode())
     else:
         (folder / SUSPECTS).unlink(missing_ok=True)  # of an earlier report on other data
-    write_file(folder / PAGE, page(facts).encode())
+    write_file(folder / PAGE, page(data).encode())
     return folder / PAGE
 
 
@@ -64,11 +64,11 @@ def _json(values: dict[str, Any]) -> str:
     return re.sub(r"\[\n[-\d.e,\s]+\]", lambda found: " ".join(found[0].split()), text)
 
 
-def _suspects(facts: ReportData) -> str:
+def _suspects(data: ReportData) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "given", "suggested", "likely_wrong"])
-    for one in facts.labels.suspects if facts.labels else ():
+    for one in data.labels.suspects if data.labels else ():
         labels = [csv_cell(visible(label)) for label in (one.given, one.suggested)]
         path = csv_path(visible(one.name))
         writer.writerow([path, *labels, "yes" if one.likely else "no"])

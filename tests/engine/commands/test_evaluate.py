@@ -253,7 +253,7 @@ def test_report_over_foreign_file_is_refused_before_saving_the_rule(monkeypatch,
     (tmp_path / "report.html").write_text("the doctor's")
     before = run.best.read_bytes()
     flags = (f"--run_dir={run.path}", "--abstain=0.5", f"--report={tmp_path}")
-    with pytest.raises(UserError, match=r"holds a report\.html that is of no such report"):
+    with pytest.raises(UserError, match=r"holds a report\.html that is not from a report"):
         cli_evaluate.main(["bin/evaluate", *flags])
     assert run.best.read_bytes() == before
     assert (tmp_path / "report.html").read_text() == "the doctor's"

@@ -40,7 +40,7 @@ def test_training_writes_report(trained_run, coloured):
     assert complaints(page) == []
     value = json.loads((place / "report" / "report.json").read_text())
     result = json.loads((place / "result.json").read_text())
-    assert value["part"] == "validation"
+    assert value["split"] == "validation"
     assert value["accuracy"] == result["validation"]["accuracy"]
     assert value["loss"] == pytest.approx(result["validation"]["loss"])
     assert value["calibration"]["temperature"] == result["calibration"]["temperature"]
@@ -56,14 +56,14 @@ def test_training_writes_report(trained_run, coloured):
 
 def test_report_of_train_split_checks_its_labels(evaluate, tmp_path):
     printed, value = evaluate(tmp_path / "new" / "report", "--split=train")
-    assert (value["part"], value["accuracy"]) == ("train", printed["accuracy"])
+    assert (value["split"], value["accuracy"]) == ("train", printed["accuracy"])
     assert value["label_check"]["examined"] == value["count"] == 39
     assert (value["cost"], value["views"]) == (None, "")
 
 
 def test_report_of_other_data_has_no_label_check(evaluate, coloured, tmp_path):
     _, value = evaluate(tmp_path, f"--data_dir={coloured}")
-    assert (value["part"], value["own"], value["data"]) == ("all", False, str(coloured))
+    assert (value["split"], value["own"], value["data"]) == ("all", False, str(coloured))
     assert (value["label_check"], value["count"]) == (None, 52)
 
 

@@ -3,31 +3,31 @@
 import pytest
 
 from engine.report.page import page
-from tests.engine.report import made_facts as made
+from tests.engine.report import example_report as example
 from tests.engine.report.browser import dump, measured
 
 
 @pytest.fixture(scope="module", params=[2, 12, 60])
 def shown(request) -> str:
-    facts = made.facts(request.param, images=600)
+    report = example.report(request.param, images=600)
     long = tuple("/data/" + "very_long_name_" * 8 + f"{n}.jpg" for n in range(2))
     mistakes = tuple(
-        type(one)(name, one.given, one.predicted, 0.9, facts.mistakes[0].image,
-                  facts.mistakes[0].overlay)
-        for name, one in zip(long, facts.mistakes, strict=True)
+        type(one)(name, one.given, one.predicted, 0.9, report.mistakes[0].image,
+                  report.mistakes[0].overlay)
+        for name, one in zip(long, report.mistakes, strict=True)
     )  # fmt: skip
-    return page(made.facts(request.param, images=600, mistakes=mistakes))
+    return page(example.report(request.param, images=600, mistakes=mistakes))
 
 
-def test_it_opens_from_the_disk_and_the_console_is_silent(shown, tmp_path):
+def test_page_opens_without_console_messages(shown, tmp_path):
     path = tmp_path / "report.html"
     path.write_text(shown)
     document, console = dump(path)
     assert console == []
-    assert "Class by class" in document
+    assert "Metrics of each class" in document
 
 
-def test_a_page_that_reaches_out_would_be_told_of(shown, tmp_path):
+def test_page_with_an_external_image_is_reported(shown, tmp_path):
     path = tmp_path / "report.html"
     path.write_text(shown.replace("</main>", '<img alt="x" src="http://127.0.0.1:9/x.png"></main>'))
     _, console = dump(path)
@@ -35,13 +35,13 @@ def test_a_page_that_reaches_out_would_be_told_of(shown, tmp_path):
 
 
 @pytest.mark.parametrize("width", [375, 1280])
-def test_it_is_no_wider_than_the_window(shown, tmp_path, width):
+def test_page_fits_the_window(shown, tmp_path, width):
     window, wide, over, images = measured(shown, tmp_path, width)
     assert (window, wide, over) == (width, width, "")
     assert images
 
 
-def test_a_page_that_is_too_wide_would_be_told_of(shown, tmp_path):
+def test_page_that_is_too_wide_is_reported(shown, tmp_path):
     wider = shown.replace("</main>", '<p style="width: 600px; max-width: none">x</p></main>')
     _, wide, over, _ = measured(wider, tmp_path, 375)
     assert wide > 375

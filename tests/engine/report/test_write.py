@@ -8,18 +8,18 @@ import pytest
 from engine.core.errors import UserError
 from engine.report import write
 from engine.report.report_data import LabelCheckSummary, SuspectLabel
-from tests.engine.report import made_facts as made
+from tests.engine.report import example_report as example
 
 
 def test_the_files_of_a_report(tmp_path):
-    facts = made.facts(3)
-    page = write.write(tmp_path / "new" / "report", facts)
+    report = example.report(3)
+    page = write.write(tmp_path / "new" / "report", report)
     assert page == tmp_path / "new" / "report" / "report.html"
     assert sorted(path.name for path in page.parent.iterdir()) == [
         "report.html", "report.json", "suspect_labels.csv",
     ]  # fmt: skip
     value = json.loads((page.parent / "report.json").read_text())
-    answers = made.answers(3)
+    answers = example.predictions(3)
     predicted = answers.logits.argmax(1)
     assert value["accuracy"] == (predicted == answers.labels).mean()
     assert sum(map(sum, value["confusion_matrix"])) == value["count"] == 300
@@ -42,7 +42,7 @@ def test_the_files_of_a_report(tmp_path):
 
 def test_figures_of_many_classes_stay_small(tmp_path):
     """A row of the matrix is a line."""
-    write.write(tmp_path, made.facts(300, images=600))
+    write.write(tmp_path, example.report(300, images=600))
     text = (tmp_path / "report.json").read_text()
     assert len(text) < 600_000
     assert text.count("\n") < 10_000
@@ -52,7 +52,7 @@ def test_figures_of_many_classes_stay_small(tmp_path):
 def test_any_name_goes_through_the_table_of_suspects(tmp_path):
     names = ('a,"b".jpg', "line\nbreak.jpg", "half \udcff.jpg", "=a.jpg")
     suspects = tuple(SuspectLabel(name, "=1+1", "x", name.startswith("a")) for name in names)
-    write.write(tmp_path, made.facts(3, labels=LabelCheckSummary(9, 0.9, "x", suspects)))
+    write.write(tmp_path, example.report(3, labels=LabelCheckSummary(9, 0.9, "x", suspects)))
     with open(tmp_path / "suspect_labels.csv", newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [
@@ -65,23 +65,23 @@ def test_any_name_goes_through_the_table_of_suspects(tmp_path):
 
 
 def test_labels_of_an_earlier_report_do_not_stay(tmp_path):
-    facts = made.facts(3)
-    write.write(tmp_path, facts)
-    write.write(tmp_path, dataclasses.replace(facts, labels=None))
+    report = example.report(3)
+    write.write(tmp_path, report)
+    write.write(tmp_path, dataclasses.replace(report, labels=None))
     assert not (tmp_path / "suspect_labels.csv").exists()
 
 
 def test_a_place_that_is_a_file_is_an_error_of_the_system(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(OSError, match="file"):
-        write.write(tmp_path / "file" / "report", made.facts(2))
+        write.write(tmp_path / "file" / "report", example.report(2))
 
 
 @pytest.mark.parametrize("name", ["report.html", "report.json", "suspect_labels.csv"])
 def test_files_of_something_else_are_not_replaced(tmp_path, name):
     """bin/doctor's have two of the names."""
     (tmp_path / name).write_text('{"images": 3}')
-    with pytest.raises(UserError, match=rf"holds a {name} that is of no such report; name another"):
+    with pytest.raises(UserError, match=rf"holds a {name} that is not from a report; name another"):
         write.refuse(tmp_path)
 
 
@@ -89,7 +89,7 @@ def test_what_is_a_report_or_has_other_names_may_be_there(tmp_path):
     write.refuse(tmp_path / "new")
     (tmp_path / "notes.txt").write_text("")
     write.refuse(tmp_path)
-    write.write(tmp_path, made.facts(3))
+    write.write(tmp_path, example.report(3))
     write.refuse(tmp_path)
     (tmp_path / "report.html").unlink()
     write.refuse(tmp_path)

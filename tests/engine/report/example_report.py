@@ -1,4 +1,4 @@
-"""Facts of runs that never were, for tests of what is made of them."""
+"""The data of invented reports."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import dataclasses
 import numpy as np
 
 from engine.evaluation import decision_rule
-from engine.evaluation.classification_metrics import classification_metrics as figures
-from engine.evaluation.classification_metrics import precision_recall_curve, roc_curve
+from engine.evaluation.classification_metrics import (
+    classification_metrics,
+    precision_recall_curve,
+    roc_curve,
+)
 from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.evaluate import Predictions
 from engine.evaluation.operating_point import decisions_of_rule, measure_operating_point
@@ -27,7 +30,7 @@ from engine.report.training_log import Epoch, PhaseLog, TrainingLog
 WHEN = "2026-02-03T04:05:06+00:00"
 
 
-def answers(classes: int, images: int = 300, seed: int = 0) -> Predictions:
+def predictions(classes: int, images: int = 300, seed: int = 0) -> Predictions:
     random = np.random.default_rng(seed)
     labels = (np.arange(images) % classes).astype(np.int32)
     logits = random.normal(size=(images, classes)).astype(np.float32)
@@ -38,13 +41,13 @@ def answers(classes: int, images: int = 300, seed: int = 0) -> Predictions:
 
 def subject(classes: tuple[str, ...]) -> ReportSubject:
     return ReportSubject(
-        run="runs/flowers", part="validation", data="the run's own", own=True, classes=classes,
+        run="runs/flowers", split="validation", data="the run's own", own=True, classes=classes,
         backbone="efficientnet_lite0", image_size=(192, 256), when=WHEN,
         command="bin/train --data_dir=flowers", recipe='{\n  "seed": 0\n}',
     )  # fmt: skip
 
 
-def course(epochs: int = 4) -> TrainingLog:
+def training(epochs: int = 4) -> TrainingLog:
     rows = [
         Epoch("head" if n < 2 else "all", n % 2 + 1, 1 / (n + 1), 0.5 + n / 10, 1 / (n + 2),
               0.55 + n / 10, 1e-3, 1234.5, 2.0)
@@ -62,26 +65,26 @@ def course(epochs: int = 4) -> TrainingLog:
     )  # fmt: skip
 
 
-def facts(
+def report(
     classes: int = 3, rule: DecisionRule | None = None, images: int = 300, **changes
 ) -> ReportData:
-    """Everything a page can show."""
-    found = answers(classes, images)
+    """Everything that a page can show."""
+    found = predictions(classes, images)
     rule = rule or DecisionRule(1.5, "class 1", 0.3, 0.95, 0.5)
-    chances = decision_rule.probabilities(rule, found.logits)
+    probabilities = decision_rule.probabilities(rule, found.logits)
     square = jpeg(np.full((8, 8, 3), 90, np.uint8))
-    made = ReportData(
+    data = ReportData(
         subject=subject(found.classes),
         rule=rule,
-        figures=figures(found, rule),
+        metrics=classification_metrics(found, rule),
         curves=tuple(
-            ClassCurves(found.classes[label], roc_curve(chances, found.labels, label),
-                        precision_recall_curve(chances, found.labels, label))
+            ClassCurves(found.classes[label], roc_curve(probabilities, found.labels, label),
+                        precision_recall_curve(probabilities, found.labels, label))
             for label in (range(min(classes, images, 5)) if classes > 2 else [1])
         ),
-        calibrated=measure_reliability(found, rule, True),
-        operating=measure_operating_point(chances, found.labels, 1, 0.3),
-        decided=decisions_of_rule(found, rule),
+        reliability=measure_reliability(found, rule, True),
+        operating_point=measure_operating_point(probabilities, found.labels, 1, 0.3),
+        decisions=decisions_of_rule(found, rule),
         mistakes=(
             Mistake("/data/val/1.jpg", "class 0", "class 1", 0.987, square, square),
             Mistake("/data/val/sub/2.jpg", "class 1", "class 0", 0.9),
@@ -90,7 +93,7 @@ def facts(
             500, 0.97, "efficientnet_lite0",
             (SuspectLabel("/data/train/7.jpg", "class 0", "class 1", True, square),),
         ),
-        course=course(),
+        training=training(),
         price_per_hour=4.0,
     )  # fmt: skip
-    return dataclasses.replace(made, **changes)
+    return dataclasses.replace(data, **changes)
