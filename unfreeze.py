@@ -14,6 +14,11 @@ _HOMES = {
     "engine.cli.train": ("recipe_from_flags",),
     "engine.commands.cache_options": ("CacheOptions",),
     "engine.commands.train": ("TrainOptions", "train"),
+    "engine.commands.evaluate": ("EvaluateOptions", "RuleChange", "evaluate"),
+    "engine.commands.compare": ("CompareOptions", "compare"),
+    "engine.commands.predict": ("PredictOptions", "predict"),
+    "engine.commands.export": ("ExportOptions", "export"),
+    "engine.commands.doctor": ("DoctorOptions", "diagnose"),
     "engine.commands.open_run": ("Run", "open_run"),
     "engine.loggers.console": ("ConsoleLogger",),
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sysconfig
 import textwrap
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
@@ -19,6 +20,11 @@ from absl import flags
 
 from engine.core.errors import UserError, nearest
 
+# Where flag files lie that Unfreeze comes with: beside bin/ in a checkout, or installed.
+OWN_FOLDERS = (
+    Path(__file__).parents[2],
+    Path(sysconfig.get_path("data"), "share", "unfreeze"),
+)
 REPEATABLE = ("phase",)  # flags that may be given several times
 MAX_FLAGFILE_BYTES = 1 << 20
 MAX_NAME_LENGTH = 100  # letters of a flag's name
@@ -184,10 +190,10 @@ def _expand(argv: Sequence[str], ignored_in_files: Set[str]) -> tuple[list[str],
 def _read_flagfile(file: str) -> list[str]:
     """The lines of a flag file, less the empty ones and the comments (`#` or `//`)."""
     try:
-        text = _read_text(file)
+        text = _read_text(_find_flagfile(file))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        known = sorted(path.name for path in Path(__file__).parents[2].glob("*.flags"))
+        known = sorted({path.name for folder in OWN_FOLDERS for path in folder.glob("*.flags")})
         hint = nearest(Path(file).name, known)
         raise FlagError(
             f"--flagfile={file}: can't be read ({reason}){hint}; "
@@ -195,6 +201,13 @@ def _read_flagfile(file: str) -> list[str]:
         ) from None
     lines = [line.strip() for line in text.split("\n")]
     return [line for line in lines if line and not line.startswith(("#", "//"))]
+
+
+def _find_flagfile(file: str) -> str:
+    """A file from the working directory, else the one of that name that Unfreeze comes with."""
+    own = [folder / file for folder in OWN_FOLDERS if os.path.basename(file) == file]
+    candidates = [os.path.expanduser(file), *map(str, own)]
+    return next((path for path in candidates if os.path.exists(path)), candidates[0])
 
 
 def _read_text(file: str) -> str:

@@ -49,7 +49,7 @@ def compare(options: CompareOptions, log: Log = ignore) -> list[ComparedRun]:
     Raises:
       UserError: what `predict_split` and `compare_models` refuse.
     """
-    directories = [RunDirectory(path) for path in options.run_dirs]
+    directories = [RunDirectory(Path(path)) for path in options.run_dirs]
     for directory in directories:
         directory.read_recipe()
     threads = tensorflow_setup.start_tensorflow(options.threads, log=log)

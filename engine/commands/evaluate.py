@@ -153,7 +153,7 @@ def evaluate(options: EvaluateOptions, log: Log = ignore) -> EvaluationResult:
       UserError: there is no such run, it is at work while its rule is to be changed, the data does
         not fit the model, or the rule does not fit the data.
     """
-    directory = RunDirectory(options.run_dir)
+    directory = RunDirectory(Path(options.run_dir))
     directory.read_recipe()  # refuses what is no run, before the lock creates the directory
     # A threshold belongs to one model: while it is fitted, no other replaces that one.
     with RunLock(directory) if options.rule_change else nullcontext():

@@ -107,7 +107,8 @@ def export(
       ShutdownRequested: nothing is left behind.
     """
     logger, shutdown = logger or LoggerGroup(()), shutdown or Shutdown()
-    run, kind = RunDirectory(options.run_dir), FORMATS[options.format]
+    options = dataclasses.replace(options, out=Path(options.out))
+    run, kind = RunDirectory(Path(options.run_dir)), FORMATS[options.format]
     recipe = run.read_recipe()
     recipe = dataclasses.replace(recipe, data=options.data or recipe.data)
     place.refuse(options.out, options.overwrite)

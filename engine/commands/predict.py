@@ -67,7 +67,7 @@ class PredictOptions:
 
     @property
     def run(self) -> RunDirectory | None:
-        return RunDirectory(self.run_dir) if self.run_dir else None
+        return RunDirectory(Path(self.run_dir)) if self.run_dir else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +98,7 @@ def predict(options: PredictOptions, log: Log = ignore) -> PredictResult:
         inference.predict(model, groups, options.batch_size, options.top_k, bool(options.plot))
     )
     if options.plot:
-        write_image(options.plot, _plot(options, model, predictions), "plot")
+        write_image(Path(options.plot), _plot(options, model, predictions), "plot")
     return PredictResult(predictions, model.rule)
 
 

@@ -85,7 +85,7 @@ def write_evaluation_report(
     """
     run, own = result.run, options.data is None
     model = MeasuredModel(
-        run=RunDirectory(options.run_dir),
+        run=RunDirectory(Path(options.run_dir)),
         recipe=run.recipe,
         classifier=run.classifier,
         rule=run.rule,

@@ -84,7 +84,7 @@ def serve(
       UserError: there is no such run, it has no model, or the address is not available.
     """
     logger, shutdown = logger or LoggerGroup(()), shutdown or Shutdown()
-    run = RunDirectory(options.run_dir)
+    run = RunDirectory(Path(options.run_dir))
     run.read_recipe()
     with (
         contextlib.closing(server.bind(options.host, options.port)) as bound,

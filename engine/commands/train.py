@@ -181,5 +181,5 @@ def _prepare_job(
         profile_steps=options.profile_steps,
     )
     if options.show_augmented:
-        setup.show_augmented(job, options.show_augmented)
+        setup.show_augmented(job, Path(options.show_augmented))
     return job

@@ -187,3 +187,11 @@ def test_flags_of_other_programs_in_a_flag_file_are_ignored(write):
         assert refused(file, flag, read=read).startswith(f"{flag.split('=')[0]} does not exist")
     mistyped = write("--data_dir=x\n--sed=3\n", "other.flags")
     assert refused(mistyped, read=read).startswith("--sed does not exist")
+
+
+def test_own_flag_file_is_found_from_any_folder_and_a_local_one_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli_train.recipe_from_flags("--flagfile=solar_cells.flags").data.source == "tfds"
+    (tmp_path / "solar_cells.flags").write_text("--data_dir=mine\n")
+    local = cli_train.recipe_from_flags("--flagfile=solar_cells.flags").data
+    assert local.location == str(tmp_path / "mine")
