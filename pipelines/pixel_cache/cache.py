@@ -141,10 +141,10 @@ def _read(file: io.FileIO, rows: np.ndarray, images: np.ndarray) -> None:
     buffer, size = images.reshape(-1).data, images[:1].size
     for row in numbers:  # requests all of them before waiting for the first
         os.posix_fadvise(descriptor, row * size, size, os.POSIX_FADV_WILLNEED)
-    for place, row in enumerate(numbers):
+    for position, row in enumerate(numbers):
         done = 0
         while done < size:
-            start = place * size + done
+            start = position * size + done
             count = os.preadv(descriptor, [buffer[start : start + size - done]], row * size + done)
             if not count:
                 raise OSError(f"the pixel file ends inside row {row}")

@@ -21,7 +21,7 @@ class PixelFiller:
     Attributes:
       index: what is known of each row so far.
       missing: bool [M], the rows that are still to be filled.
-      error: what kept an image from being written; nothing more is written then.
+      error: why an image could not be written; nothing more is written then.
     """
 
     def __init__(
@@ -72,14 +72,14 @@ class PixelFiller:
         """Decodes the missing images; arguments as of `scan_images`."""
         rows = np.flatnonzero(self.missing)
         examples = self.images.take(rows)
-        sampled, facts = headers.sample_mask(len(rows)), self.index.facts
+        sampled, columns = headers.sample_mask(len(rows)), self.index.facts
 
-        def collect(numbers: np.ndarray, found: ImageFacts) -> None:
-            facts["orientation"][rows[numbers]] = found.orientations
-            facts["fingerprint"][rows[numbers]] = found.fingerprints
+        def collect(numbers: np.ndarray, facts: ImageFacts) -> None:
+            columns["orientation"][rows[numbers]] = facts.orientations
+            columns["fingerprint"][rows[numbers]] = facts.fingerprints
             with_header = numbers[sampled[numbers]]
-            facts["header"][rows[with_header]] = headers.read_headers(examples, with_header)
-            self._put(rows[numbers], found.pixels)
+            columns["header"][rows[with_header]] = headers.read_headers(examples, with_header)
+            self._put(rows[numbers], facts.pixels)
 
         collector = collect if self._caching else None
         for image in scan.scan_images(examples, decode, threads, collector):
@@ -87,7 +87,7 @@ class PixelFiller:
             self.missing[row] = False
             self.index.reasons[row] = image.reason
             if not image.permanent:  # the next run looks again
-                facts["stamp"][row] = b""
+                columns["stamp"][row] = b""
 
     def pixels(self) -> PixelCache | None:
         """Returns the filled rows; None where they are stored nowhere."""

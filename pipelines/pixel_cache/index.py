@@ -84,8 +84,8 @@ class CacheIndex:
             return np.full(len(stamps), -1)
         own = self.facts["stamp"]
         order = np.argsort(own)
-        place = np.searchsorted(own, stamps, sorter=order)
-        rows = order[np.minimum(place, len(order) - 1)]
+        positions = np.searchsorted(own, stamps, sorter=order)
+        rows = order[np.minimum(positions, len(order) - 1)]
         return np.where((own[rows] == stamps) & (stamps != b""), rows, -1)
 
     def paths(self) -> list[str]:

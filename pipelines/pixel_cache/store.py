@@ -160,7 +160,7 @@ class PixelWriter:
         self.lock.close()
 
     def discard(self) -> None:
-        """Removes the folder; whoever has its pixels open can still read them."""
+        """Removes the folder; a process that has its pixels open can still read them."""
         shutil.rmtree(self.path, ignore_errors=True)
         self.lock.close()
 

@@ -64,7 +64,7 @@ def stacked(*batches: Batch) -> Batch:
 
 
 class InMemoryDataLoader(DataLoader):
-    """`count` random images in memory, in batches of `size`; the first four are to validate on.
+    """`count` random images in memory, in batches of `size`; the first four are for validation.
 
     Every epoch has an order of its own.
     """
@@ -89,8 +89,8 @@ class InMemoryDataLoader(DataLoader):
                 where, weights = self._positions(place, count)
                 order = np.random.default_rng([self.seed, epoch]).permutation(count)
                 numbers = order[where].astype(np.int32)
-                seen = views(numbers, epoch) if views else [epoch] * size
-                batches.append(self._batch(numbers, weights, epoch, seen, lookup))
+                drawn = views(numbers, epoch) if views else [epoch] * size
+                batches.append(self._batch(numbers, weights, epoch, drawn, lookup))
             yield stacked(*batches)
 
     def split_batches(self, split, which=None):

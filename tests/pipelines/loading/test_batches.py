@@ -154,11 +154,6 @@ def test_lookup_of_a_single_array_stays_a_tuple(folder):
     assert [len(batch.inputs), batch.inputs[0].dtype] == [1, tf.uint32]
 
 
-def test_error_of_a_lookup_is_raised(folder):
-    with pytest.raises(ZeroDivisionError):
-        train_steps(loader_of(folder), 0, 6, lookup=lambda numbers, views: 1 // 0)
-
-
 def test_closed_batches_leave_no_thread(folder):
     before = threading.active_count()
     read = loader_of(folder).train_batches(0, 30, lookup=lookup)
