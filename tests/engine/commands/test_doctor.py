@@ -3,18 +3,23 @@
 import csv
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from engine.cli.flags import FlagError
+from engine.commands.cache_options import CacheOptions
+from engine.commands.train import TrainOptions, train
+from engine.core.errors import UserError
+from engine.core.recipe import DataSpec
 from engine.core.text import printable
-from tests.bin.programs import run, start
+from tests.bin.programs import start
+from tests.engine.small_runs import Watcher, small_recipe
 from tests.pipelines import bad_images as bad_images
 from tests.pipelines.encoded_images import saved
 
 pytestmark = pytest.mark.usefixtures("own_cache")
-
-TRAIN = ("--image_size=64", "--batch_size=8", "--noreport", "--phase=transfer(epochs=1)")
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +35,22 @@ def data(tmp_path_factory):
     return root, laid
 
 
+def train_tiny(data: DataSpec, place: Path, cache: Path) -> list[str]:
+    """Trains one epoch, and returns the notes."""
+    watcher = Watcher()
+    recipe = small_recipe(place, ["transfer(epochs=1)"], data=data)
+    train(TrainOptions(recipe, place, cache=CacheOptions(cache), report=False), watcher)
+    return watcher.notes
+
+
 @pytest.fixture(scope="module")
-def trained(data, tmp_path_factory):
+def trained(data, tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("trained") / "run"
-    out = run("train", *TRAIN, f"--data_dir={data[0]}", f"--run_dir={place}")
-    assert "transfer epoch 1" in out
+    train_tiny(DataSpec("folders", str(data[0])), place, place.parent / "cache")
     return place
 
 
-def every_bad_one_once(named, data) -> None:
+def require_every_bad_image_once(named, data) -> None:
     """Those that must be refused and some that may be, and none that is sound."""
     _, laid = data
     assert set(Counter(named).values()) == {1}
@@ -48,7 +60,7 @@ def every_bad_one_once(named, data) -> None:
     assert set(named) - bad <= odd
 
 
-def test_the_bad_images_are_many(data):
+def test_bad_images_are_of_many_kinds(data):
     _, laid = data
     assert len(bad_images.KINDS) >= 40
     assert len(laid.bad) + len(laid.odd) >= 200
@@ -56,28 +68,24 @@ def test_the_bad_images_are_many(data):
     assert len(contents) > 100, "mutants differ"
 
 
-def test_training_leaves_them_out_and_names_each_once(data, trained):
+def test_training_omits_bad_images_and_lists_each_once(data, trained):
     rows = list(csv.DictReader((trained / "bad_images.csv").open(encoding="utf-8")))
-    every_bad_one_once([row["path"] for row in rows], data)
+    require_every_bad_image_once([row["path"] for row in rows], data)
     assert all(row["reason"] and "\n" not in row["reason"] for row in rows)
-    tried = len(data[1].bad) + len(data[1].odd)
-    print(f"bad files: {tried} tried, {len(rows)} left out and named once, none ended a run")
 
 
-def test_evaluating_leaves_them_out_and_names_each_once(data, trained):
-    process = start("evaluate", f"--run_dir={trained}", f"--data_dir={data[0]}", "--format=json")
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    *lines, last = err.splitlines()
-    assert f"{trained} was trained on " in last, "some of them"
-    assert all(line.startswith("left out: ") for line in lines), "and nothing else is said"
-    every_bad_one_once(
-        [line.removeprefix("left out: ").rpartition(": ")[0] for line in lines], data
-    )
+def test_evaluation_omits_bad_images_and_names_each_once(call, data, trained):
+    flags = (f"--run_dir={trained}", f"--data_dir={data[0]}", "--format=json", "--cache_dir=none")
+    out = call("evaluate", *flags)
+    lines = call.said.err.splitlines()
+    left_out = [line.removeprefix("left out: ") for line in lines if line.startswith("left out: ")]
+    require_every_bad_image_once([line.rpartition(": ")[0] for line in left_out], data)
+    (other,) = (line for line in lines if not line.startswith("left out: "))
+    assert f"{trained} was trained on " in other, "some of them"
     assert json.loads(out)["count"] >= 40
 
 
-def test_predicting_answers_for_the_others_and_names_each_once(data, trained):
+def test_predict_process_names_each_bad_image_once(data, trained):
     root, laid = data
     files = [str(path) for path in (*laid.bad, *laid.odd) if path.is_file()]
     process = start(
@@ -93,21 +101,16 @@ def test_predicting_answers_for_the_others_and_names_each_once(data, trained):
     assert {str(path) for path in laid.bad if path.is_file()} <= unread
 
 
-def test_predicting_waits_for_no_pipe_and_reads_no_device(data, trained):
-    files = [data[0] / "cats" / name for name in ("pipe.jpg", "zeros.jpg")]
-    folder = data[0].parent / "devices"
-    folder.mkdir()
-    for file in files:
-        (folder / file.name).symlink_to(file)
-    (folder / "sound.jpg").symlink_to(data[0] / "dogs" / "good 1.jpg")
-    process = start("predict", f"--run_dir={trained}", folder)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert "sound.jpg" in out
-    assert [line.rpartition(": ")[2] for line in err.splitlines()] == ["not a regular file"] * 2
+def test_predict_waits_for_no_pipe_and_reads_no_device(call, data, trained, tmp_path):
+    for name in ("pipe.jpg", "zeros.jpg"):
+        (tmp_path / name).symlink_to(data[0] / "cats" / name)
+    (tmp_path / "sound.jpg").symlink_to(data[0] / "dogs" / "good 1.jpg")
+    assert "sound.jpg" in call("predict", f"--run_dir={trained}", tmp_path)
+    lines = call.said.err.splitlines()
+    assert [line.rpartition(": ")[2] for line in lines] == ["not a regular file"] * 2
 
 
-def test_the_doctor_reports_them_and_writes_a_list_that_trains(data, tmp_path):
+def test_doctor_process_reports_bad_images_and_writes_a_manifest_that_trains(data, tmp_path):
     root, _ = data
     list_ = root.parent / "clean.csv"
     process = start("doctor", f"--data_dir={root}", f"--write_manifest={list_}", cwd=tmp_path)
@@ -118,37 +121,47 @@ def test_the_doctor_reports_them_and_writes_a_list_that_trains(data, tmp_path):
     left_out = ("missing", "unreadable", "empty", "no_image", "bomb", "damaged")
     cases = [one for one in found["findings"] if one["kind"] in left_out]
     named = [case["places"][0] for one in cases for case in one["cases"]]
-    every_bad_one_once(named, data)
+    require_every_bad_image_once(named, data)
     assert len(named) == found["images"] - found["readable"]
     assert "report.html and doctor/report.json" in out
     page = (tmp_path / "doctor" / "report.html").read_text()
     assert page.startswith("<!doctype html>")
     assert "<script" not in page
     assert out.splitlines()[-1] == f"train with --manifest={list_}"
-    ran = run("train", *TRAIN, f"--manifest={list_}", f"--run_dir={tmp_path / 'run'}")
-    assert "broken images" not in ran
+    notes = train_tiny(DataSpec("manifest", str(list_)), tmp_path / "run", tmp_path / "cache")
+    assert not any("broken" in note for note in notes)
 
 
-def test_the_doctor_writes_no_list_over_the_one_that_it_reads(data, tmp_path):
-    """Which may have columns and rows that somebody has kept by hand."""
+def test_doctor_does_not_overwrite_the_manifest_that_it_reads(call, data, tmp_path):
+    """It may have columns and rows that somebody added by hand."""
     listed = tmp_path / "list.csv"
     listed.write_text("path,label,note\ncats/good 0.jpg,cats,mine\ndogs/good 1.jpg,dogs,mine\n")
     (tmp_path / "link.csv").symlink_to(listed)
     before = listed.read_bytes()
     flags = (f"--manifest={listed}", f"--manifest_root={data[0]}", "--out=none")
-    err = run("doctor", *flags, f"--write_manifest={tmp_path / 'link.csv'}", status=2)
-    assert "is the manifest that is read, which stays as it is; name another file" in err
+    message = "is the manifest that is read, which stays as it is; name another file"
+    with pytest.raises(FlagError, match=message):
+        call("doctor", *flags, f"--write_manifest={tmp_path / 'link.csv'}")
     assert listed.read_bytes() == before
 
 
-def test_the_doctor_says_in_a_line_what_it_can_not_do(data, tmp_path):
-    err = run("doctor", cwd=tmp_path, status=2)
-    assert err.startswith("doctor: no images are named; give --data_dir")
-    err = run("doctor", f"--data_dir={tmp_path / 'gone'}", cwd=tmp_path, status=1)
-    assert "does not exist" in err
-    assert err.count("\n") == 1
+def test_manifest_of_record_files_is_refused(call):
+    with pytest.raises(FlagError, match="--write_manifest lists files, and the images of"):
+        call("doctor", "--dataset=solar_cells", "--write_manifest=list.csv")
+
+
+def test_doctor_refuses_missing_images_and_an_unwritable_folder(
+    call, coloured, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FlagError, match=r"^no images are named; give --data_dir"):
+        call("doctor")
+    with pytest.raises(UserError, match="does not exist") as raised:
+        call("doctor", f"--data_dir={tmp_path / 'gone'}")
+    assert "\n" not in str(raised.value)
     (tmp_path / "file").write_text("")
     where = f"--out={tmp_path / 'file' / 'inside'}"
-    err = run("doctor", f"--data_dir={data[0]}", where, cwd=tmp_path, status=1)
-    assert err.splitlines()[-1].startswith("doctor: --out: ")
+    with pytest.raises(UserError, match=r"^--out: .* can't be written"):
+        call("doctor", f"--data_dir={coloured}", where)
+    assert "52 images in " in call.said.out
     assert not (tmp_path / "doctor").exists()
