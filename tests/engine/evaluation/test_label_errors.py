@@ -277,7 +277,7 @@ def photographs(cats_dogs):
         data=data, backbone="efficientnet_lite0", weights="imagenet", image_size=(224, 224),
         batch_size=32, precision="auto",
     )  # fmt: skip
-    loader = batches.make_data_loader(sources.load_examples(data), spec, 2)
+    loader = batches.ImageDataLoader(sources.load_examples(data), spec, 2)
     extract = label_errors.make_feature_extractor(classifier.build(spec, 2), spec, loader)
     features, labels, _ = label_errors.extract_features(extract, loader)
     return features, labels
