@@ -6,6 +6,7 @@ line replace the file's. Flag files are read here too: always as UTF-8.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import sysconfig
@@ -14,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import flags
 
@@ -30,6 +31,7 @@ MAX_FLAGFILE_BYTES = 1 << 20
 MAX_NAME_LENGTH = 100  # letters of a flag's name
 
 DefineFlags = Callable[[flags.FlagValues], None]
+Options = TypeVar("Options")
 
 
 class FlagError(UserError):
@@ -65,6 +67,17 @@ class ParsedFlags:
         for name, hint in hints.items():
             if not getattr(self, name):
                 raise FlagError(f"--{name} is missing; {hint}")
+
+    def options(self, kind: type[Options], **values: Any) -> Options:
+        """Makes a dataclass of options from `values` and else from the flags of its fields' names.
+
+        Raises:
+          FlagError: a value does not fit.
+        """
+        fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+        names = {field.name for field in fields} & {*self._values} - {*values}
+        with as_flag_errors():
+            return kind(**{name: getattr(self, name) for name in names}, **values)
 
     def as_flags(self, names: Iterable[str]) -> list[str]:
         """Those of the flags that the user gave, as another program's command line takes them.

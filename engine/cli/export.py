@@ -14,7 +14,7 @@ from absl import flags
 
 from engine.cli import command_line
 from engine.cli import flags as cli_flags
-from engine.cli.command_line import FlagError, ParsedFlags, as_flag_errors
+from engine.cli.command_line import FlagError, ParsedFlags
 from engine.cli.flag_types import define_choice, define_number, define_path, define_switch
 from engine.commands.export import (
     MIN_AGREEMENT,
@@ -73,17 +73,12 @@ def export_options(parsed: ParsedFlags) -> ExportOptions:
         format=f"allowed: {', '.join(FORMATS)}",
         out="name the folder to make",
     )
-    with as_flag_errors():
-        options = ExportOptions(
-            run_dir=Path(parsed.run_dir),
-            format=parsed.format,
-            out=Path(parsed.out),
-            precision=parsed.precision,
-            min_agreement=parsed.min_agreement,
-            overwrite=parsed.overwrite,
-            threads=parsed.threads,
-            cache=cli_flags.cache_options(parsed, memory=0),
-        )
+    options = parsed.options(
+        ExportOptions,
+        run_dir=Path(parsed.run_dir),
+        out=Path(parsed.out),
+        cache=cli_flags.cache_options(parsed, memory=0),
+    )
     data = moved_data(parsed, RunDirectory(options.run_dir).read_recipe())
     return dataclasses.replace(options, data=data)
 

@@ -226,16 +226,13 @@ def build_data_spec(parsed: ParsedFlags) -> DataSpec | None:
         raise UserError(f"--{last}= is empty; give the folder of your images, or omit it")
     source = SOURCE_FLAGS[last]
     folders = source == "split_folders"
-    return DataSpec(
+    return parsed.options(
+        DataSpec,
         source=source,
         location=location if source == "tfds" else _absolute(location),
         validation_location=_absolute(parsed.val_dir) if folders and parsed.val_dir else None,
         test_location=_absolute(parsed.test_dir) if folders and parsed.test_dir else None,
         manifest_root=_absolute(parsed.manifest_root) if parsed.manifest_root else None,
-        validation_fraction=parsed.validation_fraction,
-        split_seed=parsed.split_seed,
-        limit_examples=parsed.limit_examples,
-        on_bad_image=parsed.on_bad_image if "on_bad_image" in parsed.explicit else "skip",
     )
 
 
@@ -261,28 +258,17 @@ def build_recipe(parsed: ParsedFlags) -> Recipe:
         )
     backbone = BACKBONES[parsed.backbone]
     size, weights = backbone.image_size, parsed.weights
-    recipe = Recipe(
+    recipe = parsed.options(
+        Recipe,
         data=data,
         phases=tuple(
             map(specs.parse_phase, parsed.phase or _default_phases(backbone.fine_tune_from))
         ),
-        backbone=parsed.backbone,
         image_size=parsed.image_size or (size, size),
         weights=weights if weights in specs.SOURCES_OF_WEIGHTS else _absolute(weights),
         init_from=_absolute(parsed.init_from) if parsed.init_from else None,
-        hidden_units=parsed.hidden_units,
-        dropout=parsed.dropout,
-        resize=parsed.resize,
         augment=parse_calls(parsed.augment),
-        label_smoothing=parsed.label_smoothing,
-        class_weights=parsed.class_weights,
         batch_size=BATCH_SIZE if parsed.batch_size == AUTO else parsed.batch_size,
-        gradient_accumulation_steps=parsed.gradient_accumulation_steps,
-        precision=parsed.precision,
-        xla=parsed.xla,
-        cache=parsed.cache,
-        seed=parsed.seed,
-        deterministic=parsed.deterministic,
     )
     options.check_recipe(recipe)
     augment.changes(recipe.augment)

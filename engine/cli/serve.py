@@ -9,7 +9,7 @@ from absl import flags
 
 from engine.cli import command_line
 from engine.cli import flags as cli_flags
-from engine.cli.command_line import FlagError, ParsedFlags, as_flag_errors, flag_names
+from engine.cli.command_line import FlagError, ParsedFlags, flag_names
 from engine.cli.flag_types import (
     define_choice,
     define_integer,
@@ -71,7 +71,6 @@ def main(argv: list[str]) -> None:
         print(line)
 
 
-@as_flag_errors()
 def serve_options(parsed: ParsedFlags) -> ServeOptions:
     """Raises:
     FlagError: something is missing, or does not go together.
@@ -81,28 +80,10 @@ def serve_options(parsed: ParsedFlags) -> ServeOptions:
     if not parsed.load_test and (stray or parsed.arguments):
         what = f"--{stray[0]}" if stray else repr(parsed.arguments[0])
         raise FlagError(f"{what} requires --load_test")
-    return ServeOptions(
-        run_dir=Path(parsed.run_dir),
-        host=parsed.host,
-        port=parsed.port,
-        allowed_hosts=tuple(cli_flags.split_names((parsed.allow_host or "").lower())),
-        precision=parsed.precision,
-        batch_size=parsed.batch_size,
-        max_batch_delay_ms=parsed.max_batch_delay_ms,
-        max_queue_size=parsed.max_queue_size,
-        max_mb=parsed.max_mb,
-        max_files=parsed.max_files,
-        timeout_seconds=parsed.timeout_seconds,
-        threads=parsed.threads,
-    )
+    hosts = tuple(cli_flags.split_names((parsed.allow_host or "").lower()))
+    return parsed.options(ServeOptions, run_dir=Path(parsed.run_dir), allowed_hosts=hosts)
 
 
-@as_flag_errors()
 def load_test_options(parsed: ParsedFlags) -> LoadTestOptions:
-    return LoadTestOptions(
-        service=parsed.as_flags(flag_names([define_serve])),
-        images=parsed.arguments,
-        requests=parsed.requests,
-        connections=parsed.connections,
-        threads=parsed.threads,
-    )
+    service = parsed.as_flags(flag_names([define_serve]))
+    return parsed.options(LoadTestOptions, service=service, images=parsed.arguments)

@@ -88,21 +88,13 @@ def train_options(parsed: ParsedFlags, argv: list[str]) -> TrainOptions:
     else:
         recipe, plan = cli_flags.build_recipe(parsed), None
         name = command_line.flagfile_name(argv) or Path(recipe.data.location).name
-    return TrainOptions(
+    return parsed.options(
+        TrainOptions,
         recipe=recipe,
         run_dir=Path(parsed.run_dir or os.path.join("runs", name)),
         plan=plan,
         fit_memory=parsed.batch_size == AUTO,
-        threads=parsed.threads,
         cache=cli_flags.cache_options(parsed, parsed.cache_memory),
-        overwrite=parsed.overwrite,
-        checkpoint_minutes=parsed.checkpoint_minutes,
-        log_every_steps=parsed.log_every_steps,
-        steps_per_execution=parsed.steps_per_execution,
-        profile_steps=parsed.profile_steps,
-        on_nan=parsed.on_nan,
-        report=parsed.report,
-        price_per_hour=parsed.price_per_hour,
         show_augmented=Path(parsed.show_augmented) if parsed.show_augmented else None,
         command=cli_main.command_text(argv),
     )

@@ -107,11 +107,11 @@ def export(
       ShutdownRequested: nothing is left behind.
     """
     logger, shutdown = logger or LoggerGroup(()), shutdown or Shutdown()
-    options = dataclasses.replace(options, out=Path(options.out))
     run, kind = RunDirectory(Path(options.run_dir)), FORMATS[options.format]
+    out = Path(options.out)
     recipe = run.read_recipe()
     recipe = dataclasses.replace(recipe, data=options.data or recipe.data)
-    place.refuse(options.out, options.overwrite)
+    place.refuse(out, options.overwrite)
     threads = tensorflow_setup.start_tensorflow(options.threads, log=logger.note)
 
     from engine.export import card, parity
@@ -122,7 +122,7 @@ def export(
     images, samples = _images(options, recipe, model.classes, threads, logger)
     source = _export_source(options, recipe, model, threads, samples)
     with ExitStack() as cleanup:
-        folder = cleanup.enter_context(place.beside(options.out, options.overwrite))
+        folder = cleanup.enter_context(place.beside(out, options.overwrite))
         path = folder / kind.path
         logger.note(f"converting to {kind.title}, {options.precision}")
         with ExitStack() as output, guard_conversion(lambda: _abandon(output, cleanup)):
@@ -142,7 +142,7 @@ def export(
         report = parity.report(source, kind, options.required_agreement, measured)
         write_json(folder / place.PARITY, report)
         shutdown.check()
-    return ExportResult(options.out, options.out / kind.path, measured)
+    return ExportResult(out, out / kind.path, measured)
 
 
 def _abandon(*stacks: ExitStack) -> None:

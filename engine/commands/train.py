@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from engine.evaluation.evaluate import Predictions
     from engine.training.state import TrainJob
 
+# Fields of both TrainOptions and TrainJob.
+JOB_OPTIONS = (
+    *("on_nan", "checkpoint_minutes", "log_every_steps", "steps_per_execution", "profile_steps"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
@@ -174,11 +179,7 @@ def _prepare_job(
         **caches,
         lock=lock,
         shutdown=shutdown,
-        on_nan=options.on_nan,
-        checkpoint_minutes=options.checkpoint_minutes,
-        log_every_steps=options.log_every_steps,
-        steps_per_execution=options.steps_per_execution,
-        profile_steps=options.profile_steps,
+        **{name: getattr(options, name) for name in JOB_OPTIONS},
     )
     if options.show_augmented:
         setup.show_augmented(job, Path(options.show_augmented))
