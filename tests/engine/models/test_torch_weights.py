@@ -270,8 +270,8 @@ def test_bombs_take_neither_memory_nor_time(refuse, body):
 def test_other_faults_of_the_path(tmp_path):
     with pytest.raises(UserError, match="No such file"):
         torch_weights.read(tmp_path / "none.pth")
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         torch_weights.read(tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         torch_weights.read(tmp_path / "pipe")
