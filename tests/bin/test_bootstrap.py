@@ -113,7 +113,7 @@ def one_line(err: str) -> str:
     return err
 
 
-def test_makes_the_environment_once_and_restarts_with_the_same_arguments(repository):
+def test_environment_is_made_once_per_lock_file_and_the_program_restarted_in_it(repository):
     status, out, err = call(repository, "a b", "--c=d")
     assert status == 0, err
     # The guard is taken away again: programs that this one starts must not inherit it.
@@ -123,30 +123,28 @@ def test_makes_the_environment_once_and_restarts_with_the_same_arguments(reposit
     assert "7 MB" in first
     assert "ready" in last
 
+    left_over = repository / ".venv" / "left_over"
+    left_over.touch()
     status, out, err = call(repository, "again")
     assert (status, err) == (0, "")
     assert out == f"{repository / '.venv'}|None|again\n"
+    assert left_over.exists()
+
+    for lock in repository.glob("requirements-*.txt"):
+        lock.write_text(lock.read_text() + "# changed\n")
+    status, _, err = call(repository)
+    assert status == 0
+    assert "making .venv" in err
+    assert not left_over.exists()
 
 
-def test_an_interpreter_that_has_the_packages_is_left_alone(repository, tmp_path):
+def test_interpreter_with_the_packages_is_used(repository, tmp_path):
     with zipfile.ZipFile(next((repository / "wheels").glob("*.whl"))) as wheel:
         wheel.extractall(tmp_path / "site")
     status, out, err = call(repository, PYTHONPATH=str(tmp_path / "site"))
     assert (status, err) == (0, "")
     assert out == f"{sys.prefix}|None\n"
     assert not (repository / ".venv").exists()
-
-
-def test_a_change_of_the_lock_file_makes_the_environment_anew(repository):
-    assert call(repository)[0] == 0
-    for lock in repository.glob("requirements-*.txt"):
-        lock.write_text(lock.read_text() + "# changed\n")
-    left_over = repository / ".venv" / "left_over"
-    left_over.touch()
-    status, _, err = call(repository)
-    assert status == 0
-    assert "making .venv" in err
-    assert not left_over.exists()
 
 
 @pytest.mark.parametrize(
@@ -157,7 +155,7 @@ def test_a_change_of_the_lock_file_makes_the_environment_anew(repository):
         (os.kill, "setup.log"),  # its pip lives on, and is waited for
     ],
 )
-def test_a_killed_set_up_is_finished_by_the_next_call(repository, kill, trace):
+def test_next_call_finishes_a_killed_set_up(repository, kill, trace):
     venv = repository / ".venv"
     process = start(repository)
     until = time.monotonic() + 60
@@ -174,7 +172,7 @@ def test_a_killed_set_up_is_finished_by_the_next_call(repository, kill, trace):
     assert (venv / "setup.stamp").exists()
 
 
-def test_of_two_calls_at_once_one_waits_for_the_other(repository):
+def test_second_call_waits_for_the_first(repository):
     results = [finish(process) for process in [start(repository), start(repository)]]
     assert [status for status, _, _ in results] == [0, 0], results
     together = "".join(err for _, _, err in results)
@@ -205,7 +203,7 @@ def test_without_ensurepip_and_pip_one_line_names_the_apt_command(repository, tm
 OLD = "sys.version_info = (3, 9, 18, 'final', 0)"
 
 
-def test_an_unsupported_interpreter_is_named_in_one_line(repository, tmp_path):
+def test_unsupported_interpreter_is_refused_in_one_line(repository, tmp_path):
     python = changed_python(tmp_path / "host", OLD)
     status, _, err = call(repository, python=python, PATH=str(tmp_path))
     assert status == 1
@@ -215,7 +213,7 @@ def test_an_unsupported_interpreter_is_named_in_one_line(repository, tmp_path):
     assert not (repository / ".venv").exists()
 
 
-def test_an_unsupported_interpreter_finds_a_supported_one_on_path(repository, tmp_path):
+def test_unsupported_interpreter_finds_a_supported_one_on_path(repository, tmp_path):
     python = changed_python(tmp_path / "host", OLD)
     (tmp_path / "python3.13").write_text("#!/bin/sh\nexit 127\n")  # as a shim with nothing behind
     (tmp_path / "python3.10").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
@@ -226,7 +224,7 @@ def test_an_unsupported_interpreter_finds_a_supported_one_on_path(repository, tm
     assert out == f"{repository / '.venv'}|None\n"
 
 
-def test_a_complete_environment_that_lacks_a_package_is_no_endless_loop(repository):
+def test_complete_environment_without_a_package_ends_in_an_error(repository):
     assert call(repository)[0] == 0
     for path in (repository / ".venv").glob("lib/python3*/site-packages/unfreeze_probe*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -235,7 +233,7 @@ def test_a_complete_environment_that_lacks_a_package_is_no_endless_loop(reposito
     assert "lacks unfreeze-probe>=1.0" in one_line(err)
 
 
-def test_an_environment_made_by_hand_is_used_and_not_changed(repository):
+def test_environment_made_by_hand_is_used_and_not_changed(repository):
     venv = repository / ".venv"
     changed_python(venv, "pass")
     before = sorted(venv.rglob("*"))
@@ -250,7 +248,7 @@ def test_an_environment_made_by_hand_is_used_and_not_changed(repository):
     assert call(repository) == (0, f"{venv}|None\n", "")
 
 
-def test_a_failed_installation_ends_with_the_reason_and_a_next_step(repository):
+def test_failed_installation_ends_with_the_reason_and_a_next_step(repository):
     write_locks(repository, "0" * 64)
     status, _, err = call(repository)
     assert status == 1
@@ -261,7 +259,7 @@ def test_a_failed_installation_ends_with_the_reason_and_a_next_step(repository):
     assert "THESE PACKAGES DO NOT MATCH" in (repository / ".venv" / "setup.log").read_text()
 
 
-def test_a_place_that_cannot_be_written_is_named_in_one_line(repository):
+def test_folder_that_can_not_be_written_is_named_in_one_line(repository):
     # A file in the place of the folder stops root too, whom a read-only folder would not.
     (repository / ".venv").touch()
     status, _, err = call(repository)
