@@ -1,6 +1,6 @@
-"""Charts as SVG that stands in a page and takes the page's letters and colours, light or dark.
+"""Charts as inline SVG with the page's font and colors, light or dark.
 
-No chart holds a name: those stand beside it as text, in whatever letters they need.
+Charts contain no names of classes or files, which are text beside them, in any script.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from engine.report.markup import Markup, escape
 # Placeholders, replaced by the page's colors in the SVG; see `style`.
 INK, MUTED, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
 _CSS_COLORS = {INK: "ink", MUTED: "muted", LINE: "line", ACCENT: "accent"}
-# Of the lines of one chart, told apart without colours as well.
+# Of the lines of one chart; they differ without colors too.
 STYLES = (
     (ACCENT, "solid"), (INK, "dashed"), (MUTED, "solid"), (ACCENT, "dotted"), (INK, "dotted"),
 )  # fmt: skip
 # Inches of 72 units: text is legible at half the page's width, or on a phone.
 _WIDTH, _HEIGHT = 4.3, 2.9
 _FONT_SIZE = 9  # units
-MAX_CELLS = 200  # of a matrix, across: a phone has a dot for each
+MAX_CELLS = 200  # of a matrix, across: a phone has a pixel for each
 
 _RC = {
     "svg.fonttype": "none",
@@ -47,10 +47,10 @@ _RC = {
 }
 
 
-def legend_style(place: int) -> str:
-    """What a legend shows for the line at that place, as CSS."""
-    colour, dashes = STYLES[place]
-    return f"border-top: 2px {dashes} var(--{_CSS_COLORS[colour]})"
+def legend_style(index: int) -> str:
+    """Returns the CSS of a legend's sample of the line with that index."""
+    color, dashes = STYLES[index]
+    return f"border-top: 2px {dashes} var(--{_CSS_COLORS[color]})"
 
 
 def lines(
@@ -61,14 +61,14 @@ def lines(
     steps: bool = False,
     diagonal: bool = False,
 ) -> Markup:
-    """Curves over shares from 0 to 1, each (x, y), in the order of `STYLES`."""
+    """Draws curves over shares from 0 to 1, each (x, y), in the order of `STYLES`."""
 
     def draw(axes: Any) -> None:
         if diagonal:
             axes.plot([0, 1], [0, 1], color=LINE, linewidth=1)
-        for (x, y), (colour, dashes) in zip(pairs, STYLES, strict=False):
+        for (x, y), (color, dashes) in zip(pairs, STYLES, strict=False):
             draws = "steps-post" if steps else "default"
-            axes.plot(x, y, color=colour, linestyle=dashes, drawstyle=draws, clip_on=False)
+            axes.plot(x, y, color=color, linestyle=dashes, drawstyle=draws, clip_on=False)
         _shares(axes, *axes_names)
 
     return _chart(name, summary, draw)
@@ -77,17 +77,17 @@ def lines(
 def reliability(
     name: str, summary: str, before: Sequence[CalibrationBin], after: Sequence[CalibrationBin]
 ) -> Markup:
-    """Accuracy over confidence; a dot's area is the share of the images in its bin."""
+    """Draws accuracy over confidence; a dot's area is its bin's share of the images."""
 
     def draw(axes: Any) -> None:
         axes.plot([0, 1], [0, 1], color=LINE, linewidth=1)
-        for bins, (colour, dashes) in zip((after, before), STYLES, strict=False):
+        for bins, (color, dashes) in zip((after, before), STYLES, strict=False):
             rows = [row for row in bins if row.images]
             x, y = [row.confidence for row in rows], [row.accuracy for row in rows]
             total = sum(row.images for row in rows)
             areas = [8 + 120 * row.images / total for row in rows]
-            axes.plot(x, y, color=colour, linestyle=dashes, linewidth=1.2, clip_on=False)
-            axes.scatter(x, y, areas, color=colour, alpha=0.75, linewidths=0, clip_on=False)
+            axes.plot(x, y, color=color, linestyle=dashes, linewidth=1.2, clip_on=False)
+            axes.scatter(x, y, areas, color=color, alpha=0.75, linewidths=0, clip_on=False)
         _shares(axes, "confidence", "accuracy")
 
     return _chart(name, summary, draw)
@@ -101,17 +101,22 @@ def history(
     phases: Sequence[str],
     shares: bool,
 ) -> Markup:
-    """One figure by epoch; a line marks where a phase begins.
+    """Draws a metric by epoch; a line marks where a phase begins.
 
-    phases: the phase of each epoch. shares: whether the figures are shares of 1.
+    Args:
+      name: prefix of the ids in the SVG.
+      summary: describes the chart for screen readers.
+      training, validation: the values of each epoch.
+      phases: the phase of each epoch.
+      shares: whether the values are shares of 1.
     """
     epochs = np.arange(1, len(phases) + 1)
 
     def draw(axes: Any) -> None:
-        for place in np.flatnonzero(np.array(phases[1:]) != np.array(phases[:-1])):
-            axes.axvline(place + 1.5, color=LINE, linewidth=1, zorder=0)
-        for values, (colour, dashes) in zip((validation, training), STYLES, strict=False):
-            axes.plot(epochs, values, marker="o", markersize=3, color=colour, linestyle=dashes)
+        for epoch in np.flatnonzero(np.array(phases[1:]) != np.array(phases[:-1])):
+            axes.axvline(epoch + 1.5, color=LINE, linewidth=1, zorder=0)
+        for values, (color, dashes) in zip((validation, training), STYLES, strict=False):
+            axes.plot(epochs, values, marker="o", markersize=3, color=color, linestyle=dashes)
         axes.set(xlabel="epoch", xlim=(0.5, len(phases) + 0.5))
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -122,16 +127,19 @@ def history(
 
 
 def heat(name: str, summary: str, matrix: np.ndarray) -> Markup:
-    """The confusion matrix of many classes: a cell is as strong as its share of the row.
+    """Draws the confusion matrix of many classes: a cell's opacity is its share of the row.
 
-    Where there are more than a page has room for, a cell stands for a few classes, and is as strong
-    as the strongest of theirs.
-    matrix: int64 [classes, classes], given labels down. Classes are counted from 1.
+    With more classes than fit on a page, a cell is the maximum over a block of classes.
+
+    Args:
+      name: prefix of the ids in the SVG.
+      summary: describes the chart for screen readers.
+      matrix: int64 [classes, classes], labels down. Classes are numbered from 1.
     """
     count, step = len(matrix), classes_per_cell(len(matrix))
-    cells = strongest(matrix / np.maximum(matrix.sum(1, keepdims=True), 1), step)
+    cells = block_maximum(matrix / np.maximum(matrix.sum(1, keepdims=True), 1), step)
     end = len(cells) * step + 0.5
-    # Of one colour that shows on a light page and on a dark one, from nothing to all of it.
+    # One color that is visible on light and dark pages, from transparent to opaque.
     fades = LinearSegmentedColormap.from_list("fades", ["#2b93aa00", "#2b93aaff"])
 
     def draw(axes: Any) -> None:
@@ -149,12 +157,12 @@ def heat(name: str, summary: str, matrix: np.ndarray) -> Markup:
 
 
 def classes_per_cell(classes: int) -> int:
-    """How many classes a cell of `heat` stands for, across and down."""
+    """Returns the width of the block of classes that a cell of `heat` stands for."""
     return -(-classes // MAX_CELLS)
 
 
-def strongest(matrix: np.ndarray, step: int) -> np.ndarray:
-    """The maximum of each block of step x step cells; the last ones may be smaller."""
+def block_maximum(matrix: np.ndarray, step: int) -> np.ndarray:
+    """Returns the maximum of each block of step × step cells; the last ones may be smaller."""
     starts = np.arange(0, len(matrix), step)
     return np.maximum.reduceat(np.maximum.reduceat(matrix, starts, 0), starts, 1)
 
@@ -175,7 +183,7 @@ def _chart(
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(length=3)
         for spine in axes.spines.values():
-            spine.set_zorder(0)  # a curve along the edge lies over it
+            spine.set_zorder(0)  # below curves along the edge
         draw(axes)
         figure.patch.set_visible(False)
         axes.patch.set_visible(False)
@@ -185,7 +193,7 @@ def _chart(
 
 
 def _for_page(svg: str, name: str, summary: str) -> str:
-    """The drawing with ids of its own, the page's colours, and words for who can't see it."""
+    """Makes ids unique, and adds the page's colors and a text for screen readers."""
     drawing = svg[svg.index("<svg") :]
     view = re.search(r'viewBox="[^"]*"', drawing)
     inner = drawing[drawing.index(">") + 1 :]
@@ -193,7 +201,7 @@ def _for_page(svg: str, name: str, summary: str) -> str:
     inner = re.sub(r"font-family: [^;]*; ", "", inner)
     inner = re.sub(r'\bid="', f'id="{name}-', inner)
     inner = re.sub(r'href="#', f'href="#{name}-', inner).replace("url(#", f"url(#{name}-")
-    for colour, of_page in _CSS_COLORS.items():
-        inner = inner.replace(colour, f"var(--{of_page})")
+    for color, variable in _CSS_COLORS.items():
+        inner = inner.replace(color, f"var(--{variable})")
     start = f'<svg {view[0] if view else ""} role="img" aria-label="{escape(summary)}">'
     return start + re.sub(r">\s+<", "><", inner)

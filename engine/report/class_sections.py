@@ -11,7 +11,7 @@ from engine.report import charts
 from engine.report.formatting import count, percent, span
 from engine.report.markup import Markup, details, join, paragraph, scroll, table, tag
 from engine.report.report_data import ClassCurves, ReportData
-from engine.report.sections import Section, at, figure, from_there, legend, sentence
+from engine.report.sections import Section, figure, legend, max_from, max_up_to, sentence
 
 MAX_MATRIX_CLASSES = 20  # above this, confusion is a chart instead of a table
 MAX_ROWS = 30  # above this, the table of classes folds
@@ -148,7 +148,9 @@ def _roc(curves: Sequence[ClassCurves], key: Markup | None) -> Markup:
     lines = [(curve.roc.x, curve.roc.y) for curve in curves]
     chart = charts.lines("roc", summary, lines, ("false alarms", "recall"), diagonal=True)
     heads = ("class", "area", *[f"at {percent(x, 0)}" for x in _FALSE_ALARMS])
-    rows = [(c.name, f"{c.roc.area:.4f}", *at(c.roc.x, c.roc.y, _FALSE_ALARMS)) for c in curves]
+    rows = [
+        (c.name, f"{c.roc.area:.4f}", *max_up_to(c.roc.x, c.roc.y, _FALSE_ALARMS)) for c in curves
+    ]
     numbers = table("Recall at a false alarm rate of at most", heads, rows)
     return figure(chart, _caption("ROC: recall over false alarms", curves, "roc"), numbers, key)
 
@@ -162,7 +164,7 @@ def _precision_recall(curves: Sequence[ClassCurves], key: Markup | None) -> Mark
     rows = []
     for curve in curves:
         of = curve.precision_recall
-        rows.append((curve.name, f"{of.area:.4f}", *from_there(of.x, of.y, _RECALLS)))
+        rows.append((curve.name, f"{of.area:.4f}", *max_from(of.x, of.y, _RECALLS)))
     numbers = table("Precision at a recall of at least", heads, rows)
     caption = _caption("Precision over recall", curves, "precision_recall")
     return figure(chart, caption, numbers, key)

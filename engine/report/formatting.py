@@ -1,4 +1,4 @@
-"""Numbers as a page says them."""
+"""Numbers as text of a page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def count(number: int, one: str, many: str | None = None) -> str:
 
 
 def percent(share: float | None, digits: int = 2) -> str:
-    """`98.70 %`; a dash for what is not known."""
+    """`98.70 %`; a dash for an unknown one."""
     if share is None or not math.isfinite(share):
         return "–"
     return f"{share:.{digits}%}".replace("%", f"{_GAP}%")

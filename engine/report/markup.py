@@ -1,4 +1,4 @@
-"""HTML as values: what is text is escaped whatever it holds, and markup is known by its type."""
+"""HTML as values: text is escaped whatever it contains, and markup is known by its type."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from collections.abc import Iterable, Sequence
 from engine.core.text import printable
 
 _VOID = {"img", "meta"}
-_KEPT = "\xa0\u202f"  # spaces that keep a number and its unit on one line
+_NO_BREAK_SPACES = "\xa0\u202f"  # keep a number and its unit on one line
 
 
 class Markup(str):
-    """HTML that stands in a page as it is."""
+    """HTML that is not escaped."""
 
     __slots__ = ()
 
 
 def visible(text: str) -> str:
-    """The text, with what can't be seen in it, such as a line break, written as in Python."""
-    return printable(text, keep=_KEPT)
+    """Returns the text with invisible characters, such as line breaks, escaped as in Python."""
+    return printable(text, keep=_NO_BREAK_SPACES)
 
 
 def escape(text: str) -> Markup:
-    """Any text, so that it means nothing to a browser; markup stays as it is."""
+    """Escapes any text for HTML; markup stays as it is."""
     return text if isinstance(text, Markup) else Markup(html.escape(visible(text), quote=True))
 
 
@@ -55,7 +55,7 @@ def paragraph(*content: str, class_: str | None = None) -> Markup:
 
 
 def scroll(label: str, *content: str) -> Markup:
-    """A box of its own for what may be wider than the page, within reach of the keyboard."""
+    """A scrolling box for content wider than the page, accessible by keyboard."""
     return tag("div", *content, class_="scroll", role="region", aria_label=label, tabindex="0")
 
 

@@ -14,7 +14,12 @@ from engine.report.markup import Markup, details, escape, tag
 
 
 class Section(NamedTuple):
-    """anchor: its id. title: its heading, and in short its place in the contents."""
+    """A section of a page.
+
+    anchor: its id.
+    title: its heading.
+    short: its entry in the contents.
+    """
 
     anchor: str
     title: str
@@ -38,7 +43,7 @@ def heading(text: str) -> Markup:
 
 
 def figure(chart: Markup, caption: str, numbers: Markup, legend: Markup | None = None) -> Markup:
-    """A chart with what it shows in words, and its numbers behind a fold."""
+    """A chart with its caption, and its numbers in a folded table."""
     return tag(
         "figure",
         tag("figcaption", caption),
@@ -49,7 +54,7 @@ def figure(chart: Markup, caption: str, numbers: Markup, legend: Markup | None =
 
 
 def legend(names: Sequence[str]) -> Markup:
-    """Of lines in the order of `charts.STYLES`."""
+    """A legend of lines in the order of `charts.STYLES`."""
     return tag(
         "ul",
         *[
@@ -66,7 +71,7 @@ def image(jpeg: bytes, alt: str) -> Markup:
 
 
 def bar(share: float) -> Markup:
-    """A length for the eye alone; the number stands beside it."""
+    """A bar, hidden from screen readers; the number is beside it."""
     inner = tag("span", style=f"width: {min(max(share, 0), 1):.2%}")
     return tag("span", inner, class_="bar", aria_hidden="true")
 
@@ -79,11 +84,11 @@ def sentence(*parts: str) -> Markup:
     return Markup("".join(map(escape, parts)))
 
 
-def at(x: np.ndarray, y: np.ndarray, places: Sequence[float]) -> list[str]:
-    """The highest y at or before each x, in words: what a curve of steps says there."""
-    return [percent(float(y[x <= place].max(initial=0.0)), 1) for place in places]
+def max_up_to(x: np.ndarray, y: np.ndarray, limits: Sequence[float]) -> list[str]:
+    """Formats the maximum of y up to each x: the recall at a false alarm rate of at most x."""
+    return [percent(float(y[x <= limit].max(initial=0.0)), 1) for limit in limits]
 
 
-def from_there(x: np.ndarray, y: np.ndarray, places: Sequence[float]) -> list[str]:
-    """The highest y at or after each x: the precision that is to be had at a recall of so much."""
-    return [percent(float(y[x >= place].max(initial=0.0)), 1) for place in places]
+def max_from(x: np.ndarray, y: np.ndarray, limits: Sequence[float]) -> list[str]:
+    """Formats the maximum of y from each x on: the precision at a recall of at least x."""
+    return [percent(float(y[x >= limit].max(initial=0.0)), 1) for limit in limits]

@@ -1,9 +1,8 @@
-"""How a report looks: two sets of colours, and one sheet that needs nothing from elsewhere."""
+"""The style sheet of pages, with colors for light and dark."""
 
 from __future__ import annotations
 
-# `accent` is the only colour; `tint` is what a cell of the confusion matrix is filled with at most,
-# `bar` the ground of a bar.
+# `accent` is the only color; `tint` is the strongest fill of a cell of the confusion matrix.
 LIGHT = {
     "paper": "#fdfdfb", "ink": "#1b1d1f", "muted": "#5c6166", "line": "#dfe1df",
     "accent": "#0b5f73", "tint": "#a9d0d8", "wash": "#f3f4f1",
@@ -14,14 +13,14 @@ DARK = {
 }  # fmt: skip
 
 
-def _colours(values: dict[str, str]) -> str:
+def _colors(values: dict[str, str]) -> str:
     return "; ".join(f"--{name}: {value}" for name, value in values.items())
 
 
 SHEET = (
     f"""
-:root {{ color-scheme: light dark; {_colours(LIGHT)} }}
-@media (prefers-color-scheme: dark) {{ :root {{ {_colours(DARK)} }} }}
+:root {{ color-scheme: light dark; {_colors(LIGHT)} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {_colors(DARK)} }} }}
 """
     + """
 *, *::before, *::after { box-sizing: border-box }
@@ -38,7 +37,7 @@ h1, h2, h3, p, dd, li, figcaption, caption { overflow-wrap: anywhere }
 p { max-width: 42rem; margin: 0 0 1rem }
 a { color: var(--accent); text-underline-offset: .2em; text-decoration-thickness: 1px }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 3px }
-/* Names of files and classes may be of letters that run the other way. */
+/* Names of files and classes can be in right-to-left scripts. */
 strong, code, .file, .legend li { unicode-bidi: isolate }
 .flag { white-space: nowrap }
 code { font: .875em/1.6 ui-monospace, "Cascadia Mono", Menlo, Consolas, monospace }
@@ -64,7 +63,7 @@ footer { margin-top: 6rem; padding-block: 1.5rem 3rem; border-top: 1px solid var
   font-variant-numeric: tabular-nums; letter-spacing: -.01em }
 .headline div:first-child .value { color: var(--accent) }
 
-/* A shade at the right edge where more is out of sight; what scrolls along covers it at the end. */
+/* A shadow at the right edge while there is more to scroll to. */
 .scroll { overflow-x: auto; max-width: 100%; margin: 1.25rem 0;
   background: linear-gradient(to left, var(--paper) 1.5rem, transparent) right / 3rem 100% local,
     linear-gradient(to left, var(--line), transparent) right / 1rem 100%;

@@ -1,4 +1,4 @@
-"""How a run went, as its files tell: epochs, time, memory, machine and software."""
+"""The training log of a run, from its files: epochs, time, memory, machine and software."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 from engine.runs.directory import RunDirectory
 
-# What `spent` of `result.json` holds: the parts of an epoch's time, and of that of steps.
+# The keys of `spent` in `result.json`.
 SPENT = ("seconds", "fill_seconds", "eval_seconds", "save_seconds", "wait_seconds")
 
 
 @dataclasses.dataclass(frozen=True)
 class Epoch:
-    """A row of `history.csv`, as far as a report shows it."""
+    """The columns of `history.csv` that a report shows."""
 
     phase: str
     epoch: int
@@ -31,7 +31,7 @@ class Epoch:
 
 @dataclasses.dataclass(frozen=True)
 class PhaseLog:
-    """What `result.json` says of a phase."""
+    """A phase in `result.json`."""
 
     name: str
     epochs: int
@@ -45,8 +45,9 @@ class PhaseLog:
 class TrainingLog:
     """A finished run, from its first epoch to its last.
 
-    best_epoch: the place of the saved model's epoch in `epochs`, from 0; None if not among them.
-    spent: seconds by what they went into, the keys of SPENT. peak_memory_bytes: by where.
+    best_epoch: index of the saved model's epoch in `epochs`; None if it is not there.
+    spent: seconds by activity, the keys of SPENT.
+    peak_memory_bytes: by device.
     """
 
     epochs: tuple[Epoch, ...]
@@ -61,7 +62,7 @@ class TrainingLog:
 
 
 def read(run: RunDirectory) -> TrainingLog | None:
-    """None where the run is not finished, or its files are gone or say something else."""
+    """Returns None if the run is not finished, or its files are missing or invalid."""
     result = run.read_result()
     if result.get("status") != "finished":
         return None
@@ -78,11 +79,11 @@ def _epochs(run: RunDirectory) -> tuple[Epoch, ...]:
 
 def _training_log(result: Mapping[str, Any], epochs: tuple[Epoch, ...]) -> TrainingLog:
     best = (str(result["best"]["phase"]), int(result["best"]["epoch"]))
-    places = [place for place, row in enumerate(epochs) if (row.phase, row.epoch) == best]
+    indices = [index for index, row in enumerate(epochs) if (row.phase, row.epoch) == best]
     first = result["seconds_to_first_step"]
     return TrainingLog(
         epochs=epochs,
-        best_epoch=places[0] if places else None,
+        best_epoch=indices[0] if indices else None,
         phases=tuple(_parse_row(PhaseLog, phase) for phase in result["phases"]),
         spent={name: _number(result["spent"].get(name, 0)) for name in SPENT},
         seconds_to_first_step=None if first is None else _number(first),
@@ -98,9 +99,9 @@ def _training_log(result: Mapping[str, Any], epochs: tuple[Epoch, ...]) -> Train
 
 
 def _parse_row(kind: Any, row: Mapping[str, Any]) -> Any:
-    """The fields of that dataclass out of a row, each in its type."""
-    take: dict[Any, Callable[[Any], Any]] = {"str": str, "int": int, "float": _number}
-    return kind(**{f.name: take[f.type](row[f.name]) for f in dataclasses.fields(kind)})
+    """Returns the dataclass `kind` with its fields taken from a row, each in its type."""
+    parsers: dict[Any, Callable[[Any], Any]] = {"str": str, "int": int, "float": _number}
+    return kind(**{f.name: parsers[f.type](row[f.name]) for f in dataclasses.fields(kind)})
 
 
 def _number(value: Any) -> float:

@@ -1,4 +1,4 @@
-"""The files of a report: the page, all its figures, and the labels that are likely wrong."""
+"""Writes the files of a report: the page, its data, and the likely label errors."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ PAGE, DATA, SUSPECTS = "report.html", "report.json", "suspect_labels.csv"
 
 
 def refuse(folder: Path) -> None:
-    """What lies there under the names of a report has to be one, which another may replace.
+    """Refuses a folder in which files with the names of a report are not from a report.
 
     Raises:
-      UserError: it is something else's.
+      UserError: there are such files.
     """
     there = [name for name in (PAGE, DATA, SUSPECTS) if os.path.lexists(folder / name)]
     if there and not _is_report(folder / DATA):
@@ -42,13 +42,15 @@ def _is_report(figures: Path) -> bool:
 
 
 def write(folder: Path, data: ReportData) -> Path:
-    """Writes them, and gives the place of the page.
+    """Writes the report and returns the path of the page.
 
     Raises:
-      OSError: one can't be written; none is left half written.
+      OSError: a file can't be written; no file is left incomplete.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / DATA, f"{_json(as_json(data))}\n".encode())  # it is known by them
+    write_file(
+        folder / DATA, f"{_json(as_json(data))}\n".encode()
+    )  # first: it marks a report's folder
     if data.labels:
         write_file(folder / SUSPECTS, _suspects(data).encode())
     else:
@@ -58,18 +60,18 @@ def write(folder: Path, data: ReportData) -> Path:
 
 
 def _json(values: dict[str, Any]) -> str:
-    """A list of numbers on one line: a thousand classes have a million in their matrix."""
+    """Puts lists of numbers on one line: the matrix of a thousand classes has a million."""
     text = json.dumps(values, indent=2, allow_nan=False)
-    # No string holds a line break in JSON, so this is in none.
-    return re.sub(r"\[\n[-\d.e,\s]+\]", lambda found: " ".join(found[0].split()), text)
+    # Strings in JSON contain no line breaks, so none of them matches.
+    return re.sub(r"\[\n[-\d.e,\s]+\]", lambda match: " ".join(match[0].split()), text)
 
 
 def _suspects(data: ReportData) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "given", "suggested", "likely_wrong"])
-    for one in data.labels.suspects if data.labels else ():
-        labels = [csv_cell(visible(label)) for label in (one.given, one.suggested)]
-        path = csv_path(visible(one.name))
-        writer.writerow([path, *labels, "yes" if one.likely else "no"])
+    for suspect in data.labels.suspects if data.labels else ():
+        labels = [csv_cell(visible(label)) for label in (suspect.given, suspect.suggested)]
+        path = csv_path(visible(suspect.name))
+        writer.writerow([path, *labels, "yes" if suspect.likely else "no"])
     return text.getvalue()

@@ -16,7 +16,7 @@ BINS = [
     CalibrationBin(0.6, 0.7, 0, 0.0, 0.0),
     CalibrationBin(0.9, 1.0, 9, 0.98, 0.9),
 ]
-MADE = {
+CHARTS = {
     "lines": charts.lines("a", "in words", [(X, X**0.5), (X, X**2)], ("x", "y"), diagonal=True),
     "steps": charts.lines("b", "in words", [(X, X)], ("x", "y"), steps=True),
     "reliability": charts.reliability("c", "in words", BINS, BINS),
@@ -25,9 +25,9 @@ MADE = {
 }
 
 
-@pytest.mark.parametrize("name", MADE)
-def test_a_drawing_is_whole_and_takes_the_colours_of_the_page(name):
-    drawing = MADE[name]
+@pytest.mark.parametrize("name", CHARTS)
+def test_chart_is_valid_svg_in_the_pages_colors(name):
+    drawing = CHARTS[name]
     space = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     ET.fromstring(drawing.replace("<svg ", f"<svg {space} ", 1))
     assert 'role="img" aria-label="in words"' in drawing
@@ -37,28 +37,28 @@ def test_a_drawing_is_whole_and_takes_the_colours_of_the_page(name):
     assert not re.search(r"<style|<metadata|font-family|https?:", drawing)
 
 
-def test_ids_of_two_drawings_are_apart():
-    ids = [set(re.findall(r'\bid="([^"]*)"', drawing)) for drawing in MADE.values()]
+def test_ids_of_charts_are_unique():
+    ids = [set(re.findall(r'\bid="([^"]*)"', drawing)) for drawing in CHARTS.values()]
     assert sum(map(len, ids)) == len(set.union(*ids))
-    for drawing, own in zip(MADE.values(), ids, strict=True):
+    for drawing, own in zip(CHARTS.values(), ids, strict=True):
         named = re.findall(r'(?:href="#|url\(#)([^")]*)', drawing)
         assert named
         assert set(named) <= own
 
 
-def test_the_same_is_drawn_for_the_same():
+def test_chart_is_reproducible():
     again = charts.history("d", "in words", [0.5, 0.6], [0.4, 0.7], ["h", "t"], shares=True)
-    assert again == MADE["history"]
+    assert again == CHARTS["history"]
 
 
-def test_lines_are_told_apart_without_colours():
+def test_lines_differ_without_colors():
     """Solid, dashed, dotted: no two of a colour have the same."""
     assert len(set(charts.STYLES)) == len(charts.STYLES)
-    assert "stroke-dasharray" in MADE["lines"]
+    assert "stroke-dasharray" in CHARTS["lines"]
     assert "dashed var(--ink)" in charts.legend_style(1)
 
 
-def test_a_point_stands_where_its_figures_say():
+def test_curve_ends_at_its_values():
     """The curve's ends against the ends of the axes, whose ticks are in the drawing."""
     drawing = charts.lines(
         "q", "in words", [(np.array([0.0, 1.0]), np.array([0.0, 1.0]))], ("x", "y")
@@ -71,17 +71,17 @@ def test_a_point_stands_where_its_figures_say():
     assert points[0, 1] > points[-1, 1]  # upward
 
 
-def test_of_many_cells_the_strongest_is_seen():
+def test_block_maximum_by_hand():
     """Seven classes by threes: blocks of 3, 3 and 1."""
     matrix = np.arange(49.0).reshape(7, 7)
     matrix[0, 1] = 99
     expected = [[99, 19, 20], [37, 40, 41], [44, 47, 48]]
-    assert charts.strongest(matrix, 3).tolist() == expected
-    assert np.array_equal(charts.strongest(matrix, 1), matrix)
+    assert charts.block_maximum(matrix, 3).tolist() == expected
+    assert np.array_equal(charts.block_maximum(matrix, 1), matrix)
 
 
 @pytest.mark.parametrize("classes", [30, 1000])
-def test_the_diagonal_of_many_classes_is_seen(classes):
+def test_diagonal_of_many_classes_is_visible(classes):
     """Every class is always right: one cell of each row is full, and no other shows at all."""
     made = charts.heat("heat", "x", np.eye(classes, dtype=int))
     data = re.search(r'href="data:image/png;base64,([^"]*)"', made)[1]

@@ -7,7 +7,7 @@ from engine.report import formatting
 
 
 @pytest.mark.parametrize(
-    ("made", "expected"),
+    ("text", "expected"),
     [
         (formatting.count(1, "image"), "1 image"),
         (formatting.count(1000, "class", "classes"), "1,000 classes"),
@@ -24,5 +24,5 @@ from engine.report import formatting
         (formatting.day("2026-02-03T04:05:06+00:00"), "3 February 2026"),
     ],
 )
-def test_numbers_in_words(made, expected):
-    assert made.replace("\xa0", " ") == expected
+def test_numbers_are_formatted(text, expected):
+    assert text.replace("\xa0", " ") == expected

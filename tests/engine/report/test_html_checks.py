@@ -10,7 +10,7 @@ GOOD = (
 )
 
 
-def test_a_good_page_is_not_complained_of():
+def test_good_page_has_no_complaints():
     assert complaints(GOOD) == []
 
 
@@ -39,6 +39,6 @@ def test_a_good_page_is_not_complained_of():
         ("<footer></footer>", "", "0 of <footer>"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_found(old, new, complaint):
+def test_fault_is_reported(old, new, complaint):
     assert old in GOOD
     assert any(found.startswith(complaint) for found in complaints(GOOD.replace(old, new, 1)))

@@ -21,24 +21,24 @@ from tests.engine.report.html_checks import _Reader
         ("猫 $x$", "猫 $x$"),
     ],
 )
-def test_text_means_nothing_to_a_browser(text, shown):
+def test_text_is_escaped(text, shown):
     assert escape(text) == shown
 
 
-def test_markup_stays_and_text_in_it_is_escaped_once():
+def test_markup_is_not_escaped_again():
     inner = tag("b", "<&>")
     assert inner == "<b>&lt;&amp;&gt;</b>"
     assert tag("p", inner, "<") == "<p><b>&lt;&amp;&gt;</b>&lt;</p>"
     assert isinstance(tag("p"), Markup)
 
 
-def test_attributes():
-    made = tag("img", class_="a", aria_label='"x"', hidden=True, id=None, src=False)
-    assert made == '<img class="a" aria-label="&quot;x&quot;" hidden>'
+def test_tag_writes_attributes():
+    html_text = tag("img", class_="a", aria_label='"x"', hidden=True, id=None, src=False)
+    assert html_text == '<img class="a" aria-label="&quot;x&quot;" hidden>'
 
 
 @given(st.text(st.characters(), max_size=40))
-def test_any_name_comes_back_as_text_from_an_independent_parser(name):
+def test_any_name_survives_an_independent_parser(name):
     reader = _Reader()
     reader.feed(tag("p", name, title=name) + tag("b", "end"))
     reader.close()
@@ -48,14 +48,14 @@ def test_any_name_comes_back_as_text_from_an_independent_parser(name):
     markup.visible(name).encode()  # half a letter could not be written
 
 
-def test_a_table_says_what_its_heads_are_of():
-    made = markup.table("Figures", ("class", "F1"), [("<a>", "1")])
-    assert '<th scope="col">F1</th>' in made
-    assert '<th scope="row">&lt;a&gt;</th><td>1</td>' in made
-    assert "<caption>Figures</caption>" in made
+def test_table_heads_have_scopes():
+    html_text = markup.table("Figures", ("class", "F1"), [("<a>", "1")])
+    assert '<th scope="col">F1</th>' in html_text
+    assert '<th scope="row">&lt;a&gt;</th><td>1</td>' in html_text
+    assert "<caption>Figures</caption>" in html_text
 
 
-def test_lines_of_a_file_stay_lines():
-    made = markup.preformatted("Recipe", '{\n  "a": "<b>"\n}')
-    assert "<code>{\n  &quot;a&quot;: &quot;&lt;b&gt;&quot;\n}</code>" in made
-    assert html.unescape(made).count("<b>") == 1
+def test_preformatted_keeps_lines():
+    html_text = markup.preformatted("Recipe", '{\n  "a": "<b>"\n}')
+    assert "<code>{\n  &quot;a&quot;: &quot;&lt;b&gt;&quot;\n}</code>" in html_text
+    assert html.unescape(html_text).count("<b>") == 1

@@ -34,7 +34,7 @@ def written(place, result=RESULT, history=HISTORY) -> RunDirectory:
     return run
 
 
-def test_a_finished_run_is_read(tmp_path):
+def test_log_of_a_finished_run_is_read(tmp_path):
     found = training_log.read(written(tmp_path))
     assert [(row.phase, row.val_accuracy) for row in found.epochs] == [("head", 0.6), ("top", 0.75)]
     assert found.best_epoch == 1
@@ -62,11 +62,11 @@ def test_a_finished_run_is_read(tmp_path):
         (RESULT, HISTORY + "short\n"),
     ],
 )
-def test_what_its_files_do_not_tell_is_not_known(tmp_path, result, history):
+def test_log_of_invalid_files_is_none(tmp_path, result, history):
     assert training_log.read(written(tmp_path, result, history)) is None
 
 
-def test_nor_is_what_has_no_files(tmp_path):
+def test_log_of_missing_files_is_none(tmp_path):
     assert training_log.read(RunDirectory(tmp_path)) is None
     run = written(tmp_path)
     run.history.unlink()

@@ -11,7 +11,7 @@ from engine.report.report_data import LabelCheckSummary, SuspectLabel
 from tests.engine.report import example_report as example
 
 
-def test_the_files_of_a_report(tmp_path):
+def test_report_files_have_their_content(tmp_path):
     report = example.report(3)
     page = write.write(tmp_path / "new" / "report", report)
     assert page == tmp_path / "new" / "report" / "report.html"
@@ -40,7 +40,7 @@ def test_the_files_of_a_report(tmp_path):
     assert sum(row["images"] for row in value["calibration"]["bins_after"]) == 300
 
 
-def test_figures_of_many_classes_stay_small(tmp_path):
+def test_json_of_many_classes_is_compact(tmp_path):
     """A row of the matrix is a line."""
     write.write(tmp_path, example.report(300, images=600))
     text = (tmp_path / "report.json").read_text()
@@ -49,7 +49,7 @@ def test_figures_of_many_classes_stay_small(tmp_path):
     assert np.shape(json.loads(text)["confusion_matrix"]) == (300, 300)
 
 
-def test_any_name_goes_through_the_table_of_suspects(tmp_path):
+def test_suspects_with_odd_names_are_written(tmp_path):
     names = ('a,"b".jpg', "line\nbreak.jpg", "half \udcff.jpg", "=a.jpg")
     suspects = tuple(SuspectLabel(name, "=1+1", "x", name.startswith("a")) for name in names)
     write.write(tmp_path, example.report(3, labels=LabelCheckSummary(9, 0.9, "x", suspects)))
@@ -64,28 +64,28 @@ def test_any_name_goes_through_the_table_of_suspects(tmp_path):
     ]
 
 
-def test_labels_of_an_earlier_report_do_not_stay(tmp_path):
+def test_suspects_of_an_earlier_report_are_removed(tmp_path):
     report = example.report(3)
     write.write(tmp_path, report)
     write.write(tmp_path, dataclasses.replace(report, labels=None))
     assert not (tmp_path / "suspect_labels.csv").exists()
 
 
-def test_a_place_that_is_a_file_is_an_error_of_the_system(tmp_path):
+def test_folder_that_is_a_file_raises_oserror(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(OSError, match="file"):
         write.write(tmp_path / "file" / "report", example.report(2))
 
 
 @pytest.mark.parametrize("name", ["report.html", "report.json", "suspect_labels.csv"])
-def test_files_of_something_else_are_not_replaced(tmp_path, name):
+def test_other_files_are_refused(tmp_path, name):
     """bin/doctor's have two of the names."""
     (tmp_path / name).write_text('{"images": 3}')
     with pytest.raises(UserError, match=rf"holds a {name} that is not from a report; name another"):
         write.refuse(tmp_path)
 
 
-def test_what_is_a_report_or_has_other_names_may_be_there(tmp_path):
+def test_earlier_report_and_other_names_are_accepted(tmp_path):
     write.refuse(tmp_path / "new")
     (tmp_path / "notes.txt").write_text("")
     write.refuse(tmp_path)
