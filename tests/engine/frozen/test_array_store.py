@@ -23,7 +23,7 @@ def table(request, tmp_path) -> array_store.ArrayStore:
     return made
 
 
-def test_what_was_put_is_taken_from_any_place_in_any_order(table):
+def test_rows_are_taken_as_they_were_put(table):
     random = np.random.default_rng(0)
     expected = random.integers(0, 2**32, SHAPE, np.uint32)
     for slot in (1, 0):
@@ -37,7 +37,7 @@ def test_what_was_put_is_taken_from_any_place_in_any_order(table):
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
-def test_numbers_of_any_type_come_back_bit_for_bit(name):
+def test_numbers_of_each_dtype_come_back_bit_for_bit(name):
     numbers = tf.constant([[[1.5, -0.0, float("nan"), float("inf"), 1e-7]]])
     values = tf.cast(numbers, name).numpy()
     dtype = array_store.storage_dtype(name)
@@ -49,7 +49,7 @@ def test_numbers_of_any_type_come_back_bit_for_bit(name):
     assert again.tobytes() == values.tobytes()
 
 
-def test_a_table_on_disk_has_no_name_and_its_space_for_itself(tmp_path):
+def test_mapped_file_is_unlinked_and_its_space_reserved(tmp_path):
     folder = tmp_path / "not" / "there"
     before = set(os.listdir("/proc/self/fd"))
     shape = (1, 1000, 1000)
@@ -63,13 +63,13 @@ def test_a_table_on_disk_has_no_name_and_its_space_for_itself(tmp_path):
     assert not any(os.path.exists(path) for path in handles), "the space is free again"
 
 
-def test_memory_grows_less_and_then_comes_the_disk(tmp_path):
+def test_arrays_go_to_disk_when_memory_is_used_up(tmp_path):
     budget = CacheBudget(2 * BYTES + 1, tmp_path)
     made = array_store.allocate(3 * [(SHAPE, np.dtype(np.uint32))], budget)
     assert [table.mapping is None for table in made] == [True, True, False]
 
 
-def test_without_room_there_is_no_table(tmp_path, monkeypatch):
+def test_allocate_without_room_raises(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=f"{BYTES} bytes do not fit in the {BYTES - 1}"):
         array_store.allocate([(SHAPE, np.dtype(np.uint32))], CacheBudget(BYTES - 1))
 
@@ -85,17 +85,15 @@ def test_without_room_there_is_no_table(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("count", "expected"), [(0, "memory"), (70, "memory"), (71, "disk"), (500, "disk"), (501, None)]
 )
-def test_room_is_memory_first_then_half_of_what_is_free_on_disk(
-    tmp_path, monkeypatch, count, expected
-):
+def test_budget_is_memory_first_then_half_of_the_free_disk(tmp_path, monkeypatch, count, expected):
     monkeypatch.setattr(array_store.shutil, "disk_usage", lambda _: Usage(9000, 8000, 1000))
     assert CacheBudget(70, tmp_path).place(count) == expected
 
 
-def test_without_a_folder_there_is_memory_only():
+def test_budget_without_a_folder_is_memory_only():
     assert [CacheBudget(70).place(count) for count in (70, 71)] == ["memory", None]
 
 
-def test_a_folder_that_is_yet_to_be_made_has_the_room_of_its_disk(tmp_path):
+def test_budget_of_a_missing_folder_is_that_of_its_disk(tmp_path):
     assert CacheBudget(0, tmp_path / "not" / "there").place(1000) == "disk"
     assert CacheBudget(0, tmp_path / "not" / "there").place(2**60) is None

@@ -43,41 +43,41 @@ def decided(budget=PLENTY, **changes) -> tuple:
     return decision.views, decision.slots, decision.validation
 
 
-def test_a_head_keeps_some_views_of_what_varies_freely():
+def test_head_caches_some_views_of_a_continuous_augmentation():
     assert decided() == (cache_policy.HEAD_VIEWS, cache_policy.HEAD_VIEWS, True)
 
 
 @pytest.mark.parametrize("head_only", [True, False])
 @pytest.mark.parametrize("outcomes", [1, 2, 8])
-def test_few_outcomes_are_kept_whole_however_deep_the_phase(outcomes, head_only):
+def test_few_outcomes_are_cached_whole_at_any_depth(outcomes, head_only):
     assert decided(outcomes=outcomes, head_only=head_only) == (None, outcomes, True)
 
 
-def test_more_outcomes_are_drawn_from():
+def test_many_outcomes_are_sampled():
     most = cache_policy.MAX_OUTCOMES
     assert decided(outcomes=most, epochs=99) == (None, most, True)
     assert decided(outcomes=most + 1, epochs=99) == (4, 4, True)
     assert decided(outcomes=most + 1, epochs=99, head_only=False) == (None, 0, True)
 
 
-def test_a_deeper_phase_keeps_free_views_only_where_it_is_told_to():
+def test_deeper_phase_caches_sampled_views_only_on_request():
     assert decided(head_only=False) == (None, 0, True)
     assert decided(head_only=False, views=3) == (3, 3, True)
     assert decided(head_only=False, cache="features") == (4, 4, True)
 
 
-def test_views_that_are_asked_for_are_views_in_turn_even_of_few_outcomes():
+def test_requested_views_are_used_in_turn_even_with_few_outcomes():
     assert decided(outcomes=2, views=5) == (5, 5, True)
 
 
 @pytest.mark.parametrize("cache", ["none", "pixels"])
-def test_nothing_is_kept_where_the_recipe_says_so_but_views_stay(cache):
+def test_cache_setting_without_features_keeps_the_views(cache):
     assert decided(cache=cache, views=3) == (3, 0, False)
     assert decided(cache=cache) == (None, 0, False)
 
 
 @pytest.mark.parametrize("cache", ["auto", "features"])
-def test_nothing_is_kept_where_nothing_is_frozen(cache):
+def test_nothing_is_cached_where_nothing_is_frozen(cache):
     assert decided(cache=cache, frozen=False, head_only=False, views=3) == (3, 0, False)
 
 
@@ -96,7 +96,7 @@ def test_nothing_is_kept_where_nothing_is_frozen(cache):
         ({"epochs": 20, "outcomes": 2}, True),
     ],
 )
-def test_it_has_to_save_something(changes, kept):
+def test_cache_has_to_save_trunk_passes(changes, kept):
     keep = decide(**changes)
     assert bool(keep.slots) == kept
     if not kept:
@@ -121,7 +121,7 @@ def rows(count: int) -> int:
         (0, 0, False),
     ],
 )
-def test_it_has_to_fit_with_the_validation_part(memory, slots, validation):
+def test_cache_has_to_fit_with_the_validation_split(memory, slots, validation):
     keep = decide(CacheBudget(memory))
     assert (keep.slots, keep.validation) == (slots, validation)
     if not slots:
@@ -129,7 +129,7 @@ def test_it_has_to_fit_with_the_validation_part(memory, slots, validation):
     assert keep.views == cache_policy.HEAD_VIEWS, "room must not move bits"
 
 
-def test_on_disk_are_the_training_images_only(tmp_path):
+def test_only_training_outputs_are_cached_on_disk(tmp_path):
     """The validation part is held in memory."""
     assert decided(CacheBudget(0, tmp_path)) == (4, 4, False)
     keep = decide(CacheBudget(rows(VALIDATION), tmp_path))
@@ -137,11 +137,11 @@ def test_on_disk_are_the_training_images_only(tmp_path):
     assert "4 MB on disk" in keep.reason
 
 
-def test_one_epoch_has_no_use_for_kept_validation():
+def test_validation_is_not_cached_for_one_epoch():
     assert decided(epochs=1) == (None, 0, False)
 
 
-def test_what_is_told_to_be_kept_and_has_no_room_is_the_users_to_solve():
+def test_forced_cache_without_room_is_refused():
     with pytest.raises(UserError, match=r"phase 'tune' needs 4 MB.*--cache_memory.*--cache_dir"):
         decide(CacheBudget(rows(4 * TRAIN)), cache="features")
     with pytest.raises(UserError, match="needs 2 MB"):
@@ -152,7 +152,7 @@ def test_what_is_told_to_be_kept_and_has_no_room_is_the_users_to_solve():
     ("count", "refresh", "epochs"),
     [(4, 0.0, 20), (4, 0.1, 30), (1, 0.0, 2), (2, 0.3, 11), (8, 0.05, 9), (3, 0.2, 40)],
 )
-def test_it_says_how_often_the_trunk_runs_and_what_that_saves(count, refresh, epochs):
+def test_reason_has_trunk_passes_and_seconds_saved(count, refresh, epochs):
     """Against the views themselves: each that an epoch sees for the first time is a pass."""
     reason = decide(views=count, refresh=refresh, epochs=epochs).reason
     seen: list[set] = [set() for _ in range(TRAIN)]
@@ -171,18 +171,18 @@ def test_it_says_how_often_the_trunk_runs_and_what_that_saves(count, refresh, ep
     assert f"{count * TRAIN * ROW / 1e6:.0f} MB in memory" in reason
 
 
-def test_where_nothing_is_saved_nothing_is_said_of_it():
+def test_reason_without_savings_has_none():
     reason = decide(epochs=4, cache="features").reason
     assert "for 4 views of each image" in reason
     assert "instead of" not in reason
 
 
-def test_all_outcomes_are_said_to_be_all():
+def test_reason_says_when_all_outcomes_are_cached():
     assert "for all 2 views of" in decide(outcomes=2).reason
     assert "for all 1 view of" in decide(outcomes=1).reason
     assert "for 2 views of" in decide(outcomes=2, views=2).reason
 
 
-def test_a_plan_goes_through_json():
+def test_decision_survives_its_dictionary():
     keep = decide()
     assert CacheDecision(**dataclasses.asdict(keep)) == keep

@@ -16,14 +16,14 @@ def seen(made: ViewSchedule, epochs: int, examples=EXAMPLES) -> np.ndarray:
     return np.stack([made(examples, FIRST + epoch) for epoch in range(epochs)])
 
 
-def test_without_a_count_every_epoch_has_its_own():
+def test_without_count_each_epoch_has_its_own_view():
     table = seen(ViewSchedule(FIRST), 5)
     assert table.dtype == np.int32
     assert np.array_equal(table, np.repeat(FIRST + np.arange(5)[:, None], len(EXAMPLES), 1))
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_a_count_of_views_is_seen_in_turn(count):
+def test_views_are_used_in_turn(count):
     table = seen(ViewSchedule(FIRST, count), 9)
     assert table.dtype == np.int32
     expected = [FIRST + epoch % count for epoch in range(9)]
@@ -31,14 +31,14 @@ def test_a_count_of_views_is_seen_in_turn(count):
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_each_view_has_a_slot_which_is_the_epochs_in_turn(count):
+def test_slots_are_used_in_turn(count):
     made = ViewSchedule(FIRST, count, refresh=0.3, group=8)
     for epoch, row in enumerate(seen(made, 9)):
         assert set(made.slot(row)) == {epoch % count}
 
 
 @pytest.mark.parametrize(("count", "refresh"), [(4, 0.1), (4, 0.2), (2, 0.5), (3, 0.0), (1, 0.37)])
-def test_the_share_that_is_drawn_anew(count, refresh):
+def test_fraction_refreshed_matches_refresh(count, refresh):
     """A slot is read every `count` epochs, and by then so many times the share has changed.
 
     The multiples of the golden ratio lie evenly: of G groups, the share in an interval differs from
@@ -51,7 +51,7 @@ def test_the_share_that_is_drawn_anew(count, refresh):
     assert np.abs(changed - refresh * count).max() <= (2 + np.log(groups)) / groups
 
 
-def test_every_epoch_another_part_of_all_groups_changes():
+def test_each_group_is_refreshed_once_in_a_cycle():
     """Over 1 / refresh epochs each group is drawn anew once, for a single view."""
     table = seen(ViewSchedule(FIRST, 1, 0.25, 5), 5)[:, ::5]
     changes = (np.diff(table, axis=0) != 0).sum(0)
@@ -59,14 +59,14 @@ def test_every_epoch_another_part_of_all_groups_changes():
 
 
 @pytest.mark.parametrize("count", range(1, 8))
-def test_where_one_of_so_many_is_refreshed_every_view_is_new(count):
+def test_refresh_of_one_in_count_makes_every_view_new(count):
     """refresh = 1 / count: just what drawing anew each epoch does."""
     table = seen(ViewSchedule(FIRST, count, 1 / count, 1), 100)
     assert all(len(set(column)) == 100 for column in table.T)
 
 
 @pytest.mark.parametrize(("count", "refresh"), [(4, 0.1), (2, 0.5), (3, 1.0)])
-def test_a_view_that_was_given_up_never_comes_back(count, refresh):
+def test_replaced_view_never_returns(count, refresh):
     table = seen(ViewSchedule(FIRST, count, refresh, 1), 60)
     for slot in range(count):
         assert (np.diff(table[slot::count], axis=0) >= 0).all()
@@ -74,7 +74,7 @@ def test_a_view_that_was_given_up_never_comes_back(count, refresh):
 
 
 @pytest.mark.parametrize("group", [1, 3, 32])
-def test_a_group_changes_as_one(group):
+def test_group_is_refreshed_together(group):
     table = seen(ViewSchedule(FIRST, 2, 0.3, group), 12)
     for start in range(0, len(EXAMPLES), group):
         members = table[:, start : start + group]
@@ -82,7 +82,7 @@ def test_a_group_changes_as_one(group):
     assert len({row.tobytes() for row in table.T}) > 5, "groups are not all alike"
 
 
-def test_views_are_a_pure_function_of_example_and_epoch():
+def test_views_depend_on_example_and_epoch_only():
     made, again = ViewSchedule(FIRST, 3, 0.2, 4), ViewSchedule(FIRST, 3, 0.2, 4)
     order = np.random.default_rng(0).permutation(EXAMPLES)
     for epoch in (30, 4, 17, 3):  # in any order
@@ -91,7 +91,7 @@ def test_views_are_a_pure_function_of_example_and_epoch():
         assert again([17], epoch) == together[17]
 
 
-def test_generations_are_those_of_exact_arithmetic():
+def test_generations_match_exact_arithmetic():
     """floor(refresh e + u) in fractions; u is the float that a group has, exactly."""
     golden = (5**0.5 - 1) / 2
     made = ViewSchedule(FIRST, 2, 0.1, 1)

@@ -16,7 +16,7 @@ SHAPE = (32, 32, 3)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_an_entry_is_well_formed(name):
+def test_entry_is_well_formed(name):
     entry = BACKBONES[name]
     assert entry.scaling in SCALINGS
     assert 200 <= entry.image_size <= 600
@@ -44,9 +44,13 @@ def noise() -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("mobilenet_v2", "MobileNetV2"), ("efficientnet_b0", "EfficientNetB0")]
+    ("name", "kind"),
+    [
+        ("mobilenet_v2", "MobileNetV2"),
+        pytest.param("efficientnet_b0", "EfficientNetB0", marks=pytest.mark.slow),
+    ],
 )
-def test_a_weight_file_of_keras_is_loaded(name, kind, tmp_path):
+def test_weight_file_of_keras_is_loaded(name, kind, tmp_path):
     keras.utils.set_random_seed(7)
     theirs = getattr(keras.applications, kind)(weights=None, include_top=False, input_shape=SHAPE)
     small.enliven(theirs)
@@ -63,7 +67,7 @@ def test_a_weight_file_of_keras_is_loaded(name, kind, tmp_path):
     assert np.abs(others - expected).max() > 0.1 * largest
 
 
-def test_efficientnet_has_no_scaling_of_its_own_whatever_its_weights():
+def test_efficientnet_has_no_scaling_layers():
     model = outcome("efficientnet_b0", "none", noise())[0]
     kinds = [type(layer).__name__ for layer in model.layers if layer.name != "scale"]
     assert "Rescaling" not in kinds
@@ -71,13 +75,13 @@ def test_efficientnet_has_no_scaling_of_its_own_whatever_its_weights():
     assert model.layers[2].name == "stem_conv_pad"
 
 
-def test_a_weight_file_that_is_not_there_is_named():
+def test_missing_weight_file_is_named():
     with pytest.raises(UserError, match=r"--weights=gone\.h5: no such file; allowed: imagenet"):
         outcome("mobilenet_v2", "gone.h5", noise())
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_lite0"])
-def test_a_weight_file_that_does_not_fit_is_named(name, tmp_path):
+def test_weight_file_that_does_not_fit_is_named(name, tmp_path):
     file = str(tmp_path / "other.weights.h5")
     small.network().model.save_weights(file)
     with pytest.raises(UserError, match=r"other\.weights\.h5") as caught:
@@ -85,7 +89,7 @@ def test_a_weight_file_that_does_not_fit_is_named(name, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_weights_that_can_not_be_fetched_end_in_one_line(monkeypatch):
+def test_failed_download_of_weights_is_one_line(monkeypatch):
     def no_connection(*_, **__):
         raise Exception("URL fetch failure on https://storage.example: None -- no route\nmore")
 
