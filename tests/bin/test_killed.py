@@ -21,8 +21,8 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 TINY = (
     *("--backbone=tiny", "--weights=none", "--image_size=32", "--batch_size=8", "--noreport"),
-    *("--validation_fraction=0.25", "--phase=transfer(epochs=15)"),
-    "--phase=fine_tune(trainable=middle, epochs=15, optimizer=sgd, learning_rate=1e-2)",
+    *("--validation_fraction=0.25", "--phase=transfer(epochs=5)"),
+    "--phase=fine_tune(trainable=middle, epochs=5, optimizer=sgd, learning_rate=1e-2)",
 )
 # Which precision is fastest here is measured by each run for itself; checkpoints after each step.
 FIXED = ("--dropout=0.2", "--checkpoint_minutes=0")
