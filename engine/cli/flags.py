@@ -271,7 +271,7 @@ def build_recipe(parsed: ParsedFlags) -> Recipe:
         batch_size=BATCH_SIZE if parsed.batch_size == AUTO else parsed.batch_size,
     )
     options.check_recipe(recipe)
-    augment.changes(recipe.augment)
+    augment.parse_changes(recipe.augment)
     return recipe
 
 

@@ -77,7 +77,7 @@ def _parse(file: str, text: str) -> Recipe:
     try:
         recipe = from_json(Recipe, text)
         options.check_recipe(recipe)
-        augment.changes(recipe.augment)
+        augment.parse_changes(recipe.augment)
     except UserError as error:
         raise FlagError(
             f"--recipe={file}: no recipe of this version of Unfreeze ({error})"

@@ -86,7 +86,7 @@ def _read_images(options: LoadTestOptions) -> list[tuple[str, bytes]]:
     tensorflow_setup.start_tensorflow(options.threads)
     from pipelines.predict import find_images
 
-    paths = itertools.islice(find_images.find(options.images), options.requests)
+    paths = itertools.islice(find_images.find_images(options.images), options.requests)
     files = [(printable(path), _read(path)) for path in paths]
     return [files[index % len(files)] for index in range(options.requests)]
 

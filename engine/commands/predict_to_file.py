@@ -62,10 +62,10 @@ def predict_to_file(
     request = _request(options, overwrite)
     interrupted = predictions_file.find_interrupted(path, request, overwrite)
     if interrupted is None:
-        request = dataclasses.replace(request, paths=tuple(find_images.find(options.images)))
+        request = dataclasses.replace(request, paths=tuple(find_images.find_images(options.images)))
     else:
         request = interrupted
-    stretch = find_images.stretch(options.batch_size)
+    stretch = find_images.flush_interval(options.batch_size)
     rows = PredictionsFile(
         path, request, options.batch_size, stretch, resume=interrupted is not None
     )

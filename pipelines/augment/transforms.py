@@ -16,7 +16,7 @@ _LUMA = (0.299, 0.587, 0.114)
 
 @tf.function(jit_compile=True)
 def resample(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
-    """Each image seen through its geometry matrix: one bilinear reading, nearest beyond the edge.
+    """Resamples each image by its geometry matrix, bilinear, nearest beyond the edge.
 
     Args:
       images: uint8 [B, H, W, 3].
@@ -43,7 +43,7 @@ def resample(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
 
 
 def _source(matrices: tf.Tensor, height: int, width: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Row and column, float32 [B, H*W], of the input pixel for each output pixel, kept inside."""
+    """Returns row and column, float32 [B, H*W], of the input pixel of each output pixel."""
     middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
     y = tf.range(height, dtype=tf.float32)[:, None] - middle_y
     x = tf.range(width, dtype=tf.float32)[None, :] - middle_x
@@ -59,14 +59,14 @@ def _source(matrices: tf.Tensor, height: int, width: int) -> tuple[tf.Tensor, tf
 
 @tf.function(jit_compile=True)
 def recolour(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
-    """Each image's colours through its matrix: float32 [B, H, W, 3], clipped to 0 to 255."""
+    """Applies each image's colour matrix: float32 [B, H, W, 3], clipped to 0 to 255."""
     columns = matrices[:, None, None, :3]
     mixed = sum(images[..., c, None] * columns[..., c] for c in range(3))
     return tf.clip_by_value(mixed + columns[..., 3], 0, 255)
 
 
 def mean_colour(images: tf.Tensor, matrices: tf.Tensor | None) -> tf.Tensor:
-    """Mean of each image, float32 [B, 3], as it is after the colour matrices, where there are."""
+    """Returns the mean colour of each image, float32 [B, 3], after the colour matrices if any."""
     mean = _channel_means(images)
     if matrices is None:
         return mean
@@ -79,25 +79,25 @@ def _channel_means(images: tf.Tensor) -> tf.Tensor:
 
 
 def below(numbers: tf.Tensor, limit: float) -> tf.Tensor:
-    """1.0 where a number is below the limit, else 0.0."""
+    """Returns 1.0 where a number is below the limit, else 0.0."""
     return tf.cast(numbers < limit, tf.float32)
 
 
 def _matrix(rows: list) -> tf.Tensor:
-    """Rows of numbers and [B] tensors -> [B, n, n]."""
+    """Stacks rows of numbers and [B] tensors to [B, n, n]."""
     like = next(value for row in rows for value in row if isinstance(value, tf.Tensor))
     full = [[value + tf.zeros_like(like) for value in row] for row in rows]
     return tf.stack([tf.stack(row, -1) for row in full], -2)
 
 
 def rotation(angle: tf.Tensor) -> tf.Tensor:
-    """A turn by `angle` radians, float32 [B]."""
+    """Rotates by `angle` radians, float32 [B]."""
     cos, sin = tf.cos(angle), tf.sin(angle)
     return _matrix([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
 
 
 def quarter_turn(number: tf.Tensor) -> tf.Tensor:
-    """0 to 3 quarter turns for a number in [0, 1); exact, as cosines of 90 degrees are not."""
+    """Rotates by 0 to 3 times 90 degrees for a number in [0, 1), exactly."""
     quarters = tf.floor(4 * number)
     odd, half = quarters % 2, 1 - 2 * tf.floor(quarters / 2)
     cos, sin = (1 - odd) * half, odd * half
@@ -105,12 +105,12 @@ def quarter_turn(number: tf.Tensor) -> tf.Tensor:
 
 
 def translation(y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """A shift by y and x pixels, float32 [B] each."""
+    """Shifts by y and x pixels, float32 [B] each."""
     return _matrix([[1, 0, y], [0, 1, x], [0, 0, 1]])
 
 
 def shearing(angle: tf.Tensor) -> tf.Tensor:
-    """A slant of upright lines by `angle` radians, float32 [B].
+    """Shears vertical lines by `angle` radians, float32 [B].
 
     As `apply_affine_transform` of Keras 3 defines it, whose coordinates are (x, y).
     """
@@ -118,23 +118,23 @@ def shearing(angle: tf.Tensor) -> tf.Tensor:
 
 
 def scaling(y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """Output pixels stand y and x input pixels apart, float32 [B] each; -1 is a mirror image."""
+    """Scales so that output pixels are y and x input pixels apart, float32 [B]; -1 mirrors."""
     return _matrix([[y, 0, 0], [0, x, 0], [0, 0, 1]])
 
 
 def offset(amount: tf.Tensor) -> tf.Tensor:
-    """`amount` is added to each channel; float32 [B], in grey levels."""
+    """Adds `amount`, float32 [B] in grey levels, to each channel."""
     return _matrix([[1, 0, 0, amount], [0, 1, 0, amount], [0, 0, 1, amount], [0, 0, 0, 1]])
 
 
 def contrast(factor: tf.Tensor, mean: tf.Tensor) -> tf.Tensor:
-    """Distances from the image's mean grey times `factor`; mean: float32 [B, 3], RGB."""
+    """Multiplies distances from the mean grey by `factor`; mean: float32 [B, 3], RGB."""
     rest = (1 - factor) * tf.reduce_sum(mean * _LUMA, -1)
     return _matrix([[factor, 0, 0, rest], [0, factor, 0, rest], [0, 0, factor, rest], [0, 0, 0, 1]])
 
 
 def saturation(factor: tf.Tensor) -> tf.Tensor:
-    """Distances from each pixel's own grey times `factor`, float32 [B]."""
+    """Multiplies distances from each pixel's grey by `factor`, float32 [B]."""
     rows = [
         [rest * (1 - factor) + (factor if i == j else 0) for j, rest in enumerate(_LUMA)] + [0]
         for i in range(3)
@@ -143,7 +143,7 @@ def saturation(factor: tf.Tensor) -> tf.Tensor:
 
 
 def hue(angle: tf.Tensor) -> tf.Tensor:
-    """Colours turned by `angle` radians, float32 [B], about the axis of greys (Rodrigues)."""
+    """Rotates colours by `angle` radians, float32 [B], about the grey axis (Rodrigues)."""
     cos, sin = tf.cos(angle), tf.sin(angle) / 3**0.5
     same, after, before = cos + (1 - cos) / 3, (1 - cos) / 3 - sin, (1 - cos) / 3 + sin
     return _matrix(

@@ -1,4 +1,4 @@
-"""Images named on a command line: files, folders and web addresses."""
+"""Finds the images named on a command line: files, folders and URLs."""
 
 from __future__ import annotations
 
@@ -8,42 +8,44 @@ from collections.abc import Iterable
 from engine.core.errors import UserError
 from pipelines.predict import fetch
 
-NAMES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")  # what counts inside a folder
+NAMES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")  # read inside of a folder
 
 
-def stretch(batch_size: int) -> int:
-    """Places after which a batch ends however full it is; counted from the first of all."""
+def flush_interval(batch_size: int) -> int:
+    """Returns the number of images after which a batch ends however full it is."""
     return 32 * batch_size
 
 
-def find(words: Iterable[str]) -> list[str]:
-    """The files and addresses that the words mean; a folder means the images below it, sorted.
+def find_images(words: Iterable[str]) -> list[str]:
+    """Returns files and URLs, with the sorted images below each folder in its place.
 
-    A folder in it that can't be looked into stands there itself: it is one of what can't be read.
+    An unreadable folder below is listed itself, and reported as unreadable later.
 
     Raises:
       UserError: a path that does not exist, or a folder without images.
     """
-    found: list[str] = []
+    places: list[str] = []
     for word in words:
         if fetch.is_url(word) or os.path.isfile(word):
-            found.append(word)
+            places.append(word)
         elif os.path.isdir(word):
-            found += _inside(word)
+            places += _images_below(word)
         else:
             raise UserError(f"{word}: no such file or folder; give files, folders or http(s)://…")
-    return found
+    return places
 
 
-def _inside(folder: str) -> list[str]:
-    closed: list[str] = []
+def _images_below(folder: str) -> list[str]:
+    unreadable: list[str] = []
     files = [
         os.path.join(place, name)
-        for place, _, names in os.walk(folder, onerror=lambda error: closed.append(error.filename))
+        for place, _, names in os.walk(
+            folder, onerror=lambda error: unreadable.append(error.filename)
+        )
         for name in names
         if name.lower().endswith(NAMES) and not name.startswith(".")
     ]
-    files += closed
+    files += unreadable
     if not files:
         raise UserError(f"{folder}: no images below it; allowed: {', '.join(NAMES)}")
     files.sort()

@@ -1,7 +1,7 @@
-"""Images for prediction, out of the pipeline that training has: no labels, no end to a bad one.
+"""Reads images for prediction by the same pipeline as training, in order, past unreadable ones.
 
-They are read and decoded in parallel, in the order of their places; what fails is left out there
-and asked once more for its reason. Only what is in flight is in memory, however many there are.
+They are read and decoded in parallel. An image that fails in the pipeline is read once more for the
+reason. Only images in flight are in memory.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ from engine.core.errors import UserError
 from pipelines.decode import decode
 from pipelines.loading.batches import PREFETCHED_BATCHES
 from pipelines.predict import fetch
-from pipelines.predict.find_images import stretch
+from pipelines.predict.find_images import flush_interval
 from pipelines.sources.examples import read_bytes
 from pipelines.sources.reader import IMAGES_PER_THREAD, dataset_options
 
-_FILE, _ADDRESS, _NEITHER = range(3)
+_FILE, _URL, _NEITHER = range(3)
 _TYPES = (tf.int64, tf.string, tf.int32)
 
 
 class ImageGroup(NamedTuple):
-    """Some places that follow one another, and the images of those that could be read.
+    """Consecutive places, and the images of those that could be read.
 
-    places: their names. problems: why each has no image, None where it has one.
-    images: uint8 [n, H, W, 3], those of the others in their order.
+    Attributes:
+      places: paths and URLs.
+      problems: why each has no image, None where it has one.
+      images: uint8 [n, H, W, 3], of the others in their order.
     """
 
     places: Sequence[str]
@@ -39,11 +41,12 @@ class ImageGroup(NamedTuple):
 
 
 class ImageStream:
-    """The images of some files and addresses, as groups that each fill a batch.
+    """The images of files and URLs, as groups that each fill a batch.
 
-    places: paths, as the system names files, and http(s) addresses.
-    allow_private: see `fetch.fetch`.
-    device: where the images are to lie, or None for the host's memory.
+    Args:
+      places: paths and http(s) URLs.
+      allow_private: see `fetch.fetch`.
+      device: to which the images are copied, or None for host memory.
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class ImageStream:
     ) -> None:
         self.places, self.image_size, self.threads = places, image_size, threads
         self.allow_private, self.device = allow_private, device
-        # What was fetched, or why not, until its group is handed out: nothing is asked for twice.
+        # Fetched bytes or errors, until their group is yielded: no URL is requested twice.
         self._fetched: dict[int, bytes | UserError] = {}
 
         @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
@@ -67,26 +70,25 @@ class ImageStream:
         self._pixels = pixels
 
     def groups(self, batch_size: int, first: int = 0) -> Iterator[ImageGroup]:
-        """From place `first` on; each has `batch_size` images, at the end there may be fewer.
+        """Yields groups of `batch_size` images from place `first` on, at the end fewer.
 
-        Also at the end of each `images.stretch`: where nothing can be read, nobody is to wait
-        for an image. And more where a file that failed in the pipeline was sound when it was
-        asked once more.
+        Also fewer at the end of each `flush_interval`, so that unreadable images don't delay
+        others; more where a file that failed in the pipeline can be read the second time.
         """
-        for numbers, images in self._sound(batch_size, first):
+        for numbers, images in self._read_batches(batch_size, first):
             stop = int(numbers[-1]) + 1
             if stop > first:
                 yield self._group(first, stop, numbers[: len(images)].numpy(), images)
                 first = stop
 
-    def _sound(self, batch_size: int, first: int) -> Any:
-        """Batches of numbers, int64 [n], and their images.
+    def _read_batches(self, batch_size: int, first: int) -> Any:
+        """Returns batches of numbers, int64 [n], and their images.
 
-        After each stretch comes the number of its last place, without an image.
+        After each interval comes the number of its last place, without an image.
         """
-        length, count = stretch(batch_size), len(self.places)
+        length, count = flush_interval(batch_size), len(self.places)
 
-        def planned(start: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        def plan(start: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, ...]:
             columns = tf.numpy_function(
                 lambda start, stop: self._plan(range(start, stop)), [start, stop], _TYPES
             )
@@ -99,12 +101,12 @@ class ImageStream:
             start = tf.maximum(place * length, first)
             stop = tf.minimum((place + 1) * length, count)
             chunks = tf.data.Dataset.range(start, stop, batch_size)
-            chunks = chunks.map(lambda at: planned(at, tf.minimum(at + batch_size, stop)))
-            sound = chunks.prefetch(1).unbatch()
-            sound = sound.map(example, IMAGES_PER_THREAD * self.threads, deterministic=True)
+            chunks = chunks.map(lambda at: plan(at, tf.minimum(at + batch_size, stop)))
+            images = chunks.prefetch(1).unbatch()
+            images = images.map(example, IMAGES_PER_THREAD * self.threads, deterministic=True)
             last = (stop[None] - 1, tf.zeros([0, *self.image_size, 3], tf.uint8))
             end = tf.data.Dataset.from_tensors(last)
-            return sound.ignore_errors().batch(batch_size).concatenate(end)
+            return images.ignore_errors().batch(batch_size).concatenate(end)
 
         dataset = tf.data.Dataset.range(first // length, -(-count // length)).flat_map(read)
         dataset = dataset.with_options(dataset_options(self.threads))
@@ -115,19 +117,19 @@ class ImageStream:
         return dataset.prefetch(PREFETCHED_BATCHES)
 
     def _plan(self, numbers: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Numbers, encoded paths and kinds of those that there are."""
+        """Returns numbers, encoded paths and kinds of the places."""
         places = self.places[numbers.start : numbers.stop]
         paths = np.array([os.fsencode(place) for place in places], object)
         kinds = np.array([_kind(place) for place in places], np.int32)
         return np.arange(numbers.start, numbers.start + len(places)), paths, kinds
 
     def _contents(self, number: tf.Tensor, path: tf.Tensor, kind: tf.Tensor) -> tf.Tensor:
-        """The encoded bytes; none where there is nothing to read, which no decoder takes."""
+        """Returns the encoded bytes; empty ones, which no decoder accepts, where there are none."""
 
-        def fetched() -> tf.Tensor:
+        def fetch_url() -> tf.Tensor:
             return tf.ensure_shape(tf.numpy_function(self._fetch, [number], tf.string), [])
 
-        readers = [lambda: tf.io.read_file(path), fetched, lambda: tf.constant(b"")]
+        readers = [lambda: tf.io.read_file(path), fetch_url, lambda: tf.constant(b"")]
         return tf.switch_case(kind, readers)
 
     def _fetch(self, number: int) -> bytes:
@@ -140,11 +142,11 @@ class ImageStream:
         return outcome if isinstance(outcome, bytes) else b""
 
     def _group(self, first: int, stop: int, numbers: np.ndarray, images: Any) -> ImageGroup:
-        """The group of places first to stop - 1, of which these numbers have their images."""
+        """Builds the group of places first to stop - 1, of which these numbers have images."""
         problems: list[str | None] = [None] * (stop - first)
         late = {}
         for number in np.setdiff1d(np.arange(first, stop), numbers).tolist():
-            image, problems[number - first] = self._again(number)
+            image, problems[number - first] = self._read_again(number)
             if image is not None:
                 late[number] = image
         if late:
@@ -155,10 +157,10 @@ class ImageStream:
                 del self._fetched[number]
         return ImageGroup(self.places[first:stop], problems, images)
 
-    def _again(self, number: int) -> tuple[np.ndarray | None, str | None]:
-        """The image after all, or what is wrong with it: the pipeline says only that it failed.
+    def _read_again(self, number: int) -> tuple[np.ndarray | None, str | None]:
+        """Returns the image or the problem, which the pipeline does not report.
 
-        A file may have been written, or come within reach, in the meantime.
+        The file may have become readable in the meantime.
         """
         place = self.places[number]
         try:
@@ -182,9 +184,9 @@ class ImageStream:
 
 
 def _kind(place: str) -> int:
-    """To open a named pipe would wait for a writer that never comes, so no file is opened."""
+    """Opens no file: a named pipe would wait for a writer that never comes."""
     if fetch.is_url(place):
-        return _ADDRESS
+        return _URL
     try:
         return _FILE if stat.S_ISREG(os.stat(place).st_mode) else _NEITHER
     except (OSError, ValueError):

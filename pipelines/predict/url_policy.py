@@ -1,6 +1,6 @@
-"""Which hosts may be asked: those of the public internet, and no others unless told.
+"""Restricts requests to hosts of the public internet.
 
-A page on the web can name any address. One inside this network would be asked with our rights:
+A URL from elsewhere may name any host. One inside this network would be requested with our rights:
 the router, a cloud's metadata service, a program that listens on this machine.
 """
 
@@ -18,21 +18,21 @@ from engine.core.errors import UserError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last four bytes are an IPv4 address
-# What not every version of Python knows to be none of the public internet.
+# Not public, which not every version of Python knows.
 _NOT_PUBLIC = [
     ipaddress.ip_network(text)
     for text in (
         *("168.63.129.16/32", "64:ff9b:1::/48"),  # Azure's platform; RFC 8215, local NAT64
-        *("::/96", "::ffff:0:0:0/96"),  # IPv4 in other clothes: RFC 4291, RFC 7915
+        *("::/96", "::ffff:0:0:0/96"),  # embedded IPv4: RFC 4291, RFC 7915
         *("fec0::/10", "3fff::/20", "5f00::/16", "100:0:0:1::/64"),  # RFC 3879, 9637, 9602, 9780
     )
 ]
 
 
 def is_public(address: Address) -> bool:
-    """Whether it is reachable from everywhere by the IANA registries of special addresses.
+    """Whether an address is globally reachable by the IANA registries of special addresses.
 
-    An IPv6 address that stands for an IPv4 one is as public as that one.
+    An IPv6 address with an embedded IPv4 address is as public as that.
     """
     if isinstance(address, ipaddress.IPv6Address):
         inner = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
@@ -45,27 +45,27 @@ def is_public(address: Address) -> bool:
 
 
 def require_public(host: str, port: int) -> list[str]:
-    """The host's addresses, as they may be connected to.
+    """Returns the host's addresses to connect to.
 
     Raises:
       UserError: one of them is not public.
       OSError: there is no such host.
     """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    names = [str(entry[4][0]) for entry in found]
+    entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    names = [str(entry[4][0]) for entry in entries]
     for name in names:
         if not is_public(ipaddress.ip_address(name.partition("%")[0])):
             raise UserError(
-                f"{host} is {name}, which is no address of the public internet; "
-                "--allow_private_urls fetches it all the same"
+                f"{host} is {name}, which is not on the public internet; "
+                "--allow_private_urls allows it"
             )
     return names
 
 
 def _connect(target: tuple[str, int], *how: Any) -> socket.socket:
-    """As `socket.create_connection`, to the very addresses that were looked at.
+    """Connects like `socket.create_connection`, to the addresses that were checked.
 
-    A name that is looked up twice can be another address the second time.
+    A second look-up of the name could return another address.
     """
     host, port = target
     error: OSError | None = None
@@ -77,41 +77,39 @@ def _connect(target: tuple[str, int], *how: Any) -> socket.socket:
     raise error or OSError(f"{host} has no address")
 
 
-class _Connection(http.client.HTTPConnection):
+class _CheckedConnection(http.client.HTTPConnection):
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self._create_connection = _connect
 
 
-class _SafeConnection(http.client.HTTPSConnection):
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self._create_connection = _connect
+class _CheckedTLSConnection(_CheckedConnection, http.client.HTTPSConnection):
+    pass
 
 
 class PublicHTTP(urllib.request.HTTPHandler):
-    """Opens http addresses on public hosts."""
+    """Opens http URLs on public hosts."""
 
     def http_open(self, request: urllib.request.Request) -> Any:
         if request.has_proxy():
             _require_public_behind_proxy(request)
             return super().http_open(request)
-        return self.do_open(_Connection, request)
+        return self.do_open(_CheckedConnection, request)
 
 
 class PublicHTTPS(urllib.request.HTTPSHandler):
-    """Opens https addresses on public hosts."""
+    """Opens https URLs on public hosts."""
 
     def https_open(self, request: urllib.request.Request) -> Any:
-        # An http address comes here too where its proxy is to be spoken to in https.
+        # Also called for an http URL whose proxy uses https.
         if request.has_proxy() or request._tunnel_host:  # type: ignore[attr-defined]
             _require_public_behind_proxy(request)
             return super().https_open(request)
-        return self.do_open(_SafeConnection, request)
+        return self.do_open(_CheckedTLSConnection, request)
 
 
 def _require_public_behind_proxy(request: urllib.request.Request) -> None:
-    """The user's own proxy may be anywhere; what it is asked for may not."""
+    """Requires a public host behind the user's proxy, which may be anywhere itself."""
     host = urllib.parse.urlsplit(request.full_url).hostname or ""
-    with contextlib.suppress(OSError):  # a name that only the proxy knows is the proxy's to judge
+    with contextlib.suppress(OSError):  # only the proxy may know the name
         require_public(urllib.parse.unquote(host), 0)

@@ -280,10 +280,10 @@ def test_addresses_and_files_in_one_list(call, trained, coloured, tmp_path, monk
     assert [row["path"] for row in rows(tmp_path / "a.csv")] == words
     problems = [row["problem"] for row in rows(tmp_path / "a.csv")]
     assert problems[:2] == ["", ""]
-    assert problems[2].startswith("gives text/html")
+    assert problems[2].startswith("returns text/html")
     refused = [row["problem"] for row in rows(tmp_path / "b.csv")]
     assert refused[1] == ""
-    assert all("--allow_private_urls fetches it" in refused[place] for place in (0, 2, 3))
+    assert all("--allow_private_urls allows it" in refused[place] for place in (0, 2, 3))
 
 
 @pytest.mark.parametrize(

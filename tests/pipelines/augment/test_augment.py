@@ -1,5 +1,3 @@
-"""Every augmentation against SciPy, Keras, Pillow or NumPy; their composition; wrong calls."""
-
 import contextlib
 import math
 
@@ -75,7 +73,7 @@ def same(name: str, number: float) -> np.ndarray:
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_an_entry_does_what_its_reference_does(name, seed):
+def test_augmentation_agrees_with_its_reference(name, seed):
     images = noise_images()
     numbers = drawn(augment.compose([Call(name)]).draws, seed=seed)
     result = applied(name, images, numbers)
@@ -86,7 +84,7 @@ def test_an_entry_does_what_its_reference_does(name, seed):
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_an_entry_changes_the_image_and_keeps_its_range(name):
+def test_augmentation_changes_the_image_within_its_range(name):
     images = noise_images()
     result = applied(name, images, same(name, 0.3))
     assert np.abs(result - images).max() > 3
@@ -96,7 +94,7 @@ def test_an_entry_changes_the_image_and_keeps_its_range(name):
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_middle_numbers_change_nothing(name):
+def test_augmentation_by_middle_numbers_changes_nothing(name):
     images = noise_images()
     middle = 0.0 if name == "turn" else 0.5
     result = applied(name, images, same(name, middle))
@@ -104,7 +102,7 @@ def test_middle_numbers_change_nothing(name):
 
 
 @pytest.mark.parametrize("text", [*AUGMENTATIONS, "|".join(AUGMENTATIONS)])
-def test_graphs_and_tf_data_give_the_same_as_eager(text):
+def test_augmentation_in_graph_and_tf_data_agrees_with_eager(text):
     images = noise_images()
     change = augment.compose(parse_calls(text))
     numbers = drawn(change.draws)
@@ -115,7 +113,7 @@ def test_graphs_and_tf_data_give_the_same_as_eager(text):
     np.testing.assert_allclose(next(iter(data)), eager, atol=1e-3)
 
 
-def test_the_blogs_chain_is_that_of_keras():
+def test_blog_chain_agrees_with_keras():
     images, numbers = noise_images(), drawn(7)
     result = applied(BLOG, images, numbers)
     for image, u, shown in zip(images, numbers, result, strict=True):
@@ -133,7 +131,7 @@ def test_the_blogs_chain_is_that_of_keras():
 
 
 @pytest.mark.parametrize(("height", "width"), [(12, 17), (9, 8), (1, 7)])
-def test_the_blogs_chain_on_other_than_square_images_is_that_of_scipy(height, width):
+def test_blog_chain_on_rectangles_agrees_with_scipy(height, width):
     images, numbers = noise_images(height, width), drawn(7).astype(float)
     result = applied(BLOG, images, numbers.astype(np.float32))
     for image, u, shown in zip(images, numbers, result, strict=True):
@@ -149,13 +147,13 @@ def test_the_blogs_chain_on_other_than_square_images_is_that_of_scipy(height, wi
         np.testing.assert_allclose(shown, expected, atol=0.03)
 
 
-def test_the_blogs_values_are_the_defaults():
+def test_default_arguments_are_the_blog_values():
     images, numbers = noise_images(), drawn(7)
     plain = applied("rotate|shift|shear|zoom|flip", images, numbers)
     assert np.array_equal(plain, applied(BLOG, images, numbers))
 
 
-def test_colours_change_in_the_order_given():
+def test_colour_changes_apply_in_order():
     images = np.random.default_rng(3).integers(90, 160, (1, 8, 8, 3), np.uint8)  # never clipped
     bright = images[0] + spread(NUMBERS[0], 25.5)
     grey = bright @ [0.299, 0.587, 0.114]
@@ -164,7 +162,7 @@ def test_colours_change_in_the_order_given():
     np.testing.assert_allclose(result[0], expected, atol=1e-3)
 
 
-def test_geometry_and_colour_go_together():
+def test_geometry_and_colour_combine():
     images = noise_images()
     numbers = np.array([[0.2, 0.9], [0.7, 0.1], [0.4, 0.4]], np.float32)
     both = applied("flip|brightness", images, numbers)
@@ -197,7 +195,7 @@ def one_after_the_other(entries: list[str], images: np.ndarray, numbers: np.ndar
 @settings(deadline=None, max_examples=30)
 @given(entries=chains("flip", "vertical_flip", "turn"), seed=st.integers(0, 99))
 @uncompiled()
-def test_a_chain_moves_pixels_as_its_entries_do_one_after_the_other(entries, seed):
+def test_geometry_chain_agrees_with_single_steps(entries, seed):
     images, numbers = noise_images(7, 7), drawn(len(entries), seed=seed)
     expected = one_after_the_other(entries, images, numbers)
     assert np.array_equal(applied("|".join(entries), images, numbers), expected)
@@ -209,7 +207,7 @@ def test_a_chain_moves_pixels_as_its_entries_do_one_after_the_other(entries, see
     seed=st.integers(0, 99),
 )
 @uncompiled()
-def test_a_chain_changes_colours_as_its_entries_do_one_after_the_other(entries, seed):
+def test_colour_chain_agrees_with_single_steps(entries, seed):
     images = np.random.default_rng(seed).integers(118, 138, (3, 5, 4, 3), np.uint8)
     numbers = drawn(len(entries), seed=seed)
     expected = one_after_the_other(entries, images, numbers)
@@ -220,7 +218,7 @@ def test_a_chain_changes_colours_as_its_entries_do_one_after_the_other(entries, 
 @settings(deadline=None, max_examples=30)
 @given(entries=chains(*AUGMENTATIONS), seed=st.integers(0, 99))
 @uncompiled()
-def test_a_image_is_changed_alike_in_any_batch(entries, seed):
+def test_augmentation_does_not_depend_on_the_batch(entries, seed):
     change = augment.compose(parse_calls("|".join(entries)))
     images, numbers = noise_images(6, 6), drawn(change.draws, seed=seed)
     together = change.apply(tf.constant(images), numbers).numpy()
@@ -230,7 +228,7 @@ def test_a_image_is_changed_alike_in_any_batch(entries, seed):
     np.testing.assert_allclose(together[::-1], backwards, atol=1e-3)
 
 
-def test_no_augmentation_is_the_image_itself():
+def test_no_augmentation_returns_the_image():
     change = augment.compose(())
     assert change.draws == 0
     assert np.array_equal(
@@ -252,24 +250,24 @@ def test_no_augmentation_is_the_image_itself():
         ("turn(1)", ["turn()"]),
     ],
 )
-def test_a_wrong_call_is_named_with_what_is_allowed(text, words):
+def test_invalid_augmentation_is_refused_with_allowed_values(text, words):
     with pytest.raises(UserError) as caught:
-        augment.changes(parse_calls(text))
+        augment.parse_changes(parse_calls(text))
     assert all(word in str(caught.value) for word in words)
     assert "\n" not in str(caught.value)
 
 
-def test_turns_need_square_images():
+def test_turn_of_rectangular_images_is_refused():
     with pytest.raises(UserError, match=r"^augmentation 'turn' with images of 9x8;.*size=N$"):
         applied("turn", noise_images(9, 8), drawn(1))
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_help_can_show_every_entry(name):
+def test_every_augmentation_has_a_docstring(name):
     assert AUGMENTATIONS[name].__doc__.strip().endswith(".")
 
 
-def test_warmed_up_for_a_shape_nothing_is_traced_for_it_any_more():
+def test_warm_up_traces_the_shape():
     made = augment.compose(parse_calls("rotate(30)|brightness"))
     made.warm(2, 8, 6).join()
     before = transforms.resample.experimental_get_tracing_count()

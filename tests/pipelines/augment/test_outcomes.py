@@ -1,5 +1,3 @@
-"""What an augmentation of few outcomes can make of an image, counted."""
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -24,7 +22,7 @@ COUNTED = {
 
 
 @pytest.mark.parametrize(("text", "count"), COUNTED.items())
-def test_outcomes_are_the_images_that_numbers_can_make(text, count):
+def test_outcomes_enumerate_all_images(text, count):
     change = augment.compose(parse_calls(text or "none"))
     numbers = around_edges(change.draws)
     images = np.repeat(noise_images()[:1], len(numbers), 0)
@@ -42,7 +40,7 @@ def test_outcomes_are_the_images_that_numbers_can_make(text, count):
 
 
 @pytest.mark.parametrize("text", COUNTED)
-def test_typical_numbers_lead_to_their_outcome_and_lie_between_0_and_1(text):
+def test_typical_numbers_have_their_outcome(text):
     change = augment.compose(parse_calls(text or "none"))
     typical = np.stack([change.typical(outcome) for outcome in range(change.outcomes)])
     assert typical.shape == (change.outcomes, change.draws)
@@ -59,7 +57,7 @@ counted = st.builds("flip({})".format, probabilities) | st.builds(
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(counted | st.just("turn"), max_size=4))
-def test_every_outcome_of_any_chain_has_numbers_that_lead_to_it(entries):
+def test_typical_numbers_of_any_chain_have_their_outcome(entries):
     change = augment.compose(parse_calls("|".join(entries)))
     typical = np.stack([change.typical(outcome) for outcome in range(change.outcomes)])
     assert np.array_equal(change.outcome(typical), np.arange(change.outcomes))
@@ -75,12 +73,12 @@ def around_edges(draws: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("text", ["rotate", "flip|zoom(0.1)", "turn|hue", "brightness"])
-def test_outcomes_of_what_varies_freely_can_not_be_counted(text):
+def test_outcomes_of_continuous_changes_are_not_counted(text):
     assert augment.compose(parse_calls(text)).outcomes is None
 
 
 @pytest.mark.parametrize(("probability", "flipped"), [(0, 0), (1, 3)])
-def test_a_flip_can_be_never_or_always(probability, flipped):
+def test_flip_with_probability_0_or_1(probability, flipped):
     images, numbers = noise_images(), np.array([[0.0], [0.5], [0.999]], np.float32)
     result = applied(f"flip({probability})", images, numbers)
     same = [np.array_equal(shown, image) for shown, image in zip(result, images, strict=True)]

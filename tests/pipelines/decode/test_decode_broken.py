@@ -1,5 +1,3 @@
-"""What `pipelines.decode.decode` must refuse, and how it says why."""
-
 from __future__ import annotations
 
 import io
@@ -62,12 +60,12 @@ CORE_BMP = b"BM" + struct.pack("<IHHIIHHHH", 30, 0, 0, 26, 12, 1, 1, 1, 24) + by
         (CORE_BMP, "BMP of an old or broken kind"),
     ],
 )
-def test_reason(contents, want):
+def test_unsupported_file_is_refused_with_reason(contents, want):
     assert refusal(contents) == want
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_truncated_files_are_named(kind):
+def test_truncated_file_is_refused_with_its_format(kind):
     contents = FILES[kind]
     for length in (16, 30, len(contents) // 4, len(contents) // 2, len(contents) * 9 // 10):
         line = refusal(contents[:length])
@@ -75,7 +73,7 @@ def test_truncated_files_are_named(kind):
         assert len(line) < 60, length
 
 
-def test_reason_is_the_same_out_of_a_dataset():
+def test_reason_is_the_same_in_a_dataset():
     dataset = tf.data.Dataset.from_tensors(b"text").map(decoded)
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         list(dataset)
@@ -91,12 +89,12 @@ def test_gif_that_does_not_fill_its_screen_is_refused():
 
 
 @pytest.mark.parametrize("head", [b"\xff\x0a", b"XXXX"], ids=["a JPEG XL", "nothing"])
-def test_what_only_says_that_it_is_webp_is_refused(head):
+def test_file_with_only_the_webp_magic_is_refused(head):
     """TensorFlow would look for other formats in it, of whose size nothing is known here."""
     assert refusal((head + bytes(8))[:8] + FILES["WebP"][8:]) == "WebP of an unknown kind"
 
 
-def test_webp_without_a_name_before_its_pixels_is_refused():
+def test_webp_without_chunk_name_is_refused():
     """libwebp reads it, and its size stands elsewhere."""
     lossless = saved(COLOUR, "WEBP", lossless=True)
     assert refusal(lossless[:12] + lossless[20:]) == "WebP of an unknown kind"
@@ -124,7 +122,7 @@ def bombs() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", bombs())
-def test_a_header_that_claims_too_much_allocates_nothing(name):
+def test_header_that_claims_too_many_pixels_allocates_nothing(name):
     contents = bombs()[name]
     decoded(FILES["JPEG"])  # what tracing needs is not counted
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -134,7 +132,7 @@ def test_a_header_that_claims_too_much_allocates_nothing(name):
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_damaged_bytes_give_a_image_or_a_refusal(kind):
+def test_damaged_file_decodes_or_is_refused(kind):
     """Mostly in the head, where the fields are that are read here."""
     contents, draw = FILES[kind], np.random.default_rng(7)
     reasons = []
@@ -159,7 +157,7 @@ def test_reason_of_another_error_is_its_first_line():
     assert reason(OSError("disk is gone")) == "disk is gone"
 
 
-def test_the_reference_images_are_not_constant():
+def test_reference_images_are_not_constant():
     """A constant image would pass most of the tests above and prove nothing."""
     assert RGB.std(axis=(0, 1)).min() > 30
     assert io.BytesIO(FILES["JPEG"]).read(3) == b"\xff\xd8\xff"

@@ -34,7 +34,7 @@ def test_spaces_and_letters_beyond_ascii_are_escaped_and_escapes_are_kept(server
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("page", "gives text/html"),
+        ("page", "returns text/html"),
         ("broken-off", "could not be fetched (IncompleteRead(10233 bytes read, 7 more expected))"),
         ("missing", "could not be fetched (Not Found)"),
         ("circle", "could not be fetched (The HTTP server returned a redirect error"),
@@ -48,14 +48,14 @@ def test_what_is_no_image_is_refused(server, path, words):
 
 
 def test_a_image_may_be_as_large_as_the_limit_and_no_larger(server):
-    assert got(server.address("image"), most_bytes=len(IMAGE)) == IMAGE
-    message = refused(server.address("image"), most_bytes=len(IMAGE) - 1)
+    assert got(server.address("image"), max_bytes=len(IMAGE)) == IMAGE
+    message = refused(server.address("image"), max_bytes=len(IMAGE) - 1)
     assert "more than 10.2 kB" in message
 
 
 @pytest.mark.parametrize("path", ["drip-body", "drip-headers"])
 def test_a_server_that_drips_does_not_hold_us(server, path):
-    assert "took longer than 0.3 s" in refused(server.address(path), most_seconds=0.3)
+    assert "took longer than 0.3 s" in refused(server.address(path), max_seconds=0.3)
 
 
 def test_where_nobody_listens_the_reason_is_told():

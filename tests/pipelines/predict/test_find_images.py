@@ -24,23 +24,23 @@ def folder(tmp_path):
 
 def test_a_folder_means_the_images_below_it_sorted(folder):
     expected = [str(folder / name) for name in ("a.PNG", "b.png", "below/c.png")]
-    assert find_images.find([str(folder)]) == expected
+    assert find_images.find_images([str(folder)]) == expected
 
 
 def test_words_keep_their_order(folder):
     words = [str(folder / "below"), "https://example.org/cat", str(folder / "notes.txt")]
-    assert find_images.find(words) == [str(folder / "below/c.png"), *words[1:]]
+    assert find_images.find_images(words) == [str(folder / "below/c.png"), *words[1:]]
 
 
 def test_a_path_that_does_not_exist_is_named(folder):
     with pytest.raises(UserError, match=r"nowhere\.png: no such file or folder"):
-        find_images.find([str(folder / "nowhere.png")])
+        find_images.find_images([str(folder / "nowhere.png")])
 
 
 def test_a_folder_without_images_is_named(folder):
     (folder / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty: no images below it; allowed: \.jpg, "):
-        find_images.find([str(folder / "empty")])
+        find_images.find_images([str(folder / "empty")])
 
 
 def test_a_folder_that_can_not_be_looked_into_is_not_passed_over(folder, monkeypatch):
@@ -54,13 +54,13 @@ def test_a_folder_that_can_not_be_looked_into_is_not_passed_over(folder, monkeyp
 
     monkeypatch.setattr(os, "scandir", scandir)
     names = [str(folder / name) for name in ("a.PNG", "b.png")]
-    assert find_images.find([str(folder)]) == [*names, closed]
-    assert find_images.find([closed]) == [closed]
+    assert find_images.find_images([str(folder)]) == [*names, closed]
+    assert find_images.find_images([closed]) == [closed]
 
 
 def test_a_link_in_a_circle_ends(folder):
     (folder / "below" / "up").symlink_to(folder)
-    assert len(find_images.find([str(folder)])) == 3
+    assert len(find_images.find_images([str(folder)])) == 3
 
 
 def test_odd_names_are_found_and_links_with_them(folder):
@@ -71,6 +71,9 @@ def test_odd_names_are_found_and_links_with_them(folder):
     (folder / "nowhere.jpg").symlink_to(folder / "gone")
     (folder / ".hidden").mkdir()
     (folder / ".hidden" / "seen.jpg").write_bytes(b"x")
-    names = [os.fsencode(os.path.relpath(path, folder)) for path in find_images.find([str(folder)])]
+    names = [
+        os.fsencode(os.path.relpath(path, folder))
+        for path in find_images.find_images([str(folder)])
+    ]
     plain = [b"a.PNG", b"b.png", b"below/c.png", b"link.jpg", b"nowhere.jpg", b".hidden/seen.jpg"]
     assert sorted(names) == sorted(odd + plain)

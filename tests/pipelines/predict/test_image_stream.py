@@ -53,21 +53,22 @@ def mixed(tmp_path):
     return laid(tmp_path, names)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 4, 64])
-def test_all_come_once_in_their_order(mixed, batch_size):
-    groups = read(mixed, batch_size)
+def test_groups_have_every_place_once_in_order_for_any_batch_size(mixed):
+    stream = ImageStream(mixed, SIZE, "squash", 2)
     wanted = [(p, None if n % 3 == 1 else n) for n, p in enumerate(mixed)]
-    assert [row[:2] for row in flat(groups)] == wanted
-    assert {row[2] for row in flat(groups)} == {None, decode.formats.NOT_A_IMAGE}
-    full, rest = divmod(13, batch_size)
-    counts = [len(group.images) for group in groups]
-    assert counts == [batch_size] * full + [rest] * (rest > 0) + [0], "the last place is bad"
+    for batch_size in (1, 3, 64):
+        groups = list(stream.groups(batch_size))
+        assert [row[:2] for row in flat(groups)] == wanted
+        assert {row[2] for row in flat(groups)} == {None, decode.formats.NOT_AN_IMAGE}
+        full, rest = divmod(13, batch_size)
+        counts = [len(group.images) for group in groups]
+        assert counts == [batch_size] * full + [rest] * (rest > 0) + [0], "the last place is bad"
 
 
-def test_a_group_ends_with_its_stretch_however_little_of_that_can_be_read(tmp_path):
+def test_group_of_unreadable_images_ends_at_the_flush_interval(tmp_path):
     """Else a folder of broken images would say nothing until its end, and keep nothing."""
     good, bad = laid(tmp_path, {"good.png": coloured(8), "bad.png": b"bad"})
-    length = find_images.stretch(2)
+    length = find_images.flush_interval(2)
     places = [bad] * (2 * length + 5) + [good] + [bad] * length
     groups = read(places, 2)
     assert [group.places for group in groups[:2]] == [[bad] * length] * 2
@@ -79,12 +80,14 @@ def test_a_group_ends_with_its_stretch_however_little_of_that_can_be_read(tmp_pa
     assert flat(later) == flat(groups)[length + 3 :]
 
 
-@pytest.mark.parametrize("first", [1, 7, 19, 20])
-def test_it_begins_where_it_is_told_to(mixed, first):
-    assert flat(read(mixed, 4, first)) == flat(read(mixed, 4))[first:]
+def test_groups_from_a_later_place_are_those_of_the_whole(mixed):
+    stream = ImageStream(mixed, SIZE, "squash", 2)
+    whole = flat(stream.groups(4))
+    for first in (1, 7, 19, 20):
+        assert flat(stream.groups(4, first)) == whole[first:]
 
 
-def test_images_are_those_of_the_one_decoder(cats_dogs):
+def test_images_are_those_of_decode(cats_dogs):
     files = sorted(map(str, (cats_dogs / "train").rglob("*.jpg")))[:8]
     (group,) = ImageStream(files, (96, 128), "crop", 2).groups(8)
     for file, image in zip(files, group.images, strict=True):
@@ -92,7 +95,7 @@ def test_images_are_those_of_the_one_decoder(cats_dogs):
         assert np.array_equal(image, decode.decode(contents, 96, 128, "crop"))
 
 
-def test_a_broken_image_is_a_problem_and_the_others_go_on(tmp_path):
+def test_unreadable_image_is_a_problem_and_others_follow(tmp_path):
     places = laid(
         tmp_path,
         {
@@ -142,7 +145,7 @@ def test_what_is_sound_when_it_is_asked_again_stands_in_its_place(tmp_path, monk
     assert reds == [0, 101, 102, 3, 4, 105]
 
 
-def test_an_address_among_files_is_fetched_once_and_its_problem_told(tmp_path, monkeypatch):
+def test_url_among_files_is_fetched_once(tmp_path, monkeypatch):
     asked = []
 
     def answer(url, allow_private):
@@ -152,7 +155,7 @@ def test_an_address_among_files_is_fetched_once_and_its_problem_told(tmp_path, m
             return coloured(9)
         if url.endswith("text"):
             return b"this is text"
-        raise UserError(f"{url}: gives text/html; allowed: the address of an image itself")
+        raise UserError(f"{url}: returns text/html; allowed: the URL of an image itself")
 
     monkeypatch.setattr(fetch, "fetch", answer)
     (file,) = laid(tmp_path, {"file.png": coloured(3)})
@@ -160,10 +163,10 @@ def test_an_address_among_files_is_fetched_once_and_its_problem_told(tmp_path, m
     places = [f"{address}page", file, f"{address}good", f"{address}text", file]
     rows = flat(read(places, allow_private=True))
     assert [row[1:] for row in rows] == [
-        (None, "gives text/html; allowed: the address of an image itself"),
+        (None, "returns text/html; allowed: the URL of an image itself"),
         (3, None),
         (9, None),
-        (None, decode.formats.NOT_A_IMAGE),
+        (None, decode.formats.NOT_AN_IMAGE),
         (3, None),
     ]
     assert sorted(asked) == sorted({f"{address}{name}" for name in ("page", "good", "text")})
@@ -171,7 +174,7 @@ def test_an_address_among_files_is_fetched_once_and_its_problem_told(tmp_path, m
 
 def test_hosts_of_this_network_are_not_asked_where_that_was_not_allowed(server):
     ((_, _, problem),) = flat(read([server.address("image")]))
-    assert "--allow_private_urls fetches it all the same" in problem
+    assert "--allow_private_urls allows it" in problem
     assert server.paths == []
 
 

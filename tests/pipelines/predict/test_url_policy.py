@@ -19,7 +19,7 @@ PRIVATE = (
 @pytest.mark.parametrize("host", PRIVATE)
 def test_a_host_that_is_not_public_is_not_asked(server, host):
     url = f"http://{host}:{server.server_port}/image"
-    assert "is no address of the public internet; --allow_private_urls" in refused(url, False)
+    assert "is not on the public internet; --allow_private_urls" in refused(url, False)
     assert server.paths == []
 
 
@@ -41,7 +41,7 @@ def test_neither_is_one_whose_name_leads_there(monkeypatch, address, scheme):
     monkeypatch.setenv("no_proxy", "*")
     resolving(monkeypatch, address)
     message = refused(f"{scheme}://cats.example/cat.jpg", False)
-    assert message.startswith(f"cats.example is {address}, which is no address of the public")
+    assert message.startswith(f"cats.example is {address}, which is not on the public")
 
 
 def test_a_name_that_changes_is_not_looked_up_again(server, monkeypatch):
@@ -64,7 +64,7 @@ def test_a_redirect_into_this_network_is_not_followed(server, monkeypatch):
     real = url_policy.is_public
     monkeypatch.setattr(url_policy, "is_public", lambda a: str(a) == "127.0.0.1" or real(a))
     message = refused(server.address("inside"), False)
-    assert "127.0.0.2 is 127.0.0.2, which is no address of the public internet" in message
+    assert "127.0.0.2 is 127.0.0.2, which is not on the public internet" in message
     assert server.paths == ["/inside"]
 
 
@@ -72,7 +72,7 @@ def test_behind_a_proxy_too(server, monkeypatch):
     """The proxy itself may be anywhere; it gives what it is asked for."""
     monkeypatch.setenv("http_proxy", server.address(""))
     monkeypatch.setenv("no_proxy", "")
-    assert "no address of the public internet" in refused("http://192.168.0.1/image", False)
+    assert "not on the public internet" in refused("http://192.168.0.1/image", False)
     assert server.paths == []
     assert fetch.fetch("http://93.184.216.34/image") == IMAGE
     assert server.paths == ["http://93.184.216.34/image"]
