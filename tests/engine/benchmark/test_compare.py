@@ -88,9 +88,9 @@ def test_machines_of_one_name_are_told_apart():
 def test_the_table_prints_rates_and_costs():
     """8,000 images/s are 28.8 million an hour: of 3.673 that makes 0.1275 for each."""
     lines = [" ".join(line.split()) for line in compare([CPU, L4, A100]).splitlines()]
-    assert "a2-highgpu-1g 32 8,000 ±10% 5800% 2.0 GB 0.128" in lines
-    assert "g6.xlarge 32 2,000 ±10% 1450% 2.0 GB 0.112" in lines
-    assert "AMD EPYC, 2 cores 32 80.0 ±10% 58% 2.0 GB -" in lines
+    assert "a2-highgpu-1g 32 8,000 ±10% 5800% 2 GB 0.128" in lines
+    assert "g6.xlarge 32 2,000 ±10% 1450% 2 GB 0.112" in lines
+    assert "AMD EPYC, 2 cores 32 80.0 ±10% 58% 2 GB -" in lines
 
 
 def test_the_table_says_what_each_machine_is_within_a_hundred_letters():
