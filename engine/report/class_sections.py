@@ -50,10 +50,10 @@ def _table(caption: str, rows: Sequence[ClassMetrics]) -> Markup:
 def _row(row: ClassMetrics) -> Sequence[str]:
     if not row.support:
         return (row.name, "0", *["–"] * 6)
-    figures = [percent(value) for value in (row.precision, row.recall, row.f1)]
+    shares = [percent(value) for value in (row.precision, row.recall, row.f1)]
     known = (row.roc_area, row.average_precision)
     areas = ["–" if value is None else f"{value:.4f}" for value in known]
-    return (row.name, f"{row.support:,}", *figures, span(row.f1_interval, 1), *areas)
+    return (row.name, f"{row.support:,}", *shares, span(row.f1_interval, 1), *areas)
 
 
 def confusion(data: ReportData) -> Section:
@@ -75,15 +75,15 @@ def _matrix(metrics: ClassificationMetrics) -> Markup:
     top = [tag("td", "label ↓ predicted →", class_="muted")]
     top += [tag("th", name, scope="col") for name in names]
     rows = [tag("tr", *top)]
-    for place, name in enumerate(names):
+    for label, name in enumerate(names):
         cells = [
             tag(
                 "td",
                 f"{int(number):,}",
-                style=f"--share: {shares[place, column]:.3f}",
-                class_="right" if place == column else None,
+                style=f"--share: {shares[label, column]:.3f}",
+                class_="right" if label == column else None,
             )
-            for column, number in enumerate(metrics.confusion[place])
+            for column, number in enumerate(metrics.confusion[label])
         ]
         rows.append(tag("tr", tag("th", name, scope="row"), *cells))
     caption = "Images by label (down) and prediction (across)"

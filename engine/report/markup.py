@@ -31,7 +31,7 @@ def tag(name: str, /, *content: str, **attributes: str | int | bool | None) -> M
     """`<name attributes>content</name>`.
 
     `aria_label` is written `aria-label`, `class_` is written `class`. An attribute that is True
-    stands alone; one that is None or False is left out.
+    has no value; one that is None or False is left out.
     """
     words = [name]
     for key, value in attributes.items():

@@ -58,12 +58,12 @@ def _epochs(log: TrainingLog) -> Markup:
     )
     rows = [
         (
-            row.phase, f"{row.epoch}" + (" (saved)" if place == log.best_epoch else ""),
+            row.phase, f"{row.epoch}" + (" (saved)" if index == log.best_epoch else ""),
             f"{row.train_loss:.4f}", percent(row.train_accuracy),
             f"{row.val_loss:.4f}", percent(row.val_accuracy),
             f"{row.learning_rate:.3g}", f"{row.images_per_second:,.0f}", seconds(row.seconds),
         )
-        for place, row in enumerate(log.epochs)
+        for index, row in enumerate(log.epochs)
     ]  # fmt: skip
     return details("Every epoch", table("Metrics of every epoch", heads, rows))
 

@@ -58,8 +58,8 @@ def legend(names: Sequence[str]) -> Markup:
     return tag(
         "ul",
         *[
-            tag("li", tag("span", style=charts.legend_style(place)), name)
-            for place, name in enumerate(names)
+            tag("li", tag("span", style=charts.legend_style(index)), name)
+            for index, name in enumerate(names)
         ],
         class_="legend",
     )

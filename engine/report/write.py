@@ -34,9 +34,9 @@ def refuse(folder: Path) -> None:
         )
 
 
-def _is_report(figures: Path) -> bool:
+def _is_report(path: Path) -> bool:
     try:
-        return {"confusion_matrix", "calibration"} <= set(parse_json(figures.read_text("utf-8")))
+        return {"confusion_matrix", "calibration"} <= set(parse_json(path.read_text("utf-8")))
     except (OSError, UnicodeDecodeError, UserError, TypeError):
         return False
 
