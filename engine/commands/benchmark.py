@@ -180,7 +180,7 @@ def _prediction_works(
 ) -> dict[str, Work]:
     from engine.inference import predict
     from engine.inference.predictions_file import PredictionsFile, PredictionsRequest
-    from pipelines.predict.find_images import stretch
+    from pipelines.predict.find_images import flush_interval
 
     count, batch_size = len(files), recipe.batch_size
     batches = -(-count // batch_size)
@@ -190,7 +190,7 @@ def _prediction_works(
 
     def predict_to_file() -> None:
         request = PredictionsRequest({}, (), {"top_k": 1}, tuple(stream.places), overwrite=True)
-        path, length = folder / "predictions.csv", stretch(batch_size)
+        path, length = folder / "predictions.csv", flush_interval(batch_size)
         with PredictionsFile(path, request, batch_size, length, resume=False) as file:
             file.begin(dataclasses.asdict(model.mode))
             for group in stream.groups(batch_size):

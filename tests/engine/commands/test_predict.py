@@ -198,7 +198,7 @@ def test_private_address_is_fetched_only_with_the_flag(call, saved, address):
     flags = (f"--run_dir={saved.path}", "--format=csv", address)
     with pytest.raises(UserError, match="no image could be read"):
         call("predict", *flags)
-    assert "--allow_private_urls fetches it" in call.said.err
+    assert "--allow_private_urls allows it" in call.said.err
     (row, *_) = csv.DictReader(call("predict", "--allow_private_urls", *flags).splitlines())
     assert row["path"] == address
 
