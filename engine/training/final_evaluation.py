@@ -49,11 +49,7 @@ def evaluate_final_model(
     predictions = _predict_splits(job, eval_step)
     for split, of_split in predictions.items():
         metrics = of_split.evaluation()
-        result[split] = {
-            "accuracy": metrics.accuracy,
-            "loss": metrics.loss,
-            "count": metrics.count,
-        }
+        result[split] = {name: getattr(metrics, name) for name in ("accuracy", "loss", "count")}
     if "validation" in predictions:
         rule, result["calibration"] = _calibrate(predictions["validation"])
         best.set_rule(rule)

@@ -70,12 +70,7 @@ class PhaseTrainer:
         self.features = self._make_feature_cache(cache)
         mode = self._choose_tail_mode()
         self.metrics = MetricAccumulator()
-        self.optimizer = optimizers.build(
-            phase,
-            options.phase_options(phase).optimizer,
-            self.partition.variables,
-            scale_loss=mode.dtype == "float16",
-        )
+        self.optimizer = self._make_optimizer(mode)
         if arrays:
             path = str(job.run.checkpoints)
             checkpoints.restore(self.optimizer.variables, arrays.get("optimizer", []), path)
@@ -84,11 +79,11 @@ class PhaseTrainer:
         self.eval_step = steps.make_tail_eval_step(self.partition, mode)
         rate = options.phase_learning_rate(phase, job.steps_per_epoch)
         self.rate = reduce_rate(rate, nan_events, phase, state.phase_start)
-        row_bytes = 3 * math.prod(recipe.image_size)
-        if self.features:
-            row_bytes = self.frozen_forward.row_bytes
-        step_bytes = recipe.batch_size * row_bytes
-        self.steps_per_execution = StepsPerExecution(job.steps_per_execution, step_bytes)
+        image_bytes = 3 * math.prod(recipe.image_size)
+        row_bytes = self.frozen_forward.row_bytes if self.features else image_bytes
+        self.steps_per_execution = StepsPerExecution(
+            job.steps_per_execution, recipe.batch_size * row_bytes
+        )
         self.first_step = state.step
         self.freeze_check = FreezeCheck(job.classifier.model, self.partition, phase)
         self._cache_validation = cache.validation
@@ -179,6 +174,14 @@ class PhaseTrainer:
         return self.plans.tail_trial(
             phase, modes, compile_trial, lambda: self.frozen_forward.plain(self._first_images())
         ).mode
+
+    def _make_optimizer(self, mode: ComputeMode) -> Any:
+        return optimizers.build(
+            self.phase,
+            options.phase_options(self.phase).optimizer,
+            self.partition.variables,
+            scale_loss=mode.dtype == "float16",
+        )
 
     def _make_train_step(self, mode: ComputeMode) -> TrainStep:
         job = self.job
