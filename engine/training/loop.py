@@ -84,7 +84,9 @@ class Trainer:
             job.lock or RunLock(job.run), job.recipe, job.logger.note, job.shutdown
         )
         self.nan_recovery = NanRecovery(job, writer, initial_weights)
-        self.checkpoints = CheckpointWriter(job, writer, self.best, self.nan_recovery, self.clock)
+        self.checkpoint_writer = CheckpointWriter(
+            job, writer, self.best, self.nan_recovery, self.clock
+        )
 
     def roll_back(self, error: NonFiniteLossError) -> None:
         """Returns to the last checkpoint, with half the learning rate.
@@ -107,7 +109,7 @@ class Trainer:
         job.logger.end()
         step = eval_step.make_eval_step(job.classifier.model)
         final = evaluate_final_model(job, state, step, self.clock, self.best)
-        self.checkpoints.finish(state, lambda: write_json(job.run.result, final.result))
+        self.checkpoint_writer.finish(state, lambda: write_json(job.run.result, final.result))
         return final
 
     def _restore(self) -> None:
@@ -135,10 +137,14 @@ class Trainer:
                 self.nan_recovery.require_finite(trainer, state)
                 self._end_epoch(trainer, self._evaluate(trainer))
                 over = phase_over(phase, state)
-                if self.checkpoints.due(0) if over else self.checkpoints.due_after_epoch():
-                    self.checkpoints.save(trainer, state)
+                if (
+                    self.checkpoint_writer.due(0)
+                    if over
+                    else self.checkpoint_writer.due_after_epoch()
+                ):
+                    self.checkpoint_writer.save(trainer, state)
             if phase is [other for other in job.recipe.phases if other.epochs][-1]:
-                self.checkpoints.retry(trainer, state)
+                self.checkpoint_writer.retry(trainer, state)
         self._end_phase(trainer)
 
     @contextlib.contextmanager
@@ -146,7 +152,7 @@ class Trainer:
         try:
             yield
         except ShutdownRequested as error:
-            self.checkpoints.save_on_shutdown(trainer, self.state, error)
+            self.checkpoint_writer.save_on_shutdown(trainer, self.state, error)
             raise
 
     def _fill_features(self, trainer: PhaseTrainer) -> None:
@@ -176,8 +182,8 @@ class Trainer:
         self.profiler.after_step(state.step)
         if state.step // self.job.log_every_steps > first // self.job.log_every_steps:
             self._log(trainer, rates[-1])
-        if self.checkpoints.due():
-            self.checkpoints.save(trainer, state)
+        if self.checkpoint_writer.due():
+            self.checkpoint_writer.save(trainer, state)
         trainer.steps_per_execution.record(done - received)
 
     def _log(self, trainer: PhaseTrainer, learning_rate: float) -> None:
@@ -225,7 +231,7 @@ class Trainer:
         if state.best is None or rank(row) > rank(state.best):
             state.best = model_score(row)
             self.best.replace(job.classifier.model.weights)
-        self.checkpoints.save_history(state)
+        self.checkpoint_writer.save_history(state)
         job.logger.epoch(row, evaluation, best=state.best == model_score(row))
 
     def _end_phase(self, trainer: PhaseTrainer) -> None:
