@@ -43,8 +43,9 @@ class CheckpointWriter:
         period = min(after, 60 * self.job.checkpoint_minutes)
         return self.writer.due(self.clock.since_save(), period)
 
-    def due_after_epoch(self) -> bool:
-        return self.due(max(MIN_SECONDS, self._last_seconds / MAX_SHARE))
+    def due_after_epoch(self, *, last: bool) -> bool:
+        """Whether one is due at the end of an epoch; always after the last of a phase."""
+        return self.due(0 if last else max(MIN_SECONDS, self._last_seconds / MAX_SHARE))
 
     def save(self, trainer: PhaseTrainer, state: TrainState) -> bool:
         """Writes a checkpoint; returns whether it could be written.

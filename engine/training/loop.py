@@ -136,12 +136,7 @@ class Trainer:
                     self._run_steps(trainer, prefetcher)
                 self.nan_recovery.require_finite(trainer, state)
                 self._end_epoch(trainer, self._evaluate(trainer))
-                over = phase_over(phase, state)
-                if (
-                    self.checkpoint_writer.due(0)
-                    if over
-                    else self.checkpoint_writer.due_after_epoch()
-                ):
+                if self.checkpoint_writer.due_after_epoch(last=phase_over(phase, state)):
                     self.checkpoint_writer.save(trainer, state)
             if phase is [other for other in job.recipe.phases if other.epochs][-1]:
                 self.checkpoint_writer.retry(trainer, state)
