@@ -36,7 +36,7 @@ class CheckpointWriter:
     ) -> None:
         self.job, self.writer, self.best = job, writer, best
         self.nan_recovery, self.clock = nan_recovery, clock
-        self._last_seconds = 0.0  # that the last checkpoint took
+        self._last_seconds = 0.0  # of the last checkpoint
 
     def due(self, after: float = math.inf) -> bool:
         """Whether a checkpoint is due: `after` that many seconds at the latest."""
@@ -44,7 +44,7 @@ class CheckpointWriter:
         return self.writer.due(self.clock.since_save(), period)
 
     def due_after_epoch(self, *, last: bool) -> bool:
-        """Whether one is due at the end of an epoch; always after the last of a phase."""
+        """Whether one is due at the end of an epoch, which may be the last of its phase."""
         return self.due(0 if last else max(MIN_SECONDS, self._last_seconds / MAX_SHARE))
 
     def save(self, trainer: PhaseTrainer, state: TrainState) -> bool:
