@@ -7,6 +7,7 @@ behind, training metrics are good and predictions are not, for no visible reason
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 
@@ -77,12 +78,13 @@ def _microbatches(batch: Batch, count: int) -> Iterator[Batch]:
     """Splits columns [1, B, …] into that many microbatches of each device's share."""
     devices = tf.distribute.get_strategy().num_replicas_in_sync
 
-    def split(column: tf.Tensor) -> list[tf.Tensor]:
+    def take(column: tf.Tensor, index: int) -> tf.Tensor:
         rest = column.shape[2:]
-        columns = tf.reshape(column, [devices, count, -1, *rest])
-        return [tf.reshape(columns[:, index], [-1, *rest]) for index in range(count)]
+        microbatches = tf.reshape(column, [devices, count, -1, *rest])
+        return tf.reshape(microbatches[:, index], [-1, *rest])
 
-    yield from map(Batch._make, zip(*map(split, batch), strict=True))
+    for index in range(count):
+        yield tf.nest.map_structure(functools.partial(take, index=index), batch)
 
 
 def _make_measure(step: TrainStep, training: bool) -> Callable[[Batch, MetricAccumulator], None]:
