@@ -1,4 +1,4 @@
-"""bin/predict --out as a person starts it: killed, asked to end, refused, and gone on with."""
+"""bin/predict --out: rows and decisions, interruptions and resuming, mistakes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import re
 import resource
 import signal
 import threading
@@ -15,12 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.cli.flags import FlagError
 from engine.cli.prediction_progress import PredictionProgress
 from engine.core.errors import UserError
 from engine.evaluation import decision_rule
 from engine.evaluation.decision_rule import DecisionRule
 from engine.inference.predictions_file import PredictionCounts, PredictionsFile
 from engine.runs import load
+from engine.runtime.shutdown import ShutdownRequested
 from pipelines.decode.decode import decode
 from tests.bin.programs import run, start
 from tests.engine import saved_run
@@ -66,7 +69,7 @@ def test_progress_describes_images_done(total, done, said):
         assert progress.describe() == said
 
 
-def test_a_row_a_image_with_the_numbers_that_are_printed(call, trained, coloured, tmp_path):
+def test_file_has_a_row_an_image_with_the_printed_probabilities(call, trained, coloured, tmp_path):
     flags = (f"--run_dir={trained.path}", coloured)
     out = call("predict", "--top_k=3", "--precision=float32", f"--out={tmp_path / 'a.csv'}", *flags)
     assert "52 images, " in out
@@ -83,7 +86,7 @@ def test_a_row_a_image_with_the_numbers_that_are_printed(call, trained, coloured
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.csv", "a.csv.json"]
 
 
-def test_the_decision_is_that_of_the_models_rule(call, trained, coloured, tmp_path):
+def test_file_has_the_decision_of_the_rule(call, trained, coloured, tmp_path):
     call("predict", f"--run_dir={trained.path}", f"--out={tmp_path / 'a.jsonl'}", coloured)
     found = [json.loads(line) for line in (tmp_path / "a.jsonl").open()]
     opened = load.load_run(trained)
@@ -124,12 +127,12 @@ def whole(trained, many, tmp_path_factory):
 
 
 @pytest.mark.parametrize("ending", ["csv", pytest.param("jsonl", marks=pytest.mark.slow)])
-def test_killed_at_random_moments_it_ends_with_the_same_bytes(whole, tmp_path, ending):
+def test_killed_at_random_moments_resumes_to_the_same_bytes(whole, tmp_path, ending):
     command, wanted = whole(ending)
     path, seed = tmp_path / f"killed.{ending}", random.randrange(2**32)
     print("seed of the moments:", seed)
     chance, killed = random.Random(seed), 0
-    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
         before = part(path)
         process = start(*command, f"--out={path}", start_new_session=True)
         while process.poll() is None and part(path) <= before:
@@ -142,9 +145,9 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(whole, tmp_path, e
             break
         killed += 1
         assert process.returncode == (-9 if number == signal.SIGKILL else 75), err
-        if number == signal.SIGTERM:
+        if number != signal.SIGKILL:
             last = err.splitlines()[-1]
-            assert last.startswith("predict: stopped by SIGTERM; started again without --overwrite")
+            assert last.startswith(f"predict: stopped by {number.name}; ")
         assert not path.exists()
         assert wanted.startswith(path.with_name(f"{path.name}.part").read_bytes()[:100])
     assert killed
@@ -160,30 +163,37 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(whole, tmp_path, e
     assert wanted.count(b"\n") == MANY + (ending == "csv")
 
 
-def test_ctrl_c_ends_with_75_too_and_what_came_or_went_meanwhile_is_no_matter(
-    trained, many, tmp_path
+def test_resuming_predicts_the_images_of_the_first_start(
+    call, trained, many, tmp_path, monkeypatch
 ):
+    """Images that came or went meanwhile change no row."""
     folder, path = tmp_path / "images", tmp_path / "a.csv"
     folder.mkdir()
-    for link in sorted(many.iterdir()):
-        (folder / link.name).symlink_to(os.readlink(link) if link.is_symlink() else link)
-    command = ("predict", f"--run_dir={trained.path}", f"--out={path}", "--threads=1", folder)
-    process = start(*command)
-    while process.poll() is None and part(path) < 200:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 75, err
-    (folder / "0000a.jpg").symlink_to(many / "0000.jpg")
-    (folder / "1499.jpg").unlink()
-    run(*command)
+    for number in range(100):
+        (folder / f"{number:04}.jpg").symlink_to(os.readlink(many / f"{number:04}.jpg"))
+    command = ("predict", f"--run_dir={trained.path}", f"--out={path}", folder)
+    add = PredictionsFile.add
+
+    def interrupted(file, rows):
+        add(file, rows)
+        raise ShutdownRequested("SIGINT")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PredictionsFile, "add", interrupted)
+        with pytest.raises(ShutdownRequested):
+            call(*command)
+    assert part(path) > 200
+    (folder / "0000a.jpg").symlink_to(os.readlink(many / "0000.jpg"))
+    (folder / "0099.jpg").unlink()
+    call(*command)
+    assert "resuming after " in call.said.err
     found = rows(path)
-    assert [Path(row["path"]).name for row in found] == [f"{n:04}.jpg" for n in range(MANY)]
+    assert [Path(row["path"]).name for row in found] == [f"{n:04}.jpg" for n in range(100)]
     assert found[-1]["problem"] == "can't be read: No such file or directory"
 
 
 @pytest.mark.slow
-def test_a_wish_to_end_is_heard_among_broken_images(trained, tmp_path):
+def test_sigterm_among_broken_images_ends_the_program(trained, tmp_path):
     """Where TensorFlow raises one error after another, and no group is full before the end."""
     folder, seed = tmp_path / "images", random.randrange(2**32)
     print("seed of the moment:", seed)
@@ -203,7 +213,7 @@ def test_a_wish_to_end_is_heard_among_broken_images(trained, tmp_path):
     assert part(path) > 1000, "what was found out is kept"
 
 
-def test_bad_files_and_odd_names_each_have_their_row(call, trained, tmp_path, monkeypatch):
+def test_bad_files_and_odd_names_have_a_row_each(call, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     laid = bad_images.lay_out(tmp_path / "images")
     odd = [b"\xff\xfe good.jpg", b"two\nlines good.jpg", b"=1+1 good.jpg"]
@@ -227,7 +237,7 @@ def test_bad_files_and_odd_names_each_have_their_row(call, trained, tmp_path, mo
     assert err.count("\n") < 20
 
 
-def test_with_no_stream_open_nothing_is_printed_into_the_answers(trained, coloured, tmp_path):
+def test_closed_streams_leave_the_file_intact(trained, coloured, tmp_path):
     def closed():
         for number in range(3):
             os.close(number)
@@ -241,9 +251,7 @@ def test_with_no_stream_open_nothing_is_printed_into_the_answers(trained, colour
     assert [Path(row["path"]).name for row in found if row["problem"]] == ["no.jpg"]
 
 
-def test_nothing_that_can_be_read_ends_with_1_and_has_its_rows(
-    call, trained, tmp_path, monkeypatch
-):
+def test_unreadable_images_alone_are_an_error_with_their_rows(call, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.jpg").write_bytes(b"")
     with pytest.raises(UserError, match=r"^no image could be read$"):
@@ -259,7 +267,7 @@ class Images(Handler):
         self.answer("image/png", saved(bad_images.COLOUR, "PNG"))
 
 
-def test_addresses_and_files_in_one_list(call, trained, coloured, tmp_path, monkeypatch):
+def test_addresses_and_files_share_a_list(call, trained, coloured, tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     file = str(coloured / "red" / "00.jpg")
     with Server() as server:
@@ -287,33 +295,33 @@ def test_addresses_and_files_in_one_list(call, trained, coloured, tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    ("flags", "status", "message"),
+    ("flags", "error", "message"),
     [
-        (["--out=a.txt"], 2, "a.txt: ending '.txt' does not exist"),
-        (["--out=answers"], 2, "allowed: .csv, .jsonl"),
-        (["--out=a.csv", "--format=json"], 2, "--format has no use with --out"),
-        (["--out=a.csv", "--plot=a.png"], 2, "--plot has no use with --out"),
-        (["--overwrite"], 2, "--overwrite has no use without --out"),
-        (["--out=a.csv", "--precision=float16"], 2, "allowed: float32, auto"),
-        (["--out=gone/a.csv"], 1, "gone/a.csv: can't be written (No such file or directory)"),
-        (["--out=taken.csv"], 1, "taken.csv exists; name another file, or add --overwrite"),
-        (["--out=b.csv", "nowhere"], 1, "nowhere: no such file or folder"),
-        (["--out=b.csv", "--run_dir=none"], 1, "--run_dir=none: holds no run"),
+        (["--out=a.txt"], FlagError, "a.txt: ending '.txt' does not exist"),
+        (["--out=answers"], FlagError, "allowed: .csv, .jsonl"),
+        (["--out=a.csv", "--format=json"], FlagError, "--format has no use with --out"),
+        (["--out=a.csv", "--plot=a.png"], FlagError, "--plot has no use with --out"),
+        (["--out=a.csv", "--precision=float16"], FlagError, "allowed: float32, auto"),
+        (["--out=gone/a.csv"], UserError, "gone/a.csv: can't be written (No such file or dir"),
+        (["--out=taken.csv"], UserError, "taken.csv exists; name another file, or add --overwrit"),
+        (["--out=b.csv", "nowhere"], UserError, "nowhere: no such file or folder"),
+        (["--out=b.csv", "--run_dir=none"], UserError, "--run_dir=none: holds no run"),
     ],
 )
-def test_what_can_not_be_is_one_line_and_leaves_nothing(
-    trained, coloured, tmp_path, flags, status, message
+def test_mistake_is_one_line_and_writes_nothing(
+    call, trained, coloured, tmp_path, monkeypatch, flags, error, message
 ):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "taken.csv").write_text("mine")
-    model = f"--run_dir={trained.path}"
-    err = run("predict", model, *flags, coloured / "red", cwd=tmp_path, status=status)
-    assert message in err
-    assert err.count("\n") == 1
+    with pytest.raises(error, match=re.escape(message)) as raised:
+        call("predict", f"--run_dir={trained.path}", *flags, coloured / "red")
+    assert type(raised.value) is error
+    assert "\n" not in str(raised.value)
     assert [entry.name for entry in tmp_path.iterdir()] == ["taken.csv"]
     assert (tmp_path / "taken.csv").read_text() == "mine"
 
 
-def test_a_part_of_another_order_is_refused_and_begun_anew_where_that_is_asked(
+def test_part_of_other_options_is_refused_or_overwritten(
     call, trained, coloured, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -342,9 +350,7 @@ def test_a_part_of_another_order_is_refused_and_begun_anew_where_that_is_asked(
     assert (tmp_path / "a.csv").read_bytes() == done
 
 
-def test_overwriting_that_was_interrupted_goes_on_wherever_home_is(
-    call, trained, coloured, tmp_path, monkeypatch
-):
+def test_interrupted_overwriting_resumes_below_home(call, trained, coloured, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "a.csv").write_text("old")
     command = ("predict", f"--run_dir={trained.path}", coloured / "red", "--out=~/a.csv")
@@ -356,20 +362,25 @@ def test_overwriting_that_was_interrupted_goes_on_wherever_home_is(
     assert len(rows(tmp_path / "a.csv")) == 26
 
 
-def test_a_full_disk_is_one_line_and_it_goes_on_when_there_is_room(whole, tmp_path):
+def test_full_disk_is_one_line_and_resumes_when_there_is_room(
+    call, trained, many, tmp_path, monkeypatch
+):
     """A limit on the size of files ends a write as a full disk does, in the middle of a row."""
-    command, wanted = whole("csv")
-    limit = len(wanted) * 2 // 3
-
-    def limited():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    process = start(*command, "--out=a.csv", cwd=tmp_path, preexec_fn=limited)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 1, err
-    assert "can't be written (File too large); " in err.splitlines()[-1]
-    assert "rows are in a.csv.part; free some space" in err.splitlines()[-1]
+    monkeypatch.chdir(tmp_path)
+    command = ("predict", f"--run_dir={trained.path}", "--precision=float32", many)
+    call(*command, "--out=whole.csv")
+    expected = (tmp_path / "whole.csv").read_bytes()
+    limit, (soft, hard) = len(expected) * 2 // 3, resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        with pytest.raises(UserError) as raised:
+            call(*command, "--out=a.csv")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert "can't be written (File too large); " in str(raised.value)
+    assert "rows are in a.csv.part; free some space" in str(raised.value)
     assert (tmp_path / "a.csv.part").stat().st_size == limit
-    run(*command, "--out=a.csv", cwd=tmp_path)
-    assert (tmp_path / "a.csv").read_bytes() == wanted
+    call(*command, "--out=a.csv")
+    assert (tmp_path / "a.csv").read_bytes() == expected
