@@ -16,7 +16,7 @@ from tests.engine import small
 ROOT = Path(__file__).resolve().parents[3]
 PRIVATE = re.compile(
     r"keras\.src|_keras_history|_inbound_nodes|_outbound_nodes|_flatten_layers"
-    r"|_run_through_graph|\b(?:model|layer|optimizer|tensor|operation)\._[a-z]"
+    r"|_run_through_graph|\b(?:layer|optimizer|operation)\._[a-z]"
 )
 
 
