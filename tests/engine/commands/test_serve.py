@@ -38,7 +38,7 @@ def images(tmp_path_factory) -> list[Path]:
     ]
 
 
-TOP = "--top=9"
+TOP = "--top_k=9"
 
 
 def by_label(answer: dict) -> dict[str, float]:
