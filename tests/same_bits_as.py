@@ -4,8 +4,8 @@
 usage: tests/same_bits_as.py [--data_dir=DIR] COMMIT [RECIPE …]
 
 Runs `bin/train` of COMMIT (a worktree of it, made for the time) and of the working tree one after
-the other, with precision, threads and cache fixed, and compares the arrays of `best.npz` and of
-the newest checkpoint. Exits with 0 where all are equal. COMMIT may be from before flags got their
+the other, with precision, threads and cache fixed, and compares the weights of `best.npz` and of
+the newest checkpoint, and the optimizer's variables. Exits with 0 where all are equal. COMMIT may be from before flags got their
 present names.
 """
 
@@ -86,9 +86,10 @@ def train(tree: Path, flags: list[str]) -> None:
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a model or checkpoint file, less the JSON text that stands beside them."""
+    """The weights and the optimizer's variables of a model or checkpoint file."""
     with np.load(path, allow_pickle=False) as file:
-        return {f"{path.stem[:4]}/{key}": file[key] for key in file.files if key != "values"}
+        keys = [key for key in file.files if key.startswith(("model/", "optimizer/"))]
+        return {f"{path.stem[:4]}/{key}": file[key] for key in keys}
 
 
 if __name__ == "__main__":
