@@ -5,7 +5,8 @@ usage: tests/same_bits_as.py [--data_dir=DIR] COMMIT [RECIPE …]
 
 Runs `bin/train` of COMMIT (a worktree of it, made for the time) and of the working tree one after
 the other, with precision, threads and cache fixed, and compares the weights of `best.npz` and of
-the newest checkpoint, and the optimizer's variables. Exits with 0 where all are equal. COMMIT may be from before flags got their
+the newest checkpoint, and the optimizer's variables. Exits with 0 where all are equal. COMMIT may
+be from before flags got their
 present names.
 """
 
