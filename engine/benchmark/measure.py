@@ -39,8 +39,10 @@ class Bench:
 
     @property
     def sample(self) -> int:
-        """Steps of the loop that make a sample: as a run has them, over the ends of epochs."""
-        return min(self.calls * self.steps, self.supply().available_until(0))
+        """Steps of the calls that make a sample: as a run has them, cut short by ends of epochs."""
+        length = self.job.steps_per_epoch
+        epochs, rest = divmod(self.calls, -(-length // self.steps))
+        return min(epochs * length + rest * self.steps, self.supply().available_until(0))
 
     @property
     def images(self) -> int:

@@ -389,7 +389,7 @@ def test_evaluate_warns_of_images_that_the_run_was_trained_on(
     page = (tmp_path / "page" / "report.html").read_text()
     said = [f"{models['one'].path} was trained on 39 of"] if how != "others" else []
     assert [line.partition(" the ")[0] for line in lines] == said
-    assert page.count("It was trained on 39 of these.") == len(said)
+    assert page.count("It was trained on 39 of these images.") == len(said)
 
 
 def test_split_that_changed_since_training_is_warned_of(call, evaluate, coloured, tmp_path):

@@ -273,7 +273,7 @@ def test_an_unknown_variant_names_those_that_exist():
 def test_the_table_needs_no_tensorflow_and_the_packages_run_no_code():
     code = """
 import sys
-from engine import efficientnet_lite
+from engine.models import efficientnet_lite
 assert not {"numpy", "keras", "tensorflow"} & set(sys.modules)
 efficientnet_lite.read_weights("lite0")
 loaded = [name for name in sys.modules if "pytorch_model" in name or name in ("keras", "torch")]

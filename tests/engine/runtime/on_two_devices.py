@@ -123,7 +123,7 @@ def test_the_probe_after_a_phase_measures_what_their_shares_give():
         made = trained(strategy, batch_norm="train", recipe=recipe)
         with strategy.scope():
             found.append(
-                batchnorm_check.check_batchnorm(made.given, [small.stacked(small.batch(6, 9))])
+                batchnorm_check.check_batchnorm(made.steps, [small.stacked(small.batch(6, 9))])
             )
     assert found[0].training.loss != found[0].inference.loss
     assert found[1].training.loss == pytest.approx(found[0].training.loss, abs=1e-4)
