@@ -23,9 +23,9 @@ TOGETHER = ("engine.commands", "engine.cli")  # where engine and pipelines are p
 # What holds a table, or is read before a mistyped flag is answered: it must not import TensorFlow.
 LIGHT_PACKAGES = ("engine.core", "engine.cli", "bin")
 LIGHT_MODULES = (
-    *("engine.models.backbones", "engine.optim.options", "engine.optim.optimizers"),
+    *("engine.models.backbones", "engine.optim.phase_options", "engine.optim.optimizers"),
     *("engine.optim.schedules", "engine.runs.directory", "engine.inference.predictions_file"),
-    *("engine.inference.predictions_format", "pipelines.augment.augment"),
+    *("engine.inference.predictions_format", "pipelines.augment.augmentations"),
     *("pipelines.sources.sources", "pipelines.predict.find_images"),
 )
 
@@ -195,13 +195,13 @@ def test_module_imports_downward_only(name):
         ("engine.training.loop", "pipelines.loading.batches", True),
         ("engine.training.loop", "absl.flags", True),
         ("engine.training.loop", "engine.commands.train", True),
-        ("engine.training.loop", "engine.training.steps", False),
+        ("engine.training.loop", "engine.training.train_step", False),
         ("engine.commands.train", "pipelines.loading.batches", False),
         ("engine.commands.train", "engine.cli.flags", True),
         ("engine.commands.train", "absl.flags", True),
         ("engine.core.files", "numpy", True),
         ("engine.core.files", "engine.core.errors", False),
-        ("pipelines.loading.batches", "engine.training.steps", True),
+        ("pipelines.loading.batches", "engine.training.train_step", True),
         ("pipelines.loading.batches", "engine", True),
         ("pipelines.loading.batches", "engine.core.recipe", False),
         ("pipelines.loading.batches", "bin._bootstrap", True),

@@ -22,13 +22,13 @@ from engine.frozen.array_store import CacheBudget
 from engine.inference import predict as prediction
 from engine.inference import predictor
 from engine.models import classifier
-from engine.runs import load
 from engine.runs.best_model import BestModel
 from engine.runs.checkpoints import TrainState
 from engine.runs.directory import RunDirectory, claim_directory
+from engine.runs.load_run import load_run
 from engine.training import phase as stages
 from engine.training.state import TrainJob
-from pipelines.augment import augment
+from pipelines.augment import augmentations
 from pipelines.loading import batches
 from pipelines.loading import prepare as ready
 from pipelines.pixel_cache.cache import CacheLocation
@@ -152,7 +152,7 @@ def served(tmp_path_factory) -> Served:
         places[resize] = RunDirectory(place / resize)
         data = examples(files * len(RESIZES))
         loader = batches.ImageDataLoader(data, made, 2, Rows(images))
-        job = TrainJob(made, network, loader, augment.compose(()), places[resize], Watcher())
+        job = TrainJob(made, network, loader, augmentations.compose(()), places[resize], Watcher())
         save(job)
     labels = data.subset("validation").labels
     return Served(files, places, job, labels, as_saved(places["squash"], images))
@@ -198,7 +198,7 @@ def test_evaluation_and_prediction_give_the_numbers_of_the_saved_network(
     answers = [dict(one.labels) for one in prediction.predict(model, read, batch_size, 3)]
     predicted = np.array([[answer[name] for name in CLASSES] for answer in answers])
     assert near(predicted, wanted)
-    opened = load.load_run(run)
+    opened = load_run(run)
     loader = batches.ImageDataLoader(examples(served.files), opened.recipe, 2)
     step, read = eval_step.make_eval_step(opened.model), loader.split_batches("validation")
     losses, chances = evaluated(step, read)

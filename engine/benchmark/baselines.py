@@ -54,11 +54,11 @@ def main(text: str) -> None:
 def _compile(model: Any, phase: Any) -> None:
     import keras
 
-    from engine.optim import optimizers, options
+    from engine.optim import optimizers, phase_options
 
     common = {"learning_rate": phase.learning_rate, "weight_decay": phase.weight_decay}
     optimizer = optimizers.OPTIMIZERS[phase.optimizer](
-        common, **options.phase_options(phase).optimizer
+        common, **phase_options.phase_options(phase).optimizer
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, metrics=["accuracy"])

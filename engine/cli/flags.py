@@ -29,10 +29,10 @@ from engine.core.call_syntax import parse_calls
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec, Recipe
 from engine.models.backbones import BACKBONES
-from engine.optim import options
+from engine.optim import phase_options
 from engine.optim.optimizers import OPTIMIZERS
 from engine.optim.schedules import SCHEDULES
-from pipelines.augment import augment
+from pipelines.augment import augmentations
 
 BATCH_SIZE = 32
 BLOG_AUGMENTATION = "rotate(30)|shift(0.2)|shear(0.2)|zoom(0.2)|flip"
@@ -108,7 +108,7 @@ def define_training(values: flags.FlagValues) -> None:
         values,
         "augment",
         BLOG_AUGMENTATION,
-        f"augmentations joined by |, or none; allowed: {', '.join(augment.AUGMENTATIONS)}",
+        f"augmentations joined by |, or none; allowed: {', '.join(augmentations.AUGMENTATIONS)}",
     )
     define(
         values,
@@ -270,8 +270,8 @@ def build_recipe(parsed: ParsedFlags) -> Recipe:
         augment=parse_calls(parsed.augment),
         batch_size=BATCH_SIZE if parsed.batch_size == AUTO else parsed.batch_size,
     )
-    options.check_recipe(recipe)
-    augment.parse_changes(recipe.augment)
+    phase_options.check_recipe(recipe)
+    augmentations.parse_changes(recipe.augment)
     return recipe
 
 

@@ -12,9 +12,9 @@ from engine.cli.command_line import FlagError
 from engine.core.conversion import parse_json
 from engine.core.errors import UserError
 from engine.core.recipe import Recipe, digest, from_json
-from engine.optim import options
+from engine.optim import phase_options
 from engine.runs.directory import RunDirectory
-from pipelines.augment import augment
+from pipelines.augment import augmentations
 
 HELP = (
     "recipe.json to train by, instead of all flags that describe a run; in the folder of a run "
@@ -76,8 +76,8 @@ def _belongs_to(plan: bytes, recipe: Recipe) -> bool:
 def _parse(file: str, text: str) -> Recipe:
     try:
         recipe = from_json(Recipe, text)
-        options.check_recipe(recipe)
-        augment.parse_changes(recipe.augment)
+        phase_options.check_recipe(recipe)
+        augmentations.parse_changes(recipe.augment)
     except UserError as error:
         raise FlagError(
             f"--recipe={file}: no recipe of this version of Unfreeze ({error})"

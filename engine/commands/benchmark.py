@@ -112,14 +112,14 @@ def prepare_job(
     """The recipe's job, in a run directory in `folder`."""
     from engine.commands import training_data
     from engine.training.state import TrainJob
-    from pipelines.augment import augment
+    from pipelines.augment import augmentations
 
     run, logger = RunDirectory(folder / "run"), NoteLogger(log)
     claim_directory(run, recipe, overwrite=True)
     classifier, loader, caches = training_data.prepare_model_and_data(
         recipe, run, cache.location(), threads, logger
     )
-    augmentation = augment.compose(recipe.augment)
+    augmentation = augmentations.compose(recipe.augment)
     return TrainJob(recipe, classifier, loader, augmentation, run, logger, **caches)
 
 

@@ -55,7 +55,7 @@ def compare(options: CompareOptions, log: Log = ignore) -> list[ComparedRun]:
     threads = tensorflow_setup.start_tensorflow(options.threads, log=log)
 
     from engine.runs import best_model
-    from engine.runs.load import load_run
+    from engine.runs.load_run import load_run
     from pipelines.sources.overlap import file_identity
 
     require_same_classes([best_model.load_best_model(run)[1]["classes"] for run in directories])

@@ -29,7 +29,7 @@ from engine.runs.lock import RunLock
 from engine.runtime import tensorflow_setup
 
 if TYPE_CHECKING:
-    from engine.runs.load import LoadedRun
+    from engine.runs.load_run import LoadedRun
     from pipelines.loading.batches import SplitLoader
 
 Log = Callable[[str], None]
@@ -164,7 +164,7 @@ def evaluate(options: EvaluateOptions, log: Log = ignore) -> EvaluationResult:
 def _evaluate(
     directory: RunDirectory, options: EvaluateOptions, threads: int, log: Log
 ) -> EvaluationResult:
-    from engine.runs.load import load_run
+    from engine.runs.load_run import load_run
 
     run, change, fitted = load_run(directory), options.rule_change, None
     if change and change.positive_class is not None:  # before anything is computed
@@ -198,7 +198,7 @@ def predict_split(
     """
     from engine.evaluation.eval_step import make_eval_step
     from engine.inference import tta
-    from pipelines.augment import augment
+    from pipelines.augment import augmentations
     from pipelines.loading import batches, prepare
     from pipelines.sources.examples import identity
 
@@ -214,7 +214,7 @@ def predict_split(
     if options.tta is None:
         step = make_eval_step(run.model)
     else:
-        augmentation = augment.compose(recipe.augment)
+        augmentation = augmentations.compose(recipe.augment)
         views = tta.make_views(options.tta, augmentation, recipe.seed)
         step = tta.make_eval_step(run.model, run.rule.temperature, views)
         data = tta.with_examples(data)

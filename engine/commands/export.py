@@ -24,7 +24,7 @@ from engine.runtime.shutdown import Shutdown, ShutdownRequested
 
 if TYPE_CHECKING:
     from engine.export.parity import Parity
-    from engine.runs.load import LoadedRun
+    from engine.runs.load_run import LoadedRun
 
 MIN_AGREEMENT = {subject.INT8: 0.98}  # of predictions by precision; elsewhere:
 USUAL_MIN_AGREEMENT = 0.995
@@ -115,9 +115,9 @@ def export(
     threads = tensorflow_setup.start_tensorflow(options.threads, log=logger.note)
 
     from engine.export import card, parity
-    from engine.runs import load
+    from engine.runs.load_run import load_run
 
-    model = load.load_run(run)
+    model = load_run(run)
     logger.note("reading the images")
     images, samples = _images(options, recipe, model.classes, threads, logger)
     source = _export_source(options, recipe, model, threads, samples)

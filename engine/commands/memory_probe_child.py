@@ -36,7 +36,7 @@ def fits(recipe: Recipe, threads: int | None) -> bool:
 
     from engine.runtime import distribution
     from engine.training import memory_fit
-    from pipelines.augment import augment
+    from pipelines.augment import augmentations
     from pipelines.sources import sources
 
     classes = sources.list_examples(recipe.data).classes
@@ -47,7 +47,7 @@ def fits(recipe: Recipe, threads: int | None) -> bool:
     except UserError:  # microbatches that can't be divided among the GPUs
         return False
     try:
-        memory_fit.try_out(recipe, classes, augment.compose(recipe.augment), devices)
+        memory_fit.try_out(recipe, classes, augmentations.compose(recipe.augment), devices)
     except Exception as error:
         if not memory_fit.out_of_memory(error):
             raise

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import keras
 
     from engine.inference.predictor import Predictor
-    from engine.runs.load import LoadedRun
+    from engine.runs.load_run import LoadedRun
 
 # A file, the bytes of one, or uint8 [H, W, 3] pixels in RGB, 0 to 255, of any size.
 Image = str | os.PathLike | bytes | np.ndarray
@@ -76,9 +76,9 @@ class Run:
 
     @functools.cached_property
     def _loaded(self) -> LoadedRun:
-        from engine.runs import load
+        from engine.runs.load_run import load_run
 
-        return load.load_run(self._directory)
+        return load_run(self._directory)
 
     @functools.cached_property
     def _predictor(self) -> Predictor:

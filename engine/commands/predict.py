@@ -136,10 +136,10 @@ def _with_tta(model: Predictor, options: PredictOptions) -> Predictor:
     Every image takes the draws of the first example: its prediction does not depend on the others.
     """
     from engine.inference import tta
-    from pipelines.augment import augment
+    from pipelines.augment import augmentations
 
     recipe = options.run.read_recipe() if options.run else None
-    augmentation = augment.compose(recipe.augment if recipe else ())
+    augmentation = augmentations.compose(recipe.augment if recipe else ())
     views = tta.make_views(options.tta or tta.FLIP, augmentation, recipe.seed if recipe else 0)
     return tta.AveragingPredictor(model, views)
 
@@ -184,7 +184,7 @@ def _explain(
 
     from engine.evaluation import decision_rule
     from engine.inference import gradcam
-    from engine.runs.load import load_run
+    from engine.runs.load_run import load_run
 
     if options.run:
         heat_maps = gradcam.from_classifier(load_run(options.run).classifier)

@@ -80,10 +80,10 @@ def augmentation_agrees_with_cpu(recipe: Recipe, threads: int) -> str:
     import tensorflow as tf
 
     from engine.runtime import stateless_random
-    from pipelines.augment import augment
+    from pipelines.augment import augmentations
 
     images = tf.constant(np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3)), tf.uint8)
-    augmentation = augment.compose(recipe.augment)
+    augmentation = augmentations.compose(recipe.augment)
     examples = tf.range(8)
     numbers = stateless_random.uniform(
         0, stateless_random.AUGMENT, tf.zeros_like(examples), examples, augmentation.draws
@@ -153,7 +153,7 @@ def _train(recipe: Recipe, threads: int, folder: Path, interrupt_at: int | None 
     from engine.models import classifier
     from engine.training import loop
     from engine.training.state import TrainJob
-    from pipelines.augment import augment
+    from pipelines.augment import augmentations
     from pipelines.loading import batches
     from pipelines.sources import sources
 
@@ -164,7 +164,7 @@ def _train(recipe: Recipe, threads: int, folder: Path, interrupt_at: int | None 
         recipe=recipe,
         classifier=classifier.build(recipe, len(loader.classes)),
         loader=loader,
-        augment=augment.compose(recipe.augment),
+        augment=augmentations.compose(recipe.augment),
         run=run,
         logger=InterruptingLogger(interrupt_at),
         cache_budget=CacheBudget(2**28),

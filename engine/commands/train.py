@@ -161,10 +161,10 @@ def _prepare_job(
 ) -> TrainJob:
     from engine.commands import training_data
     from engine.training import setup
-    from pipelines.augment import augment
+    from pipelines.augment import augmentations
 
     run, recipe = lock.run, options.recipe
-    augmentation = augment.compose(recipe.augment)
+    augmentation = augmentations.compose(recipe.augment)
     augmentation.warm(recipe.batch_size, *recipe.image_size)
     classifier, loader, caches = training_data.prepare_model_and_data(
         recipe, run, options.cache.location(), threads, logger, devices

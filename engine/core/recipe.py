@@ -46,7 +46,7 @@ class Phase:
         `engine.frozen.cache_policy`.
       refresh: fraction of all views that is drawn again each epoch, 0 to 1.
       options: those of the optimizer and the schedule (`momentum`, `warmup_steps`, …);
-        `engine.optim.options` checks them.
+        `engine.optim.phase_options` checks them.
     """
 
     name: str

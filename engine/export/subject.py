@@ -14,7 +14,7 @@ from engine.core.errors import UserError
 from engine.evaluation.decision_rule import DecisionRule
 
 if TYPE_CHECKING:
-    from engine.runs.load import LoadedRun
+    from engine.runs.load_run import LoadedRun
 
 UNCERTAIN = "uncertain"  # stands for a label where the rule leaves an answer open
 INT8, FLOAT16, FLOAT32 = "int8", "float16", "float32"

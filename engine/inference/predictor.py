@@ -17,8 +17,8 @@ from engine.frozen.trunk import compile_frozen
 from engine.models import classifier, freezing
 from engine.models.backbones import BACKBONES
 from engine.models.batchnorm_folding import fold
-from engine.runs import load
 from engine.runs.directory import RunDirectory
+from engine.runs.load_run import load_run
 
 Forward = Callable[[tf.Tensor], tf.Tensor]
 
@@ -139,7 +139,7 @@ def from_run(run: RunDirectory) -> Predictor:
     Raises:
       UserError: there is no run, or it has no model yet.
     """
-    loaded = load.load_run(run)
+    loaded = load_run(run)
     return from_classifier(loaded.recipe, loaded.classifier, loaded.classes, loaded.rule)
 
 

@@ -13,7 +13,7 @@ from engine.core import files
 from engine.core.conversion import parse_json
 from engine.core.errors import UserError
 from engine.core.recipe import Recipe, from_json, to_json
-from engine.optim import options
+from engine.optim import phase_options
 
 
 class _PathInside:
@@ -58,7 +58,7 @@ class RunDirectory:
             )
         try:
             recipe = from_json(Recipe, self.recipe.read_text("utf-8"))
-            options.check_recipe(recipe)
+            phase_options.check_recipe(recipe)
             return recipe
         except (UserError, UnicodeDecodeError, RecursionError) as error:
             raise UserError(

@@ -18,7 +18,7 @@ from engine.core.recipe import Phase
 from engine.optim import losses
 from engine.runtime import distribution
 from engine.training.metrics import MetricAccumulator, TrainMetrics
-from engine.training.steps import TrainStep, make_tail
+from engine.training.train_step import TrainStep, make_tail
 
 BATCHES = 4
 MIN_GAP = 0.1  # of the loss, and

@@ -19,17 +19,17 @@ from engine.frozen.phase_plan import PlanFile
 from engine.frozen.precision import ComputeMode
 from engine.frozen.view_schedule import ViewSchedule
 from engine.models.freezing import partition_model
-from engine.optim import losses, optimizers, options
+from engine.optim import losses, optimizers, phase_options
 from engine.runs import checkpoints
 from engine.runs.checkpoints import TrainState
 from engine.runs.nan_events import NanEvent, reduce_rate
 from engine.runtime import background
-from engine.training import steps
+from engine.training import train_step
 from engine.training.freeze_check import FreezeCheck
 from engine.training.metrics import MetricAccumulator
 from engine.training.state import TrainJob
-from engine.training.steps import TrainStep
 from engine.training.steps_per_execution import StepsPerExecution
+from engine.training.train_step import TrainStep
 
 
 class PhaseTrainer:
@@ -77,8 +77,8 @@ class PhaseTrainer:
             checkpoints.restore(self.optimizer.variables, arrays.get("optimizer", []), path)
             checkpoints.restore(self.metrics.variables, arrays.get("metrics", []), path)
         self.step = self._make_train_step(mode)
-        self.eval_step = steps.make_tail_eval_step(self.partition, mode)
-        rate = options.phase_learning_rate(phase, job.steps_per_epoch)
+        self.eval_step = train_step.make_tail_eval_step(self.partition, mode)
+        rate = phase_options.phase_learning_rate(phase, job.steps_per_epoch)
         self.rate = reduce_rate(rate, nan_events, phase, state.phase_start)
         image_bytes = 3 * math.prod(recipe.image_size)
         row_bytes = self.frozen_forward.row_bytes if self.features else image_bytes
@@ -170,7 +170,7 @@ class PhaseTrainer:
             return modes[0]
 
         def compile_trial(mode: ComputeMode) -> Callable[[list], list]:
-            return steps.make_trial(recipe, phase, partition, mode)
+            return train_step.make_trial(recipe, phase, partition, mode)
 
         return self.plans.tail_trial(
             phase, modes, compile_trial, lambda: self.frozen_forward.plain(self._first_images())
@@ -179,7 +179,7 @@ class PhaseTrainer:
     def _make_optimizer(self, mode: ComputeMode) -> Any:
         return optimizers.build(
             self.phase,
-            options.phase_options(self.phase).optimizer,
+            phase_options.phase_options(self.phase).optimizer,
             self.partition.variables,
             scale_loss=mode.dtype == "float16",
         )

@@ -1,7 +1,7 @@
 """Downloads and prepares a data set by TensorFlow Datasets, once for all processes.
 
 Without a connection TFDS says nothing for most of a minute, so the hosts are tested first
-(`pipelines.sources.connection`). Files that a killed run left are removed by the next.
+(`pipelines.sources.network_check`). Files that a killed run left are removed by the next.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 from engine.core.errors import UserError
 from engine.core.locks import FileLock
 from engine.core.text import shorten
-from pipelines.sources import connection
+from pipelines.sources import network_check
 
 INSTEAD = "--data_dir=FOLDER and --flagfile=solar_cells.flags need no download"
 _ABANDONED_SECONDS = 3600  # an active download writes more often
@@ -51,7 +51,7 @@ def prepare(builder: Any) -> None:
 def _require_connection(builder: Any) -> None:
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         return  # the user downloads the files
-    problem = connection.connection_problem(builder.url_infos or {})
+    problem = network_check.connection_problem(builder.url_infos or {})
     if problem:
         raise UserError(f"{builder.info.full_name} could not be fetched: {problem}; {INSTEAD}")
 

@@ -11,11 +11,11 @@ import tensorflow as tf
 from engine.core.dataset import Batch, DataLoader
 from engine.core.recipe import DataSpec, Phase, Recipe
 from engine.models.classifier import Classifier
-from pipelines.augment import augment
+from pipelines.augment import augmentations
 from pipelines.loading import shuffle
 
 SIDE, CLASSES = 8, 3
-PLAIN = augment.compose(())
+PLAIN = augmentations.compose(())
 
 
 def recipe(**changes) -> Recipe:

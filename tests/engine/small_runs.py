@@ -16,7 +16,7 @@ from engine.models import classifier
 from engine.runs import checkpoints, history
 from engine.runs.directory import RunDirectory, claim_directory
 from engine.training import state
-from pipelines.augment import augment
+from pipelines.augment import augmentations
 from pipelines.loading import batches
 from pipelines.sources import examples, sources
 from tests.engine import small, tiny
@@ -120,7 +120,7 @@ def make_job(recipe, place, watcher, from_files=False, devices=None, **settings)
     loader = batches.ImageDataLoader(sources.load_examples(recipe.data), recipe, 2, pixels)
     made = classifier.build(recipe, len(loader.classes), devices)
     enliven(made, recipe)
-    changes = augment.compose(recipe.augment)
+    changes = augmentations.compose(recipe.augment)
     settings = {"log_every_steps": 1, "steps_per_execution": 1, **settings}
     return state.TrainJob(recipe, made, loader, changes, run, watcher, **settings)
 

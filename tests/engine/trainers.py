@@ -12,7 +12,7 @@ from engine.frozen.precision import ComputeMode
 from engine.models import freezing
 from engine.optim import optimizers
 from engine.training.metrics import MetricAccumulator
-from engine.training.steps import TrainStep
+from engine.training.train_step import TrainStep
 from tests.engine import small
 
 RATE = tf.constant(0.1)

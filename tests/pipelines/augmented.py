@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from engine.core.call_syntax import parse_calls
-from pipelines.augment import augment
+from pipelines.augment import augmentations
 from tests.pipelines.geometry import noise
 
 
@@ -17,4 +17,4 @@ def drawn(draws: int, count: int = 3, seed: int = 0) -> np.ndarray:
 
 
 def applied(text: str, images: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    return augment.compose(parse_calls(text)).apply(tf.constant(images), numbers).numpy()
+    return augmentations.compose(parse_calls(text)).apply(tf.constant(images), numbers).numpy()

@@ -14,7 +14,7 @@ from engine.frozen.array_store import CacheBudget
 from engine.models import classifier
 from engine.runs.directory import RunDirectory, claim_directory
 from engine.training.state import TrainJob
-from pipelines.augment import augment
+from pipelines.augment import augmentations
 from pipelines.loading import batches
 from pipelines.sources import sources
 from tests.engine.small_runs import Watcher, small_recipe
@@ -38,7 +38,7 @@ def job(coloured, place, phase: str, **changes) -> TrainJob:
     claim_directory(run, recipe, overwrite=False)
     loader = batches.ImageDataLoader(sources.load_examples(recipe.data), recipe, threads=2)
     made = classifier.build(recipe, len(loader.classes))
-    changes = augment.compose(recipe.augment)
+    changes = augmentations.compose(recipe.augment)
     return TrainJob(recipe, made, loader, changes, run, Watcher(), cache_budget=CacheBudget(2**26))
 
 

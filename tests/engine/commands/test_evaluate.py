@@ -21,8 +21,9 @@ from engine.evaluation import decision_rule
 from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.intervals import wilson
 from engine.models import classifier
-from engine.runs import best_model, checkpoints, load
+from engine.runs import best_model, checkpoints
 from engine.runs.directory import RunDirectory
+from engine.runs.load_run import load_run
 from engine.runs.lock import RunLock
 from engine.runtime import tensorflow_setup
 from pipelines.decode.decode import decode
@@ -84,7 +85,7 @@ def evaluate(table):
 
 def expected_predictions(run: RunDirectory, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Labels and probabilities of a split of the run's data, image by image."""
-    opened = load.load_run(run)
+    opened = load_run(run)
     examples = sources.load_examples(opened.recipe.data)
     examples = examples if split == "all" else examples.subset(split)
     images = [decode(Path(p).read_bytes(), *opened.recipe.image_size) for p in examples.paths]

@@ -18,10 +18,11 @@ from engine.commands.export import ExportOptions, export
 from engine.core.errors import UserError
 from engine.core.files import write
 from engine.evaluation.decision_rule import DecisionRule
-from engine.runs import best_model, load
+from engine.runs import best_model
 from engine.runs.best_model import BestModel
 from engine.runs.checkpoints import TrainState, pack
 from engine.runs.directory import RunDirectory
+from engine.runs.load_run import load_run
 from engine.runtime.shutdown import ShutdownRequested
 from tests.bin.programs import start
 from tests.engine.small_runs import Watcher, make_job, small_recipe
@@ -91,7 +92,7 @@ def test_folder_holds_model_card_and_parity(exported, trained):
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
     signature = tf.saved_model.load(str(out / "1")).signatures["pixels"]
     probabilities = signature(images=tf.constant(images))["probabilities"].numpy()
-    model = load.load_run(trained).model
+    model = load_run(trained).model
     logits = model(images.astype(np.float32), training=False).numpy() / 1.5
     expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     assert np.abs(probabilities - expected).max() < 1e-5

@@ -23,8 +23,9 @@ from engine.evaluation import decision_rule
 from engine.evaluation.decision_rule import DecisionRule
 from engine.inference import gradcam
 from engine.loggers import plots
-from engine.runs import best_model, load
+from engine.runs import best_model
 from engine.runs.directory import RunDirectory
+from engine.runs.load_run import load_run
 from pipelines.decode.decode import decode
 from tests.engine import saved_run
 from tests.pipelines import every_format
@@ -108,7 +109,7 @@ def test_plot_explains_the_decision_of_the_rule(call, run, coloured, tmp_path, m
     assert explained != likeliest, "else little is tested"
     assert [shown.evidence[1] for shown in drawn[1]] == [LABELS[n] for n in explained]
     images = np.stack([shown.image for shown in drawn[1]])
-    heats = gradcam.from_classifier(load.load_run(run).classifier)(images, explained)
+    heats = gradcam.from_classifier(load_run(run).classifier)(images, explained)
     for shown, heat in zip(drawn[1], heats, strict=True):
         np.testing.assert_allclose(shown.evidence[0], gradcam.overlay(shown.image, heat), atol=2)
     assert drawn[1][0].title.endswith(r"caf\xe9.jpg")
@@ -143,7 +144,7 @@ def test_conflicting_flags_are_refused(call, coloured, flags, message):
 
 
 def test_flip_is_the_mean_over_an_image_and_its_mirror_image(call, saved, coloured, pixel_cache):
-    opened = load.load_run(saved)
+    opened = load_run(saved)
     files = sorted(coloured.glob("*/*.jpg"))
     images = np.stack([decode(file.read_bytes(), 32, 32).numpy() for file in files])
     logits = [
@@ -168,7 +169,7 @@ def test_predict_and_evaluate_agree_with_the_saved_network_for_every_format(call
     ]
     rows = json.loads(call("predict", f"--run_dir={saved.path}", "--format=json", *files))
     assert [row["path"] for row in rows] == list(map(str, files))
-    opened = load.load_run(saved)
+    opened = load_run(saved)
     images = [decode(path.read_bytes(), *opened.recipe.image_size).numpy() for path in files]
     logits = opened.model(np.stack(images).astype(np.float32), training=False)
     expected = scipy.special.softmax(logits / np.float32(opened.rule.temperature), -1)

@@ -22,7 +22,7 @@ from engine.core.errors import UserError
 from engine.evaluation import decision_rule
 from engine.evaluation.decision_rule import DecisionRule
 from engine.inference.predictions_file import PredictionCounts, PredictionsFile
-from engine.runs import load
+from engine.runs.load_run import load_run
 from engine.runtime.shutdown import ShutdownRequested
 from pipelines.decode.decode import decode
 from tests.bin.programs import run, start
@@ -89,7 +89,7 @@ def test_file_has_a_row_an_image_with_the_printed_probabilities(call, trained, c
 def test_file_has_the_decision_of_the_rule(call, trained, coloured, tmp_path):
     call("predict", f"--run_dir={trained.path}", f"--out={tmp_path / 'a.jsonl'}", coloured)
     found = [json.loads(line) for line in (tmp_path / "a.jsonl").open()]
-    opened = load.load_run(trained)
+    opened = load_run(trained)
     images = np.stack([decode(Path(row["path"]).read_bytes(), 32, 32).numpy() for row in found])
     logits = opened.model(images.astype(np.float32), training=False)
     chances = decision_rule.probabilities(opened.rule, logits)

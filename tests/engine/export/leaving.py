@@ -13,7 +13,7 @@ import scipy.special
 from engine.evaluation.decision_rule import DecisionRule
 from engine.export.subject import ExportSource
 from engine.models.classifier import Classifier
-from engine.runs.load import LoadedRun
+from engine.runs.load_run import LoadedRun
 from pipelines.decode.decode import decode
 from tests.engine import small
 

@@ -18,7 +18,7 @@ from engine.frozen.precision import ComputeMode
 from engine.frozen.view_schedule import ViewSchedule
 from engine.models import freezing
 from engine.runtime import stateless_random
-from pipelines.augment import augment
+from pipelines.augment import augmentations
 from tests.engine import small
 from tests.engine.backbone_families import relative_error
 
@@ -77,7 +77,7 @@ def network():
 @pytest.fixture
 def make(network):
     def make(text=CONTINUOUS, views=None, policy="float32", budget=PLENTY) -> Case:
-        augmentation = augment.compose(parse_calls(text))
+        augmentation = augmentations.compose(parse_calls(text))
         partition = freezing.partition_model(network, "top")
         forward = FrozenForward(
             SEED, augmentation, trunk.compile_frozen(partition.trunk, ComputeMode(policy))
@@ -153,7 +153,7 @@ def test_restored_rows_have_shapes_and_types_of_the_trunk(make, policy):
 def test_all_outcomes_cached_draw_as_without_a_cache(text):
     """The trunk does nothing, so that only the augmentation is compared."""
     augmentation, loader = (
-        augment.compose(parse_calls(text)),
+        augmentations.compose(parse_calls(text)),
         small.InMemoryDataLoader(EXAMPLES, BATCH),
     )
     forward = OtherTrunk(

@@ -10,7 +10,7 @@ from engine.evaluation.decision_rule import DecisionRule
 from engine.frozen import precision
 from engine.frozen.precision import FLOAT32, ComputeMode, PrecisionTrial
 from engine.inference import batch_predict, predict, predictor
-from engine.runs import load
+from engine.runs.load_run import load_run
 from tests.engine.saved_run import save
 
 HALF = ComputeMode("mixed_bfloat16")
@@ -21,7 +21,7 @@ UNREADABLE = (["a"] * 9, ["empty file"] * 9, IMAGES[:0])
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
-    return load.load_run(save(tmp_path_factory.mktemp("run"), hidden_units=5))
+    return load_run(save(tmp_path_factory.mktemp("run"), hidden_units=5))
 
 
 @pytest.fixture(scope="module")

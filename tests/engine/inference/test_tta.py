@@ -15,11 +15,11 @@ from engine.evaluation.evaluate import collect_predictions, evaluate
 from engine.inference import tta
 from engine.inference.predictor import Predictor
 from engine.runtime import stateless_random
-from pipelines.augment import augment
+from pipelines.augment import augmentations
 from tests.engine import small
 
 SEED = 11
-AUGMENTATION = augment.compose(parse_calls("rotate(20)|flip|brightness(0.3)"))
+AUGMENTATION = augmentations.compose(parse_calls("rotate(20)|flip|brightness(0.3)"))
 
 
 @pytest.fixture(scope="module")

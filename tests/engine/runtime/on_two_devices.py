@@ -23,7 +23,7 @@ from engine.runs import checkpoints  # noqa: E402
 from engine.runs.directory import RunDirectory  # noqa: E402
 from engine.runtime import distribution  # noqa: E402
 from engine.training import batchnorm_check, loop  # noqa: E402
-from pipelines.augment import augment  # noqa: E402
+from pipelines.augment import augmentations  # noqa: E402
 from tests.engine import small  # noqa: E402
 from tests.engine.small_runs import Watcher, make_job, same_end, small_recipe  # noqa: E402
 from tests.engine.trainers import moved, trainer  # noqa: E402
@@ -49,7 +49,7 @@ def trained(strategy, trainable="top", optimizer="sgd", one_call=True, recipe=No
         net = small.network(hidden_units=12)
         small.enliven(net.model)
         weights = (0.5, 2.0, 7.0)
-        change = augment.compose(parse_calls("rotate|flip"))
+        change = augmentations.compose(parse_calls("rotate|flip"))
         made = trainer(
             trainable, optimizer, net=net, recipe=recipe, class_weights=weights, augment=change,
             **changes,

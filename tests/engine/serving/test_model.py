@@ -11,7 +11,7 @@ from engine.evaluation import decision_rule
 from engine.evaluation.decision_rule import DecisionRule
 from engine.frozen import precision
 from engine.frozen.precision import FLOAT32, ComputeMode
-from engine.runs import load
+from engine.runs.load_run import load_run
 from engine.serving import model
 from tests.engine import saved_run
 
@@ -31,7 +31,7 @@ def images(count: int) -> np.ndarray:
 
 def test_answers_are_those_of_the_network_at_every_size(run, monkeypatch):
     """And nothing is traced any more once its times are known."""
-    network = load.load_run(run).model
+    network = load_run(run).model
     served = model.load(run, "float32", print)
     seconds = model.seconds(served, [1, 2, 5])
     assert (served.classes, served.rule, served.mode) == (CLASSES, RULE, FLOAT32)

@@ -10,10 +10,10 @@ from engine.core.recipe import Phase
 from engine.frozen.precision import ComputeMode
 from engine.models import freezing
 from engine.optim import optimizers
-from engine.optim.options import phase_options
+from engine.optim.phase_options import phase_options
 from engine.training import batchnorm_check
 from engine.training.metrics import MetricAccumulator, TrainMetrics
-from engine.training.steps import TrainStep
+from engine.training.train_step import TrainStep
 from tests.engine import small, small_runs
 
 

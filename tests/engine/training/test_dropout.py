@@ -9,7 +9,7 @@ from scipy import special
 
 from engine.frozen.precision import ComputeMode
 from engine.runtime import stateless_random
-from engine.training import steps
+from engine.training import train_step
 from tests.engine import small
 from tests.engine.trainers import FLOAT32, RATE, trainer
 
@@ -18,7 +18,7 @@ class TestDropout:
     recipe = small.recipe(dropout=0.3, seed=2)
 
     def mask(self, batch, recipe=None):
-        return steps.dropout_mask(recipe or self.recipe, batch, 400).numpy()
+        return train_step.dropout_mask(recipe or self.recipe, batch, 400).numpy()
 
     def test_mask_follows_example(self):
         batch, order = small.batch(), [3, 0, 5, 1, 4, 2]
@@ -48,7 +48,7 @@ class TestDropout:
         assert abs((kept == 0).mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / kept.size)
 
     def test_no_mask_without_dropout(self):
-        assert steps.dropout_mask(small.recipe(), small.batch(), 400) is None
+        assert train_step.dropout_mask(small.recipe(), small.batch(), 400) is None
 
     def test_mask_is_independent_of_view(self):
         """Otherwise each cached view would always lose the same features."""
@@ -71,7 +71,7 @@ class TestDropout:
         x = np.array(
             keras.Model(net.model.inputs[0], net.vector)(np.array(batch.inputs, np.float32))
         )
-        x = x * steps.dropout_mask(self.recipe, batch, 40).numpy()
+        x = x * train_step.dropout_mask(self.recipe, batch, 40).numpy()
         difference = special.softmax(x @ before[0] + before[1], -1) - np.eye(3)[batch.labels]
         phase_trainer = trainer(net=net, recipe=self.recipe, program=program)
         phase_trainer.step(batch, RATE)

@@ -17,7 +17,8 @@ from engine.evaluation import evaluate as evaluation
 from engine.evaluation.decision_rule import DecisionRule
 from engine.frozen import array_store
 from engine.frozen.array_store import CacheBudget
-from engine.runs import history, load
+from engine.runs import history
+from engine.runs.load_run import load_run
 from engine.training import checkpoint_writer, loop, phase
 from tests.engine.small_runs import LONGER, PHASES, Watcher, final, make_job, small_recipe, timeless
 
@@ -39,7 +40,7 @@ def test_history_has_one_row_for_each_epoch(undisturbed):
 
 def test_saved_rule_has_temperature_of_validation_split(undisturbed):
     job, _, result = undisturbed
-    opened = load.load_run(job.run)
+    opened = load_run(job.run)
     step, read = (
         eval_step.make_eval_step(opened.model),
         job.loader.split_batches("validation"),
@@ -66,7 +67,7 @@ def test_result_lists_trained_phases(undisturbed):
 
 def test_saved_model_scores_as_result_says(undisturbed):
     job, _, result = undisturbed
-    opened = load.load_run(job.run)
+    opened = load_run(job.run)
     again = evaluation.evaluate(
         eval_step.make_eval_step(opened.model), job.loader.split_batches("validation"), 2
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import tensorflow as tf
 
-from engine.training import memory_fit, steps
-from pipelines.augment import augment
+from engine.training import memory_fit, train_step
+from pipelines.augment import augmentations
 from tests.engine.small_runs import small_recipe
 
 
@@ -38,14 +38,16 @@ def test_full_disk_is_not_out_of_memory():
 
 
 def test_memory_fit_runs_a_step_of_every_phase(tmp_path, monkeypatch):
-    tried, run_step = [], steps.TrainStep.__call__
+    tried, run_step = [], train_step.TrainStep.__call__
 
     def noting(step, *columns):
         tried.append((step.phase.name, step.recipe.gradient_accumulation_steps, step.mode.dtype))
         run_step(step, *columns)
 
-    monkeypatch.setattr(steps.TrainStep, "__call__", noting)
+    monkeypatch.setattr(train_step.TrainStep, "__call__", noting)
     phases = ("a(epochs=1)", "b(epochs=0)", "c(trainable=middle, epochs=3, batch_norm=train)")
     recipe = small_recipe(tmp_path, phases, gradient_accumulation_steps=2, precision="auto")
-    memory_fit.try_out(recipe, "xyz", augment.compose(recipe.augment), tf.distribute.get_strategy())
+    memory_fit.try_out(
+        recipe, "xyz", augmentations.compose(recipe.augment), tf.distribute.get_strategy()
+    )
     assert tried == [("a", 2, "float32"), ("c", 2, "float32")]

@@ -14,8 +14,8 @@ from engine.frozen.forward import FrozenForward
 from engine.frozen.precision import ComputeMode
 from engine.frozen.view_schedule import ViewSchedule
 from engine.models import freezing
-from engine.training import steps
-from pipelines.augment import augment
+from engine.training import train_step
+from pipelines.augment import augmentations
 from tests.engine import small
 from tests.engine.backbone_families import relative_error
 from tests.engine.trainers import FLOAT32, RATE, moved, trainer
@@ -61,7 +61,7 @@ def test_steps_in_one_call_equal_single_calls(optimizer, lengths):
     batches[3] = batches[3]._replace(weights=tf.constant([1.0, 1, 0, 0, 0, 0]))
     rates = tf.constant([0.1, 0.05, 0.2, 0.0, 0.03])
     recipe = small.recipe(dropout=0.3, batch_size=6)
-    change = augment.compose([Call("rotate"), Call("flip")])
+    change = augmentations.compose([Call("rotate"), Call("flip")])
     one, many = (trainer("top", optimizer, recipe=recipe, augment=change) for _ in range(2))
     for batch, rate in zip(batches, rates, strict=True):
         one.step(batch, rate)
@@ -82,7 +82,7 @@ def test_steps_in_one_call_equal_single_calls(optimizer, lengths):
 )
 def test_cached_features_train_as_images(text, views):
     """Three epochs over the same views, once through the trunk and once from the cache."""
-    loader, change = small.InMemoryDataLoader(10, 4), augment.compose(parse_calls(text))
+    loader, change = small.InMemoryDataLoader(10, 4), augmentations.compose(parse_calls(text))
     recipe = small.recipe(dropout=0.3, batch_size=4)
     plain = trainer("top", "adam", recipe=recipe, augment=change)
     frozen_forward = FrozenForward(
@@ -112,7 +112,7 @@ def test_tail_eval_step_equals_whole_model(trainable, program):
     cut = freezing.partition_model(net, trainable)
     pixels = tf.cast(batch.inputs, tf.float32)
     boundary = tf.nest.flatten(cut.trunk(pixels, training=False))
-    result = steps.make_tail_eval_step(cut, program)(boundary, batch.labels)
+    result = train_step.make_tail_eval_step(cut, program)(boundary, batch.labels)
     expected = eval_step.make_eval_step(net.model)(batch.inputs, batch.labels)
     tolerance = 1e-5 if program is FLOAT32 else 0.02
     for one, other in zip(result, expected, strict=True):
@@ -130,7 +130,7 @@ def test_trial_equals_gradient_tape(program):
     pixels = tf.cast(batch.inputs, tf.float32)
     boundary = tf.nest.flatten(cut.trunk(pixels, training=False))
     before = small.values(net.model.weights)
-    logits, gradient = steps.make_trial(small.recipe(), phase, cut, program)(boundary)
+    logits, gradient = train_step.make_trial(small.recipe(), phase, cut, program)(boundary)
     with tf.GradientTape() as tape:
         expected = net.model(pixels, training=False)
         loss = tf.reduce_mean(-tf.nn.log_softmax(expected)[:, 0])

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.core.call_syntax import parse_calls
-from pipelines.augment import augment
+from pipelines.augment import augmentations
 from tests.pipelines.augmented import applied, noise_images
 
 COUNTED = {
@@ -23,7 +23,7 @@ COUNTED = {
 
 @pytest.mark.parametrize(("text", "count"), COUNTED.items())
 def test_outcomes_enumerate_all_images(text, count):
-    change = augment.compose(parse_calls(text or "none"))
+    change = augmentations.compose(parse_calls(text or "none"))
     numbers = around_edges(change.draws)
     images = np.repeat(noise_images()[:1], len(numbers), 0)
     shown = change.apply(tf.constant(images), numbers).numpy()
@@ -41,7 +41,7 @@ def test_outcomes_enumerate_all_images(text, count):
 
 @pytest.mark.parametrize("text", COUNTED)
 def test_typical_numbers_have_their_outcome(text):
-    change = augment.compose(parse_calls(text or "none"))
+    change = augmentations.compose(parse_calls(text or "none"))
     typical = np.stack([change.typical(outcome) for outcome in range(change.outcomes)])
     assert typical.shape == (change.outcomes, change.draws)
     assert typical.dtype == np.float32
@@ -58,7 +58,7 @@ counted = st.builds("flip({})".format, probabilities) | st.builds(
 @settings(deadline=None, max_examples=60)
 @given(st.lists(counted | st.just("turn"), max_size=4))
 def test_typical_numbers_of_any_chain_have_their_outcome(entries):
-    change = augment.compose(parse_calls("|".join(entries)))
+    change = augmentations.compose(parse_calls("|".join(entries)))
     typical = np.stack([change.typical(outcome) for outcome in range(change.outcomes)])
     assert np.array_equal(change.outcome(typical), np.arange(change.outcomes))
 
@@ -74,7 +74,7 @@ def around_edges(draws: int) -> np.ndarray:
 
 @pytest.mark.parametrize("text", ["rotate", "flip|zoom(0.1)", "turn|hue", "brightness"])
 def test_outcomes_of_continuous_changes_are_not_counted(text):
-    assert augment.compose(parse_calls(text)).outcomes is None
+    assert augmentations.compose(parse_calls(text)).outcomes is None
 
 
 @pytest.mark.parametrize(("probability", "flipped"), [(0, 0), (1, 3)])

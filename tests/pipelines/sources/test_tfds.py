@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec
-from pipelines.sources import connection, sources, tfds_prepare
+from pipelines.sources import network_check, sources, tfds_prepare
 from pipelines.sources import tfds as tfds_source
 from pipelines.sources.examples import read
 
@@ -230,11 +230,11 @@ def test_connections_are_tried_directly_or_through_the_proxy(monkeypatch):
         monkeypatch.delenv(name.upper(), raising=False)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert connection.connection_problem([f"http://127.0.0.1:{port}/file"]) is None
+        assert network_check.connection_problem([f"http://127.0.0.1:{port}/file"]) is None
         monkeypatch.setenv("https_proxy", f"127.0.0.1:{port}")
-        assert connection.connection_problem(["https://host.invalid/file"]) is None
-    assert "127.0.0.1" in connection.connection_problem([f"http://127.0.0.1:{port}/file"])
-    assert connection.connection_problem([]) is None
+        assert network_check.connection_problem(["https://host.invalid/file"]) is None
+    assert "127.0.0.1" in network_check.connection_problem([f"http://127.0.0.1:{port}/file"])
+    assert network_check.connection_problem([]) is None
 
 
 def test_a_name_server_that_does_not_answer_costs_seconds_only(monkeypatch):
@@ -244,10 +244,10 @@ def test_a_name_server_that_does_not_answer_costs_seconds_only(monkeypatch):
         answer.wait(30)
         raise OSError("too late")
 
-    monkeypatch.setattr(connection.socket, "create_connection", lambda *_, **__: wait())
-    monkeypatch.setattr(connection, "_ALL_SECONDS", 0.2)
+    monkeypatch.setattr(network_check.socket, "create_connection", lambda *_, **__: wait())
+    monkeypatch.setattr(network_check, "_ALL_SECONDS", 0.2)
     began = time.monotonic()
-    assert "no answer" in connection.connection_problem(
+    assert "no answer" in network_check.connection_problem(
         ["http://one.invalid/x", "http://two.invalid/x"]
     )
     assert time.monotonic() - began < 5

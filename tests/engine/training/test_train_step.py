@@ -9,7 +9,7 @@ from scipy import special
 from engine.evaluation import eval_step
 from engine.optim.optimizers import OPTIMIZERS
 from engine.runtime import stateless_random
-from pipelines.augment.augment import Augmentation
+from pipelines.augment.augmentations import Augmentation
 from tests.engine import small
 from tests.engine.trainers import RATE, agree, moved, trainer
 

@@ -10,7 +10,7 @@ import pytest
 from engine.core.errors import UserError
 from engine.core.recipe import Phase, Recipe, digest, from_json, parse_phase, to_json
 from engine.optim.optimizers import OPTIMIZERS
-from engine.optim.options import check_recipe, phase_learning_rate, phase_options
+from engine.optim.phase_options import check_recipe, phase_learning_rate, phase_options
 from engine.optim.schedules import SCHEDULES
 from tests.engine.small import recipe
 

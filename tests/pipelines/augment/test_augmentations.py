@@ -13,8 +13,8 @@ from scipy.spatial.transform import Rotation
 
 from engine.core.call_syntax import Call, parse_calls
 from engine.core.errors import UserError
-from pipelines.augment import augment, transforms
-from pipelines.augment.augment import AUGMENTATIONS
+from pipelines.augment import augmentations, transforms
+from pipelines.augment.augmentations import AUGMENTATIONS
 from tests.pipelines.augmented import applied, drawn, noise_images
 from tests.pipelines.geometry import resampled
 
@@ -68,14 +68,14 @@ BY_PILLOW = ("contrast", "saturation")  # which rounds greys and results to whol
 
 def same(name: str, number: float) -> np.ndarray:
     """The one number for every draw of an entry and each of three images."""
-    return np.full((3, augment.compose([Call(name)]).draws), number, np.float32)
+    return np.full((3, augmentations.compose([Call(name)]).draws), number, np.float32)
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_augmentation_agrees_with_its_reference(name, seed):
     images = noise_images()
-    numbers = drawn(augment.compose([Call(name)]).draws, seed=seed)
+    numbers = drawn(augmentations.compose([Call(name)]).draws, seed=seed)
     result = applied(name, images, numbers)
     assert result.dtype == np.float32
     for image, u, shown in zip(images, numbers, result, strict=True):
@@ -104,7 +104,7 @@ def test_augmentation_by_middle_numbers_changes_nothing(name):
 @pytest.mark.parametrize("text", [*AUGMENTATIONS, "|".join(AUGMENTATIONS)])
 def test_augmentation_in_graph_and_tf_data_agrees_with_eager(text):
     images = noise_images()
-    change = augment.compose(parse_calls(text))
+    change = augmentations.compose(parse_calls(text))
     numbers = drawn(change.draws)
     eager = change.apply(tf.constant(images), tf.constant(numbers)).numpy()
     compiled = tf.function(change.apply)(tf.constant(images), tf.constant(numbers))
@@ -187,7 +187,7 @@ def chains(*entries: str) -> st.SearchStrategy:
 
 def one_after_the_other(entries: list[str], images: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     for entry in entries:
-        draws = augment.compose(parse_calls(entry)).draws
+        draws = augmentations.compose(parse_calls(entry)).draws
         images, numbers = applied(entry, images, numbers[:, :draws]), numbers[:, draws:]
     return images
 
@@ -219,7 +219,7 @@ def test_colour_chain_agrees_with_single_steps(entries, seed):
 @given(entries=chains(*AUGMENTATIONS), seed=st.integers(0, 99))
 @uncompiled()
 def test_augmentation_does_not_depend_on_the_batch(entries, seed):
-    change = augment.compose(parse_calls("|".join(entries)))
+    change = augmentations.compose(parse_calls("|".join(entries)))
     images, numbers = noise_images(6, 6), drawn(change.draws, seed=seed)
     together = change.apply(tf.constant(images), numbers).numpy()
     alone = [change.apply(images[[place]], numbers[[place]])[0] for place in range(3)]
@@ -229,7 +229,7 @@ def test_augmentation_does_not_depend_on_the_batch(entries, seed):
 
 
 def test_no_augmentation_returns_the_image():
-    change = augment.compose(())
+    change = augmentations.compose(())
     assert change.draws == 0
     assert np.array_equal(
         change.apply(tf.constant(noise_images()), tf.zeros([3, 0])), noise_images()
@@ -252,7 +252,7 @@ def test_no_augmentation_returns_the_image():
 )
 def test_invalid_augmentation_is_refused_with_allowed_values(text, words):
     with pytest.raises(UserError) as caught:
-        augment.parse_changes(parse_calls(text))
+        augmentations.parse_changes(parse_calls(text))
     assert all(word in str(caught.value) for word in words)
     assert "\n" not in str(caught.value)
 
@@ -268,7 +268,7 @@ def test_every_augmentation_has_a_docstring(name):
 
 
 def test_warm_up_traces_the_shape():
-    made = augment.compose(parse_calls("rotate(30)|brightness"))
+    made = augmentations.compose(parse_calls("rotate(30)|brightness"))
     made.warm(2, 8, 6).join()
     before = transforms.resample.experimental_get_tracing_count()
     images = tf.zeros((2, 8, 6, 3), tf.uint8)
