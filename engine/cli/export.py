@@ -14,6 +14,7 @@ from absl import flags
 
 from engine.cli import command_line
 from engine.cli import flags as cli_flags
+from engine.cli import main as cli_main
 from engine.cli.command_line import FlagError, ParsedFlags
 from engine.cli.flag_types import define_choice, define_number, define_path, define_switch
 from engine.commands.export import (
@@ -57,7 +58,7 @@ def main(argv: list[str]) -> None:
     console = ConsoleLogger()
     try:
         with clean_shutdown() as shutdown:
-            export(options, console, shutdown, end_in_native_code)
+            export(options, console, shutdown, end_in_native_code, cli_main.log)
     except ShutdownRequested as error:
         raise SystemExit(_stopped(signal.Signals[str(error)])) from None
     print(f"\nwritten to {options.out}")
@@ -73,6 +74,11 @@ def export_options(parsed: ParsedFlags) -> ExportOptions:
         format=f"allowed: {', '.join(FORMATS)}",
         out="name the folder to make",
     )
+    if "precision" in parsed.explicit and len(FORMATS[parsed.format].precisions) == 1:
+        raise FlagError(
+            f"--precision={parsed.precision} goes with --format=litert; omit it with "
+            f"--format={parsed.format}, which is {subject.FLOAT32}"
+        )
     options = parsed.options(
         ExportOptions,
         run_dir=Path(parsed.run_dir),

@@ -175,7 +175,7 @@ def define_cache_dir(values: flags.FlagValues) -> None:
 
 def cache_options(parsed: ParsedFlags, memory: int | None = None) -> CacheOptions:
     """The folder that `--cache_dir` names, with this many bytes of memory."""
-    if parsed.cache_dir is None:
+    if not parsed.cache_dir:  # an empty one, too, is the default
         return CacheOptions(memory=memory)
     folder = None if parsed.cache_dir == "none" else Path(parsed.cache_dir).expanduser()
     return CacheOptions(folder, memory)

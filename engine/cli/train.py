@@ -72,10 +72,14 @@ def main(argv: list[str]) -> None:
     shutdown = cli_main.listen_for_shutdown(parsed.preemption_signal, parsed.watch_preemption)
     try:
         with ConsoleLogger() as console:
-            run = train(options, console, shutdown).run
+            result = train(options, console, shutdown)
+            if result.report_error:
+                cli_main.log(f"train: {result.report_error}")
+            path = result.run.path
+            command = train_summary.tensorboard_command(path)
+            console.note(f"written to {path}; look at it with: {command}")
     except memory_probe.OutOfMemoryError as error:
         memory_probe.become_adviser(error.recipe, options.threads)
-    print(f"written to {run.path}; look at it with: {train_summary.tensorboard_command(run.path)}")
 
 
 def train_options(parsed: ParsedFlags, argv: list[str]) -> TrainOptions:

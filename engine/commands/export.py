@@ -93,6 +93,7 @@ def export(
     guard_conversion: Callable[[Callable[[], None]], AbstractContextManager[Any]] = (
         contextlib.nullcontext
     ),
+    warn: Callable[[str], None] | None = None,
 ) -> ExportResult:
     """Exports a run's best model, and writes nothing unless it predicts as the original does.
 
@@ -101,6 +102,7 @@ def export(
       shutdown: what may end this from outside.
       guard_conversion: makes the context in which native converters run, which no exception
         passes through; receives the function that clears away what was begun.
+      warn: receives a line about images that can't be read; the logger by default.
 
     Raises:
       UserError: the run, its images or the place don't serve, or the export differs too much.
@@ -119,7 +121,7 @@ def export(
 
     model = load_run(run)
     logger.note("reading the images")
-    images, samples = _images(options, recipe, model.classes, threads, logger)
+    images, samples = _images(options, recipe, model.classes, threads, warn or logger.note)
     source = _export_source(options, recipe, model, threads, samples)
     with ExitStack() as cleanup:
         folder = cleanup.enter_context(place.beside(out, options.overwrite))
@@ -173,7 +175,11 @@ def _reader(examples: Any) -> Callable[[int], bytes]:
 
 
 def _images(
-    options: ExportOptions, recipe: Recipe, classes: tuple[str, ...], threads: int, logger: Logger
+    options: ExportOptions,
+    recipe: Recipe,
+    classes: tuple[str, ...],
+    threads: int,
+    warn: Callable[[str], None],
 ) -> tuple[Any, Any]:
     """The images to compare on and those to calibrate int8 with.
 
@@ -188,7 +194,7 @@ def _images(
     from pipelines.loading import batches, prepare
 
     def prepare_split(recipe: Recipe, split: str, *cache: Any) -> tuple[Any, Any]:
-        return prepare.prepare_evaluation_data(recipe, classes, split, threads, logger.note, *cache)
+        return prepare.prepare_evaluation_data(recipe, classes, split, threads, warn, *cache)
 
     try:
         examples, pixels = prepare_split(recipe, "validation", options.cache.location())

@@ -25,11 +25,14 @@ OWN_DATA = "the run's own"
 
 def write_training_report(
     job: TrainJob, final: FinalEvaluation, command: str, price_per_hour: float | None = None
-) -> None:
-    """Writes the report of a run that has just finished, and logs where, or in one line why not.
+) -> str | None:
+    """Writes the report of a run that has just finished, and logs where.
 
     Whatever goes wrong here, the run is finished. A first signal ends the report, a second one the
     process, as ever.
+
+    Returns:
+      in one line why there is no report; None where it was written.
     """
     split = list(final.predictions)[
         -1
@@ -48,13 +51,14 @@ def write_training_report(
         if job.lock and not job.lock.owns_directory():
             raise UserError(f"{job.run.path} holds another run by now")
         job.logger.note(f"report: {write.write(job.run.report, data)}")
+        return None
     except (Exception, ShutdownRequested) as error:
         plain = isinstance(error, UserError | OSError | ShutdownRequested)
         reason = " ".join((str(error) if plain else repr(error)).split())
         again = shlex.join(
             ["bin/evaluate", f"--run_dir={job.run.path}", f"--report={job.run.report}"]
         )
-        job.logger.note(f"no report ({reason}); {again} writes one")
+        return f"no report ({reason}); {again} writes one"
 
 
 def _trained_model(job: TrainJob, final: FinalEvaluation, split: str) -> MeasuredModel:

@@ -71,11 +71,13 @@ class TrainResult:
 
     result: the values of its `result.json`.
     predictions: the saved model's, by split: `validation`, and `test` where there is one.
+    report_error: why there is no report, where one was to be written; the run is finished.
     """
 
     run: RunDirectory
     result: dict[str, Any]
     predictions: dict[str, Predictions]
+    report_error: str | None = None
 
 
 def train(
@@ -143,12 +145,15 @@ def _train(options: TrainOptions, lock: RunLock, logger: Logger, shutdown: Shutd
             shutdown.disarm()  # what is finished is not to be called interrupted
     for line in train_summary.describe_accuracy(final.result):
         logger.note(line)
+    report_error = None
     if options.report:
         from engine.commands import reporting
 
         with devices.scope():
-            reporting.write_training_report(job, final, options.command, options.price_per_hour)
-    return TrainResult(run, final.result, final.predictions)
+            report_error = reporting.write_training_report(
+                job, final, options.command, options.price_per_hour
+            )
+    return TrainResult(run, final.result, final.predictions, report_error)
 
 
 def _prepare_job(

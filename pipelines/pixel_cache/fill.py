@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from pipelines.decode import headers
 from pipelines.pixel_cache import scan
 from pipelines.pixel_cache.cache import PixelCache
 from pipelines.pixel_cache.index import CacheIndex
+from pipelines.pixel_cache.prefault import PrefaultedArray
 from pipelines.pixel_cache.scan import Decode, ImageFacts
 from pipelines.pixel_cache.store import PixelWriter
 from pipelines.sources.examples import Examples
@@ -40,14 +43,19 @@ class PixelFiller:
           writer: where rows go that are not held in memory; None for nowhere.
         """
         self.images, self.index, self.shape, self.writer = images, index, shape, writer
-        # NumPy requests large pages for `empty`, not for `zeros`: filled in a fraction of the time.
-        self.memory = np.empty((len(images), *shape), np.uint8) if in_memory else None
+        self.in_memory = in_memory
+        self._prefaulted = PrefaultedArray((len(images), *shape)) if in_memory else None
         self.missing = np.ones(len(images), dtype=bool)
         self.error: OSError | None = None
 
+    @functools.cached_property
+    def memory(self) -> np.ndarray | None:
+        """uint8 [M, height, width, 3] where the rows are filled there."""
+        return self._prefaulted.take() if self._prefaulted else None
+
     @property
     def _caching(self) -> bool:
-        return self.memory is not None or self.writer is not None
+        return self.in_memory or self.writer is not None
 
     def copy(self, cache: PixelCache) -> None:
         """Copies the missing rows that a cache has."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from engine.commands import train_summary
 from engine.runs import best_model
 from engine.runs.directory import RunDirectory
 from tests.bin.programs import run, start
@@ -50,13 +53,13 @@ def test_run_directory_has_the_files_that_the_readme_lists(trained):
 
 
 def test_tensorboard_reads_the_events(trained):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
+    folder = shlex.split(train_summary.tensorboard_command(trained))[-1].removeprefix("--logdir=")
+    board = EventMultiplexer().AddRunsFromDirectory(folder).Reload()
     train, validation = (
-        EventAccumulator(str(trained / "events" / split)) for split in ("train", "validation")
+        board.GetAccumulator(os.path.join("events", split)) for split in ("train", "validation")
     )
-    for events in (train, validation):
-        events.Reload()
     assert {"step/loss", "epoch/loss", "epoch/accuracy"} <= set(train.Tags()["tensors"])
     assert {"epoch/accuracy", "confusion"} <= set(validation.Tags()["tensors"])
     assert "augmented" in train.Tags()["tensors"]

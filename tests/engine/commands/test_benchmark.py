@@ -132,12 +132,14 @@ def test_stages_are_compared_with_keras(measure):
     assert "seed 0" not in out
 
 
-def test_whole_runs_are_timed_to_the_target_accuracy(measure, monkeypatch):
+@pytest.mark.parametrize("baseline", ["blog", pytest.param("fit", marks=pytest.mark.slow)])
+def test_whole_runs_are_timed_to_the_target_accuracy(measure, monkeypatch, baseline):
     """Of processes: `bin/train`, and a baseline."""
     monkeypatch.setattr(compare_baselines, "_compare_stages", lambda *_: [])
     monkeypatch.setattr(compare_baselines, "ROOT", tiny.environment()["PYTHONPATH"])
-    out = measure("--compare_baselines", "--baselines=blog", "--target_accuracy=0.5")
-    for name in ("bin/train", "blog"):
+    flags = ("--compare_baselines", f"--baselines={baseline}", "--target_accuracy=0.5")
+    out = measure(*flags)
+    for name in ("bin/train", baseline):
         assert re.search(rf"seed 0, {name}: 50.0% in epoch \d", out)
         assert re.search(rf"first read to target +{name} ", out)
 

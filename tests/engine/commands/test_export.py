@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -23,7 +24,8 @@ from engine.runs.best_model import BestModel
 from engine.runs.checkpoints import TrainState, pack
 from engine.runs.directory import RunDirectory
 from engine.runs.load_run import load_run
-from engine.runtime.shutdown import ShutdownRequested
+from engine.runtime.shutdown import Shutdown, ShutdownRequested
+from pipelines.loading import prepare
 from tests.bin.programs import start
 from tests.engine.small_runs import Watcher, make_job, small_recipe
 
@@ -96,6 +98,20 @@ def test_folder_holds_model_card_and_parity(exported, trained):
     logits = model(images.astype(np.float32), training=False).numpy() / 1.5
     expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     assert np.abs(probabilities - expected).max() < 1e-5
+
+
+def test_warnings_about_images_go_to_the_error_stream(trained, tmp_path, monkeypatch, capsys):
+    def prepare_data(recipe, classes, split, threads, log, *cache):
+        log("left out: a.jpg: empty file")
+        raise UserError("gone")
+
+    monkeypatch.setattr(prepare, "prepare_evaluation_data", prepare_data)
+    shutdown = contextlib.nullcontext(Shutdown())
+    monkeypatch.setattr(cli_export, "clean_shutdown", lambda: shutdown)
+    flags = (f"--run_dir={trained.path}", "--format=keras", f"--out={tmp_path / 'out'}")
+    with pytest.raises(UserError, match="images can't be read"):
+        cli_export.main(["bin/export", *flags])
+    assert capsys.readouterr() == ("reading the images\n", "left out: a.jpg: empty file\n")
 
 
 def test_earlier_export_is_kept_without_overwrite(exported, trained):
@@ -187,6 +203,10 @@ PLACES = ("--run_dir=R", "--out=o")
         (
             (*PLACES, "--format=onnx", "--precision=float16"),
             "--precision=float16 goes with --format=litert",
+        ),
+        (
+            (*PLACES, "--format=onnx", "--precision=float32"),
+            "--precision=float32 goes with --format=litert; omit it",
         ),
         (
             (*PLACES, "--format=onnx", "--min_agreement=99.5"),

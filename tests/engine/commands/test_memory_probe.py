@@ -145,6 +145,21 @@ def test_run_out_of_memory_names_what_fits_in_one_line(at_start, coloured, tmp_p
     assert json.loads((tmp_path / "r" / "result.json").read_text())["status"] == "failed"
 
 
+@pytest.mark.slow
+def test_auto_tries_processes_and_trains_with_what_fits(at_start, coloured, tmp_path):
+    at_start(SMALL_DEVICE, FITTING=16)
+    process = start(
+        "train", "--backbone=tiny", "--weights=none", "--batch_size=auto", "--precision=float32",
+        "--phase=head(epochs=1)", "--noreport", f"--data_dir={coloured}",
+        f"--run_dir={tmp_path / 'r'}", env=os.environ,
+    )  # fmt: skip
+    _, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    recipe = json.loads((tmp_path / "r" / "recipe.json").read_text())
+    assert (recipe["batch_size"], recipe["gradient_accumulation_steps"]) == (32, 2)
+    assert json.loads((tmp_path / "r" / "result.json").read_text())["status"] == "finished"
+
+
 def wait_for_trial(process, file: Path) -> int:
     """The number of the trial's process."""
     while not file.exists():

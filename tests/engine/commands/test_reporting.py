@@ -95,24 +95,25 @@ def test_signal_during_the_report_leaves_a_finished_run(coloured, tmp_path):
         if line.startswith("best: "):
             process.send_signal(signal.SIGTERM)
             break
-    out, _ = process.communicate(timeout=600)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0
     assert json.loads((place / "result.json").read_text())["status"] == "finished"
     again = f"bin/evaluate --run_dir={place} --report={place / 'report'}"
-    assert f"no report (SIGTERM); {again} writes one\n" in out
+    assert err == f"train: no report (SIGTERM); {again} writes one\n"
     assert f"written to {place}" in out
 
 
 @pytest.fixture
 def unreported(tmp_path):
-    """Ends a training whose report fails; returns the notes."""
+    """Ends a training whose report fails; returns why there is none."""
 
-    def end(lock=None) -> list[str]:
+    def end(lock=None) -> str:
         watcher, run = Watcher(), RunDirectory(tmp_path / "run")
         job = types.SimpleNamespace(run=run, shutdown=Shutdown(), lock=lock, logger=watcher)
         final = types.SimpleNamespace(predictions={"test": None})
-        reporting.write_training_report(job, final, "bin/train")
-        return watcher.notes
+        error = reporting.write_training_report(job, final, "bin/train")
+        assert watcher.notes == []
+        return error
 
     return end
 
@@ -126,20 +127,21 @@ def unreported(tmp_path):
         (MemoryError(), "MemoryError()"),
     ],
 )
-def test_failed_report_is_one_note(monkeypatch, unreported, error, said):
+def test_failed_report_is_one_line(monkeypatch, unreported, error, said):
     def fail(*_):
         raise error
 
     monkeypatch.setattr(reporting, "_trained_model", fail)
-    (note,) = unreported()
-    assert note.startswith(f"no report ({said}); bin/evaluate --run_dir=")
+    line = unreported()
+    assert line.startswith(f"no report ({said}); bin/evaluate --run_dir=")
+    assert "\n" not in line
 
 
 def test_report_is_not_written_into_another_run(monkeypatch, unreported, tmp_path):
     for name in ("_trained_model", "collect_report"):
         monkeypatch.setattr(reporting, name, lambda *_: None)
-    (note,) = unreported(types.SimpleNamespace(owns_directory=lambda: False))
-    assert "holds another run by now" in note
+    line = unreported(types.SimpleNamespace(owns_directory=lambda: False))
+    assert "holds another run by now" in line
     assert not (tmp_path / "run").exists()
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import signal
+import sys
 import types
 from pathlib import Path
 
@@ -83,6 +87,7 @@ def test_options_without_flags_are_the_defaults_of_the_function():
     )
     assert options_of("--batch_size=auto").fit_memory
     assert options_of("--cache_dir=none").cache.folder is None
+    assert options_of("--cache_dir=").cache == CacheOptions(), "not the working directory"
 
 
 @pytest.mark.parametrize(
@@ -100,6 +105,29 @@ def test_flags_of_preemption_reach_the_shutdown(
     assert len(run_options) == 1
     assert shutdown.requested == requested
     assert capsys.readouterr().out.startswith(f"written to {place}; look at it with: ")
+
+
+def test_missing_report_is_said_on_the_error_stream(
+    run_options, monkeypatch, coloured, tmp_path, capsys
+):
+    def train(options, lock, logger, shutdown):
+        return command.TrainResult(lock.run, {}, {}, "no report (x); bin/evaluate writes one")
+
+    monkeypatch.setattr(command, "_train", train)
+    cli_train.main(["bin/train", f"--data_dir={coloured}", f"--run_dir={tmp_path / 'run'}"])
+    out, err = capsys.readouterr()
+    assert out.startswith("written to ")
+    assert err == "train: no report (x); bin/evaluate writes one\n"
+
+
+def test_terminal_that_is_gone_does_not_end_a_run(run_options, monkeypatch, coloured, tmp_path):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    cli_train.main(["bin/train", f"--data_dir={coloured}", f"--run_dir={tmp_path / 'run'}"])
+    assert len(run_options) == 1
 
 
 def test_run_that_is_finished_is_not_called_interrupted(

@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -36,6 +37,14 @@ def test_tensorboard_command_runs_in_the_working_directory(tmp_path, monkeypatch
     assert place == "--logdir=runs/my run"
     assert shutil.which(program[0]), "a program, as seen from here"
     assert program[1:] in ([], ["-m", "tensorboard.main"])
+
+
+@pytest.mark.slow
+def test_tensorboard_command_starts_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    program = shlex.split(train_summary.tensorboard_command(Path("runs/my run")))[:-1]
+    done = subprocess.run([*program, "--helpshort"], capture_output=True, text=True)
+    assert "logdir" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,8 @@ def test_litert_shrinks_with_the_precision(lite):
     sizes = {precision: path.stat().st_size for precision, (_, path, _) in lite.items()}
     assert sizes[FLOAT16] < 0.6 * sizes[FLOAT32]
     assert sizes[INT8] < 0.4 * sizes[FLOAT32]
+    weights = lite[INT8][0].opened.model.weights
+    assert sizes[INT8] < 0.5 * sum(variable.numpy().nbytes for variable in weights)
 
 
 @pytest.mark.parametrize(("precision", "apart"), [(FLOAT32, 1e-5), (FLOAT16, 1e-2), (INT8, 0.25)])

@@ -46,6 +46,16 @@ def test_page_escapes_names(page):
     assert "<b>" not in page
 
 
+def test_page_escapes_a_hostile_file_name():
+    name = '/data/"><script>alert(1)</script>.jpg'
+    findings = (Finding(EMPTY, (Case((name,), "<i>empty</i>", (1,)),)),)
+    page = doctor_page.page(dataclasses.replace(RESULT, findings=findings), thumbnail)
+    assert complaints(page) == []
+    for markup in ("<script>alert", "<i>", '""'):
+        assert markup not in page
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;.jpg") >= 2, "beside the image, too"
+
+
 def test_page_counts_cases_beyond_the_limit(monkeypatch):
     monkeypatch.setattr(doctor_page, "PAGE_CASES", 2)
     assert "And 7 more, listed in report.json." in doctor_page.page(RESULT, thumbnail)

@@ -236,8 +236,13 @@ def test_photographs_decode_as_by_pillow(cats_dogs):
             assert np.abs(result - np.asarray(want).astype(int)).mean() <= mean, (path, side)
 
 
-def test_graph_and_eager_decode_to_the_same_bits():
-    kinds = ("jpeg", "jpeg cmyk", "png", "gif animated", "webp lossy alpha", "bmp grey")
+SOME = ("jpeg", "jpeg cmyk", "png", "gif animated", "webp lossy alpha", "bmp grey")
+
+
+@pytest.mark.parametrize(
+    "kinds", [SOME, pytest.param(sorted({*FORMATS} - {*SOME}), marks=pytest.mark.slow)]
+)
+def test_graph_and_eager_decode_to_the_same_bits(kinds):
     files = [FORMATS[kind][0] for kind in kinds]
     files.append(saved(COLOUR, "JPEG", exif=b"Exif\0\0" + tiff("<", 6)))
     for resize in ("squash", "crop", "pad"):
