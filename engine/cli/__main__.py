@@ -1,12 +1,14 @@
 """`unfreeze train …`, or `python -m engine.cli train …`: the programs of bin/ from any folder."""
 
+import functools
 import importlib
 import importlib.metadata
+import os
 import sys
 
 from engine.cli import main as program
 from engine.cli.command_line import FlagError
-from engine.core.errors import nearest
+from engine.core.errors import UserError, nearest
 
 PROGRAMS = ("train", "evaluate", "predict", "export", "serve", "doctor", "benchmark")
 USAGE = f"usage: unfreeze {{{','.join(PROGRAMS)}}} [flags]; unfreeze train --help lists its flags"
@@ -14,6 +16,7 @@ USAGE = f"usage: unfreeze {{{','.join(PROGRAMS)}}} [flags]; unfreeze train --hel
 
 def main() -> None:
     """Runs the program that the first word names."""
+    open_streams()
     word = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if word in ("--help", "-h", "help"):
         print(USAGE)
@@ -21,9 +24,38 @@ def main() -> None:
         print(importlib.metadata.version("unfreeze"))
     elif word in PROGRAMS:
         sys.argv[:2] = [word]
-        program.main(importlib.import_module(f"engine.cli.{word}").main)
+        program.main(functools.partial(_run, word))
     else:
         program.main(lambda argv: _refuse(word))
+
+
+def _run(word: str, argv: list[str]) -> None:
+    """
+    Raises:
+      UserError: an optional package is missing.
+    """
+    try:
+        importlib.import_module(f"engine.cli.{word}").main(argv)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] in ("engine", "pipelines"):
+            raise
+        raise UserError(
+            f"the package {error.name} is missing; install Unfreeze as unfreeze[export,serve]"
+        ) from error
+
+
+def open_streams() -> None:
+    """Opens those of the three standard streams on nothing that are closed, as bin/ does.
+
+    Their numbers would go to the files that are opened next, and into those what is printed.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
 def _refuse(word: str) -> None:

@@ -87,9 +87,9 @@ def serve(
     run = RunDirectory(Path(options.run_dir))
     run.read_recipe()
     with (
-        contextlib.closing(server.bind(options.host, options.port)) as bound,
         contextlib.suppress(ShutdownRequested),
         shutdown.unmasked(),
+        contextlib.closing(server.bind(options.host, options.port)) as bound,
     ):
         threads = tensorflow_setup.start_tensorflow(
             options.threads, inter_op_threads=None, log=logger.note

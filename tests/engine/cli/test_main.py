@@ -177,6 +177,18 @@ def test_full_disk_at_the_last_line_is_one_line():
     assert ended.stderr.count("\n") == 1
 
 
+def test_console_command_with_closed_streams_writes_into_no_file(tmp_path):
+    """The number of a closed stream would be that of the first file."""
+    code = (
+        "import sys; from engine.cli import __main__ as command, train\n"
+        f"train.main = lambda argv: print('text') or open({str(tmp_path / 'file')!r}, 'w')\n"
+        "sys.argv = ['unfreeze', 'train']; command.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, preexec_fn=lambda: os.close(1))
+    assert done.returncode == 0
+    assert (tmp_path / "file").read_text() == ""
+
+
 def test_letter_unknown_to_the_terminal_is_escaped():
     process = python(
         "from engine.cli import main; main.main(lambda argv: print('B\\xe4ume\\u2026 \\udcff'))",

@@ -22,8 +22,11 @@ from engine.commands.load_test import LoadTestOptions, measure_service
 from engine.commands.serve import ServeOptions, serve
 from engine.core.errors import UserError
 from engine.runs.directory import RunDirectory, claim_directory
+from engine.runtime import tensorflow_setup
+from engine.runtime.shutdown import Shutdown, ShutdownRequested
 from tests.engine import tiny
 from tests.engine.commands.serving import CLASSES, SMALL, served, start_service
+from tests.engine.small_runs import Watcher
 from tests.pipelines import every_format
 from tests.pipelines.every_format import KINDS, SIZES
 
@@ -153,6 +156,24 @@ def test_ctrl_c_while_loading_ends_quietly(made_run):
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
     assert "ready" not in out
+
+
+@pytest.mark.parametrize("disguised", [False, True])
+def test_signal_while_tensorflow_starts_ends_quietly(made_run, monkeypatch, disguised):
+    """TensorFlow's C++ may turn what a handler raises into an error of its own."""
+    shutdown, notes = Shutdown(), Watcher()
+
+    def start_tensorflow(*_, **__):
+        try:
+            shutdown._raise(signal.SIGTERM, None)
+        except ShutdownRequested as request:
+            if disguised:
+                raise RuntimeError("in C++") from request
+            raise
+
+    monkeypatch.setattr(tensorflow_setup, "start_tensorflow", start_tensorflow)
+    serve(ServeOptions(made_run, port=0), notes, shutdown)
+    assert (shutdown.reason, notes.notes) == ("SIGTERM", [])
 
 
 @pytest.fixture
