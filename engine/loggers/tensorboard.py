@@ -40,7 +40,7 @@ def _make_writer(folder: Path) -> Any:
     try:
         return tf.summary.create_file_writer(str(folder))
     except tf.errors.OpError:
-        return tf.summary.create_noop_make_writer()
+        return tf.summary.create_noop_writer()
 
 
 class TensorBoardLogger:

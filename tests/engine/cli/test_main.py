@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.cli import __main__ as command
 from engine.cli import command_line
 from engine.cli import main as cli_main
+from engine.cli import serve as cli_serve
 from engine.core.errors import UserError
 from engine.runtime.shutdown import ShutdownRequested
 
@@ -175,6 +177,19 @@ def test_full_disk_at_the_last_line_is_one_line():
         "make room where it goes\n"
     )
     assert ended.stderr.count("\n") == 1
+
+
+def test_console_command_names_a_missing_package_in_one_line(monkeypatch, capsys):
+    def serve(argv):
+        raise ModuleNotFoundError("No module named 'aiohttp'", name="aiohttp")
+
+    monkeypatch.setattr(cli_serve, "main", serve)
+    monkeypatch.setattr(cli_main.native_stderr, "drop_decoder_noise", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["/somewhere/unfreeze", "serve", "--port=1"])
+    with pytest.raises(SystemExit, match="1"):
+        command.main()
+    expected = "serve: the package aiohttp is missing; install Unfreeze as unfreeze[export,serve]\n"
+    assert capsys.readouterr() == ("", expected)
 
 
 def test_console_command_with_closed_streams_writes_into_no_file(tmp_path):
