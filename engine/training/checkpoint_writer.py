@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 from engine.core.errors import UserError
 from engine.core.files import write
@@ -37,6 +38,7 @@ class CheckpointWriter:
         self.job, self.writer, self.best = job, writer, best
         self.nan_recovery, self.clock = nan_recovery, clock
         self._last_seconds = 0.0  # of the last checkpoint
+        self._plotted: list[dict[str, Any]] = []  # rows in `history.png`
 
     def due(self, after: float = math.inf) -> bool:
         """Whether a checkpoint is due: `after` that many seconds at the latest."""
@@ -103,9 +105,7 @@ class CheckpointWriter:
         self.nan_recovery.save()
         self.best.save(state)
         write_history(run, state.history)
-        if state.history:
-            phases = [phase.name for phase in self.job.recipe.phases]
-            write(run.plot, plots.history(state.history, phases))
+        self._plot_history(state)
         variables = {
             "model": self.job.classifier.model.weights,
             "optimizer": trainer.optimizer.variables,
@@ -113,3 +113,11 @@ class CheckpointWriter:
         }
         checkpoints.save(run, state, variables)
         self.nan_recovery.initial_weights.clear()
+
+    def _plot_history(self, state: TrainState) -> None:
+        """Draws `history.png` where rows changed: it takes longer than a small checkpoint."""
+        if state.history == self._plotted:
+            return
+        phases = [phase.name for phase in self.job.recipe.phases]
+        write(self.job.run.plot, plots.history(state.history, phases))
+        self._plotted = list(state.history)
