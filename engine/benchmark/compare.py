@@ -102,12 +102,12 @@ def draw(reports: Sequence[Report]) -> Figure:
 
 def _that_fit(found: Mapping[str, list[Entry]]) -> tuple[dict[str, list[Entry]], int]:
     """The first MOST entries, by title, and how many there are beyond."""
-    cache_budget, shown = MOST, {}
+    left, shown = MOST, {}
     for title, entries in found.items():
-        if cache_budget:
-            shown[title] = entries[:cache_budget]
-            cache_budget -= len(shown[title])
-    return shown, sum(map(len, found.values())) - (MOST - cache_budget)
+        if left:
+            shown[title] = entries[:left]
+            left -= len(shown[title])
+    return shown, sum(map(len, found.values())) - (MOST - left)
 
 
 def _names(entries: Sequence[Entry]) -> list[str]:

@@ -226,7 +226,10 @@ def _comparison_lines(runs: Sequence[ComparedRun]) -> Iterator[str]:
     width = max(map(len, (*names, "run")))
     intervals = [f"({_interval(run.evaluation.metrics.accuracy_interval)})" for run in runs]
     spread = max(map(len, intervals))
-    yield f"{'run':{width}}  images  accuracy  {'':{spread}}  macro f1    loss  calibration error"
+    yield (
+        f"{'run':{width}}  {'images':>8}  accuracy  {'':{spread}}  macro f1    loss  "
+        "calibration error"
+    )
     for name, interval, run in zip(names, intervals, runs, strict=True):
         metrics, error = run.evaluation.metrics, run.evaluation.calibration.error_after
         yield (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -361,6 +362,9 @@ def test_compare_names_runs_without_a_common_image(evaluate, models, coloured, t
 def test_compare_warns_of_images_that_runs_were_trained_on(call, table, models, coloured):
     data = f"--data_dir={coloured}"
     out = table("--compare", data, *(run.path for run in models.values()))
+    header, row = out.splitlines()[:2]
+    accuracy = re.search(r"\d+\.\d+%", row)
+    assert header.index("accuracy") + len("accuracy") == accuracy.end(), "columns are aligned"
     lines = call.said.err.splitlines()
     assert len(lines) == 2
     for line, run in zip(lines, models.values(), strict=True):
