@@ -1,10 +1,10 @@
-"""The same job as others do it: Keras' `Model.fit`, and the blog's generator with `fit`.
+"""Trains the Keras baselines: `Model.fit` on tf.data, and on the ImageDataGenerator.
 
-A program of its own, so that nothing of ours is in the process but the network with its weights:
+Runs as a program, so that its process shares only the network and its weights with this project:
 
-    python -m engine.benchmark.baselines '{"way": "fit", "train_dir": …}'
+    python -m engine.benchmark.baselines '{"baseline": "fit", "train_dir": …}'
 
-It prints a line when it begins to read and one after each epoch, which `races` reads.
+Prints a line before the first read and after each epoch, which `time_to_accuracy` parses.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ EPOCH = "epoch: validation accuracy "
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is trained: folders of class folders, and a recipe as JSON. way: a key of WAYS."""
+    """A training job: a key of BASELINES, folders of class folders, and a recipe as JSON."""
 
-    way: str
+    baseline: str
     train_dir: str
     validation_dir: str
     recipe: str
@@ -40,12 +40,12 @@ def main(text: str) -> None:
     recipe = from_json(Recipe, task.recipe)
     keras.utils.set_random_seed(recipe.seed)
     classes = len([entry for entry in os.scandir(task.train_dir) if entry.is_dir()])
-    made = classifier.build(recipe, classes)
-    training, validation, model = WAYS[task.way](task, recipe, made)
+    network = classifier.build(recipe, classes)
+    training, validation, model = BASELINES[task.baseline](task, recipe, network)
     print(READING, flush=True)
     for phase in recipe.phases:
-        opened = freezing.partition_model(made, phase.trainable).open_layers
-        for layer in made.model.layers:
+        opened = freezing.partition_model(network, phase.trainable).open_layers
+        for layer in network.model.layers:
             layer.trainable = layer.name in opened
         _compile(model, phase)
         _fit(model, training, validation, phase.epochs)
@@ -74,8 +74,8 @@ def _fit(model: Any, training: Any, validation: Any, epochs: int) -> None:
     model.fit(training, validation_data=validation, epochs=epochs, verbose=0, callbacks=[Report()])
 
 
-def with_layers(task: Task, recipe: Any, made: Any) -> tuple[Any, Any, Any]:
-    """`image_dataset_from_directory`, prefetched; augmentation layers inside the model."""
+def keras_fit(task: Task, recipe: Any, network: Any) -> tuple[Any, Any, Any]:
+    """Prepares `image_dataset_from_directory`, with augmentation layers in the model."""
     import keras
     import tensorflow as tf
 
@@ -96,29 +96,32 @@ def with_layers(task: Task, recipe: Any, made: Any) -> tuple[Any, Any, Any]:
     augmented = pixels
     for layer in keras_layers(recipe.augment):
         augmented = layer(augmented)
-    model = keras.Model(pixels, made.model(augmented, training=False))
+    model = keras.Model(pixels, network.model(augmented, training=False))
     return read(task.train_dir, True), read(task.validation_dir, False), model
 
 
-def with_generator(task: Task, recipe: Any, made: Any) -> tuple[Any, Any, Any]:
-    """The blog's way: `ImageDataGenerator`, one image after the other in NumPy and SciPy."""
+def image_data_generator(task: Task, recipe: Any, network: Any) -> tuple[Any, Any, Any]:
+    """Prepares `ImageDataGenerator`, which augments image by image in NumPy and SciPy."""
     import keras
 
-    from engine.models.keras_internals import image_data_generator
+    from engine.models import keras_internals
 
-    generator = image_data_generator()
-
-    names = {
+    generator = keras_internals.image_data_generator()
+    arguments = {
         "rotate": lambda degrees=30: {"rotation_range": degrees},
-        "shift": lambda share=0.2: {"width_shift_range": share, "height_shift_range": share},
-        "shear": lambda radians=0.2: {"shear_range": radians * 57.29578},  # in degrees there
+        "shift": lambda fraction=0.2: {
+            "width_shift_range": fraction,
+            "height_shift_range": fraction,
+        },
+        "shear": lambda radians=0.2: {"shear_range": radians * 57.29578},  # in degrees
         "zoom": lambda reach=0.2: {"zoom_range": reach},
         "flip": lambda probability=0.5: {"horizontal_flip": True},
         "vertical_flip": lambda probability=0.5: {"vertical_flip": True},
     }
     settings: dict[str, Any] = {}
     for call in recipe.augment:
-        settings |= names[call.name](*call.args, **call.kwargs) if call.name in names else {}
+        if call.name in arguments:
+            settings |= arguments[call.name](*call.args, **call.kwargs)
 
     def read(folder: str, generator: Any, shuffle: bool) -> Any:
         return generator.flow_from_directory(
@@ -131,12 +134,12 @@ def with_generator(task: Task, recipe: Any, made: Any) -> tuple[Any, Any, Any]:
         )
 
     pixels = keras.Input((*recipe.image_size, 3))
-    model = keras.Model(pixels, made.model(pixels, training=False))
+    model = keras.Model(pixels, network.model(pixels, training=False))
     training = read(task.train_dir, generator(**settings), True)
     return training, read(task.validation_dir, generator(), False), model
 
 
-WAYS = {"fit": with_layers, "blog": with_generator}
+BASELINES = {"fit": keras_fit, "image_data_generator": image_data_generator}
 
 if __name__ == "__main__":
     main(sys.argv[1])

@@ -1,7 +1,4 @@
-"""The instance type, where the cloud's metadata service tells it.
-
-Each cloud answers in its own way. All are asked at once.
-"""
+"""Queries the instance type from the metadata services of all supported clouds at once."""
 
 from __future__ import annotations
 
@@ -25,39 +22,39 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def instance_type(timeout_seconds: float = 0.5, address: str = ADDRESS) -> str | None:
-    """`g6.xlarge`, `n1-standard-4`, `Standard_NC6s_v3`, or None where no cloud answers in time."""
+    """Returns the instance type, such as `g6.xlarge`; None if no cloud answers in time."""
     deadline = time.monotonic() + timeout_seconds
-    found: dict[str, str] = {}
+    results: dict[str, str] = {}
     threads = [
-        # Daemons, so that a service that never comes to an end can't hold the process up.
-        threading.Thread(target=_note, args=(found, cloud, address, deadline), daemon=True)
+        # Daemons, so that a hanging service can't delay the end of the process.
+        threading.Thread(target=_query, args=(results, cloud, address, deadline), daemon=True)
         for cloud in CLOUDS
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    names = dict(found)  # a thread that is late may still write
+    names = dict(results)  # late threads may still write
     return next((names[cloud] for cloud in CLOUDS if cloud in names), None)
 
 
-def _note(found: dict[str, str], cloud: str, address: str, deadline: float) -> None:
+def _query(results: dict[str, str], cloud: str, address: str, deadline: float) -> None:
     with contextlib.suppress(*UNAVAILABLE_ERRORS):
-        found[cloud] = validated(CLOUDS[cloud](requester(deadline, address)), NAME)
+        results[cloud] = validated(CLOUDS[cloud](requester(deadline, address)), NAME)
 
 
-def _aws(ask: Request) -> str:
-    return ask("GET", "/latest/meta-data/instance-type", aws_token(ask))
+def _aws(request: Request) -> str:
+    return request("GET", "/latest/meta-data/instance-type", aws_token(request))
 
 
-def _google(ask: Request) -> str:
-    """`projects/NUMBER/machineTypes/TYPE`, of which the last part is the name."""
-    return google_value(ask, "machine-type").rpartition("/")[2]
+def _google(request: Request) -> str:
+    """Returns the last part of `projects/NUMBER/machineTypes/TYPE`."""
+    return google_value(request, "machine-type").rpartition("/")[2]
 
 
-def _azure(ask: Request) -> str:
+def _azure(request: Request) -> str:
     path = "/metadata/instance/compute/vmSize?api-version=2021-02-01&format=text"
-    return ask("GET", path, {"Metadata": "true"})
+    return request("GET", path, {"Metadata": "true"})
 
 
 CLOUDS: dict[str, Callable[[Request], str]] = {"aws": _aws, "google": _google, "azure": _azure}

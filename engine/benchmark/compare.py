@@ -1,4 +1,4 @@
-"""Results of several machines beside each other, as a table and as an image."""
+"""Compares the results of several machines, as a table and as an image."""
 
 from __future__ import annotations
 
@@ -7,150 +7,171 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.benchmark.layout import WIDTH, columns, money, number, rate
-from engine.benchmark.matching import Entry, blocks, machines
-from engine.benchmark.report import Report, gpus, peak, processor
-from engine.benchmark.rows import efficiency
+from engine.benchmark.comparison_groups import GroupEntry, group_measurements, machine_names
+from engine.benchmark.measurement import efficiency
+from engine.benchmark.report import Report, cpu_label, gpu_label, peak_memory
+from engine.benchmark.text_table import (
+    MAX_WIDTH,
+    align_columns,
+    format_cost,
+    format_number,
+    format_rate,
+)
 from engine.core.text import shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Inches: one bar and the space above a block's bars; least room for the names, a letter of one;
-# bars of images/s, gap, bars of cost.
-BAR, HEAD, MARGIN = 0.3, 0.66, 0.15
-NAMES, LETTER, SPEEDS, GAP, COSTS = 3.1, 0.08, 4.6, 0.3, 3.2
-DOTS = 100  # an inch
-MOST = 200  # bars in one image; a PNG of matplotlib has fewer than 2**16 pixels on a side
-TITLE = 76  # letters
+# Inches: a bar, the title above a group; names at least, one letter of them; bars of images/s,
+# gap, bars of cost.
+BAR_HEIGHT, TITLE_HEIGHT, MARGIN = 0.3, 0.66, 0.15
+MIN_NAMES_WIDTH, LETTER_WIDTH, SPEEDS_WIDTH, GAP, COSTS_WIDTH = 3.1, 0.08, 4.6, 0.3, 3.2
+DOTS_PER_INCH = 100
+MAX_BARS = 200  # in one image; matplotlib writes fewer than 2**16 pixels on a side
+MAX_TITLE_LENGTH = 76  # letters
 PALETTE = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c")
-INK = "#333333"
+TEXT_COLOR = "#333333"
 
 
 def compare(reports: Sequence[Report]) -> str:
-    """The machines, then a block for each workload."""
+    """Formats the machines, then a table for each group."""
     lines = []
-    for machine, report in zip(machines(reports), reports, strict=True):
-        parts = [gpus(report) or "no GPU in use", processor(report)]
+    for machine, report in zip(machine_names(reports), reports, strict=True):
+        parts = [gpu_label(report) or "no GPU in use", cpu_label(report)]
         parts.append(f"TensorFlow {report.software.get('tensorflow', 'unknown')}")
         if report.price_per_hour is not None:
             parts.append(f"{report.price_per_hour:g} an hour")
         text = f"{machine}: {', '.join(parts)}"
-        lines += textwrap.wrap(text, WIDTH, subsequent_indent="  ")
-    lines += ["", "images/s, ± half the distance between the quartiles; cost of a million images"]
-    for title, entries in blocks(reports).items():
-        lines += ["", shorten(title, WIDTH), *_block(entries)]
+        lines += textwrap.wrap(text, MAX_WIDTH, subsequent_indent="  ")
+    lines += ["", "images/s, ± half the interquartile range; cost of a million images"]
+    for title, entries in group_measurements(reports).items():
+        lines += ["", shorten(title, MAX_WIDTH), *_table(entries)]
     return "\n".join(lines) + "\n"
 
 
-def _block(entries: Sequence[Entry]) -> list[str]:
+def _table(entries: Sequence[GroupEntry]) -> list[str]:
     head = ["machine", "batch", "images/s", "efficiency", "memory", "cost"]
     cells = [
         [
             entry.machine,
-            f"{entry.row.batch_size}",
-            rate(entry.row.whole),
-            f"{efficiency(entry.row):.0%}",
-            peak(entry.row),
-            money(entry.cost),
+            f"{entry.measurement.batch_size}",
+            format_rate(entry.measurement.whole),
+            f"{efficiency(entry.measurement):.0%}",
+            peak_memory(entry.measurement),
+            format_cost(entry.cost),
         ]
         for entry in entries
     ]
-    return columns(head, cells, texts=1)
+    return align_columns(head, cells, text_columns=1)
 
 
 def plot(reports: Sequence[Report]) -> bytes:
-    """The bytes of a PNG; the costs are left out where no price is known."""
+    """Returns the comparison as a PNG; omits costs without any price."""
     import matplotlib
 
     buffer = io.BytesIO()
-    with matplotlib.rc_context({"text.parse_math": False}):  # names may have `$` in them
+    with matplotlib.rc_context({"text.parse_math": False}):  # names may contain `$`
         draw(reports).savefig(buffer, format="png")
     return buffer.getvalue()
 
 
 def draw(reports: Sequence[Report]) -> Figure:
-    """A block of bars for each block of the table, each on a scale of its own.
+    """Draws the bars of each group, each on its own scale.
 
-    Placed by hand: the axes of all blocks stand in line, and hundreds of them take no longer.
+    Positions are computed here: a layout engine would take too long for hundreds of axes.
     """
     from matplotlib.figure import Figure
 
-    shown, left_out = _that_fit(blocks(reports))
+    shown, omitted = _limit_bars(group_measurements(reports))
     priced = any(report.price_per_hour is not None for report in reports)
-    names = machines(reports)
-    colours = {name: PALETTE[place % len(PALETTE)] for place, name in enumerate(names)}
-    longest = max((len(name) for entries in shown.values() for name in _names(entries)), default=0)
-    left = max(NAMES, MARGIN + LETTER * longest)
-    width = left + SPEEDS + (GAP + COSTS if priced else 0) + MARGIN
-    height = sum(HEAD + BAR * len(entries) for entries in shown.values()) + 2 * MARGIN
-    figure = Figure(figsize=(width, height), dpi=DOTS)
+    names = machine_names(reports)
+    colors = {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(names)}
+    longest = max(
+        (len(name) for entries in shown.values() for name in _bar_names(entries)), default=0
+    )
+    left = max(MIN_NAMES_WIDTH, MARGIN + LETTER_WIDTH * longest)
+    width = left + SPEEDS_WIDTH + (GAP + COSTS_WIDTH if priced else 0) + MARGIN
+    height = (
+        sum(TITLE_HEIGHT + BAR_HEIGHT * len(entries) for entries in shown.values()) + 2 * MARGIN
+    )
+    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH)
     top = height - MARGIN
     for title, entries in shown.items():
-        top -= HEAD
-        hues = [colours[entry.machine] for entry in entries]
-        _write(figure, MARGIN, top + 0.36, shorten(title, TITLE), weight="bold")
-        _speeds(_axes(figure, left, top, SPEEDS, len(entries), "images/s"), entries, hues)
+        top -= TITLE_HEIGHT
+        bar_colors = [colors[entry.machine] for entry in entries]
+        _draw_text(figure, MARGIN, top + 0.36, shorten(title, MAX_TITLE_LENGTH), weight="bold")
+        axes = _add_axes(figure, left, top, SPEEDS_WIDTH, len(entries), "images/s")
+        _draw_speeds(axes, entries, bar_colors)
         if priced:
-            words, beside = "cost of a million images", left + SPEEDS + GAP
-            _costs(_axes(figure, beside, top, COSTS, len(entries), words), entries, hues)
-        top -= BAR * len(entries)
-    if left_out:
-        _write(figure, MARGIN, 0.1, f"{left_out} more bars are in the table only", color=INK)
+            caption, costs_left = "cost of a million images", left + SPEEDS_WIDTH + GAP
+            _draw_costs(
+                _add_axes(figure, costs_left, top, COSTS_WIDTH, len(entries), caption),
+                entries,
+                bar_colors,
+            )
+        top -= BAR_HEIGHT * len(entries)
+    if omitted:
+        _draw_text(
+            figure, MARGIN, 0.1, f"{omitted} more bars are in the table only", color=TEXT_COLOR
+        )
     return figure
 
 
-def _that_fit(found: Mapping[str, list[Entry]]) -> tuple[dict[str, list[Entry]], int]:
-    """The first MOST entries, by title, and how many there are beyond."""
-    left, shown = MOST, {}
-    for title, entries in found.items():
-        if left:
-            shown[title] = entries[:left]
-            left -= len(shown[title])
-    return shown, sum(map(len, found.values())) - (MOST - left)
+def _limit_bars(groups: Mapping[str, list[GroupEntry]]) -> tuple[dict[str, list[GroupEntry]], int]:
+    """Returns the first MAX_BARS entries by title, and the number of the others."""
+    remaining, shown = MAX_BARS, {}
+    for title, entries in groups.items():
+        if remaining:
+            shown[title] = entries[:remaining]
+            remaining -= len(shown[title])
+    return shown, sum(map(len, groups.values())) - (MAX_BARS - remaining)
 
 
-def _names(entries: Sequence[Entry]) -> list[str]:
-    """The machines, with the batch size where it differs."""
-    batches = {entry.row.batch_size for entry in entries}
+def _bar_names(entries: Sequence[GroupEntry]) -> list[str]:
+    """Returns the names of machines, with batch sizes if these differ."""
+    batches = {entry.measurement.batch_size for entry in entries}
     if len(batches) == 1:
         return [entry.machine for entry in entries]
-    return [f"{entry.machine}, batch {entry.row.batch_size}" for entry in entries]
+    return [f"{entry.machine}, batch {entry.measurement.batch_size}" for entry in entries]
 
 
-def _write(figure: Figure, left: float, bottom: float, text: str, **style: Any) -> None:
-    """At a place in inches from the figure's lower left corner."""
+def _draw_text(figure: Figure, left: float, bottom: float, text: str, **style: Any) -> None:
+    """Draws text at a position in inches from the lower left corner."""
     width, height = figure.get_size_inches()
     figure.text(left / width, bottom / height, text, fontsize=10, **style)
 
 
-def _axes(figure: Figure, left: float, top: float, wide: float, bars: int, words: str) -> Any:
-    """Room for that many bars below `top`, with the words above it; no numbers along the side."""
+def _add_axes(
+    figure: Figure, left: float, top: float, axes_width: float, bars: int, caption: str
+) -> Any:
+    """Adds axes for bars below `top`, with a caption above and no ticks."""
     width, height = figure.get_size_inches()
-    tall = BAR * bars
-    axes = figure.add_axes((left / width, (top - tall) / height, wide / width, tall / height))
-    _write(figure, left, top + 0.07, words, color=INK)
-    axes.set(ylim=(bars - 0.5, -0.5), xticks=[], yticks=[])  # the first stands on top
+    axes_height = BAR_HEIGHT * bars
+    axes = figure.add_axes(
+        (left / width, (top - axes_height) / height, axes_width / width, axes_height / height)
+    )
+    _draw_text(figure, left, top + 0.07, caption, color=TEXT_COLOR)
+    axes.set(ylim=(bars - 0.5, -0.5), xticks=[], yticks=[])  # the first on top
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     return axes
 
 
-def _speeds(axes: Any, entries: Sequence[Entry], hues: Sequence[str]) -> None:
-    wholes = [entry.row.whole for entry in entries]
-    medians = [whole.median for whole in wholes]
-    below = [whole.median - whole.low for whole in wholes]
-    above = [whole.high - whole.median for whole in wholes]
-    style = {"height": 0.7, "color": hues, "ecolor": INK, "capsize": 3}
-    bars = axes.barh(range(len(wholes)), medians, xerr=[below, above], **style)
-    axes.bar_label(bars, [number(median) for median in medians], padding=5, fontsize=9)
-    axes.set_yticks(range(len(entries)), _names(entries), fontsize=9)
+def _draw_speeds(axes: Any, entries: Sequence[GroupEntry], bar_colors: Sequence[str]) -> None:
+    rates = [entry.measurement.whole for entry in entries]
+    medians = [rate.median for rate in rates]
+    below = [rate.median - rate.low for rate in rates]
+    above = [rate.high - rate.median for rate in rates]
+    style = {"height": 0.7, "color": bar_colors, "ecolor": TEXT_COLOR, "capsize": 3}
+    bars = axes.barh(range(len(rates)), medians, xerr=[below, above], **style)
+    axes.bar_label(bars, [format_number(median) for median in medians], padding=5, fontsize=9)
+    axes.set_yticks(range(len(entries)), _bar_names(entries), fontsize=9)
     axes.tick_params(length=0)
-    axes.set_xlim(0, max(whole.high for whole in wholes) * 1.2)  # room for the numbers
+    axes.set_xlim(0, max(rate.high for rate in rates) * 1.2)  # space for the labels
 
 
-def _costs(axes: Any, entries: Sequence[Entry], hues: Sequence[str]) -> None:
+def _draw_costs(axes: Any, entries: Sequence[GroupEntry], bar_colors: Sequence[str]) -> None:
     costs = [entry.cost or 0.0 for entry in entries]
-    bars = axes.barh(range(len(costs)), costs, height=0.7, color=hues)
-    words = ["no price" if entry.cost is None else money(entry.cost) for entry in entries]
-    axes.bar_label(bars, words, padding=5, fontsize=9)
+    bars = axes.barh(range(len(costs)), costs, height=0.7, color=bar_colors)
+    labels = ["no price" if entry.cost is None else format_cost(entry.cost) for entry in entries]
+    axes.bar_label(bars, labels, padding=5, fontsize=9)
     axes.set_xlim(0, (max(costs) or 1.0) * 1.25)

@@ -1,4 +1,4 @@
-"""The parts of a run against the same on plain Keras layers, taking turns."""
+"""Pairs of workloads: the stages of a run, and the same on plain Keras layers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from engine.benchmark.measure import Bench
-from engine.benchmark.timing import Work
+from engine.benchmark.phase_benchmark import PhaseBenchmark, bare_step, fetch, workloads
+from engine.benchmark.timing import Workload
 from engine.core.call_syntax import Call
 from engine.core.dataset import Batch
 from engine.core.recipe import Recipe
@@ -18,78 +18,86 @@ from engine.optim import losses
 from engine.runtime import stateless_random
 
 
-def forward(bench: Bench, batch: Batch) -> tuple[Work, Work]:
-    """The frozen layers of the phase: compiled, and as Keras runs the same layers."""
-    model, size = bench.stage.partition.trunk, batch.labels.shape[0]
+def forward(benchmark: PhaseBenchmark, batch: Batch) -> tuple[Workload, Workload]:
+    """Returns the frozen layers of the phase as compiled here, and as run by Keras."""
+    model, size = benchmark.trainer.partition.trunk, batch.labels.shape[0]
 
     @tf.function
     def plain(images: tf.Tensor) -> Any:
         return model(tf.cast(images, tf.float32), training=False)
 
-    ours = Work(lambda: _wait(bench.stage.frozen_forward.plain(batch.inputs)), size)
-    return ours, Work(lambda: _wait(plain(batch.inputs)), size)
+    ours = Workload(lambda: fetch(benchmark.trainer.frozen_forward.plain(batch.inputs)), size)
+    return ours, Workload(lambda: fetch(plain(batch.inputs)), size)
 
 
-def augmentation(bench: Bench, batch: Batch) -> tuple[Work, Work] | None:
-    """The recipe's augmentation, and Keras' layers for it in a row; None where it has none."""
-    layers = keras_layers(bench.job.recipe.augment)
+def augmentation(benchmark: PhaseBenchmark, batch: Batch) -> tuple[Workload, Workload] | None:
+    """Returns the recipe's augmentation, and its Keras layers in sequence; None without any."""
+    layers = keras_layers(benchmark.job.recipe.augment)
     if not layers:
         return None
     size = batch.labels.shape[0]
-    row = keras.Sequential(layers)
+    augment = keras.Sequential(layers)
 
     @tf.function
     def plain(images: tf.Tensor) -> tf.Tensor:
-        return row(tf.cast(images, tf.float32), training=True)
+        return augment(tf.cast(images, tf.float32), training=True)
 
-    numbers = stateless_random.uniform(
-        0, stateless_random.AUGMENT, batch.views, batch.examples, bench.job.augment.draws
+    random_values = stateless_random.uniform(
+        0, stateless_random.AUGMENT, batch.views, batch.examples, benchmark.job.augment.draws
     )
-    ours = Work(lambda: _wait(bench.stage.frozen_forward.augment(batch.inputs, numbers)), size)
-    return ours, Work(lambda: _wait(plain(batch.inputs)), size)
+    ours = Workload(
+        lambda: fetch(benchmark.trainer.frozen_forward.augment(batch.inputs, random_values)), size
+    )
+    return ours, Workload(lambda: fetch(plain(batch.inputs)), size)
 
 
 def keras_layers(calls: Iterable[Call]) -> list[Any]:
-    """Keras' layers for the augmentations that it has."""
-    return [KERAS[call.name](*call.args, **call.kwargs) for call in calls if call.name in KERAS]
+    """Returns Keras' layers for the augmentations that it supports."""
+    return [
+        KERAS_LAYERS[call.name](*call.args, **call.kwargs)
+        for call in calls
+        if call.name in KERAS_LAYERS
+    ]
 
 
-KERAS: dict[str, Callable[..., Any]] = {
+KERAS_LAYERS: dict[str, Callable[..., Any]] = {
     "rotate": lambda degrees=30: keras.layers.RandomRotation(degrees / 360, "nearest"),
-    "shift": lambda share=0.2: keras.layers.RandomTranslation(share, share, "nearest"),
+    "shift": lambda fraction=0.2: keras.layers.RandomTranslation(fraction, fraction, "nearest"),
     "shear": lambda radians=0.2: keras.layers.RandomShear(radians, fill_mode="nearest"),
     "zoom": lambda reach=0.2: keras.layers.RandomZoom(
         (-reach, reach), (-reach, reach), fill_mode="nearest"
     ),
     "flip": lambda probability=0.5: keras.layers.RandomFlip("horizontal"),
     "vertical_flip": lambda probability=0.5: keras.layers.RandomFlip("vertical"),
-    "brightness": lambda share=0.2: keras.layers.RandomBrightness(share),
+    "brightness": lambda fraction=0.2: keras.layers.RandomBrightness(fraction),
     "contrast": lambda reach=0.2: keras.layers.RandomContrast(reach),
 }
 
 
-def update(bench: Bench, batch: Batch) -> tuple[Work, Work]:
-    """The step of the phase from what crosses the cut: ours, and a plain one on Keras layers.
+def update(benchmark: PhaseBenchmark, batch: Batch) -> tuple[Workload, Workload]:
+    """Returns the training step above the frozen layers: ours, and a plain one on Keras layers.
 
-    Both train the same variables with frozen statistics, on a batch that lies ready. Ours makes as
-    many steps in a call as it does in a run; a plain one makes one.
+    Both train the same variables with frozen statistics, on a prepared batch. A call of ours runs
+    as many steps as in a run; a call of the plain one runs one.
     """
-    boundary = tuple(bench.stage.frozen_forward.plain(batch.inputs))
-    step = dataclasses.replace(bench.stage.step, boundary=lambda batch: list(batch.inputs))
-    kept = batch._replace(inputs=boundary)
-    stacked = tf.nest.map_structure(lambda column: tf.stack([column] * bench.steps), kept)
-    theirs = _plain_step(bench, [tf.cast(t, tf.float32) for t in boundary], batch)
+    boundary = tuple(benchmark.trainer.frozen_forward.plain(batch.inputs))
+    step = dataclasses.replace(benchmark.trainer.step, boundary=lambda batch: list(batch.inputs))
+    boundary_batch = batch._replace(inputs=boundary)
+    stacked = tf.nest.map_structure(
+        lambda column: tf.stack([column] * benchmark.steps), boundary_batch
+    )
+    theirs = _plain_step(benchmark, [tf.cast(tensor, tf.float32) for tensor in boundary], batch)
     size = batch.labels.shape[0]
 
     def ours() -> None:
-        step(stacked, bench.rates(bench.steps))
-        _done(None)
+        step(stacked, benchmark.rates(benchmark.steps))
+        tf.test.experimental.sync_devices()
 
-    return Work(ours, bench.steps * size), Work(theirs, size)
+    return Workload(ours, benchmark.steps * size), Workload(theirs, size)
 
 
-def _plain_step(bench: Bench, boundary: list, batch: Batch) -> Callable[[], None]:
-    partition, optimizer = bench.stage.partition, bench.stage.optimizer
+def _plain_step(benchmark: PhaseBenchmark, boundary: list, batch: Batch) -> Callable[[], None]:
+    partition, optimizer = benchmark.trainer.partition, benchmark.trainer.optimizer
     variables = partition.variables
     watched = [variable.value for variable in variables]
     tail, head = partition.tail, partition.head
@@ -102,26 +110,19 @@ def _plain_step(bench: Bench, boundary: list, batch: Batch) -> Callable[[], None
             loss = tf.reduce_mean(losses.cross_entropy(labels, head(vector)))
         optimizer.apply(tape.gradient(loss, watched), variables)
 
-    return lambda: _done(step(boundary, batch.labels))
+    def run() -> None:
+        step(boundary, batch.labels)
+        tf.test.experimental.sync_devices()
+
+    return run
 
 
-def loop(bench: Bench) -> tuple[Work, Work]:
-    """The loop as a run has it, fed from what is kept, and its compiled step on ready batches."""
-    from engine.benchmark import measure
-
-    return measure.works(bench)["whole"], measure.bare_step(bench)
+def loop(benchmark: PhaseBenchmark) -> tuple[Workload, Workload]:
+    """Returns the training loop fed from caches, and its compiled step on prepared batches."""
+    return workloads(benchmark)["whole"], bare_step(benchmark)
 
 
-def _done(_: Any) -> None:
-    tf.test.experimental.sync_devices()
-
-
-def _wait(result: Any) -> None:
-    for tensor in tf.nest.flatten(result):
-        tf.reshape(tensor, [-1])[:1].numpy()
-
-
-def same_job(recipe: Recipe) -> str:
-    """What the duels are about, in a line."""
+def describe_workload(recipe: Recipe) -> str:
+    """Describes what is compared, in a line."""
     height, width = recipe.image_size
     return f"{recipe.backbone} at {height}x{width}, batch {recipe.batch_size}"

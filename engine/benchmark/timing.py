@@ -1,4 +1,4 @@
-"""Times of works that take turns, so that what disturbs the machine disturbs all of them alike."""
+"""Times workloads in turn, so that disturbances of the machine affect all of them alike."""
 
 from __future__ import annotations
 
@@ -7,40 +7,42 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from engine.benchmark.rows import Rate
+from engine.benchmark.measurement import Rate
 from engine.runtime import background
 
-SAMPLE_SECONDS = 0.4  # a shorter work is repeated until a sample is as long as that
+SAMPLE_SECONDS = 0.4  # a shorter workload is repeated until its sample takes as long
 
 
-class Work(NamedTuple):
-    """`run()` handles so many images and returns when that is done, on the device too."""
+class Workload(NamedTuple):
+    """`run()` processes `images` images and returns when the device has finished."""
 
     run: Callable[[], object]
     images: int
 
 
-def alternate(works: Mapping[str, Work], repeats: int) -> dict[str, list[float]]:
-    """Images a second of each work in each of the rounds, after two warm-up runs of each."""
+def measure_in_turn(workloads: Mapping[str, Workload], repeats: int) -> dict[str, list[float]]:
+    """Returns the images/s of each workload in every round, after two warm-up runs of each."""
     counts = {}
-    for name, work in works.items():
-        work.run()  # compiles
-        counts[name] = max(1, math.ceil(SAMPLE_SECONDS / max(_seconds(work, 1), 1e-6)))
-    samples: dict[str, list[float]] = {name: [] for name in works}
+    for name, workload in workloads.items():
+        workload.run()  # compiles
+        counts[name] = max(1, math.ceil(SAMPLE_SECONDS / max(_seconds(workload, 1), 1e-6)))
+    samples: dict[str, list[float]] = {name: [] for name in workloads}
     with background.paused():
         for _ in range(repeats):
-            for name, work in works.items():
-                samples[name].append(work.images * counts[name] / _seconds(work, counts[name]))
+            for name, workload in workloads.items():
+                samples[name].append(
+                    workload.images * counts[name] / _seconds(workload, counts[name])
+                )
     return samples
 
 
-def _seconds(work: Work, count: int) -> float:
+def _seconds(workload: Workload, count: int) -> float:
     started = time.perf_counter()
     for _ in range(count):
-        work.run()
+        workload.run()
     return time.perf_counter() - started
 
 
-def ratio(ours: list[float], theirs: list[float]) -> Rate:
-    """How many times as fast: median and quartiles of the rounds' own ratios."""
-    return Rate.of([one / other for one, other in zip(ours, theirs, strict=True)])
+def speed_ratio(ours: list[float], theirs: list[float]) -> Rate:
+    """Returns median and quartiles of the rounds' ratios of `ours` to `theirs`."""
+    return Rate.of([our / their for our, their in zip(ours, theirs, strict=True)])

@@ -10,7 +10,7 @@ from typing import Any
 from absl import flags
 
 from engine.benchmark import compare, report
-from engine.benchmark.baselines import WAYS
+from engine.benchmark.baselines import BASELINES
 from engine.cli import command_line, flag_types
 from engine.cli import flags as cli_flags
 from engine.cli import main as cli_main
@@ -49,8 +49,8 @@ def define(values: flags.FlagValues) -> None:
     with_baselines = "with --compare_baselines:"
     what = f"{with_baselines} whole runs of each program; 0 for none"
     flag_types.define_integer(values, "seeds", 1, what, minimum=0)
-    what = f"{with_baselines} whose whole runs are timed, of {', '.join(WAYS)}"
-    text("baselines", ",".join(WAYS), what, values)
+    what = f"{with_baselines} whose whole runs are timed, of {', '.join(BASELINES)}"
+    text("baselines", ",".join(BASELINES), what, values)
     what = f"{with_baselines} the validation accuracy that a whole run is to reach"
     flag_types.define_number(values, "target_accuracy", 0.985, what)
     flags.DEFINE_bool("self_test", False, "check in a minute that all works on this device", values)
@@ -154,7 +154,7 @@ def measure(parsed: command_line.ParsedFlags, command: str) -> None:
         command=command,
     )
     result = benchmark(options, cli_main.log)
-    print(report.table(result))
+    print(report.format_table(result))
     if parsed.out:
         path = Path(parsed.out)
         if parsed.out.endswith(os.sep) or path.is_dir():

@@ -18,13 +18,13 @@ from engine.cli import main as cli_main
 from engine.cli.command_line import FlagError, ParsedFlags
 from engine.cli.flag_types import define_choice, define_number, define_path, define_switch
 from engine.commands.export import (
+    DEFAULT_MIN_AGREEMENT,
     MIN_AGREEMENT,
-    USUAL_MIN_AGREEMENT,
     ExportOptions,
     export,
 )
 from engine.core.recipe import DataSpec, Recipe
-from engine.export import subject
+from engine.export import export_source
 from engine.export.formats import FORMATS
 from engine.loggers.console import ConsoleLogger
 from engine.runs.directory import RunDirectory
@@ -38,13 +38,13 @@ def define_export(values: flags.FlagValues) -> None:
     define_choice(values, "format", None, FORMATS, "of the export")
     define_path(values, "out", None, "folder to make")
     text = "of the weights, with --format=litert"
-    define_choice(values, "precision", subject.FLOAT32, subject.PRECISIONS, text)
+    define_choice(values, "precision", export_source.FLOAT32, export_source.PRECISIONS, text)
     define_number(
         values,
         "min_agreement",
         None,
         "share of validation images, up to 1, on which export and original must predict the same; "
-        f"default: {USUAL_MIN_AGREEMENT}, {MIN_AGREEMENT[subject.INT8]} for int8",
+        f"default: {DEFAULT_MIN_AGREEMENT}, {MIN_AGREEMENT[export_source.INT8]} for int8",
     )
     define_switch(values, "overwrite", False, "replace an earlier export")
     cli_flags.define_threads(values)

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.benchmark import cloud, report
+from engine.benchmark import cloud
+from engine.benchmark.measurement import PREDICT, Measurement, Rate, explain
 from engine.benchmark.report import Report
-from engine.benchmark.rows import PREDICT, Rate, Row
-from engine.benchmark.timing import Work, alternate
+from engine.benchmark.timing import Workload, measure_in_turn
 from engine.commands.cache_options import CacheOptions
 from engine.commands.evaluate import Log, ignore
 from engine.core.recipe import Recipe
@@ -79,7 +79,7 @@ def benchmark(options: BenchmarkOptions, log: Log = ignore) -> Report:
         with tempfile.TemporaryDirectory() as folder:
             for row in _measure(options, recipe, threads, Path(folder), log):
                 rows.append(row)
-                log(report.explain(row))
+                log(explain(row))
     return Report(
         machine=hardware.describe_machine(),
         software=hardware.describe_software(),
@@ -93,9 +93,9 @@ def benchmark(options: BenchmarkOptions, log: Log = ignore) -> Report:
 
 def _measure(
     options: BenchmarkOptions, recipe: Recipe, threads: int, folder: Path, log: Log
-) -> Iterator[Row]:
+) -> Iterator[Measurement]:
     """The rows of a recipe: of each phase, or of prediction."""
-    from engine.benchmark import measure
+    from engine.benchmark import phase_benchmark
 
     if options.predict:
         yield _measure_prediction(recipe, threads, folder, options.repeats, log)
@@ -103,7 +103,7 @@ def _measure(
     job = prepare_job(recipe, threads, options.cache, folder, log)
     for phase in recipe.phases:
         if phase.epochs:
-            yield measure.row(job, phase, options.repeats)
+            yield phase_benchmark.measure_phase(job, phase, options.repeats)
 
 
 def prepare_job(
@@ -123,7 +123,9 @@ def prepare_job(
     return TrainJob(recipe, classifier, loader, augmentation, run, logger, **caches)
 
 
-def _measure_prediction(recipe: Recipe, threads: int, folder: Path, repeats: int, log: Log) -> Row:
+def _measure_prediction(
+    recipe: Recipe, threads: int, folder: Path, repeats: int, log: Log
+) -> Measurement:
     """Predictions of the recipe's training images into a file, their decoding, and the network."""
     import numpy as np
     import tensorflow as tf
@@ -148,9 +150,9 @@ def _measure_prediction(recipe: Recipe, threads: int, folder: Path, repeats: int
         device=tensorflow_setup.prefetch_device(),
     )
     model = _in_precision(model, recipe, stream, log)
-    samples = alternate(_prediction_works(model, recipe, stream, files, folder), repeats)
+    samples = measure_in_turn(_prediction_works(model, recipe, stream, files, folder), repeats)
     rates = {name: Rate.of(each) for name, each in samples.items()}
-    return Row(
+    return Measurement(
         backbone=recipe.backbone,
         image_size=recipe.image_size,
         batch_size=recipe.batch_size,
@@ -177,7 +179,7 @@ def _in_precision(model: Predictor, recipe: Recipe, stream: ImageStream, log: Lo
 
 def _prediction_works(
     model: Predictor, recipe: Recipe, stream: ImageStream, files: Examples, folder: Path
-) -> dict[str, Work]:
+) -> dict[str, Workload]:
     from engine.inference import predict
     from engine.inference.predictions_file import PredictionsFile, PredictionsRequest
     from pipelines.predict.find_images import flush_interval
@@ -198,11 +200,11 @@ def _prediction_works(
             file.finish()
 
     return {
-        "input": Work(lambda: drain(decoded), batches * batch_size),
-        "trunk": Work(
+        "input": Workload(lambda: drain(decoded), batches * batch_size),
+        "trunk": Workload(
             lambda: [model.probabilities(images).numpy() for _ in range(calls)], calls * batch_size
         ),
-        "whole": Work(predict_to_file, count),
+        "whole": Workload(predict_to_file, count),
     }
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.benchmark import time_to_accuracy
-from engine.benchmark.baselines import WAYS
-from engine.benchmark.rows import Rate
-from engine.benchmark.time_to_accuracy import Course
-from engine.benchmark.timing import Work, alternate, ratio
+from engine.benchmark.baselines import BASELINES
+from engine.benchmark.measurement import Rate
+from engine.benchmark.time_to_accuracy import TimedRun
+from engine.benchmark.timing import Workload, measure_in_turn, speed_ratio
 from engine.commands.benchmark import decode_only, drain, prepare_job
 from engine.commands.cache_options import CacheOptions
 from engine.commands.evaluate import Log, ignore
@@ -38,7 +38,7 @@ class BaselineOptions:
 
     repeats: rounds of each comparison of stages.
     seeds: whole runs of each program; 0 for no whole runs.
-    baselines: keys of `engine.benchmark.baselines.WAYS`, whose whole runs are timed.
+    baselines: keys of `engine.benchmark.baselines.BASELINES`, timed in whole runs.
     target_accuracy: the validation accuracy at which a whole run ends.
 
     Raises:
@@ -48,14 +48,14 @@ class BaselineOptions:
     recipe: Recipe
     repeats: int = 5
     seeds: int = 1
-    baselines: tuple[str, ...] = tuple(WAYS)
+    baselines: tuple[str, ...] = tuple(BASELINES)
     target_accuracy: float = 0.985
     threads: int | None = None
     cache: CacheOptions = dataclasses.field(default_factory=CacheOptions)
 
     def __post_init__(self) -> None:
         for name in self.baselines:
-            choose(name, WAYS, "--baselines: baseline")
+            choose(name, BASELINES, "--baselines: baseline")
 
 
 def compare_baselines(options: BaselineOptions, log: Log = ignore) -> Iterator[str]:
@@ -76,31 +76,32 @@ def compare_baselines(options: BaselineOptions, log: Log = ignore) -> Iterator[s
 
 
 def _compare_stages(job: TrainJob, threads: int, repeats: int) -> Iterator[str]:
-    """A line for each stage that is measured against plain Keras or decoding alone."""
-    from engine.benchmark import keras_comparison, measure
+    """Yields a line for each stage compared with plain Keras or decoding alone."""
+    from engine.benchmark import keras_comparison, phase_benchmark
 
-    yield f"{keras_comparison.same_job(job.recipe)}; ratios: median of {repeats} rounds (quartiles)"
+    title = keras_comparison.describe_workload(job.recipe)
+    yield f"{title}; ratios: median of {repeats} rounds (quartiles)"
     phases = [phase for phase in job.recipe.phases if phase.epochs]
     for phase in phases:
-        bench = measure.prepare(job, phase)
+        benchmark = phase_benchmark.prepare(job, phase)
         batch = next(iter(job.loader.split_batches("train", [0])))
         if phase is phases[0]:
-            if pair := keras_comparison.augmentation(bench, batch):
+            if pair := keras_comparison.augmentation(benchmark, batch):
                 yield _ratio("augmentation / Keras layers", pair, repeats)
             yield from _compare_input(job, threads, repeats)
-        if bench.stage.partition.frozen:
-            pair = keras_comparison.forward(bench, batch)
+        if benchmark.trainer.partition.frozen:
+            pair = keras_comparison.forward(benchmark, batch)
             yield _ratio(f"{phase.name}: frozen layers / Keras", pair, repeats)
-        pair = keras_comparison.update(bench, batch)
+        pair = keras_comparison.update(benchmark, batch)
         yield _ratio(f"{phase.name}: update / Keras", pair, repeats)
-        pair = keras_comparison.loop(bench)
+        pair = keras_comparison.loop(benchmark)
         yield _ratio(f"{phase.name}: loop / bare step", pair, 2 * repeats)
 
 
-def _ratio(title: str, pair: tuple[Work, Work], repeats: int) -> str:
-    samples = alternate(dict(zip(("ours", "theirs"), pair, strict=True)), repeats)
+def _ratio(title: str, pair: tuple[Workload, Workload], repeats: int) -> str:
+    samples = measure_in_turn(dict(zip(("ours", "theirs"), pair, strict=True)), repeats)
     ours, theirs = (Rate.of(samples[name]) for name in ("ours", "theirs"))
-    times = ratio(samples["ours"], samples["theirs"])
+    times = speed_ratio(samples["ours"], samples["theirs"])
     return (
         f"{title:36} {ours.median:9,.0f} / {theirs.median:9,.0f} images/s = {times.median:7.3g} x "
         f"({times.low:.3g} to {times.high:.3g})"
@@ -108,7 +109,7 @@ def _ratio(title: str, pair: tuple[Work, Work], repeats: int) -> str:
 
 
 def _compare_input(job: TrainJob, threads: int, repeats: int) -> Iterator[str]:
-    """Batches from files and from the pixel cache, against decoding with nothing else attached."""
+    """Compares batches from files and from the pixel cache with decoding alone."""
     from pipelines.loading import batches
     from pipelines.sources import sources
 
@@ -117,31 +118,31 @@ def _compare_input(job: TrainJob, threads: int, repeats: int) -> Iterator[str]:
     loader = batches.ImageDataLoader(examples, recipe, threads)
     steps = min(job.steps_per_epoch, max(1, 2000 // recipe.batch_size))
     images = steps * recipe.batch_size
-    decoding = Work(lambda: drain(decode_only(examples, recipe, threads).take(steps)), images)
-    files = Work(lambda: drain(loader.train_batches(0, steps)), images)
+    decoding = Workload(lambda: drain(decode_only(examples, recipe, threads).take(steps)), images)
+    files = Workload(lambda: drain(loader.train_batches(0, steps)), images)
     yield _ratio("input from files / bare decoding", (files, decoding), repeats)
-    cached = Work(lambda: drain(job.loader.train_batches(0, steps)), images)
+    cached = Workload(lambda: drain(job.loader.train_batches(0, steps)), images)
     yield _ratio("input in use / bare decoding", (cached, decoding), repeats)
 
 
 def _time_to_accuracy(options: BaselineOptions, folder: Path) -> Iterator[str]:
-    """Whole runs from process start, in turn, until an evaluation reaches the target."""
+    """Times whole runs, in turn, from process start until an evaluation reaches the target."""
     from pipelines.sources import class_folders, sources
 
     target = options.target_accuracy
     examples = sources.load_examples(options.recipe.data)
     for split in ("train", "validation"):
         class_folders.write_class_folders(examples.subset(split), folder / "images" / split)
-    courses: dict[str, list[Course]] = {name: [] for name in (OURS, *options.baselines)}
-    for seed, name in itertools.product(range(options.seeds), courses):
+    timed_runs: dict[str, list[TimedRun]] = {name: [] for name in (OURS, *options.baselines)}
+    for seed, name in itertools.product(range(options.seeds), timed_runs):
         recipe = dataclasses.replace(options.recipe, seed=options.recipe.seed + seed)
-        place = folder / f"{name.replace('/', '_')}_{seed}"
-        command = _train_command(options, recipe, place) if name == OURS else None
+        run_folder = folder / f"{name.replace('/', '_')}_{seed}"
+        command = _train_command(options, recipe, run_folder) if name == OURS else None
         command = command or _baseline_command(name, recipe, folder / "images")
-        course = time_to_accuracy.run(command, target, {"PYTHONPATH": ROOT})
-        courses[name].append(course)
-        yield f"seed {recipe.seed}, {name}: {_describe(course, target)}"
-    yield from _medians(courses, target)
+        run = time_to_accuracy.run(command, target, {"PYTHONPATH": ROOT})
+        timed_runs[name].append(run)
+        yield f"seed {recipe.seed}, {name}: {_describe(run, target)}"
+    yield from _medians(timed_runs, target)
 
 
 def _train_command(options: BaselineOptions, recipe: Recipe, folder: Path) -> list[str]:
@@ -160,7 +161,7 @@ def _train_command(options: BaselineOptions, recipe: Recipe, folder: Path) -> li
 
 def _baseline_command(name: str, recipe: Recipe, images: Path) -> list[str]:
     task = {
-        "way": name,
+        "baseline": name,
         "train_dir": str(images / "train"),
         "validation_dir": str(images / "validation"),
         "recipe": to_json(recipe),
@@ -168,29 +169,29 @@ def _baseline_command(name: str, recipe: Recipe, images: Path) -> list[str]:
     return [sys.executable, "-m", "engine.benchmark.baselines", json.dumps(task)]
 
 
-def _describe(course: Course, target: float) -> str:
-    reached = course.reached(target)
-    best = max(accuracy for _, accuracy in course.epochs)
-    if reached is None:
-        return f"did not reach {target:.1%} in {len(course.epochs)} epochs (best {best:.2%})"
+def _describe(run: TimedRun, target: float) -> str:
+    seconds = run.seconds_to(target)
+    best = max(accuracy for _, accuracy in run.epochs)
+    if seconds is None:
+        return f"did not reach {target:.1%} in {len(run.epochs)} epochs (best {best:.2%})"
     return (
-        f"{target:.1%} in epoch {len(course.epochs)}, {reached - course.reading:.1f} s after the "
-        f"first read, {reached:.1f} s after process start"
+        f"{target:.1%} in epoch {len(run.epochs)}, {seconds - run.first_read:.1f} s after the "
+        f"first read, {seconds:.1f} s after process start"
     )
 
 
-def _medians(courses: dict[str, list[Course]], target: float) -> Iterator[str]:
-    """Medians over the seeds against those of bin/train."""
+def _medians(timed_runs: dict[str, list[TimedRun]], target: float) -> Iterator[str]:
+    """Yields the medians over the seeds, and their ratios to those of bin/train."""
     for title, seconds_of in (
-        ("first read to target", lambda c: (c.reached(target) or math.inf) - c.reading),
-        ("process start to target", lambda c: c.reached(target) or math.inf),
+        ("first read to target", lambda run: (run.seconds_to(target) or math.inf) - run.first_read),
+        ("process start to target", lambda run: run.seconds_to(target) or math.inf),
     ):
-        seconds = {name: sorted(map(seconds_of, runs)) for name, runs in courses.items()}
+        seconds = {name: sorted(map(seconds_of, runs)) for name, runs in timed_runs.items()}
         ours = statistics.median(seconds[OURS])
         for name, each in seconds.items():
             median = statistics.median(each)
             spread = f"({_seconds(each[0])} to {_seconds(each[-1])})"
-            line = f"{title:24} {name:10} {_seconds(median):>10} {spread}"
+            line = f"{title:24} {name:20} {_seconds(median):>10} {spread}"
             finite = math.isfinite(ours) and math.isfinite(median)
             yield f"{line}, {median / ours:5.1f} x {OURS}" if finite else line
 

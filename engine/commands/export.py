@@ -15,7 +15,7 @@ from engine.commands.cache_options import CacheOptions
 from engine.core.errors import UserError, choose, require
 from engine.core.files import write, write_json
 from engine.core.recipe import DataSpec, Recipe
-from engine.export import place, subject
+from engine.export import export_source, output_folder
 from engine.export.formats import FORMATS
 from engine.loggers.base import Logger, LoggerGroup
 from engine.runs.directory import RunDirectory
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from engine.export.parity import Parity
     from engine.runs.load_run import LoadedRun
 
-MIN_AGREEMENT = {subject.INT8: 0.98}  # of predictions by precision; elsewhere:
-USUAL_MIN_AGREEMENT = 0.995
-SAMPLES = 256  # training images that int8 is calibrated with, evenly over the classes
+MIN_AGREEMENT = {export_source.INT8: 0.98}  # of predictions, by precision; otherwise:
+DEFAULT_MIN_AGREEMENT = 0.995
+CALIBRATION_IMAGES = 256  # training images that calibrate int8, balanced over the classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +36,10 @@ class ExportOptions:
     """What to export and where to.
 
     format: a key of `FORMATS`.
-    out: the folder to make.
-    precision: of the weights, one of those of the format.
-    min_agreement: share of validation images, 0 to 1, with equal predictions; None for the usual.
-    data: where the run's images are now; None for where the run found them.
+    out: the output folder.
+    precision: of the weights, one of the format's.
+    min_agreement: fraction of validation images with equal predictions, 0 to 1; None: default.
+    data: where the run's images are now; None for the recipe's dataset.
     overwrite: replace an earlier export in `out`.
     threads: CPU threads; None for all cores.
     """
@@ -47,7 +47,7 @@ class ExportOptions:
     run_dir: Path
     format: str
     out: Path
-    precision: str = subject.FLOAT32
+    precision: str = export_source.FLOAT32
     min_agreement: float | None = None
     data: DataSpec | None = None
     overwrite: bool = False
@@ -58,27 +58,27 @@ class ExportOptions:
         allowed = choose(self.format, FORMATS, "--format:").precisions
         require(
             self.precision in allowed,
-            f"--precision={self.precision} goes with --format=litert; omit it with "
+            f"--precision={self.precision} requires --format=litert; omit it with "
             f"--format={self.format}, which is {allowed[0]}",
         )
         require(
             self.min_agreement is None or 0 <= self.min_agreement <= 1,
-            f"--min_agreement={self.min_agreement}; allowed: a share from 0 to 1, such as "
-            f"{USUAL_MIN_AGREEMENT} for {USUAL_MIN_AGREEMENT:.1%}",
+            f"--min_agreement={self.min_agreement}; allowed: a fraction from 0 to 1, such as "
+            f"{DEFAULT_MIN_AGREEMENT} for {DEFAULT_MIN_AGREEMENT:.1%}",
         )
 
     @property
     def required_agreement(self) -> float:
         if self.min_agreement is not None:
             return self.min_agreement
-        return MIN_AGREEMENT.get(self.precision, USUAL_MIN_AGREEMENT)
+        return MIN_AGREEMENT.get(self.precision, DEFAULT_MIN_AGREEMENT)
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportResult:
-    """An export and how it compares with the original.
+    """An export and its comparison with the original model.
 
-    path: of the model, a file or a folder in `folder`, which holds its model card as well.
+    path: of the model, a file or a folder in `folder`, which also holds the model card.
     """
 
     folder: Path
@@ -95,75 +95,81 @@ def export(
     ),
     warn: Callable[[str], None] | None = None,
 ) -> ExportResult:
-    """Exports a run's best model, and writes nothing unless it predicts as the original does.
+    """Exports a run's best model; writes nothing unless it predicts as the original does.
 
     Args:
-      logger: receives what there is to say; nothing is printed without one.
-      shutdown: what may end this from outside.
-      guard_conversion: makes the context in which native converters run, which no exception
-        passes through; receives the function that clears away what was begun.
+      logger: receives progress messages; nothing is printed without one.
+      shutdown: a request to stop, checked between steps.
+      guard_conversion: makes the context for native converters, which no exception can interrupt;
+        receives the function that removes unfinished files.
       warn: receives a line about images that can't be read; the logger by default.
 
     Raises:
-      UserError: the run, its images or the place don't serve, or the export differs too much.
-      ShutdownRequested: nothing is left behind.
+      UserError: the run, its images or the output folder are unusable, or the export differs.
+      ShutdownRequested: after everything unfinished was removed.
     """
     logger, shutdown = logger or LoggerGroup(()), shutdown or Shutdown()
-    run, kind = RunDirectory(Path(options.run_dir)), FORMATS[options.format]
+    run, export_format = RunDirectory(Path(options.run_dir)), FORMATS[options.format]
     out = Path(options.out)
     recipe = run.read_recipe()
     recipe = dataclasses.replace(recipe, data=options.data or recipe.data)
-    place.refuse(out, options.overwrite)
+    output_folder.require_free(out, options.overwrite)
     threads = tensorflow_setup.start_tensorflow(options.threads, log=logger.note)
 
     from engine.export import card, parity
     from engine.runs.load_run import load_run
 
     model = load_run(run)
-    logger.note("reading the images")
-    images, samples = _images(options, recipe, model.classes, threads, warn or logger.note)
-    source = _export_source(options, recipe, model, threads, samples)
+    logger.note("reading images")
+    images, calibration_images = _load_images(
+        options, recipe, model.classes, threads, warn or logger.note
+    )
+    source = _export_source(options, recipe, model, threads, calibration_images)
     with ExitStack() as cleanup:
-        folder = cleanup.enter_context(place.beside(out, options.overwrite))
-        path = folder / kind.path
-        logger.note(f"converting to {kind.title}, {options.precision}")
+        folder = cleanup.enter_context(output_folder.create(out, options.overwrite))
+        path = folder / export_format.path
+        logger.note(f"converting to {export_format.title}, {options.precision}")
         with ExitStack() as output, guard_conversion(lambda: _abandon(output, cleanup)):
             output.enter_context(captured_output.capture_output())
-            kind.write(source, path)
+            export_format.write(source, path)
         examples = images.examples
-        logger.note(f"comparing it with the original on {len(examples):,} validation images")
+        logger.note(
+            f"comparing the export with the original on {len(examples):,} validation images"
+        )
         with captured_output.capture_output():
-            predict = kind.load(source, path)
+            predict = export_format.load(source, path)
             batch_stream = shutdown.check_each(images.batches())
-            measured = parity.measure(source, kind, path, predict, batch_stream, _reader(examples))
-        _log_table(parity.rows(measured, kind), logger)
-        parity.check(measured, options.required_agreement)
+            measured = parity.measure(
+                source, export_format, path, predict, batch_stream, _reader(examples)
+            )
+        _log_table(parity.table_rows(measured, export_format), logger)
+        parity.require_agreement(measured, options.required_agreement)
         counts = examples.class_counts()
-        text = card.write(source, kind, measured, run.read_result(), counts, recipe.data)
-        write(folder / place.CARD, text.encode())
-        report = parity.report(source, kind, options.required_agreement, measured)
-        write_json(folder / place.PARITY, report)
+        text = card.render(source, export_format, measured, run.read_result(), counts, recipe.data)
+        write(folder / output_folder.CARD, text.encode())
+        report = parity.report(source, export_format, options.required_agreement, measured)
+        write_json(folder / output_folder.PARITY, report)
         shutdown.check()
-    return ExportResult(out, out / kind.path, measured)
+    return ExportResult(out, out / export_format.path, measured)
 
 
 def _abandon(*stacks: ExitStack) -> None:
-    """Leaves contexts as an interruption would."""
+    """Exits contexts as if interrupted."""
     for stack in stacks:
         with contextlib.suppress(ShutdownRequested):
             stack.__exit__(ShutdownRequested, ShutdownRequested(), None)
 
 
 def _export_source(
-    options: ExportOptions, recipe: Recipe, model: LoadedRun, threads: int, samples: Any
-) -> subject.ExportSource:
+    options: ExportOptions, recipe: Recipe, model: LoadedRun, threads: int, calibration_images: Any
+) -> export_source.ExportSource:
     from pipelines.decode import decode
 
-    return subject.ExportSource(
+    return export_source.ExportSource(
         model,
         decode=lambda contents: decode.decode(contents, *recipe.image_size, recipe.resize),
         precision=options.precision,
-        samples=samples,
+        calibration_images=calibration_images,
         threads=threads,
     )
 
@@ -174,20 +180,20 @@ def _reader(examples: Any) -> Callable[[int], bytes]:
     return functools.partial(read, examples)
 
 
-def _images(
+def _load_images(
     options: ExportOptions,
     recipe: Recipe,
     classes: tuple[str, ...],
     threads: int,
     warn: Callable[[str], None],
 ) -> tuple[Any, Any]:
-    """The images to compare on and those to calibrate int8 with.
+    """Loads the images of the comparison and of the calibration of int8.
 
     Returns:
       a `batches.SplitLoader`, and uint8 [N, H, W, 3] or None.
 
     Raises:
-      UserError: they are not there any more.
+      UserError: the images can't be read any more.
     """
     import numpy as np
 
@@ -199,22 +205,24 @@ def _images(
     try:
         examples, pixels = prepare_split(recipe, "validation", options.cache.location())
         images = batches.SplitLoader(examples, recipe, threads, pixels)
-        if options.precision != subject.INT8:
+        if options.precision != export_source.INT8:
             return images, None
-        limit = min(max(SAMPLES, len(classes)), recipe.data.limit_examples or sys.maxsize)
+        limit = min(
+            max(CALIBRATION_IMAGES, len(classes)), recipe.data.limit_examples or sys.maxsize
+        )
         data = dataclasses.replace(recipe.data, limit_examples=limit)
-        few, _ = prepare_split(dataclasses.replace(recipe, data=data), "train")
+        sample, _ = prepare_split(dataclasses.replace(recipe, data=data), "train")
     except UserError as error:
         raise UserError(
-            f"the run's images can't be read ({error}); where they have moved, name the place as "
-            "in training: --data_dir, --train_dir and --val_dir, --dataset or --manifest"
+            f"the run's images can't be read ({error}); if they have moved, name the place "
+            "as in training: --data_dir, --train_dir and --val_dir, --dataset or --manifest"
         ) from None
-    stream = batches.SplitLoader(few, recipe, threads).batches()
-    samples = np.concatenate([np.asarray(batch.inputs) for batch in stream])
-    return images, samples[: len(few)]
+    stream = batches.SplitLoader(sample, recipe, threads).batches()
+    calibration_images = np.concatenate([np.asarray(batch.inputs) for batch in stream])
+    return images, calibration_images[: len(sample)]
 
 
 def _log_table(rows: list[tuple[str, str, str]], logger: Logger) -> None:
     logger.note("")
-    for name, value, more in rows:
-        logger.note(f"{name:24}{value:>10}  {more}".rstrip())
+    for name, value, note in rows:
+        logger.note(f"{name:24}{value:>10}  {note}".rstrip())

@@ -1,4 +1,4 @@
-"""Measures a service in a process of its own by images that are sent to it from here."""
+"""Measures a service in its own process by sending images from this one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.core.text import printable
 from engine.loggers.base import Logger, LoggerGroup
 from engine.runtime import child_process, tensorflow_setup
 from engine.serving import load_test
-from engine.serving.load_test import Sent
+from engine.serving.load_test import LoadTestRun
 from pipelines.sources.examples import read_bytes
 
 WARM_UP = 16  # images sent before the clock starts
@@ -46,8 +46,8 @@ class LoadTestOptions:
 class LoadTestResult:
     """What came of the same images, sent one at a time and on several connections at a time."""
 
-    sequential: Sent
-    concurrent: Sent
+    sequential: LoadTestRun
+    concurrent: LoadTestRun
     connections: int
 
     def lines(self) -> Iterator[str]:
@@ -62,7 +62,7 @@ class LoadTestResult:
             )
         yield (
             f"ratio {self.concurrent.rate / self.sequential.rate:.2f}; probabilities differ by up "
-            f"to {load_test.apart(self.sequential, self.concurrent):.1e}"
+            f"to {load_test.max_difference(self.sequential, self.concurrent):.1e}"
         )
 
 
@@ -75,9 +75,9 @@ def measure_service(options: LoadTestOptions, logger: Logger | None = None) -> L
     logger = logger or LoggerGroup(())
     images = _read_images(options)
     with _service(options.service, logger) as address:
-        asyncio.run(load_test.send(address, images[:WARM_UP], options.connections))
-        sequential = asyncio.run(load_test.send(address, images, 1))
-        concurrent = asyncio.run(load_test.send(address, images, options.connections))
+        asyncio.run(load_test.send_images(address, images[:WARM_UP], options.connections))
+        sequential = asyncio.run(load_test.send_images(address, images, 1))
+        concurrent = asyncio.run(load_test.send_images(address, images, options.connections))
     return LoadTestResult(sequential, concurrent, options.connections)
 
 

@@ -17,7 +17,7 @@ from engine.runs.directory import RunDirectory
 from engine.runtime import tensorflow_setup
 from engine.runtime.shutdown import Shutdown, ShutdownRequested
 from engine.serving import server
-from engine.serving.batcher import BatchingOptions, sizes
+from engine.serving.batcher import BatchingOptions, batch_sizes
 from engine.serving.limits import MB, Limits
 from engine.serving.service import Model, Service
 
@@ -128,10 +128,12 @@ async def _serve(
 def _load(
     options: ServeOptions, run: RunDirectory, threads: int, logger: Logger, shutdown: Shutdown
 ) -> tuple[Model, BatchingOptions]:
-    from engine.serving import model as models
+    from engine.serving import served_model
 
-    predictor = models.load(run, options.precision, logger.note)
-    seconds = models.seconds(predictor, shutdown.check_each(sizes(options.batch_size)))
+    predictor = served_model.load(run, options.precision, logger.note)
+    seconds = served_model.measure_batches(
+        predictor, shutdown.check_each(batch_sizes(options.batch_size))
+    )
     about = {
         "run": run.path.resolve().name,
         "model": run.read_recipe().backbone,
@@ -140,7 +142,7 @@ def _load(
     }
     model = Model(
         make_decoder(predictor.image_size, predictor.resize),
-        functools.partial(models.answers, predictor),
+        functools.partial(served_model.predict, predictor),
         predictor.classes,
         predictor.rule,
         about,

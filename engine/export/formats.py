@@ -1,9 +1,9 @@
-"""FORMATS: the ways out by name."""
+"""The export formats by name."""
 
 from __future__ import annotations
 
 from engine.export import keras_file, litert, onnx_file, saved_model
-from engine.export.subject import ExportFormat
+from engine.export.export_source import ExportFormat
 
 FORMATS: dict[str, ExportFormat] = {
     "saved_model": saved_model.FORMAT,

@@ -1,7 +1,7 @@
-"""A `.keras` file of Keras' own layers, which plain Keras loads, in safe mode too.
+"""Exports to a `.keras` file of Keras' own layers, which plain Keras loads in safe mode.
 
-The temperature is a layer before the softmax. The rule is not a layer: the model card shows how it
-is applied. Normalisations stay as they are, so that the model can be trained on.
+The temperature is a layer before the softmax. The decision rule is not a layer: the model card
+shows how to apply it. Normalization layers stay unfolded, so that training can continue.
 """
 
 from __future__ import annotations
@@ -13,54 +13,60 @@ import numpy as np
 
 from engine.evaluation import decision_rule
 from engine.export import snippets
-from engine.export.subject import PIXELS, Answer, ExportFormat, ExportSource, facts_json
+from engine.export.export_source import (
+    PIXELS,
+    ExportFormat,
+    ExportSource,
+    PredictFunction,
+    model_info_json,
+)
 
-FACTS = "model.json"
+INFO_FILE = "model.json"
 
 
-def write(subject: ExportSource, path: Path) -> None:
+def write(source: ExportSource, path: Path) -> None:
     import keras
 
-    model = subject.opened.model
-    tempered = keras.layers.Rescaling(1 / subject.rule.temperature, name="temperature")
-    chances = keras.layers.Softmax(name="probabilities")(tempered(model.output))
-    keras.Model(model.input, chances, name=model.name).save(path)
+    model = source.loaded_run.model
+    tempered = keras.layers.Rescaling(1 / source.rule.temperature, name="temperature")
+    probabilities = keras.layers.Softmax(name="probabilities")(tempered(model.output))
+    keras.Model(model.input, probabilities, name=model.name).save(path)
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(zipfile.ZipInfo(FACTS), facts_json(subject).encode())
+        archive.writestr(zipfile.ZipInfo(INFO_FILE), model_info_json(source).encode())
 
 
-def load(subject: ExportSource, path: Path) -> Answer:
+def load(source: ExportSource, path: Path) -> PredictFunction:
     import keras
     import tensorflow as tf
 
     model = keras.saving.load_model(path, compile=False, safe_mode=True)
     forward = tf.function(lambda images: model(images, training=False), autograph=False)
 
-    def answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        chances = forward(tf.cast(images, tf.float32)).numpy()
-        return chances, decision_rule.decide(subject.rule, subject.classes, chances)
+    def predict(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        probabilities = forward(tf.cast(images, tf.float32)).numpy()
+        return probabilities, decision_rule.decide(source.rule, source.classes, probabilities)
 
-    return answer
+    return predict
 
 
-def usage(subject: ExportSource) -> str:
-    program = snippets.of_pixels(
-        subject,
+def usage(source: ExportSource) -> str:
+    program = snippets.pixel_program(
+        source,
         imports=("zipfile", "keras"),
         lines="""\
 with zipfile.ZipFile("model.keras") as files:
-    facts = json.loads(files.read("model.json"))
-labels, rule = facts["labels"], facts["rule"]
+    info = json.loads(files.read("model.json"))
+labels, rule = info["labels"], info["rule"]
 
 
 def decide(row):
-    found = int(row.argmax())
+    best = int(row.argmax())
     if rule["positive_class"] is not None:
         positive = labels.index(rule["positive_class"])
-        others = [-1 if n == positive else chance for n, chance in enumerate(row)]
-        found = positive if row[positive] >= np.float32(rule["threshold"]) else np.argmax(others)
+        others = [-1 if n == positive else value for n, value in enumerate(row)]
+        best = positive if row[positive] >= np.float32(rule["threshold"]) else np.argmax(others)
     uncertain = rule["abstain"] is not None and row.max() < np.float32(rule["abstain"])
-    return -1 if uncertain else int(found)
+    return -1 if uncertain else int(best)
 
 
 model = keras.saving.load_model("model.keras")
@@ -68,11 +74,11 @@ probabilities = model.predict(images, verbose=0)
 decisions = [decide(row) for row in probabilities]""",
     )
     return f"""\
-{snippets.gives(subject, decision=False)}
-The program applies the rule. `model.json` in the file holds the labels, the
-temperature, the rule and how images are resized.
+{snippets.signature(source, decision=False)}
+The program below applies the decision rule. `model.json` in the file holds the labels, the
+temperature, the rule and the resize method.
 
-Run beside the file, with the packages tensorflow, which Keras comes with, and Pillow:
+Run in the folder of the file, with the packages tensorflow (which includes Keras) and Pillow:
 
 {program}"""
 

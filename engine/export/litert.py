@@ -1,9 +1,8 @@
-"""LiteRT (TensorFlow Lite): one file for phones and small boards, in three precisions.
+"""Exports to LiteRT (TensorFlow Lite): one file for phones and small boards, in three precisions.
 
-Files that belong to the model lie in it as TensorFlow Lite's metadata convention has it: a zip
-archive, uncompressed, behind the flat buffer, which the interpreter does not look at. The libraries
-that read the metadata take a classifier with one output: there is no `decision` where it would be
-the likeliest label anyway.
+By TensorFlow Lite's metadata convention the associated files are an uncompressed zip archive
+behind the flat buffer, which the interpreter ignores. Libraries that read the metadata accept
+classifiers with a single output, so `decision` is omitted where it is the most likely label.
 """
 
 from __future__ import annotations
@@ -18,64 +17,78 @@ import numpy as np
 
 from engine.core.text import printable
 from engine.export import lite_metadata, snippets
-from engine.export.lite_metadata import FACTS, LABELS
-from engine.export.subject import (
+from engine.export.export_source import (
     FLOAT16,
     FLOAT32,
     INT8,
     PIXELS,
     PRECISIONS,
-    Answer,
     ExportFormat,
     ExportSource,
-    facts_json,
+    PredictFunction,
+    model_info_json,
 )
+from engine.export.lite_metadata import INFO_FILE, LABELS_FILE
 
 SIGNATURE = "serving_default"
 
 
-def write(subject: ExportSource, path: Path) -> None:
+def write(source: ExportSource, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as place:
-        _save_constant(subject, place)
-        contents = CONVERTERS[subject.precision](subject, place)
+        _save_constant(source, place)
+        contents = CONVERTERS[source.precision](source, place)
     path.write_bytes(
-        lite_metadata.put(contents, lite_metadata.describe(subject, _outputs(subject)))
+        lite_metadata.add_metadata(
+            contents, lite_metadata.build_metadata(source, _output_names(source))
+        )
     )
     with zipfile.ZipFile(path, "a") as archive:
-        for name, text in ((LABELS, _lines(subject)), (FACTS, facts_json(subject))):
-            archive.writestr(zipfile.ZipInfo(name), text.encode())  # of no date: the same bytes
+        for name, text in (
+            (LABELS_FILE, _labels_text(source)),
+            (INFO_FILE, model_info_json(source)),
+        ):
+            archive.writestr(
+                zipfile.ZipInfo(name), text.encode()
+            )  # without a date, for reproducible files
 
 
-def _outputs(subject: ExportSource) -> list[str]:
-    """In the order that the converter gives them, that of the alphabet."""
-    return ["decision", "probabilities"] if subject.rule.overrides_argmax else ["probabilities"]
+def _output_names(source: ExportSource) -> list[str]:
+    """Returns the names of the outputs in the converter's order, alphabetical."""
+    return ["decision", "probabilities"] if source.rule.overrides_argmax else ["probabilities"]
 
 
-def _save_constant(subject: ExportSource, place: str) -> None:
-    """Saves the model without variables: where there are some, int8 can't be calibrated."""
+def _save_constant(source: ExportSource, place: str) -> None:
+    """Saves the model without variables, which int8 calibration does not support."""
     import tensorflow as tf
     from tensorflow.python.framework import convert_to_constants
 
-    from engine.export import program
+    from engine.export import inference_function
 
-    answer = program.make(subject)
-    fixed = convert_to_constants.convert_variables_to_constants_v2(answer.get_concrete_function())
+    predict = inference_function.build(source)
+    concrete = predict.get_concrete_function()
+    frozen = convert_to_constants.convert_variables_to_constants_v2(concrete)
 
-    @tf.function(autograph=False, input_signature=answer.input_signature)
+    @tf.function(autograph=False, input_signature=predict.input_signature)
     def constant(images: Any) -> dict[str, Any]:
-        # What is fixed comes in the order of its names.
-        found = dict(zip((program.DECISION, program.PROBABILITIES), fixed(images), strict=True))
-        return {name: found[name] for name in _outputs(subject)}
+        # The frozen function returns its outputs in the order of their names.
+        outputs = dict(
+            zip(
+                (inference_function.DECISION, inference_function.PROBABILITIES),
+                frozen(images),
+                strict=True,
+            )
+        )
+        return {name: outputs[name] for name in _output_names(source)}
 
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # swish has one
     tf.saved_model.save(tf.Module(), place, {SIGNATURE: constant}, options)
 
 
-def _as_float32(subject: ExportSource, place: str) -> bytes:
+def _convert_float32(source: ExportSource, place: str) -> bytes:
     return _converter(place).convert()
 
 
-def _as_float16(subject: ExportSource, place: str) -> bytes:
+def _convert_float16(source: ExportSource, place: str) -> bytes:
     import tensorflow as tf
 
     converter = _converter(place)
@@ -84,29 +97,29 @@ def _as_float16(subject: ExportSource, place: str) -> bytes:
     return converter.convert()
 
 
-def _as_int8(subject: ExportSource, place: str) -> bytes:
+def _convert_int8(source: ExportSource, place: str) -> bytes:
     import tensorflow as tf
 
-    from engine.export import program
+    from engine.export import inference_function
 
-    def samples() -> Iterator[dict[str, np.ndarray]]:
-        assert subject.samples is not None
-        for image in subject.samples:
-            yield {program.IMAGES: image[None]}
+    def representative_dataset() -> Iterator[dict[str, np.ndarray]]:
+        assert source.calibration_images is not None
+        for image in source.calibration_images:
+            yield {inference_function.IMAGES: image[None]}
 
     converter = _converter(place)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = samples
+    converter.representative_dataset = representative_dataset
     converter.target_spec.supported_ops = [
         tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
         tf.lite.OpsSet.TFLITE_BUILTINS,
     ]
-    kept = tf.lite.experimental.QuantizationDebugOptions(
-        denylisted_ops=list(program.LAST_OPERATIONS)
+    options = tf.lite.experimental.QuantizationDebugOptions(
+        denylisted_ops=list(inference_function.LAST_OPERATIONS)
     )
-    # The debugger is how TensorFlow lets some operations stay in floating point.
+    # TensorFlow's only way to exclude operations from quantization is the debugger.
     debugger = tf.lite.experimental.QuantizationDebugger(
-        converter=converter, debug_dataset=samples, debug_options=kept
+        converter=converter, debug_dataset=representative_dataset, debug_options=options
     )
     return debugger.get_nondebug_quantized_model()
 
@@ -118,73 +131,73 @@ def _converter(place: str) -> Any:
 
 
 CONVERTERS: dict[str, Callable[[ExportSource, str], bytes]] = {
-    FLOAT32: _as_float32,
-    FLOAT16: _as_float16,
-    INT8: _as_int8,
+    FLOAT32: _convert_float32,
+    FLOAT16: _convert_float16,
+    INT8: _convert_int8,
 }
 
 
-def _lines(subject: ExportSource) -> str:
-    """One label a line, and no more lines than labels; `model.json` has them as they are."""
-    return "".join(f"{printable(name)}\n" for name in subject.classes)
+def _labels_text(source: ExportSource) -> str:
+    """Returns one label per line, line breaks escaped; `model.json` has the labels unchanged."""
+    return "".join(f"{printable(name)}\n" for name in source.classes)
 
 
-def load(subject: ExportSource, path: Path) -> Answer:
+def load(source: ExportSource, path: Path) -> PredictFunction:
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(path), num_threads=subject.threads)
+    interpreter = Interpreter(str(path), num_threads=source.threads)
     run = interpreter.get_signature_runner(SIGNATURE)
 
-    def answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = run(images=images)
-        chances = found["probabilities"]
-        return chances, found.get("decision", chances.argmax(-1))
+    def predict(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        outputs = run(images=images)
+        probabilities = outputs["probabilities"]
+        return probabilities, outputs.get("decision", probabilities.argmax(-1))
 
-    return answer
+    return predict
 
 
-def usage(subject: ExportSource) -> str:
-    program = snippets.of_pixels(
-        subject,
+def usage(source: ExportSource) -> str:
+    program = snippets.pixel_program(
+        source,
         imports=("zipfile", "ai_edge_litert.interpreter"),
         lines="""\
 with zipfile.ZipFile("model.tflite") as files:
     labels = json.loads(files.read("model.json"))["labels"]
 model = ai_edge_litert.interpreter.Interpreter("model.tflite").get_signature_runner()
-answers = model(images=images)
-probabilities = answers["probabilities"]
-decisions = answers.get("decision", probabilities.argmax(-1))""",
+outputs = model(images=images)
+probabilities = outputs["probabilities"]
+decisions = outputs.get("decision", probabilities.argmax(-1))""",
     )
     return f"""\
-{snippets.gives(subject, subject.rule.overrides_argmax)}
-It has one signature, `{SIGNATURE}`. `labels.txt` in it holds the labels one a line, with `\\n` for
-a line break within a name; `model.json` holds them as they are, with temperature, rule and
-resizing. {_in_apps(subject)}
-{_calibration(subject)}
-Run beside the file, with the packages ai-edge-litert, numpy and Pillow:
+{snippets.signature(source, source.rule.overrides_argmax)}
+It has one signature, `{SIGNATURE}`. `labels.txt` in the file holds one label per line, with `\\n`
+for a line break within a name; `model.json` holds the labels unchanged, the temperature, the
+decision rule and the resize method. {_app_support(source)}
+{_calibration(source)}
+Run in the folder of the file, with the packages ai-edge-litert, numpy and Pillow:
 
 {program}"""
 
 
-def _calibration(subject: ExportSource) -> str:
-    if subject.samples is None:
+def _calibration(source: ExportSource) -> str:
+    if source.calibration_images is None:
         return ""
-    count = len(subject.samples)
+    count = len(source.calibration_images)
     return f"""
 Weights and arithmetic are int8 up to the logits, calibrated on {count} training images.
 """
 
 
-def _in_apps(subject: ExportSource) -> str:
-    if subject.rule.overrides_argmax:
+def _app_support(source: ExportSource) -> str:
+    if source.rule.overrides_argmax:
         return (
-            "It has TensorFlow Lite's metadata, but libraries that show the likeliest label, such "
-            "as MediaPipe's\nImageClassifier, refuse it for `decision`: they know no such rule. "
-            "Where the likeliest label will do,\nexport the run after `bin/evaluate --plain`."
+            "The file has TensorFlow Lite's metadata, but libraries that show the most likely\n"
+            "label, such as MediaPipe's ImageClassifier, refuse its second output, `decision`. "
+            "For these,\nexport the run after `bin/evaluate --plain`."
         )
     return (
-        "By the metadata in it MediaPipe's ImageClassifier takes the file as it is;\n"
-        "that squashes images to the size, with a filter of its own."
+        "MediaPipe's ImageClassifier reads the metadata and takes the file unchanged;\n"
+        "it squashes images to the input size with its own filter."
     )
 
 

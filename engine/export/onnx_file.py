@@ -1,4 +1,4 @@
-"""ONNX, as onnxruntime and many others read it; what belongs to the model is in its properties."""
+"""Exports to ONNX; labels, decision rule and resizing are in the model's properties."""
 
 from __future__ import annotations
 
@@ -9,37 +9,45 @@ from typing import Any
 import numpy as np
 
 from engine.export import snippets
-from engine.export.subject import PIXELS, Answer, ExportFormat, ExportSource, facts
+from engine.export.export_source import (
+    PIXELS,
+    ExportFormat,
+    ExportSource,
+    PredictFunction,
+    model_info,
+)
 
-OPSET = 18  # of 2022: onnxruntime reads it from 1.14 on
-BATCH = "batch"
+OPSET = 18  # of 2022; onnxruntime 1.14 and later read it
+BATCH_DIMENSION = "batch"
 
 
-def write(subject: ExportSource, path: Path) -> None:
-    """Raises:
-    onnx.checker.ValidationError: what came out is no sound model.
+def write(source: ExportSource, path: Path) -> None:
+    """Converts and writes the model.
+
+    Raises:
+      onnx.checker.ValidationError: the converted model is invalid.
     """
     import onnx
     import tf2onnx
 
-    from engine.export import program
+    from engine.export import inference_function
 
-    answer = program.make(subject)
-    made, _ = tf2onnx.convert.from_function(
-        answer,
-        input_signature=answer.input_signature,
+    predict = inference_function.build(source)
+    model, _ = tf2onnx.convert.from_function(
+        predict,
+        input_signature=predict.input_signature,
         opset=OPSET,
         custom_op_handlers={"Erfc": (_erfc, [])},
     )
-    for value in (*made.graph.input, *made.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = BATCH
-    onnx.helper.set_model_props(made, properties(subject))
-    onnx.checker.check_model(made, full_check=True)
-    path.write_bytes(made.SerializeToString())
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = BATCH_DIMENSION
+    onnx.helper.set_model_props(model, properties(source))
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString())
 
 
 def _erfc(graph: Any, node: Any, name: str, _: list) -> None:
-    """1 - erf, for tf2onnx, which does not know TensorFlow's Erfc; GELU is made of it."""
+    """Converts TensorFlow's Erfc, which tf2onnx lacks and GELU needs, to 1 - erf."""
     shapes, types = node.output_shapes, node.output_dtypes
     outputs, inputs = node.output, node.input
     graph.remove_node(name)
@@ -48,31 +56,31 @@ def _erfc(graph: Any, node: Any, name: str, _: list) -> None:
     graph.make_node("Sub", [one, erf], name=name, outputs=outputs, shapes=shapes, dtypes=types)
 
 
-def properties(subject: ExportSource) -> dict[str, str]:
-    """Text as it is, all else as JSON."""
+def properties(source: ExportSource) -> dict[str, str]:
+    """Returns the model's properties: text unchanged, everything else as JSON."""
     return {
         key: value if isinstance(value, str) else json.dumps(value)
-        for key, value in facts(subject).items()
+        for key, value in model_info(source).items()
     }
 
 
-def load(subject: ExportSource, path: Path) -> Answer:
+def load(source: ExportSource, path: Path) -> PredictFunction:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = subject.threads
+    options.intra_op_num_threads = source.threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        chances, decisions = session.run(["probabilities", "decision"], {"images": images})
-        return chances, decisions
+    def predict(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        probabilities, decisions = session.run(["probabilities", "decision"], {"images": images})
+        return probabilities, decisions
 
-    return answer
+    return predict
 
 
-def usage(subject: ExportSource) -> str:
-    program = snippets.of_pixels(
-        subject,
+def usage(source: ExportSource) -> str:
+    program = snippets.pixel_program(
+        source,
         imports=("onnxruntime",),
         lines="""\
 session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
@@ -80,11 +88,11 @@ labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
 probabilities, decisions = session.run(["probabilities", "decision"], {"images": images})""",
     )
     return f"""\
-{snippets.gives(subject)}
+{snippets.signature(source)}
 Opset {OPSET}. The model's properties hold `labels`, `rule` and `image_size` as JSON, and
 `temperature`, `resize` and `backbone`.
 
-Run beside the file, with the packages numpy, onnxruntime and Pillow:
+Run in the folder of the file, with the packages numpy, onnxruntime and Pillow:
 
 {program}"""
 

@@ -1,10 +1,9 @@
-"""An export against the original, on the same images: how they differ, how large, how fast."""
+"""Compares an export with the original model on the same images: outputs, size and latency."""
 
 from __future__ import annotations
 
 import dataclasses
 import decimal
-import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,22 +14,22 @@ import numpy as np
 from engine.core.dataset import Batch
 from engine.core.errors import UserError
 from engine.evaluation import decision_rule, eval_step
-from engine.export.subject import BYTES, Answer, ExportFormat, ExportSource
+from engine.export.export_source import BYTES, ExportFormat, ExportSource, PredictFunction
 from engine.runtime.hardware import describe_machine, describe_software
 
 WARM_UP, REPEATS = 3, 20
-LONGEST_SECONDS = 3.0  # of repeats; two there are in any case
+MAX_SECONDS = 3.0  # of all repeats; at least two are measured
 
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """What was seen on the images of one part; shares are 0 to 1.
+    """The comparison on one split; fractions are 0 to 1.
 
-    agreement: share of images with the same likeliest label.
-    same_decisions: share with the same answer by the rule.
+    agreement: fraction of images with the same most likely label.
+    same_decisions: fraction with the same decision by the rule.
     largest_difference, mean_difference: of a probability, in absolute value.
-    accuracy, original_accuracy: shares of images whose likeliest label is the given one.
-    bytes: size of the model. share_of_weights: that, of the size of the float32 weights.
+    accuracy, original_accuracy: fractions of images whose most likely label is correct.
+    bytes: size of the model. share_of_weights: that size divided by the float32 weights'.
     """
 
     images: int
@@ -56,145 +55,152 @@ class Latency:
 
 
 def measure(
-    subject: ExportSource,
-    kind: ExportFormat,
+    source: ExportSource,
+    export_format: ExportFormat,
     path: Path,
-    answer: Answer,
+    predict: PredictFunction,
     batches: Iterable[Batch],
-    contents: Callable[[int], bytes],
+    read_image: Callable[[int], bytes],
 ) -> Parity:
-    """Passes every image through the export and the original.
+    """Compares the predictions for every image, and measures size and latency.
 
     Args:
-      path: of the exported model. answer: that model, opened.
-      contents: the encoded bytes of the image with that number.
+      path: of the exported model.
+      predict: the exported model, loaded.
+      read_image: index of an image -> its encoded bytes.
     """
-    step = eval_step.make_eval_step(subject.opened.model)
+    step = eval_step.make_eval_step(source.loaded_run.model)
 
     def logits(images: np.ndarray) -> np.ndarray:
         return step(images, np.zeros(len(images), np.int32))[1].numpy()
 
     columns: list[tuple] = []
-    tried: list[Any] = []
+    first_batch: list[Any] = []
     for batch in batches:
         real = np.asarray(batch.weights) > 0
-        images, numbers = np.asarray(batch.inputs)[real], np.asarray(batch.examples)[real]
-        inputs = [contents(int(n)) for n in numbers] if kind.takes == BYTES else images
-        tried = tried or [inputs, images]
-        columns.append((np.asarray(batch.labels)[real], logits(images), *answer(inputs)))
-    labels, original, chances, decisions = map(np.concatenate, zip(*columns, strict=True))
-    size, weights = size_of(path), 4 * subject.opened.model.count_params()
+        images, indices = np.asarray(batch.inputs)[real], np.asarray(batch.examples)[real]
+        takes_bytes = export_format.input_kind == BYTES
+        inputs = [read_image(int(index)) for index in indices] if takes_bytes else images
+        first_batch = first_batch or [inputs, images]
+        columns.append((np.asarray(batch.labels)[real], logits(images), *predict(inputs)))
+    labels, original_logits, probabilities, decisions = map(
+        np.concatenate, zip(*columns, strict=True)
+    )
+    size, weights = model_size(path), 4 * source.loaded_run.model.count_params()
     return Parity(
-        **_compared(subject, labels, original, chances, decisions),
+        **_compare(source, labels, original_logits, probabilities, decisions),
         bytes=size,
         share_of_weights=size / weights,
-        latency=_latency(answer, tried[0]),
-        original_latency=_latency(logits, tried[1]),
+        latency=_latency(predict, first_batch[0]),
+        original_latency=_latency(logits, first_batch[1]),
     )
 
 
-def _compared(
-    subject: ExportSource,
+def _compare(
+    source: ExportSource,
     labels: np.ndarray,
-    original: np.ndarray,
-    chances: np.ndarray,
+    original_logits: np.ndarray,
+    probabilities: np.ndarray,
     decisions: np.ndarray,
 ) -> dict[str, Any]:
-    """The first fields of `Parity`."""
-    wanted = decision_rule.probabilities(subject.rule, original).astype(np.float32)
-    decided = decision_rule.decide(subject.rule, subject.classes, wanted)
-    difference = np.abs(chances.astype(np.float64) - wanted)
+    """Returns the fields of `Parity` that compare predictions."""
+    original = decision_rule.probabilities(source.rule, original_logits).astype(np.float32)
+    original_decisions = decision_rule.decide(source.rule, source.classes, original)
+    difference = np.abs(probabilities.astype(np.float64) - original)
     return {
         "images": len(labels),
-        "agreement": float(np.mean(chances.argmax(-1) == wanted.argmax(-1))),
-        "same_decisions": float(np.mean(decisions == decided)),
+        "agreement": float(np.mean(probabilities.argmax(-1) == original.argmax(-1))),
+        "same_decisions": float(np.mean(decisions == original_decisions)),
         "largest_difference": float(difference.max()),
         "mean_difference": float(difference.mean()),
-        "accuracy": float(np.mean(chances.argmax(-1) == labels)),
-        "original_accuracy": float(np.mean(wanted.argmax(-1) == labels)),
+        "accuracy": float(np.mean(probabilities.argmax(-1) == labels)),
+        "original_accuracy": float(np.mean(original.argmax(-1) == labels)),
     }
 
 
-def check(found: Parity, least: float) -> None:
-    """Nothing, where the export answers as the original does.
+def require_agreement(parity: Parity, min_agreement: float) -> None:
+    """Requires that the export predicts as the original model does.
 
     Raises:
-      UserError: it does so on a smaller share of the images than `least`, by the likeliest label
-        or by the rule; or its probabilities are no numbers.
+      UserError: the most likely label or the decision agrees on a smaller fraction of the images
+        than `min_agreement`; or probabilities are not finite.
     """
-    if not np.isfinite(found.largest_difference):
+    if not np.isfinite(parity.largest_difference):
         raise UserError(
-            "the export gives probabilities that are no numbers, so nothing was written; "
-            "take another --format or --precision"
+            "the export returns NaN or infinite probabilities, so nothing was written; "
+            "choose another --format or --precision"
         )
-    shares = {
-        "the likeliest label": found.agreement,
-        "the answer by the model's rule": found.same_decisions,
+    fractions = {
+        "the most likely label": parity.agreement,
+        "the decision by the model's rule": parity.same_decisions,
     }
-    for what, share in shares.items():
-        if share < least:
-            differing = round((1 - share) * found.images)
+    for what, fraction in fractions.items():
+        if fraction < min_agreement:
+            differing = round((1 - fraction) * parity.images)
             raise UserError(
                 f"the export and the original differ in {what} of {differing:,} of "
-                f"{found.images:,} images, more than --min_agreement={least:g} allows, so "
-                "nothing was written; take another --format or --precision, or take this one with "
-                f"--min_agreement={_below(min(shares.values()))}"
+                f"{parity.images:,} images, more than --min_agreement={min_agreement:g} allows, so "
+                "nothing was written; choose another --format or --precision, or accept this one "
+                f"with --min_agreement={_round_down(min(fractions.values()))}"
             )
 
 
-def _below(share: float) -> str:
-    """A share in four decimals at most, rounded down."""
-    written = decimal.Decimal(repr(share))
-    return f"{float(written.quantize(decimal.Decimal('0.0001'), decimal.ROUND_FLOOR)):.4g}"
+def _round_down(fraction: float) -> str:
+    """Formats a fraction with at most four decimals, rounded down."""
+    exact = decimal.Decimal(repr(fraction))
+    return f"{float(exact.quantize(decimal.Decimal('0.0001'), decimal.ROUND_FLOOR)):.4g}"
 
 
-def rows(found: Parity, kind: ExportFormat) -> list[tuple[str, str, str]]:
-    """What was seen, to be shown: a name, the figure, and what goes with it."""
-    one, other = found.latency, found.original_latency
-    bytes_ = kind.takes == BYTES
-    decoding, pixels = (", decoded", ", from pixels") if bytes_ else ("", "")
+def table_rows(parity: Parity, export_format: ExportFormat) -> list[tuple[str, str, str]]:
+    """Returns the comparison as rows of name, value and note."""
+    latency, original = parity.latency, parity.original_latency
+    takes_bytes = export_format.input_kind == BYTES
+    decoding, pixels = (", decoded", ", from pixels") if takes_bytes else ("", "")
     return [
-        ("images", f"{found.images:,}", ""),
-        ("same likeliest label", f"{found.agreement:.2%}", ""),
-        ("same answer by the rule", f"{found.same_decisions:.2%}", ""),
-        ("largest difference", f"{found.largest_difference:.1e}", "of a probability"),
-        ("mean difference", f"{found.mean_difference:.1e}", "of a probability"),
-        ("accuracy", f"{found.accuracy:.2%}", f"the original's {found.original_accuracy:.2%}"),
-        ("size", f"{found.bytes / 1e6:.2f} MB", f"{found.share_of_weights:.1%} of its weights"),
+        ("images", f"{parity.images:,}", ""),
+        ("same most likely label", f"{parity.agreement:.2%}", ""),
+        ("same decision", f"{parity.same_decisions:.2%}", ""),
+        ("largest difference", f"{parity.largest_difference:.1e}", "of a probability"),
+        ("mean difference", f"{parity.mean_difference:.1e}", "of a probability"),
+        ("accuracy", f"{parity.accuracy:.2%}", f"original: {parity.original_accuracy:.2%}"),
         (
-            f"one image{decoding}",
-            f"{one.single_ms:.2f} ms",
-            f"the original's {other.single_ms:.2f} ms{pixels}",
+            "size",
+            f"{parity.bytes / 1e6:.2f} MB",
+            f"{parity.share_of_weights:.1%} of the float32 weights",
         ),
         (
-            f"{one.batch_size} images{decoding}",
-            f"{one.batch_ms:.2f} ms",
-            f"the original's {other.batch_ms:.2f} ms{pixels}",
+            f"one image{decoding}",
+            f"{latency.single_ms:.2f} ms",
+            f"original: {original.single_ms:.2f} ms{pixels}",
+        ),
+        (
+            f"{latency.batch_size} images{decoding}",
+            f"{latency.batch_ms:.2f} ms",
+            f"original: {original.batch_ms:.2f} ms{pixels}",
         ),
     ]
 
 
 def report(
-    subject: ExportSource, kind: ExportFormat, least: float, found: Parity
+    source: ExportSource, export_format: ExportFormat, min_agreement: float, parity: Parity
 ) -> dict[str, Any]:
-    """What `parity.json` says; an export is known by it."""
+    """Returns the contents of `parity.json`, by which an export is recognized."""
     return {
-        "format": kind.title,
-        "precision": subject.precision,
-        "model": kind.path,
-        "min_agreement": least,
-        **dataclasses.asdict(found),
+        "format": export_format.title,
+        "precision": source.precision,
+        "model": export_format.path,
+        "min_agreement": min_agreement,
+        **dataclasses.asdict(parity),
         "software": describe_software(),
         "machine": describe_machine(),
     }
 
 
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder."""
+def model_size(path: Path) -> int:
+    """Returns the bytes of a file, or of all files in a folder."""
     if path.is_file():
         return path.stat().st_size
-    inside = (os.path.join(place, name) for place, _, names in os.walk(path) for name in names)
-    return sum(map(os.path.getsize, inside))
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def _latency(call: Callable[[Any], Any], inputs: Any) -> Latency:
@@ -204,10 +210,10 @@ def _latency(call: Callable[[Any], Any], inputs: Any) -> Latency:
 def _median_ms(call: Callable[[Any], Any], inputs: Any) -> float:
     seconds: list[float] = []
     for repeat in range(WARM_UP + REPEATS):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         call(inputs)
         if repeat >= WARM_UP:
-            seconds.append(time.perf_counter() - begun)
-        if sum(seconds) > LONGEST_SECONDS and len(seconds) > 1:
+            seconds.append(time.perf_counter() - started)
+        if sum(seconds) > MAX_SECONDS and len(seconds) > 1:
             break
     return 1000 * float(np.median(seconds))

@@ -1,9 +1,9 @@
-"""TensorFlow's SavedModel, as TensorFlow Serving takes it: encoded bytes in, labels out.
+"""Exports to a SavedModel for TensorFlow Serving: encoded bytes in, labels out.
 
-Every output begins with the batch, `classes` too: TensorFlow Serving divides whatever it computed
-for several requests at once along that dimension, and its REST interface wants it so. `classes` is
-what its classify interface gives beside the scores: the label of each probability. The input ends
-in `_bytes`, by which REST knows to take {"b64": …}.
+The first dimension of every output is the batch, also of `classes`: TensorFlow Serving splits
+batched results along it, and its REST API requires it. `classes` holds the label of each
+probability, as in its Classify API. The input's name ends in `_bytes`, so that REST takes
+{"b64": …}.
 """
 
 from __future__ import annotations
@@ -13,80 +13,90 @@ from typing import Any
 
 import numpy as np
 
-from engine.export.subject import BYTES, UNCERTAIN, Answer, ExportFormat, ExportSource, encoded
+from engine.export.export_source import (
+    BYTES,
+    UNCERTAIN,
+    ExportFormat,
+    ExportSource,
+    PredictFunction,
+    encode_label,
+)
 from engine.runtime.hardware import describe_software
 
 IMAGE_BYTES = "image_bytes"
 FROM_BYTES, FROM_PIXELS = "serving_default", "pixels"
 
 
-def write(subject: ExportSource, path: Path) -> None:
-    """Two signatures over the same weights: `serving_default` and `pixels`."""
+def write(source: ExportSource, path: Path) -> None:
+    """Writes two signatures over the same weights: `serving_default` and `pixels`."""
     import tensorflow as tf
 
-    from engine.export import program
+    from engine.export import inference_function
 
-    answer = program.make(subject)
-    names = [encoded(name) for name in subject.classes]
+    predict = inference_function.build(source)
+    names = [encode_label(name) for name in source.classes]
 
-    def described(images: Any) -> dict[str, Any]:
-        answers = answer(images)
-        chances, decision = answers[program.PROBABILITIES], answers[program.DECISION]
-        places = tf.where(decision < 0, len(names), decision)
-        labels = tf.gather(tf.constant([*names, UNCERTAIN.encode()]), places)
-        classes = tf.broadcast_to(tf.constant(names), tf.shape(chances))
-        return {**answers, "labels": labels, "classes": classes}
+    def predict_labels(images: Any) -> dict[str, Any]:
+        outputs = predict(images)
+        probabilities, decision = (
+            outputs[inference_function.PROBABILITIES],
+            outputs[inference_function.DECISION],
+        )
+        indices = tf.where(decision < 0, len(names), decision)
+        labels = tf.gather(tf.constant([*names, UNCERTAIN.encode()]), indices)
+        classes = tf.broadcast_to(tf.constant(names), tf.shape(probabilities))
+        return {**outputs, "labels": labels, "classes": classes}
 
-    @tf.function(autograph=False, input_signature=answer.input_signature)
+    @tf.function(autograph=False, input_signature=predict.input_signature)
     def from_pixels(images: Any) -> dict[str, Any]:
-        return described(images)
+        return predict_labels(images)
 
     @tf.function(
         autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name=IMAGE_BYTES)]
     )
     def from_bytes(image_bytes: Any) -> dict[str, Any]:
-        pixels = tf.TensorSpec(subject.pixels, tf.uint8)
-        return described(tf.map_fn(subject.decode, image_bytes, fn_output_signature=pixels))
+        pixels = tf.TensorSpec(source.input_shape, tf.uint8)
+        return predict_labels(tf.map_fn(source.decode, image_bytes, fn_output_signature=pixels))
 
     module = tf.Module()
-    # Where a module does not name them, the variables are not saved.
-    module.weights = answer.get_concrete_function().graph.variables
+    # Variables are saved only if the module tracks them.
+    module.weights = predict.get_concrete_function().graph.variables
     signatures = {FROM_BYTES: from_bytes, FROM_PIXELS: from_pixels}
-    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # it only answers
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # inference only
     tf.saved_model.save(module, str(path), signatures, options)
 
 
-def load(subject: ExportSource, path: Path) -> Answer:
+def load(source: ExportSource, path: Path) -> PredictFunction:
     import tensorflow as tf
 
-    served = tf.saved_model.load(str(path)).signatures[FROM_BYTES]
+    signature = tf.saved_model.load(str(path)).signatures[FROM_BYTES]
 
-    def answer(contents: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        found = served(**{IMAGE_BYTES: tf.constant(contents)})
-        return found["probabilities"].numpy(), found["decision"].numpy()
+    def predict(contents: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        outputs = signature(**{IMAGE_BYTES: tf.constant(contents)})
+        return outputs["probabilities"].numpy(), outputs["decision"].numpy()
 
-    return answer
+    return predict
 
 
-def usage(subject: ExportSource) -> str:
-    (height, width, _), count = subject.pixels, len(subject.classes)
+def usage(source: ExportSource) -> str:
+    (height, width, _), count = source.input_shape, len(source.classes)
     return f"""\
-It takes the bytes of JPEG, PNG, BMP, GIF and WebP files as they are, and turns, resizes and scales
-them itself. Broken bytes are an error of the whole call.
+The model takes the bytes of JPEG, PNG, BMP, GIF and WebP files, and rotates, resizes and scales the
+images itself. One unreadable image fails the whole call.
 
-| signature | takes |
+| signature | input |
 |---|---|
 | `{FROM_BYTES}` | `{IMAGE_BYTES}`, string [B] |
 | `{FROM_PIXELS}` | `images`, uint8 [B, {height}, {width}, 3], RGB |
 
-| gives | |
+| output | |
 |---|---|
-| `labels` | string [B], the answer; `{UNCERTAIN}` where the rule leaves it open |
-| `decision` | int32 [B], the answer's index; -1 where the rule leaves it open |
+| `labels` | string [B], the decision by the rule, or `{UNCERTAIN}` |
+| `decision` | int32 [B], the index of that label, -1 for uncertain |
 | `probabilities` | float32 [B, {count}] |
 | `classes` | string [B, {count}], the label of each probability |
 
-Run beside the folder `1`, with the package tensorflow:
+Run in the folder that holds `1`, with the package tensorflow:
 
 ```python
 import sys
@@ -95,30 +105,30 @@ import tensorflow as tf
 
 model = tf.saved_model.load("1").signatures["{FROM_BYTES}"]
 contents = [open(path, "rb").read() for path in sys.argv[1:]]
-answers = model({IMAGE_BYTES}=tf.constant(contents))
+outputs = model({IMAGE_BYTES}=tf.constant(contents))
 labels, decisions, probabilities = (
-    answers[name].numpy() for name in ("labels", "decision", "probabilities")
+    outputs[name].numpy() for name in ("labels", "decision", "probabilities")
 )
 for path, label, decision, row in zip(sys.argv[1:], labels, decisions, probabilities):
-    chance = row[decision] if decision >= 0 else max(row)
-    print(path, label.decode("utf-8", "backslashreplace"), float(chance), sep="\\t")
+    probability = row[decision] if decision >= 0 else max(row)
+    print(path, label.decode("utf-8", "backslashreplace"), float(probability), sep="\\t")
 ```
 
-{_serving()}"""
+{_tensorflow_serving()}"""
 
 
-def _serving() -> str:
-    made_with = describe_software()["tensorflow"]
+def _tensorflow_serving() -> str:
+    version = describe_software()["tensorflow"]
     return f"""\
-TensorFlow Serving takes the folder that this card lies in, as version 1 of a model; it should not
-be older than TensorFlow {made_with}, which wrote it. Started in this folder, in either way:
+TensorFlow Serving loads this folder as version 1 of a model. Use a version of it that is not older
+than TensorFlow {version}, which wrote the model. To start it in this folder, run either command:
 
 ```sh
 docker run --rm -p 8501:8501 -v "$PWD:/models/images" -e MODEL_NAME=images tensorflow/serving
 tensorflow_model_server --rest_api_port=8501 --model_name=images --model_base_path="$PWD"
 ```
 
-and asked, for any number of images:
+To send it a request, which may hold any number of images:
 
 ```sh
 {{ printf '{{"instances": [{{"{IMAGE_BYTES}": {{"b64": "'
@@ -127,7 +137,7 @@ and asked, for any number of images:
   curl --data-binary @- http://localhost:8501/v1/models/images:predict
 ```
 
-With `--enable_batching` a broken image fails the requests of others that are computed with it."""
+With `--enable_batching` an unreadable image fails every request in its batch."""
 
 
 FORMAT = ExportFormat("SavedModel", "1", BYTES, write, load, usage)

@@ -1,8 +1,7 @@
-"""Images of many requests, decoded in parallel and answered together.
+"""Decodes the images of many requests in parallel and predicts them in batches.
 
-A batch begins as soon as the device is free. Only where more images are being decoded at that
-moment does it wait for them, and not longer than a few milliseconds: an image that comes alone is
-never kept waiting for others that may not come.
+A batch starts as soon as the device is free. It waits for more images only while some are being
+decoded, and at most a few milliseconds: a single image never waits for others that may not come.
 """
 
 from __future__ import annotations
@@ -26,172 +25,178 @@ Predict = Callable[[np.ndarray], np.ndarray]
 
 
 class QueueFullError(Exception):
-    """More images are there than may wait."""
+    """The queue has no space for all images of a request."""
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchingOptions:
-    """How many images are taken in, and how they are put together.
+    """How images are queued and batched.
 
-    seconds: what a batch of each size takes; no other sizes are used.
-    queue: images that may be there at a time, from decoding to the answer.
-    wait_seconds: how long an image waits at most, on a free device, for others being decoded.
+    batch_seconds: measured seconds of each batch size; no other sizes are used.
+    max_queue_size: images at a time, from decoding to prediction.
+    max_delay_seconds: that an image waits, on a free device, for others being decoded.
     threads: images decoded at a time.
     """
 
-    seconds: Mapping[int, float]
-    queue: int
-    wait_seconds: float
+    batch_seconds: Mapping[int, float]
+    max_queue_size: int
+    max_delay_seconds: float
     threads: int
 
 
-def sizes(most: int) -> list[int]:
-    """1, 2, 4 and so on, and `most`: the sizes of batches that are compiled beforehand."""
-    return sorted({most, *(2**power for power in range(most.bit_length()))})
+def batch_sizes(max_size: int) -> list[int]:
+    """Returns 1, 2, 4, … and `max_size`: the batch sizes that are compiled in advance."""
+    return sorted({max_size, *(2**power for power in range(max_size.bit_length()))})
 
 
-def size_for(waiting: int, seconds: Mapping[int, float]) -> int:
-    """The size of the next batch: the next one below, full, or the next one above, filled up.
+def choose_batch_size(pending: int, batch_seconds: Mapping[int, float]) -> int:
+    """Chooses the next smaller size, full, or the next larger one, padded: whichever is faster.
 
-    Whichever answers more images a second. On a processor that is the one below, on a GPU, where
-    a batch takes as long half empty as full, the one above.
+    That is usually the smaller one on a CPU, and the larger one on a GPU, where a batch takes as
+    long half empty as full.
 
-    waiting: 1 or more. seconds: what a batch of each size takes; 1 is among the sizes.
+    Args:
+      pending: number of images, 1 or more.
+      batch_seconds: seconds of each batch size, among them 1.
     """
-    below = max(size for size in seconds if size <= waiting)
-    above = min((size for size in seconds if size >= waiting), default=below)
-    return max((below, above), key=lambda size: min(size, waiting) / seconds[size])
+    below = max(size for size in batch_seconds if size <= pending)
+    above = min((size for size in batch_seconds if size >= pending), default=below)
+    return max((below, above), key=lambda size: min(size, pending) / batch_seconds[size])
 
 
 @dataclasses.dataclass(frozen=True)
-class _Waiting:
+class _PendingImage:
     image: np.ndarray
-    answer: asyncio.Future
-    since: float
+    result: asyncio.Future
+    queued_at: float
 
 
 class Batcher:
-    """Takes encoded images and gives each the model's row for it.
+    """Predicts encoded images in batches.
 
-    Belongs to one event loop; `decode` and `predict` run on threads of their own.
+    Belongs to one event loop; `decode` and `predict` run on their own threads.
 
-    decode: bytes -> uint8 [H, W, 3]; a UserError says why there is no image in them.
-    predict: uint8 [B, H, W, 3] -> an array [B, …]; B is one of the pace's sizes.
+    Args:
+      decode: bytes -> uint8 [H, W, 3]; raises a UserError for an unreadable image.
+      predict: uint8 [B, H, W, 3] -> an array [B, …]; B is one of the sizes of `options`.
     """
 
     def __init__(
-        self, decode: Decode, predict: Predict, pace: BatchingOptions, metrics: Metrics
+        self, decode: Decode, predict: Predict, options: BatchingOptions, metrics: Metrics
     ) -> None:
-        self.held = 0  # images, from decoding to their answers
-        self._decode, self._predict, self._pace, self._metrics = decode, predict, pace, metrics
-        self._waiting: collections.deque[_Waiting] = collections.deque()
-        self._coming: set[object] = set()  # of images that are being decoded, or wait for it
+        self.queued = 0  # images, from decoding to prediction
+        self._decode, self._predict, self._options = decode, predict, options
+        self._metrics = metrics
+        self._pending: collections.deque[_PendingImage] = collections.deque()
+        self._decoding: set[object] = set()  # tokens of images before the end of decoding
         self._changed = asyncio.Event()
-        self._free = asyncio.Semaphore(pace.threads)
-        self._decoders = ThreadPoolExecutor(pace.threads, "decode")
+        self._free_decoders = asyncio.Semaphore(options.threads)
+        self._decoders = ThreadPoolExecutor(options.threads, "decode")
         self._device = ThreadPoolExecutor(1, "model")
 
-    async def answers(self, images: Sequence[bytes]) -> list[np.ndarray | UserError]:
-        """For each image its row, or why it can't be read.
+    async def predict(self, images: Sequence[bytes]) -> list[np.ndarray | UserError]:
+        """Returns the prediction of each image, or the error of an unreadable one.
 
         Raises:
-          QueueFullError: they don't all find room; none is looked at.
-          Exception: what `predict` raised for a batch with one of them.
+          QueueFullError: the queue has no space for all images; none is decoded.
+          Exception: what the model raised for a batch with one of the images.
         """
-        if self.held + len(images) > self._pace.queue:
+        if self.queued + len(images) > self._options.max_queue_size:
             raise QueueFullError
-        self.held += len(images)
-        marks = [object() for _ in images]
-        self._coming.update(marks)
+        self.queued += len(images)
+        tokens = [object() for _ in images]
+        self._decoding.update(tokens)
         try:
-            found = await asyncio.gather(*map(self._answer, images, marks), return_exceptions=True)
+            results = await asyncio.gather(
+                *map(self._predict_one, images, tokens), return_exceptions=True
+            )
         finally:
-            self.held -= len(images)
-            self._come(marks)  # those whose task was cancelled before it began
-        for one in found:
-            if isinstance(one, BaseException) and not isinstance(one, UserError):
-                raise one
-        return found  # type: ignore[return-value]  # nothing else is left
+            self.queued -= len(images)
+            self._end_decoding(tokens)  # also of tasks cancelled before they started
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, UserError):
+                raise result
+        return results  # type: ignore[return-value]  # rows and UserErrors only
 
-    async def _answer(self, contents: bytes, mark: object) -> np.ndarray:
+    async def _predict_one(self, contents: bytes, token: object) -> np.ndarray:
         try:
-            image = await self._decoded(contents)
+            image = await self._decode_one(contents)
         finally:
-            self._come([mark])
-        answer = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(image, answer, time.monotonic()))
-        return await answer
+            self._end_decoding([token])
+        result = asyncio.get_running_loop().create_future()
+        self._pending.append(_PendingImage(image, result, time.monotonic()))
+        return await result
 
-    def _come(self, marks: list[object]) -> None:
-        self._coming.difference_update(marks)
+    def _end_decoding(self, tokens: list[object]) -> None:
+        self._decoding.difference_update(tokens)
         self._changed.set()
 
-    async def _decoded(self, contents: bytes) -> np.ndarray:
-        """A place among the decoders is free when its thread is, even if nobody waits any more."""
-        await self._free.acquire()
+    async def _decode_one(self, contents: bytes) -> np.ndarray:
+        """Decodes an image; its thread counts as busy until it ends, also after a cancellation."""
+        await self._free_decoders.acquire()
         work = asyncio.get_running_loop().run_in_executor(
             self._decoders, _timed, self._decode, contents
         )
-        work.add_done_callback(self._decoder_is_free)
+        work.add_done_callback(self._release_decoder)
         image, seconds = await asyncio.shield(work)
         self._metrics.decoded(seconds)
         return image
 
-    def _decoder_is_free(self, work: asyncio.Future) -> None:
-        self._free.release()
+    def _release_decoder(self, work: asyncio.Future) -> None:
+        self._free_decoders.release()
         if not work.cancelled():
-            work.exception()  # else asyncio would complain where nobody waits for it any more
+            work.exception()  # retrieved, so that asyncio logs nothing for a cancelled request
 
-    async def work(self) -> None:
-        """Answers until it is cancelled."""
+    async def run(self) -> None:
+        """Predicts batches until cancelled."""
         while True:
-            await self._worth_starting()
-            size = size_for(len(self._waiting), self._pace.seconds)
-            count = min(size, len(self._waiting))
-            await self._run([self._waiting.popleft() for _ in range(count)], size)
+            await self._wait_for_batch()
+            size = choose_batch_size(len(self._pending), self._options.batch_seconds)
+            count = min(size, len(self._pending))
+            await self._run_batch([self._pending.popleft() for _ in range(count)], size)
 
-    async def _worth_starting(self) -> None:
-        """Returns when something waits and there is no reason to wait on."""
+    async def _wait_for_batch(self) -> None:
+        """Waits until a batch should start."""
         while True:
-            self._drop_the_gone()
-            patience = self._patience()
-            if patience is not None and patience <= 0:
+            self._drop_cancelled()
+            delay = self._remaining_delay()
+            if delay is not None and delay <= 0:
                 return
             self._changed.clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), patience)
+                await asyncio.wait_for(self._changed.wait(), delay)
 
-    def _drop_the_gone(self) -> None:
-        self._waiting = collections.deque(one for one in self._waiting if not one.answer.done())
+    def _drop_cancelled(self) -> None:
+        self._pending = collections.deque(item for item in self._pending if not item.result.done())
 
-    def _patience(self) -> float | None:
-        """Seconds that the next batch waits for more images; None where there is nothing yet."""
-        if not self._waiting:
+    def _remaining_delay(self) -> float | None:
+        """Returns the seconds that the next batch still waits; None without a pending image."""
+        if not self._pending:
             return None
-        if not self._coming or len(self._waiting) >= max(self._pace.seconds):
+        if not self._decoding or len(self._pending) >= max(self._options.batch_seconds):
             return 0.0
-        return self._waiting[0].since + self._pace.wait_seconds - time.monotonic()
+        return self._pending[0].queued_at + self._options.max_delay_seconds - time.monotonic()
 
-    async def _run(self, batch: list[_Waiting], size: int) -> None:
-        arrays = [one.image for one in batch]
+    async def _run_batch(self, batch: list[_PendingImage], size: int) -> None:
+        arrays = [item.image for item in batch]
         arrays += arrays[:1] * (size - len(batch))
-        self._metrics.batch_begins(len(batch))
+        self._metrics.batch_started(len(batch))
         try:
             rows, seconds = await asyncio.get_running_loop().run_in_executor(
                 self._device, _timed, self._predict, np.stack(arrays)
             )
-        except Exception as error:  # theirs alone; the next batch may be better
-            for one in batch:
-                if not one.answer.done():
-                    one.answer.set_exception(error)
+        except Exception as error:  # fails this batch only
+            for item in batch:
+                if not item.result.done():
+                    item.result.set_exception(error)
             return
-        self._metrics.batch_ends(seconds)
-        for one, row in zip(batch, rows, strict=False):  # without the rows that filled it up
-            if not one.answer.done():
-                one.answer.set_result(row)
+        self._metrics.batch_finished(seconds)
+        for item, row in zip(batch, rows, strict=False):  # without the rows of the padding
+            if not item.result.done():
+                item.result.set_result(row)
 
     def close(self) -> None:
-        """What has not begun on the threads is left undone."""
+        """Stops the threads; drops tasks that have not started."""
         for pool in (self._decoders, self._device):
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -1,4 +1,4 @@
-"""What a service takes from a client at most, and how it says no."""
+"""Limits of a service, and the responses to refused requests."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from aiohttp import web
 from engine.core.errors import UserError
 
 MB = 10**6
-REQUEST_FILES = 4  # a request may be so many times as large as a file
-HELD_REQUESTS = 8  # and so many of the largest requests may lie in memory
+FILE_SIZES_PER_REQUEST = 4  # the size limit of a request, in sizes of the largest file
+MAX_REQUESTS_IN_MEMORY = 8  # of the largest size
 RETRY_SECONDS = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one client may send, and how long it may take.
+    """Limits of one client.
 
-    file_bytes: of a file; of a request `REQUEST_FILES` times as much, files and all.
+    file_bytes: of a file; a request may have FILE_SIZES_PER_REQUEST times as many.
     files: in a request.
-    seconds: that a request may take, from its head to its answer.
-    head_seconds: that its head may take. idle_seconds: between two requests of a connection.
-    connections: that may be open.
+    seconds: of a request, from its head to its response.
+    head_seconds: until the head of a request is complete.
+    idle_seconds: between two requests of a connection.
+    connections: open at a time.
     """
 
     file_bytes: int = 16 * MB
@@ -36,48 +37,49 @@ class Limits:
 
     @property
     def request_bytes(self) -> int:
-        return self.file_bytes * REQUEST_FILES
+        return self.file_bytes * FILE_SIZES_PER_REQUEST
 
 
 class RefusalError(UserError):
-    """What a client is told instead of an answer: one line, and a status of HTTP."""
+    """A refused request: a message of one line and an HTTP status."""
 
-    def __init__(self, status: int, message: str, **more: object) -> None:
+    def __init__(self, status: int, message: str, **details: object) -> None:
         super().__init__(message)
-        self.status, self.more = status, more
+        self.status, self.details = status, details
 
     def response(self) -> web.Response:
-        response = web.json_response({"error": str(self), **self.more}, status=self.status)
+        """Returns the JSON response."""
+        response = web.json_response({"error": str(self), **self.details}, status=self.status)
         if self.status == 503:
             response.headers["Retry-After"] = str(RETRY_SECONDS)
         if self.status in (408, 413):
-            response.force_close()  # the rest of the body is not worth waiting for
+            response.force_close()  # instead of reading the rest of the body
         return response
 
 
-class Memory:
-    """The bytes of all requests that lie in memory."""
+class MemoryBudget:
+    """The bytes of all requests in memory, and their limit."""
 
-    def __init__(self, most: int) -> None:
-        self.most, self.held = most, 0
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes, self.used = max_bytes, 0
 
     @contextlib.contextmanager
-    def held_by_one(self) -> Iterator[Callable[[int], None]]:
-        """Gives what takes bytes for one request; they are given back at the end.
+    def reservation(self) -> Iterator[Callable[[int], None]]:
+        """Yields a function that reserves bytes for one request, released at the end.
 
         Raises:
-          RefusalError: when called, where there is no room.
+          RefusalError: from that function, if the limit is reached.
         """
-        mine = 0
+        reserved = 0
 
-        def take(count: int) -> None:
-            nonlocal mine
-            if self.held + count > self.most:
-                raise RefusalError(503, "too many requests at a time; send it again in a moment")
-            self.held += count
-            mine += count
+        def reserve(count: int) -> None:
+            nonlocal reserved
+            if self.used + count > self.max_bytes:
+                raise RefusalError(503, "too many requests at a time; retry in a moment")
+            self.used += count
+            reserved += count
 
         try:
-            yield take
+            yield reserve
         finally:
-            self.held -= mine
+            self.used -= reserved

@@ -1,4 +1,4 @@
-"""Sends images to a service and takes the time: one at a time, and many at a time."""
+"""Sends images to a service on one or several connections, and measures latencies."""
 
 from __future__ import annotations
 
@@ -12,52 +12,57 @@ import aiohttp
 
 from engine.core.errors import UserError
 
-MOST_SECONDS = 600.0  # for all images together
+MAX_SECONDS = 600.0  # for all images
 
 
 @dataclasses.dataclass(frozen=True)
-class Sent:
-    """What came of some images, in their order.
+class LoadTestRun:
+    """The results of the sent images, in order.
 
-    seconds: for all. latencies: of each, in seconds. answers: label -> probability, of each.
+    seconds: for all images.
+    latencies: seconds of each image.
+    predictions: label -> probability, of each image.
     """
 
     seconds: float
     latencies: tuple[float, ...]
-    answers: tuple[dict[str, float], ...]
+    predictions: tuple[dict[str, float], ...]
 
     @property
     def rate(self) -> float:
-        """Images a second."""
+        """Images/s."""
         return len(self.latencies) / self.seconds
 
 
-async def send(address: str, images: Sequence[tuple[str, bytes]], connections: int) -> Sent:
-    """Posts each image once, on so many connections, each waiting for its answer.
+async def send_images(
+    address: str, images: Sequence[tuple[str, bytes]], connections: int
+) -> LoadTestRun:
+    """Posts each image once, on several connections that each wait for the response.
 
-    images: names, by which one is called that has no answer, and contents.
+    Args:
+      images: name, for messages, and contents.
 
     Raises:
-      UserError: one is not answered with 200, or all take longer than MOST_SECONDS.
+      UserError: a response is not 200, or all take longer than MAX_SECONDS.
     """
-    numbers = iter(range(len(images)))
-    found: list[tuple[float, dict[str, float]]] = [(0.0, {})] * len(images)
+    indices = iter(range(len(images)))
+    results: list[tuple[float, dict[str, float]]] = [(0.0, {})] * len(images)
     connector = aiohttp.TCPConnector(limit=connections)
     async with aiohttp.ClientSession(connector=connector) as session:
 
-        async def one_after_the_other() -> None:
-            for number in numbers:
-                found[number] = await _post(session, address, *images[number])
+        async def send_sequentially() -> None:
+            for index in indices:
+                results[index] = await _post(session, address, *images[index])
 
         started = time.perf_counter()
         try:
-            clients = (one_after_the_other() for _ in range(connections))
-            await asyncio.wait_for(asyncio.gather(*clients), MOST_SECONDS)
+            clients = (send_sequentially() for _ in range(connections))
+            await asyncio.wait_for(asyncio.gather(*clients), MAX_SECONDS)
         except (aiohttp.ClientError, asyncio.TimeoutError) as error:
-            raise UserError(f"{address}: no answer ({type(error).__name__})") from None
+            raise UserError(f"{address}: no response ({type(error).__name__})") from None
         seconds = time.perf_counter() - started
-    latencies, answers = zip(*found, strict=True)
-    return Sent(seconds, latencies, answers)
+    latencies, predictions = zip(*results, strict=True)
+    return LoadTestRun(seconds, latencies, predictions)
 
 
 async def _post(
@@ -69,22 +74,22 @@ async def _post(
         values = await response.json()
     latency = time.perf_counter() - started
     if response.status != 200:
-        raise UserError(f"{name}: answered {response.status}: {values['error']}")
-    labels = values["files"][0]["predictions"]
-    return latency, {row["label"]: row["probability"] for row in labels}
+        raise UserError(f"{name}: status {response.status}: {values['error']}")
+    predictions = values["files"][0]["predictions"]
+    return latency, {entry["label"]: entry["probability"] for entry in predictions}
 
 
-def quantile(latencies: Sequence[float], share: float) -> float:
-    """The smallest latency that `share` of all are not above."""
+def quantile(latencies: Sequence[float], fraction: float) -> float:
+    """Returns the smallest latency that at least this fraction of all do not exceed."""
     ranked = sorted(latencies)
-    return ranked[max(0, -int(-share * len(ranked) // 1) - 1)]
+    return ranked[max(0, -int(-fraction * len(ranked) // 1) - 1)]
 
 
-def apart(one: Sent, other: Sent) -> float:
-    """How far two answers for the same image differ at most, as a probability."""
-    pairs = zip(one.answers, other.answers, strict=True)
+def max_difference(one: LoadTestRun, other: LoadTestRun) -> float:
+    """Returns the largest difference of a probability between two runs of the same images."""
+    pairs = zip(one.predictions, other.predictions, strict=True)
     return max(
-        abs(mine.get(label, 0) - theirs.get(label, 0))
-        for mine, theirs in pairs
-        for label in itertools.chain(mine, theirs)
+        abs(first.get(label, 0) - second.get(label, 0))
+        for first, second in pairs
+        for label in itertools.chain(first, second)
     )

@@ -1,19 +1,19 @@
 "use strict";
 
-const MOST = 50; // images that stay on the page
-const LANES = 4; // requests at a time
-const PATIENCE = 60_000; // milliseconds that a service may have too much to do
-const TOP = 5;
+const MAX_CARDS = 50; // images on the page
+const MAX_REQUESTS = 4; // at a time
+const RETRY_MS = 60_000; // while the service is loading or overloaded
+const TOP_K = 5;
 const drop = document.getElementById("drop");
 const pick = document.getElementById("pick");
 const answers = document.getElementById("answers");
-const waiting = [];
-let lanes = 0;
+const queue = [];
+let requests = 0;
 
 const percent = new Intl.NumberFormat("en", { style: "percent", maximumFractionDigits: 1 });
 
-// Nothing is certain, and nothing impossible.
-function inWords(probability) {
+// Never shows 0 % or 100 %.
+function formatProbability(probability) {
   if (probability >= 0.9995) return "> 99.9%";
   return probability < 0.0005 ? "< 0.1%" : percent.format(probability);
 }
@@ -22,39 +22,39 @@ function copy(id) {
   return document.getElementById(id).content.firstElementChild.cloneNode(true);
 }
 
-function take(files) {
+function addFiles(files) {
   if (!files.length) return;
-  const taken = [...files].slice(0, MOST).map((file) => ({ file, card: card(file) }));
-  answers.prepend(...taken.map(({ card }) => card));
-  while (answers.childElementCount > MOST) forget(answers.lastElementChild);
-  waiting.push(...taken);
-  const left = files.length - taken.length;
-  notify(left ? `The first ${MOST} were taken; the other ${left} are too many at a time.` : "");
-  while (lanes < LANES && waiting.length > 0) run();
+  const added = [...files].slice(0, MAX_CARDS).map((file) => ({ file, card: makeCard(file) }));
+  answers.prepend(...added.map(({ card }) => card));
+  while (answers.childElementCount > MAX_CARDS) removeCard(answers.lastElementChild);
+  queue.push(...added);
+  const omitted = files.length - added.length;
+  notify(omitted ? `Only the first ${MAX_CARDS} images are shown; ${omitted} more were skipped.` : "");
+  while (requests < MAX_REQUESTS && queue.length > 0) run();
 }
 
 async function run() {
-  lanes += 1;
-  while (waiting.length) {
-    const { file, card } = waiting.shift();
-    if (!card.isConnected) continue; // newer ones have taken its place
+  requests += 1;
+  while (queue.length) {
+    const { file, card } = queue.shift();
+    if (!card.isConnected) continue; // replaced by newer images
     try {
-      show(card, await ask(file));
+      show(card, await predict(file));
     } catch (error) {
       fail(card, error.message);
     }
   }
-  lanes -= 1;
+  requests -= 1;
 }
 
-// A service that is loading, or has too much to do, is asked again.
-async function ask(file) {
-  for (const ends = Date.now() + PATIENCE; ; await pause(1000)) {
-    const { answer, values } = await send(file);
-    const found = (values.files || [])[0] || {};
-    if (answer.ok && !found.problem) return found;
-    if (answer.status !== 503 || Date.now() > ends) {
-      throw new Error(found.problem || values.error || `the service answered ${answer.status}`);
+// Retries while the service is loading or overloaded.
+async function predict(file) {
+  for (const deadline = Date.now() + RETRY_MS; ; await pause(1000)) {
+    const { response, values } = await send(file);
+    const result = (values.files || [])[0] || {};
+    if (response.ok && !result.problem) return result;
+    if (response.status !== 503 || Date.now() > deadline) {
+      throw new Error(result.problem || values.error || `the service returned status ${response.status}`);
     }
   }
 }
@@ -65,13 +65,13 @@ async function send(file) {
   try {
     await file.slice(0, 1).arrayBuffer();
   } catch {
-    throw new Error("It can't be read; a folder can't be taken.");
+    throw new Error("The file can't be read; folders are not supported.");
   }
   try {
-    const answer = await fetch(`predict?top=${TOP}`, { method: "POST", body: form });
-    return { answer, values: await answer.json() };
+    const response = await fetch(`predict?top_k=${TOP_K}`, { method: "POST", body: form });
+    return { response, values: await response.json() };
   } catch {
-    throw new Error("The service does not answer, or the image is too large for it.");
+    throw new Error("The service does not respond, or the image is too large.");
   }
 }
 
@@ -79,25 +79,25 @@ function pause(milliseconds) {
   return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
 
-function card(file) {
-  const made = copy("answer");
-  const image = made.querySelector("img");
+function makeCard(file) {
+  const card = copy("answer");
+  const image = card.querySelector("img");
   image.src = URL.createObjectURL(file);
   image.alt = `The image ${file.name}`;
-  image.addEventListener("error", () => made.classList.add("bare"));
-  made.querySelector(".name").textContent = file.name;
-  made.querySelector("h2").textContent = "Looking …";
-  made.classList.add("waiting");
-  return made;
+  image.addEventListener("error", () => card.classList.add("bare"));
+  card.querySelector(".name").textContent = file.name;
+  card.querySelector("h2").textContent = "Predicting …";
+  card.classList.add("waiting");
+  return card;
 }
 
-function forget(card) {
+function removeCard(card) {
   URL.revokeObjectURL(card.querySelector("img").src);
   card.remove();
 }
 
-function show(card, found) {
-  const { decision, predictions } = found;
+function show(card, result) {
+  const { decision, predictions } = result;
   const title = decision === null ? "Uncertain" : decision;
   card.classList.remove("waiting");
   card.querySelector("h2").textContent = title;
@@ -106,35 +106,35 @@ function show(card, found) {
     const row = copy("row");
     row.classList.toggle("chosen", label === decision);
     row.querySelector(".label").textContent = label;
-    row.querySelector(".share").textContent = inWords(probability);
+    row.querySelector(".share").textContent = formatProbability(probability);
     row.querySelector("i").style.width = `${100 * probability}%`;
     card.querySelector("ol").append(row);
   }
-  say(`${card.querySelector(".name").textContent}: ${title}`);
+  announce(`${card.querySelector(".name").textContent}: ${title}`);
 }
 
 function note(decision, predictions) {
   if (decision === null) return "No label is likely enough.";
-  return decision === predictions[0].label ? "" : "Not the likeliest: the model's threshold decides.";
+  return decision === predictions[0].label ? "" : "Not the most likely label: the model's threshold decides.";
 }
 
 function fail(card, message) {
   card.classList.replace("waiting", "failed");
   card.querySelector("h2").textContent = message[0].toUpperCase() + message.slice(1);
-  say(`${card.querySelector(".name").textContent}: ${message}`);
+  announce(`${card.querySelector(".name").textContent}: ${message}`);
 }
 
-// Read out only; the cards show it.
-function say(text) {
+// For screen readers only; the cards show it.
+function announce(text) {
   document.getElementById("said").textContent = text;
 }
 
-// Of no card.
+// About no single card.
 function notify(text) {
   document.getElementById("notice").textContent = text;
 }
 
-async function greet() {
+async function showModel() {
   try {
     const about = await (await fetch("healthz")).json();
     if (about.status === "ready") {
@@ -145,14 +145,14 @@ async function greet() {
     }
     notify(`The service is ${about.status} …`);
   } catch {
-    notify("The service does not answer.");
+    notify("The service does not respond.");
   }
-  setTimeout(greet, 1000);
+  setTimeout(showModel, 1000);
 }
 
 pick.addEventListener("change", () => {
-  take(pick.files);
-  pick.value = ""; // the same image may be chosen again
+  addFiles(pick.files);
+  pick.value = ""; // so that the same image can be chosen again
 });
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
@@ -164,8 +164,8 @@ document.addEventListener("dragleave", (event) => {
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   drop.classList.remove("over");
-  if (event.dataTransfer.files.length) take(event.dataTransfer.files);
-  else notify("That was no file; save the image, and drop or choose it then.");
+  if (event.dataTransfer.files.length) addFiles(event.dataTransfer.files);
+  else notify("That is not a file; save the image, then drop or choose it.");
 });
-document.addEventListener("paste", (event) => take(event.clipboardData.files));
-greet();
+document.addEventListener("paste", (event) => addFiles(event.clipboardData.files));
+showModel();

@@ -1,4 +1,4 @@
-"""Who may come in: hosts that are meant, pages of our own, and clients that don't dawdle."""
+"""Guards a service: known hosts, its own page only, and timeouts of connections."""
 
 from __future__ import annotations
 
@@ -14,52 +14,52 @@ from aiohttp.web import BaseRequest
 from engine.serving.limits import Limits, RefusalError
 
 
-def check(request: BaseRequest, names: Collection[str]) -> None:
-    """Nothing, where a request is meant for this service and comes from no foreign page.
+def check_origin(request: BaseRequest, names: Collection[str]) -> None:
+    """Requires that a request is addressed to this service and is not from another site's page.
 
-    A page of another site that has its own name lead to this machine (DNS rebinding) still sends
-    that name in `Host`; so hosts are addresses, or of the names that are known. And where it posts
-    across sites, the browser says so in `Sec-Fetch-Site`. Older ones, and any that came by plain
-    HTTP, say only in `Origin` where the page is from. Programs send neither.
+    A page of another site whose name resolves to this machine (DNS rebinding) still sends that name
+    in `Host`, so only addresses and known names are allowed. Browsers mark posts across sites in
+    `Sec-Fetch-Site`; old ones, and pages over plain HTTP, only name the page's site in `Origin`.
+    Programs send neither.
 
     Raises:
-      RefusalError: it is not.
+      RefusalError: the host is unknown, or the request comes from another site.
     """
     host = _host(request)
     name = _hostname(f"//{host}")
     if host is not None and not (_is_address(name) or name in names):
         raise RefusalError(
             421,
-            f"Host {host[:100]!r} is not known here; allowed: {', '.join(sorted(names))}, any "
-            "address, and what --allow_host names",
+            f"Host {host[:100]!r} is not known; allowed: {', '.join(sorted(names))}, any "
+            "address, and the names of --allow_host",
         )
     if request.method not in ("GET", "HEAD") and _is_foreign(request, host):
-        raise RefusalError(403, "pages of other sites may not send images here")
+        raise RefusalError(403, "pages of other sites may not send images")
 
 
 def _host(request: BaseRequest) -> str | None:
-    """None in HTTP/1.0, which has no such thing, and which no browser speaks."""
+    """Returns the host; None in HTTP/1.0, which has none and which no browser uses."""
     hosts = request.headers.getall("Host", [])
     if not hosts and request.version < HttpVersion11:
         return None
     if len(hosts) != 1:
-        raise RefusalError(400, "allowed: one Host in the head of a request")
+        raise RefusalError(400, "allowed: one Host header")
     return hosts[0]
 
 
 def _is_foreign(request: BaseRequest, host: str | None) -> bool:
-    """A proxy may have put another `Host` in the place of the page's, so that comes second."""
+    """Checks `Sec-Fetch-Site` first, since a proxy may have replaced the page's `Host`."""
     origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
     if site is not None:
         return site not in ("none", "same-origin")
-    ours = [f"{scheme}://{host}".lower() for scheme in ("http", "https")]
-    return origin is not None and origin.lower() not in ours
+    own_origins = [f"{scheme}://{host}".lower() for scheme in ("http", "https")]
+    return origin is not None and origin.lower() not in own_origins
 
 
 def _hostname(address: str) -> str:
     try:
         return urllib.parse.urlsplit(address).hostname or ""
-    except ValueError:  # brackets that don't close
+    except ValueError:  # unbalanced brackets
         return ""
 
 
@@ -71,48 +71,48 @@ def _is_address(name: str) -> bool:
     return True
 
 
-class RequestGuard:
-    """Keeps count of the connections, and of what each is doing."""
+class ConnectionTracker:
+    """Limits the open connections, and sets the timeout of each."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._open: dict[Any, Guard] = {}
+        self._open: dict[Any, GuardedConnection] = {}
 
-    def enter(self, guard: Guard) -> bool:
-        """Whether there is room for one more."""
+    def add(self, connection: GuardedConnection) -> bool:
+        """Adds a connection; returns False at the limit."""
         if len(self._open) >= self.limits.connections:
             return False
-        self._open[guard.inner] = guard
+        self._open[connection.inner] = connection
         return True
 
-    def leave(self, guard: Guard) -> None:
-        self._open.pop(guard.inner, None)
+    def remove(self, connection: GuardedConnection) -> None:
+        self._open.pop(connection.inner, None)
 
-    def begins(self, inner: Any) -> None:
-        """The head of a request has come whole; what follows has its own limits."""
+    def request_started(self, inner: Any) -> None:
+        """Ends the timeout when the head of a request is complete; the body has its own."""
         if inner in self._open:
-            self._open[inner].wait(None)
+            self._open[inner].set_timeout(None)
 
-    def ends(self, inner: Any) -> None:
-        """A request was answered; the connection may bring another one."""
+    def request_finished(self, inner: Any) -> None:
+        """Starts the timeout until the next request of the connection."""
         if inner in self._open:
-            self._open[inner].wait(self.limits.idle_seconds, idle=True)
+            self._open[inner].set_timeout(self.limits.idle_seconds, idle=True)
 
 
-class Guard(asyncio.Protocol):
-    """A connection of aiohttp's, cut off where it takes too long over the head of a request.
+class GuardedConnection(asyncio.Protocol):
+    """A connection of aiohttp's, closed if the head of a request takes too long.
 
-    aiohttp itself waits without end for the first one, and for the rest of any.
+    aiohttp itself has no timeout for the first request, nor for the rest of a head.
     """
 
-    def __init__(self, inner: asyncio.Protocol, keeper: RequestGuard) -> None:
-        self.inner, self._keeper = inner, keeper
+    def __init__(self, inner: asyncio.Protocol, tracker: ConnectionTracker) -> None:
+        self.inner, self._tracker = inner, tracker
         self._transport: asyncio.BaseTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._idle = self._inside = False
+        self._idle = self._accepted = False
 
-    def wait(self, seconds: float | None, idle: bool = False) -> None:
-        """From now on so long at most; None for as long as it takes."""
+    def set_timeout(self, seconds: float | None, idle: bool = False) -> None:
+        """Sets the timeout from now on; None for no timeout."""
         self._idle = idle
         if self._timer:
             self._timer.cancel()
@@ -123,26 +123,26 @@ class Guard(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        self._inside = self._keeper.enter(self)
-        if not self._inside:
+        self._accepted = self._tracker.add(self)
+        if not self._accepted:
             transport.abort()  # type: ignore[attr-defined]
             return
-        self.wait(self._keeper.limits.head_seconds)
+        self.set_timeout(self._tracker.limits.head_seconds)
         self.inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         if self._idle:
-            self.wait(self._keeper.limits.head_seconds)
-        if self._inside:
+            self.set_timeout(self._tracker.limits.head_seconds)
+        if self._accepted:
             self.inner.data_received(data)
 
     def eof_received(self) -> bool | None:
-        return self.inner.eof_received() if self._inside else None
+        return self.inner.eof_received() if self._accepted else None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.wait(None)
-        self._keeper.leave(self)
-        if self._inside:
+        self.set_timeout(None)
+        self._tracker.remove(self)
+        if self._accepted:
             self.inner.connection_lost(exc)
 
     def pause_writing(self) -> None:

@@ -1,4 +1,4 @@
-"""A service from its first connection to its last answer."""
+"""Runs a service from its first connection to its last response."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, web
 from engine.core.errors import UserError
 from engine.runtime.shutdown import ShutdownRequested
 from engine.serving.batcher import BatchingOptions
-from engine.serving.request_guard import Guard
+from engine.serving.request_guard import GuardedConnection
 from engine.serving.service import Model, Service
 
 BACKLOG = 128
-LINGER_SECONDS = 2.0  # how long a client that was refused may go on sending
-_PATIENCE = 1.0  # for connections, when all requests have been answered
+LINGER_SECONDS = 2.0  # that a refused client may continue to send
+SHUTDOWN_SECONDS = 1.0  # for open connections after the last response
 
-# What aiohttp has to say of clients that send nonsense is no news for whoever runs the service.
-_silent = logging.getLogger("engine.serving.http")
-_silent.disabled = True
-for _kind in (BadContentDispositionHeader, BadContentDispositionParam):
-    warnings.filterwarnings("ignore", category=_kind)
+# aiohttp's messages about invalid requests are of no use to the operator.
+_disabled_logger = logging.getLogger("engine.serving.http")
+_disabled_logger.disabled = True
+for _category in (BadContentDispositionHeader, BadContentDispositionParam):
+    warnings.filterwarnings("ignore", category=_category)
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens at the first address that the host's name has; port 0 is any free one.
+    """Binds a socket to the first address of the host, and listens: unlike bind, that is exclusive.
 
-    Two that are bound, and don't listen, may have the same port.
+    Args:
+      port: 0 for any free one.
 
     Raises:
-      UserError: there is no such host, or the port is not to be had.
+      UserError: the host is unknown, or the port is not available.
     """
     try:
-        kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(kind, socket.SOCK_STREAM)
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or "no name of a host"
+        reason = getattr(error, "strerror", None) or "not a host name"
         raise UserError(
             f"--host={host}: {reason}; allowed: an address or name of this machine"
         ) from None
@@ -57,7 +58,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def address(bound: socket.socket) -> str:
-    """Where a browser finds it."""
+    """Returns the URL of the service for a browser on this machine."""
     host, port = bound.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
@@ -70,9 +71,11 @@ async def run(
     stopping: asyncio.Event,
     ready: Callable[[Model], None],
 ) -> None:
-    """Serves until `stopping` is set; returns when every request that was there is answered.
+    """Serves until `stopping` is set; returns after the responses to all pending requests.
 
-    load: makes the model ready, on a thread; may raise Stopped. ready: called when it is.
+    Args:
+      load: loads the model, on a thread; may raise ShutdownRequested.
+      ready: called with the loaded model.
 
     Raises:
       Exception: what `load` raises.
@@ -80,33 +83,33 @@ async def run(
     runner = web.AppRunner(
         service.application(),
         access_log=None,
-        logger=_silent,
-        handler_cancellation=True,  # images of a client that went away are left undone
+        logger=_disabled_logger,
+        handler_cancellation=True,  # drops the images of disconnected clients
         auto_decompress=False,
         lingering_time=LINGER_SECONDS,
-        keepalive_timeout=2 * service.limits.idle_seconds,  # the guard is first
-        shutdown_timeout=_PATIENCE,
+        keepalive_timeout=2 * service.limits.idle_seconds,  # GuardedConnection closes it earlier
+        shutdown_timeout=SHUTDOWN_SECONDS,
     )
     await runner.setup()
     loop = asyncio.get_running_loop()
     listener = await loop.create_server(
-        lambda: Guard(runner.server(), service.keeper),  # type: ignore[misc]
+        lambda: GuardedConnection(runner.server(), service.connections),  # type: ignore[misc]
         sock=bound,
         backlog=BACKLOG,
     )
     loading: asyncio.Future = loop.run_in_executor(None, load)
-    asked: asyncio.Future = asyncio.ensure_future(stopping.wait())
+    stop_requested: asyncio.Future = asyncio.ensure_future(stopping.wait())
     try:
-        await asyncio.wait({loading, asked}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({loading, stop_requested}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done() and not stopping.is_set():
-            model, pace = loading.result()
-            service.begin(model, pace)
+            model, batching = loading.result()
+            service.start(model, batching)
             ready(model)
-            await asked
+            await stop_requested
     finally:
-        asked.cancel()
+        stop_requested.cancel()
         listener.close()
-        await service.end()
+        await service.stop()
         with contextlib.suppress(ShutdownRequested):
             await loading
         await runner.cleanup()

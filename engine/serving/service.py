@@ -1,4 +1,4 @@
-"""The service: what each address answers. It knows no files and no formats."""
+"""The HTTP service: its routes, responses and states."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from aiohttp import web
 
 from engine.core.errors import UserError
 from engine.evaluation.decision_rule import DecisionRule
-from engine.inference import predict as prediction
+from engine.inference import predict
 from engine.serving import request_guard, uploads
 from engine.serving.batcher import Batcher, BatchingOptions, Decode, Predict, QueueFullError
-from engine.serving.limits import HELD_REQUESTS, Limits, Memory, RefusalError
+from engine.serving.limits import MAX_REQUESTS_IN_MEMORY, Limits, MemoryBudget, RefusalError
 from engine.serving.metrics import CONTENT_TYPE, Metrics
-from engine.serving.request_guard import RequestGuard
+from engine.serving.request_guard import ConnectionTracker
 from engine.serving.uploads import Upload
 
-TOP = 5
+DEFAULT_TOP_K = 5
 LOADING, READY, STOPPING = "loading", "ready", "stopping"
-_PAGE = {"/": ("page.html", "text/html"), "/page.css": ("page.css", "text/css")}
-_PAGE["/page.js"] = ("page.js", "text/javascript")
-# Of every answer, but for what aiohttp says of requests that it can't read. The page loads nothing
-# but its own two files, and shows images that it was given (`blob:`); no other page may frame it.
+_PAGE_FILES = {"/": ("page.html", "text/html"), "/page.css": ("page.css", "text/css")}
+_PAGE_FILES["/page.js"] = ("page.js", "text/javascript")
+# Of every response but aiohttp's to malformed requests. The page loads only its own two files, and
+# shows images that the user chose (`blob:`); no other page may frame it.
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src blob: data:; "
@@ -48,9 +48,10 @@ log = logging.getLogger("serve")
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What answers: `decode` and `predict` as `Batcher` takes them, `predict` giving probabilities.
+    """The served model.
 
-    about: what `/healthz` says of it.
+    decode, predict: as for `Batcher`; `predict` returns probabilities.
+    about: the description in `/healthz`.
     """
 
     decode: Decode
@@ -61,42 +62,43 @@ class Model:
 
 
 class Service:
-    """An application that is loading until `begin`, and stopping from `end` on."""
+    """An application in the state `loading` until `start`, and `stopping` from `stop` on."""
 
     def __init__(self, limits: Limits, names: Collection[str]) -> None:
-        """names: those that a request's `Host` may have, beside addresses."""
+        """Prepares the routes; `names` are allowed in `Host`, besides addresses."""
         self.limits, self.state = limits, LOADING
-        self.keeper = RequestGuard(limits)
+        self.connections = ConnectionTracker(limits)
         self.metrics = Metrics()
         self._names = frozenset(names)
-        self._memory = Memory(HELD_REQUESTS * limits.request_bytes)
+        self._memory = MemoryBudget(MAX_REQUESTS_IN_MEMORY * limits.request_bytes)
         self._model: Model | None = None
         self._batcher: Batcher | None = None
         self._work: asyncio.Task | None = None
         self._active = 0
         folder = Path(__file__).parent
         self._page = {
-            place: (kind, (folder / name).read_bytes()) for place, (name, kind) in _PAGE.items()
+            path: (kind, (folder / name).read_bytes()) for path, (name, kind) in _PAGE_FILES.items()
         }
 
     def application(self) -> web.Application:
-        app = web.Application(middlewares=[self._around])
+        """Returns the aiohttp application."""
+        app = web.Application(middlewares=[self._handle])
         app.router.add_post("/predict", self._predict)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/metrics", self._metrics)
-        for place in self._page:
-            app.router.add_get(place, self._show)
+        for path in self._page:
+            app.router.add_get(path, self._show_page)
         return app
 
-    def begin(self, model: Model, pace: BatchingOptions) -> None:
-        """From now on images are answered; within the event loop."""
-        batcher = Batcher(model.decode, model.predict, pace, self.metrics)
-        self.metrics.watch_queue(lambda: batcher.held)
+    def start(self, model: Model, batching: BatchingOptions) -> None:
+        """Starts to predict images, within the event loop."""
+        batcher = Batcher(model.decode, model.predict, batching, self.metrics)
+        self.metrics.watch_queue(lambda: batcher.queued)
         self._model, self._batcher, self.state = model, batcher, READY
-        self._work = asyncio.ensure_future(batcher.work())
+        self._work = asyncio.ensure_future(batcher.run())
 
-    async def end(self) -> None:
-        """Refuses new requests, and returns when those that are there have their answers."""
+    async def stop(self) -> None:
+        """Refuses new requests, and returns after the responses to the pending ones."""
         self.state = STOPPING
         while self._active:
             await asyncio.sleep(0.01)
@@ -105,12 +107,12 @@ class Service:
             self._batcher.close()
 
     @web.middleware
-    async def _around(self, request: web.Request, handler: Callable) -> web.StreamResponse:
-        """Counts, checks, and makes a line of JSON of everything that goes wrong."""
-        started, status = time.monotonic(), 499  # as nginx counts those who went away
-        with self._counted(request):
+    async def _handle(self, request: web.Request, handler: Callable) -> web.StreamResponse:
+        """Counts and checks a request; every error becomes a line of JSON."""
+        started, status = time.monotonic(), 499  # nginx's status of disconnected clients
+        with self._tracked(request):
             try:
-                response = await self._answered(request, handler)
+                response = await self._respond(request, handler)
                 status = response.status
             finally:
                 known = request.match_info.http_exception is None
@@ -122,21 +124,21 @@ class Service:
         return response
 
     @contextlib.contextmanager
-    def _counted(self, request: web.Request) -> Iterator[None]:
+    def _tracked(self, request: web.Request) -> Iterator[None]:
         self._active += 1
-        self.keeper.begins(request.protocol)
+        self.connections.request_started(request.protocol)
         try:
             yield
         finally:
             self._active -= 1
-            self.keeper.ends(request.protocol)
+            self.connections.request_finished(request.protocol)
 
-    async def _answered(self, request: web.Request, handler: Callable) -> web.StreamResponse:
+    async def _respond(self, request: web.Request, handler: Callable) -> web.StreamResponse:
         try:
-            request_guard.check(request, self._names)
+            request_guard.check_origin(request, self._names)
             return await handler(request)
-        except RefusalError as refused:
-            return refused.response()
+        except RefusalError as refusal:
+            return refusal.response()
         except web.HTTPException as error:
             response = RefusalError(
                 error.status, f"{request.method[:20]}: {error.reason}"
@@ -144,13 +146,13 @@ class Service:
             if isinstance(error, web.HTTPMethodNotAllowed):
                 response.headers["Allow"] = error.headers["Allow"]
             return response
-        except ConnectionError:  # nobody is there any more
+        except ConnectionError:  # the client disconnected
             raise
-        except Exception:  # ours, not the client's; whoever runs the service is to see it
+        except Exception:  # an error of the service, logged for its operator
             log.exception("a request failed")
-            return RefusalError(500, "the service failed over this request").response()
+            return RefusalError(500, "the service failed on this request").response()
 
-    async def _show(self, request: web.Request) -> web.Response:
+    async def _show_page(self, request: web.Request) -> web.Response:
         kind, body = self._page[request.path]
         return web.Response(body=body, content_type=kind, charset="utf-8")
 
@@ -166,78 +168,81 @@ class Service:
     async def _predict(self, request: web.Request) -> web.Response:
         if self.state != READY or not (self._model and self._batcher):
             raise RefusalError(503, f"the service is {self.state}")
-        top = _top(request, len(self._model.classes))
-        ends = time.monotonic() + self.limits.seconds
-        with self._memory.held_by_one() as take:
-            files = await _until(
-                ends,
-                uploads.read(request, self.limits, take),
+        top_k = _parse_top_k(request, len(self._model.classes))
+        deadline = time.monotonic() + self.limits.seconds
+        with self._memory.reservation() as reserve:
+            files = await _await_until(
+                deadline,
+                uploads.read(request, self.limits, reserve),
                 RefusalError(
                     408, f"the request took longer than {self.limits.seconds:g} s to arrive"
                 ),
             )
-            taken = [file.contents for file in files if not file.problem]
+            images = [file.contents for file in files if not file.problem]
             try:
-                rows = await _until(
-                    ends,
-                    self._batcher.answers(taken),
-                    RefusalError(503, f"no answer within {self.limits.seconds:g} s; send it again"),
+                rows = await _await_until(
+                    deadline,
+                    self._batcher.predict(images),
+                    RefusalError(503, f"no result within {self.limits.seconds:g} s; retry"),
                 )
             except QueueFullError:
-                raise RefusalError(503, "the queue is full; send it again in a moment") from None
-        return self._as_response(_matched(files, rows), top)
+                raise RefusalError(503, "the queue is full; retry in a moment") from None
+        return self._response(_match_results(files, rows), top_k)
 
-    def _as_response(self, found: list[tuple[str, Any]], top: int) -> web.Response:
+    def _response(self, results: list[tuple[str, Any]], top_k: int) -> web.Response:
         assert self._model
-        answers = [describe(self._model, name, one, top) for name, one in found]
-        read = sum("problem" not in answer for answer in answers)
-        self.metrics.image(True, read)
-        self.metrics.image(False, len(answers) - read)
-        if read:
-            return web.json_response({"files": answers})
-        first = f"{answers[0]['name']}: {answers[0]['problem']}"
-        one = len(answers) == 1
-        raise RefusalError(422, first if one else "no image could be read", files=answers)
+        files = [describe_prediction(self._model, name, result, top_k) for name, result in results]
+        predicted = sum("problem" not in file for file in files)
+        self.metrics.image(True, predicted)
+        self.metrics.image(False, len(files) - predicted)
+        if predicted:
+            return web.json_response({"files": files})
+        first = f"{files[0]['name']}: {files[0]['problem']}"
+        message = first if len(files) == 1 else "no image could be read"
+        raise RefusalError(422, message, files=files)
 
 
-def _top(request: web.Request, classes: int) -> int:
-    unknown = [name for name in request.query if name != "top"]
+def _parse_top_k(request: web.Request, classes: int) -> int:
+    unknown = [name for name in request.query if name != "top_k"]
     if unknown:
-        raise RefusalError(400, f"unknown parameter {unknown[0][:100]!r}; allowed: top")
-    text = request.query.get("top", str(TOP))
+        raise RefusalError(400, f"unknown parameter {unknown[0][:100]!r}; allowed: top_k")
+    text = request.query.get("top_k", str(DEFAULT_TOP_K))
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text)):
-        raise RefusalError(400, f"top={text[:100]!r}; allowed: a whole number, 1 or more")
+        raise RefusalError(400, f"top_k={text[:100]!r}; allowed: a whole number, 1 or more")
     return min(int(text), classes)
 
 
-async def _until(ends: float, work: Awaitable, late: RefusalError) -> Any:
+async def _await_until(deadline: float, work: Awaitable, timeout_error: RefusalError) -> Any:
     try:
-        return await asyncio.wait_for(work, max(0.0, ends - time.monotonic()))
+        return await asyncio.wait_for(work, max(0.0, deadline - time.monotonic()))
     except asyncio.TimeoutError:
-        raise late from None
+        raise timeout_error from None
 
 
-def _matched(files: Sequence[Upload], rows: Sequence[Any]) -> list[tuple[str, Any]]:
-    """Each file's name, and its row of probabilities or its problem."""
-    rest = iter(rows)
-    return [(file.name, file.problem if file.problem else next(rest)) for file in files]
+def _match_results(files: Sequence[Upload], rows: Sequence[Any]) -> list[tuple[str, Any]]:
+    """Pairs each file's name with its row of probabilities or its problem."""
+    remaining = iter(rows)
+    return [(file.name, file.problem or next(remaining)) for file in files]
 
 
-def describe(model: Model, name: str, found: np.ndarray | UserError | str, top: int) -> dict:
-    """What is said of one image, as JSON has it: its labels, likeliest first, or its problem.
+def describe_prediction(
+    model: Model, name: str, result: np.ndarray | UserError | str, top_k: int
+) -> dict:
+    """Returns the JSON result of an image: its most likely labels, or its problem.
 
-    found: its probabilities [classes], or the problem.
+    Args:
+      result: its probabilities [classes], or the problem.
     """
-    if isinstance(found, UserError | str):
-        return {"name": name, "problem": str(found)}
-    [answer] = prediction.interpret(model.classes, model.rule, [name], found[None], top)
-    if answer.problem:
-        return {"name": name, "problem": answer.problem}
+    if isinstance(result, UserError | str):
+        return {"name": name, "problem": str(result)}
+    [prediction] = predict.interpret(model.classes, model.rule, [name], result[None], top_k)
+    if prediction.problem:
+        return {"name": name, "problem": prediction.problem}
     return {
         "name": name,
-        "decision": answer.decision,
-        "uncertain": answer.decision is None,
+        "decision": prediction.decision,
+        "uncertain": prediction.decision is None,
         "predictions": [
-            {"label": label, "probability": probability} for label, probability in answer.labels
+            {"label": label, "probability": probability} for label, probability in prediction.labels
         ],
     }

@@ -1,4 +1,4 @@
-"""The files of a request, taken in piece by piece and no further than the limits go."""
+"""Reads the files of a request in chunks, within the limits."""
 
 from __future__ import annotations
 
@@ -11,127 +11,129 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from engine.serving.limits import MB, Limits, RefusalError
 
-CHUNK = 2**16
-LONGEST_NAME = 255
-PART_LINES = 40  # of a form, for each of its files: boundaries and heads
-# Beside image/*; the second is what `curl --data-binary` says of whatever it sends.
-RAW = ("application/octet-stream", "application/x-www-form-urlencoded")
-KINDS = "multipart/form-data, image/* or application/octet-stream"
+CHUNK_BYTES = 2**16
+MAX_NAME_LENGTH = 255
+LINES_PER_FILE = 40  # boundaries and headers of a form, per file
+# Besides image/*; the second is the default of `curl --data-binary`.
+RAW_CONTENT_TYPES = ("application/octet-stream", "application/x-www-form-urlencoded")
+CONTENT_TYPES = "multipart/form-data, image/* or application/octet-stream"
+
+
+Reserve = Callable[[int], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Upload:
-    """A file's name as the client gave it, and its bytes; or why they were not taken."""
+    """A file's name as sent, and its bytes or the reason for refusing them."""
 
     name: str
     contents: bytes = b""
     problem: str | None = None
 
 
-async def read(request: web.Request, limits: Limits, take: Callable[[int], None]) -> list[Upload]:
-    """The files of a request's body, in their order.
+async def read(request: web.Request, limits: Limits, reserve: Reserve) -> list[Upload]:
+    """Reads the files of a request's body, in order.
 
-    take: is told of bytes before they are kept.
+    Args:
+      reserve: called with the number of bytes before they are stored.
 
     Raises:
-      RefusalError: no files, too many, too large in all, of an unknown kind, or cut short.
-      ConnectionError: the client went away.
+      RefusalError: no file, too many or too large, of an unknown content type, or incomplete.
+      ConnectionError: the client disconnected.
     """
     if request.headers.get("Content-Encoding", "identity") != "identity":
-        raise RefusalError(415, "the body is compressed; send it as it is")
+        raise RefusalError(415, "the body is compressed; send it uncompressed")
     if (request.content_length or 0) > limits.request_bytes:
         raise _too_large(limits)
     try:
-        return await _read(request, limits, take)
+        return await _read(request, limits, reserve)
     except web.RequestPayloadError:
-        raise RefusalError(400, "the body is not what its head says; send it anew") from None
+        raise RefusalError(400, "the body does not match its headers; send it again") from None
 
 
-async def _read(request: web.Request, limits: Limits, take: Callable[[int], None]) -> list[Upload]:
-    kind = request.content_type
-    if kind == "multipart/form-data":
-        return await _form(request, limits, take)
-    if not kind.startswith("image/") and kind not in RAW:
-        raise RefusalError(415, f"Content-Type {kind[:100]!r}; allowed: {KINDS}")
-    whole = await _kept(request.content.read, request, limits, take)
-    if whole == b"":
+async def _read(request: web.Request, limits: Limits, reserve: Reserve) -> list[Upload]:
+    content_type = request.content_type
+    if content_type == "multipart/form-data":
+        return await _form(request, limits, reserve)
+    if not content_type.startswith("image/") and content_type not in RAW_CONTENT_TYPES:
+        raise RefusalError(415, f"Content-Type {content_type[:100]!r}; allowed: {CONTENT_TYPES}")
+    contents = await _read_file(request.content.read, request, limits, reserve)
+    if contents == b"":
         raise RefusalError(400, "the body is empty; send an image")
-    return [_upload("body", whole, limits)]
+    return [_upload("body", contents, limits)]
 
 
-class _Lines:
-    """A body of which not more than so many lines are read as lines.
+class _LineLimitedStream:
+    """A body with a limit on the lines that are read.
 
-    aiohttp looks for the beginning of a form without end, and while the lines are there already,
-    without letting anybody else have a turn.
+    aiohttp searches for the start of a form without a limit, and on buffered lines without
+    yielding to the event loop.
     """
 
-    def __init__(self, content: StreamReader, most: int) -> None:
-        self._content, self._left = content, most
+    def __init__(self, content: StreamReader, max_lines: int) -> None:
+        self._content, self._remaining = content, max_lines
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._content, name)
 
     async def readline(self, **settings: Any) -> bytes:
-        self._left -= 1
-        if self._left < 0:
+        self._remaining -= 1
+        if self._remaining < 0:
             raise ValueError("too many lines")
         return await self._content.readline(**settings)
 
 
-async def _form(request: web.Request, limits: Limits, take: Callable[[int], None]) -> list[Upload]:
-    found: list[Upload] = []
+async def _form(request: web.Request, limits: Limits, reserve: Reserve) -> list[Upload]:
+    uploads: list[Upload] = []
     try:
-        lines = _Lines(request.content, PART_LINES * (limits.files + 1))
+        lines = _LineLimitedStream(request.content, LINES_PER_FILE * (limits.files + 1))
         async for part in MultipartReader(request.headers, cast(StreamReader, lines)):
-            if len(found) == limits.files:
+            if len(uploads) == limits.files:
                 raise RefusalError(
                     413, f"more than {limits.files} files; send them in several requests"
                 )
-            found.append(await _part(part, request, limits, take))
-    # What aiohttp raises over a body that is not what its head says; AssertionError is one of them.
+            uploads.append(await _part(part, request, limits, reserve))
+    # What aiohttp raises for a body that does not match its headers, AssertionError among them.
     except (ValueError, RuntimeError, AssertionError, HttpProcessingError):
-        raise RefusalError(400, "the multipart body is broken or cut short; send it anew") from None
-    if not found:
+        raise RefusalError(400, "the multipart body is broken or cut short; resend it") from None
+    if not uploads:
         raise RefusalError(400, "no file in the form; send one or more images")
-    return found
+    return uploads
 
 
 async def _part(
     part: BodyPartReader | MultipartReader | None,
     request: web.Request,
     limits: Limits,
-    take: Callable[[int], None],
+    reserve: Reserve,
 ) -> Upload:
     if not isinstance(part, BodyPartReader):
-        raise RefusalError(
-            400, "a multipart body within the form; send each file as a part of its own"
-        )
-    whole = await _kept(part.read_chunk, request, limits, take)
-    return _upload(part.filename or part.name or "file", whole, limits)
+        raise RefusalError(400, "a multipart body within the form; send each file as its own part")
+    contents = await _read_file(part.read_chunk, request, limits, reserve)
+    return _upload(part.filename or part.name or "file", contents, limits)
 
 
-async def _kept(
-    more: Callable, request: web.Request, limits: Limits, take: Callable[[int], None]
+async def _read_file(
+    read_chunk: Callable, request: web.Request, limits: Limits, reserve: Reserve
 ) -> bytes | None:
-    """A file's bytes; None where they are more than a file may have, and were let go."""
-    kept, size = bytearray(), 0
-    while chunk := await more(CHUNK):
+    """Reads the bytes of a file; returns None if it is larger than allowed."""
+    contents, size = bytearray(), 0
+    while chunk := await read_chunk(CHUNK_BYTES):
         if request.content.total_bytes > limits.request_bytes:
             raise _too_large(limits)
         size += len(chunk)
         if size <= limits.file_bytes:
-            take(len(chunk))
-            kept += chunk
-    return bytes(kept) if size <= limits.file_bytes else None
+            reserve(len(chunk))
+            contents += chunk
+    return bytes(contents) if size <= limits.file_bytes else None
 
 
-def _upload(name: str, whole: bytes | None, limits: Limits) -> Upload:
-    # Bytes that are no UTF-8 have come as lone surrogates, which JSON could not be read with.
-    name = name[:LONGEST_NAME].encode(errors="surrogateescape").decode(errors="replace")
-    if whole is None:
+def _upload(name: str, contents: bytes | None, limits: Limits) -> Upload:
+    # aiohttp decodes invalid UTF-8 to lone surrogates, which JSON parsers refuse.
+    name = name[:MAX_NAME_LENGTH].encode(errors="surrogateescape").decode(errors="replace")
+    if contents is None:
         return Upload(name, problem=f"larger than {limits.file_bytes / MB:g} MB")
-    return Upload(name, whole)
+    return Upload(name, contents)
 
 
 def _too_large(limits: Limits) -> RefusalError:

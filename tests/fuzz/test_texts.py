@@ -23,7 +23,7 @@ from engine.frozen.precision import ComputeMode, PrecisionTrial
 from engine.runs.directory import RunDirectory
 from engine.runs.nan_events import NanEvent, read_nan_events, reduce_rate, write_nan_events
 from pipelines.sources.manifest import read_manifest
-from tests.engine.benchmark import made
+from tests.engine.benchmark import benchmark_reports
 from tests.fuzz.mutations import cases, json_cases
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -216,15 +216,20 @@ def test_result(judge, run):
 
 def test_benchmark_report(judge, tmp_path):
     reports_made = [
-        made.report(made.row(batch_size=16), made.row(shares_cores=False)),
-        made.report(machine=made.with_gpus("NVIDIA L4"), price_per_hour=4.5, instance_type="g6"),
+        benchmark_reports.report(
+            benchmark_reports.measurement(batch_size=16),
+            benchmark_reports.measurement(shares_cores=False),
+        ),
+        benchmark_reports.report(
+            machine=benchmark_reports.with_gpus("NVIDIA L4"), price_per_hour=4.5, instance_type="g6"
+        ),
     ]
 
     def read(data: bytes) -> None:
         (tmp_path / "result.json").write_bytes(data)
         found = reports.load(tmp_path / "result.json")
         dataclasses.asdict(found)
-        reports.table(found)
+        reports.format_table(found)
 
     samples = [report.to_json().encode() for report in reports_made]
     _judge_json(judge, "benchmark result", read, samples)

@@ -1,4 +1,4 @@
-"""The metadata services of three clouds, played by a small server on this machine."""
+"""The metadata services of three clouds, simulated by a local server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from engine.benchmark import cloud
 from tests.engine.runtime.metadata_server import NOTHING, TOKEN, Answer, serving, token
 
-PATIENT = 20.0  # never waited for where somebody answers
+PATIENT = 20.0  # never reached when a service responds
 
 
 def aws(request) -> Answer:
@@ -34,23 +34,23 @@ def google(request) -> Answer:
 def azure(request) -> Answer:
     if request.headers.get("Metadata") != "true":
         return 400, '{"error": "Bad request. Required metadata header not specified"}', {}
-    wanted = "/metadata/instance/compute/vmSize?api-version=2021-02-01&format=text"
-    return (200, "Standard_NC6s_v3", {}) if request.path == wanted else NOTHING
+    path = "/metadata/instance/compute/vmSize?api-version=2021-02-01&format=text"
+    return (200, "Standard_NC6s_v3", {}) if request.path == path else NOTHING
 
 
 @pytest.mark.parametrize(
     ("service", "expected"),
     [(aws, "g6.xlarge"), (google, "n1-standard-4"), (azure, "Standard_NC6s_v3")],
 )
-def test_each_cloud_tells_its_name(service, expected):
+def test_instance_type_of_each_cloud(service, expected):
     with serving(service) as (address, _):
         assert cloud.instance_type(PATIENT, address) == expected
 
 
-def test_all_clouds_are_asked():
-    with serving(lambda request: NOTHING) as (address, asked):
+def test_instance_type_queries_all_clouds():
+    with serving(lambda request: NOTHING) as (address, requested):
         assert cloud.instance_type(PATIENT, address) is None
-    assert sorted(path.split("?")[0] for path in asked) == [
+    assert sorted(path.split("?")[0] for path in requested) == [
         "/computeMetadata/v1/instance/machine-type",
         "/latest/api/token",
         "/metadata/instance/compute/vmSize",
@@ -58,7 +58,7 @@ def test_all_clouds_are_asked():
 
 
 @pytest.mark.parametrize(
-    "rubbish",
+    "name",
     [
         "",
         "<html><body>Welcome to the hotel's network</body></html>",
@@ -70,18 +70,18 @@ def test_all_clouds_are_asked():
         "x" * 201,
     ],
 )
-def test_rubbish_is_no_name(rubbish):
-    with serving(lambda request: (200, rubbish, {})) as (address, _):
+def test_instance_type_refuses_invalid_names(name):
+    with serving(lambda request: (200, name, {})) as (address, _):
         assert cloud.instance_type(PATIENT, address) is None
 
 
-def test_a_name_may_be_as_long_as_the_limit():
-    """Else the test above would pass where every answer is refused."""
+def test_instance_type_accepts_longest_name():
+    """Otherwise the test above would pass if every response were refused."""
     with serving(lambda request: (200, "x" * 200, {})) as (address, _):
         assert cloud.instance_type(PATIENT, address) == "x" * 200
 
 
-def test_a_service_that_hangs_is_given_up():
+def test_instance_type_gives_up_hanging_service():
     released = threading.Event()
 
     def hang(request) -> Answer:
@@ -95,15 +95,15 @@ def test_a_service_that_hangs_is_given_up():
             released.set()
 
 
-def test_an_answer_that_comes_in_drops_is_given_up():
-    """Each byte would come within the time-out; all of them would not."""
+def test_instance_type_gives_up_slow_response():
+    """Each byte arrives within the timeout; all of them do not."""
     released = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def drip() -> None:
             connections = [server.accept()[0] for _ in range(3)]
             for connection in connections:
-                connection.recv(2**16)  # else closing would reset the connection
+                connection.recv(2**16)  # otherwise closing would reset the connection
             drops = iter(b"HTTP/1.1 200 OK\r\n\r\ng6.xlarge")
             while not released.wait(0.1) and (drop := next(drops, None)):
                 for connection in connections:

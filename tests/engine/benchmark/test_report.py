@@ -1,4 +1,4 @@
-"""The result file: written, read, refused, and shown as a table."""
+"""The result file: written, loaded, refused, and formatted as a table."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.benchmark import report as reports
-from engine.benchmark.report import Report, explain, table
+from engine.benchmark.measurement import explain
+from engine.benchmark.report import Report, format_table
 from engine.core.errors import UserError
-from tests.engine.benchmark.made import STAGES, rate, report, row, with_gpus
+from tests.engine.benchmark.benchmark_reports import STAGES, measurement, rate, report, with_gpus
 
 
 @pytest.mark.parametrize(
@@ -32,14 +33,14 @@ from tests.engine.benchmark.made import STAGES, rate, report, row, with_gpus
         {"software": {"tensorflow": None}},
     ],
 )
-def test_what_is_no_report(change):
+def test_report_with_invalid_value_is_refusal(change):
     with pytest.raises(UserError):
         report(**change)
 
 
 FULL = report(
-    row(batch_size=16),
-    row(stages={"tail": 7.5}, peak_memory={"host": 1, "gpu_0": 2}, shares_cores=False),
+    measurement(batch_size=16),
+    measurement(stages={"tail": 7.5}, peak_memory={"host": 1, "gpu_0": 2}, shares_cores=False),
     machine=with_gpus("NVIDIA L4", "NVIDIA L4") | {"driver": "550.90.07", "anything": [1.5, None]},
     instance_type="g6.12xlarge",
     price_per_hour=4.6016,
@@ -64,11 +65,11 @@ def test_the_file_says_what_was_measured():
     assert values["rows"][1]["peak_memory"] == {"host": 1, "gpu_0": 2}
 
 
-def refused(text: str) -> str:
+def refusal(text: str) -> str:
     with pytest.raises(UserError) as caught:
         Report.from_json(text, "some/file.json")
     message = str(caught.value)
-    assert message.startswith("some/file.json: no result of this version of bin/benchmark (")
+    assert message.startswith("some/file.json: is not a result of this version of bin/benchmark (")
     assert "\n" not in message
     assert len(message) < 400
     return message
@@ -88,12 +89,12 @@ def refused(text: str) -> str:
         ('{"a": ' + "9" * 5000 + "}", "digit"),
     ],
 )
-def test_what_is_no_file_of_ours(text, reason):
-    assert reason in refused(text)
+def test_report_of_other_text_is_refusal(text, reason):
+    assert reason in refusal(text)
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "reason"),
+    ("path", "value", "reason"),
     [
         (("rows", 0, "batch_size"), "32", "batch_size='32'; allowed: a whole number"),
         (("rows", 0, "batch_size"), 32.0, "batch_size=32.0"),
@@ -112,27 +113,27 @@ def test_what_is_no_file_of_ours(text, reason):
         (("machine", "gpus"), None, "machine.gpus"),
     ],
 )
-def test_a_value_that_does_not_fit_is_named(place, value, reason):
-    assert reason in refused(json.dumps(changed(json.loads(FULL.to_json()), place, value)))
+def test_report_with_wrong_type_names_value(path, value, reason):
+    assert reason in refusal(json.dumps(replace_value(json.loads(FULL.to_json()), path, value)))
 
 
-def changed(values: Any, place: tuple, value: Any) -> Any:
+def replace_value(values: Any, path: tuple, value: Any) -> Any:
     inner = values
-    for key in place[:-1]:
+    for key in path[:-1]:
         inner = inner[key]
-    inner[place[-1]] = value
+    inner[path[-1]] = value
     return values
 
 
-def places(values: Any, here: tuple = ()) -> list[tuple]:
-    """Every place inside of lists and objects."""
+def key_paths(values: Any, prefix: tuple = ()) -> list[tuple]:
+    """Returns the path of every element of nested lists and objects."""
     keys = values.keys() if isinstance(values, dict) else range(len(values))
-    found = []
+    paths = []
     for key in keys:
-        found.append((*here, key))
+        paths.append((*prefix, key))
         if isinstance(values[key], dict | list):
-            found += places(values[key], (*here, key))
-    return found
+            paths += key_paths(values[key], (*prefix, key))
+    return paths
 
 
 scalars = st.one_of(
@@ -145,36 +146,36 @@ anything = st.recursive(
 
 @given(st.data())
 @settings(max_examples=300, deadline=None)
-def test_a_damaged_file_is_refused_or_can_be_shown(data):
+def test_damaged_report_is_refused_or_shown(data):
     values = json.loads(FULL.to_json())
-    place = data.draw(st.sampled_from(places(values)))
-    damaged = json.dumps(changed(values, place, data.draw(anything)))
+    path = data.draw(st.sampled_from(key_paths(values)))
+    damaged = json.dumps(replace_value(values, path, data.draw(anything)))
     try:
-        found = Report.from_json(damaged, "some/file.json")
+        loaded = Report.from_json(damaged, "some/file.json")
     except UserError:
-        refused(damaged)
+        refusal(damaged)
         return
-    assert table(found).replace("\n", "").isprintable()
-    assert all("\n" not in explain(measured) for measured in found.rows)
+    assert format_table(loaded).replace("\n", "").isprintable()
+    assert all("\n" not in explain(row) for row in loaded.rows)
 
 
 @given(st.text() | anything.map(json.dumps))
-def test_any_other_text_is_refused(text):
-    refused(text)
+def test_arbitrary_text_is_refusal(text):
+    refusal(text)
 
 
-def test_a_file_that_can_not_be_read(tmp_path):
+def test_unreadable_file_is_refusal(tmp_path):
     with pytest.raises(UserError, match=r"none\.json: can't be read \(No such file"):
         reports.load(tmp_path / "none.json")
     with pytest.raises(UserError, match="can't be read"):
         reports.load(tmp_path)
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match="no text in UTF-8"):
+    with pytest.raises(UserError, match="not UTF-8 text"):
         reports.load(tmp_path / "bytes.json")
 
 
-def test_the_table_has_all_figures():
-    text = table(FULL)
+def test_table_shows_all_values():
+    text = format_table(FULL)
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "batch input augment trunk tail whole efficiency memory" in lines
     assert "16 1,000 ±0% 4,000 ±0% 500 ±0% 250 ±0% 80.0 ±10% 58% 2 GB" in lines
@@ -183,14 +184,16 @@ def test_the_table_has_all_figures():
     for words in ("g6.12xlarge", "2 x NVIDIA L4, driver 550.90.07", "AMD EPYC, 8 cores",
                   "tensorflow 2.21.0", "4.6016 an hour"):  # fmt: skip
         assert words in text
-    assert "no GPU in use" in table(report())
+    assert "no GPU in use" in format_table(report())
 
 
-def test_numbers_stand_right_in_columns_of_a_hundred_letters():
+def test_table_aligns_columns_within_100_letters():
     most = rate(99_999.0, 0.45)
-    wide = row(batch_size=4096, backbone="b" * 120, peak_memory={"host": 10**12})
+    wide = measurement(batch_size=4096, backbone="b" * 120, peak_memory={"host": 10**12})
     wide = dataclasses.replace(wide, whole=most, stages=dict.fromkeys(STAGES, most))
-    lines = table(report(row(whole=7.25), wide, row(batch_size=64))).splitlines()
+    lines = format_table(
+        report(measurement(whole=7.25), wide, measurement(batch_size=64))
+    ).splitlines()
     assert max(map(len, lines)) <= 100
     blocks = [lines.index(line) for line in lines if line.lstrip().startswith("batch")]
     for start in blocks:
@@ -208,11 +211,11 @@ def test_numbers_stand_right_in_columns_of_a_hundred_letters():
         ({"machine": with_gpus("A"), "instance_type": "g6.xlarge"}, "g6.xlarge"),
     ],
 )
-def test_a_machine_is_called(changes, expected):
-    assert reports.label(report(**changes)) == expected
+def test_machine_label_prefers_instance_type(changes, expected):
+    assert reports.machine_label(report(**changes)) == expected
 
 
-def test_file_names_are_plain_and_differ_by_machine_and_time():
+def test_file_name_is_unique_by_machine_and_time():
     first = report(instance_type="../a b/\\c")
     names = {reports.file_name(first), reports.file_name(report(when="2026-01-02T03:04:06"))}
     names.add(reports.file_name(dataclasses.replace(first, when="2027-01-01T00:00:00")))

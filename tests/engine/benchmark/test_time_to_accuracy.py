@@ -1,4 +1,4 @@
-"""Programs are timed by what they print, and ended when they have reached the target."""
+"""Programs are timed by the lines they print, and ended at the target."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ for accuracy in (0.5, 0.75):
 """
 
 
-def run(program: str, target: float) -> time_to_accuracy.Course:
+def run(program: str, target: float) -> time_to_accuracy.TimedRun:
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
     return time_to_accuracy.run([sys.executable, "-c", program], target, {"PYTHONPATH": root})
 
 
-def test_it_ends_when_the_target_is_reached():
-    course = run(OURS, 0.985)  # and does not wait ten minutes
-    assert [accuracy for _, accuracy in course.epochs] == pytest.approx([0.9, 0.985])
-    assert 0 < course.reading < course.epochs[0][0] < course.epochs[1][0]
-    assert course.reached(0.985) == course.epochs[1][0]
-    assert course.reached(0.99) is None
+def test_run_ends_at_target():
+    timed_run = run(OURS, 0.985)  # and does not wait ten minutes
+    assert [accuracy for _, accuracy in timed_run.epochs] == pytest.approx([0.9, 0.985])
+    assert 0 < timed_run.first_read < timed_run.epochs[0][0] < timed_run.epochs[1][0]
+    assert timed_run.seconds_to(0.985) == timed_run.epochs[1][0]
+    assert timed_run.seconds_to(0.99) is None
 
 
-def test_a_program_that_does_not_reach_it_runs_to_its_end():
-    course = run(THEIRS, 0.9)
-    assert [accuracy for _, accuracy in course.epochs] == [0.5, 0.75]
-    assert course.reached(0.9) is None
-    assert course.lengths == [course.epochs[1][0] - course.epochs[0][0]]
+def test_run_without_target_reached_ends_with_program():
+    timed_run = run(THEIRS, 0.9)
+    assert [accuracy for _, accuracy in timed_run.epochs] == [0.5, 0.75]
+    assert timed_run.seconds_to(0.9) is None
+    assert timed_run.epoch_seconds == [timed_run.epochs[1][0] - timed_run.epochs[0][0]]
 
 
-def test_a_program_that_fails_is_shown():
+def test_run_of_failing_program_shows_output():
     with pytest.raises(RuntimeError, match=r"failed:\n[^$]*no such luck"):
         run("raise SystemExit('no such luck')", 0.5)

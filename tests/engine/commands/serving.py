@@ -41,7 +41,7 @@ class Served:
                 form.add_field("any", file.read_bytes(), filename=file.name)
             async with (
                 aiohttp.ClientSession() as session,
-                session.post(f"{self.address}predict?top=9", data=form) as response,
+                session.post(f"{self.address}predict?top_k=9", data=form) as response,
             ):
                 assert response.status == 200, await response.text()
                 return (await response.json())["files"]

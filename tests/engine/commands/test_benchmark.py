@@ -8,7 +8,7 @@ import re
 import pytest
 import tensorflow as tf
 
-from engine.benchmark.time_to_accuracy import Course
+from engine.benchmark.time_to_accuracy import TimedRun
 from engine.cli import benchmark as cli_benchmark
 from engine.cli import command_line
 from engine.cli import flags as cli_flags
@@ -33,7 +33,7 @@ JOB = (
 def measure(call, coloured, pixel_cache, monkeypatch):
     """Runs bin/benchmark on the job; a sample is as short as it can be."""
     monkeypatch.setattr("engine.benchmark.timing.SAMPLE_SECONDS", 0.01)
-    monkeypatch.setattr("engine.benchmark.measure.SAMPLE_SECONDS", 0.01)
+    monkeypatch.setattr("engine.benchmark.phase_benchmark.SAMPLE_SECONDS", 0.01)
     own = (*JOB, f"--data_dir={coloured}", f"--cache_dir={pixel_cache}")
     return lambda *flags: call("benchmark", *own, *flags)
 
@@ -132,7 +132,9 @@ def test_stages_are_compared_with_keras(measure):
     assert "seed 0" not in out
 
 
-@pytest.mark.parametrize("baseline", ["blog", pytest.param("fit", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "baseline", ["image_data_generator", pytest.param("fit", marks=pytest.mark.slow)]
+)
 def test_whole_runs_are_timed_to_the_target_accuracy(measure, monkeypatch, baseline):
     """Of processes: `bin/train`, and a baseline."""
     monkeypatch.setattr(compare_baselines, "_compare_stages", lambda *_: [])
@@ -169,7 +171,7 @@ def test_self_test_names_checks_that_fail(call, monkeypatch):
 
 
 def test_medians_name_runs_that_never_reach_the_target():
-    fast, slow = Course(5.0, ((15.0, 0.99),)), Course(2.0, ((40.0, 0.97),))
+    fast, slow = TimedRun(5.0, ((15.0, 0.99),)), TimedRun(2.0, ((40.0, 0.97),))
     medians = compare_baselines._medians
     assert list(medians({"bin/train": [fast], "fit": [slow]}, target=0.98)) == [
         "first read to target     bin/train      10.0 s (10.0 s to 10.0 s),   1.0 x bin/train",

@@ -70,12 +70,12 @@ def test_program_prints_its_steps_and_the_comparison(exported):
     out, printed = exported
     lines = printed.splitlines()
     assert lines[:3] == [
-        "reading the images",
+        "reading images",
         "converting to SavedModel, float32",
-        "comparing it with the original on 13 validation images",
+        "comparing the export with the original on 13 validation images",
     ]
     assert [line.split("  ")[0] for line in lines[4:13]] == [
-        *("images", "same likeliest label", "same answer by the rule", "largest difference"),
+        *("images", "same most likely label", "same decision", "largest difference"),
         *("mean difference", "accuracy", "size", "one image, decoded", "8 images, decoded"),
     ]
     assert lines[-1] == f"written to {out}"
@@ -159,7 +159,7 @@ def test_export_that_disagrees_leaves_nothing(trained, tmp_path):
     assert "nothing was written; take another --format or --precision" in message
     assert re.search(r" of \d+ of 13 images, more than --min_agreement=0\.995 allows", message)
     shown = {line.split("  ")[0] for line in watcher.notes}
-    assert {"images", "same likeliest label", "accuracy", "size", "one image"} <= shown
+    assert {"images", "same most likely label", "accuracy", "size", "one image"} <= shown
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
@@ -202,7 +202,7 @@ PLACES = ("--run_dir=R", "--out=o")
         (("--precision=int4",), "'int4' does not exist (did you mean 'int8'?)"),
         (
             (*PLACES, "--format=onnx", "--precision=float16"),
-            "--precision=float16 goes with --format=litert",
+            "--precision=float16 requires --format=litert",
         ),
         (
             (*PLACES, "--format=onnx", "--precision=float32"),
@@ -210,7 +210,7 @@ PLACES = ("--run_dir=R", "--out=o")
         ),
         (
             (*PLACES, "--format=onnx", "--min_agreement=99.5"),
-            "--min_agreement=99.5; allowed: a share from 0 to 1, such as 0.995 for 99.5%",
+            "--min_agreement=99.5; allowed: a fraction from 0 to 1, such as 0.995 for 99.5%",
         ),
         (("--min_agreement=-1",), "allowed: a number, 0 or more"),
     ],
@@ -230,5 +230,5 @@ def test_missing_run_and_foreign_folder_are_refused(trained, tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         options_of(f"--run_dir={tmp_path}", "--format=onnx", "--out=o")
     (tmp_path / "thesis.txt").write_text("")
-    with pytest.raises(UserError, match="is not empty and holds no export"):
+    with pytest.raises(UserError, match="is not empty and not an export"):
         export(ExportOptions(trained.path, "onnx", tmp_path))

@@ -202,7 +202,7 @@ def test_the_page_says_where_not_the_likeliest_is_the_answer(service, noise, chr
             await tab.until(DONE % (number + 1))
             notes.append(await tab.run("document.querySelector('.note').textContent"))
         assert notes[0] == ""
-        assert notes[1].startswith("Not the likeliest")
+        assert notes[1].startswith("Not the most likely")
         assert notes[2] == "No label is likely enough."
         titles = [card["title"] for card in await tab.run(CARD)]
         assert titles == ["Uncertain", "b", "a"]
@@ -217,7 +217,7 @@ def test_the_page_takes_fifty_at_a_time_and_says_so(service, tmp_path, chromium)
 
     async def test(tab):
         await tab.choose("#pick", *files)
-        assert (await tab.run(NOTICE)).startswith("The first 50 were taken; the other 3 ")
+        assert (await tab.run(NOTICE)).startswith("Only the first 50 images are shown; 3 more ")
         await tab.until(DONE % 50)
         assert [card["name"] for card in await tab.run(CARD)] == [f.name for f in files[:50]]
         await tab.choose("#pick", files[52])
@@ -230,13 +230,13 @@ def test_the_page_takes_fifty_at_a_time_and_says_so(service, tmp_path, chromium)
 def test_the_page_says_what_it_can_not_take(service, tmp_path, chromium):
     async def test(tab):
         await tab.run(NO_FILE)
-        assert (await tab.run(NOTICE)).startswith("That was no file")
+        assert (await tab.run(NOTICE)).startswith("That is not a file")
         data = {"items": [], "files": [str(tmp_path)], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
             await tab.call("Input.dispatchDragEvent", type=kind, x=300, y=200, data=data)
         await tab.until(DONE % 1)
         (card,) = await tab.run(CARD)
-        assert card["title"] == "It can't be read; a folder can't be taken."
+        assert card["title"] == "The file can't be read; folders are not supported."
         tab.complaints = [c for c in tab.complaints if "FILE_NOT_FOUND" not in c["entry"]["text"]]
 
     chromium(service, test)

@@ -1,4 +1,4 @@
-"""Where a service listens."""
+"""The address that a service listens at."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from engine.core.errors import UserError
 from engine.serving import server
 
 
-def test_a_port_is_taken_from_the_moment_on_that_it_is_bound():
-    """Else of two services that are started together one would fail later, and with a traceback."""
+def test_bind_reserves_port():
+    """Otherwise, of two services started together, one would fail later, with a traceback."""
     with contextlib.closing(server.bind("127.0.0.1", 0)) as bound:
         port = bound.getsockname()[1]
         with pytest.raises(UserError, match=f"--port={port}: Address already in use; name another"):
@@ -27,7 +27,7 @@ def test_a_port_is_taken_from_the_moment_on_that_it_is_bound():
         ("::1", "http://[::1]:"),
     ],
 )
-def test_an_address_is_what_a_browser_takes(host, start):
+def test_address_is_a_browser_url(host, start):
     try:
         bound = server.bind(host, 0)
     except UserError:

@@ -1,4 +1,4 @@
-"""Who may ask the service, over real connections, and what it refuses."""
+"""Refused requests over real connections: hosts, other sites, malformed HTTP."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import re
 import pytest
 
 from engine.serving.limits import Limits
-from tests.engine.serving.made import (
+from tests.engine.serving.running_service import (
     ANT,
     HEAD,
     PART,
-    over_http,
-    raw,
-    running,
+    running_service,
+    send_raw,
+    with_service,
 )
 
-OURS = {"Origin": "https://a.example", "Sec-Fetch-Site": "same-origin"}
+OWN_PAGE = {"Origin": "https://a.example", "Sec-Fetch-Site": "same-origin"}
 FORM = "application/x-www-form-urlencoded"
 REFUSED = [
     ("GET", "predict", {}, b"", 405, "Method Not Allowed"),
@@ -35,11 +35,11 @@ REFUSED = [
     ("POST", "predict", {"Content-Type": FORM}, b"a=b", 422, "body: not an image"),
     ("POST", "predict", {"Content-Type": FORM, "Origin": "null"}, ANT, 403, "other sites"),
     ("POST", "predict", {"Content-Encoding": "gzip"}, ANT, 415, "compressed"),
-    ("POST", "predict?top=0", {}, ANT, 400, "top='0'; allowed: a whole number"),
-    ("POST", "predict?top=-1", {}, ANT, 400, "allowed: a whole number"),
-    ("POST", "predict?top=1.5", {}, ANT, 400, "allowed: a whole number"),
-    ("POST", "predict?top=" + "9" * 5000, {}, ANT, 400, "allowed: a whole number"),
-    ("POST", "predict?topp=1", {}, ANT, 400, "unknown parameter 'topp'; allowed: top"),
+    ("POST", "predict?top_k=0", {}, ANT, 400, "top_k='0'; allowed: a whole number"),
+    ("POST", "predict?top_k=-1", {}, ANT, 400, "allowed: a whole number"),
+    ("POST", "predict?top_k=1.5", {}, ANT, 400, "allowed: a whole number"),
+    ("POST", "predict?top_k=" + "9" * 5000, {}, ANT, 400, "allowed: a whole number"),
+    ("POST", "predict?top_kk=1", {}, ANT, 400, "unknown parameter 'top_kk'; allowed: top_k"),
     ("POST", "predict", {"Host": "evil.example"}, ANT, 421, "Host 'evil.example' is not known"),
     ("GET", "", {"Host": "evil.example:80"}, b"", 421, "allowed: localhost"),
     ("GET", "healthz", {"Host": "localhost.evil.example"}, b"", 421, "is not known"),
@@ -51,18 +51,20 @@ REFUSED = [
     ("POST", "predict", {"Origin": "http://127.0.0.1:1"}, ANT, 403, "other sites"),
     ("POST", "predict", {"Sec-Fetch-Site": "cross-site"}, ANT, 403, "other sites"),
     ("POST", "predict", {"Sec-Fetch-Site": "same-site"}, ANT, 403, "other sites"),
-    ("POST", "predict", {"Host": "evil.example", **OURS}, ANT, 421, "--allow_host"),
+    ("POST", "predict", {"Host": "evil.example", **OWN_PAGE}, ANT, 421, "--allow_host"),
 ]
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: f"{case[0]} {case[1][:20]} {case[4]}")
-def test_what_is_refused_says_why_in_a_line(case):
+def test_refused_request_gets_one_line_error(case):
     method, path, headers, body, expected, message = case
 
     async def main():
-        async with running() as it:
+        async with running_service() as service:
             settings = {"data": body or None, "headers": headers}
-            async with it.client.request(method, it.address + path, **settings) as response:
+            async with service.client.request(
+                method, service.address + path, **settings
+            ) as response:
                 values = await response.json()
             assert response.status == expected, values
             assert message in values["error"]
@@ -70,7 +72,7 @@ def test_what_is_refused_says_why_in_a_line(case):
             assert response.headers["X-Content-Type-Options"] == "nosniff"
             if expected == 405:
                 assert response.headers["Allow"]
-            assert (await it.form(one=ANT))[0] == 200, "the next one is answered all the same"
+            assert (await service.form(one=ANT))[0] == 200, "the next request succeeds"
 
     asyncio.run(main())
 
@@ -88,49 +90,53 @@ def test_what_is_refused_says_why_in_a_line(case):
         ("", 421),
     ],
 )
-def test_hosts_are_addresses_and_names_that_are_known(host, expected):
+def test_host_must_be_address_or_known_name(host, expected):
     async def main():
-        async with running(names=("localhost", "known.example")) as it:
-            async with it.client.get(it.address, headers={"Host": host}) as response:
+        async with running_service(names=("localhost", "known.example")) as service:
+            async with service.client.get(service.address, headers={"Host": host}) as response:
                 assert response.status == expected
-            async with it.client.get(it.address, headers={"Origin": "http://other"}) as response:
-                assert response.status == 200, "a link from another page is no harm"
+            async with service.client.get(
+                service.address, headers={"Origin": "http://other"}
+            ) as response:
+                assert response.status == 200, "links from other pages are allowed"
 
     asyncio.run(main())
 
 
-@over_http()
-async def test_the_page_itself_may_post(it):
-    for host in (f"127.0.0.1:{it.port}", "localhost"):
+@with_service()
+async def test_own_page_may_post(service):
+    for host in (f"127.0.0.1:{service.port}", "localhost"):
         headers = {"Host": host, "Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"}
-        status, _ = await it.post(ANT, headers={**headers, "Content-Type": "image/png"})
+        status, _ = await service.post(ANT, headers={**headers, "Content-Type": "image/png"})
         assert status == 200
 
 
-@over_http()
-async def test_the_page_behind_a_proxy_that_gives_another_host_may_post(it):
-    """As nginx does by itself; the browser knows where the page came from."""
-    headers = {"Host": f"127.0.0.1:{it.port}", **OURS, "Content-Type": "image/png"}
-    assert (await it.post(ANT, headers=headers))[0] == 200
+@with_service()
+async def test_own_page_behind_proxy_may_post(service):
+    """As nginx by default; the browser knows the page's site."""
+    headers = {"Host": f"127.0.0.1:{service.port}", **OWN_PAGE, "Content-Type": "image/png"}
+    assert (await service.post(ANT, headers=headers))[0] == 200
 
 
-@over_http()
-async def test_a_request_without_a_host_or_with_two_is_refused(it):
+@with_service()
+async def test_missing_or_duplicate_host_is_refused(service):
     for head in (b"", b"Host: localhost\r\nHost: 127.0.0.1\r\n"):
-        found = await raw(
-            it.port, b"GET /healthz HTTP/1.1\r\n" + head + b"Connection: close\r\n\r\n"
+        response = await send_raw(
+            service.port, b"GET /healthz HTTP/1.1\r\n" + head + b"Connection: close\r\n\r\n"
         )
-        assert re.match(rb"HTTP/1\.[01] 400 ", found)
+        assert re.match(rb"HTTP/1\.[01] 400 ", response)
 
 
-@over_http()
-async def test_http_1_0_knows_no_host(it):
-    """Some proxies ask so whether a service is well."""
-    found = await raw(it.port, b"GET /healthz HTTP/1.0\r\n\r\n")
-    assert found.startswith(b"HTTP/1.0 200 ")
+@with_service()
+async def test_http_1_0_needs_no_host(service):
+    """Some proxies check the health of a service so."""
+    response = await send_raw(service.port, b"GET /healthz HTTP/1.0\r\n\r\n")
+    assert response.startswith(b"HTTP/1.0 200 ")
     head = b"POST /predict HTTP/1.0\r\nOrigin: http://evil.example\r\n"
-    found = await raw(it.port, head + b"Content-Type: image/png\r\nContent-Length: 4\r\n\r\n" + ANT)
-    assert found.startswith(b"HTTP/1.0 403 ")
+    response = await send_raw(
+        service.port, head + b"Content-Type: image/png\r\nContent-Length: 4\r\n\r\n" + ANT
+    )
+    assert response.startswith(b"HTTP/1.0 403 ")
 
 
 FORM = HEAD + b"Content-Type: multipart/form-data; boundary=b\r\n"
@@ -171,16 +177,16 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_nonsense_ends_with_a_refusal_and_no_trace(name, capfd):
+def test_malformed_request_is_refused_without_traceback(name, capfd):
     async def main():
         limits = Limits(file_bytes=10**6, seconds=1, head_seconds=1, idle_seconds=0.2)
-        async with running(limits=limits) as it:
-            found = await raw(it.port, *HOSTILE[name])
-            assert re.match(rb"HTTP/1\.[01] 4\d\d ", found)
-            for trace in (b"Traceback", b".py", b"/home", b"site-packages"):
-                assert trace not in found
-            assert (await it.post(ANT))[0] == 200
-            assert it.service._memory.held == it.service._batcher.held == 0
+        async with running_service(limits=limits) as service:
+            response = await send_raw(service.port, *HOSTILE[name])
+            assert re.match(rb"HTTP/1\.[01] 4\d\d ", response)
+            for detail in (b"Traceback", b".py", b"/home", b"site-packages"):
+                assert detail not in response
+            assert (await service.post(ANT))[0] == 200
+            assert service.service._memory.used == service.service._batcher.queued == 0
 
     asyncio.run(main())
     assert capfd.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""Stages of a small job, measured: which there are, and that the parts fit the whole."""
+"""The measured stages of a small job, and the pairs compared with Keras."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from engine.benchmark import keras_comparison, measure, timing
-from engine.benchmark.rows import efficiency, explain
+from engine.benchmark import keras_comparison, phase_benchmark, timing
+from engine.benchmark.measurement import efficiency, explain
 from engine.core.call_syntax import parse_calls
 from engine.frozen.array_store import CacheBudget
 from engine.models import classifier
@@ -21,14 +21,14 @@ from tests.engine.small_runs import Watcher, small_recipe
 
 CASES = {
     "head": ("head(epochs=1)", {"input", "augment", "trunk", "tail"}),
-    "kept": ("head(epochs=3, views=1)", {"input", "tail"}),
+    "cached": ("head(epochs=3, views=1)", {"input", "tail"}),
     "all": ("all(trainable=all, epochs=1, optimizer=sgd)", {"input", "augment", "tail"}),
 }
 
 
 @pytest.fixture(autouse=True)
 def short_samples(monkeypatch):
-    for module in (timing, measure):
+    for module in (timing, phase_benchmark):
         monkeypatch.setattr(module, "SAMPLE_SECONDS", 0.01)
 
 
@@ -37,16 +37,18 @@ def job(coloured, place, phase: str, **changes) -> TrainJob:
     run = RunDirectory(place)
     claim_directory(run, recipe, overwrite=False)
     loader = batches.ImageDataLoader(sources.load_examples(recipe.data), recipe, threads=2)
-    made = classifier.build(recipe, len(loader.classes))
+    network = classifier.build(recipe, len(loader.classes))
     changes = augmentations.compose(recipe.augment)
-    return TrainJob(recipe, made, loader, changes, run, Watcher(), cache_budget=CacheBudget(2**26))
+    return TrainJob(
+        recipe, network, loader, changes, run, Watcher(), cache_budget=CacheBudget(2**26)
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_row_has_the_stages_that_a_step_has(coloured, tmp_path, case):
+def test_measure_phase_has_stages_of_phase(coloured, tmp_path, case):
     phase, stages = CASES[case]
-    made = job(coloured, tmp_path / "run", phase)
-    row = measure.row(made, made.recipe.phases[0], 2)
+    train_job = job(coloured, tmp_path / "run", phase)
+    row = phase_benchmark.measure_phase(train_job, train_job.recipe.phases[0], 2)
     assert set(row.stages) == stages
     assert row.shares_cores == (not tf.config.list_physical_devices("GPU"))
     assert row.peak_memory["host"] > 50e6
@@ -54,17 +56,19 @@ def test_a_row_has_the_stages_that_a_step_has(coloured, tmp_path, case):
     assert explain(row)
 
 
-def test_the_plain_step_and_ours_make_the_same_update(coloured, tmp_path):
+def test_keras_update_equals_ours(coloured, tmp_path):
     phase = "all(trainable=all, epochs=1, optimizer=sgd, learning_rate=1e-2)"
     updates = []
     for which in (0, 1):
-        made = job(coloured, tmp_path / str(which), phase)
-        model = made.classifier.model
+        train_job = job(coloured, tmp_path / str(which), phase)
+        model = train_job.classifier.model
         start = [weight.numpy() for weight in model.weights]
-        bench = measure.prepare(made, made.recipe.phases[0])  # which trains for a while
-        bench.stage.steps_per_execution.steps = 1
-        batch = next(iter(made.loader.split_batches("train", [0])))
-        pair = keras_comparison.update(bench, batch)
+        benchmark = phase_benchmark.prepare(
+            train_job, train_job.recipe.phases[0]
+        )  # which trains for a few steps
+        benchmark.trainer.steps_per_execution.steps = 1
+        batch = next(iter(train_job.loader.split_batches("train", [0])))
+        pair = keras_comparison.update(benchmark, batch)
         for weight, old in zip(model.weights, start, strict=True):
             weight.assign(old)
         pair[which].run()
@@ -74,19 +78,19 @@ def test_the_plain_step_and_ours_make_the_same_update(coloured, tmp_path):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-def test_the_frozen_parts_that_meet_give_the_same(coloured, tmp_path):
-    made = job(coloured, tmp_path / "run", "head(epochs=1)")
-    bench = measure.prepare(made, made.recipe.phases[0])
-    batch = next(iter(made.loader.split_batches("train", [0])))
-    ours = bench.stage.frozen_forward.plain(batch.inputs)[0]
-    theirs = bench.stage.partition.trunk(tf.cast(batch.inputs, tf.float32), training=False)
+def test_keras_forward_equals_ours(coloured, tmp_path):
+    train_job = job(coloured, tmp_path / "run", "head(epochs=1)")
+    benchmark = phase_benchmark.prepare(train_job, train_job.recipe.phases[0])
+    batch = next(iter(train_job.loader.split_batches("train", [0])))
+    ours = benchmark.trainer.frozen_forward.plain(batch.inputs)[0]
+    theirs = benchmark.trainer.partition.trunk(tf.cast(batch.inputs, tf.float32), training=False)
     theirs = theirs[0] if isinstance(theirs, list) else theirs
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
-    for work in keras_comparison.forward(bench, batch):
+    for work in keras_comparison.forward(benchmark, batch):
         work.run()
 
 
-def test_keras_has_a_layer_for_each_change_of_the_blog():
+def test_keras_layers_cover_default_augmentation():
     calls = parse_calls("rotate(30)|shift(0.2)|shear(0.2)|zoom(0.2)|flip")
     layers = keras_comparison.keras_layers(calls)
     names = ["RandomRotation", "RandomTranslation", "RandomShear", "RandomZoom", "RandomFlip"]
@@ -97,22 +101,22 @@ def test_keras_has_a_layer_for_each_change_of_the_blog():
     assert np.abs(changed - images).max() > 1
 
 
-def test_without_augmentation_there_is_no_duel_of_it(coloured, tmp_path):
-    made = job(coloured, tmp_path / "run", "head(epochs=1)", augment="none")
-    bench = measure.prepare(made, made.recipe.phases[0])
-    batch = next(iter(made.loader.split_batches("train", [0])))
-    assert keras_comparison.augmentation(bench, batch) is None
+def test_keras_augmentation_without_augmentation_is_none(coloured, tmp_path):
+    train_job = job(coloured, tmp_path / "run", "head(epochs=1)", augment="none")
+    benchmark = phase_benchmark.prepare(train_job, train_job.recipe.phases[0])
+    batch = next(iter(train_job.loader.split_batches("train", [0])))
+    assert keras_comparison.augmentation(benchmark, batch) is None
 
 
 @pytest.mark.parametrize("calls", [9, 10, 11])
 def test_sample_of_uncached_images_crosses_ends_of_epochs_and_counts_its_steps(
     coloured, tmp_path, calls
 ):
-    made = job(coloured, tmp_path / "run", "head(epochs=3)", augment="none")
-    bench = measure.prepare(made, made.recipe.phases[0])
-    bench.stage.steps_per_execution.steps = 2
-    bench = measure.Bench(made, bench.stage, calls)
-    steps = [batch.labels.shape[0] for batch in bench.batches()]
+    train_job = job(coloured, tmp_path / "run", "head(epochs=3)", augment="none")
+    benchmark = phase_benchmark.prepare(train_job, train_job.recipe.phases[0])
+    benchmark.trainer.steps_per_execution.steps = 2
+    benchmark = phase_benchmark.PhaseBenchmark(train_job, benchmark.trainer, calls)
+    steps = [batch.labels.shape[0] for batch in benchmark.batches()]
     assert len(steps) == calls
-    assert sum(steps) == bench.sample > made.steps_per_epoch
+    assert sum(steps) == benchmark.sample > train_job.steps_per_epoch
     assert set(steps) == {1, 2}, "the last call of an epoch of five steps is cut short"

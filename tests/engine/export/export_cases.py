@@ -1,4 +1,4 @@
-"""Small models on their way out, and what they are compared with."""
+"""Small models to export, and their expected predictions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 import scipy.special
 
 from engine.evaluation.decision_rule import DecisionRule
-from engine.export.subject import ExportSource
+from engine.export.export_source import ExportSource
 from engine.models.classifier import Classifier
 from engine.runs.load_run import LoadedRun
 from pipelines.decode.decode import decode
 from tests.engine import small
 
 CLASSES = ("cats", "dogs", "newts")
-ODD = ("naïve, 猫", "two\nlines\t<b>|$x$_", "caf\udce9 \\n")
+ODD_NAMES = ("naïve, 猫", "two\nlines\t<b>|$x$_", "caf\udce9 \\n")
 RULES = {
     "plain": DecisionRule(),
     "tempered": DecisionRule(temperature=2.5),
@@ -29,13 +29,13 @@ RULES = {
 }
 
 
-def subject(
+def export_source(
     rule: DecisionRule = RULES["tempered"],
     classes: tuple[str, ...] = CLASSES,
     network: Classifier | None = None,
     **changes,
 ) -> ExportSource:
-    """Of the small network, whose answers differ from image to image."""
+    """Returns the small network as an export source; its predictions differ between images."""
     resize = changes.pop("resize", "squash")
     if network is None:
         network = small.network(changes.pop("hidden_units", 0))
@@ -46,12 +46,14 @@ def subject(
         network.head.set_weights([8 * kernel, bias - logits.mean(0)])
     height, width = network.model.input.shape[1:3]
     recipe = small.recipe(image_size=(height, width), resize=resize)
-    opened = LoadedRun(recipe, network, classes, rule)
-    return ExportSource(opened, lambda contents: decode(contents, height, width, resize), **changes)
+    loaded_run = LoadedRun(recipe, network, classes, rule)
+    return ExportSource(
+        loaded_run, lambda contents: decode(contents, height, width, resize), **changes
+    )
 
 
-def oblong() -> Classifier:
-    """Higher than wide, and with a hidden layer."""
+def rectangular_network() -> Classifier:
+    """Builds a network with a 10 x 6 input and a hidden layer."""
     keras.utils.set_random_seed(3)
     pixels = keras.Input((10, 6, 3), name="pixels")
     x = keras.layers.Rescaling(1 / 127.5, -1, name="scale")(pixels)
@@ -62,20 +64,20 @@ def oblong() -> Classifier:
 
 
 def smooth_images(count: int, side: int = small.SIDE) -> np.ndarray:
-    """uint8 [count, side, side, 3], eight that differ, again and again."""
+    """Returns uint8 [count, side, side, 3], repeating eight different images."""
     return np.resize(small.smooth_images(side), (count, side, side, 3)).astype(np.uint8)
 
 
-def wanted(given: ExportSource, images: np.ndarray) -> np.ndarray:
-    """float64 [B, classes], by Keras and SciPy."""
-    logits = given.opened.model(images.astype(np.float32), training=False).numpy()
-    return scipy.special.softmax(logits.astype(np.float64) / given.rule.temperature, -1)
+def expected_probabilities(source: ExportSource, images: np.ndarray) -> np.ndarray:
+    """Computes float64 [B, classes] by Keras and SciPy."""
+    logits = source.loaded_run.model(images.astype(np.float32), training=False).numpy()
+    return scipy.special.softmax(logits.astype(np.float64) / source.rule.temperature, -1)
 
 
-def as_a_stranger(code: str, *arguments, cwd: Path) -> str:
-    """What a program prints that has this interpreter's packages, and nothing of this project."""
+def run_outside_project(code: str, *arguments, cwd: Path) -> str:
+    """Runs a program without access to this project; returns what it prints."""
     code = f"import importlib.util as u; assert not u.find_spec('engine')\n{code}"
     command = [sys.executable, "-I", "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return process.stdout

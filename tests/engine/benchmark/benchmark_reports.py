@@ -1,11 +1,12 @@
-"""Reports and rows for tests."""
+"""Makes benchmark reports and measurements for tests."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from engine.benchmark.report import Rate, Report, Row
+from engine.benchmark.measurement import Measurement, Rate
+from engine.benchmark.report import Report
 
 STAGES = {"input": 1000.0, "augment": 4000.0, "trunk": 500.0, "tail": 250.0}
 
@@ -14,7 +15,9 @@ def rate(median: float, spread: float = 0.0) -> Rate:
     return Rate(median, median * (1 - spread), median * (1 + spread), repeats=5)
 
 
-def row(whole: float = 80.0, stages: Mapping[str, float] = STAGES, **changes: Any) -> Row:
+def measurement(
+    whole: float = 80.0, stages: Mapping[str, float] = STAGES, **changes: Any
+) -> Measurement:
     values: dict[str, Any] = {
         "backbone": "efficientnet_lite0",
         "image_size": (224, 192),
@@ -26,10 +29,10 @@ def row(whole: float = 80.0, stages: Mapping[str, float] = STAGES, **changes: An
         "shares_cores": True,
         "peak_memory": {"host": 2_000_000_000},
     }
-    return Row(**values | changes)
+    return Measurement(**values | changes)
 
 
-def report(*rows: Row, **changes: Any) -> Report:
+def report(*rows: Measurement, **changes: Any) -> Report:
     values: dict[str, Any] = {
         "machine": {"cpu": "AMD EPYC", "cores": 2, "gpus": [], "driver": None, "cuda": None},
         "software": {"python": "3.11.7", "tensorflow": "2.21.0"},
@@ -37,7 +40,7 @@ def report(*rows: Row, **changes: Any) -> Report:
         "price_per_hour": None,
         "when": "2026-01-02T03:04:05+00:00",
         "command": "bin/benchmark --flagfile=solar_cells.flags",
-        "rows": rows or (row(),),
+        "rows": rows or (measurement(),),
     }
     return Report(**values | changes)
 

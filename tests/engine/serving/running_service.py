@@ -1,4 +1,4 @@
-"""A service with a model that anybody can check: images are bytes, and logits what is in them."""
+"""Runs a service with a trivial model: images are three bytes, which are the logits."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ import scipy.special
 from engine.core.errors import UserError
 from engine.evaluation.decision_rule import DecisionRule
 from engine.serving import server
-from engine.serving.batcher import BatchingOptions, sizes
+from engine.serving.batcher import BatchingOptions, batch_sizes
 from engine.serving.limits import Limits
 from engine.serving.service import Model, Service
 
 CLASSES = ("ant", "bee", "cow")
 RULE = DecisionRule(temperature=2.0, abstain=0.5)
-PACE = BatchingOptions(dict.fromkeys(sizes(4), 1.0), queue=16, wait_seconds=0.005, threads=2)
+BATCHING = BatchingOptions(
+    dict.fromkeys(batch_sizes(4), 1.0), max_queue_size=16, max_delay_seconds=0.005, threads=2
+)
 
 
 def decode(contents: bytes) -> np.ndarray:
-    """Three letters `p`, as b"pxyz": an image of one pixel with these levels."""
+    """Decodes b"pxyz" to an image of one pixel with the levels x, y and z."""
     if len(contents) != 4 or contents[:1] != b"p":
         raise UserError("not an image (made up)")
     return np.frombuffer(contents[1:], np.uint8).reshape(1, 1, 3)
@@ -40,27 +42,27 @@ def image(*levels: int) -> bytes:
     return b"p" + bytes(levels)
 
 
-ANT, BEE, UNSURE = image(200, 20, 10), image(10, 180, 20), image(100, 100, 100)
+ANT, BEE, UNCERTAIN = image(200, 20, 10), image(10, 180, 20), image(100, 100, 100)
 HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
 PART = b'--b\r\nContent-Disposition: form-data; name="a"; filename="a.jpg"\r\n\r\n'
 
 
-class Held:
-    """A model that answers when it is let."""
+class BlockedModel:
+    """A model that predicts only after `open` is set."""
 
     def __init__(self) -> None:
-        self.open, self.begun, self.batches = threading.Event(), threading.Event(), []
+        self.open, self.started, self.batches = threading.Event(), threading.Event(), []
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        self.begun.set()
+        self.started.set()
         assert self.open.wait(20)
         self.batches.append(len(images))
         return probabilities(images)
 
 
 @dataclasses.dataclass(frozen=True)
-class Running:
-    """A service at an address, a client of it, and what ends it."""
+class RunningService:
+    """A running service with a client, and the event that stops it."""
 
     address: str
     port: int
@@ -86,8 +88,8 @@ class Running:
             return response.status, await response.text(), response
 
 
-async def raw(port: int, *pieces: bytes, pause: float = 0) -> bytes:
-    """What comes back for bytes that no client would send, until the connection is closed."""
+async def send_raw(port: int, *pieces: bytes, pause: float = 0) -> bytes:
+    """Sends raw bytes; returns the response until the connection closes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
 
     async def write() -> None:
@@ -98,52 +100,59 @@ async def raw(port: int, *pieces: bytes, pause: float = 0) -> bytes:
                 await asyncio.sleep(pause)
 
     writing = asyncio.ensure_future(write())
-    found = b""
+    response = b""
     with contextlib.suppress(ConnectionError):
         while more := await asyncio.wait_for(reader.read(2**16), 20):
-            found += more
+            response += more
     writing.cancel()
     writer.close()
-    return found
+    return response
 
 
 @contextlib.asynccontextmanager
-async def running(
-    predict=probabilities, decode=decode, limits=None, pace=PACE, names=("localhost",), load=None
-) -> AsyncIterator[Running]:
+async def running_service(
+    predict=probabilities,
+    decode=decode,
+    limits=None,
+    batching=BATCHING,
+    names=("localhost",),
+    load=None,
+) -> AsyncIterator[RunningService]:
     bound = server.bind("127.0.0.1", 0)
     address, port = server.address(bound), bound.getsockname()[1]
     service = Service(limits or Limits(), names)
     stopping, ready = asyncio.Event(), asyncio.Event()
     model = Model(decode, predict, CLASSES, RULE, {"run": "made", "model": "none"})
     work = asyncio.ensure_future(
-        server.run(service, bound, load or (lambda: (model, pace)), stopping, lambda _: ready.set())
+        server.run(
+            service, bound, load or (lambda: (model, batching)), stopping, lambda _: ready.set()
+        )
     )
     if not load:
         await asyncio.wait_for(ready.wait(), 20)
-    await asyncio.sleep(0.05)  # it listens, whether it is ready or not
+    await asyncio.sleep(0.05)  # it listens, ready or not
     client = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
     try:
-        yield Running(address, port, service, client, stopping, work)
+        yield RunningService(address, port, service, client, stopping, work)
     finally:
         await client.close()
         stopping.set()
         await asyncio.wait_for(work, 20)
 
 
-def over_http(**settings):
-    """A test that gets a running service."""
+def with_service(**settings):
+    """Decorates an async test that takes a running `service`."""
 
     def wrap(test):
         @functools.wraps(test)
         def whole(*arguments, **named):
             async def main():
-                async with running(**settings) as it:
-                    await asyncio.wait_for(test(*arguments, it=it, **named), 60)
+                async with running_service(**settings) as service:
+                    await asyncio.wait_for(test(*arguments, service=service, **named), 60)
 
             asyncio.run(main())
 
-        del whole.__wrapped__  # else pytest would look for a fixture `it`
+        del whole.__wrapped__  # otherwise pytest would look for a fixture `service`
         return whole
 
     return wrap

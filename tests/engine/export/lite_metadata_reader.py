@@ -1,6 +1,6 @@
-"""Reads the metadata of a `.tflite` file by the places that its schema gives the fields.
+"""Reads the metadata of a `.tflite` file by the field offsets of its schema.
 
-The numbers are those that MediaPipe's reader, generated from metadata_schema.fbs, has.
+The offsets are those of MediaPipe's reader, generated from metadata_schema.fbs.
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ TENSOR = {
 GRAPH = {8: ("inputs", [TENSOR]), 10: ("outputs", [TENSOR])}
 MODEL = {
     4: ("name", TEXT), 6: ("description", TEXT), 10: ("graphs", [GRAPH]), 16: ("files", [FILE]),
-    18: ("least_version", TEXT),
+    18: ("min_version", TEXT),
 }  # fmt: skip
 
 
-def read(contents: bytes) -> dict[str, Any]:
-    """What stands in the buffer that the model names TFLITE_METADATA."""
+def read_metadata(contents: bytes) -> dict[str, Any]:
+    """Returns the contents of the buffer that the model names TFLITE_METADATA."""
     model = schema.Model.GetRootAsModel(contents, 0)
     entries = [model.Metadata(number) for number in range(model.MetadataLength())]
     (entry,) = [entry for entry in entries if entry.Name() == b"TFLITE_METADATA"]
-    found = model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()
-    assert found[4:8] == b"M001"
-    start = struct.unpack_from("<I", found)[0]
-    return _table(flatbuffers.table.Table(found, start), MODEL)
+    buffer = model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()
+    assert buffer[4:8] == b"M001"
+    start = struct.unpack_from("<I", buffer)[0]
+    return _table(flatbuffers.table.Table(buffer, start), MODEL)
 
 
 def _table(table: Any, fields: dict) -> dict[str, Any]:
     values = {}
-    for place, (name, kind) in fields.items():
-        if offset := table.Offset(place):
-            values[name] = _value(table, offset + table.Pos, kind)
+    for offset, (name, kind) in fields.items():
+        if position := table.Offset(offset):
+            values[name] = _value(table, position + table.Pos, kind)
     return values
 
 
-def _value(table: Any, place: int, kind: Any) -> Any:
+def _value(table: Any, position: int, kind: Any) -> Any:
     if kind == TEXT:
-        return table.String(place).decode()
+        return table.String(position).decode()
     if isinstance(kind, str):
-        return struct.unpack_from(f"<{kind}", table.Bytes, place)[0]
+        return struct.unpack_from(f"<{kind}", table.Bytes, position)[0]
     if isinstance(kind, dict):
-        return _table(flatbuffers.table.Table(table.Bytes, table.Indirect(place)), kind)
-    place += table.Get(numbers.UOffsetTFlags, place)
-    (count,) = struct.unpack_from("<I", table.Bytes, place)
-    places = range(place + 4, place + 4 + 4 * count, 4)
-    return [_value(table, one, kind[0]) for one in places]
+        return _table(flatbuffers.table.Table(table.Bytes, table.Indirect(position)), kind)
+    position += table.Get(numbers.UOffsetTFlags, position)
+    (count,) = struct.unpack_from("<I", table.Bytes, position)
+    positions = range(position + 4, position + 4 + 4 * count, 4)
+    return [_value(table, element, kind[0]) for element in positions]

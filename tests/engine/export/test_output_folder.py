@@ -1,4 +1,4 @@
-"""Where exports are put: what is refused, and that nothing is left where one fails."""
+"""The output folder of an export: what is refused, and that failures leave nothing."""
 
 import errno
 import json
@@ -10,33 +10,33 @@ import pytest
 import tensorflow as tf
 
 from engine.core.errors import UserError
-from engine.export import place
+from engine.export import output_folder
 
 
 def export(out, overwrite=False, text="new"):
-    with place.beside(out, overwrite) as folder:
+    with output_folder.create(out, overwrite) as folder:
         (folder / "model.onnx").write_text(text)
-        (folder / place.CARD).write_text("card")
-        (folder / place.PARITY).write_text(json.dumps({"model": "model.onnx"}))
+        (folder / output_folder.CARD).write_text("card")
+        (folder / output_folder.PARITY).write_text(json.dumps({"model": "model.onnx"}))
 
 
-def below(folder):
+def contents(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def test_it_is_there_at_the_end_and_not_before(tmp_path):
-    out = tmp_path / "some" / "place"
-    with place.beside(out, False) as folder:
+def test_output_folder_appears_at_the_end(tmp_path):
+    out = tmp_path / "a" / "b"
+    with output_folder.create(out, False) as folder:
         (folder / "1").mkdir()
         (folder / "1" / "model").write_text("whole")
         assert not out.exists()
-    assert below(tmp_path) == ["some", "some/place", "some/place/1", "some/place/1/model"]
+    assert contents(tmp_path) == ["a", "a/b", "a/b/1", "a/b/1/model"]
     umask = os.umask(0)
     os.umask(umask)
-    assert out.stat().st_mode & 0o777 == 0o777 & ~umask, "others may serve it"
+    assert out.stat().st_mode & 0o777 == 0o777 & ~umask, "readable for other users by the umask"
 
 
-def test_an_empty_folder_is_filled(tmp_path):
+def test_output_folder_empty_is_used(tmp_path):
     (tmp_path / "out").mkdir()
     export(tmp_path / "out")
     assert (tmp_path / "out" / "model.onnx").read_text() == "new"
@@ -44,23 +44,23 @@ def test_an_empty_folder_is_filled(tmp_path):
 
 @pytest.mark.parametrize("failure", [RuntimeError(), KeyboardInterrupt(), SystemExit(1)])
 @pytest.mark.parametrize("earlier", [False, True])
-def test_a_failure_leaves_nothing(tmp_path, failure, earlier):
+def test_output_folder_after_failure_is_unchanged(tmp_path, failure, earlier):
     out = tmp_path / "a" / "b"
     if earlier:
         export(out, text="old")
-    before = below(tmp_path)
+    before = contents(tmp_path)
 
     def fail():
-        with place.beside(out, True) as folder:
+        with output_folder.create(out, True) as folder:
             (folder / "half").write_text("x")
             raise failure
 
     with pytest.raises(type(failure)):
         fail()
-    assert below(tmp_path) == before
+    assert contents(tmp_path) == before
 
 
-def test_an_earlier_export_is_replaced_where_that_is_asked_for(tmp_path):
+def test_output_folder_with_export_needs_overwrite(tmp_path):
     out = tmp_path / "out"
     export(out, text="old")
     with pytest.raises(UserError, match=r"earlier export; name another --out= or add --overwrite"):
@@ -69,52 +69,52 @@ def test_an_earlier_export_is_replaced_where_that_is_asked_for(tmp_path):
     export(out, overwrite=True)
     assert (out / "model.onnx").read_text() == "new"
     names = ("MODEL_CARD.md", "model.onnx", "parity.json")
-    assert below(tmp_path) == ["out", *(f"out/{name}" for name in names)]
+    assert contents(tmp_path) == ["out", *(f"out/{name}" for name in names)]
 
 
 @pytest.mark.parametrize(
     ("parity", "other", "message"),
     [
-        (None, "thesis.txt", "is not empty and holds no export"),
-        ("no JSON", "thesis.txt", "is not empty and holds no export"),
-        ("[1]", "thesis.txt", "is not empty and holds no export"),
-        ('{"model": "model.onnx"}', "thesis.txt", r"holds 'thesis\.txt', which is no part of"),
+        (None, "thesis.txt", "is not empty and not an export"),
+        ("no JSON", "thesis.txt", "is not empty and not an export"),
+        ("[1]", "thesis.txt", "is not empty and not an export"),
+        ('{"model": "model.onnx"}', "thesis.txt", r"holds 'thesis\.txt', which is not part of"),
     ],
 )
-def test_what_somebody_else_keeps_there_stays(tmp_path, parity, other, message):
+def test_output_folder_with_foreign_files_is_refused(tmp_path, parity, other, message):
     out = tmp_path / "out"
     out.mkdir()
     (out / other).write_text("years of work")
     if parity:
-        (out / place.PARITY).write_text(parity)
-    before = below(tmp_path)
+        (out / output_folder.PARITY).write_text(parity)
+    before = contents(tmp_path)
     with pytest.raises(UserError, match=message):
         export(out, overwrite=True)
-    assert below(tmp_path) == before
+    assert contents(tmp_path) == before
 
 
-def test_a_file_is_no_place(tmp_path):
+def test_output_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "out").write_text("")
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         export(tmp_path / "out", overwrite=True)
     with pytest.raises(UserError, match=r"can't be written \(Not a directory\)"):
         export(tmp_path / "out" / "below")
 
 
-def test_what_comes_there_meanwhile_stays(tmp_path):
+def test_output_folder_filled_meanwhile_is_refused(tmp_path):
     out = tmp_path / "out"
 
     def meanwhile():
-        with place.beside(out, False):
+        with output_folder.create(out, False):
             out.mkdir()
             (out / "thesis.txt").write_text("")
 
-    with pytest.raises(UserError, match="holds no export"):
+    with pytest.raises(UserError, match="not an export"):
         meanwhile()
-    assert below(tmp_path) == ["out", "out/thesis.txt"]
+    assert contents(tmp_path) == ["out", "out/thesis.txt"]
 
 
-def test_a_link_leads_to_the_place(tmp_path):
+def test_output_folder_link_is_followed(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     export(tmp_path / "link")
@@ -129,19 +129,22 @@ def test_a_link_leads_to_the_place(tmp_path):
         tf.errors.ResourceExhaustedError(None, None, "out/1/saved_model; No space left on device"),
     ],
 )
-def test_a_full_disk_is_told_in_one_line(full, tmp_path):
+def test_output_folder_on_full_disk_is_an_error(full, tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(UserError, match="No space left on device"), place.beside(out, False):
+    with (
+        pytest.raises(UserError, match="No space left on device"),
+        output_folder.create(out, False),
+    ):
         raise full
-    assert below(tmp_path) == []
+    assert contents(tmp_path) == []
 
 
-def test_errors_of_other_places_are_not_taken_for_this_one(tmp_path):
-    with pytest.raises(FileNotFoundError), place.beside(tmp_path / "out", False):
+def test_output_folder_passes_on_errors_of_other_paths(tmp_path):
+    with pytest.raises(FileNotFoundError), output_folder.create(tmp_path / "out", False):
         os.stat("/nowhere/at/all")
 
 
-def test_the_old_one_comes_back_where_the_new_one_can_not_be_put(tmp_path, monkeypatch):
+def test_output_folder_after_failed_rename_is_restored(tmp_path, monkeypatch):
     out = tmp_path / "out"
     export(out, text="old")
     rename = os.rename
@@ -161,8 +164,8 @@ def test_the_old_one_comes_back_where_the_new_one_can_not_be_put(tmp_path, monke
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from engine.export import place
-with place.beside(Path(sys.argv[1]), True) as folder:
+from engine.export import output_folder
+with output_folder.create(Path(sys.argv[1]), True) as folder:
     (folder / "1").mkdir()
     (folder / "1" / "half").write_text("x")
     print(os.getpid(), flush=True)
@@ -170,33 +173,33 @@ with place.beside(Path(sys.argv[1]), True) as folder:
 """
 
 
-def begun(out):
-    """A process within its export, and the folder that it builds."""
+def start_export(out):
+    """Starts a process that is amid an export; returns it and the folder that it builds."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(out)], **pipes)
-    number = process.stdout.readline().strip()
-    return process, out.with_name(f".{out.name}.{number}.part")
+    process_id = process.stdout.readline().strip()
+    return process, out.with_name(f".{out.name}.{process_id}.part")
 
 
-def test_what_a_killed_export_left_goes_with_the_next_and_a_living_one_stays(tmp_path):
+def test_stale_folder_of_killed_export_is_removed(tmp_path):
     out = tmp_path / "o[u]t"
-    (dead, left), (living, built) = begun(out), begun(out)
+    (killed, stale), (running, built) = start_export(out), start_export(out)
     try:
-        dead.kill()
-        dead.wait()
-        assert (left / "1" / "half").exists()
+        killed.kill()
+        killed.wait()
+        assert (stale / "1" / "half").exists()
         export(out)
         assert sorted(path.name for path in tmp_path.iterdir()) == [built.name, out.name]
         assert (built / "1" / "half").exists()
     finally:
-        for process in (dead, living):
+        for process in (killed, running):
             process.kill()
             process.communicate()
 
 
-def test_a_living_export_stays_whose_number_means_nothing_here(tmp_path):
-    """In another container, or on another machine with the same disk."""
-    process, built = begun(tmp_path / "out")
+def test_stale_folder_locked_elsewhere_stays(tmp_path):
+    """Of a process in another container, or on another machine with the same disk."""
+    process, built = start_export(tmp_path / "out")
     try:
         foreign = built.with_name(f".out.{2**30}.part")
         built.rename(foreign)
@@ -209,24 +212,24 @@ def test_a_living_export_stays_whose_number_means_nothing_here(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_an_earlier_export_that_was_moved_aside_by_a_killed_one_comes_back(tmp_path):
-    out, number = tmp_path / "out", 2**30  # beyond the numbers of processes
+def test_stale_folder_with_replaced_export_is_restored(tmp_path):
+    out, process_id = tmp_path / "out", 2**30  # larger than any process id
     export(out, text="old")
-    out.rename(tmp_path / f".out.{number}.old")
-    (tmp_path / f".out.{number}.part").mkdir()
+    out.rename(tmp_path / f".out.{process_id}.old")
+    (tmp_path / f".out.{process_id}.part").mkdir()
     with pytest.raises(UserError, match="earlier export"):
         export(out)
     assert (out / "model.onnx").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_names_that_only_look_like_leftovers_stay(tmp_path):
-    number = 2**30
-    (tmp_path / f".other.{number}.part").mkdir()
+def test_stale_folder_lookalikes_stay(tmp_path):
+    process_id = 2**30
+    (tmp_path / f".other.{process_id}.part").mkdir()
     (tmp_path / ".out.mine.part").mkdir()
-    (tmp_path / f".out.{number}.part").write_text("a file")
+    (tmp_path / f".out.{process_id}.part").write_text("a file")
     (tmp_path / "theirs").mkdir()
-    (tmp_path / f".out.{number + 1}.part").symlink_to("theirs")
-    before = below(tmp_path)
+    (tmp_path / f".out.{process_id + 1}.part").symlink_to("theirs")
+    before = contents(tmp_path)
     export(tmp_path / "out")
-    assert [name for name in below(tmp_path) if not name.startswith("out")] == before
+    assert [name for name in contents(tmp_path) if not name.startswith("out")] == before

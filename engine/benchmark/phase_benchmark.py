@@ -1,0 +1,177 @@
+"""Measures the stages of a phase, each alone, and the whole as the training loop runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from engine.benchmark.measurement import Measurement, Rate
+from engine.benchmark.timing import SAMPLE_SECONDS, Workload, measure_in_turn
+from engine.core.dataset import Batch
+from engine.core.recipe import Phase
+from engine.runs.checkpoints import TrainState
+from engine.runtime import hardware, stateless_random
+from engine.training.batch_prefetcher import BatchPrefetcher
+from engine.training.phase import PhaseTrainer
+from engine.training.state import TrainJob
+
+# Calls of the training step in a sample: filling the prefetcher must not dominate.
+MIN_CALLS, MAX_CALLS = 6, 100
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseBenchmark:
+    """A prepared phase with the steps per execution of a run, and the calls in a sample."""
+
+    job: TrainJob
+    trainer: PhaseTrainer
+    calls: int = MIN_CALLS
+
+    @property
+    def steps(self) -> int:
+        """Steps of a call that the end of an epoch does not shorten."""
+        return min(self.trainer.steps_per_execution.steps, self.job.steps_per_epoch)
+
+    @property
+    def sample(self) -> int:
+        """Steps in a sample; as in a run, the end of an epoch shortens a call."""
+        length = self.job.steps_per_epoch
+        epochs, rest = divmod(self.calls, -(-length // self.steps))
+        return min(epochs * length + rest * self.steps, self.prefetcher().available_until(0))
+
+    @property
+    def images(self) -> int:
+        """Images in a sample."""
+        return self.sample * self.job.recipe.batch_size
+
+    def prefetcher(self) -> BatchPrefetcher:
+        """Returns a prefetcher of as many epochs as a sample may need."""
+        length = self.job.steps_per_epoch
+        return BatchPrefetcher(self.trainer, length, self.calls * length)
+
+    def batches(self) -> Iterator[Batch]:
+        """Yields the stacked batches of a sample as the training loop receives them."""
+        step, stop = 0, self.sample
+        with contextlib.closing(self.prefetcher()) as prefetcher:
+            while step < stop:
+                batch = prefetcher.next(step)
+                step += batch.labels.shape[0]
+                yield batch
+
+    def rates(self, count: int) -> tf.Tensor:
+        """Returns the learning rates of the first `count` steps, float32 [count]."""
+        return tf.constant([self.trainer.rate(step) for step in range(count)], tf.float32)
+
+
+def prepare(job: TrainJob, phase: Phase) -> PhaseBenchmark:
+    """Starts the phase, tunes its steps per execution as a run does, and sizes the samples."""
+    trainer = PhaseTrainer(job, phase, TrainState(), {})
+    if trainer.features:
+        trainer.features.fill(0)
+    benchmark = PhaseBenchmark(job, trainer)
+    batch = next(iter(trainer.train_batches(0, 1, 1)))
+    while not trainer.steps_per_execution.settled:
+        trainer.steps_per_execution.record(_call_seconds(benchmark, batch))
+    calls = round(SAMPLE_SECONDS / _call_seconds(benchmark, next(benchmark.batches())))
+    return PhaseBenchmark(job, trainer, min(max(calls, MIN_CALLS), MAX_CALLS))
+
+
+def _call_seconds(benchmark: PhaseBenchmark, batch: Batch) -> float:
+    """Measures the seconds of a call."""
+    return (
+        1
+        / measure_in_turn({"call": Workload(lambda: _run_call(benchmark, batch), 1)}, 1)["call"][0]
+    )
+
+
+def _run_call(benchmark: PhaseBenchmark, batch: Batch) -> None:
+    benchmark.trainer.step(batch, benchmark.rates(batch.labels.shape[0]))
+    tf.test.experimental.sync_devices()
+
+
+def workloads(benchmark: PhaseBenchmark) -> dict[str, Workload]:
+    """Returns the workloads `input` and `whole`, and those of the phase's other stages."""
+    job, trainer, size = benchmark.job, benchmark.trainer, benchmark.job.recipe.batch_size
+    batch = tf.nest.map_structure(lambda column: column[0], next(benchmark.batches()))
+
+    def whole() -> None:
+        for stacked in benchmark.batches():
+            _run_call(benchmark, stacked)
+
+    stages = {"input": Workload(lambda: _drain(benchmark.batches()), benchmark.images)}
+    if trainer.features:
+        boundary = trainer.features.restore(batch)
+    else:
+        random_values = stateless_random.uniform(
+            0, stateless_random.AUGMENT, batch.views, batch.examples, job.augment.draws
+        )
+        stages["augment"] = Workload(
+            lambda: fetch(trainer.frozen_forward.augment(batch.inputs, random_values)), size
+        )
+        boundary = trainer.frozen_forward.plain(batch.inputs)
+        if trainer.partition.frozen:
+            stages["trunk"] = Workload(
+                lambda: fetch(trainer.frozen_forward.plain(batch.inputs)), size
+            )
+    stages["tail"] = _tail(benchmark, batch._replace(inputs=tuple(boundary)))
+    stages["whole"] = Workload(whole, benchmark.images)
+    return stages
+
+
+def _tail(benchmark: PhaseBenchmark, batch: Batch) -> Workload:
+    """Returns the training step above the frozen layers, on a prepared batch."""
+    step = dataclasses.replace(benchmark.trainer.step, boundary=lambda batch: list(batch.inputs))
+    stacked = tf.nest.map_structure(lambda column: tf.stack([column] * benchmark.steps), batch)
+
+    def run() -> None:
+        step(stacked, benchmark.rates(benchmark.steps))
+        tf.test.experimental.sync_devices()
+
+    return Workload(run, benchmark.steps * benchmark.job.recipe.batch_size)
+
+
+def bare_step(benchmark: PhaseBenchmark) -> Workload:
+    """Returns the compiled step on prepared batches, the upper limit of the loop."""
+    batches = list(itertools.islice(benchmark.batches(), MIN_CALLS))
+    count = sum(batch.labels.shape[0] for batch in batches)
+
+    def run() -> None:
+        for batch in batches:
+            _run_call(benchmark, batch)
+
+    return Workload(run, count * benchmark.job.recipe.batch_size)
+
+
+def fetch(result: Any) -> None:
+    """Waits for tensors by copying an element of each to the host."""
+    for tensor in tf.nest.flatten(result):
+        tf.reshape(tensor, [-1])[:1].numpy()
+
+
+def _drain(batches: Iterator[Batch]) -> None:
+    for _ in batches:
+        pass
+
+
+def measure_phase(job: TrainJob, phase: Phase, repeats: int) -> Measurement:
+    """Measures all stages of one phase of a recipe."""
+    hardware.reset_peak_memory()
+    benchmark = prepare(job, phase)
+    samples = measure_in_turn(workloads(benchmark), repeats)
+    rates: Mapping[str, Rate] = {name: Rate.of(each) for name, each in samples.items()}
+    return Measurement(
+        backbone=job.recipe.backbone,
+        image_size=job.recipe.image_size,
+        batch_size=job.recipe.batch_size,
+        precision=job.recipe.precision,
+        phase=phase.name,
+        stages={name: rate for name, rate in rates.items() if name != "whole"},
+        whole=rates["whole"],
+        shares_cores=not tf.config.list_physical_devices("GPU"),
+        peak_memory=hardware.peak_memory(),
+    )
