@@ -111,7 +111,7 @@ def test_warnings_about_images_go_to_the_error_stream(trained, tmp_path, monkeyp
     flags = (f"--run_dir={trained.path}", "--format=keras", f"--out={tmp_path / 'out'}")
     with pytest.raises(UserError, match="images can't be read"):
         cli_export.main(["bin/export", *flags])
-    assert capsys.readouterr() == ("reading the images\n", "left out: a.jpg: empty file\n")
+    assert capsys.readouterr() == ("reading images\n", "left out: a.jpg: empty file\n")
 
 
 def test_earlier_export_is_kept_without_overwrite(exported, trained):
