@@ -76,7 +76,7 @@ def export_options(parsed: ParsedFlags) -> ExportOptions:
     )
     if "precision" in parsed.explicit and len(FORMATS[parsed.format].precisions) == 1:
         raise FlagError(
-            f"--precision={parsed.precision} goes with --format=litert; omit it with "
+            f"--precision={parsed.precision} requires --format=litert; omit it with "
             f"--format={parsed.format}, which is {export_source.FLOAT32}"
         )
     options = parsed.options(

@@ -206,7 +206,7 @@ PLACES = ("--run_dir=R", "--out=o")
         ),
         (
             (*PLACES, "--format=onnx", "--precision=float32"),
-            "--precision=float32 goes with --format=litert; omit it",
+            "--precision=float32 requires --format=litert; omit it",
         ),
         (
             (*PLACES, "--format=onnx", "--min_agreement=99.5"),
