@@ -9,6 +9,7 @@ from absl import flags
 
 from engine.cli import command_line
 from engine.cli import flags as cli_flags
+from engine.cli import main as cli_main
 from engine.cli.command_line import FlagError, ParsedFlags, flag_names
 from engine.cli.flag_types import (
     define_choice,
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> None:
         serve(options, console, shutdown)
         return
     RunDirectory(options.run_dir).read_recipe()
-    result = measure_service(load_test_options(parsed), console)
+    result = measure_service(load_test_options(parsed), console, cli_main.log)
     for line in result.lines():
         print(line)
 

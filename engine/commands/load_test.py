@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from engine.core.errors import UserError, require
 from engine.core.text import printable
@@ -66,15 +66,22 @@ class LoadTestResult:
         )
 
 
-def measure_service(options: LoadTestOptions, logger: Logger | None = None) -> LoadTestResult:
+def measure_service(
+    options: LoadTestOptions,
+    logger: Logger | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> LoadTestResult:
     """Measures how many images a second a service answers, one at a time and many at a time.
+
+    Args:
+      warn: receives a line where the service ends with an error; the logger by default.
 
     Raises:
       UserError: an image can't be read, or the service does not start or answer.
     """
     logger = logger or LoggerGroup(())
     images = _read_images(options)
-    with _service(options.service, logger) as address:
+    with _service(options.service, logger, warn or logger.note) as address:
         asyncio.run(load_test.send_images(address, images[:WARM_UP], options.connections))
         sequential = asyncio.run(load_test.send_images(address, images, 1))
         concurrent = asyncio.run(load_test.send_images(address, images, options.connections))
@@ -102,7 +109,7 @@ def _read(path: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _service(flags: Sequence[str], logger: Logger) -> Iterator[str]:
+def _service(flags: Sequence[str], logger: Logger, warn: Callable[[str], None]) -> Iterator[str]:
     """Yields the address of a service, which ends with the block."""
     process = subprocess.Popen(
         child_process.module_command("engine.cli", "serve", *flags, "--port=0"),
@@ -129,4 +136,4 @@ def _service(flags: Sequence[str], logger: Logger) -> Iterator[str]:
         process.wait()
         process.stdout.close()
     if process.returncode:
-        logger.note(f"the service ended with status {process.returncode}")
+        warn(f"the service ended with status {process.returncode}")

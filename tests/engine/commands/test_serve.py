@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 
 from engine.cli import command_line
 from engine.cli import serve as cli_serve
+from engine.commands import load_test
 from engine.commands.load_test import LoadTestOptions, measure_service
 from engine.commands.serve import ServeOptions, serve
 from engine.core.errors import UserError
@@ -272,6 +274,24 @@ def test_load_test_prints_both_rates_and_ends_the_service(made_run, images, call
     assert float(ratio.split()[1].rstrip(";")) == pytest.approx(rates[1] / rates[0], abs=0.02)
     assert float(ratio.split()[-1]) < 1e-5
     assert all("99 % within" in line for line in (alone, together))
+
+
+SERVICE = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+print("http://127.0.0.1:1/ loading run\\nready: tiny", flush=True)
+time.sleep(60)
+"""
+
+
+def test_service_that_ends_with_an_error_is_a_warning(monkeypatch):
+    command = [sys.executable, "-c", SERVICE]
+    monkeypatch.setattr(load_test.child_process, "module_command", lambda *_: command)
+    logger, warnings = Watcher(), []
+    with load_test._service((), logger, warnings.append) as address:
+        assert address == "http://127.0.0.1:1/"
+    assert logger.notes == ["ready: tiny"]
+    assert warnings == ["the service ended with status 3"]
 
 
 def test_head_and_keep_alive(service):
