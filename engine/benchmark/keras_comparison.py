@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from engine.benchmark.phase_benchmark import PhaseBenchmark, bare_step, fetch, workloads
+from engine.benchmark.phase_benchmark import PhaseBenchmark, bare_step, fetch, tail_step, workloads
 from engine.benchmark.timing import Workload
 from engine.core.call_syntax import Call
 from engine.core.dataset import Batch
@@ -81,19 +80,9 @@ def update(benchmark: PhaseBenchmark, batch: Batch) -> tuple[Workload, Workload]
     as many steps as in a run; a call of the plain one runs one.
     """
     boundary = tuple(benchmark.trainer.frozen_forward.plain(batch.inputs))
-    step = dataclasses.replace(benchmark.trainer.step, boundary=lambda batch: list(batch.inputs))
-    boundary_batch = batch._replace(inputs=boundary)
-    stacked = tf.nest.map_structure(
-        lambda column: tf.stack([column] * benchmark.steps), boundary_batch
-    )
     theirs = _plain_step(benchmark, [tf.cast(tensor, tf.float32) for tensor in boundary], batch)
-    size = batch.labels.shape[0]
-
-    def ours() -> None:
-        step(stacked, benchmark.rates(benchmark.steps))
-        tf.test.experimental.sync_devices()
-
-    return Workload(ours, benchmark.steps * size), Workload(theirs, size)
+    ours = tail_step(benchmark, batch._replace(inputs=boundary))
+    return ours, Workload(theirs, batch.labels.shape[0])
 
 
 def _plain_step(benchmark: PhaseBenchmark, boundary: list, batch: Batch) -> Callable[[], None]:

@@ -118,12 +118,12 @@ def workloads(benchmark: PhaseBenchmark) -> dict[str, Workload]:
             stages["trunk"] = Workload(
                 lambda: fetch(trainer.frozen_forward.plain(batch.inputs)), size
             )
-    stages["tail"] = _tail(benchmark, batch._replace(inputs=tuple(boundary)))
+    stages["tail"] = tail_step(benchmark, batch._replace(inputs=tuple(boundary)))
     stages["whole"] = Workload(whole, benchmark.images)
     return stages
 
 
-def _tail(benchmark: PhaseBenchmark, batch: Batch) -> Workload:
+def tail_step(benchmark: PhaseBenchmark, batch: Batch) -> Workload:
     """Returns the training step above the frozen layers, on a prepared batch."""
     step = dataclasses.replace(benchmark.trainer.step, boundary=lambda batch: list(batch.inputs))
     stacked = tf.nest.map_structure(lambda column: tf.stack([column] * benchmark.steps), batch)

@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from pipelines.predict.image_stream import ImageStream
     from pipelines.sources.examples import Examples
 
-MAX_PREDICT_IMAGES = 3000  # of a sample; at each of its ends the pipeline fills up or runs dry
+MAX_PREDICT_IMAGES = 3000  # in a sample, in which the pipeline fills and drains once
 
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkOptions:
-    """What is measured.
+    """What to measure.
 
-    recipes: one after the other, each of their phases.
+    recipes: in order, each with its phases.
     predict: measure predictions into a file in place of the phases.
     repeats: of each measurement.
     instance_type: of the cloud; None to ask its metadata service.
@@ -56,7 +56,7 @@ class BenchmarkOptions:
 
 
 class NoteLogger:
-    """A logger that hands on the notes and drops everything else."""
+    """A logger that passes on notes only."""
 
     def __init__(self, log: Log) -> None:
         self.note = log
@@ -70,7 +70,7 @@ def benchmark(options: BenchmarkOptions, log: Log = ignore) -> Report:
     """Measures every recipe, and logs for each measurement what limits it.
 
     Raises:
-      UserError: images or weights are not there.
+      UserError: images or weights are missing.
     """
     deterministic = options.recipes[0].deterministic
     threads = tensorflow_setup.start_tensorflow(options.threads, deterministic, log=log)
@@ -94,7 +94,7 @@ def benchmark(options: BenchmarkOptions, log: Log = ignore) -> Report:
 def _measure(
     options: BenchmarkOptions, recipe: Recipe, threads: int, folder: Path, log: Log
 ) -> Iterator[Measurement]:
-    """The rows of a recipe: of each phase, or of prediction."""
+    """Yields the measurements of a recipe: of each phase, or of prediction."""
     from engine.benchmark import phase_benchmark
 
     if options.predict:
@@ -109,7 +109,7 @@ def _measure(
 def prepare_job(
     recipe: Recipe, threads: int, cache: CacheOptions, folder: Path, log: Log
 ) -> TrainJob:
-    """The recipe's job, in a run directory in `folder`."""
+    """Returns the recipe's training job, with a run directory in `folder`."""
     from engine.commands import training_data
     from engine.training.state import TrainJob
     from pipelines.augment import augmentations
@@ -126,7 +126,7 @@ def prepare_job(
 def _measure_prediction(
     recipe: Recipe, threads: int, folder: Path, repeats: int, log: Log
 ) -> Measurement:
-    """Predictions of the recipe's training images into a file, their decoding, and the network."""
+    """Measures predictions of the recipe's images into a file, their decoding, and the network."""
     import numpy as np
     import tensorflow as tf
 
@@ -209,7 +209,7 @@ def _prediction_works(
 
 
 def decode_only(examples: Examples, recipe: Recipe, threads: int) -> tf.data.Dataset:
-    """Batches of the images as tf.data decodes them, with nothing else attached."""
+    """Returns batches of the images decoded by tf.data, and nothing else."""
     import tensorflow as tf
 
     from pipelines.decode import decode

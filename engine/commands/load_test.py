@@ -18,8 +18,8 @@ from engine.serving import load_test
 from engine.serving.load_test import LoadTestRun
 from pipelines.sources.examples import read_bytes
 
-WARM_UP = 16  # images sent before the clock starts
-END_SECONDS = 60
+WARM_UP = 16  # images sent before the measurement
+SHUTDOWN_SECONDS = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class LoadTestOptions:
 
     service: the flags of the service.
     images: files and folders.
-    requests: of one image each; where there are fewer images, they are sent again.
+    requests: of one image each; fewer images are sent repeatedly.
     connections: requests at a time.
     """
 
@@ -44,20 +44,21 @@ class LoadTestOptions:
 
 @dataclasses.dataclass(frozen=True)
 class LoadTestResult:
-    """What came of the same images, sent one at a time and on several connections at a time."""
+    """The results of the same images, sent one at a time and on several connections."""
 
     sequential: LoadTestRun
     concurrent: LoadTestRun
     connections: int
 
     def lines(self) -> Iterator[str]:
-        for name, sent in (
+        """Yields the lines of the report."""
+        for name, run in (
             ("one at a time", self.sequential),
             (f"on {self.connections} connections", self.concurrent),
         ):
-            median, p99 = (1000 * load_test.quantile(sent.latencies, q) for q in (0.5, 0.99))
+            median, p99 = (1000 * load_test.quantile(run.latencies, q) for q in (0.5, 0.99))
             yield (
-                f"{name:20} {sent.rate:8.1f} images/s  latency: median {median:.1f} ms, "
+                f"{name:20} {run.rate:8.1f} images/s  latency: median {median:.1f} ms, "
                 f"99 % within {p99:.1f} ms"
             )
         yield (
@@ -71,13 +72,13 @@ def measure_service(
     logger: Logger | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> LoadTestResult:
-    """Measures how many images a second a service answers, one at a time and many at a time.
+    """Measures the images/s of a service, one at a time and on several connections.
 
     Args:
       warn: receives a line where the service ends with an error; the logger by default.
 
     Raises:
-      UserError: an image can't be read, or the service does not start or answer.
+      UserError: an image can't be read, or the service does not start or respond.
     """
     logger = logger or LoggerGroup(())
     images = _read_images(options)
@@ -89,7 +90,7 @@ def measure_service(
 
 
 def _read_images(options: LoadTestOptions) -> list[tuple[str, bytes]]:
-    """Names and contents, one for each request."""
+    """Reads the name and contents of an image for each request."""
     tensorflow_setup.start_tensorflow(options.threads)
     from pipelines.predict import find_images
 
@@ -110,7 +111,7 @@ def _read(path: str) -> bytes:
 
 @contextlib.contextmanager
 def _service(flags: Sequence[str], logger: Logger, warn: Callable[[str], None]) -> Iterator[str]:
-    """Yields the address of a service, which ends with the block."""
+    """Runs a service during the block; yields its address."""
     process = subprocess.Popen(
         child_process.module_command("engine.cli", "serve", *flags, "--port=0"),
         env=child_process.module_environment(),
@@ -131,7 +132,7 @@ def _service(flags: Sequence[str], logger: Logger, warn: Callable[[str], None]) 
     finally:
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(END_SECONDS)
+            process.wait(SHUTDOWN_SECONDS)
         process.kill()
         process.wait()
         process.stdout.close()

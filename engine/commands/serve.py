@@ -30,7 +30,7 @@ LOCAL_HOST = "localhost"
 
 @dataclasses.dataclass(frozen=True)
 class ServeOptions:
-    """Which model serves, where, and what it takes from clients.
+    """Which model to serve, at which address, and the limits of requests.
 
     host, port: the address to listen at; port 0 is any free one.
     allowed_hosts: further names that requests may address this machine by.
@@ -60,7 +60,7 @@ class ServeOptions:
         require(
             self.max_queue_size >= self.max_files,
             f"--max_queue_size={self.max_queue_size} is less than --max_files={self.max_files}; "
-            "a request with so many would never be answered",
+            "a request with so many files could never be accepted",
         )
         for name in self.allowed_hosts:
             require(
@@ -81,7 +81,7 @@ def serve(
         answered; nothing is printed without one.
 
     Raises:
-      UserError: there is no such run, it has no model, or the address is not available.
+      UserError: the run is missing or has no model, or the address is not available.
     """
     logger, shutdown = logger or LoggerGroup(()), shutdown or Shutdown()
     run = RunDirectory(Path(options.run_dir))
@@ -152,7 +152,7 @@ def _load(
 
 
 def make_decoder(image_size: tuple[int, int], resize: str) -> Callable[[bytes], Any]:
-    """bytes -> uint8 [H, W, 3]; a UserError says why an image can't be read."""
+    """Returns bytes -> uint8 [H, W, 3], which raises a UserError for an unreadable image."""
     import tensorflow as tf
 
     from pipelines.decode import decode

@@ -34,9 +34,9 @@ SIGNATURE = "serving_default"
 
 
 def write(source: ExportSource, path: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=path.parent) as place:
-        _save_constant(source, place)
-        contents = CONVERTERS[source.precision](source, place)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        _save_constant(source, folder)
+        contents = CONVERTERS[source.precision](source, folder)
     path.write_bytes(
         lite_metadata.add_metadata(
             contents, lite_metadata.build_metadata(source, _output_names(source))
@@ -57,7 +57,7 @@ def _output_names(source: ExportSource) -> list[str]:
     return ["decision", "probabilities"] if source.rule.overrides_argmax else ["probabilities"]
 
 
-def _save_constant(source: ExportSource, place: str) -> None:
+def _save_constant(source: ExportSource, folder: str) -> None:
     """Saves the model without variables, which int8 calibration does not support."""
     import tensorflow as tf
     from tensorflow.python.framework import convert_to_constants
@@ -81,23 +81,23 @@ def _save_constant(source: ExportSource, place: str) -> None:
         return {name: outputs[name] for name in _output_names(source)}
 
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # swish has one
-    tf.saved_model.save(tf.Module(), place, {SIGNATURE: constant}, options)
+    tf.saved_model.save(tf.Module(), folder, {SIGNATURE: constant}, options)
 
 
-def _convert_float32(source: ExportSource, place: str) -> bytes:
-    return _converter(place).convert()
+def _convert_float32(source: ExportSource, folder: str) -> bytes:
+    return _converter(folder).convert()
 
 
-def _convert_float16(source: ExportSource, place: str) -> bytes:
+def _convert_float16(source: ExportSource, folder: str) -> bytes:
     import tensorflow as tf
 
-    converter = _converter(place)
+    converter = _converter(folder)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.target_spec.supported_types = [tf.float16]
     return converter.convert()
 
 
-def _convert_int8(source: ExportSource, place: str) -> bytes:
+def _convert_int8(source: ExportSource, folder: str) -> bytes:
     import tensorflow as tf
 
     from engine.export import inference_function
@@ -107,7 +107,7 @@ def _convert_int8(source: ExportSource, place: str) -> bytes:
         for image in source.calibration_images:
             yield {inference_function.IMAGES: image[None]}
 
-    converter = _converter(place)
+    converter = _converter(folder)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = representative_dataset
     converter.target_spec.supported_ops = [
@@ -124,10 +124,10 @@ def _convert_int8(source: ExportSource, place: str) -> bytes:
     return debugger.get_nondebug_quantized_model()
 
 
-def _converter(place: str) -> Any:
+def _converter(folder: str) -> Any:
     import tensorflow as tf
 
-    return tf.lite.TFLiteConverter.from_saved_model(place)
+    return tf.lite.TFLiteConverter.from_saved_model(folder)
 
 
 CONVERTERS: dict[str, Callable[[ExportSource, str], bytes]] = {
