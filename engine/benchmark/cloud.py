@@ -22,7 +22,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def instance_type(timeout_seconds: float = 0.5, address: str = ADDRESS) -> str | None:
-    """Returns the instance type, such as `g6.xlarge`; None if no cloud answers in time."""
+    """Returns the instance type, such as `g6.xlarge`; None if no cloud responds in time."""
     deadline = time.monotonic() + timeout_seconds
     results: dict[str, str] = {}
     threads = [

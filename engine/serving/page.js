@@ -6,7 +6,7 @@ const RETRY_MS = 60_000; // while the service is loading or overloaded
 const TOP_K = 5;
 const drop = document.getElementById("drop");
 const pick = document.getElementById("pick");
-const answers = document.getElementById("answers");
+const cards = document.getElementById("cards");
 const queue = [];
 let requests = 0;
 
@@ -25,8 +25,8 @@ function copy(id) {
 function addFiles(files) {
   if (!files.length) return;
   const added = [...files].slice(0, MAX_CARDS).map((file) => ({ file, card: makeCard(file) }));
-  answers.prepend(...added.map(({ card }) => card));
-  while (answers.childElementCount > MAX_CARDS) removeCard(answers.lastElementChild);
+  cards.prepend(...added.map(({ card }) => card));
+  while (cards.childElementCount > MAX_CARDS) removeCard(cards.lastElementChild);
   queue.push(...added);
   const omitted = files.length - added.length;
   notify(omitted ? `Only the first ${MAX_CARDS} images are shown; ${omitted} more were skipped.` : "");
@@ -80,7 +80,7 @@ function pause(milliseconds) {
 }
 
 function makeCard(file) {
-  const card = copy("answer");
+  const card = copy("card");
   const image = card.querySelector("img");
   image.src = URL.createObjectURL(file);
   image.alt = `The image ${file.name}`;
@@ -126,7 +126,7 @@ function fail(card, message) {
 
 // For screen readers only; the cards show it.
 function announce(text) {
-  document.getElementById("said").textContent = text;
+  document.getElementById("announcement").textContent = text;
 }
 
 // About no single card.

@@ -59,14 +59,14 @@ def test_groups_list_fastest_first():
     ],
 )
 def test_groups_separate_different_workloads(change):
-    found = shape([CPU, report(measurement(**change), instance_type="other")])
-    assert [len(entries) for entries in found.values()] == [1, 1]
+    groups = shape([CPU, report(measurement(**change), instance_type="other")])
+    assert [len(entries) for entries in groups.values()] == [1, 1]
 
 
 def test_groups_of_equal_batch_sizes_are_separate():
     many = [measurement(whole=100.0 + size, batch_size=size) for size in (64, 16)]
-    found = shape([report(*many, instance_type=name) for name in ("a", "b")])
-    assert found == {
+    groups = shape([report(*many, instance_type=name) for name in ("a", "b")])
+    assert groups == {
         f"{TITLE}, batch 16": [("a", 16, 116.0), ("b", 16, 116.0)],
         f"{TITLE}, batch 64": [("a", 64, 164.0), ("b", 64, 164.0)],
     }

@@ -48,12 +48,12 @@ FULL = report(
 )
 
 
-@pytest.mark.parametrize("made", [FULL, report()])
-def test_a_file_gives_the_same_report_again(made, tmp_path):
+@pytest.mark.parametrize("written", [FULL, report()])
+def test_report_file_roundtrip(written, tmp_path):
     path = tmp_path / "result.json"
-    path.write_text(made.to_json(), "utf-8")
-    assert reports.load(path) == made
-    assert json.loads(made.to_json())["version"] == 1
+    path.write_text(written.to_json(), "utf-8")
+    assert reports.load(path) == written
+    assert json.loads(written.to_json())["version"] == 1
 
 
 def test_the_file_says_what_was_measured():

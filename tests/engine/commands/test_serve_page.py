@@ -125,7 +125,9 @@ def test_the_page_answers_what_is_dropped_and_pasted(service, chromium, name, ev
         (card,) = await tab.run(CARD)
         assert card["name"] == f"{name}.png"
         assert card["title"] in CLASSES
-        assert (await tab.run("document.getElementById('said').textContent")).startswith(name)
+        assert (await tab.run("document.getElementById('announcement').textContent")).startswith(
+            name
+        )
 
     chromium(service, test)
 

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven through its DevTools protocol."""
+"""Drives a headless Chromium through its DevTools protocol."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FLAGS = (
 
 
 class Tab:
-    """A page that was opened, and what it complained of."""
+    """An open page, and the errors that it logged."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket, self._number, self.complaints = socket, 0, []
@@ -38,12 +38,12 @@ class Tab:
                 self.complaints.append(message["params"])
 
     async def run(self, script: str):
-        """The value of an expression of JavaScript; promises are waited for."""
-        found = await self.call(
+        """Returns the value of a JavaScript expression; awaits promises."""
+        result = await self.call(
             "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
         )
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
 
     async def until(self, script: str) -> None:
         """Waits until an expression is true."""
@@ -65,7 +65,7 @@ class Tab:
         await self.call("Emulation.setDeviceMetricsOverride", **metrics)
 
     async def choose(self, selector: str, *files: Path) -> None:
-        """Puts files into an input, as a person who picks them."""
+        """Chooses files in an input, as a user does."""
         root = (await self.call("DOM.getDocument"))["root"]["nodeId"]
         node = (await self.call("DOM.querySelector", nodeId=root, selector=selector))["nodeId"]
         await self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file) for file in files])
@@ -73,7 +73,7 @@ class Tab:
 
 @contextlib.asynccontextmanager
 async def browser(folder: Path) -> AsyncIterator[Tab]:
-    """A tab of a browser with a profile of its own in this folder."""
+    """Yields a tab of a browser with its profile in this folder."""
     process = subprocess.Popen(
         [PROGRAM, *FLAGS, f"--user-data-dir={folder}", "about:blank"],
         stdout=subprocess.DEVNULL,

@@ -84,9 +84,9 @@ def test_batcher_returns_each_image_its_own_row():
         async with working(predict, batching, slow) as batcher:
             starts = [0, *np.cumsum([1, 2, 3, 5, 8, 13] * 8)]
             groups = [IMAGES[a:b] for a, b in itertools.pairwise(starts)]
-            answers = await asyncio.gather(*map(batcher.predict, groups))
+            predictions = await asyncio.gather(*map(batcher.predict, groups))
             assert batcher.queued == 0
-        for group, rows in zip(groups, answers, strict=True):
+        for group, rows in zip(groups, predictions, strict=True):
             np.testing.assert_array_equal(rows, [expected(one) for one in group])
 
     within(main())

@@ -23,9 +23,9 @@ def test_send_images_returns_predictions_in_order(connections):
             return await load_test.send_images(service.address, IMAGES, connections)
 
     sent = asyncio.run(main())
-    best = [max(answer, key=answer.get) for answer in sent.predictions]
+    best = [max(labels, key=labels.get) for labels in sent.predictions]
     assert best == ["cow"] * 40
-    assert [answer["ant"] for answer in sent.predictions] == sorted(
+    assert [labels["ant"] for labels in sent.predictions] == sorted(
         a["ant"] for a in sent.predictions
     )
     assert len(sent.latencies) == 40

@@ -145,9 +145,9 @@ async def test_predict_of_many_clients_returns_own_results(service):
         return {row["label"]: row["probability"] for row in values["files"][0]["predictions"]}
 
     results = await asyncio.gather(*map(one, range(200)))
-    for number, answer in enumerate(results):
+    for number, labels in enumerate(results):
         expected = expected_probabilities(image(number, 255 - number, number * 7 % 256))
-        assert answer == pytest.approx(dict(zip(CLASSES, expected, strict=True)), abs=1e-6)
+        assert labels == pytest.approx(dict(zip(CLASSES, expected, strict=True)), abs=1e-6)
 
 
 @with_service()
@@ -223,8 +223,8 @@ def test_stopping_finishes_pending_requests_only():
                 await service.post(ANT)
             assert not service.ended.done()
             blocked.open.set()
-            answers = await asyncio.gather(*first)
-            assert [values["files"][0]["decision"] for _, values in answers] == ["bee"] * 6
+            responses = await asyncio.gather(*first)
+            assert [values["files"][0]["decision"] for _, values in responses] == ["bee"] * 6
             await asyncio.wait_for(service.ended, 20)
 
     asyncio.run(main())

@@ -118,8 +118,8 @@ def test_full_queue_returns_503_with_retry_after():
                 assert "the queue is full" in (await response.json())["error"]
             assert "unfreeze_queue_images 4.0" in (await service.get("metrics"))[1]
             blocked.open.set()
-            answers = await asyncio.gather(*first)
-            assert [status for status, _ in answers] == [200] * 4
+            responses = await asyncio.gather(*first)
+            assert [status for status, _ in responses] == [200] * 4
             assert (await service.post(BEE))[0] == 200
 
     asyncio.run(main())
