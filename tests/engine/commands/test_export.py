@@ -156,7 +156,7 @@ def test_export_that_disagrees_leaves_nothing(trained, tmp_path):
     with pytest.raises(UserError) as caught:
         export(options, watcher)
     message = str(caught.value)
-    assert "nothing was written; take another --format or --precision" in message
+    assert "nothing was written; choose another --format or --precision" in message
     assert re.search(r" of \d+ of 13 images, more than --min_agreement=0\.995 allows", message)
     shown = {line.split("  ")[0] for line in watcher.notes}
     assert {"images", "same most likely label", "accuracy", "size", "one image"} <= shown
