@@ -11,7 +11,25 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers would wait for each other's t
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
-
+# These files take the longest, so that no worker is left alone with one of them at the end.
+LONGEST = (
+    "test_resume.py",
+    "test_two_devices.py",
+    "test_benchmark.py",
+    "test_memory_probe.py",
+    "test_export.py",
+    "test_killed.py",
+    "test_predict_to_file.py",
+    "test_doctor.py",
+    "test_card.py",
+    "test_loop.py",
+    "test_phase_benchmark.py",
+    "test_bootstrap.py",
+    "test_programs.py",
+    "test_saved_model.py",
+    "test_parity.py",
+    "test_store.py",
+)
 
 OPTIONS = {
     "slow": "run the tests that take minutes as well",
@@ -29,6 +47,8 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=f"{name}: runs with --{name}"))
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -150,7 +150,7 @@ def test_interpreter_with_the_packages_is_used(repository, tmp_path):
 @pytest.mark.parametrize(
     ("kill", "trace"),
     [
-        (os.killpg, "bin/python"),
+        pytest.param(os.killpg, "bin/python", marks=pytest.mark.slow),
         (os.killpg, "setup.log"),
         (os.kill, "setup.log"),  # its pip lives on, and is waited for
     ],

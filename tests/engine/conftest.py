@@ -10,5 +10,5 @@ from tests.engine.small_runs import Watcher, make_job, small_recipe
 def undisturbed(coloured, tmp_path_factory):
     watcher = Watcher()
     place = tmp_path_factory.mktemp("run") / "run"
-    made = make_job(small_recipe(coloured), place, watcher, from_files=True)
+    made = make_job(small_recipe(coloured), place, watcher)
     return made, watcher, loop.train(made).result

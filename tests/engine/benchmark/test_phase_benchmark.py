@@ -17,7 +17,7 @@ from engine.training.state import TrainJob
 from pipelines.augment import augmentations
 from pipelines.loading import batches
 from pipelines.sources import sources
-from tests.engine.small_runs import Watcher, small_recipe
+from tests.engine.small_runs import Watcher, decoded, small_recipe
 
 CASES = {
     "head": ("head(epochs=1)", {"input", "augment", "trunk", "tail"}),
@@ -36,7 +36,8 @@ def job(coloured, place, phase: str, **changes) -> TrainJob:
     recipe = small_recipe(coloured, (phase,), precision="float32", dropout=0.0, **changes)
     run = RunDirectory(place)
     claim_directory(run, recipe, overwrite=False)
-    loader = batches.ImageDataLoader(sources.load_examples(recipe.data), recipe, threads=2)
+    pixels = decoded(recipe.data.location)  # saves a second each epoch
+    loader = batches.ImageDataLoader(sources.load_examples(recipe.data), recipe, 2, pixels)
     network = classifier.build(recipe, len(loader.classes))
     changes = augmentations.compose(recipe.augment)
     return TrainJob(

@@ -126,13 +126,21 @@ def whole(trained, many, tmp_path_factory):
     return written
 
 
-@pytest.mark.parametrize("ending", ["csv", pytest.param("jsonl", marks=pytest.mark.slow)])
-def test_killed_at_random_moments_resumes_to_the_same_bytes(whole, tmp_path, ending):
+@pytest.mark.parametrize(
+    ("ending", "signals"),
+    [
+        ("csv", (signal.SIGKILL, signal.SIGTERM)),
+        pytest.param(
+            "jsonl", (signal.SIGKILL, signal.SIGTERM, signal.SIGINT), marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_killed_at_random_moments_resumes_to_the_same_bytes(whole, tmp_path, ending, signals):
     command, wanted = whole(ending)
     path, seed = tmp_path / f"killed.{ending}", random.randrange(2**32)
     print("seed of the moments:", seed)
     chance, killed = random.Random(seed), 0
-    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+    for number in signals:
         before = part(path)
         process = start(*command, f"--out={path}", start_new_session=True)
         while process.poll() is None and part(path) <= before:

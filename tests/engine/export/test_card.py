@@ -52,8 +52,16 @@ def photographs(tmp_path_factory) -> list[Path]:
     return [folder / name for name in names]
 
 
-@pytest.mark.parametrize("rule", ["eager", "both"])
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        *((name, "eager") for name in FORMATS),
+        *(
+            pytest.param(name, "both", marks=() if name == "onnx" else pytest.mark.slow)
+            for name in FORMATS
+        ),
+    ],
+)
 def test_card_program_outside_project_predicts_as_model(name, rule, photographs, tmp_path):
     source = export_cases.export_source(export_cases.RULES[rule])
     FORMATS[name].write(source, tmp_path / FORMATS[name].path)

@@ -76,13 +76,19 @@ def test_there_are_two():
     assert len(variable.value.values) == 2
 
 
-@pytest.mark.parametrize("trainable", ["head", "top"])
+MOMENTUM = ("sgd", {"options": {"momentum": 0.9}})
+CLIPPED = ("sgd", {"clip_global_norm": 0.1, "weight_decay": 0.01})
+
+
 @pytest.mark.parametrize(
-    ("optimizer", "changes"),
+    ("trainable", "optimizer", "changes"),
     [
-        ("sgd", {"options": {"momentum": 0.9}}),
-        ("sgd", {"clip_global_norm": 0.1, "weight_decay": 0.01}),
-        ("adam", {}),
+        ("top", *MOMENTUM),
+        ("top", *CLIPPED),
+        ("head", "adam", {}),
+        pytest.param("head", *MOMENTUM, marks=pytest.mark.slow),
+        pytest.param("head", *CLIPPED, marks=pytest.mark.slow),
+        pytest.param("top", "adam", {}, marks=pytest.mark.slow),
     ],
 )
 def test_two_devices_update_as_one_does_with_the_whole_batch(trainable, optimizer, changes):

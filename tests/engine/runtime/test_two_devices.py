@@ -16,11 +16,12 @@ NAMES = re.findall(r"^def (test_\w+)", TESTS.read_text(), re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
-def failures(tmp_path_factory) -> dict[str, list[str]]:
+def failures(tmp_path_factory, request) -> dict[str, list[str]]:
     """Why each test failed, with each set of its values: an empty text where it passed."""
     report = tmp_path_factory.mktemp("two") / "report.xml"
     places = [f"--junitxml={report}", f"--basetemp={report.parent / 'there'}"]
     command = [sys.executable, "-m", "pytest", str(TESTS), "-p", "no:cacheprovider", *places]
+    command += [] if request.config.getoption("--slow") else ["-m", "not slow"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert report.exists(), done.stdout + done.stderr
     found: dict[str, list[str]] = {}

@@ -75,7 +75,7 @@ def test_resume_after_input_error_ends_with_same_bits(coloured, undisturbed, tmp
     assert same_end(job.run, undisturbed[0].run)
 
 
-@pytest.mark.parametrize("step", [5, 7, 14])
+@pytest.mark.parametrize("step", [5, pytest.param(7, marks=pytest.mark.slow), 14])
 def test_resume_after_shutdown_request_ends_with_same_bits(coloured, undisturbed, tmp_path, step):
     """Within an epoch and at its end; there are 5 steps in each, 10 in a phase."""
     recipe, shutdown = small_recipe(coloured), Shutdown()
@@ -116,7 +116,10 @@ def half_is_faster(monkeypatch):
     monkeypatch.setattr(precision, "half_precision_dtypes", lambda: ["bfloat16"])
 
 
-@pytest.mark.parametrize("what", OTHER_RUNS)
+@pytest.mark.parametrize(
+    "what",
+    [pytest.param(what, marks=pytest.mark.slow if "mirror" in what else ()) for what in OTHER_RUNS],
+)
 def test_resume_ends_with_same_bits(coloured, tmp_path, half_is_faster, what):
     """Killed twice, within an epoch and at the end of one, in either phase."""
     changes, settings, kept = OTHER_RUNS[what]
