@@ -174,16 +174,18 @@ def test_medians_name_runs_that_never_reach_the_target():
     fast, slow = TimedRun(5.0, ((15.0, 0.99),)), TimedRun(2.0, ((40.0, 0.97),))
     medians = compare_baselines._medians
     assert list(medians({"bin/train": [fast], "fit": [slow]}, target=0.98)) == [
-        "first read to target     bin/train      10.0 s (10.0 s to 10.0 s),   1.0 x bin/train",
-        "first read to target     fit             never (never to never)",
-        "process start to target  bin/train      15.0 s (15.0 s to 15.0 s),   1.0 x bin/train",
-        "process start to target  fit             never (never to never)",
+        "first read to target     bin/train                10.0 s (10.0 s to 10.0 s), "
+        "  1.0 x bin/train",
+        "first read to target     fit                       never (never to never)",
+        "process start to target  bin/train                15.0 s (15.0 s to 15.0 s), "
+        "  1.0 x bin/train",
+        "process start to target  fit                       never (never to never)",
     ]
     assert list(medians({"bin/train": [slow], "fit": [fast]}, target=0.98)) == [
-        "first read to target     bin/train       never (never to never)",
-        "first read to target     fit            10.0 s (10.0 s to 10.0 s)",
-        "process start to target  bin/train       never (never to never)",
-        "process start to target  fit            15.0 s (15.0 s to 15.0 s)",
+        "first read to target     bin/train                 never (never to never)",
+        "first read to target     fit                      10.0 s (10.0 s to 10.0 s)",
+        "process start to target  bin/train                 never (never to never)",
+        "process start to target  fit                      15.0 s (15.0 s to 15.0 s)",
     ]
 
 
