@@ -56,7 +56,7 @@ def compare(options: CompareOptions, log: Log = ignore) -> list[ComparedRun]:
 
     from engine.runs import best_model
     from engine.runs.load_run import load_run
-    from pipelines.sources.overlap import file_identity
+    from pipelines.sources.training_overlap import file_identity
 
     require_same_classes([best_model.load_best_model(run)[1]["classes"] for run in directories])
     compared: list[ComparedRun] = []

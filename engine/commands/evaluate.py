@@ -232,11 +232,11 @@ def _warn_of_change(run: LoadedRun, split: str, identity: str, log: Log) -> None
 
 
 def trained_on(run: LoadedRun, source: SplitLoader, data: DataSpec | None) -> np.ndarray:
-    """bool [N]: see `overlap.find_trained_on`."""
-    from pipelines.sources import overlap
+    """bool [N]: see `training_overlap.find_trained_on`."""
+    from pipelines.sources import training_overlap
 
     own = run.recipe.data
-    return overlap.find_trained_on(own, data or own, source.examples)
+    return training_overlap.find_trained_on(own, data or own, source.examples)
 
 
 def warn_of_trained(run: RunDirectory, count: int, total: int, log: Log) -> None:

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import os
 import stat
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -19,6 +19,14 @@ from engine.core.text import printable
 
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
+# What splits are called in folders, manifests and data sets of TFDS, the usual name first.
+SPLIT_NAMES = {
+    "train": TRAIN,
+    "validation": VALIDATION,
+    "val": VALIDATION,
+    "valid": VALIDATION,
+    "test": TEST,
+}
 WHOLE_FILE = -1
 
 _TYPES = {
@@ -162,29 +170,26 @@ def read_bytes(path: str, offset: int = 0, length: int = WHOLE_FILE) -> bytes:
     Raises:
       OSError: the file can't be read, is no regular file, or ends too early.
     """
-    # Without O_NONBLOCK a named pipe would wait for a writer that never comes.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError("not a regular file")
-        wanted = status.st_size - offset if length == WHOLE_FILE else length
-        contents = _pread(descriptor, wanted, offset)
-    finally:
-        os.close(descriptor)
-    if length != WHOLE_FILE and len(contents) < length:
+    with open_regular(path) as file:
+        file.seek(offset)
+        contents = file.read(length)
+    if len(contents) < length:
         raise OSError(f"the file ends before byte {offset + length}")
     return contents
 
 
-def _pread(descriptor: int, wanted: int, offset: int) -> bytes:
-    """Reads repeatedly: one call may return less, above 2 GiB always."""
-    blocks = []
-    while wanted > 0 and (block := os.pread(descriptor, wanted, offset)):
-        blocks.append(block)
-        wanted -= len(block)
-        offset += len(block)
-    return blocks[0] if len(blocks) == 1 else b"".join(blocks)
+def open_regular(path: str) -> BinaryIO:
+    """Opens a file for reading.
+
+    Raises:
+      OSError: it can't be read, or is no regular file.
+    """
+    # Without O_NONBLOCK a named pipe would wait for a writer that never comes.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError("not a regular file")
+    return open(descriptor, "rb")
 
 
 def _strings(values: Any) -> np.ndarray:

@@ -11,16 +11,16 @@ import csv
 import difflib
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from engine.core.errors import UserError
 from engine.core.text import counted, printable
-from pipelines.sources.examples import TEST, TRAIN, VALIDATION, Examples, from_columns
+from pipelines.sources.examples import SPLIT_NAMES, TRAIN, Examples, from_columns
 
 REQUIRED = ("path", "label")
 OPTIONAL = ("split", "group")
 # A row without a split is for training; see `splits.add_validation_split`.
-SPLIT_NAMES = {"": TRAIN, "train": TRAIN, "validation": VALIDATION, "val": VALIDATION, "test": TEST}
+_SPLITS = {"": TRAIN, **SPLIT_NAMES}
 
 
 def read_manifest(file: str, root: str | None = None) -> Examples:
@@ -37,8 +37,9 @@ def read_manifest(file: str, root: str | None = None) -> Examples:
     folder = os.path.dirname(os.path.abspath(os.path.expanduser(file)))
     root = folder if root is None else root
     inside = _below(root)
-    for line, (path, label, split, group) in _rows(file):
-        where = f"{file}, line {line}"
+    for line, row in _rows(file):
+        where, path = f"{file}, line {line}", row["path"]
+        label, split, group = (row.get(name, "").strip() for name in ("label", "split", "group"))
         _require_valid(where, path, label, split)
         full = os.path.normpath(os.path.join(folder, path))
         if not inside(full):
@@ -49,7 +50,7 @@ def read_manifest(file: str, root: str | None = None) -> Examples:
         key = os.path.relpath(full, folder)
         if key in rows:
             raise UserError(f"{where}: duplicate path {printable(path)}; remove one of the rows")
-        rows[key] = (label, SPLIT_NAMES[split.lower()], group, full)
+        rows[key] = (label, _SPLITS[split.lower()], group, full)
     names = sorted({label for label, *_ in rows.values()})
     labels, parts, groups, paths = zip(*rows.values(), strict=True) if rows else ((), (), (), ())
     places = {name: index for index, name in enumerate(names)}
@@ -80,7 +81,7 @@ def _require_valid(where: str, path: str, label: str, split: str) -> None:
         raise UserError(
             f"{where}: the path contains a zero byte, which no file name can; remove it"
         )
-    if split.lower() not in SPLIT_NAMES:
+    if split.lower() not in _SPLITS:
         raise UserError(f"{where}: split {split!r}; allowed: train, validation, test, or empty")
 
 
@@ -97,27 +98,17 @@ def _below(root: str) -> Callable[[str], bool]:
     return inside
 
 
-def _rows(file: str) -> Iterator[tuple[int, tuple[str, str, str, str]]]:
-    """Yields (line, (path, label, split, group)) of each row; missing cells are empty."""
+def _rows(file: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yields (line, column -> cell) of each row; missing cells are empty."""
     try:
         with open(
             os.path.expanduser(file), encoding="utf-8-sig", errors="surrogateescape", newline=""
         ) as text:
-            reader = csv.reader(text, strict=True)
-            places = _columns(file, next(reader, []))
-            for cells in reader:
-                if not any(cells):
-                    continue
-                if len(cells) <= max(places["path"], places["label"]):
-                    raise UserError(
-                        f"{file}, line {reader.line_num}: {len(cells)} cells, so path or label is "
-                        "missing; give both, or remove the row"
-                    )
-                path, label, split, group = (
-                    cells[places[name]] if places.get(name, len(cells)) < len(cells) else ""
-                    for name in (*REQUIRED, *OPTIONAL)
-                )
-                yield reader.line_num, (path, label.strip(), split.strip(), group.strip())
+            reader = csv.DictReader(text, restval="", strict=True)
+            reader.fieldnames = _columns(file, reader.fieldnames or [])
+            for row in reader:
+                if any(row.values()):
+                    yield reader.line_num, row
     except OSError as error:
         raise UserError(
             f"the manifest {printable(file)} can't be read: {error.strerror}; allowed: a CSV file "
@@ -127,12 +118,16 @@ def _rows(file: str) -> Iterator[tuple[int, tuple[str, str, str, str]]]:
         raise UserError(f"{file} is no CSV file, line {reader.line_num}: {error}") from None
 
 
-def _columns(file: str, header: list[str]) -> dict[str, int]:
+def _columns(file: str, header: Sequence[str]) -> list[str]:
+    """Returns the names of the columns in lower case.
+
+    Raises:
+      UserError: a required one is missing, or an optional one is misspelt.
+    """
     names = [cell.strip().lower() for cell in header]
     for name in (*REQUIRED, *OPTIONAL):
-        near = difflib.get_close_matches(
-            name, set(names) - {*REQUIRED, *OPTIONAL}, n=1, cutoff=0.75
-        )
+        others = set(names) - {*REQUIRED, *OPTIONAL}
+        near = difflib.get_close_matches(name, others, n=1, cutoff=0.75)
         if name not in names and (near or name in REQUIRED):
             hint = f" (is it {near[0]!r}?)" if near else ""
             raise UserError(
@@ -140,4 +135,4 @@ def _columns(file: str, header: list[str]) -> dict[str, int]:
                 f"and no {name!r}{hint}; "
                 f"allowed: {', '.join(REQUIRED)} and optionally {', '.join(OPTIONAL)}"
             )
-    return {name: names.index(name) for name in (*REQUIRED, *OPTIONAL) if name in names}
+    return names

@@ -13,12 +13,18 @@ from engine.core.errors import UserError, choose
 from engine.core.recipe import DataSpec
 from engine.core.text import printable
 from pipelines.sources import manifest
-from pipelines.sources.examples import SPLITS, TEST, TRAIN, VALIDATION, Examples, from_columns
+from pipelines.sources.examples import (
+    SPLIT_NAMES,
+    SPLITS,
+    TRAIN,
+    VALIDATION,
+    Examples,
+    from_columns,
+)
 from pipelines.sources.splits import add_validation_split, limit_examples
 
 # Files of file managers and archivers, in lower case. Hidden names are ignored anyway.
 JUNK = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
-_SPLIT_NAMES = {"train": TRAIN, "val": VALIDATION, "validation": VALIDATION, "test": TEST}
 
 
 def load_examples(spec: DataSpec) -> Examples:
@@ -81,23 +87,26 @@ def find_split_folders(place: str) -> dict[int, str]:
     """Returns split -> folder, empty where a folder contains the class folders directly.
 
     Raises:
-      UserError: it contains both `val` and `validation`, or folders beside the splits.
+      UserError: it contains two folders for one split, or folders beside the splits.
     """
     inside = _folders_in(place)
-    names = sorted(name for name in inside if name in _SPLIT_NAMES)
-    others = [name for name in inside if name not in names]
-    has_validation = "val" in names or "validation" in names
+    names = [name for name in inside if name in SPLIT_NAMES]
+    others = [name for name in inside if name not in SPLIT_NAMES]
+    folders = {SPLIT_NAMES[name]: inside[name] for name in names}
     # A class may be called train, as long as its neighbours are classes too.
-    if "train" not in names or (others and not has_validation):
+    if TRAIN not in folders or (others and VALIDATION not in folders):
         return {}
-    if "val" in names and "validation" in names:
-        raise UserError(f"{place} contains both val/ and validation/; remove or rename one")
+    if len(folders) < len(names):
+        raise UserError(
+            f"{place} contains {'/, '.join(names)}/, two of them for one split; "
+            "remove or rename one of these"
+        )
     if others:
         raise UserError(
             f"{place} contains {printable(others[0])}/ beside {', '.join(names)}; "
             "allowed: train, val or validation, and test; move it elsewhere"
         )
-    return {_SPLIT_NAMES[name]: inside[name] for name in names}
+    return folders
 
 
 def from_split_folders(spec: DataSpec) -> Examples:
@@ -127,19 +136,17 @@ def _from_class_folders(places: dict[int, str]) -> Examples:
                 f"{places[split]} contains no folders; put each class's images in its own folder"
             )
     names = sorted(set().union(*folders.values()))
-    paths: list[str] = []
-    keys: list[str] = []
-    labels: list[int] = []
-    splits: list[int] = []
+    rows = []
     for split, inside in folders.items():
         # In a single folder keys don't name the split: it may change when validation is taken.
         prefix = f"{SPLITS[split]}/" if len(folders) > 1 else ""
         for name, folder in inside.items():
-            files = _files_below(folder)
-            paths += files
-            keys += [f"{prefix}{name}/{os.path.relpath(file, folder)}" for file in files]
-            labels += [names.index(name)] * len(files)
-            splits += [split] * len(files)
+            label, below = names.index(name), f"{prefix}{name}/"
+            rows += [
+                (file, label, split, below + os.path.relpath(file, folder))
+                for file in _files_below(folder)
+            ]
+    paths, labels, splits, keys = zip(*rows, strict=True) if rows else ((), (), (), ())
     classes = tuple(printable(name) for name in names)
     return from_columns(paths, labels, classes, keys=keys, splits=splits)
 
@@ -152,7 +159,7 @@ def _folders_in(place: str) -> dict[str, str]:
     """Returns name -> path of the folders in a folder, without hidden ones, sorted."""
     try:
         with os.scandir(os.path.expanduser(place)) as entries:
-            folders = {e.name: e.path for e in entries if e.is_dir() and not _is_junk(e.name)}
+            folders = {e.name: e.path for e in entries if _is_folder(e) and not _is_junk(e.name)}
     except OSError as error:
         raise UserError(
             f"{printable(place)} can't be read as a folder: {error.strerror}; "
@@ -168,14 +175,14 @@ def _files_below(folder: str) -> list[str]:
     folders are other classes. A link to nothing counts as a file, so that it is reported as broken.
     """
     files: list[str] = []
-    entered = {_identity(os.path.dirname(folder))}
+    entered = {os.path.realpath(os.path.dirname(folder))}
     waiting = [folder]
     while waiting:
         place = waiting.pop()
+        if os.path.realpath(place) in entered:
+            continue
+        entered.add(os.path.realpath(place))
         try:
-            if _identity(place) in entered:
-                continue
-            entered.add(_identity(place))
             with os.scandir(place) as entries:
                 found = sorted((e for e in entries if not _is_junk(e.name)), key=lambda e: e.name)
         except OSError as error:
@@ -188,24 +195,16 @@ def _files_below(folder: str) -> list[str]:
     return sorted(files)
 
 
-def _identity(place: str) -> tuple[int, int]:
-    status = os.stat(place)
-    return status.st_dev, status.st_ino
-
-
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself
-        return False
+    """A folder or a link to one; a link that leads to itself is none."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """A regular file, or a link that leads to none or to itself."""
-    try:
-        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
-    except OSError:
-        return True
+    """A regular file, or a link that leads to one, to nothing or to itself."""
+    if entry.is_symlink():
+        return os.path.isfile(entry.path) or not os.path.exists(entry.path)
+    return entry.is_file()
 
 
 SOURCES = {

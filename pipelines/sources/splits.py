@@ -15,8 +15,8 @@ import numpy as np
 
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec
-from pipelines.sources.duplicates import first_of_same_content
 from pipelines.sources.examples import SPLITS, TRAIN, VALIDATION, WHOLE_FILE, Examples, join
+from pipelines.sources.identical_files import first_identical_file
 from pipelines.sources.validate import validate_examples
 
 
@@ -211,7 +211,7 @@ def add_validation_split(examples: Examples, spec: DataSpec) -> Examples:
 
 def _group_duplicates(examples: Examples) -> np.ndarray:
     """Returns groups in which duplicates of a file without a group have one in common."""
-    first = first_of_same_content(examples.paths)
+    first = first_identical_file(examples.paths)
     groups = examples.groups.copy()
     copies = np.flatnonzero(first != np.arange(len(first)))
     for index in np.union1d(copies, first[copies]):

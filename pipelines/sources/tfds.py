@@ -17,16 +17,9 @@ import tensorflow_datasets as tfds
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec
 from pipelines.sources import tfrecord_index
-from pipelines.sources.examples import SPLITS, TRAIN, Examples, from_columns, join
+from pipelines.sources.examples import SPLIT_NAMES, TRAIN, Examples, from_columns, join
 from pipelines.sources.tfds_prepare import one_line, prepare
 from pipelines.sources.validate import require_classes
-
-# Names of splits, the usual one first.
-SPLIT_NAMES = {
-    "train": ("train",),
-    "validation": ("validation", "val", "valid"),
-    "test": ("test",),
-}
 
 
 def load_tfds(spec: DataSpec) -> Examples:
@@ -43,11 +36,9 @@ def load_tfds(spec: DataSpec) -> Examples:
     if not builder.is_prepared():
         prepare(builder)
         builder = find_builder(spec.location)  # the old one doesn't know the files
-    parts = [
-        _list_split(builder, own, code, image, label)
-        for code, split in enumerate(SPLITS)
-        if (own := _own_name(builder, split))
-    ]
+    names = [name for name in SPLIT_NAMES if name in builder.info.splits]
+    first = {SPLIT_NAMES[name]: name for name in reversed(names)}
+    parts = [_list_split(builder, first[split], split, image, label) for split in sorted(first)]
     examples = join(parts) if parts else from_columns([], [], (), keys=[])
     require_classes(examples)
     if not np.any(examples.splits == TRAIN):
@@ -107,26 +98,21 @@ def find_features(builder: Any) -> tuple[str, str]:
     )
 
 
-def _own_name(builder: Any, split: str) -> str | None:
-    """Returns the data set's name of a split, or None where it has none."""
-    return next((name for name in SPLIT_NAMES[split] if name in builder.info.splits), None)
-
-
-def _list_split(builder: Any, split: str, code: int, image: str, label: str) -> Examples:
-    """Lists the examples of one of the data set's own splits."""
+def _list_split(builder: Any, name: str, split: int, image: str, label: str) -> Examples:
+    """Lists the examples of a split that the data set calls `name`."""
     kind = builder.info.file_format
     if kind is not None and kind.value != "tfrecord":
         raise UserError(
             f"data set {builder.info.full_name} is stored as {kind.value}; allowed: tfrecord; "
             "prepare it again with file_format='tfrecord'"
         )
-    info = builder.info.splits[split]
+    info = builder.info.splits[name]
     files = [os.fspath(path) for path in info.filepaths]
-    cache = os.path.join(os.fspath(builder.data_dir), f"index-{split}.npz")
+    cache = os.path.join(os.fspath(builder.data_dir), f"index-{name}.npz")
     records = tfrecord_index.index_records(files, image, label, cache)
     if info.num_examples and len(records) != info.num_examples:
         raise UserError(
-            f"data set {builder.info.full_name}, {split}: {len(records)} records where there "
+            f"data set {builder.info.full_name}, {name}: {len(records)} records where there "
             f"should be {info.num_examples}; remove {builder.data_dir} and prepare it again"
         )
     classes = tuple(builder.info.features[label].names)
@@ -140,5 +126,5 @@ def _list_split(builder: Any, split: str, code: int, image: str, label: str) -> 
         keys=[f"{names[file]}__{number}" for file, number in records[["file", "number"]].tolist()],
         offsets=records["offset"],
         lengths=records["length"],
-        splits=np.full(len(records), code, dtype=np.int8),
+        splits=np.full(len(records), split, dtype=np.int8),
     )

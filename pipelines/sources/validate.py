@@ -6,8 +6,8 @@ import numpy as np
 
 from engine.core.errors import UserError
 from engine.core.text import printable
-from pipelines.sources.duplicates import first_of_same_content
 from pipelines.sources.examples import SPLITS, VALIDATION, Examples
+from pipelines.sources.identical_files import first_identical_file
 
 
 def validate_examples(examples: Examples) -> None:
@@ -17,7 +17,10 @@ def validate_examples(examples: Examples) -> None:
       UserError: no image, an empty or a single class, a class in one split only, or a group or the
         same file in two splits.
     """
-    _check_classes(examples)
+    require_classes(examples)
+    for name, count in zip(examples.classes, examples.class_counts(), strict=True):
+        if count == 0:
+            raise UserError(f"class {name!r} has no images; add some, or remove its empty folder")
     has_validation = bool(np.any(examples.splits == VALIDATION))
     _check_every_class(examples, SPLITS[:2] if has_validation else SPLITS[:1])
     if len(np.unique(examples.splits)) > 1:
@@ -34,13 +37,6 @@ def require_classes(examples: Examples) -> None:
             f"only one class, {examples.classes[0]!r}; a classifier needs two or more: "
             "put each class's images in a folder of its own"
         )
-
-
-def _check_classes(examples: Examples) -> None:
-    require_classes(examples)
-    for name, count in zip(examples.classes, examples.class_counts(), strict=True):
-        if count == 0:
-            raise UserError(f"class {name!r} has no images; add some, or remove its empty folder")
 
 
 def _check_every_class(examples: Examples, splits: tuple[str, ...]) -> None:
@@ -66,7 +62,7 @@ def _check_groups(examples: Examples) -> None:
 
 
 def _check_copies(examples: Examples) -> None:
-    first = first_of_same_content(examples.paths, apart=examples.splits)
+    first = first_identical_file(examples.paths, apart=examples.splits)
     clash = np.flatnonzero(examples.splits != examples.splits[first])
     if len(clash):
         one, other = int(first[clash[0]]), int(clash[0])

@@ -1,4 +1,4 @@
-"""The index: columns, parts, and reading bytes at their place."""
+"""The index: columns, splits, and reading bytes at their offset."""
 
 import os
 
@@ -15,7 +15,7 @@ def make(count=6, **columns) -> Examples:
     return from_columns(names, np.arange(count) % 2, ("a", "b"), keys=names, **values)
 
 
-def test_parts_keep_their_order_and_together_are_everything():
+def test_splits_keep_their_order_and_join_to_everything():
     examples = make()
     assert examples.subset("train").keys.tolist() == ["0.jpg", "3.jpg"]
     parts = join([examples.subset(split) for split in ("train", "validation", "test")])
@@ -23,7 +23,7 @@ def test_parts_keep_their_order_and_together_are_everything():
     assert parts.class_counts() == examples.class_counts() == (3, 3)
 
 
-def test_without_takes_masks_and_indices():
+def test_without_accepts_masks_and_indices():
     examples = make()
     assert examples.without([0, 5]).keys.tolist() == ["1.jpg", "2.jpg", "3.jpg", "4.jpg"]
     assert examples.without(examples.labels == 0).class_counts() == (0, 3)
@@ -31,14 +31,14 @@ def test_without_takes_masks_and_indices():
     assert len(examples.without(np.array([], dtype=np.int64))) == 6
 
 
-def test_columns_of_other_lengths_and_labels_without_a_class_are_refused():
+def test_column_of_another_length_or_label_without_a_class_is_refused():
     with pytest.raises(ValueError, match="splits"):
         make(splits=[TRAIN])
     with pytest.raises(ValueError, match="label"):
         from_columns(["x"], [2], ("a", "b"), keys=["x"])
 
 
-def test_reads_whole_files_and_stretches_of_them(tmp_path):
+def test_read_returns_whole_files_or_byte_ranges(tmp_path):
     file = tmp_path / "file"
     file.write_bytes(b"0123456789")
     examples = from_columns(
@@ -49,7 +49,7 @@ def test_reads_whole_files_and_stretches_of_them(tmp_path):
     assert examples.name(1) == f"{file}@3"
 
 
-def test_what_can_not_be_read_is_an_error_of_the_system(tmp_path):
+def test_unreadable_example_is_an_oserror(tmp_path):
     short, pipe = tmp_path / "short", tmp_path / "pipe"
     short.write_bytes(b"0123")
     os.mkfifo(pipe)
@@ -62,7 +62,7 @@ def test_what_can_not_be_read_is_an_error_of_the_system(tmp_path):
             read(examples, index)
 
 
-def test_any_bytes_make_a_path(tmp_path):
+def test_path_may_be_any_bytes(tmp_path):
     raw = os.fsencode(tmp_path) + b"/\xff\n\xc3\xa9.jpg"
     with open(raw, "wb") as file:
         file.write(b"here")

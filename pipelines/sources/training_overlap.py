@@ -9,8 +9,8 @@ import numpy as np
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec
 from pipelines.sources import sources
-from pipelines.sources.duplicates import first_of_same_content
 from pipelines.sources.examples import WHOLE_FILE, Examples
+from pipelines.sources.identical_files import first_identical_file
 
 
 def find_trained_on(trained: DataSpec, measured: DataSpec, examples: Examples) -> np.ndarray:
@@ -31,7 +31,7 @@ def find_trained_on(trained: DataSpec, measured: DataSpec, examples: Examples) -
         return none
     if np.all(known.lengths == WHOLE_FILE) and np.all(examples.lengths == WHOLE_FILE):
         apart = np.repeat([0, 1], [len(known), len(examples)])
-        first = first_of_same_content(np.concatenate([known.paths, examples.paths]), apart)
+        first = first_identical_file(np.concatenate([known.paths, examples.paths]), apart)
         return first[len(known) :] < len(known)
     names = {file_identity(known, index) for index in range(len(known))}
     return np.array(

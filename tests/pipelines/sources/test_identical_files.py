@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.sources.duplicates import SAMPLE_BYTES, first_of_same_content
+from pipelines.sources.identical_files import SAMPLE_BYTES, first_identical_file
 
 # Alike in size, in size and sample, or in all; None is no file at all.
 big = st.builds(
@@ -30,33 +30,28 @@ def written(place: str, folder: list) -> np.ndarray:
 
 
 @settings(deadline=None, max_examples=60)
-@given(folders)
-def test_each_file_is_told_the_first_that_is_like_it(folder):
-    expected = [folder.index(one) if one else place for place, one in enumerate(folder)]
-    with tempfile.TemporaryDirectory() as place:
-        found = first_of_same_content(written(place, folder))
-    assert found.dtype == np.int64
-    assert found.tolist() == expected
-
-
-@settings(deadline=None, max_examples=60)
 @given(folders, st.data())
-def test_copies_on_two_sides_are_always_noticed(folder, data):
+def test_first_identical_file_is_found_and_all_of_those_that_are_apart(folder, data):
+    expected = [folder.index(one) if one else place for place, one in enumerate(folder)]
     sides = data.draw(st.lists(st.integers(0, 2), min_size=len(folder), max_size=len(folder)))
     with tempfile.TemporaryDirectory() as place:
-        found = first_of_same_content(written(place, folder), np.array(sides, np.int8))
-    for index, (first, one) in enumerate(zip(found, folder, strict=True)):
-        assert first == index or folder[first] == one
+        paths = written(place, folder)
+        found = first_identical_file(paths)
+        apart = first_identical_file(paths, np.array(sides, np.int8))
+    assert found.dtype == np.int64
+    assert found.tolist() == expected
+    for index, (first, one) in enumerate(zip(apart, folder, strict=True)):
+        assert first in (index, expected[index])
         alike = [side for side, other in zip(sides, folder, strict=True) if one and other == one]
-        assert first == folder.index(one) if len(set(alike)) > 1 else True
+        assert first == expected[index] or len(set(alike)) <= 1
 
 
-def test_links_are_like_what_they_lead_to_and_pipes_are_not_waited_for(tmp_path):
+def test_links_are_identical_to_their_targets_and_pipes_are_not_waited_for(tmp_path):
     (tmp_path / "file").write_bytes(b"x")
     (tmp_path / "link").symlink_to("file")
     os.link(tmp_path / "file", tmp_path / "hard")
     for name in ("pipe", "other"):
         os.mkfifo(tmp_path / name)
     paths = [tmp_path / name for name in ("pipe", "file", "other", "link", "hard", ".")]
-    found = first_of_same_content(np.array([str(path) for path in paths], dtype=object))
+    found = first_identical_file(np.array([str(path) for path in paths], dtype=object))
     assert found.tolist() == [0, 1, 2, 1, 1, 5]
