@@ -14,7 +14,7 @@ from engine.runs.directory import RunDirectory
 from engine.runtime import tensorflow_setup
 from engine.training import setup
 from pipelines.loading import batches, prepare
-from pipelines.pixel_cache.cache import CacheLocation
+from pipelines.pixel_cache.cache import NOWHERE, CacheLocation
 from pipelines.sources import sources
 
 
@@ -45,7 +45,7 @@ def prepare_model_and_data(
     # The weights of a run that is resumed are still in its checkpoint.
     phases = [] if run.started() else [phase for phase in recipe.phases if phase.epochs][:1]
     with warmup.compile_in_background(classifier, recipe, phases, devices) as compiled:
-        pixel_cache = cache if recipe.cache in ("auto", "pixels") else None
+        pixel_cache = cache if recipe.cache in ("auto", "pixels") else NOWHERE
         examples, pixels = prepare.prepare_training_data(
             examples, recipe, run.bad_images, threads, logger.note, pixel_cache
         )

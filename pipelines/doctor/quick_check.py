@@ -34,8 +34,8 @@ def quick_check(spec: DataSpec, examples: Examples, pixels: PixelCache | None) -
     if pixels is not None:
         groups = duplicates.groups_of_equal(pixels.index.facts["fingerprint"][examples.rows])
         findings += duplicates.duplicate_findings(examples, groups, "duplicates")
-        if pixels.in_memory:
-            flat = np.isin(examples.rows, single_colour_images(pixels.images))
+        if pixels.memory is not None:
+            flat = np.isin(examples.rows, single_colour_images(pixels.memory))
             findings += single_colour_findings(examples, flat)
     findings = kinds.by_severity(findings)
     yield from (_line(finding) for finding in findings if finding.kind.level != NOTE)

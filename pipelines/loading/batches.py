@@ -27,8 +27,8 @@ from pipelines.sources.reader import IMAGES_PER_THREAD, dataset_options, make_re
 PREFETCHED_BATCHES = 4  # enough to ride out a slow file, little memory
 PREFETCHED_CACHED_BATCHES = 2  # these are only copied
 
-# Steps -> examples int32 [n], weights float32 [n], epochs int32 [n], as `shuffle.batches` has them.
-Order = Callable[[range], tuple[np.ndarray, np.ndarray, np.ndarray]]
+# Steps -> weights float32 [n], examples, epochs and views int32 [n], as in `Batch`.
+Columns = Callable[[range], tuple[np.ndarray, ...]]
 
 
 class SplitLoader:
@@ -62,30 +62,26 @@ class SplitLoader:
             yield tf.nest.map_structure(lambda column: tf.reshape(column, column.shape[1:]), batch)
 
     def load(
-        self,
-        executions: Sequence[range],
-        order: Order,
-        views: ViewsOf | None = None,
-        lookup: Lookup | None = None,
+        self, executions: Sequence[range], columns: Columns, lookup: Lookup | None = None
     ) -> Iterator[Batch]:
         """Yields the batches of each execution's steps, every column [steps, B, ...], prefetched.
 
         Raises:
           UserError: a file can no longer be read or decoded; the message names it.
         """
-        columns = _with_views(order, views)
         lookup = lookup or self._cached_pixels()
         if lookup:
             ready = (self._cached_batch(columns(steps), lookup) for steps in executions)
             return prefetch(ready, PREFETCHED_CACHED_BATCHES)
         return self._decoded_batches(executions, columns)
 
-    def _in_order(self, steps: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The `Order` that reads every example once; the last batch is padded at weight 0."""
+    def _in_order(self, steps: range) -> tuple[np.ndarray, ...]:
+        """The `Columns` of every example once; the last batch is padded at weight 0."""
         count, size = len(self.examples), self.recipe.batch_size
         positions = np.arange(steps.start * size, steps.stop * size)
         examples = (positions % count).astype(np.int32)
-        return examples, (positions < count).astype(np.float32), np.zeros_like(examples)
+        epochs = np.zeros_like(examples)
+        return (positions < count).astype(np.float32), examples, epochs, epochs.copy()
 
     def _cached_pixels(self) -> Lookup | None:
         if self.pixels is None:
@@ -109,7 +105,7 @@ class SplitLoader:
                 tensors = [tf.identity(tensor) for tensor in tensors]
         return tf.nest.pack_sequence_as(batch, tensors)
 
-    def _decoded_batches(self, executions: Sequence[range], columns: Callable) -> Iterator[Batch]:
+    def _decoded_batches(self, executions: Sequence[range], columns: Columns) -> Iterator[Batch]:
         for group in _of_equal_length(executions):
             dataset = iter(self._dataset(group, columns))
             for steps in group:
@@ -118,7 +114,7 @@ class SplitLoader:
                 except tf.errors.OpError as error:
                     raise UserError(self._failure(columns(steps)[1], error)) from None
 
-    def _dataset(self, executions: Sequence[range], columns: Callable) -> tf.data.Dataset:
+    def _dataset(self, executions: Sequence[range], columns: Columns) -> tf.data.Dataset:
         """All executions but the last have the same number of steps."""
         recipe, size = self.recipe, self.recipe.batch_size
         read_bytes, labels = make_reader(self.examples), tf.constant(self.examples.labels)
@@ -201,10 +197,17 @@ class ImageDataLoader(DataLoader):
     ) -> Iterator[Batch]:
         """See `DataLoader`."""
         count, size, seed = self.train_examples, self._recipe.batch_size, self._recipe.seed
+
+        def columns(steps: range) -> tuple[np.ndarray, ...]:
+            examples, weights, epochs = shuffle.batches(steps, count, size, seed)
+            numbers = epochs.copy()
+            if views:
+                for epoch in np.unique(epochs):
+                    numbers[epochs == epoch] = views(examples[epochs == epoch], int(epoch))
+            return weights, examples, epochs, numbers
+
         executions = shuffle.executions(range(first, stop), steps_per_execution, count, size)
-        return self._splits["train"].load(
-            executions, lambda steps: shuffle.batches(steps, count, size, seed), views, lookup
-        )
+        return self._splits["train"].load(executions, columns, lookup)
 
     def split_batches(self, split: str, which: Sequence[int] | None = None) -> Iterator[Batch]:
         """See `DataLoader`."""
@@ -213,21 +216,6 @@ class ImageDataLoader(DataLoader):
     def example_name(self, example: int, split: str = "train") -> str:
         """See `DataLoader`."""
         return self._splits[split].examples.name(example)
-
-
-def _with_views(order: Order, views: ViewsOf | None) -> Callable[[range], tuple[np.ndarray, ...]]:
-    """Returns a function from steps to weights, examples, epochs and views, [n] each."""
-
-    def columns(steps: range) -> tuple[np.ndarray, ...]:
-        examples, weights, epochs = order(steps)
-        if views is None:
-            return weights, examples, epochs, epochs.copy()
-        numbers = np.empty_like(examples)
-        for epoch in np.unique(epochs):
-            numbers[epochs == epoch] = views(examples[epochs == epoch], int(epoch))
-        return weights, examples, epochs, numbers
-
-    return columns
 
 
 def _tensor(array: np.ndarray) -> tf.Tensor:

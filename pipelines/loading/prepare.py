@@ -8,17 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from engine.core.errors import UserError
+from engine.core.files import write_csv
 from engine.core.recipe import DataSpec, Recipe
 from engine.core.text import counted
-from pipelines.decode import decode
 from pipelines.doctor import quick_check
-from pipelines.pixel_cache import scan
 from pipelines.pixel_cache.build import PixelCacheBuilder, ScanResult
-from pipelines.pixel_cache.cache import CacheLocation, PixelCache
+from pipelines.pixel_cache.cache import NOWHERE, CacheLocation, PixelCache
 from pipelines.pixel_cache.index import MISSING
 from pipelines.pixel_cache.scan import BrokenImage
 from pipelines.sources import manifest, sources
-from pipelines.sources.examples import Examples
+from pipelines.sources.examples import SPLITS, Examples
 
 Log = Callable[[str], None]
 
@@ -29,29 +28,24 @@ def prepare_training_data(
     report: Path,
     threads: int,
     log: Log,
-    location: CacheLocation | None = None,
+    location: CacheLocation = NOWHERE,
 ) -> tuple[Examples, PixelCache | None]:
     """Excludes broken images, lists them in `report`, and caches the pixels of the others.
 
     Args:
       examples: the recipe's data, as `sources.load_examples` lists it.
-      location: where pixels may be cached; None for nowhere.
+      location: where pixels may be cached.
 
     Returns:
       The examples, their `rows` those of the pixels, and the pixels, None where not cached.
 
     Raises:
-      UserError: see `scan.exclude_broken`.
+      UserError: see `exclude_broken`.
     """
-    if location:
-        result = _builder(examples, recipe, threads, log, location).build()
-    else:
-        result = _scan(examples, recipe, threads, log)
+    result = PixelCacheBuilder(examples, recipe, threads, log, location).build()
     missing, others = _split_off_missing(recipe.data, result)
     try:
-        usable = scan.exclude_broken(
-            result.examples, result.broken, report, recipe.data.on_bad_image
-        )
+        usable = exclude_broken(result.examples, result.broken, report, recipe.data.on_bad_image)
     except UserError as error:
         if missing and others:
             raise UserError(f"{error}; besides, {missing}") from None
@@ -74,7 +68,7 @@ def prepare_evaluation_data(
     split: str,
     threads: int,
     log: Log,
-    location: CacheLocation | None = None,
+    location: CacheLocation = NOWHERE,
 ) -> tuple[Examples, PixelCache | None]:
     """Lists one split of the recipe's data, or `all`, labelled as a model with these classes does.
 
@@ -89,11 +83,8 @@ def prepare_evaluation_data(
     """
     examples = _relabel(sources.load_examples(recipe.data), classes)
     examples = examples if split == "all" else examples.subset(split)
-    result = None
-    if location:
-        result = _builder(examples, recipe, threads, log, location).open_existing()
-    if result is None:
-        result = _scan(examples, recipe, threads, log)
+    result = PixelCacheBuilder(examples, recipe, threads, log, location).open_existing()
+    result = result or PixelCacheBuilder(examples, recipe, threads, log).build()
     missing, others = _split_off_missing(recipe.data, result)
     if missing:
         log(f"left out: {missing}")
@@ -109,19 +100,41 @@ def prepare_evaluation_data(
     return rest, result.pixels
 
 
-def _builder(
-    examples: Examples, recipe: Recipe, threads: int, log: Log, location: CacheLocation
-) -> PixelCacheBuilder:
-    return PixelCacheBuilder(examples, recipe.image_size, recipe.resize, threads, log, location)
+def exclude_broken(
+    examples: Examples, broken: list[BrokenImage], report: Path, on_bad_image: str
+) -> Examples:
+    """Writes the report and returns the examples without the broken ones.
 
+    Args:
+      report: path of a CSV file with a row for each broken image.
+      on_bad_image: `skip`, or `fail` to end the run at the first broken image.
 
-def _scan(examples: Examples, recipe: Recipe, threads: int, log: Log) -> ScanResult:
-    """Decodes every image and caches none."""
-    if len(examples) > 50_000:
-        log(f"decoding {len(examples):,} images once, so that no broken one ends the training")
-    arguments = *recipe.image_size, recipe.resize
-    broken = scan.scan_images(examples, lambda text: decode.decode(text, *arguments), threads)
-    return ScanResult(examples.replace(rows=np.full(len(examples), -1)), broken, None)
+    Raises:
+      UserError: there are broken ones and they are not to be skipped; or a class loses all its
+        images in a split.
+    """
+    write_csv(
+        report,
+        ("path", "reason"),
+        [{"path": image.path, "reason": image.reason} for image in broken],
+    )
+    if broken and on_bad_image == "fail":
+        first = broken[0]
+        raise UserError(
+            f"{len(broken)} of {len(examples)} images can't be used, the first is {first.path} "
+            f"({first.reason}); all are listed in {report}; repair or remove them, "
+            "or use --on_bad_image=skip"
+        )
+    rest = examples.without(np.array([image.index for image in broken], dtype=np.int64))
+    for split in SPLITS:
+        before, after = (part.subset(split).class_counts() for part in (examples, rest))
+        for name, had, left in zip(examples.classes, before, after, strict=True):
+            if had and not left:
+                raise UserError(
+                    f"no image of class {name!r} in {split} can be used, of {had:,}; "
+                    f"{report} lists all with the reasons; replace them"
+                )
+    return rest
 
 
 def _split_off_missing(spec: DataSpec, result: ScanResult) -> tuple[str, list[BrokenImage]]:

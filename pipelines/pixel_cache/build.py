@@ -6,9 +6,9 @@ ten images decodes ten.
 
 from __future__ import annotations
 
-import contextlib
-import functools
+import ctypes
 import json
+import mmap
 import os
 import threading
 from collections.abc import Callable
@@ -17,17 +17,21 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from engine.core.recipe import Recipe
 from engine.core.text import byte_size
-from pipelines.decode import decode
-from pipelines.pixel_cache import store
-from pipelines.pixel_cache.cache import CacheLocation, PixelCache
-from pipelines.pixel_cache.fill import PixelFiller
+from pipelines.decode import decode, headers
+from pipelines.pixel_cache import scan, store
+from pipelines.pixel_cache.cache import NOWHERE, CacheLocation, PixelCache
 from pipelines.pixel_cache.index import CacheIndex, stamp_images, system_reason
-from pipelines.pixel_cache.scan import BrokenImage
+from pipelines.pixel_cache.scan import BrokenImage, ImageFacts
 from pipelines.pixel_cache.store import PixelWriter
 from pipelines.sources.examples import Examples
 
 NICENESS = 19  # of the thread that writes for later runs
+_BATCH = 32  # images that are copied at a time
+_MANY = 50_000  # images whose decoding is announced though nothing is cached
+_MADV_POPULATE_WRITE = 23  # of Linux 5.14 and later
+_POPULATED_BYTES = 1 << 22  # at a time
 
 
 class ScanResult(NamedTuple):
@@ -39,182 +43,202 @@ class ScanResult(NamedTuple):
 
 
 class PixelCacheBuilder:
-    """Finds or makes the pixel cache of N examples that name M different images.
+    """Finds or makes the pixel cache of the examples that have a file, the images.
 
     Attributes:
-      numbers: int64 [N], the image of each example; -1 where there is no file.
-      images: the examples [M] that name each image first.
-      stamps: STAMP [M], of each image.
+      present: int64 [M], the examples with a file; images: these examples.
       faults: index -> reason of the examples without a file.
       shape: height, width and 3.
+      index: what is known of each image so far.
+      missing: bool [M], the images that are neither copied nor decoded yet.
+      memory: uint8 [M, *shape] where the pixels fit there.
+      writer: what writes to the disk, or None.
+      error: why a row could not be written; nothing more is written then.
     """
 
     def __init__(
         self,
         examples: Examples,
-        size: tuple[int, int],
-        resize: str,
+        recipe: Recipe,
         threads: int,
         log: Callable[[str], None],
-        location: CacheLocation,
+        location: CacheLocation = NOWHERE,
     ) -> None:
         """Stamps every file and opens none.
 
         Args:
-          size, resize: as in `decode.decode`.
           threads: how many images are decoded at a time.
           log: takes one line for the user.
         """
-        self.examples, self.resize, self.threads = examples, resize, threads
+        self.examples, self.recipe, self.threads = examples, recipe, threads
         self.log, self.location = log, location
-        self.shape = (*size, 3)
+        self.shape = (*recipe.image_size, 3)
         stamps, self.faults = stamp_images(examples.paths, examples.offsets, examples.lengths)
-        present = np.flatnonzero(stamps != b"")
-        _, firsts, inverse = np.unique(stamps[present], return_index=True, return_inverse=True)
-        order = np.argsort(firsts)  # images are numbered by their first example, not by stamps
-        self.numbers = np.full(len(examples), -1)
-        self.numbers[present] = np.argsort(order)[inverse.reshape(-1)]
-        self.images = examples.take(present[firsts[order]])
-        self.stamps = stamps[present[firsts[order]]]
-
-    @property
-    def nbytes(self) -> int:
-        return len(self.images) * int(np.prod(self.shape))
-
-    @property
-    def fits(self) -> bool:
-        return self.nbytes <= self.location.memory
-
-    @functools.cached_property
-    def definition(self) -> str:
-        """What makes pixels of bytes; TensorFlow's version, since its decoders may change."""
-        height, width, _ = self.shape
-        values = {"height": height, "width": width, "resize": self.resize}
-        return json.dumps({**values, "decode": decode.VERSION, "tensorflow": tf.__version__})
-
-    def decode(self, contents: tf.Tensor) -> tf.Tensor:
-        """string scalar -> uint8 [height, width, 3]."""
-        return decode.decode(contents, *self.shape[:2], self.resize)
+        self.present = np.flatnonzero(stamps != b"")
+        self.images = examples.take(self.present)
+        self.index = CacheIndex.of(self._definition(), self.images, stamps[self.present])
+        self.nbytes = len(self.images) * int(np.prod(self.shape))
+        self.fits = self.nbytes <= location.memory
+        self.missing = np.ones(len(self.images), dtype=bool)
+        self.memory: np.ndarray | None = None
+        self.writer: PixelWriter | None = None
+        self.error: OSError | None = None
 
     def build(self) -> ScanResult:
         """Decodes every image that is not cached yet, and caches it where there is space."""
-        caches = self._open_all()
-        try:
-            complete = self._complete(caches)
-            if not complete:
-                return self._fill(caches, self._writer())
-            if self.fits:
-                return self._fill([complete], None)
+        caches = self._open_caches()
+        complete = self._is_complete(caches)
+        if complete and not self.fits:
             self._log_cached()
-            caches.remove(complete)
-            return self._result(complete.index, complete.index.find(self.stamps), complete)
-        finally:
-            _close(caches)
+            return self._result(caches[0].index, caches[0])
+        if self.fits:
+            self.memory = _prefaulted((len(self.images), *self.shape))
+        if not complete:
+            self.writer = self._new_writer()
+        try:
+            while caches:  # closes each, so that it can be removed if the new one replaces it
+                self._copy(caches.pop(0))
+            if self.missing.any():
+                self._decode()
+            else:
+                self._log_cached()
+        except BaseException:
+            if self.writer:
+                self.writer.discard()
+            raise
+        return self._result(self.index, self._finish())
 
     def open_existing(self) -> ScanResult | None:
         """Opens the cache of an earlier run; None where an image is missing there."""
-        caches = self._open_all()
-        complete = self._complete(caches)
-        if complete:
-            caches.remove(complete)
-        _close(caches)
-        if not complete:
-            return None
-        return self._result(complete.index, complete.index.find(self.stamps), complete)
+        caches = self._open_caches()
+        return self._result(caches[0].index, caches[0]) if self._is_complete(caches) else None
 
-    def _open_all(self) -> list[PixelCache]:
+    def _definition(self) -> str:
+        """What makes pixels of bytes; TensorFlow's version, since its decoders may change."""
+        height, width, _ = self.shape
+        values = {"height": height, "width": width, "resize": self.recipe.resize}
+        return json.dumps({**values, "decode": decode.VERSION, "tensorflow": tf.__version__})
+
+    def _open_caches(self) -> list[PixelCache]:
         """Opens the caches on the disk, the one with most of the images first."""
         if self.location.folder is None or not len(self.images):
             return []
-        caches = store.open_all(self.location.folder, self.definition, self.shape)
+        caches = store.open_all(self.location.folder, self.index.definition, self.shape)
         return sorted(caches, key=self._count_in, reverse=True)
 
     def _count_in(self, cache: PixelCache) -> int:
-        return int(np.count_nonzero(cache.index.find(self.stamps) >= 0))
+        return int(np.count_nonzero(cache.index.find(self.index.facts["stamp"]) >= 0))
 
-    def _complete(self, caches: list[PixelCache]) -> PixelCache | None:
-        """The cache that has all images."""
-        complete = caches and self._count_in(caches[0]) == len(self.images)
-        return caches[0] if complete else None
+    def _is_complete(self, caches: list[PixelCache]) -> bool:
+        """Whether the first cache has all images."""
+        return bool(caches) and self._count_in(caches[0]) == len(self.images)
 
-    def _writer(self) -> PixelWriter | None:
+    def _new_writer(self) -> PixelWriter | None:
         """What writes to the disk; None where that is impossible."""
-        if self.location.folder is None or not len(self.images):
+        folder, index = self.location.folder, self.index
+        if folder is None or not len(self.images):
             return None
         try:
-            return PixelWriter(self.location.folder, self.definition, self.stamps, self.shape)
+            return PixelWriter(folder, index.definition, index.facts["stamp"], self.shape)
         except OSError as error:
             self._log_failed(error, self.fits)
             return None
 
-    def _fill(self, caches: list[PixelCache], writer: PixelWriter | None) -> ScanResult:
-        """Copies and decodes; a thread then publishes what the writer wrote."""
-        index = CacheIndex.of(self.definition, self.images, self.stamps)
-        filler = PixelFiller(self.images, index, self.shape, self.fits, writer)
-        try:
-            for cache in caches:
-                filler.copy(cache)
-            _close(caches)  # so that they can be removed if the new one replaces them
-            if missing := int(np.count_nonzero(filler.missing)):
-                self._log_decoding(missing, writer)
-                filler.decode(self.decode, self.threads)
-            else:
-                self._log_cached()
-        except BaseException:
-            if writer:
-                writer.discard()
-            raise
-        pixels = filler.pixels()
-        if writer and pixels:
-            # The program waits for this thread at its end; training need not.
-            pixels.saving = threading.Thread(target=self._save, args=(filler, writer, pixels))
-            pixels.saving.start()
-        elif writer and filler.error:
-            writer.discard()
-            self._log_failed(filler.error, this_run=False)
-        return self._result(filler.index, np.arange(len(self.images)), pixels)
+    def _copy(self, cache: PixelCache) -> None:
+        """Copies the missing rows that a cache has."""
+        theirs = cache.index.find(self.index.facts["stamp"])
+        ours = np.flatnonzero(self.missing & (theirs >= 0))
+        ours = ours[np.argsort(theirs[ours])]  # in the order on the disk
+        self.index.facts[ours] = cache.index.facts[theirs[ours]]
+        self.index.reasons[ours] = cache.index.reasons[theirs[ours]]
+        broken = self.index.broken[ours]
+        self.missing[ours[broken]] = False
+        ours = ours[~broken]
+        for rows in np.split(ours, np.arange(_BATCH, len(ours), _BATCH)):
+            try:
+                self._put(rows, cache.take(theirs[rows]))
+            except OSError:  # a bad sector: the rest is decoded
+                return
 
-    def _save(self, filler: PixelFiller, writer: PixelWriter, pixels: PixelCache) -> None:
+    def _decode(self) -> None:
+        """Decodes the missing images."""
+        rows = np.flatnonzero(self.missing)
+        self._log_decoding(len(rows))
+        examples, facts = self.images.take(rows), self.index.facts
+        sampled = headers.sample_mask(len(rows))
+
+        def pixels(contents: tf.Tensor) -> tf.Tensor:
+            return decode.decode(contents, *self.shape[:2], self.recipe.resize)
+
+        def collect(numbers: np.ndarray, found: ImageFacts) -> None:
+            facts["orientation"][rows[numbers]] = found.orientations
+            facts["fingerprint"][rows[numbers]] = found.fingerprints
+            with_header = numbers[sampled[numbers]]
+            facts["header"][rows[with_header]] = headers.read_headers(examples, with_header)
+            self._put(rows[numbers], found.pixels)
+
+        for image in scan.scan_images(examples, pixels, self.threads, collect):
+            row = rows[image.index]
+            self.missing[row] = False
+            self.index.reasons[row] = image.reason
+            if not image.permanent:  # the next run looks again
+                facts["stamp"][row] = b""
+
+    def _put(self, rows: np.ndarray, images: np.ndarray) -> None:
+        self.missing[rows] = False
+        if self.memory is not None:
+            self.memory[rows] = images
+        elif self.writer and not self.error:
+            try:
+                self.writer.write(rows, images)
+            except OSError as error:
+                self.error = error
+
+    def _finish(self) -> PixelCache | None:
+        """Returns the filled rows, None where they are stored nowhere; a thread publishes them."""
+        if self.error and self.writer:
+            self.writer.discard()
+            self._log_failed(self.error, this_run=False)
+            return None
+        if self.memory is not None:
+            self.memory[self.index.broken] = 0
+            pixels = PixelCache(self.shape, self.index, memory=self.memory)
+        elif self.writer:
+            pixels = PixelCache(self.shape, self.index, file=self.writer.file)
+        else:
+            return None
+        if self.writer:
+            # The program waits for this thread at its end; training need not.
+            pixels.saving = threading.Thread(target=self._save, args=[self.writer])
+            pixels.saving.start()
+        return pixels
+
+    def _save(self, writer: PixelWriter) -> None:
         # On Linux a thread has its own priority: this one takes the time that training leaves.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         try:
-            if pixels.in_memory:
-                writer.write_all(pixels.images, self.location.give_way)
+            if self.memory is not None:
+                writer.write_all(self.memory, self.location.give_way)
                 self.location.give_way()  # flushing to the disk takes long, too
-            first = writer.publish(filler.index)
+            writer.publish(self.index)
         except InterruptedError:  # the program ends
             writer.discard()
-            return
         except OSError as error:
             writer.discard()
             self._log_failed(error, this_run=True)
-            return
-        if first is None:
-            if pixels.in_memory:
-                writer.close()
-            with contextlib.suppress(OSError):
-                store.remove_obsolete(writer.path, filler.index)
-        elif not pixels.in_memory and np.array_equal(
-            first.index.facts["stamp"], filler.index.facts["stamp"]
-        ):
-            pixels.switch_to(first)  # frees the disk space of this run's own file
-        else:
-            first.close()
 
-    def _result(self, index: CacheIndex, rows: np.ndarray, pixels: PixelCache | None) -> ScanResult:
-        """Returns what is known of each example.
-
-        Args:
-          rows: int64 [M], each image's row in the index and in the pixels.
-        """
-        reasons = dict(self.faults)
-        present = np.flatnonzero(self.numbers >= 0)
-        rows = rows[self.numbers[present]]
+    def _result(self, index: CacheIndex, pixels: PixelCache | None) -> ScanResult:
+        """Returns what an index knows of each example, and its pixels."""
+        rows = np.arange(len(self.images))
+        if index is not self.index:
+            rows = index.find(self.index.facts["stamp"])
         broken = index.broken[rows]
-        reasons.update(zip(present[broken].tolist(), index.reasons[rows[broken]], strict=True))
+        reasons = self.faults | dict(
+            zip(self.present[broken].tolist(), index.reasons[rows[broken]], strict=True)
+        )
         column = np.full(len(self.examples), -1)
         if pixels is not None:
-            column[present] = np.where(broken, -1, rows)
+            column[self.present] = np.where(broken, -1, rows)
         images = [BrokenImage(n, self.examples.name(n), reasons[n]) for n in sorted(reasons)]
         return ScanResult(self.examples.replace(rows=column), images, pixels)
 
@@ -224,14 +248,17 @@ class PixelCacheBuilder:
             where = "read into memory" if self.fits else "on the disk"
             self.log(f"{self._count()} from the cache in {folder}, {size} {where}")
 
-    def _log_decoding(self, missing: int, writer: PixelWriter | None) -> None:
+    def _log_decoding(self, missing: int) -> None:
         of = "" if missing == len(self.images) else f"{missing:,} of "
         size, folder = byte_size(self.nbytes), self.location.folder
         if self.fits:
-            cached = f", cached for later runs in {folder}" if writer else ""
+            cached = f", cached for later runs in {folder}" if self.writer else ""
             self.log(f"decoding {of}{self._count()} into memory, {size}{cached}")
-        elif writer:
+        elif self.writer:
             self.log(f"decoding {of}{self._count()} into {folder}, {size}")
+        elif self.location is NOWHERE:
+            if missing > _MANY:
+                self.log(f"decoding {missing:,} images once, so that no broken one ends the run")
         elif folder is None:
             self.log(
                 f"{self._count()} take {size}, more than --cache_memory allows, and no "
@@ -253,6 +280,26 @@ class PixelCacheBuilder:
         return f"{len(self.images):,} images at {height}x{width}"
 
 
-def _close(caches: list[PixelCache]) -> None:
-    for cache in caches:
-        cache.close()
+def _prefaulted(shape: tuple[int, ...]) -> np.ndarray:
+    """Returns a new array, uint8 of any values, whose pages a thread requests from the system.
+
+    The system clears a page when it is first written to; in a virtual machine that can take as long
+    as decoding the image that goes there (1 s for the first pass over cats and dogs). A processor
+    that would be idle while the decoding program is built does it here. An older Linux refuses, and
+    clears each page later.
+    """
+    # NumPy requests large pages for `empty`, not for `zeros`: filled in a fraction of the time.
+    array = np.empty(shape, np.uint8)
+    threading.Thread(target=_populate, args=[array], name="prefault", daemon=True).start()
+    return array
+
+
+def _populate(array: np.ndarray) -> None:
+    """Has the array's pages cleared; their contents stay, so they may be written meanwhile."""
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    end = array.ctypes.data + array.nbytes
+    first_page = -(-array.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
+    # In chunks, since other threads can't allocate memory during a call.
+    for start in range(first_page, end, _POPULATED_BYTES):
+        madvise(start, min(_POPULATED_BYTES, end - start), _MADV_POPULATE_WRITE)

@@ -8,7 +8,6 @@ again, and a file that was cut short is an error, not a SIGBUS.
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import threading
 from collections.abc import Callable
@@ -44,12 +43,29 @@ def default_folder() -> Path:
     return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "unfreeze"
 
 
+NOWHERE = CacheLocation(None, 0)
+
+
+class PixelFile(FileLock):
+    """A file of pixels and the lock on it; closed when nothing refers to it any more."""
+
+    descriptor = -1
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            super().close()
+        self.descriptor = -1
+
+    __del__ = close
+
+
 class PixelCache:
     """N decoded images of one size, a row each.
 
     Attributes:
       shape: (N, height, width, 3).
       index: what is known of each row.
+      memory: uint8 [N, height, width, 3], 0 to 255, or None where they are read from a file.
       saving: the thread that writes for later runs, or None.
     """
 
@@ -59,30 +75,23 @@ class PixelCache:
         index: CacheIndex,
         *,
         memory: np.ndarray | None = None,
-        file: io.FileIO | None = None,
-        lock: FileLock | None = None,
+        file: PixelFile | None = None,
     ) -> None:
-        """Reads from `memory`, uint8 [N, *shape], or from a `file` of such rows held by `lock`."""
-        self.shape, self.index = (len(index), *shape), index
-        self._memory = memory
+        """Reads from `memory`, or from a file of such rows."""
+        self.shape, self.index, self.memory = (len(index), *shape), index, memory
         self.saving: threading.Thread | None = None
         if file:
-            self._read_from(file, lock)
+            self._file = file
+            # Rows are read whole and in any order, so nothing beyond them is to be read ahead.
+            os.posix_fadvise(file.descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
     @property
     def in_memory(self) -> bool:
-        return self._memory is not None
+        return self.memory is not None
 
     @property
     def nbytes(self) -> int:
         return int(np.prod(self.shape, dtype=np.int64))
-
-    @property
-    def images(self) -> np.ndarray:
-        """uint8 [N, height, width, 3], 0 to 255: the array in memory, or a map of the file."""
-        if self._memory is not None:
-            return self._memory
-        return np.memmap(self._file, np.uint8, "r", shape=self.shape)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Copies some rows into new memory.
@@ -101,32 +110,17 @@ class PixelCache:
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self.index):
             raise IndexError(f"a row lies outside 0 to {len(self.index) - 1}")
         images = _aligned((len(rows), *self.shape[1:]))
-        if self._memory is not None:
+        if self.memory is not None:
             # Releases the GIL. With mode="raise" NumPy would fill a buffer first.
-            np.take(self._memory, rows, axis=0, out=images, mode="clip")
+            np.take(self.memory, rows, axis=0, out=images, mode="clip")
         else:
-            _read(self._file, rows, images)
+            _read(self._file.descriptor, rows, images)
         return images
-
-    def switch_to(self, other: PixelCache) -> None:
-        """Reads another cache's file with the same rows; a thread reading the old one finishes."""
-        self._read_from(other._file, other._lock)
 
     def wait(self) -> None:
         """Waits until the writing for later runs has ended or failed."""
         if self.saving:
             self.saving.join()
-
-    def close(self) -> None:
-        """Releases the file, which may then be removed."""
-        self._file.close()
-        if self._lock:
-            self._lock.close()
-
-    def _read_from(self, file: io.FileIO, lock: FileLock | None) -> None:
-        # Rows are read whole and in any order, so nothing beyond them is to be read ahead.
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-        self._file, self._lock = file, lock
 
 
 def _aligned(shape: tuple[int, ...]) -> np.ndarray:
@@ -136,8 +130,8 @@ def _aligned(shape: tuple[int, ...]) -> np.ndarray:
     return buffer[start : start + size].reshape(shape)
 
 
-def _read(file: io.FileIO, rows: np.ndarray, images: np.ndarray) -> None:
-    descriptor, numbers = file.fileno(), rows.tolist()
+def _read(descriptor: int, rows: np.ndarray, images: np.ndarray) -> None:
+    numbers = rows.tolist()
     buffer, size = images.reshape(-1).data, images[:1].size
     for row in numbers:  # requests all of them before waiting for the first
         os.posix_fadvise(descriptor, row * size, size, os.POSIX_FADV_WILLNEED)

@@ -18,7 +18,7 @@ from pipelines.decode import headers
 from pipelines.sources import archives
 from pipelines.sources.examples import Examples
 
-FORMAT = 3  # of the index file; raise it when the meaning changes
+FORMAT = 4  # of the index file; raise it when the meaning changes
 MISSING = os.strerror(errno.ENOENT).lower()  # the reason given for a file that does not exist
 STAMP = np.dtype("S16")
 # Of an image: its stamp; where its bytes are in its file, as in `Examples`; FarmHash64 of them; its
@@ -57,18 +57,12 @@ class CacheIndex:
     encoded_paths: bytes = b""
 
     @classmethod
-    def blank(cls, definition: str, count: int, encoded_paths: bytes = b"") -> CacheIndex:
-        """Returns an index of images of which nothing is known yet."""
-        reasons = np.full(count, "", dtype=object)
-        return cls(definition, np.zeros(count, FACTS), reasons, encoded_paths)
-
-    @classmethod
     def of(cls, definition: str, images: Examples, stamps: np.ndarray) -> CacheIndex:
         """Returns an index of images that are not decoded yet; stamps: STAMP [N]."""
-        index = cls.blank(definition, len(images), b"\0".join(images.encoded_paths()))
-        index.facts["stamp"] = stamps
-        index.facts["offset"], index.facts["length"] = images.offsets, images.lengths
-        return index
+        facts = np.zeros(len(images), FACTS)
+        facts["stamp"], facts["offset"], facts["length"] = stamps, images.offsets, images.lengths
+        reasons = np.full(len(images), "", dtype=object)
+        return cls(definition, facts, reasons, b"\0".join(images.encoded_paths()))
 
     def __len__(self) -> int:
         return len(self.facts)
@@ -90,17 +84,15 @@ class CacheIndex:
 
     def paths(self) -> list[str]:
         """Returns the path of each image's file."""
-        return [os.fsdecode(path) for path in self.encoded_paths.split(b"\0")] if len(self) else []
+        return [os.fsdecode(path) for path in self.encoded_paths.split(b"\0")]
 
     def save(self, file: BinaryIO) -> None:
-        broken = np.flatnonzero(self.broken)
         np.savez_compressed(
             file,
             format=np.array(FORMAT),
             definition=np.array(self.definition),
             facts=self.facts,
-            broken=broken,
-            reasons=self.reasons[broken].astype(np.str_),
+            reasons=np.frombuffer(b"\0".join(map(os.fsencode, self.reasons)), np.uint8),
             paths=np.frombuffer(self.encoded_paths, np.uint8),
         )
 
@@ -112,14 +104,12 @@ def load(path: str | os.PathLike[str], definition: str) -> CacheIndex | None:
             if arrays["format"] != FORMAT or str(arrays["definition"]) != definition:
                 return None
             facts = archives.read_column(arrays, "facts", FACTS)
+            encoded_reasons = archives.read_column(arrays, "reasons", np.uint8).tobytes()
             paths = archives.read_column(arrays, "paths", np.uint8).tobytes()
-            broken, reasons = archives.read_column(arrays, "broken", np.int64), arrays["reasons"]
-            if reasons.dtype.kind != "U" or reasons.shape != broken.shape:
-                raise ValueError(f"reasons is {reasons.dtype} {reasons.shape}")
-        index = CacheIndex.blank(definition, len(facts), paths)
-        index.facts[:], index.reasons[broken] = facts, reasons.astype(object)
-        valid = np.all(facts["orientation"] <= 8) and headers.are_valid(facts["header"])
-        return index if valid and len(index.paths()) == len(index) else None
+        reasons = np.array([os.fsdecode(text) for text in encoded_reasons.split(b"\0")], object)
+        valid = len(facts) == len(reasons) == paths.count(b"\0") + 1
+        valid &= bool(np.all(facts["orientation"] <= 8)) and headers.are_valid(facts["header"])
+        return CacheIndex(definition, facts, reasons, paths) if valid else None
     except Exception:
         return None
 

@@ -1,27 +1,22 @@
-"""Scans all images before training: what can't be read or decoded is named and excluded.
+"""Scans all images before training: what can't be read or decoded is named.
 
 It decodes as training will, so nothing that passes here fails there.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from engine.core.errors import UserError
-from engine.core.files import write_csv
 from pipelines.decode import exif, formats
 from pipelines.decode.decode import reason
 from pipelines.pixel_cache.index import stamp_images, system_reason
-from pipelines.sources.examples import SPLITS, Examples, read
+from pipelines.sources.examples import Examples, read
 from pipelines.sources.reader import IMAGES_PER_THREAD, dataset_options, make_reader
 
-COLUMNS = ("path", "reason")
 _BATCH = 64  # images that are collected at a time,
 _BATCH_BYTES = 1 << 24  # or fewer where they are large
 _FINGERPRINTS = 2**63 - 1  # the number of hash buckets
@@ -64,7 +59,7 @@ class ImageFacts:
 
 
 def scan_images(
-    examples: Examples, decode: Decode, threads: int, collect: Collect | None = None
+    examples: Examples, decode: Decode, threads: int, collect: Collect
 ) -> list[BrokenImage]:
     """Reads and decodes every example once, in parallel.
 
@@ -82,10 +77,9 @@ def scan_images(
     broken = [BrokenImage(n, examples.name(n), why, permanent=False) for n, why in faults.items()]
     rest = np.setdiff1d(np.arange(len(examples)), np.array(list(faults), dtype=np.int64))
     decoded = np.zeros(len(examples), dtype=bool)
-    for numbers, *facts in _decode_all(examples, rest, decode, threads, collect is not None):
+    for numbers, *facts in _decode_all(examples, rest, decode, threads):
         decoded[numbers] = True
-        if collect:
-            collect(numbers, ImageFacts(*facts))
+        collect(numbers, ImageFacts(*facts))
     for index in rest[~decoded[rest]]:
         # The pipeline only says which failed; these few are decoded again for the reason.
         fault = _decode_again(examples, int(index), decode, collect)
@@ -94,26 +88,20 @@ def scan_images(
 
 
 def _decode_all(
-    examples: Examples, numbers: np.ndarray, decode: Decode, threads: int, with_facts: bool
+    examples: Examples, numbers: np.ndarray, decode: Decode, threads: int
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yields the numbers of the images that decode, in batches, with their facts if requested."""
+    """Yields the numbers of the images that decode and their facts, in batches."""
     if not len(numbers):
         return  # saves half a second for a pipeline without input
     read_bytes = make_reader(examples)
 
     def decode_example(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        contents = read_bytes(number)
-        if with_facts:
-            return number, *_facts(contents, decode)
-        # One pixel is passed on: an unused result would be optimised away.
-        return number, decode(contents)[0, 0, 0]
+        return number, *_facts(read_bytes(number), decode)
 
     dataset = tf.data.Dataset.from_tensor_slices(numbers.astype(np.int32))
     dataset = dataset.map(decode_example, IMAGES_PER_THREAD * threads, deterministic=False)
     dataset = dataset.ignore_errors()
-    if not with_facts:
-        dataset = dataset.map(lambda number, _: (number,))
-    size = np.prod(dataset.element_spec[1].shape) if with_facts else 1
+    size = np.prod(dataset.element_spec[1].shape)
     dataset = dataset.batch(int(max(1, min(_BATCH, _BATCH_BYTES // size))))
     yield from dataset.prefetch(1).with_options(dataset_options(threads)).as_numpy_iterator()
 
@@ -145,7 +133,7 @@ def _in_others(contents: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_again(
-    examples: Examples, index: int, decode: Decode, collect: Collect | None
+    examples: Examples, index: int, decode: Decode, collect: Collect
 ) -> BrokenImage | None:
     """Returns why an example can't be used; None, and it is collected, if it can be after all."""
     try:
@@ -156,44 +144,5 @@ def _decode_again(
         return BrokenImage(index, examples.name(index), system_reason(error), permanent)
     except tf.errors.OpError as error:
         return BrokenImage(index, examples.name(index), reason(error))
-    if collect:
-        collect(np.array([index], np.int32), ImageFacts(*(fact.numpy()[None] for fact in facts)))
+    collect(np.array([index], np.int32), ImageFacts(*(fact.numpy()[None] for fact in facts)))
     return None
-
-
-def exclude_broken(
-    examples: Examples, broken: list[BrokenImage], report: Path, on_bad_image: str
-) -> Examples:
-    """Writes the report and returns the examples without the broken ones.
-
-    Args:
-      report: path of a CSV file with a row for each broken image.
-      on_bad_image: `skip`, or `fail` to end the run at the first broken image.
-
-    Raises:
-      UserError: there are broken ones and they are not to be skipped; or a class loses all its
-        images in a split.
-    """
-    write_csv(report, COLUMNS, [{"path": image.path, "reason": image.reason} for image in broken])
-    if broken and on_bad_image == "fail":
-        first = broken[0]
-        raise UserError(
-            f"{len(broken)} of {len(examples)} images can't be used, the first is {first.path} "
-            f"({first.reason}); all are listed in {os.fspath(report)}; repair or remove them, "
-            "or use --on_bad_image=skip"
-        )
-    rest = examples.without(np.array([image.index for image in broken], dtype=np.int64))
-    for split in SPLITS:
-        counts = zip(
-            examples.classes,
-            examples.subset(split).class_counts(),
-            rest.subset(split).class_counts(),
-            strict=True,
-        )
-        for name, before, after in counts:
-            if before and not after:
-                raise UserError(
-                    f"no image of class {name!r} in {split} can be used, of {before:,}; "
-                    f"{os.fspath(report)} lists all with the reasons; replace them"
-                )
-    return rest

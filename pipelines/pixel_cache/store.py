@@ -1,8 +1,8 @@
 """Pixel caches on the disk: opening, writing, publishing as a whole, removing obsolete ones.
 
-    CACHE_DIR/pixels-DEFINITION-IMAGES/pixels.u8   one row of height x width x 3 bytes an image
+    CACHE_DIR/pixels-DEFINITION-IMAGES/pixels.u8   one row of height x width x 3 bytes an image;
+                                                   locked: shared in use, exclusive while written
                                          index.npz   what is known of each: `CacheIndex`
-                                         lock        shared while in use, exclusive while written
     CACHE_DIR/pixels-….part-PID-RANDOM/              being written, or left by a killed run
 
 A lock ends with its process, however that ends. A folder of the last kind whose lock is free was
@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import io
 import os
 import shutil
 import tempfile
@@ -26,31 +25,15 @@ import numpy as np
 from engine.core.files import sync_folder
 from engine.core.locks import FileLock
 from pipelines.pixel_cache import index as index_files
-from pipelines.pixel_cache.cache import PixelCache
+from pipelines.pixel_cache.cache import PixelCache, PixelFile
 from pipelines.pixel_cache.index import CacheIndex, stamp_images
 
-PIXELS, INDEX, LOCK = "pixels.u8", "index.npz", "lock"
+PIXELS, INDEX = "pixels.u8", "index.npz"
 PART = ".part-"
 RESERVED = 0.02  # of the file system stays free, or the run's own files would find no space
 _CHUNK_BYTES = 1 << 20  # written between two calls of `give_way`
 
 Shape = tuple[int, int, int]
-
-
-class _FolderLock(FileLock):
-    """A lock on a folder of the cache; also ends when nothing refers to it any more."""
-
-    descriptor = -1
-
-    def __init__(self, folder: Path, flags: int = os.O_RDWR | os.O_CREAT) -> None:
-        super().__init__(folder / LOCK, flags)
-
-    def close(self) -> None:
-        if self.descriptor >= 0:
-            super().close()
-        self.descriptor = -1
-
-    __del__ = close
 
 
 def open_all(folder: Path, definition: str, shape: Shape) -> list[PixelCache]:
@@ -59,10 +42,12 @@ def open_all(folder: Path, definition: str, shape: Shape) -> list[PixelCache]:
     with contextlib.suppress(OSError):
         with _names_locked(folder):
             paths = _complete_folders(folder, definition)
-            locks = {path: lock for path in paths if (lock := _lock_shared(path))}
-        for path, lock in locks.items():
-            if cache := _open(path, lock, definition, shape):
-                caches.append(cache)
+            files = {path: file for path in paths if (file := _open_shared(path / PIXELS))}
+        for path, file in files.items():
+            index = index_files.load(path / INDEX, definition)
+            size = os.fstat(file.descriptor).st_size
+            if index is not None and size == len(index) * int(np.prod(shape)):
+                caches.append(PixelCache(shape, index, file=file))
     return caches
 
 
@@ -71,8 +56,7 @@ class PixelWriter:
 
     Attributes:
       path: the folder.
-      file: of the pixels.
-      lock: held exclusively until it is published.
+      file: of the pixels; locked exclusively until it is published.
     """
 
     def __init__(self, folder: Path, definition: str, stamps: np.ndarray, shape: Shape) -> None:
@@ -87,17 +71,16 @@ class PixelWriter:
         """
         folder.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(folder)
-        self.definition, self.shape, self.row_bytes = definition, shape, int(np.prod(shape))
+        self.row_bytes = int(np.prod(shape))
         self.name = _prefix(definition) + _digest(stamps.tobytes(), 12)
         with _names_locked(folder):
             prefix = f"{self.name}{PART}{os.getpid()}-"
             self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
-            self.lock = _FolderLock(self.path)
-            self.lock.acquire()
+            self.file = PixelFile(self.path / PIXELS)
+            self.file.acquire()
         try:
             self.path.chmod(0o755)  # mkdtemp gives it to its owner alone
-            self.file = io.FileIO(self.path / PIXELS, "x+")
-            _reserve(self.file.fileno(), len(stamps) * self.row_bytes)
+            _reserve(self.file.descriptor, len(stamps) * self.row_bytes)
         except BaseException:
             self.discard()
             raise
@@ -109,7 +92,7 @@ class PixelWriter:
           OSError: the system can't store them.
         """
         for row, image in zip(rows.tolist(), images, strict=True):
-            _write(self.file.fileno(), image, row * self.row_bytes)
+            _write(self.file.descriptor, image, row * self.row_bytes)
 
     def write_all(self, images: np.ndarray, give_way: Callable[[], None]) -> None:
         """Writes all rows (uint8 [N, ...]) in chunks, each after a call of `give_way`.
@@ -120,10 +103,10 @@ class PixelWriter:
         data = images.reshape(-1)
         for start in range(0, len(data), _CHUNK_BYTES):
             give_way()
-            _write(self.file.fileno(), data[start : start + _CHUNK_BYTES], start)
+            _write(self.file.descriptor, data[start : start + _CHUNK_BYTES], start)
 
-    def publish(self, index: CacheIndex) -> PixelCache | None:
-        """Makes it a complete cache, unless another run was first: returns that run's cache.
+    def publish(self, index: CacheIndex) -> None:
+        """Makes it a complete cache, and removes those that it replaces.
 
         Raises:
           OSError: the system can't write it.
@@ -132,44 +115,28 @@ class PixelWriter:
             index.save(file)
             file.flush()
             os.fsync(file.fileno())
-        os.fsync(self.file.fileno())
+        os.fsync(self.file.descriptor)
         sync_folder(self.path)
         final = self.path.with_name(self.name)
         with _names_locked(final.parent):
-            first = self._already_published(final)
-            if first is None:
-                os.rename(self.path, final)
-                self.path = final
-                self.lock.acquire(shared=True)
-        if first is not None:
-            self.discard()
-        else:
-            sync_folder(final.parent)
-        return first
-
-    def _already_published(self, final: Path) -> PixelCache | None:
-        """Opens the cache of that name; where it is damaged, makes its name free."""
-        lock = _lock_shared(final)
-        cache = _open(final, lock, self.definition, self.shape) if lock else None
-        if cache is None and final.exists():
-            os.rename(final, _abandoned_name(final))
-        return cache
-
-    def close(self) -> None:
-        self.file.close()
-        self.lock.close()
+            # Damaged, or of a run that did the same at the same time and has its file open.
+            replaced = _set_aside(final) if final.exists() else None
+            os.rename(self.path, final)
+            self.path = final
+            self.file.acquire(shared=True)
+        sync_folder(final.parent)
+        if replaced:
+            shutil.rmtree(replaced, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            _remove_obsolete(final, index)
 
     def discard(self) -> None:
         """Removes the folder; a process that has its pixels open can still read them."""
         shutil.rmtree(self.path, ignore_errors=True)
-        self.lock.close()
 
 
-def remove_obsolete(new: Path, index: CacheIndex) -> None:
+def _remove_obsolete(new: Path, index: CacheIndex) -> None:
     """Removes the caches that a new one replaces.
-
-    Such a cache is of the same definition, shares a file with the new one, is not in use, and holds
-    no image that is unchanged and that the new one lacks.
 
     Args:
       new: the folder of the new cache; index: of it.
@@ -177,25 +144,23 @@ def remove_obsolete(new: Path, index: CacheIndex) -> None:
     Raises:
       OSError: the folder can't be written.
     """
-    files = set(index.paths())
     for path in _complete_folders(new.parent, index.definition):
-        if path == new or not _is_obsolete(path, index, files):
+        if path == new or not is_obsolete(path, index):
             continue
-        abandoned = _abandoned_name(path)
         with _names_locked(new.parent):
-            if not _is_free(path):
-                continue
-            os.rename(path, abandoned)
-        shutil.rmtree(abandoned, ignore_errors=True)
+            abandoned = _set_aside(path) if _is_free(path) else None
+        if abandoned:
+            shutil.rmtree(abandoned, ignore_errors=True)
 
 
-def _is_obsolete(path: Path, index: CacheIndex, files: set[str]) -> bool:
-    old = index_files.load(path / INDEX, index.definition)
-    if old is None or files.isdisjoint(old.paths()):
+def is_obsolete(path: Path, new: CacheIndex) -> bool:
+    """Whether a cache shares a file with a new one and has no unchanged image that that lacks."""
+    old = index_files.load(path / INDEX, new.definition)
+    if old is None or set(new.paths()).isdisjoint(old.paths()):
         return False
     stamps = old.facts["stamp"]
     unchanged = stamp_images(old.paths(), old.facts["offset"], old.facts["length"])[0] == stamps
-    return bool(np.all(index.find(stamps[unchanged & (stamps != b"")]) >= 0))
+    return bool(np.all(new.find(stamps[unchanged & (stamps != b"")]) >= 0))
 
 
 @contextlib.contextmanager
@@ -215,23 +180,10 @@ def _names_locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _lock_shared(path: Path) -> _FolderLock | None:
+def _open_shared(path: Path) -> PixelFile | None:
     with contextlib.suppress(OSError):
-        lock = _FolderLock(path, os.O_RDONLY)
-        return lock if lock.acquire(shared=True) else None
-    return None
-
-
-def _open(path: Path, lock: FileLock, definition: str, shape: Shape) -> PixelCache | None:
-    """Opens a cache; None, and its lock released, where its contents are incomplete."""
-    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-        stack.callback(lock.close)
-        file = stack.enter_context(io.FileIO(path / PIXELS))
-        index = index_files.load(path / INDEX, definition)
-        size = os.fstat(file.fileno()).st_size
-        if index is not None and size == len(index) * int(np.prod(shape)):
-            stack.pop_all()
-            return PixelCache(shape, index, file=file, lock=lock)
+        file = PixelFile(path, os.O_RDONLY)
+        return file if file.acquire(shared=True) else None
     return None
 
 
@@ -248,9 +200,11 @@ def _complete_folders(folder: Path, definition: str) -> list[Path]:
     return sorted(p for p in folder.glob(_prefix(definition) + "*") if PART not in p.name)
 
 
-def _abandoned_name(path: Path) -> Path:
-    """Returns a name for a folder to be removed, by the next run if this one can't."""
-    return path.with_name(f"{path.name}{PART}{os.getpid()}-{os.urandom(4).hex()}")
+def _set_aside(path: Path) -> Path:
+    """Renames a folder that is to be removed, by the next run if this one can't."""
+    abandoned = path.with_name(f"{path.name}{PART}{os.getpid()}-{os.urandom(4).hex()}")
+    os.rename(path, abandoned)
+    return abandoned
 
 
 def _remove_abandoned(folder: Path) -> None:
@@ -264,9 +218,9 @@ def _remove_abandoned(folder: Path) -> None:
 def _is_free(path: Path) -> bool:
     """Whether no process uses the folder."""
     try:
-        with _FolderLock(path, os.O_RDWR) as lock:
-            return lock.acquire()
-    except FileNotFoundError:  # its process was killed before it created the lock
+        with PixelFile(path / PIXELS, os.O_RDWR) as file:
+            return file.acquire()
+    except FileNotFoundError:  # its process was killed before it created the file
         return True
     except OSError:
         return False

@@ -202,17 +202,15 @@ def test_pixel_index(judge, tmp_path, attack):
     cache = tmp_path / "cache"
     writer = store.PixelWriter(cache, "how", stamps, (2, 2, 3))
     writer.publish(index)
-    writer.close()
     file = writer.path / store.INDEX
 
     def read(data: bytes) -> None:
         file.write_bytes(data)
         for pixels in store.open_all(cache, "how", (2, 2, 3)):
-            pixels.close()
             assert len(pixels.index.find(stamps)) == 5
             assert pixels.index.facts["orientation"].max() <= 8
             assert all(isinstance(reason, str) for reason in pixels.index.reasons)
-        store._is_obsolete(writer.path, index, set(paths))
+        store.is_obsolete(writer.path, index)
 
     sample = file.read_bytes()
     odd = _odd(sample, "facts.npy", "|S16", attack) + _odd(sample, "paths.npy", "|u1", attack)

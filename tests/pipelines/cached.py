@@ -17,10 +17,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from engine.core.recipe import DataSpec, Phase, Recipe
 from pipelines.decode import decode
 from pipelines.pixel_cache.build import PixelCacheBuilder, ScanResult
-from pipelines.pixel_cache.cache import CacheLocation
-from pipelines.pixel_cache.fill import PixelFiller
+from pipelines.pixel_cache.cache import NOWHERE, CacheLocation
+from pipelines.pixel_cache.index import FACTS, CacheIndex
 from pipelines.pixel_cache.store import PixelWriter
 from pipelines.sources.examples import from_columns
 from tests.pipelines.encoded_images import saved
@@ -28,6 +29,7 @@ from tests.pipelines.encoded_images import saved
 SIZE = (24, 20)
 ROW = 24 * 20 * 3
 PLENTY = 10**9
+NO_DATA = DataSpec("folders", "")
 MEMORY = {"memory": PLENTY, "disk": 0}
 in_memory_and_on_disk = pytest.mark.parametrize("memory", MEMORY.values(), ids=MEMORY)
 
@@ -68,8 +70,19 @@ def listed(paths, **columns):
     return from_columns(names, [0] * len(names), ("a",), keys=names, **columns)
 
 
-def builder(paths, location, log=lambda line: None, size=SIZE, resize="squash", **columns):
-    return PixelCacheBuilder(listed(paths, **columns), size, resize, 2, log, location)
+def recipe_of(data=NO_DATA, size=SIZE, **options) -> Recipe:
+    phases = (Phase("transfer"),)
+    return Recipe(data, phases, backbone="efficientnet_lite0", image_size=size, **options)
+
+
+def builder(paths, location=NOWHERE, log=lambda line: None, where=(), **options):
+    recipe = recipe_of(**options)
+    return PixelCacheBuilder(listed(paths, **dict(where)), recipe, 2, log, location)
+
+
+def blank_index(count: int) -> CacheIndex:
+    """Of images of which nothing is known."""
+    return CacheIndex("", np.zeros(count, FACTS), np.full(count, "", object))
 
 
 def build(paths, folder, memory=PLENTY, log=lambda line: None, **options) -> ScanResult:
@@ -108,7 +121,7 @@ def _wait_at(word: str) -> None:
 
 
 def main(images: str, cache: str, kind: str) -> None:
-    put, publish = PixelFiller._put, PixelWriter.publish
+    put, publish = PixelCacheBuilder._put, PixelWriter.publish
 
     def put_and_wait(self, rows, values):
         put(self, rows, values)
@@ -120,7 +133,7 @@ def main(images: str, cache: str, kind: str) -> None:
         _wait_at("filled")
         return publish(self, index)
 
-    PixelFiller._put = put_and_wait
+    PixelCacheBuilder._put = put_and_wait
     PixelWriter.publish = wait_and_publish
     decode.decode = quick_decode
     paths = sorted(Path(images).iterdir())

@@ -11,10 +11,9 @@ from pipelines.decode import headers
 from pipelines.doctor import examine, kinds, quick_check
 from pipelines.pixel_cache.build import PixelCacheBuilder
 from pipelines.pixel_cache.cache import CacheLocation, PixelCache
-from pipelines.pixel_cache.index import CacheIndex
 from pipelines.sources import sources
 from pipelines.sources.examples import from_columns
-from tests.pipelines.cached import spoil
+from tests.pipelines.cached import blank_index, recipe_of, spoil
 from tests.pipelines.doctor.scenes import SCENES, scene
 from tests.pipelines.encoded_images import COLOUR, saved
 
@@ -30,7 +29,7 @@ def pixels(fingerprints, images=None):
     count = len(fingerprints)
     if images is None:
         images = np.random.default_rng(0).integers(0, 256, (count, 16, 16, 3), np.uint8)
-    index = CacheIndex.blank("", count)
+    index = blank_index(count)
     index.facts["fingerprint"], index.facts["orientation"] = fingerprints, 1
     index.facts["header"] = np.array((b"JPEG", 100, 100, 1), headers.COLUMN)
     return PixelCache((16, 16, 3), index, memory=images)
@@ -143,8 +142,7 @@ def test_check_before_a_run_agrees_with_the_doctor(odd, odd_counts, tmp_path, me
     place = CacheLocation(tmp_path / "cache", memory)
 
     def lines() -> list[str]:
-        arguments = examples, (24, 20), "squash", 2, lambda _: None, place
-        result = PixelCacheBuilder(*arguments).build()
+        result = PixelCacheBuilder(examples, recipe_of(), 2, lambda _: None, place).build()
         assert result.broken == []
         result.pixels.wait()
         return check(result.examples, result.pixels, spec)

@@ -1,21 +1,21 @@
 """From a recipe to images that can be loaded, and what is said of those that can't."""
 
+import csv
+import os
+
 import numpy as np
 import pytest
 
 from engine.core.errors import UserError
-from engine.core.recipe import DataSpec, Phase, Recipe
+from engine.core.recipe import DataSpec, Recipe
 from pipelines.loading import prepare
-from pipelines.pixel_cache.cache import CacheLocation
+from pipelines.pixel_cache.cache import NOWHERE, CacheLocation
+from pipelines.pixel_cache.scan import BrokenImage
 from pipelines.sources import sources
-from tests.pipelines.cached import PLENTY, SIZE, expected
+from pipelines.sources.examples import TRAIN, VALIDATION, from_columns
+from tests.pipelines.cached import PLENTY, expected, recipe_of
 
 pytestmark = pytest.mark.usefixtures("quick_decoding")
-
-
-def recipe_of(data: DataSpec) -> Recipe:
-    phases = (Phase("transfer"),)
-    return Recipe(data=data, phases=phases, backbone="efficientnet_lite0", image_size=SIZE)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def manifest(tmp_path):
     return write
 
 
-def prepare_training(recipe, tmp_path, log=lambda line: None, location=None):
+def prepare_training(recipe, tmp_path, log=lambda line: None, location=NOWHERE):
     data = sources.load_examples(recipe.data)
     return prepare.prepare_training_data(data, recipe, tmp_path / "bad.csv", 2, log, location)
 
@@ -59,7 +59,7 @@ def test_without_cache_all_examples_come_without_pixels(recipe, tmp_path):
     examples, pixels = prepare_training(recipe, tmp_path)
     assert pixels is None
     assert len(examples) == 52
-    for location in (CacheLocation(tmp_path / "none", PLENTY), None):
+    for location in (CacheLocation(tmp_path / "none", PLENTY), NOWHERE):
         examples, pixels = prepare.prepare_evaluation_data(
             recipe, examples.classes, "all", 2, print, location
         )
@@ -111,3 +111,36 @@ def test_manifest_of_which_all_files_are_missing_is_an_error(manifest, tmp_path)
     recipe = manifest(rows, validation_fraction=0.25)
     with pytest.raises(UserError, match=rf"8 of 8 files .* exist.*a0.*relative to {tmp_path};"):
         prepare_training(recipe, tmp_path)
+
+
+@pytest.fixture
+def four():
+    splits = [TRAIN, TRAIN, TRAIN, VALIDATION]
+    names = ["1", "2", "3", "4"]
+    return from_columns(names, [0, 0, 1, 1], ("a", "b"), keys=names, splits=splits)
+
+
+def test_broken_images_are_excluded_and_reported(tmp_path, four):
+    report = tmp_path / "bad_images.csv"
+    assert prepare.exclude_broken(four, [], report, "fail").keys.tolist() == ["1", "2", "3", "4"]
+    assert report.read_text().splitlines() == ["path,reason"]
+    broken = [BrokenImage(1, 'a, "b".jpg', "empty file")]
+    assert prepare.exclude_broken(four, broken, report, "skip").keys.tolist() == ["1", "3", "4"]
+    with open(report, newline="") as file:
+        assert list(csv.reader(file)) == [["path", "reason"], ['a, "b".jpg', "empty file"]]
+    assert os.listdir(tmp_path) == ["bad_images.csv"]
+
+
+def test_broken_image_ends_the_run_on_request(tmp_path, four):
+    report = tmp_path / "bad_images.csv"
+    with pytest.raises(UserError, match=r"1 of 4 .*first is 2 \(empty file\).*bad_images.csv"):
+        prepare.exclude_broken(four, [BrokenImage(1, "2", "empty file")], report, "fail")
+    assert len(report.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(("index", "split"), [(2, "train"), (3, "validation")])
+def test_class_that_loses_all_images_is_an_error(tmp_path, four, index, split):
+    with pytest.raises(UserError, match=f"no image of class 'b' in {split} can be used"):
+        prepare.exclude_broken(
+            four, [BrokenImage(index, "x", "empty")], tmp_path / "bad.csv", "skip"
+        )

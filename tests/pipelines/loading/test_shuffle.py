@@ -51,12 +51,6 @@ def test_seeds_and_epochs_have_different_orders():
     assert len(orders) == 400
 
 
-def test_order_is_a_function_of_its_arguments():
-    before = shuffle.permutation(1000, 5, 2).copy()
-    shuffle.permutation.cache_clear()
-    assert np.array_equal(shuffle.permutation(1000, 5, 2), before)
-
-
 def test_every_position_of_an_example_is_equally_likely():
     places = [int(np.argmax(shuffle.permutation(10, seed, 1) == 3)) for seed in range(3000)]
     assert stats.chisquare(np.bincount(places, minlength=10)).pvalue > 0.001
@@ -86,20 +80,15 @@ def test_only_the_last_batch_is_padded_at_its_end():
     assert weights == [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0]]
 
 
-def test_step_reads_the_same_whatever_was_read_before():
+def test_step_reads_the_same_whatever_was_read_and_changed_before():
     in_order = [batch(step, 23, 4, 9) for step in range(30)]
     shuffle.permutation.cache_clear()
-    for step in (29, 3, 17):
+    for step in (29, 3, 17, 3):
         examples, weights, epoch = batch(step, 23, 4, 9)
         assert np.array_equal(examples, in_order[step][0])
         assert np.array_equal(weights, in_order[step][1])
         assert epoch == in_order[step][2]
-
-
-def test_changed_batch_leaves_the_order_unchanged():
-    before = batch(0, 8, 4, 0)[0].copy()
-    batch(0, 8, 4, 0)[0][:] = 0
-    assert np.array_equal(batch(0, 8, 4, 0)[0], before)
+        examples[:] = 0
 
 
 @settings(deadline=None, max_examples=60)

@@ -1,6 +1,5 @@
 """The scan: names every broken file once and no other, and never hangs."""
 
-import csv
 import io
 import os
 
@@ -8,11 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.core.errors import UserError
 from pipelines.decode import decode
 from pipelines.pixel_cache import scan
-from pipelines.pixel_cache.scan import BrokenImage, exclude_broken, scan_images
-from pipelines.sources.examples import TRAIN, VALIDATION, from_columns
+from tests.pipelines.cached import listed
 
 pytestmark = pytest.mark.usefixtures("quick_decoding")
 
@@ -29,9 +26,8 @@ def decode_small(contents):
     return decode.decode(contents, 24, 24)
 
 
-def listed(paths, **columns):
-    labels = columns.pop("labels", [0] * len(paths))
-    return from_columns([str(path) for path in paths], labels, ("a", "b"), keys=paths, **columns)
+def scanned(paths, collect=lambda *_: None, **columns):
+    return scan.scan_images(listed(paths, **columns), decode_small, 2, collect)
 
 
 @pytest.fixture
@@ -59,11 +55,10 @@ def files(tmp_path):
 
 @pytest.mark.usefixtures("real_decode")
 def test_every_broken_file_is_named_with_a_reason(files):
-    examples = listed(list(files.values()))
-    broken = scan_images(examples, decode_small, threads=2)
-    wanted = [str(path) for name, path in files.items() if name.startswith("bad")]
-    assert [image.path for image in broken] == wanted
-    assert [examples.paths[image.index] for image in broken] == wanted
+    broken = scanned(files.values())
+    bad = [index for index, name in enumerate(files) if name.startswith("bad")]
+    assert [image.index for image in broken] == bad
+    assert [image.path for image in broken] == [str([*files.values()][index]) for index in bad]
     reasons = {os.path.basename(image.path): image.reason for image in broken}
     assert reasons["bad-empty.jpg"] == "empty file"
     assert reasons["bad-none.jpg"] == "no such file or directory"
@@ -78,8 +73,7 @@ def test_broken_byte_ranges_of_a_file_are_named(tmp_path):
     path.write_bytes(b"head" + good + cut + good)
     lengths = [len(good), len(cut), len(good), 10]
     offsets = [4, 4 + len(good), 4 + len(good) + len(cut), 10**6]
-    examples = listed([path] * 4, offsets=offsets, lengths=lengths)
-    broken = scan_images(examples, decode_small, threads=2)
+    broken = scanned([path] * 4, offsets=offsets, lengths=lengths)
     assert [image.index for image in broken] == [1, 3]
     assert broken[0].path == f"{path}@{offsets[1]}"
     assert "ends before byte" in broken[1].reason
@@ -89,7 +83,7 @@ def test_broken_byte_ranges_of_a_file_are_named(tmp_path):
     ("name", "count", "broken"), [("1.jpg", 400, 0), ("bad-text.jpg", 5, 5), ("1.jpg", 0, 0)]
 )
 def test_all_none_and_no_images_are_broken(files, name, count, broken):
-    assert len(scan_images(listed([files[name]] * count), decode_small, 2)) == broken
+    assert len(scanned([files[name]] * count)) == broken
 
 
 @pytest.mark.usefixtures("real_decode")
@@ -105,7 +99,7 @@ def test_every_decoded_image_is_collected_once(files, monkeypatch, attempt):
         collected.update(zip(numbers.tolist(), zip(*columns, strict=True), strict=True))
 
     paths = list(files.values()) * 3
-    broken = scan_images(listed(paths), decode_small, 2, collect)
+    broken = scanned(paths, collect)
     assert sorted([*collected, *(image.index for image in broken)]) == list(range(len(paths)))
     for number, (pixels, orientation, fingerprint) in collected.items():
         np.testing.assert_array_equal(pixels, decode_small(paths[number].read_bytes()))
@@ -113,37 +107,7 @@ def test_every_decoded_image_is_collected_once(files, monkeypatch, attempt):
         assert (fingerprint == collected[0][2]) == (paths[number] == paths[0])
 
 
-@pytest.fixture
-def four():
-    splits = [TRAIN, TRAIN, TRAIN, VALIDATION]
-    return listed(["1", "2", "3", "4"], labels=[0, 0, 1, 1], splits=splits)
-
-
-def test_broken_images_are_excluded_and_reported(tmp_path, four):
-    report = tmp_path / "bad_images.csv"
-    assert exclude_broken(four, [], report, "fail").keys.tolist() == ["1", "2", "3", "4"]
-    assert report.read_text().splitlines() == ["path,reason"]
-    broken = [BrokenImage(1, 'a, "b".jpg', "empty file")]
-    assert exclude_broken(four, broken, report, "skip").keys.tolist() == ["1", "3", "4"]
-    with open(report, newline="") as file:
-        assert list(csv.reader(file)) == [["path", "reason"], ['a, "b".jpg', "empty file"]]
-    assert os.listdir(tmp_path) == ["bad_images.csv"]
-
-
-def test_broken_image_ends_the_run_on_request(tmp_path, four):
-    report = tmp_path / "bad_images.csv"
-    with pytest.raises(UserError, match=r"1 of 4 .*first is 2 \(empty file\).*bad_images.csv"):
-        exclude_broken(four, [BrokenImage(1, "2", "empty file")], report, "fail")
-    assert len(report.read_text().splitlines()) == 2
-
-
-@pytest.mark.parametrize(("index", "split"), [(2, "train"), (3, "validation")])
-def test_class_that_loses_all_images_is_an_error(tmp_path, four, index, split):
-    with pytest.raises(UserError, match=f"no image of class 'b' in {split} can be used"):
-        exclude_broken(four, [BrokenImage(index, "x", "empty")], tmp_path / "bad.csv", "skip")
-
-
 @pytest.mark.usefixtures("real_decode")
 def test_photographs_are_not_broken(cats_dogs):
     paths = sorted((cats_dogs / "val" / "cats").iterdir())[:100]
-    assert scan_images(listed(paths), decode_small, 2) == []
+    assert scanned(paths) == []

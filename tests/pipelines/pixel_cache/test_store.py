@@ -92,14 +92,8 @@ DAMAGES = {
     "other facts": ("index.npz", change_columns(facts=np.zeros(10, "S1"))),
     "too few facts": ("index.npz", change_columns(facts=np.zeros(1, index.FACTS))),
     "orientation": ("index.npz", orientation_9),
-    "reason is a number": (
-        "index.npz",
-        change_columns(broken=np.array([1]), reasons=np.array([3])),
-    ),
-    "reasons are scalar": (
-        "index.npz",
-        change_columns(broken=np.array(1), reasons=np.array("cut off")),
-    ),
+    "reasons are numbers": ("index.npz", change_columns(reasons=np.arange(10))),
+    "too few reasons": ("index.npz", change_columns(reasons=np.zeros(8, np.uint8))),
 }
 
 
@@ -148,7 +142,7 @@ def test_run_continues_where_nothing_can_be_written(paths, cache, memory, fault,
     assert fault == "folder" or folders(cache) == []
 
 
-def test_second_of_two_writers_reads_the_first_ones_cache(paths, cache):
+def test_second_of_two_writers_replaces_the_first_ones_cache(paths, cache):
     first = []
 
     def build_meanwhile(line):
@@ -156,12 +150,9 @@ def test_second_of_two_writers_reads_the_first_ones_cache(paths, cache):
             first.append(build(paths, cache, memory=0))
 
     second = build(paths, cache, memory=0, log=build_meanwhile)
-    (name,) = folders(cache)
+    assert len(folders(cache)) == 1
     for result in (second, *first):
         check(result, expected(paths))
-    (cache / name / "pixels.u8").write_bytes(b"\7" * 10 * ROW)
-    for result in (second, *first):
-        assert (taken(result) == 7).all(), "reads this very file"
 
 
 def start(images, cache, kind):
