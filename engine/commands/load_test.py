@@ -10,6 +10,8 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+
 from engine.core.errors import UserError, require
 from engine.core.text import printable
 from engine.loggers.base import Logger, LoggerGroup
@@ -56,7 +58,7 @@ class LoadTestResult:
             ("one at a time", self.sequential),
             (f"on {self.connections} connections", self.concurrent),
         ):
-            median, p99 = (1000 * load_test.quantile(run.latencies, q) for q in (0.5, 0.99))
+            median, p99 = 1000 * np.quantile(run.latencies, (0.5, 0.99), method="inverted_cdf")
             yield (
                 f"{name:20} {run.rate:8.1f} images/s  latency: median {median:.1f} ms, "
                 f"99 % within {p99:.1f} ms"

@@ -7,25 +7,20 @@ decoded, and at most a few milliseconds: a single image never waits for others t
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 
 from engine.core.errors import UserError
+from engine.serving.limits import RefusalError
 from engine.serving.metrics import Metrics
 
 Decode = Callable[[bytes], np.ndarray]
 Predict = Callable[[np.ndarray], np.ndarray]
-
-
-class QueueFullError(Exception):
-    """The queue has no space for all images of a request."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +82,8 @@ class Batcher:
         self.queued = 0  # images, from decoding to prediction
         self._decode, self._predict, self._options = decode, predict, options
         self._metrics = metrics
-        self._pending: collections.deque[_PendingImage] = collections.deque()
-        self._decoding: set[object] = set()  # tokens of images before the end of decoding
+        self._pending: list[_PendingImage] = []
+        self._decoding = 0  # requests
         self._changed = asyncio.Event()
         self._free_decoders = asyncio.Semaphore(options.threads)
         self._decoders = ThreadPoolExecutor(options.threads, "decode")
@@ -98,76 +93,69 @@ class Batcher:
         """Returns the prediction of each image, or the error of an unreadable one.
 
         Raises:
-          QueueFullError: the queue has no space for all images; none is decoded.
+          RefusalError: the queue has no space for all images; none is decoded.
           Exception: what the model raised for a batch with one of the images.
         """
         if self.queued + len(images) > self._options.max_queue_size:
-            raise QueueFullError
+            raise RefusalError(503, "the queue is full; retry in a moment")
         self.queued += len(images)
-        tokens = [object() for _ in images]
-        self._decoding.update(tokens)
         try:
-            results = await asyncio.gather(
-                *map(self._predict_one, images, tokens), return_exceptions=True
-            )
+            decoded = await self._decode_all(images)
+            pending = [
+                _PendingImage(image, asyncio.get_running_loop().create_future(), time.monotonic())
+                for image in decoded
+                if not isinstance(image, UserError)
+            ]
+            self._pending += pending
+            self._changed.set()
+            rows = iter(await asyncio.gather(*(item.result for item in pending)))
+            return [image if isinstance(image, UserError) else next(rows) for image in decoded]
         finally:
             self.queued -= len(images)
-            self._end_decoding(tokens)  # also of tasks cancelled before they started
-        for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, UserError):
-                raise result
-        return results  # type: ignore[return-value]  # rows and UserErrors only
 
-    async def _predict_one(self, contents: bytes, token: object) -> np.ndarray:
+    async def _decode_all(self, images: Sequence[bytes]) -> list[np.ndarray | UserError]:
+        self._decoding += 1
         try:
-            image = await self._decode_one(contents)
+            return await asyncio.gather(*map(self._decode_one, images))
         finally:
-            self._end_decoding([token])
-        result = asyncio.get_running_loop().create_future()
-        self._pending.append(_PendingImage(image, result, time.monotonic()))
-        return await result
+            self._decoding -= 1
+            self._changed.set()
 
-    def _end_decoding(self, tokens: list[object]) -> None:
-        self._decoding.difference_update(tokens)
-        self._changed.set()
-
-    async def _decode_one(self, contents: bytes) -> np.ndarray:
+    async def _decode_one(self, contents: bytes) -> np.ndarray | UserError:
         """Decodes an image; its thread counts as busy until it ends, also after a cancellation."""
         await self._free_decoders.acquire()
         work = asyncio.get_running_loop().run_in_executor(
-            self._decoders, _timed, self._decode, contents
+            self._decoders, self._timed_decode, contents
         )
-        work.add_done_callback(self._release_decoder)
-        image, seconds = await asyncio.shield(work)
-        self._metrics.decoded(seconds)
-        return image
+        work.add_done_callback(lambda _: self._free_decoders.release())
+        return await asyncio.shield(work)
 
-    def _release_decoder(self, work: asyncio.Future) -> None:
-        self._free_decoders.release()
-        if not work.cancelled():
-            work.exception()  # retrieved, so that asyncio logs nothing for a cancelled request
+    def _timed_decode(self, contents: bytes) -> np.ndarray | UserError:
+        """Returns an error, since asyncio would log what is raised for a cancelled request."""
+        with self._metrics.decode_seconds.time():
+            try:
+                return self._decode(contents)
+            except UserError as error:
+                return error
 
     async def run(self) -> None:
         """Predicts batches until cancelled."""
         while True:
             await self._wait_for_batch()
             size = choose_batch_size(len(self._pending), self._options.batch_seconds)
-            count = min(size, len(self._pending))
-            await self._run_batch([self._pending.popleft() for _ in range(count)], size)
+            batch, self._pending = self._pending[:size], self._pending[size:]
+            await self._run_batch(batch, size)
 
     async def _wait_for_batch(self) -> None:
         """Waits until a batch should start."""
         while True:
-            self._drop_cancelled()
+            self._pending = [item for item in self._pending if not item.result.done()]  # cancelled
             delay = self._remaining_delay()
             if delay is not None and delay <= 0:
                 return
             self._changed.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), delay)
-
-    def _drop_cancelled(self) -> None:
-        self._pending = collections.deque(item for item in self._pending if not item.result.done())
 
     def _remaining_delay(self) -> float | None:
         """Returns the seconds that the next batch still waits; None without a pending image."""
@@ -180,27 +168,25 @@ class Batcher:
     async def _run_batch(self, batch: list[_PendingImage], size: int) -> None:
         arrays = [item.image for item in batch]
         arrays += arrays[:1] * (size - len(batch))
-        self._metrics.batch_started(len(batch))
+        self._metrics.batch_size.observe(len(batch))
         try:
-            rows, seconds = await asyncio.get_running_loop().run_in_executor(
-                self._device, _timed, self._predict, np.stack(arrays)
+            rows = await asyncio.get_running_loop().run_in_executor(
+                self._device, self._timed_predict, np.stack(arrays)
             )
         except Exception as error:  # fails this batch only
             for item in batch:
                 if not item.result.done():
                     item.result.set_exception(error)
             return
-        self._metrics.batch_finished(seconds)
         for item, row in zip(batch, rows, strict=False):  # without the rows of the padding
             if not item.result.done():
                 item.result.set_result(row)
+
+    def _timed_predict(self, images: np.ndarray) -> np.ndarray:
+        with self._metrics.model_seconds.time():
+            return self._predict(images)
 
     def close(self) -> None:
         """Stops the threads; drops tasks that have not started."""
         for pool in (self._decoders, self._device):
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _timed(function: Callable, argument: Any) -> tuple[Any, float]:
-    started = time.perf_counter()
-    return function(argument), time.perf_counter() - started

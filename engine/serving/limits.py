@@ -23,15 +23,13 @@ class Limits:
     file_bytes: of a file; a request may have FILE_SIZES_PER_REQUEST times as many.
     files: in a request.
     seconds: of a request, from its head to its response.
-    head_seconds: until the head of a request is complete.
-    idle_seconds: between two requests of a connection.
+    idle_seconds: of a connection, until the head of its next request is complete.
     connections: open at a time.
     """
 
     file_bytes: int = 16 * MB
     files: int = 32
     seconds: float = 30
-    head_seconds: float = 10
     idle_seconds: float = 60
     connections: int = 500
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import itertools
 import time
 from collections.abc import Sequence
 
@@ -79,17 +78,11 @@ async def _post(
     return latency, {entry["label"]: entry["probability"] for entry in predictions}
 
 
-def quantile(latencies: Sequence[float], fraction: float) -> float:
-    """Returns the smallest latency that at least this fraction of all do not exceed."""
-    ranked = sorted(latencies)
-    return ranked[max(0, -int(-fraction * len(ranked) // 1) - 1)]
-
-
 def max_difference(one: LoadTestRun, other: LoadTestRun) -> float:
     """Returns the largest difference of a probability between two runs of the same images."""
     pairs = zip(one.predictions, other.predictions, strict=True)
     return max(
         abs(first.get(label, 0) - second.get(label, 0))
         for first, second in pairs
-        for label in itertools.chain(first, second)
+        for label in first | second
     )

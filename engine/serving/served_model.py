@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+import functools
+import timeit
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -13,7 +14,7 @@ from engine.inference.predictor import Predictor
 from engine.runs.directory import RunDirectory
 
 TRIAL_BATCH_SIZE = 32  # images that precisions are timed on
-REPEATS = 3
+REPEATS = 4  # of each batch size
 
 
 def load(run: RunDirectory, precision: str, log: Callable[[str], None]) -> Predictor:
@@ -44,20 +45,17 @@ def synthetic_images(count: int, size: tuple[int, int]) -> np.ndarray:
 
 
 def measure_batches(model: Predictor, sizes: Iterable[int]) -> dict[int, float]:
-    """Measures the seconds of each batch size, and so compiles it before the first request."""
-    return {size: _fastest_seconds(model, size) for size in sizes}
+    """Measures the seconds of each batch size, and so compiles it before the first request.
 
-
-def _fastest_seconds(model: Predictor, size: int) -> float:
-    """Returns the least seconds of several batches, after one that compiles."""
-    images = synthetic_images(size, model.image_size)
-    predict(model, images)
-    times = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        predict(model, images)
-        times.append(time.perf_counter() - started)
-    return min(times)
+    They are the least of several batches, the first of which compiles.
+    """
+    seconds = {}
+    for size in sizes:
+        images = synthetic_images(size, model.image_size)
+        seconds[size] = min(
+            timeit.repeat(functools.partial(predict, model, images), number=1, repeat=REPEATS)
+        )
+    return seconds
 
 
 def predict(model: Predictor, images: np.ndarray) -> np.ndarray:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import socket
 import warnings
 from collections.abc import Callable
+from typing import cast
 
 from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, web
 
 from engine.core.errors import UserError
 from engine.runtime.shutdown import ShutdownRequested
 from engine.serving.batcher import BatchingOptions
-from engine.serving.request_guard import GuardedConnection
+from engine.serving.limits import Limits
 from engine.serving.service import Model, Service
 
 BACKLOG = 128
@@ -87,16 +89,13 @@ async def run(
         handler_cancellation=True,  # drops the images of disconnected clients
         auto_decompress=False,
         lingering_time=LINGER_SECONDS,
-        keepalive_timeout=2 * service.limits.idle_seconds,  # GuardedConnection closes it earlier
+        keepalive_timeout=service.limits.idle_seconds,
         shutdown_timeout=SHUTDOWN_SECONDS,
     )
     await runner.setup()
+    connect = functools.partial(_connect, cast(web.Server, runner.server), service.limits)
     loop = asyncio.get_running_loop()
-    listener = await loop.create_server(
-        lambda: GuardedConnection(runner.server(), service.connections),  # type: ignore[misc]
-        sock=bound,
-        backlog=BACKLOG,
-    )
+    listener = await loop.create_server(connect, sock=bound, backlog=BACKLOG)
     loading: asyncio.Future = loop.run_in_executor(None, load)
     stop_requested: asyncio.Future = asyncio.ensure_future(stopping.wait())
     try:
@@ -113,3 +112,13 @@ async def run(
         with contextlib.suppress(ShutdownRequested):
             await loading
         await runner.cleanup()
+
+
+def _connect(server: web.Server, limits: Limits) -> asyncio.Protocol:
+    """Returns the handler of a new connection; aiohttp itself does not limit their number."""
+    return server() if len(server.connections) < limits.connections else _RefusedConnection()
+
+
+class _RefusedConnection(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).abort()

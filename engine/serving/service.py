@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from aiohttp import web
+from prometheus_client.aiohttp import make_aiohttp_handler
 
 from engine.core.errors import UserError
 from engine.evaluation.decision_rule import DecisionRule
 from engine.inference import predict
-from engine.serving import request_guard, uploads
-from engine.serving.batcher import Batcher, BatchingOptions, Decode, Predict, QueueFullError
+from engine.serving import request_guard
+from engine.serving.batcher import Batcher, BatchingOptions, Decode, Predict
 from engine.serving.limits import MAX_REQUESTS_IN_MEMORY, Limits, MemoryBudget, RefusalError
-from engine.serving.metrics import CONTENT_TYPE, Metrics
-from engine.serving.request_guard import ConnectionTracker
-from engine.serving.uploads import Upload
+from engine.serving.metrics import ANSWERED, UNREADABLE, Metrics
+from engine.serving.uploads import UploadReader
 
 DEFAULT_TOP_K = 5
 LOADING, READY, STOPPING = "loading", "ready", "stopping"
-_PAGE_FILES = {"/": ("page.html", "text/html"), "/page.css": ("page.css", "text/css")}
-_PAGE_FILES["/page.js"] = ("page.js", "text/javascript")
+_PAGE_FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
 # Of every response but aiohttp's to malformed requests. The page loads only its own two files, and
 # shows images that the user chose (`blob:`); no other page may frame it.
 HEADERS = {
@@ -65,9 +63,8 @@ class Service:
     """An application in the state `loading` until `start`, and `stopping` from `stop` on."""
 
     def __init__(self, limits: Limits, names: Collection[str]) -> None:
-        """Prepares the routes; `names` are allowed in `Host`, besides addresses."""
+        """Prepares the service; `names` are allowed in `Host`, besides addresses."""
         self.limits, self.state = limits, LOADING
-        self.connections = ConnectionTracker(limits)
         self.metrics = Metrics()
         self._names = frozenset(names)
         self._memory = MemoryBudget(MAX_REQUESTS_IN_MEMORY * limits.request_bytes)
@@ -75,25 +72,21 @@ class Service:
         self._batcher: Batcher | None = None
         self._work: asyncio.Task | None = None
         self._active = 0
-        folder = Path(__file__).parent
-        self._page = {
-            path: (kind, (folder / name).read_bytes()) for path, (name, kind) in _PAGE_FILES.items()
-        }
 
     def application(self) -> web.Application:
         """Returns the aiohttp application."""
         app = web.Application(middlewares=[self._handle])
         app.router.add_post("/predict", self._predict)
         app.router.add_get("/healthz", self._healthz)
-        app.router.add_get("/metrics", self._metrics)
-        for path in self._page:
-            app.router.add_get(path, self._show_page)
+        app.router.add_get("/metrics", make_aiohttp_handler(self.metrics.registry))
+        for path in _PAGE_FILES:
+            app.router.add_get(path, _show_page)
         return app
 
     def start(self, model: Model, batching: BatchingOptions) -> None:
         """Starts to predict images, within the event loop."""
         batcher = Batcher(model.decode, model.predict, batching, self.metrics)
-        self.metrics.watch_queue(lambda: batcher.queued)
+        self.metrics.queue.set_function(lambda: batcher.queued)
         self._model, self._batcher, self.state = model, batcher, READY
         self._work = asyncio.ensure_future(batcher.run())
 
@@ -110,28 +103,20 @@ class Service:
     async def _handle(self, request: web.Request, handler: Callable) -> web.StreamResponse:
         """Counts and checks a request; every error becomes a line of JSON."""
         started, status = time.monotonic(), 499  # nginx's status of disconnected clients
-        with self._tracked(request):
-            try:
-                response = await self._respond(request, handler)
-                status = response.status
-            finally:
-                known = request.match_info.http_exception is None
-                route = request.path if known else "other"
-                self.metrics.request(route, status, time.monotonic() - started)
+        self._active += 1
+        try:
+            response = await self._respond(request, handler)
+            status = response.status
+        finally:
+            self._active -= 1
+            known = request.match_info.http_exception is None
+            self.metrics.requests.labels(request.path if known else "other", str(status)).inc()
+            if request.path == "/predict":
+                self.metrics.request_seconds.observe(time.monotonic() - started)
         response.headers.update(HEADERS)
         if self.state == STOPPING:
             response.force_close()
         return response
-
-    @contextlib.contextmanager
-    def _tracked(self, request: web.Request) -> Iterator[None]:
-        self._active += 1
-        self.connections.request_started(request.protocol)
-        try:
-            yield
-        finally:
-            self._active -= 1
-            self.connections.request_finished(request.protocol)
 
     async def _respond(self, request: web.Request, handler: Callable) -> web.StreamResponse:
         try:
@@ -140,9 +125,8 @@ class Service:
         except RefusalError as refusal:
             return refusal.response()
         except web.HTTPException as error:
-            response = RefusalError(
-                error.status, f"{request.method[:20]}: {error.reason}"
-            ).response()
+            message = f"{request.method[:20]}: {error.reason}"
+            response = RefusalError(error.status, message).response()
             if isinstance(error, web.HTTPMethodNotAllowed):
                 response.headers["Allow"] = error.headers["Allow"]
             return response
@@ -151,13 +135,6 @@ class Service:
         except Exception:  # an error of the service, logged for its operator
             log.exception("a request failed")
             return RefusalError(500, "the service failed on this request").response()
-
-    async def _show_page(self, request: web.Request) -> web.Response:
-        kind, body = self._page[request.path]
-        return web.Response(body=body, content_type=kind, charset="utf-8")
-
-    async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=self.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _healthz(self, _: web.Request) -> web.Response:
         about: dict[str, Any] = {"status": self.state}
@@ -168,38 +145,44 @@ class Service:
     async def _predict(self, request: web.Request) -> web.Response:
         if self.state != READY or not (self._model and self._batcher):
             raise RefusalError(503, f"the service is {self.state}")
-        top_k = _parse_top_k(request, len(self._model.classes))
-        deadline = time.monotonic() + self.limits.seconds
+        model, seconds = self._model, self.limits.seconds
+        top_k = _parse_top_k(request, len(model.classes))
+        deadline = time.monotonic() + seconds
         with self._memory.reservation() as reserve:
             files = await _await_until(
                 deadline,
-                uploads.read(request, self.limits, reserve),
-                RefusalError(
-                    408, f"the request took longer than {self.limits.seconds:g} s to arrive"
-                ),
+                UploadReader(request, self.limits, reserve).read(),
+                RefusalError(408, f"the request took longer than {seconds:g} s to arrive"),
             )
-            images = [file.contents for file in files if not file.problem]
-            try:
-                rows = await _await_until(
-                    deadline,
-                    self._batcher.predict(images),
-                    RefusalError(503, f"no result within {self.limits.seconds:g} s; retry"),
+            images = [contents for _, contents in files if isinstance(contents, bytes)]
+            predictions = await _await_until(
+                deadline,
+                self._batcher.predict(images),
+                RefusalError(503, f"no result within {seconds:g} s; retry"),
+            )
+        rows = iter(predictions)
+        return self._response(
+            [
+                describe_prediction(
+                    model, name, next(rows) if isinstance(contents, bytes) else contents, top_k
                 )
-            except QueueFullError:
-                raise RefusalError(503, "the queue is full; retry in a moment") from None
-        return self._response(_match_results(files, rows), top_k)
+                for name, contents in files
+            ]
+        )
 
-    def _response(self, results: list[tuple[str, Any]], top_k: int) -> web.Response:
-        assert self._model
-        files = [describe_prediction(self._model, name, result, top_k) for name, result in results]
+    def _response(self, files: list[dict[str, Any]]) -> web.Response:
         predicted = sum("problem" not in file for file in files)
-        self.metrics.image(True, predicted)
-        self.metrics.image(False, len(files) - predicted)
+        self.metrics.images.labels(ANSWERED).inc(predicted)
+        self.metrics.images.labels(UNREADABLE).inc(len(files) - predicted)
         if predicted:
             return web.json_response({"files": files})
         first = f"{files[0]['name']}: {files[0]['problem']}"
         message = first if len(files) == 1 else "no image could be read"
         raise RefusalError(422, message, files=files)
+
+
+async def _show_page(request: web.Request) -> web.FileResponse:
+    return web.FileResponse(Path(__file__).with_name(_PAGE_FILES[request.path]))
 
 
 def _parse_top_k(request: web.Request, classes: int) -> int:
@@ -219,21 +202,15 @@ async def _await_until(deadline: float, work: Awaitable, timeout_error: RefusalE
         raise timeout_error from None
 
 
-def _match_results(files: Sequence[Upload], rows: Sequence[Any]) -> list[tuple[str, Any]]:
-    """Pairs each file's name with its row of probabilities or its problem."""
-    remaining = iter(rows)
-    return [(file.name, file.problem or next(remaining)) for file in files]
-
-
 def describe_prediction(
-    model: Model, name: str, result: np.ndarray | UserError | str, top_k: int
-) -> dict:
+    model: Model, name: str, result: np.ndarray | UserError, top_k: int
+) -> dict[str, Any]:
     """Returns the JSON result of an image: its most likely labels, or its problem.
 
     Args:
       result: its probabilities [classes], or the problem.
     """
-    if isinstance(result, UserError | str):
+    if isinstance(result, UserError):
         return {"name": name, "problem": str(result)}
     [prediction] = predict.interpret(model.classes, model.rule, [name], result[None], top_k)
     if prediction.problem:

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
+import inspect
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 import numpy as np
@@ -62,11 +63,12 @@ class BlockedModel:
 
 @dataclasses.dataclass(frozen=True)
 class RunningService:
-    """A running service with a client, and the event that stops it."""
+    """A running service with its model and a client, and the event that stops it."""
 
+    service: Service
+    predict: Callable
     address: str
     port: int
-    service: Service
     client: aiohttp.ClientSession
     stopping: asyncio.Event
     ended: asyncio.Task
@@ -82,6 +84,11 @@ class RunningService:
         for name, contents in files.items():
             form.add_field(name, contents, filename=f"{name}.jpg")
         return await self.post(form, headers={})
+
+    async def queue_of(self, count: int) -> None:
+        """Waits until so many images are queued."""
+        while self.service._batcher.queued != count:
+            await asyncio.sleep(0.005)
 
     async def get(self, path: str) -> tuple[int, str, aiohttp.ClientResponse]:
         async with self.client.get(self.address + path) as response:
@@ -111,21 +118,22 @@ async def send_raw(port: int, *pieces: bytes, pause: float = 0) -> bytes:
 
 @contextlib.asynccontextmanager
 async def running_service(
-    predict=probabilities,
-    decode=decode,
-    limits=None,
-    batching=BATCHING,
-    names=("localhost",),
-    load=None,
+    predict=probabilities, limits=None, names=("localhost",), load=None, **batching
 ) -> AsyncIterator[RunningService]:
+    """Runs a service; `batching` replaces options of BATCHING."""
     bound = server.bind("127.0.0.1", 0)
     address, port = server.address(bound), bound.getsockname()[1]
     service = Service(limits or Limits(), names)
     stopping, ready = asyncio.Event(), asyncio.Event()
     model = Model(decode, predict, CLASSES, RULE, {"run": "made", "model": "none"})
+    loaded = model, dataclasses.replace(BATCHING, **batching)
     work = asyncio.ensure_future(
         server.run(
-            service, bound, load or (lambda: (model, batching)), stopping, lambda _: ready.set()
+            service,
+            bound,
+            lambda: (load() if load else None) or loaded,
+            stopping,
+            lambda _: ready.set(),
         )
     )
     if not load:
@@ -133,26 +141,40 @@ async def running_service(
     await asyncio.sleep(0.05)  # it listens, ready or not
     client = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
     try:
-        yield RunningService(address, port, service, client, stopping, work)
+        yield RunningService(service, predict, address, port, client, stopping, work)
     finally:
         await client.close()
         stopping.set()
         await asyncio.wait_for(work, 20)
 
 
-def with_service(**settings):
-    """Decorates an async test that takes a running `service`."""
+def in_event_loop(test):
+    """Decorates an async test."""
+
+    @functools.wraps(test)
+    def whole(*arguments, **named):
+        asyncio.run(asyncio.wait_for(test(*arguments, **named), 60))
+
+    return whole
+
+
+def with_service(predict=probabilities, **settings):
+    """Decorates an async test whose first argument is a running service.
+
+    Args:
+      predict: the model, or its class.
+    """
 
     def wrap(test):
-        @functools.wraps(test)
-        def whole(*arguments, **named):
-            async def main():
-                async with running_service(**settings) as service:
-                    await asyncio.wait_for(test(*arguments, service=service, **named), 60)
+        @in_event_loop
+        async def whole(*arguments, **named):
+            model = predict() if isinstance(predict, type) else predict
+            async with running_service(model, **settings) as service:
+                await test(service, *arguments, **named)
 
-            asyncio.run(main())
-
-        del whole.__wrapped__  # otherwise pytest would look for a fixture `service`
+        _, *others = inspect.signature(test).parameters.values()
+        whole.__signature__ = inspect.Signature(others)  # where pytest looks for fixtures
+        whole.__name__, whole.__doc__ = test.__name__, test.__doc__
         return whole
 
     return wrap

@@ -13,33 +13,36 @@ import numpy as np
 import pytest
 
 from engine.core.errors import UserError
-from engine.serving.batcher import (
-    Batcher,
-    BatchingOptions,
-    QueueFullError,
-    batch_sizes,
-    choose_batch_size,
-)
+from engine.serving.batcher import Batcher, batch_sizes, choose_batch_size
+from engine.serving.limits import RefusalError
 from engine.serving.metrics import Metrics
-from tests.engine import small
 from tests.engine.serving.running_service import (
     BATCHING,
     BlockedModel,
     decode,
     image,
+    in_event_loop,
     probabilities,
 )
 
 IMAGES = [image(n, 255 - n, n * 7 % 256) for n in range(256)]
 
 
-def expected(contents: bytes) -> np.ndarray:
-    return probabilities(decode(contents)[None])[0]
+class CountingModel:
+    """A model that remembers the sizes of its batches."""
+
+    def __init__(self) -> None:
+        self.sizes = []
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        self.sizes.append(len(images))
+        return probabilities(images)
 
 
 @contextlib.asynccontextmanager
-async def working(predict=probabilities, batching=BATCHING, read=decode):
-    batcher = Batcher(read, predict, batching, Metrics())
+async def working(predict=probabilities, read=decode, **batching):
+    """Runs a batcher; `batching` replaces options of BATCHING."""
+    batcher = Batcher(read, predict, dataclasses.replace(BATCHING, **batching), Metrics())
     work = asyncio.ensure_future(batcher.run())
     try:
         yield batcher
@@ -48,8 +51,8 @@ async def working(predict=probabilities, batching=BATCHING, read=decode):
         batcher.close()
 
 
-def within(coroutine):
-    return asyncio.run(asyncio.wait_for(coroutine, 60))
+def assert_predicted(rows, images) -> None:
+    np.testing.assert_array_equal(rows, [probabilities(decode(one)[None])[0] for one in images])
 
 
 @pytest.mark.parametrize(
@@ -67,137 +70,98 @@ def test_choose_batch_size_pads_on_gpu_only(waiting):
     assert choose_batch_size(waiting, gpu) == min((s for s in gpu if s >= waiting), default=32)
 
 
-def test_batcher_returns_each_image_its_own_row():
+@in_event_loop
+async def test_batcher_returns_each_image_its_own_row():
     """256 images at a time, decoded out of order, in requests of several sizes."""
-    sizes = []
+    model = CountingModel()
 
     def slow(contents):
         threading.Event().wait(0.001 * (contents[1] % 3))
         return decode(contents)
 
-    def predict(images):
-        sizes.append(len(images))
-        return probabilities(images)
-
-    async def main():
-        batching = dataclasses.replace(BATCHING, max_queue_size=256, threads=4)
-        async with working(predict, batching, slow) as batcher:
-            starts = [0, *np.cumsum([1, 2, 3, 5, 8, 13] * 8)]
-            groups = [IMAGES[a:b] for a, b in itertools.pairwise(starts)]
-            predictions = await asyncio.gather(*map(batcher.predict, groups))
-            assert batcher.queued == 0
-        for group, rows in zip(groups, predictions, strict=True):
-            np.testing.assert_array_equal(rows, [expected(one) for one in group])
-
-    within(main())
-    assert set(sizes) <= set(BATCHING.batch_seconds)
+    starts = [0, *np.cumsum([1, 2, 3, 5, 8, 13] * 8)]
+    groups = [IMAGES[a:b] for a, b in itertools.pairwise(starts)]
+    async with working(model, slow, max_queue_size=256, threads=4) as batcher:
+        predictions = await asyncio.gather(*map(batcher.predict, groups))
+        assert batcher.queued == 0
+    for group, rows in zip(groups, predictions, strict=True):
+        assert_predicted(rows, group)
+    assert set(model.sizes) <= set(BATCHING.batch_seconds)
 
 
-def test_batcher_predictions_equal_network():
-    network = small.network().model
-    images = np.random.default_rng(0).integers(0, 256, (40, small.SIDE, small.SIDE, 3), np.uint8)
-
-    async def main():
-        batching = dataclasses.replace(BATCHING, max_queue_size=40)
-        async with working(
-            lambda batch: np.asarray(network(batch.astype(np.float32), training=False)),
-            batching,
-            lambda contents: np.frombuffer(contents, np.uint8).reshape(small.SIDE, small.SIDE, 3),
-        ) as batcher:
-            return await asyncio.gather(*(batcher.predict([one.tobytes()]) for one in images))
-
-    rows = np.concatenate(within(main()))
-    direct = np.asarray(network(images.astype(np.float32), training=False))
-    np.testing.assert_allclose(rows, direct, rtol=0, atol=1e-5)
-
-
-def test_batcher_returns_error_of_unreadable_image():
-    async def main():
-        async with working() as batcher:
-            return await batcher.predict([IMAGES[1], b"no", IMAGES[2]])
-
-    first, problem, last = within(main())
+@in_event_loop
+async def test_batcher_returns_error_of_unreadable_image():
+    async with working() as batcher:
+        first, problem, last = await batcher.predict([IMAGES[1], b"no", IMAGES[2]])
     assert isinstance(problem, UserError)
-    np.testing.assert_array_equal([first, last], [expected(one) for one in IMAGES[1:3]])
+    assert_predicted([first, last], IMAGES[1:3])
 
 
-def test_batcher_with_full_queue_refuses_until_free():
-    async def main():
-        blocked = BlockedModel()
-        async with working(blocked, dataclasses.replace(BATCHING, max_queue_size=3)) as batcher:
-            first = asyncio.ensure_future(batcher.predict(IMAGES[:2]))
-            await asyncio.sleep(0)
-            with pytest.raises(QueueFullError):
-                await batcher.predict(IMAGES[:2])
-            second = asyncio.ensure_future(batcher.predict(IMAGES[2:3]))
-            await asyncio.sleep(0)
-            with pytest.raises(QueueFullError):
-                await batcher.predict(IMAGES[3:4])
-            blocked.open.set()
-            rows = [*await first, *await second]
-            rows += await batcher.predict(IMAGES[3:6])
-        np.testing.assert_array_equal(rows, [expected(one) for one in IMAGES[:6]])
-
-    within(main())
+@in_event_loop
+async def test_batcher_with_full_queue_refuses_until_free():
+    blocked = BlockedModel()
+    async with working(blocked, max_queue_size=3) as batcher:
+        first = asyncio.ensure_future(batcher.predict(IMAGES[:2]))
+        await asyncio.sleep(0)
+        with pytest.raises(RefusalError, match="queue is full"):
+            await batcher.predict(IMAGES[:2])
+        second = asyncio.ensure_future(batcher.predict(IMAGES[2:3]))
+        await asyncio.sleep(0)
+        with pytest.raises(RefusalError, match="queue is full"):
+            await batcher.predict(IMAGES[3:4])
+        blocked.open.set()
+        assert_predicted([*await first, *await second], IMAGES[:3])
+        assert_predicted(await batcher.predict(IMAGES[3:6]), IMAGES[3:6])
 
 
-def test_batcher_fails_only_requests_of_failed_batch():
+@in_event_loop
+async def test_batcher_fails_only_requests_of_failed_batch():
     def predict(images):
         if 13 in images[:, 0, 0, 0]:
             raise MemoryError("no room")
         return probabilities(images)
 
-    async def main():
-        async with working(predict) as batcher:
-            assert len(await batcher.predict(IMAGES[:1])) == 1
-            with pytest.raises(MemoryError, match="no room"):
-                await batcher.predict(IMAGES[13:14])
-            assert batcher.queued == 0
-            return await batcher.predict(IMAGES[2:4])
-
-    np.testing.assert_array_equal(within(main()), [expected(one) for one in IMAGES[2:4]])
+    async with working(predict) as batcher:
+        assert len(await batcher.predict(IMAGES[:1])) == 1
+        with pytest.raises(MemoryError, match="no room"):
+            await batcher.predict(IMAGES[13:14])
+        assert batcher.queued == 0
+        assert_predicted(await batcher.predict(IMAGES[2:4]), IMAGES[2:4])
 
 
-def test_batcher_drops_images_of_cancelled_request():
+@in_event_loop
+async def test_batcher_drops_images_of_cancelled_request():
     """A batch on the device is finished, and other requests get their predictions."""
-
-    async def main():
-        blocked = BlockedModel()
-        async with working(blocked, dataclasses.replace(BATCHING, max_queue_size=40)) as batcher:
-            first = asyncio.ensure_future(batcher.predict(IMAGES[:1]))
-            while not blocked.started.is_set():
-                await asyncio.sleep(0.001)
-            cancelled = asyncio.ensure_future(batcher.predict(IMAGES[1:17]))
-            stays = asyncio.ensure_future(batcher.predict(IMAGES[17:19]))
-            await asyncio.sleep(0.05)
-            cancelled.cancel()
-            first.cancel()
-            await asyncio.sleep(0.01)
-            assert batcher.queued == 2
-            blocked.open.set()
-            rows = await stays
-            assert batcher.queued == 0
-        assert sum(blocked.batches) == 3
-        return rows
-
-    np.testing.assert_array_equal(within(main()), [expected(one) for one in IMAGES[17:19]])
+    blocked = BlockedModel()
+    async with working(blocked, max_queue_size=40) as batcher:
+        first = asyncio.ensure_future(batcher.predict(IMAGES[:1]))
+        while not blocked.started.is_set():
+            await asyncio.sleep(0.001)
+        cancelled = asyncio.ensure_future(batcher.predict(IMAGES[1:17]))
+        stays = asyncio.ensure_future(batcher.predict(IMAGES[17:19]))
+        await asyncio.sleep(0.05)
+        cancelled.cancel()
+        first.cancel()
+        await asyncio.sleep(0.01)
+        assert batcher.queued == 2
+        blocked.open.set()
+        assert_predicted(await stays, IMAGES[17:19])
+        assert batcher.queued == 0
+    assert sum(blocked.batches) == 3
 
 
-def test_batcher_does_not_wait_for_request_cancelled_at_start():
+@in_event_loop
+async def test_batcher_does_not_wait_for_request_cancelled_at_start():
     """Otherwise every later batch would wait for images that never come."""
-
-    async def main():
-        batching = dataclasses.replace(BATCHING, max_delay_seconds=1000.0)
-        async with working(batching=batching) as batcher:
-            cancelled = asyncio.ensure_future(batcher.predict(IMAGES[:4]))
-            await asyncio.sleep(0)  # queued for decoding, which has not started
-            cancelled.cancel()
-            return await batcher.predict(IMAGES[4:5])
-
-    np.testing.assert_array_equal(within(main()), [expected(IMAGES[4])])
+    async with working(max_delay_seconds=1000.0) as batcher:
+        cancelled = asyncio.ensure_future(batcher.predict(IMAGES[:4]))
+        await asyncio.sleep(0)  # queued for decoding, which has not started
+        cancelled.cancel()
+        assert_predicted(await batcher.predict(IMAGES[4:5]), IMAGES[4:5])
 
 
-def test_batcher_counts_decoder_of_cancelled_request_as_busy():
+@in_event_loop
+async def test_batcher_counts_decoder_of_cancelled_request_as_busy():
     """Images of cancelled requests can't pile up before the decoders."""
     running, most, released = [0], [0], threading.Event()
     lock = threading.Lock()
@@ -211,80 +175,69 @@ def test_batcher_counts_decoder_of_cancelled_request_as_busy():
             running[0] -= 1
         return decode(contents)
 
-    async def main():
-        async with working(read=slow) as batcher:
-            for number in range(8):
-                cancelled = asyncio.ensure_future(batcher.predict(IMAGES[number : number + 2]))
-                await asyncio.sleep(0.01)
-                cancelled.cancel()
-                await asyncio.sleep(0)
-            assert batcher._decoders._work_queue.qsize() == 0
-            released.set()
-            return await batcher.predict(IMAGES[:2])
-
-    np.testing.assert_array_equal(within(main()), [expected(one) for one in IMAGES[:2]])
+    async with working(read=slow) as batcher:
+        for number in range(8):
+            cancelled = asyncio.ensure_future(batcher.predict(IMAGES[number : number + 2]))
+            await asyncio.sleep(0.01)
+            cancelled.cancel()
+            await asyncio.sleep(0)
+        assert batcher._decoders._work_queue.qsize() == 0
+        released.set()
+        assert_predicted(await batcher.predict(IMAGES[:2]), IMAGES[:2])
     assert most[0] <= BATCHING.threads
 
 
-def test_batcher_waits_only_for_images_being_decoded():
+@in_event_loop
+async def test_batcher_waits_only_for_images_being_decoded():
     """A single image starts at once, whatever the delay; four images form one batch."""
-    seen_sizes = []
+    model, slow, released = CountingModel(), IMAGES[9], threading.Event()
 
-    def predict(images):
-        seen_sizes.append(len(images))
-        return probabilities(images)
+    def read(contents):
+        assert contents != slow or released.wait(20)
+        return decode(contents)
 
-    async def main():
-        batching = BatchingOptions(
-            {1: 1.0, 2: 1.0, 4: 1.0}, max_queue_size=16, max_delay_seconds=1000.0, threads=1
-        )
-        async with working(predict, batching) as batcher:
-            await batcher.predict(IMAGES[:1])
-            await batcher.predict(IMAGES[:4])
-            await batcher.predict([IMAGES[0], b"broken", IMAGES[1]])
+    async with working(model, read, max_delay_seconds=1000.0) as batcher:
+        await batcher.predict(IMAGES[:1])
+        await batcher.predict(IMAGES[:4])
+        await batcher.predict([IMAGES[0], b"broken", IMAGES[1]])
+        requests = [asyncio.ensure_future(batcher.predict([one])) for one in (slow, IMAGES[0])]
+        await asyncio.sleep(0.05)
+        assert model.sizes == [1, 4, 2]
+        released.set()
+        await asyncio.gather(*requests)
+    assert model.sizes == [1, 4, 2, 2]
 
-    within(main())
-    assert seen_sizes == [1, 4, 2]
 
-
-def test_batcher_waits_for_slow_decoding_up_to_max_delay():
+@in_event_loop
+async def test_batcher_waits_for_slow_decoding_up_to_max_delay():
     released = threading.Event()
 
     def read(contents):
-        if contents == IMAGES[9]:
-            assert released.wait(20)
+        assert contents != IMAGES[9] or released.wait(20)
         return decode(contents)
 
-    async def main():
-        async with working(read=read) as batcher:
-            slow = asyncio.ensure_future(batcher.predict(IMAGES[9:10]))
-            quick = await batcher.predict(IMAGES[:1])
-            released.set()
-            return [*quick, *await slow]
-
-    rows = within(main())
-    np.testing.assert_array_equal(rows, [expected(IMAGES[0]), expected(IMAGES[9])])
+    async with working(read=read) as batcher:
+        slow = asyncio.ensure_future(batcher.predict(IMAGES[9:10]))
+        assert_predicted(await batcher.predict(IMAGES[:1]), IMAGES[:1])
+        released.set()
+        assert_predicted(await slow, IMAGES[9:10])
 
 
-def test_batcher_logs_nothing_for_broken_image_of_cancelled_request():
-    messages = []
+@in_event_loop
+async def test_batcher_logs_nothing_for_broken_image_of_cancelled_request():
+    messages, released = [], threading.Event()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: messages.append(context))
 
-    async def main():
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: messages.append(context))
-        released = threading.Event()
+    def read(contents):
+        assert released.wait(20)
+        raise UserError("broken")
 
-        def read(contents):
-            assert released.wait(20)
-            raise UserError("broken")
-
-        async with working(read=read) as batcher:
-            cancelled = asyncio.ensure_future(batcher.predict(IMAGES[:2]))
-            await asyncio.sleep(0.01)
-            cancelled.cancel()
-            released.set()
-            await asyncio.sleep(0.05)
-        gc.collect()
-
-    within(main())
+    async with working(read=read) as batcher:
+        cancelled = asyncio.ensure_future(batcher.predict(IMAGES[:2]))
+        await asyncio.sleep(0.01)
+        cancelled.cancel()
+        released.set()
+        await asyncio.sleep(0.05)
+    del cancelled
+    gc.collect()
     assert not messages

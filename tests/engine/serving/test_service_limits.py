@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import functools
 
 import pytest
 
-from engine.serving.limits import MAX_REQUESTS_IN_MEMORY, Limits, MemoryBudget, RefusalError
+from engine.serving.limits import MAX_REQUESTS_IN_MEMORY, Limits
 from tests.engine.serving.running_service import (
     ANT,
-    BATCHING,
     BEE,
     HEAD,
     PART,
     BlockedModel,
-    running_service,
     send_raw,
     with_service,
 )
@@ -69,7 +66,7 @@ async def test_form_with_preamble_and_many_headers_is_accepted(service):
     assert (status, len(values["files"])) == (200, 3)
 
 
-@with_service(limits=Limits(seconds=0.5, head_seconds=0.5))
+@with_service(limits=Limits(seconds=0.5, idle_seconds=0.5))
 async def test_slow_clients_are_disconnected(service):
     slowly = functools.partial(send_raw, service.port, pause=0.2)
     silent, head, body = await asyncio.gather(
@@ -101,92 +98,57 @@ async def test_connections_are_limited_and_released(service):
     assert (await service.post(ANT))[0] == 200
 
 
-def test_full_queue_returns_503_with_retry_after():
-    async def main():
-        blocked = BlockedModel()
-        async with running_service(
-            blocked, batching=dataclasses.replace(BATCHING, max_queue_size=4)
-        ) as service:
-            first = [asyncio.ensure_future(service.post(ANT)) for _ in range(4)]
-            while service.service._batcher.queued < 4:
-                await asyncio.sleep(0.005)
-            async with service.client.post(
-                service.address + "predict", data=BEE, headers={"Content-Type": "image/png"}
-            ) as response:
-                assert response.status == 503
-                assert int(response.headers["Retry-After"]) >= 1
-                assert "the queue is full" in (await response.json())["error"]
-            assert "unfreeze_queue_images 4.0" in (await service.get("metrics"))[1]
-            blocked.open.set()
-            responses = await asyncio.gather(*first)
-            assert [status for status, _ in responses] == [200] * 4
-            assert (await service.post(BEE))[0] == 200
-
-    asyncio.run(main())
+@with_service(BlockedModel, max_queue_size=4)
+async def test_full_queue_returns_503_with_retry_after(service):
+    first = [asyncio.ensure_future(service.post(ANT)) for _ in range(4)]
+    await service.queue_of(4)
+    async with service.client.post(
+        service.address + "predict", data=BEE, headers={"Content-Type": "image/png"}
+    ) as response:
+        assert response.status == 503
+        assert int(response.headers["Retry-After"]) >= 1
+        assert "the queue is full" in (await response.json())["error"]
+    assert "unfreeze_queue_images 4.0" in (await service.get("metrics"))[1]
+    service.predict.open.set()
+    assert [status for status, _ in await asyncio.gather(*first)] == [200] * 4
+    assert (await service.post(BEE))[0] == 200
 
 
-def test_slow_prediction_returns_503():
-    async def main():
-        blocked = BlockedModel()
-        async with running_service(blocked, limits=Limits(seconds=0.3)) as service:
-            status, values = await service.post(ANT)
-            assert (status, values["error"]) == (503, "no result within 0.3 s; retry")
-            blocked.open.set()
-            assert (await service.post(BEE))[1]["files"][0]["decision"] == "bee"
-
-    asyncio.run(main())
+@with_service(BlockedModel, limits=Limits(seconds=0.3))
+async def test_slow_prediction_returns_503(service):
+    status, values = await service.post(ANT)
+    assert (status, values["error"]) == (503, "no result within 0.3 s; retry")
+    service.predict.open.set()
+    assert (await service.post(BEE))[1]["files"][0]["decision"] == "bee"
 
 
-def test_disconnected_clients_free_the_queue():
-    async def main():
-        blocked = BlockedModel()
-        async with running_service(
-            blocked, batching=dataclasses.replace(BATCHING, max_queue_size=40)
-        ) as service:
-            first = asyncio.ensure_future(service.post(BEE))
-            await asyncio.to_thread(blocked.started.wait, 20)
-            cancelled = [asyncio.ensure_future(service.post(ANT)) for _ in range(20)]
-            while service.service._batcher.queued < 21:
-                await asyncio.sleep(0.005)
-            for one in cancelled:
-                one.cancel()
-            while service.service._batcher.queued > 1:
-                await asyncio.sleep(0.005)
-            blocked.open.set()
-            assert (await first)[1]["files"][0]["decision"] == "bee"
-            assert 'status="499"} 20.0' in (await service.get("metrics"))[1]
-
-    asyncio.run(main())
+@with_service(BlockedModel, max_queue_size=40)
+async def test_disconnected_clients_free_the_queue(service):
+    first = asyncio.ensure_future(service.post(BEE))
+    await asyncio.to_thread(service.predict.started.wait, 20)
+    cancelled = [asyncio.ensure_future(service.post(ANT)) for _ in range(20)]
+    await service.queue_of(21)
+    for one in cancelled:
+        one.cancel()
+    await service.queue_of(1)
+    service.predict.open.set()
+    assert (await first)[1]["files"][0]["decision"] == "bee"
+    assert 'status="499"} 20.0' in (await service.get("metrics"))[1]
 
 
 @pytest.mark.parametrize("kind", [b"image/png", b"multipart/form-data; boundary=b"])
-def test_client_disconnected_within_body_logs_nothing(kind, caplog):
+@with_service()
+async def test_client_disconnected_within_body_logs_nothing(service, kind, caplog):
     head = HEAD + b"Content-Type: " + kind + b"\r\nContent-Length: 9999\r\n\r\n" + PART + b"p12"
-
-    async def main():
-        async with running_service() as service:
-            for _ in range(5):
-                _, writer = await asyncio.open_connection("127.0.0.1", service.port)
-                writer.write(head)
-                await asyncio.sleep(0.05)
-                writer.transport.abort()
-            while 'status="499"} 5.0' not in (await service.get("metrics"))[1]:
-                await asyncio.sleep(0.01)
-            assert service.service._memory.used == 0
-
-    asyncio.run(asyncio.wait_for(main(), 60))
+    for _ in range(5):
+        _, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(head)
+        await asyncio.sleep(0.05)
+        writer.transport.abort()
+    while 'status="499"} 5.0' not in (await service.get("metrics"))[1]:
+        await asyncio.sleep(0.01)
+    assert service.service._memory.used == 0
     assert not caplog.records
-
-
-def test_memory_budget_is_shared_and_released():
-    memory = MemoryBudget(100)
-    with memory.reservation() as first, memory.reservation() as second:
-        first(60)
-        with pytest.raises(RefusalError, match="too many requests"):
-            second(50)
-        second(40)
-        assert memory.used == 100
-    assert memory.used == 0
 
 
 @with_service(limits=Limits(file_bytes=1000))
