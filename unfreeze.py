@@ -12,7 +12,7 @@ _HOMES = {
     "engine.core.errors": ("UserError",),
     "engine.core.recipe": ("DataSpec", "Phase", "Recipe"),
     "engine.cli.train": ("recipe_from_flags",),
-    "engine.commands.cache_options": ("CacheOptions",),
+    "engine.commands.shared_options": ("CacheOptions",),
     "engine.commands.train": ("TrainOptions", "train"),
     "engine.commands.evaluate": ("EvaluateOptions", "RuleChange", "evaluate"),
     "engine.commands.compare": ("CompareOptions", "compare"),

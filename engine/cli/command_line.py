@@ -12,7 +12,7 @@ import re
 import sysconfig
 import textwrap
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -79,23 +79,13 @@ class ParsedFlags:
         with as_flag_errors():
             return kind(**{name: getattr(self, name) for name in names}, **values)
 
-    def as_flags(self, names: Iterable[str]) -> list[str]:
-        """Those of the flags that the user gave, as another program's command line takes them.
-
-        In the order in which they were last given, since of some the last one counts.
+    def refuse(self, names: Container[str], why: str) -> None:
+        """Raises:
+        FlagError: the user gave one of these flags; the message says why it can't be.
         """
-        wanted, texts = set(names), []
-        for name in reversed(dict.fromkeys(reversed(self.explicit))):
-            if name in wanted:
-                value = self._values[name].value
-                values = value if isinstance(value, list) else [value]
-                texts += [f"--{name}={_as_text(one)}" for one in values]
-        return texts
-
-
-def _as_text(value: Any) -> str:
-    """`HEIGHTxWIDTH` for the value of a size."""
-    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        for name in self.explicit:
+            if name in names:
+                raise FlagError(f"--{name} {why}")
 
 
 def flag_names(groups: Iterable[DefineFlags]) -> list[str]:
@@ -254,6 +244,7 @@ def help_text(program: str, usage: str, about: str | None, values: flags.FlagVal
             described = re.search(r"; default: ([^;]*)", text)
             default = described and described[1]
             text = re.sub(r"; default: [^;]*", "", text)
+        default = (",".join(default) or None) if isinstance(default, tuple) else default
         title = f"  --[no]{name}" if flag.boolean else f"  --{name}=…"
         lines.append(title if default is None else f"{title} (default: {default})")
         lines += textwrap.wrap(text, 92, initial_indent=" " * 6, subsequent_indent=" " * 6)

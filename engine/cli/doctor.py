@@ -10,9 +10,10 @@ from absl import flags
 from rich.console import Console
 from rich.progress import Progress
 
-from engine.cli import command_line, flag_types
+from engine.cli import command_line
 from engine.cli import flags as cli_flags
 from engine.cli import train as cli_train
+from engine.cli.flag_types import define_options, define_path
 from engine.commands import doctor
 from engine.commands.doctor import DoctorOptions
 
@@ -20,19 +21,13 @@ if TYPE_CHECKING:
     from pipelines.doctor.examine import ExaminedDataset
 
 
-def define(values: flags.FlagValues) -> None:
-    flag_types.define_path(
-        values, "out", "doctor", "folder for report.html and report.json, or none"
-    )
-    text = "CSV file to write with the images that are fit to train on"
-    flag_types.define_path(values, "write_manifest", None, text)
-    flag_types.define_integer(
-        values, "threads", None, "CPU threads; all cores if not given", minimum=1
-    )
+def define_doctor(values: flags.FlagValues) -> None:
+    define_path(values, "out", "doctor", "folder for report.html and report.json, or none")
+    define_options(values, DoctorOptions)
 
 
 def main(argv: list[str]) -> None:
-    groups = (cli_flags.define_images, define)
+    groups = (cli_flags.define_images, define_doctor)
     parsed = command_line.parse("[flags]", groups, argv, cli_train.names(), __doc__)
     options = doctor_options(parsed)
     console = Console(file=sys.stderr)
@@ -46,24 +41,18 @@ def main(argv: list[str]) -> None:
 
     for line in doctor_page.lines(examined.summary()):
         print(line)
-    if parsed.out != "none":
-        html, figures = doctor.write_report(examined, Path(parsed.out))
+    if parsed.out != Path("none"):
+        html, figures = doctor.write_report(examined, parsed.out)
         print(f"written to {html} and {figures}")
-    if options.manifest:
-        write_manifest(examined, options.manifest)
+    if options.write_manifest:
+        write_manifest(examined, options.write_manifest)
 
 
-@command_line.as_flag_errors()
 def doctor_options(parsed: command_line.ParsedFlags) -> DoctorOptions:
+    """Raises:
+    FlagError: no images are named, or a value does not fit.
     """
-    Raises:
-      FlagError: no images are named, or a value does not fit.
-    """
-    data = cli_flags.build_data_spec(parsed)
-    if data is None:
-        raise command_line.FlagError(cli_flags.NO_IMAGES)
-    manifest = Path(parsed.write_manifest) if parsed.write_manifest else None
-    return DoctorOptions(data, manifest, parsed.threads)
+    return parsed.options(DoctorOptions, data=cli_flags.required_data(parsed))
 
 
 def write_manifest(examined: ExaminedDataset, path: Path) -> None:

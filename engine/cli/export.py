@@ -8,21 +8,15 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from absl import flags
 
 from engine.cli import command_line
 from engine.cli import flags as cli_flags
 from engine.cli import main as cli_main
-from engine.cli.command_line import FlagError, ParsedFlags
-from engine.cli.flag_types import define_choice, define_number, define_path, define_switch
-from engine.commands.export import (
-    DEFAULT_MIN_AGREEMENT,
-    MIN_AGREEMENT,
-    ExportOptions,
-    export,
-)
+from engine.cli.command_line import ParsedFlags
+from engine.cli.flag_types import define_options
+from engine.commands.export import ExportOptions, export
 from engine.core.recipe import DataSpec, Recipe
 from engine.export import export_source
 from engine.export.formats import FORMATS
@@ -34,20 +28,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def define_export(values: flags.FlagValues) -> None:
-    define_path(values, "run_dir", None, "run whose best model is exported")
-    define_choice(values, "format", None, FORMATS, "of the export")
-    define_path(values, "out", None, "folder to make")
-    text = "of the weights, with --format=litert"
-    define_choice(values, "precision", export_source.FLOAT32, export_source.PRECISIONS, text)
-    define_number(
-        values,
-        "min_agreement",
-        None,
-        "share of validation images, up to 1, on which export and original must predict the same; "
-        f"default: {DEFAULT_MIN_AGREEMENT}, {MIN_AGREEMENT[export_source.INT8]} for int8",
-    )
-    define_switch(values, "overwrite", False, "replace an earlier export")
-    cli_flags.define_threads(values)
+    define_options(values, ExportOptions)
     cli_flags.define_cache_dir(values)
 
 
@@ -74,19 +55,15 @@ def export_options(parsed: ParsedFlags) -> ExportOptions:
         format=f"allowed: {', '.join(FORMATS)}",
         out="name the folder to make",
     )
-    if "precision" in parsed.explicit and len(FORMATS[parsed.format].precisions) == 1:
-        raise FlagError(
-            f"--precision={parsed.precision} requires --format=litert; omit it with "
-            f"--format={parsed.format}, which is {export_source.FLOAT32}"
-        )
-    options = parsed.options(
+    if len(FORMATS[parsed.format].precisions) == 1:
+        why = f"requires --format=litert; omit it, as {parsed.format} is {export_source.FLOAT32}"
+        parsed.refuse(("precision",), why)
+    recipe = RunDirectory(parsed.run_dir).read_recipe()
+    return parsed.options(
         ExportOptions,
-        run_dir=Path(parsed.run_dir),
-        out=Path(parsed.out),
+        data=moved_data(parsed, recipe),
         cache=cli_flags.cache_options(parsed, memory=0),
     )
-    data = moved_data(parsed, RunDirectory(options.run_dir).read_recipe())
-    return dataclasses.replace(options, data=data)
 
 
 def moved_data(parsed: ParsedFlags, recipe: Recipe) -> DataSpec | None:
@@ -94,10 +71,7 @@ def moved_data(parsed: ParsedFlags, recipe: Recipe) -> DataSpec | None:
 
     What they leave open is as the run had it, so that the same images validate.
     """
-    data = cli_flags.build_data_spec(parsed)
-    stray = sorted(set(parsed.explicit) & set(cli_flags.DATA))
-    if data is None and stray:
-        raise FlagError(f"--{stray[0]} requires other data; name it, such as with --data_dir")
+    data = cli_flags.other_data(parsed)
     if data is None:
         return None
     unset = {name for name in cli_flags.DATA if name not in parsed.explicit}

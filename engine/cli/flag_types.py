@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import os
+import pathlib
 import re
-from collections.abc import Iterable
+import types
+import typing
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from absl import flags
 
 from engine.core.errors import nearest
+from engine.core.options import REQUIRED, Option, declared_options
 
 AUTO = "auto"
 MAX_BYTES = 1e18
@@ -51,10 +54,29 @@ class Choice(Parser):
 
 
 class Path(Parser):
-    """A path; `~` is the home folder, which shells leave alone behind `--flag=`."""
+    """A path, None for an empty one; `~` is the home folder, as shells leave it in `--flag=~`."""
 
-    def convert(self, argument: str) -> str:
-        return os.path.expanduser(argument)
+    def parse(self, argument: str) -> pathlib.Path | None:
+        return pathlib.Path(os.path.expanduser(argument)) if argument else None
+
+
+class Names(Parser):
+    """Names joined by commas, as a tuple."""
+
+    def convert(self, argument: str | tuple[str, ...]) -> tuple[str, ...]:
+        words = argument.split(",") if isinstance(argument, str) else argument
+        return tuple(word.strip() for word in words if word.strip())
+
+
+class WholeNumbers(Names):
+    """Whole numbers from 1 upward, joined by commas."""
+
+    allowed = "whole numbers, such as 16,32,64"
+
+    def convert(self, argument: str | tuple[str, ...]) -> Any:
+        words = super().convert(argument)
+        valid = all(word.isdecimal() and int(word) for word in words)
+        return tuple(map(int, words)) if valid else None
 
 
 class Size(Parser):
@@ -98,31 +120,63 @@ class Bytes(Parser):
 
 
 class Number(Parser):
-    """A finite number of a kind (int or float), not below a minimum."""
+    """A finite number of a kind (int or float) that an option allows, or the option's word."""
 
-    def __init__(self, kind: type, minimum: float = -math.inf) -> None:
-        self.kind, self.minimum = kind, minimum
-        self.allowed = {int: "a whole number", float: "a number"}[kind]
-        if minimum > -math.inf:
-            self.allowed += f", {minimum} or more"
+    def __init__(self, kind: type, option: Option) -> None:
+        self.kind, self.option = kind, option
+        parts = [{int: "a whole number", float: "a number"}[kind], option.limits]
+        parts += [f"or {option.word}"] if option.word else []
+        self.allowed = ", ".join(filter(None, parts))
 
-    def convert(self, argument: str | float) -> int | float | None:
+    def convert(self, argument: str | float) -> Any:
+        if self.option.word and argument == self.option.word:
+            return argument
         try:
             number = self.kind(argument)
         except ValueError:
             return None
-        return number if self.minimum <= number < math.inf else None
+        return number if self.option.allows(number) else None
 
 
-class NumberOrAuto(Number):
-    """As `Number`, or `auto`."""
+# By the types of a field.
+PARSERS = {
+    (str,): lambda option: Choice(option.choices) if option.choices else flags.ArgumentParser(),
+    (int,): lambda option: Number(int, option),
+    (float,): lambda option: Number(float, option),
+    (str, int): lambda option: Number(int, option),
+    (pathlib.Path,): lambda option: Path(),
+    (tuple[int, int],): lambda option: IntegerRange(),
+    (tuple[str, ...],): lambda option: Names(),
+}
 
-    def __init__(self, kind: type, minimum: float = -math.inf) -> None:
-        super().__init__(kind, minimum)
-        self.allowed += f", or {AUTO}"
 
-    def convert(self, argument: str | float) -> Any:
-        return AUTO if argument == AUTO else super().convert(argument)
+def define_options(
+    values: flags.FlagValues, kind: type, omit: Collection[str] = (), **parsers: Parser
+) -> None:
+    """Defines a flag for each option of a dataclass that has a help text, and no flag yet.
+
+    Args:
+      omit: names of options that get no flag here.
+      parsers: of flags whose type is not the field's.
+    """
+    hints = typing.get_type_hints(kind)
+    for name, option in declared_options(kind).items():
+        if not option.help or name in omit or name in values:
+            continue
+        default = kind.__dataclass_fields__[name].default  # type: ignore[attr-defined]
+        default = None if default is REQUIRED else default
+        if hints[name] is bool:
+            flags.DEFINE_bool(name, default, option.help, flag_values=values)
+        else:
+            parser = parsers.get(name) or PARSERS[_without_none(hints[name])](option)
+            define(values, name, default, parser, option.help)
+
+
+def _without_none(hint: Any) -> tuple[Any, ...]:
+    """`(str, int)` for `str | int | None`."""
+    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    kinds = typing.get_args(hint) if union else (hint,)
+    return tuple(kind for kind in kinds if kind is not types.NoneType)
 
 
 def define(
@@ -138,26 +192,8 @@ def define(
     flags.DEFINE(parser, name, default, text, flag_values=values)
 
 
-def define_choice(
-    values: flags.FlagValues, name: str, default: str | None, names: Iterable[str], help: str
-) -> None:
-    define(values, name, default, Choice(names), help)
-
-
 def define_path(values: flags.FlagValues, name: str, default: str | None, help: str) -> None:
     define(values, name, default, Path(), help)
-
-
-def define_integer(
-    values: flags.FlagValues, name: str, default: int | None, help: str, minimum: int = 0
-) -> None:
-    define(values, name, default, Number(int, minimum), help)
-
-
-def define_number(
-    values: flags.FlagValues, name: str, default: float | None, help: str, minimum: float = 0
-) -> None:
-    define(values, name, default, Number(float, minimum), help)
 
 
 def define_text(values: flags.FlagValues, name: str, default: str | None, help: str) -> None:

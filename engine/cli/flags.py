@@ -14,19 +14,18 @@ from engine.cli.command_line import FlagError, ParsedFlags, as_flag_errors, flag
 from engine.cli.flag_types import (
     AUTO,
     Bytes,
-    NumberOrAuto,
+    Choice,
+    Number,
     Size,
     define,
-    define_choice,
-    define_integer,
-    define_number,
-    define_switch,
+    define_options,
     define_text,
 )
-from engine.commands.cache_options import CacheOptions
+from engine.commands.shared_options import CacheOptions, ProcessOptions
 from engine.core import recipe as specs
 from engine.core.call_syntax import parse_calls
 from engine.core.errors import UserError
+from engine.core.options import Option
 from engine.core.recipe import DataSpec, Recipe
 from engine.models.backbones import BACKBONES
 from engine.optim import phase_options
@@ -69,108 +68,41 @@ def define_images(values: flags.FlagValues) -> None:
     define_text(values, "dataset", None, text)
     text = "CSV file with columns path, label and optionally split, group"
     define_text(values, "manifest", None, text)
-    text = "folder that its paths may not leave; default: the manifest's"
-    define_text(values, "manifest_root", None, text)
-    define_number(
-        values,
-        "validation_fraction",
-        0.2,
-        "share of the training split to validate on, or from 1 upward a number of examples",
-    )
-    define_integer(values, "split_seed", 0, "seed of the choice of validation examples")
-    define_integer(
-        values, "limit_examples", None, "examples to use of each split; default: all", minimum=1
-    )
+    define_options(values, DataSpec, omit=("on_bad_image",))
 
 
 def define_data(values: flags.FlagValues) -> None:
     define_images(values)
-    define_choice(values, "on_bad_image", "skip", specs.ON_BAD_IMAGE, "what a broken image does")
+    define_options(values, DataSpec)
 
 
-def define_model(values: flags.FlagValues) -> None:
-    define_choice(values, "backbone", "efficientnet_lite0", BACKBONES, "pretrained network")
-    define_text(values, "weights", "imagenet", "allowed: imagenet, none, or a Keras weight file")
-    define_text(values, "init_from", None, "finished run to start from")
-    define_integer(values, "hidden_units", 0, "units of a hidden layer before the head; 0 for none")
-    define_number(values, "dropout", 0.0, "share of features dropped before the head, below 1")
-    define(
-        values, "image_size", None, Size(), "size of the network's input; default: the backbone's"
-    )
-    define_choice(
-        values, "resize", "squash", specs.RESIZES, "how an image of another aspect ratio is resized"
-    )
-
-
-def define_training(values: flags.FlagValues) -> None:
+def define_recipe(values: flags.FlagValues) -> None:
+    """All flags that make a recipe."""
+    define_data(values)
+    text = "pretrained network"
+    define(values, "backbone", "efficientnet_lite0", Choice(BACKBONES), text)
+    text = "size of the network's input; default: the backbone's"
+    define(values, "image_size", None, Size(), text)
     flags.DEFINE_multi_string("phase", None, PHASE_HELP, flag_values=values)
-    define_text(
-        values,
-        "augment",
-        BLOG_AUGMENTATION,
-        f"augmentations joined by |, or none; allowed: {', '.join(augmentations.AUGMENTATIONS)}",
-    )
-    define(
-        values,
-        "batch_size",
-        BATCH_SIZE,
-        NumberOrAuto(int, 1),
-        f"examples per step; {AUTO} for {BATCH_SIZE} in as few microbatches "
-        "(--gradient_accumulation_steps) as fit in memory",
-    )
-    define_integer(
-        values,
-        "gradient_accumulation_steps",
-        1,
-        "microbatches per batch, to save memory; must divide --batch_size",
-        minimum=1,
-    )
-    define_choice(
-        values,
-        "precision",
-        AUTO,
-        specs.PRECISIONS,
-        f"of the network's arithmetic; {AUTO} measures the fastest for the frozen layers",
-    )
-    define_choice(
-        values, "xla", AUTO, specs.XLA, f"whether XLA compiles the network; {AUTO} measures"
-    )
-    define_choice(
-        values,
-        "cache",
-        AUTO,
-        specs.CACHES,
-        "what is cached: decoded images, outputs of frozen layers",
-    )
-    define_number(
-        values, "label_smoothing", 0.0, "share of the label that all classes get, below 1"
-    )
-    define_choice(
-        values, "class_weights", "none", specs.CLASS_WEIGHTS, "weight of each class in the loss"
-    )
-    define_integer(values, "seed", 0, "of the shuffling, the augmentation, dropout and the head")
-    define_switch(values, "deterministic", False, "the same bits on a GPU too; slower")
+    text = f"augmentations joined by |, or none; allowed: {', '.join(augmentations.AUGMENTATIONS)}"
+    define_text(values, "augment", BLOG_AUGMENTATION, text)
+    auto = Number(int, Option(minimum=1, word=AUTO))
+    define_options(values, Recipe, batch_size=auto)
 
 
 def define_run(values: flags.FlagValues) -> None:
-    define_threads(values)
+    define_options(values, ProcessOptions)
     text = "memory for caches; default: a third of the free memory"
     define(values, "cache_memory", None, Bytes(), text)
     define_cache_dir(values)
 
 
-def define_threads(values: flags.FlagValues) -> None:
-    define_integer(values, "threads", None, "CPU threads; default: all cores", minimum=1)
-
-
 def define_cache_dir(values: flags.FlagValues) -> None:
-    define_text(
-        values,
-        "cache_dir",
-        None,
+    text = (
         "folder in which decoded images are cached for later runs, or none; "
-        "default: ~/.cache/unfreeze",
+        "default: ~/.cache/unfreeze"
     )
+    define_text(values, "cache_dir", None, text)
 
 
 def cache_options(parsed: ParsedFlags, memory: int | None = None) -> CacheOptions:
@@ -181,18 +113,8 @@ def cache_options(parsed: ParsedFlags, memory: int | None = None) -> CacheOption
     return CacheOptions(folder, memory)
 
 
-def define_price_per_hour(values: flags.FlagValues) -> None:
-    define_number(values, "price_per_hour", None, "of this machine, in any currency")
-
-
 DATA = ("validation_fraction", "split_seed", "limit_examples", "on_bad_image")
-RECIPE = (define_data, define_model, define_training)  # all that make a recipe
-RUN = (*RECIPE, define_run)
-
-
-def split_names(text: str | None) -> list[str]:
-    """`a, b` -> [a, b]; nothing -> []."""
-    return [word.strip() for word in (text or "").split(",") if word.strip()]
+RUN = (define_recipe, define_run)
 
 
 def run_flags() -> list[str]:
@@ -202,7 +124,7 @@ def run_flags() -> list[str]:
 
 def recipe_flags() -> list[str]:
     """Names of the flags that a run's recipe is made from."""
-    return flag_names(RECIPE)
+    return flag_names([define_recipe])
 
 
 @as_flag_errors()
@@ -236,6 +158,28 @@ def build_data_spec(parsed: ParsedFlags) -> DataSpec | None:
     )
 
 
+def required_data(parsed: ParsedFlags) -> DataSpec:
+    """Raises:
+    FlagError: the flags name no images.
+    """
+    data = build_data_spec(parsed)
+    if data is None:
+        raise FlagError(NO_IMAGES)
+    return data
+
+
+def other_data(parsed: ParsedFlags) -> DataSpec | None:
+    """The data that the flags name in place of a run's own; None where they name none.
+
+    Raises:
+      FlagError: flags that go with other data, and no other data.
+    """
+    data = build_data_spec(parsed)
+    if data is None:
+        parsed.refuse(DATA, "requires other data; name it, such as with --data_dir")
+    return data
+
+
 def _absolute(path: str) -> str:
     """Since a run may be resumed from another folder; addresses such as gs://… stay as they are."""
     return path if "://" in path else str(Path(os.path.expanduser(path)).absolute())
@@ -248,9 +192,7 @@ def build_recipe(parsed: ParsedFlags) -> Recipe:
     Raises:
       FlagError: a value that does not fit, or no data.
     """
-    data = build_data_spec(parsed)
-    if data is None:
-        raise FlagError(NO_IMAGES)
+    data = required_data(parsed)
     if parsed.batch_size == AUTO and "gradient_accumulation_steps" in parsed.explicit:
         raise FlagError(
             f"--gradient_accumulation_steps={parsed.gradient_accumulation_steps}: "

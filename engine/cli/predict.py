@@ -7,79 +7,58 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
-from engine.cli import command_line, flag_types, tta_flag
+from engine.cli import command_line
 from engine.cli import main as cli_main
+from engine.cli.flag_types import (
+    Choice,
+    Number,
+    define,
+    define_options,
+    define_path,
+    define_switch,
+)
 from engine.cli.prediction_progress import PredictionProgress
-from engine.commands.predict import PredictOptions, predict
+from engine.commands.predict import PRECISIONS, PredictOptions, predict
 from engine.commands.predict_to_file import predict_to_file
 from engine.core.errors import UserError
+from engine.core.options import Option
 from engine.core.text import csv_cell, csv_path, printable
 from engine.inference import predictions_format
 from engine.inference.predict import Prediction
 from engine.inference.predictions_file import PredictionCounts
 from engine.inference.predictions_format import decision_text
-from engine.models.backbones import BACKBONES
-
-FORMATS = ("table", "json", "csv")
-PRECISIONS = ("float32", "auto")
 
 
-def define(values: flags.FlagValues) -> None:
-    flag_types.define_path(values, "run_dir", None, "the run whose best model predicts")
-    flag_types.define_choice(
-        values,
-        "backbone",
-        "efficientnet_lite0",
-        BACKBONES,
-        "without --run_dir: the network that predicts the 1,000 ImageNet classes",
-    )
-    flag_types.define_integer(
-        values, "top_k", None, "labels of each prediction; default: 5, or 1 with --out", minimum=1
-    )
-    flag_types.define_choice(values, "format", "table", FORMATS, "of the printed predictions")
-    flag_types.define_path(values, "plot", None, "write each image beside its bars, as PNG")
-    flags.DEFINE_bool(
-        "explain", False, "show in --plot, by Grad-CAM, what speaks for each prediction", values
-    )
-    tta_flag.define(values)
-    flag_types.define_path(
-        values,
-        "out",
-        None,
+def define_predict(values: flags.FlagValues) -> None:
+    define_options(values, PredictOptions)
+    text = "labels of each prediction; default: 5, or 1 with --out"
+    define(values, "top_k", None, Number(int, Option(minimum=1)), text)
+    define(values, "format", "table", Choice(PRINTERS), "of the printed predictions")
+    text = (
         "write the predictions as they come to this file instead, .csv or .jsonl, a row an image; "
-        "when interrupted, the same command resumes it",
+        "when interrupted, the same command resumes it"
     )
-    flags.DEFINE_bool("overwrite", False, "with --out: start over, and replace the file", values)
-    flag_types.define_choice(
-        values,
-        "precision",
-        None,
-        PRECISIONS,
+    define_path(values, "out", None, text)
+    define_switch(values, "overwrite", False, "with --out: start over, and replace the file")
+    text = (
         "of the network's arithmetic: float32 predicts as bin/evaluate does, and is the default; "
         "auto, the default with --out, measures what is fastest where there are thousands of "
-        "images",
+        "images"
     )
-    flags.DEFINE_bool(
-        "allow_private_urls", False, "fetch addresses that are not on the public internet", values
-    )
-    flag_types.define_integer(values, "batch_size", 32, "images at a time", minimum=1)
-    flag_types.define_integer(
-        values, "threads", None, "CPU threads; all cores if not given", minimum=1
-    )
+    define(values, "precision", None, Choice(PRECISIONS), text)
 
 
 def main(argv: list[str]) -> None:
-    parsed = command_line.parse("[flags] FILE|FOLDER|URL ...", (define,), argv, about=__doc__)
+    groups = (define_predict,)
+    parsed = command_line.parse("[flags] FILE|FOLDER|URL ...", groups, argv, about=__doc__)
     options = predict_options(parsed)
     if parsed.out is not None:
         write_predictions(parsed, options)
         return
-    if parsed.overwrite:
-        raise command_line.FlagError("--overwrite has no use without --out; omit it")
+    parsed.refuse(("overwrite",), "has no use without --out; omit it")
     result = predict(options, cli_main.log)
     PRINTERS[parsed.format](result.predictions, result.rule.overrides_argmax)
     unread = [one for one in result.predictions if one.problem]
@@ -89,25 +68,16 @@ def main(argv: list[str]) -> None:
         raise UserError("no image could be read")
 
 
-@command_line.as_flag_errors()
 def predict_options(parsed: command_line.ParsedFlags) -> PredictOptions:
-    """
-    Raises:
-      FlagError: a value does not fit, or no image is named.
+    """Raises:
+    FlagError: a value does not fit, or no image is named.
     """
     to_file = parsed.out is not None
-    return PredictOptions(
+    return parsed.options(
+        PredictOptions,
         images=tuple(parsed.arguments),
-        run_dir=Path(parsed.run_dir) if parsed.run_dir else None,
-        backbone=parsed.backbone,
         top_k=parsed.top_k or (1 if to_file else 5),
-        tta=parsed.tta,
         precision=parsed.precision or ("auto" if to_file else "float32"),
-        batch_size=parsed.batch_size,
-        threads=parsed.threads,
-        allow_private_urls=parsed.allow_private_urls,
-        plot=Path(parsed.plot) if parsed.plot else None,
-        explain=parsed.explain,
     )
 
 
@@ -118,12 +88,11 @@ def write_predictions(parsed: command_line.ParsedFlags, options: PredictOptions)
       FlagError: a file of another kind, or flags that exclude each other.
       UserError: no image could be read.
     """
-    path = Path(parsed.out)
+    path = parsed.out
     with command_line.as_flag_errors():
         predictions_format.format_of(path.name)
-    for name, why in {"format": "the file's ending says it", "plot": "it has no images"}.items():
-        if name in parsed.explicit:
-            raise command_line.FlagError(f"--{name} has no use with --out: {why}; omit one of them")
+    parsed.refuse(("format",), "has no use with --out: the file's ending says it; omit one of them")
+    parsed.refuse(("plot",), "has no use with --out: it has no images; omit one of them")
     shutdown = cli_main.listen_for_shutdown(None, False)
     with PredictionProgress() as progress:
         counts = predict_to_file(options, path, parsed.overwrite, progress, shutdown)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from absl import flags
@@ -13,18 +12,16 @@ from engine.cli import main as cli_main
 from engine.cli.command_line import ParsedFlags
 from engine.cli.flag_types import (
     AUTO,
-    IntegerRange,
+    Choice,
     define,
-    define_choice,
-    define_integer,
-    define_number,
+    define_options,
     define_path,
     define_switch,
     define_text,
 )
 from engine.commands import memory_probe, train_summary
 from engine.commands.train import TrainOptions, train
-from engine.core.recipe import ON_NAN, Recipe
+from engine.core.recipe import Recipe
 from engine.loggers.console import ConsoleLogger
 
 # What batch systems send, and nothing here uses otherwise.
@@ -35,27 +32,11 @@ def define_train(values: flags.FlagValues) -> None:
     text = "folder of the run; default: runs/ and the name of the flag file, the recipe or its run"
     define_path(values, "run_dir", None, text)
     define_text(values, "recipe", None, recipe_file.HELP)
-    define_switch(values, "overwrite", False, "remove the run that --run_dir holds")
-    define_number(values, "checkpoint_minutes", 10.0, "between checkpoints within an epoch")
-    define_integer(values, "log_every_steps", 10, "steps between log lines", minimum=1)
-    define_integer(
-        values, "steps_per_execution", None, "steps per call; default: measured", minimum=1
-    )
-    define(values, "profile_steps", None, IntegerRange(), "steps for TensorFlow's profiler")
-    define_choice(
-        values,
-        "preemption_signal",
-        None,
-        SIGNALS,
-        "what a scheduler sends before it takes the machine away; ends the run as a SIGTERM does",
-    )
+    define_options(values, TrainOptions)
+    text = "what a scheduler sends before it takes the machine away; ends the run as a SIGTERM does"
+    define(values, "preemption_signal", None, Choice(SIGNALS), text)
     text = "ask AWS and Google whether they take the machine away"
     define_switch(values, "watch_preemption", False, text)
-    text = "for a NaN or infinite loss: halve the learning rate and roll back, or stop"
-    define_choice(values, "on_nan", "halve", ON_NAN, text)
-    define_switch(values, "report", True, "write report/report.html at the end")
-    cli_flags.define_price_per_hour(values)
-    define_path(values, "show_augmented", None, "PNG to write with the first augmented batch")
 
 
 ALL = (*cli_flags.RUN, define_train)
@@ -95,11 +76,10 @@ def train_options(parsed: ParsedFlags, argv: list[str]) -> TrainOptions:
     return parsed.options(
         TrainOptions,
         recipe=recipe,
-        run_dir=Path(parsed.run_dir or os.path.join("runs", name)),
+        run_dir=parsed.run_dir or Path("runs", name),
         plan=plan,
         fit_memory=parsed.batch_size == AUTO,
         cache=cli_flags.cache_options(parsed, parsed.cache_memory),
-        show_augmented=Path(parsed.show_augmented) if parsed.show_augmented else None,
         command=cli_main.command_text(argv),
     )
 

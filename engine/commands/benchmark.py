@@ -14,8 +14,9 @@ from engine.benchmark import cloud
 from engine.benchmark.measurement import PREDICT, Measurement, Rate, explain
 from engine.benchmark.report import Report
 from engine.benchmark.timing import Workload, measure_in_turn
-from engine.commands.cache_options import CacheOptions
 from engine.commands.evaluate import Log, ignore
+from engine.commands.shared_options import CacheOptions, ProcessOptions, price_per_hour_option
+from engine.core.options import option
 from engine.core.recipe import Recipe
 from engine.evaluation.evaluate import Evaluation
 from engine.loggers.base import StepMetrics
@@ -33,25 +34,26 @@ if TYPE_CHECKING:
 MAX_PREDICT_IMAGES = 3000  # in a sample, in which the pipeline fills and drains once
 
 
+def repeats_option() -> Any:
+    return option(5, "of each measurement", minimum=1)
+
+
 @dataclasses.dataclass(frozen=True)
-class BenchmarkOptions:
+class BenchmarkOptions(ProcessOptions):
     """What to measure.
 
     recipes: in order, each with its phases.
-    predict: measure predictions into a file in place of the phases.
-    repeats: of each measurement.
-    instance_type: of the cloud; None to ask its metadata service.
-    price_per_hour: of this machine, in any currency.
     command: the command that the report names.
     """
 
     recipes: tuple[Recipe, ...]
-    predict: bool = False
-    repeats: int = 5
-    threads: int | None = None
+    predict: bool = option(False, "bin/predict --out in place of the phases")
+    repeats: int = repeats_option()
     cache: CacheOptions = dataclasses.field(default_factory=CacheOptions)
-    instance_type: str | None = None
-    price_per_hour: float | None = None
+    instance_type: str | None = option(
+        None, "of the cloud; default: what its metadata service says"
+    )
+    price_per_hour: float | None = price_per_hour_option()
     command: str = "unfreeze.benchmark(...)"
 
 

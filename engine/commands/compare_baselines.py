@@ -18,10 +18,11 @@ from engine.benchmark.baselines import BASELINES
 from engine.benchmark.measurement import Rate
 from engine.benchmark.time_to_accuracy import TimedRun
 from engine.benchmark.timing import Workload, measure_in_turn, speed_ratio
-from engine.commands.benchmark import decode_only, drain, prepare_job
-from engine.commands.cache_options import CacheOptions
+from engine.commands.benchmark import decode_only, drain, prepare_job, repeats_option
 from engine.commands.evaluate import Log, ignore
+from engine.commands.shared_options import CacheOptions, ProcessOptions
 from engine.core.errors import choose
+from engine.core.options import option
 from engine.core.recipe import Recipe, to_json
 from engine.runtime import tensorflow_setup
 
@@ -33,27 +34,27 @@ ROOT = str(Path(__file__).resolve().parents[2])
 
 
 @dataclasses.dataclass(frozen=True)
-class BaselineOptions:
-    """What is compared with the baselines.
-
-    repeats: rounds of each comparison of stages.
-    seeds: whole runs of each program; 0 for no whole runs.
-    baselines: keys of `engine.benchmark.baselines.BASELINES`, timed in whole runs.
-    target_accuracy: the validation accuracy at which a whole run ends.
-
-    Raises:
-      UserError: there is no such baseline.
-    """
+class BaselineOptions(ProcessOptions):
+    """What is compared with the baselines."""
 
     recipe: Recipe
-    repeats: int = 5
-    seeds: int = 1
-    baselines: tuple[str, ...] = tuple(BASELINES)
-    target_accuracy: float = 0.985
-    threads: int | None = None
+    repeats: int = repeats_option()
+    seeds: int = option(
+        1, "with --compare_baselines: whole runs of each program; 0 for none", minimum=0
+    )
+    baselines: tuple[str, ...] = option(
+        tuple(BASELINES),
+        "with --compare_baselines: whose whole runs are timed, of " + ", ".join(BASELINES),
+    )
+    target_accuracy: float = option(
+        0.985,
+        "with --compare_baselines: the validation accuracy that a whole run is to reach",
+        minimum=0,
+    )
     cache: CacheOptions = dataclasses.field(default_factory=CacheOptions)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in self.baselines:
             choose(name, BASELINES, "--baselines: baseline")
 

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.commands.shared_options import ProcessOptions
 from engine.core.errors import UserError
 from engine.core.files import write
+from engine.core.options import option
 from engine.core.recipe import DataSpec
 from engine.runtime import tensorflow_setup
 
@@ -20,30 +22,25 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class DoctorOptions:
-    """Which images are examined.
-
-    manifest: where a CSV file with the images that are fit to train on is to be written.
-    threads: CPU threads; None for all cores.
-
-    Raises:
-      UserError: there can be no manifest of these images, or not at this path.
-    """
+class DoctorOptions(ProcessOptions):
+    """Which images are examined."""
 
     data: DataSpec
-    manifest: Path | None = None
-    threads: int | None = None
+    write_manifest: Path | None = option(
+        None, "CSV file to write with the images that are fit to train on"
+    )
 
     def __post_init__(self) -> None:
-        if self.manifest and self.data.source == "tfds":
+        super().__post_init__()
+        if self.write_manifest and self.data.source == "tfds":
             raise UserError(
                 "--write_manifest lists files, and the images of --dataset lie in record files; "
                 "omit it"
             )
-        if self.manifest and _same_file(self.manifest, Path(self.data.location)):
+        if self.write_manifest and _same_file(self.write_manifest, Path(self.data.location)):
             raise UserError(
-                f"--write_manifest={self.manifest}: is the manifest that is read, which stays as "
-                "it is; name another file"
+                f"--write_manifest={self.write_manifest}: is the manifest that is read, which "
+                "stays as it is; name another file"
             )
 
 

@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.commands.cache_options import CacheOptions
-from engine.core.errors import UserError, choose
+from engine.commands.shared_options import (
+    CacheOptions,
+    ProcessOptions,
+    price_per_hour_option,
+    tta_option,
+)
+from engine.core.errors import UserError, choose, require
+from engine.core.options import REQUIRED, check_options, option
 from engine.core.recipe import DataSpec
 from engine.evaluation import (
     classification_metrics,
@@ -32,6 +38,8 @@ if TYPE_CHECKING:
     from engine.runs.load_run import LoadedRun
     from pipelines.loading.batches import SplitLoader
 
+SPLITS = ("train", "validation", "test", "all")
+
 Log = Callable[[str], None]
 
 
@@ -40,20 +48,19 @@ def ignore(line: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationData:
+class EvaluationData(ProcessOptions):
     """The images that models are evaluated on, and how.
 
     data: other images than the run's own; None for its own.
-    split: train, validation, test or all; None for validation of own data and all of other data.
-    tta: test-time augmentation, `flip` or a number of augmentation views; None for none.
-    threads: CPU threads; None for all cores.
+    tta: `flip` or a number of augmentation views; None for none.
     cache: where an earlier run may have cached decoded images, which are only read.
     """
 
     data: DataSpec | None = None
-    split: str | None = None
-    tta: str | int | None = None
-    threads: int | None = None
+    split: str | None = option(
+        None, "of the data; default: validation, or all of other data", choices=SPLITS
+    )
+    tta: str | int | None = tta_option()
     cache: CacheOptions = dataclasses.field(default_factory=CacheOptions)
 
     @property
@@ -70,21 +77,32 @@ class EvaluationData:
 class RuleChange:
     """A change of the decision rule that is saved with a run's model.
 
-    positive_class: a threshold for it is fitted on the run's own validation split.
-    min_recall: the recall of that class that the threshold reaches, above 0, up to 1.
-    abstain: the probability below which a prediction is uncertain, 0 to 1; 0 for never.
-    plain: remove all but the temperature.
-
     Raises:
       UserError: the values don't fit, or exclude each other.
     """
 
-    positive_class: str | None = None
-    min_recall: float | None = None
-    abstain: float | None = None
-    plain: bool = False
+    positive_class: str | None = option(
+        None,
+        "the class that must not be missed: fits on the run's own validation split the threshold "
+        "that reaches a recall of --min_recall with the fewest false alarms, and saves it with the "
+        "model",
+    )
+    min_recall: float | None = option(None, "the recall of --positive_class", above=0, maximum=1)
+    abstain: float | None = option(
+        None,
+        "predictions are uncertain where no class has this probability; 0 for never; saved with "
+        "the model",
+        minimum=0,
+        maximum=1,
+    )
+    plain: bool = option(
+        False,
+        "remove what --positive_class and --abstain saved, so that the likeliest class is "
+        "predicted; the temperature stays",
+    )
 
     def __post_init__(self) -> None:
+        check_options(self)
         changes = self.changes()
         if self.plain and len(changes) > 1:
             raise UserError(f"--plain and --{changes[0]}; allowed: one of them")
@@ -93,9 +111,6 @@ class RuleChange:
                 "--positive_class and --min_recall go together, as --positive_class=defective "
                 "--min_recall=0.95; give both or neither"
             )
-        if self.min_recall == 0:
-            raise UserError("--min_recall=0 would find nothing; allowed: above 0, up to 1")
-        DecisionRule(min_recall=self.min_recall, abstain=self.abstain)  # checks their ranges
 
     def changes(self) -> list[str]:
         """The names of the fields that change something."""
@@ -108,10 +123,27 @@ class EvaluateOptions(EvaluationData):
     """Which run is evaluated on which data.
 
     rule_change: made, and saved with the model, before the rule is evaluated.
+    report: see `engine.commands.reporting.write_evaluation_report`.
+    command: the command that the report names.
     """
 
-    run_dir: Path
+    run_dir: Path = option(REQUIRED, "the run whose best model is evaluated")
     rule_change: RuleChange | None = None
+    report: Path | None = option(None, "folder for report.html and report.json")
+    price_per_hour: float | None = price_per_hour_option()
+    command: str = "unfreeze.evaluate(...)"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rule_change and self.tta:
+            raise UserError(
+                f"--tta={self.tta} and --{self.rule_change.changes()[0]}: a saved rule is for "
+                "predictions of the image as it is; omit one of them"
+            )
+        require(
+            self.price_per_hour is None or self.report is not None,
+            "--price_per_hour has no use without --report; give --report=DIR, or omit it",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +187,10 @@ def evaluate(options: EvaluateOptions, log: Log = ignore) -> EvaluationResult:
     """
     directory = RunDirectory(Path(options.run_dir))
     directory.read_recipe()  # refuses what is no run, before the lock creates the directory
+    if options.report:  # before anything is computed or saved
+        from engine.report import write
+
+        write.refuse(options.report)
     # A threshold belongs to one model: while it is fitted, no other replaces that one.
     with RunLock(directory) if options.rule_change else nullcontext():
         threads = tensorflow_setup.start_tensorflow(options.threads, log=log)

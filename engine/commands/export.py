@@ -11,9 +11,10 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.commands.cache_options import CacheOptions
-from engine.core.errors import UserError, choose, require
+from engine.commands.shared_options import CacheOptions, ProcessOptions
+from engine.core.errors import UserError, require
 from engine.core.files import write, write_json
+from engine.core.options import REQUIRED, option
 from engine.core.recipe import DataSpec, Recipe
 from engine.export import export_source, output_folder
 from engine.export.formats import FORMATS
@@ -32,39 +33,39 @@ CALIBRATION_IMAGES = 256  # training images that calibrate int8, balanced over t
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportOptions:
+class ExportOptions(ProcessOptions):
     """What to export and where to.
 
-    format: a key of `FORMATS`.
-    out: the output folder.
     precision: of the weights, one of the format's.
-    min_agreement: fraction of validation images with equal predictions, 0 to 1; None: default.
     data: where the run's images are now; None for the recipe's dataset.
-    overwrite: replace an earlier export in `out`.
-    threads: CPU threads; None for all cores.
     """
 
-    run_dir: Path
-    format: str
-    out: Path
-    precision: str = export_source.FLOAT32
-    min_agreement: float | None = None
+    run_dir: Path = option(REQUIRED, "run whose best model is exported")
+    format: str = option(REQUIRED, "of the export", choices=FORMATS)
+    out: Path = option(REQUIRED, "folder to make")
+    precision: str = option(
+        export_source.FLOAT32,
+        "of the weights, with --format=litert",
+        choices=export_source.PRECISIONS,
+    )
+    min_agreement: float | None = option(
+        None,
+        "share of validation images on which export and original must predict the same; "
+        f"default: {DEFAULT_MIN_AGREEMENT}, {MIN_AGREEMENT[export_source.INT8]} for int8",
+        minimum=0,
+        maximum=1,
+    )
     data: DataSpec | None = None
-    overwrite: bool = False
-    threads: int | None = None
+    overwrite: bool = option(False, "replace an earlier export")
     cache: CacheOptions = dataclasses.field(default_factory=lambda: CacheOptions(memory=0))
 
     def __post_init__(self) -> None:
-        allowed = choose(self.format, FORMATS, "--format:").precisions
+        super().__post_init__()
+        allowed = FORMATS[self.format].precisions
         require(
             self.precision in allowed,
             f"--precision={self.precision} requires --format=litert; omit it with "
             f"--format={self.format}, which is {allowed[0]}",
-        )
-        require(
-            self.min_agreement is None or 0 <= self.min_agreement <= 1,
-            f"--min_agreement={self.min_agreement}; allowed: a fraction from 0 to 1, such as "
-            f"{DEFAULT_MIN_AGREEMENT} for {DEFAULT_MIN_AGREEMENT:.1%}",
         )
 
     @property

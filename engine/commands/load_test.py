@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from engine.commands.serve import ServeOptions
 from engine.core.errors import UserError, require
+from engine.core.options import check_options, option
 from engine.core.text import printable
 from engine.loggers.base import Logger, LoggerGroup
 from engine.runtime import child_process, tensorflow_setup
@@ -28,19 +30,17 @@ SHUTDOWN_SECONDS = 60
 class LoadTestOptions:
     """What to send to which service.
 
-    service: the flags of the service.
-    images: files and folders.
-    requests: of one image each; fewer images are sent repeatedly.
-    connections: requests at a time.
+    service: listens at any free port, whatever its options say.
+    images: files and folders; few images are sent repeatedly.
     """
 
-    service: Sequence[str]
+    service: ServeOptions
     images: Sequence[str]
-    requests: int = 200
-    connections: int = 16
-    threads: int | None = None
+    requests: int = option(200, "requests of --load_test, of one image each", minimum=1)
+    connections: int = option(16, "connections of --load_test", minimum=1)
 
     def __post_init__(self) -> None:
+        check_options(self)
         require(bool(self.images), "--load_test: no image is named; give files or folders")
 
 
@@ -93,7 +93,7 @@ def measure_service(
 
 def _read_images(options: LoadTestOptions) -> list[tuple[str, bytes]]:
     """Reads the name and contents of an image for each request."""
-    tensorflow_setup.start_tensorflow(options.threads)
+    tensorflow_setup.start_tensorflow(options.service.threads)
     from pipelines.predict import find_images
 
     paths = itertools.islice(find_images.find_images(options.images), options.requests)
@@ -112,10 +112,12 @@ def _read(path: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _service(flags: Sequence[str], logger: Logger, warn: Callable[[str], None]) -> Iterator[str]:
+def _service(options: ServeOptions, logger: Logger, warn: Callable[[str], None]) -> Iterator[str]:
     """Runs a service during the block; yields its address."""
+    values = {**vars(options), "allow_host": ",".join(options.allow_host), "port": 0}
+    flags = [f"--{name}={value}" for name, value in values.items() if value is not None]
     process = subprocess.Popen(
-        child_process.module_command("engine.cli", "serve", *flags, "--port=0"),
+        child_process.module_command("engine.cli", "serve", *flags),
         env=child_process.module_environment(),
         stdout=subprocess.PIPE,
         text=True,

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.commands.evaluate import Log, ignore
-from engine.core.errors import UserError
+from engine.commands.shared_options import ProcessOptions, tta_option
+from engine.core.errors import require
 from engine.core.files import write_image
+from engine.core.options import option
 from engine.core.text import printable
 from engine.evaluation.decision_rule import DecisionRule
 from engine.inference.predict import Prediction
+from engine.models.backbones import BACKBONES
 from engine.runs.directory import RunDirectory
 from engine.runtime import tensorflow_setup
 from pipelines.predict import find_images
@@ -25,45 +28,44 @@ if TYPE_CHECKING:
 
     Explanation = tuple[np.ndarray, str]  # an image with its heat map, and the explained class
 
+PRECISIONS = ("float32", "auto")
+
 
 @dataclasses.dataclass(frozen=True)
-class PredictOptions:
+class PredictOptions(ProcessOptions):
     """What predicts which images, and how.
 
     images: files, folders and http(s) addresses.
-    run_dir: the run whose best model predicts; None for `backbone`.
-    backbone: the pretrained network that predicts the 1,000 ImageNet classes.
     top_k: how many classes each prediction has, the most probable ones.
-    tta: test-time augmentation, `flip` or a number of augmentation views; None for none.
-    precision: of the arithmetic; float32, or auto for the fastest on these images.
-    plot: where to write the images beside their predictions, as PNG.
-    explain: whether the plot shows by Grad-CAM what speaks for each prediction.
-
-    Raises:
-      UserError: the values don't fit each other.
+    precision: of the arithmetic, one of PRECISIONS; auto for the fastest on these images.
     """
 
     images: tuple[str, ...]
-    run_dir: Path | None = None
-    backbone: str = "efficientnet_lite0"
-    top_k: int = 5
-    tta: str | int | None = None
-    precision: str = "float32"
-    batch_size: int = 32
-    threads: int | None = None
-    allow_private_urls: bool = False
-    plot: Path | None = None
-    explain: bool = False
+    run_dir: Path | None = option(None, "the run whose best model predicts")
+    backbone: str = option(
+        "efficientnet_lite0",
+        "without --run_dir: the network that predicts the 1,000 ImageNet classes",
+        choices=BACKBONES,
+    )
+    top_k: int = option(5, minimum=1)
+    tta: str | int | None = tta_option()
+    precision: str = option("float32", choices=PRECISIONS)
+    batch_size: int = option(32, "images at a time", minimum=1)
+    allow_private_urls: bool = option(False, "fetch addresses that are not on the public internet")
+    plot: Path | None = option(None, "write each image beside its bars, as PNG")
+    explain: bool = option(False, "show in --plot, by Grad-CAM, what speaks for each prediction")
 
     def __post_init__(self) -> None:
-        if not self.images:
-            raise UserError("no image is named; give files, folders or http(s) addresses")
-        if self.explain and not self.plot:
-            raise UserError("--explain draws into a plot; give --plot=FILE.png with it")
-        if self.tta not in (None, "flip") and not self.run_dir:
-            raise UserError(
-                f"--tta={self.tta} draws from a run's augmentation; give --run_dir, or --tta=flip"
-            )
+        super().__post_init__()
+        require(bool(self.images), "no image is named; give files, folders or http(s) addresses")
+        require(
+            not self.explain or self.plot is not None,
+            "--explain draws into a plot; give --plot=FILE.png with it",
+        )
+        require(
+            self.tta in (None, "flip") or self.run_dir is not None,
+            f"--tta={self.tta} draws from a run's augmentation; give --run_dir, or --tta=flip",
+        )
 
     @property
     def run(self) -> RunDirectory | None:

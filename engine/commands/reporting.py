@@ -75,19 +75,15 @@ def _trained_model(job: TrainJob, final: FinalEvaluation, split: str) -> Measure
 
 
 def write_evaluation_report(
-    result: EvaluationResult,
-    options: EvaluateOptions,
-    folder: Path,
-    command: str = "unfreeze.evaluate(...)",
-    price_per_hour: float | None = None,
-    log: Log = ignore,
+    result: EvaluationResult, options: EvaluateOptions, log: Log = ignore
 ) -> Path:
-    """Writes the report of an evaluation, and returns the path of its page.
+    """Writes the report of an evaluation to `options.report`, and returns the path of its page.
 
     Raises:
       UserError: it can't be written, or an image can't be read any more.
     """
-    run, own = result.run, options.data is None
+    run, own, folder = result.run, options.data is None, options.report
+    assert folder
     model = MeasuredModel(
         run=RunDirectory(Path(options.run_dir)),
         recipe=run.recipe,
@@ -103,8 +99,8 @@ def write_evaluation_report(
         data=options.data.location if options.data else OWN_DATA,
         own=own,
         when=_now(),
-        command=command,
-        price_per_hour=price_per_hour,
+        command=options.command,
+        price_per_hour=options.price_per_hour,
         views=_describe_tta(options.tta),
         trained_on=result.trained_on,
     )

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.commands.shared_options import ProcessOptions
 from engine.core.errors import UserError, require
+from engine.core.options import REQUIRED, option
 from engine.core.text import printable
 from engine.loggers.base import Logger, LoggerGroup
 from engine.runs.directory import RunDirectory
@@ -29,46 +31,39 @@ LOCAL_HOST = "localhost"
 
 
 @dataclasses.dataclass(frozen=True)
-class ServeOptions:
-    """Which model to serve, at which address, and the limits of requests.
+class ServeOptions(ProcessOptions):
+    """Which model to serve, at which address, and the limits of requests."""
 
-    host, port: the address to listen at; port 0 is any free one.
-    allowed_hosts: further names that requests may address this machine by.
-    precision: of the frozen layers, one of PRECISIONS.
-    batch_size: images in a batch at most.
-    max_batch_delay_ms: that an image may wait for others that are being decoded.
-    max_queue_size: images that may wait; more are refused.
-    max_mb: of a file. max_files: in a request. timeout_seconds: of a request.
-    threads: CPU threads; None for all cores.
-    """
-
-    run_dir: Path
-    host: str = "127.0.0.1"
-    port: int = 8501
-    allowed_hosts: tuple[str, ...] = ()
-    precision: str = "float32"
-    batch_size: int = 32
-    max_batch_delay_ms: float = 5
-    max_queue_size: int = 256
-    max_mb: float = 16
-    max_files: int = 32
-    timeout_seconds: float = 30
-    threads: int | None = None
+    run_dir: Path = option(REQUIRED, "run whose best model predicts")
+    host: str = option("127.0.0.1", "address to listen at; 0.0.0.0 for all of this machine")
+    port: int = option(8501, "port to listen at; 0 for any free one", minimum=0, maximum=65535)
+    allow_host: tuple[str, ...] = option(
+        (), "further names of this machine in requests, such as a.example,b"
+    )
+    precision: str = option(
+        "float32", "of the frozen layers; auto measures the fastest", choices=PRECISIONS
+    )
+    batch_size: int = option(32, "most images in a batch", minimum=1)
+    max_batch_delay_ms: float = option(
+        5, "milliseconds that an image may wait for others that are being decoded", minimum=0
+    )
+    max_queue_size: int = option(256, "images that may wait; more are refused", minimum=1)
+    max_mb: float = option(16, "size of a file; a request may have four times as much", above=0)
+    max_files: int = option(32, "files in a request", minimum=1)
+    timeout_seconds: float = option(30, "seconds that a request may take", above=0)
 
     def __post_init__(self) -> None:
-        require(self.port <= 65535, f"--port={self.port}; allowed: 0 to 65535")
+        super().__post_init__()
         require(
             self.max_queue_size >= self.max_files,
             f"--max_queue_size={self.max_queue_size} is less than --max_files={self.max_files}; "
             "a request with so many files could never be accepted",
         )
-        for name in self.allowed_hosts:
+        for name in self.allow_host:
             require(
                 ":" not in name and "/" not in name,
                 f"--allow_host={name}; allowed: names such as a.example, without http:// and port",
             )
-        for name in ("max_mb", "timeout_seconds"):
-            require(getattr(self, name) > 0, f"--{name}=0; allowed: a number above 0")
 
 
 def serve(
@@ -113,7 +108,7 @@ async def _serve(
 
     shutdown.on_request(stop)
     limits = Limits(int(options.max_mb * MB), options.max_files, options.timeout_seconds)
-    names = (LOCAL_HOST, options.host.lower(), *options.allowed_hosts)
+    names = (LOCAL_HOST, *map(str.lower, (options.host, *options.allow_host)))
     logger.note(f"{server.address(bound)} loading {printable(str(run.path))}")
     with shutdown.deferred():
         await server.run(

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.commands import memory_probe, train_summary
-from engine.commands.cache_options import CacheOptions
+from engine.commands.shared_options import CacheOptions, ProcessOptions, price_per_hour_option
 from engine.core.errors import UserError
-from engine.core.recipe import Recipe
+from engine.core.options import option
+from engine.core.recipe import ON_NAN, Recipe
 from engine.loggers.base import Logger, LoggerGroup
 from engine.runs.directory import RunDirectory, claim_directory
 from engine.runs.lock import RunLock
@@ -27,23 +28,13 @@ JOB_OPTIONS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(ProcessOptions):
     """What to train, where to, and how this process goes about it.
 
     recipe: what describes the run; a run of the same recipe in `run_dir` is resumed.
-    run_dir: the folder of the run.
     plan: the bytes of a `plan.json` that a new run follows; None to measure and decide anew.
     fit_memory: choose the recipe's `gradient_accumulation_steps` so that a batch fits in memory.
-    threads: CPU threads; None for all cores.
-    overwrite: remove the run that `run_dir` holds.
-    checkpoint_minutes: between checkpoints within an epoch.
-    log_every_steps: steps between metrics.
-    steps_per_execution: None to have it measured.
-    profile_steps: the first and the last step that TensorFlow's profiler records; None for none.
-    on_nan: one of `engine.core.recipe.ON_NAN`.
-    report: write report/report.html at the end.
-    price_per_hour: of this machine, for the report.
-    show_augmented: where to write the first batch as the network sees it, as PNG.
+    profile_steps: the first and the last step.
     command: the command that the report names.
     """
 
@@ -51,17 +42,20 @@ class TrainOptions:
     run_dir: Path
     plan: bytes | None = None
     fit_memory: bool = False
-    threads: int | None = None
     cache: CacheOptions = dataclasses.field(default_factory=CacheOptions)
-    overwrite: bool = False
-    checkpoint_minutes: float = 10.0
-    log_every_steps: int = 10
-    steps_per_execution: int | None = None
-    profile_steps: tuple[int, int] | None = None
-    on_nan: str = "halve"
-    report: bool = True
-    price_per_hour: float | None = None
-    show_augmented: Path | None = None
+    overwrite: bool = option(False, "remove the run that --run_dir holds")
+    checkpoint_minutes: float = option(10.0, "between checkpoints within an epoch", minimum=0)
+    log_every_steps: int = option(10, "steps between log lines", minimum=1)
+    steps_per_execution: int | None = option(None, "steps per call; default: measured", minimum=1)
+    profile_steps: tuple[int, int] | None = option(None, "steps for TensorFlow's profiler")
+    on_nan: str = option(
+        "halve",
+        "for a NaN or infinite loss: halve the learning rate and roll back, or stop",
+        choices=ON_NAN,
+    )
+    report: bool = option(True, "write report/report.html at the end")
+    price_per_hour: float | None = price_per_hour_option()
+    show_augmented: Path | None = option(None, "PNG to write with the first augmented batch")
     command: str = "unfreeze.train(...)"
 
 

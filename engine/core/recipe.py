@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from engine.core.call_syntax import Call, parse_call
 from engine.core.conversion import convert, parse_json
-from engine.core.errors import choose, require
+from engine.core.errors import require
+from engine.core.options import check_options, option
 
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 XLA = ("auto", "on", "off")
@@ -29,10 +29,6 @@ CLASS_WEIGHTS = ("none", "balanced")
 ON_BAD_IMAGE = ("skip", "fail")
 
 Spec = TypeVar("Spec")
-
-
-def _one_of(value: str, allowed: Iterable[str], what: str) -> None:
-    choose(value, dict.fromkeys(allowed), what)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,43 +47,24 @@ class Phase:
 
     name: str
     trainable: str = "head"
-    epochs: int = 1
+    epochs: int = option(1, minimum=0)
     optimizer: str = "rmsprop"
-    learning_rate: float = 1e-3
+    learning_rate: float = option(1e-3, above=0)
     schedule: str = "constant"
-    batch_norm: str = "frozen"
-    weight_decay: float | None = None
-    clip_global_norm: float | None = None
-    early_stopping_patience: int | None = None
-    views: int | None = None
-    refresh: float = 0.0
+    batch_norm: str = option("frozen", choices=BATCH_NORM)
+    weight_decay: float | None = option(None, minimum=0, below=1)
+    clip_global_norm: float | None = option(None, above=0)
+    early_stopping_patience: int | None = option(None, minimum=1)
+    views: int | None = option(None, minimum=1)
+    refresh: float = option(0.0, minimum=0, maximum=1)
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        where = f"phase {self.name!r}"
-        _one_of(self.batch_norm, BATCH_NORM, f"{where}: batch_norm")
-        require(self.epochs >= 0, f"{where}: epochs={self.epochs}; allowed: 0 or more")
-        for key in ("learning_rate", "clip_global_norm", "early_stopping_patience"):
-            value = getattr(self, key)
-            require(
-                value is None or 0 < value < math.inf,
-                f"{where}: {key}={value}; allowed: a number above 0",
-            )
-        require(
-            self.views is None or self.views > 0,
-            f"{where}: views={self.views}; allowed: 1 or more, or none to choose automatically",
-        )
-        require(
-            0 <= self.refresh <= 1,
-            f"{where}: refresh={self.refresh}; allowed: a fraction from 0 to 1",
-        )
+        where = f"phase {self.name!r}: "
+        check_options(self, where)
         require(
             not self.refresh or self.views is not None,
-            f"{where}: refresh={self.refresh} requires views=K; add it, or omit refresh",
-        )
-        require(
-            0 <= (self.weight_decay or 0) < 1,
-            f"{where}: weight_decay={self.weight_decay}; allowed: 0 or more, below 1",
+            f"{where}refresh={self.refresh} requires views=K; add it, or omit refresh",
         )
 
 
@@ -109,24 +86,28 @@ class DataSpec:
     location: str
     validation_location: str | None = None
     test_location: str | None = None
-    validation_fraction: float = 0.2
-    split_seed: int = 0
-    limit_examples: int | None = None
-    on_bad_image: str = "skip"
-    manifest_root: str | None = None
+    validation_fraction: float = option(
+        0.2,
+        "share of the training split to validate on, or from 1 upward a number of examples",
+        minimum=0,
+    )
+    split_seed: int = option(0, "seed of the choice of validation examples", minimum=0)
+    limit_examples: int | None = option(
+        None, "examples to use of each split; default: all", minimum=1
+    )
+    on_bad_image: str = option("skip", "what a broken image does", choices=ON_BAD_IMAGE)
+    manifest_root: str | None = option(
+        None, "folder that its paths may not leave; default: the manifest's"
+    )
 
     def __post_init__(self) -> None:
-        _one_of(self.on_bad_image, ON_BAD_IMAGE, "on_bad_image")
         fraction = self.validation_fraction
         require(
             0 < fraction < 1 or (fraction >= 1 and float(fraction).is_integer()),
             f"validation_fraction={fraction}; allowed: a fraction between 0 and 1, "
             "or a whole number of examples",
         )
-        limit = self.limit_examples
-        require(
-            limit is None or limit > 0, f"limit_examples={limit}; allowed: a whole number above 0"
-        )
+        check_options(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,43 +125,55 @@ class Recipe:
     phases: tuple[Phase, ...]
     backbone: str
     image_size: tuple[int, int]
-    weights: str = "imagenet"
-    init_from: str | None = None
-    hidden_units: int = 0
-    dropout: float = 0.0
-    resize: str = "squash"
+    weights: str = option("imagenet", "allowed: imagenet, none, or a Keras weight file")
+    init_from: str | None = option(None, "finished run to start from")
+    hidden_units: int = option(0, "units of a hidden layer before the head; 0 for none", minimum=0)
+    dropout: float = option(0.0, "share of features dropped before the head", minimum=0, below=1)
+    resize: str = option(
+        "squash", "how an image of another aspect ratio is resized", choices=RESIZES
+    )
     augment: tuple[Call, ...] = ()
-    label_smoothing: float = 0.0
-    class_weights: str = "none"
-    batch_size: int = 32
-    gradient_accumulation_steps: int = 1
-    precision: str = "auto"
-    xla: str = "auto"
-    cache: str = "auto"
-    seed: int = 0
-    deterministic: bool = False
+    label_smoothing: float = option(
+        0.0, "share of the label that all classes get", minimum=0, below=1
+    )
+    class_weights: str = option("none", "weight of each class in the loss", choices=CLASS_WEIGHTS)
+    batch_size: int = option(
+        32,
+        "examples per step; auto for 32 in as few microbatches (--gradient_accumulation_steps) "
+        "as fit in memory",
+        minimum=1,
+    )
+    gradient_accumulation_steps: int = option(
+        1, "microbatches per batch, to save memory; must divide --batch_size", minimum=1
+    )
+    precision: str = option(
+        "auto",
+        "of the network's arithmetic; auto measures the fastest for the frozen layers",
+        choices=PRECISIONS,
+    )
+    xla: str = option("auto", "whether XLA compiles the network; auto measures", choices=XLA)
+    cache: str = option(
+        "auto", "what is cached: decoded images, outputs of frozen layers", choices=CACHES
+    )
+    seed: int = option(
+        0,
+        "of the shuffling, the augmentation, dropout and the head",
+        minimum=0,
+        maximum=2**32 - 1,
+    )
+    deterministic: bool = option(False, "the same bits on a GPU too; slower")
 
     def __post_init__(self) -> None:
-        _one_of(self.precision, PRECISIONS, "precision")
-        _one_of(self.xla, XLA, "xla")
-        _one_of(self.cache, CACHES, "cache")
-        _one_of(self.resize, RESIZES, "resize")
-        _one_of(self.class_weights, CLASS_WEIGHTS, "class_weights")
-        require(self.batch_size > 0, f"batch_size={self.batch_size}; allowed: 1 or more")
+        check_options(self)
         steps = self.gradient_accumulation_steps
         require(
-            steps > 0 and self.batch_size % steps == 0,
+            self.batch_size % steps == 0,
             f"gradient_accumulation_steps={steps}; allowed: a number that divides "
             f"batch_size={self.batch_size}",
         )
-        require(self.hidden_units >= 0, f"hidden_units={self.hidden_units}; allowed: 0 or more")
         require(
             min(self.image_size) > 0, f"image_size={self.image_size}; allowed: H or HxW above 0"
         )
-        for key in ("dropout", "label_smoothing"):
-            value = getattr(self, key)
-            require(0 <= value < 1, f"{key}={value}; allowed: 0 or more, below 1")
-        require(0 <= self.seed < 2**32, f"seed={self.seed}; allowed: 0 to 2**32 - 1")
         self._check_phases()
 
     def _check_phases(self) -> None:

@@ -165,15 +165,6 @@ def test_flag_file_equals_its_lines_in_its_place(before, inner, outer, after):
     assert found.explicit == expected.explicit
 
 
-@settings(deadline=None, max_examples=30)
-@given(lines)
-def test_as_flags_parses_to_the_same_values(given):
-    found = parse(*given)
-    again = parse(*found.as_flags(cli_flags.run_flags()))
-    for name in cli_flags.run_flags():
-        assert getattr(again, name) == getattr(found, name)
-
-
 def test_flags_of_other_programs_in_a_flag_file_are_ignored(write):
     file = write("--data_dir=x\n--seed=3\n--nodeterministic\n--phase=a()\n--on_bad_image=fail\n")
 

@@ -40,7 +40,7 @@ def pixel_cache(coloured, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained_run(coloured, pixel_cache, tmp_path_factory) -> TrainedRun:
-    from engine.commands.cache_options import CacheOptions
+    from engine.commands.shared_options import CacheOptions
     from engine.commands.train import TrainOptions, train
     from tests.engine.small_runs import Watcher, small_recipe
 

@@ -58,7 +58,7 @@ def test_benchmark_prints_a_table_and_writes_a_file_to_compare(call, measure, tm
 
 def test_other_backbones_open_their_own_stages():
     argv = ["bin/benchmark", *JOB, "--data_dir=x", "--backbones=mobilenet,resnet50"]
-    parsed = command_line.parse("[flags]", (*cli_flags.RUN, cli_benchmark.define), argv)
+    parsed = command_line.parse("[flags]", (*cli_flags.RUN, cli_benchmark.define_benchmark), argv)
     recipes = cli_benchmark.variants(parsed, cli_flags.build_recipe(parsed))
     assert [recipe.backbone for recipe in recipes] == ["mobilenet", "resnet50"]
     for recipe in recipes:
@@ -73,7 +73,7 @@ def test_other_backbones_open_their_own_stages():
         (("result.json",), FlagError, "result files follow --compare"),
         (("--compare", "missing.json"), UserError, "missing.json"),
         (("--data_dir=x", "--backbones=mobilnet"), FlagError, "did you mean 'mobilenet'"),
-        (("--data_dir=x", "--batch_sizes=16,many"), FlagError, "'many'; allowed: whole numbers"),
+        (("--data_dir=x", "--batch_sizes=16,many"), FlagError, "allowed: whole numbers"),
         (
             ("--data_dir=x", "--compare_baselines", "--baselines=fits"),
             FlagError,

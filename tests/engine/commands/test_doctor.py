@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engine.cli.flags import FlagError
-from engine.commands.cache_options import CacheOptions
+from engine.commands.shared_options import CacheOptions
 from engine.commands.train import TrainOptions, train
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec

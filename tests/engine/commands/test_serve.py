@@ -189,14 +189,12 @@ def places(made_run, tmp_path):
 
 
 def parse(flags, places) -> command_line.ParsedFlags:
-    groups = (cli_serve.define_serve, cli_serve.define_load_test)
     argv = ["bin/serve", *(flag.format(**places) for flag in flags.split())]
-    return command_line.parse("...", groups, argv)
+    return command_line.parse("...", [cli_serve.define_serve], argv)
 
 
-def options_of(flags, places) -> tuple[ServeOptions, LoadTestOptions]:
-    parsed = parse(flags, places)
-    return cli_serve.serve_options(parsed), cli_serve.load_test_options(parsed)
+def load_test_options(flags, places) -> LoadTestOptions:
+    return cli_serve.load_test_options(parse(flags, places))
 
 
 @pytest.mark.parametrize(
@@ -206,18 +204,21 @@ def options_of(flags, places) -> tuple[ServeOptions, LoadTestOptions]:
         ("--run_dir={run} image.jpg", "'image.jpg' requires --load_test"),
         ("--run_dir={run} --connections=3", "--connections requires --load_test"),
         ("--run_dir={run} --load_test", "no image is named"),
-        ("--run_dir={run} --port=70000", "--port=70000; allowed: 0 to 65535"),
+        (
+            "--run_dir={run} --port=70000",
+            "--port=70000: '70000'; allowed: a whole number, 0 to 65535",
+        ),
         ("--run_dir={run} --allow_host=a.example:80", "allowed: names such as a.example"),
         ("--run_dir={run} --allow_host=http://a", "--allow_host=http://a; allowed: names"),
         ("--run_dir={run} --max_queue_size=3", "less than --max_files=32"),
-        ("--run_dir={run} --max_mb=0", "--max_mb=0; allowed: a number above 0"),
-        ("--run_dir={run} --timeout_seconds=0", "allowed: a number above 0"),
+        ("--run_dir={run} --max_mb=0", "--max_mb=0: '0'; allowed: a number, above 0"),
+        ("--run_dir={run} --timeout_seconds=0", "allowed: a number, above 0"),
         ("--run_dir={run} --precision=bf16", "allowed: float32, auto"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(places, flags, message):
     with pytest.raises(command_line.FlagError, match=re.escape(message)):
-        options_of(flags, places)
+        load_test_options(flags, places)
 
 
 @pytest.mark.parametrize(
@@ -246,15 +247,15 @@ def test_missing_model_and_unavailable_address_are_refused(places, flags, messag
     ],
 )
 def test_load_test_refuses_images_that_can_not_be_read(places, image, message):
-    parsed = parse(f"--run_dir={{run}} --load_test {image}", places)
+    options = load_test_options(f"--run_dir={{run}} --load_test {image}", places)
     with pytest.raises(UserError, match=message):
-        measure_service(cli_serve.load_test_options(parsed))
+        measure_service(options)
 
 
 def test_flags_reach_the_options(places):
     parsed = parse("--run_dir={run} --host=a --allow_host=B.example,c --max_queue_size=99", places)
     assert cli_serve.serve_options(parsed) == ServeOptions(
-        places["run"], host="a", allowed_hosts=("b.example", "c"), max_queue_size=99
+        places["run"], host="a", allow_host=("B.example", "c"), max_queue_size=99
     )
 
 
@@ -288,7 +289,7 @@ def test_service_that_ends_with_an_error_is_a_warning(monkeypatch):
     command = [sys.executable, "-c", SERVICE]
     monkeypatch.setattr(load_test.child_process, "module_command", lambda *_: command)
     logger, warnings = Watcher(), []
-    with load_test._service((), logger, warnings.append) as address:
+    with load_test._service(ServeOptions(Path("run")), logger, warnings.append) as address:
         assert address == "http://127.0.0.1:1/"
     assert logger.notes == ["ready: tiny"]
     assert warnings == ["the service ended with status 3"]

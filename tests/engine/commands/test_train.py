@@ -18,7 +18,7 @@ from engine.cli import main as cli_main
 from engine.cli import train as cli_train
 from engine.commands import memory_probe, training_data
 from engine.commands import train as command
-from engine.commands.cache_options import CacheOptions
+from engine.commands.shared_options import CacheOptions
 from engine.core.errors import UserError
 from engine.runs.directory import RunDirectory
 from engine.runtime.shutdown import Shutdown, ShutdownRequested

@@ -1,10 +1,12 @@
-"""Where decoded images and outputs of frozen layers may be cached."""
+"""Options that several commands have."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
+from engine.core.options import check_options, option
 from engine.runtime import background
 from engine.runtime.free_memory import free_memory
 from pipelines.pixel_cache import cache
@@ -26,3 +28,31 @@ class CacheOptions:
         """The same with the bytes of memory of now."""
         memory = free_memory() // 3 if self.memory is None else self.memory
         return CacheLocation(self.folder, memory, background.yield_to_foreground)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProcessOptions:
+    """What every command has.
+
+    Raises:
+      UserError: a value is not allowed, or values do not go together.
+    """
+
+    threads: int | None = option(None, "CPU threads; default: all cores", minimum=1)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+def price_per_hour_option() -> Any:
+    return option(None, "of this machine, in any currency", minimum=0)
+
+
+def tta_option() -> Any:
+    return option(
+        None,
+        "test-time augmentation, the mean over views of an image: flip for the image and its "
+        "mirror image; K, 2 or more, for the image and K - 1 draws of the run's own augmentation",
+        minimum=2,
+        word="flip",
+    )
