@@ -12,7 +12,8 @@ from engine.commands.evaluate import EvaluateOptions, EvaluationResult, Log, ign
 from engine.core.dataset import DataLoader
 from engine.core.errors import UserError
 from engine.report import write
-from engine.report.collect import MeasuredModel, ReportContext, collect_report
+from engine.report.collect import MeasuredModel, collect_report
+from engine.report.report_data import ReportContext
 from engine.runs import best_model
 from engine.runs.directory import RunDirectory
 from engine.runtime.shutdown import ShutdownRequested

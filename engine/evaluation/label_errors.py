@@ -54,6 +54,7 @@ class LabelCheck:
     """The label issues of a training split.
 
     examples: int [N], the numbers of the examples that were examined, in the order of the issues.
+    labels: int [N], theirs.
     accuracy: share of their labels that the regression predicts too.
     feature_network: describes the network that the features come from.
     note: says how many images were examined, if not all.
@@ -61,6 +62,7 @@ class LabelCheck:
 
     issues: LabelIssues
     examples: np.ndarray
+    labels: np.ndarray
     accuracy: float
     feature_network: str
     note: str = ""
@@ -96,6 +98,7 @@ def check_labels(
     return LabelCheck(
         issues=find_label_issues(probabilities, labels),
         examples=examples,
+        labels=labels,
         accuracy=float((probabilities.argmax(-1) == labels).mean()),
         feature_network=feature_network,
         note=f"{len(examples):,} of {total:,} images were examined" if numbers else "",

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from engine.evaluation.calibration import CalibrationBin
 from engine.evaluation.decision_rule import format_threshold
 from engine.evaluation.operating_point import AbstentionMetrics, OperatingPoint
-from engine.evaluation.reliability import Reliability
 from engine.report import charts
+from engine.report.document import Section
 from engine.report.formatting import count, percent, span
 from engine.report.markup import Markup, join, paragraph, table, tag
 from engine.report.report_data import ReportData
-from engine.report.sections import Section, figure, heading, legend
 
 
 def calibration(data: ReportData) -> Section:
@@ -21,7 +20,12 @@ def calibration(data: ReportData) -> Section:
         "A calibrated model with a confidence of 80 % is right 80 times in 100. The expected "
         "calibration error is the mean distance from that: "
     )
+    series = {
+        "after temperature scaling": measured.bins_after,
+        "before temperature scaling": measured.bins_before,
+    }
     if measured.temperature == 1:
+        series = {"without temperature scaling": measured.bins_after}
         text += (
             f"{percent(measured.error_after)}. No temperature was fitted to reduce it; bin/train "
             "fits one at the end of a run."
@@ -37,31 +41,27 @@ def calibration(data: ReportData) -> Section:
             " It was fitted on these images; so that the error is not too optimistic, each half of "
             "them is scaled here with the temperature of the other half."
         )
-    body = join([paragraph(text), tag("div", _diagram(measured), class_="charts")])
+    chart = charts.curves(
+        "reliability",
+        "Reliability diagram: accuracy over confidence; expected calibration error "
+        f"{percent(measured.error_after)}",
+        [_points(bins) for bins in series.values()],
+        ("confidence", "accuracy"),
+        diagonal=True,
+    )
+    caption = "Accuracy over confidence; a larger dot stands for more images"
+    numbers = join(_bins(f"Confidence {when}", bins) for when, bins in series.items())
+    diagram = charts.figure(chart, caption, list(series), numbers)
+    body = join([paragraph(text), tag("div", diagram, class_="charts")])
     return Section("calibration", "Calibration", "Calibration", body)
 
 
-def _diagram(measured: Reliability) -> Markup:
-    summary = "Reliability diagram: accuracy over confidence. Expected calibration error "
-    if measured.temperature == 1:
-        summary += percent(measured.error_before)
-        numbers, key = _bins("By confidence", measured.bins_after), None
-    else:
-        summary += (
-            f"{percent(measured.error_before)} before and {percent(measured.error_after)} after "
-            f"scaling with the temperature of {measured.temperature:.3f}"
-        )
-        numbers = join(
-            [
-                _bins("Before temperature scaling", measured.bins_before),
-                _bins("After temperature scaling", measured.bins_after),
-            ]
-        )
-        key = legend(["after temperature scaling", "before"])
-    before = () if measured.temperature == 1 else measured.bins_before
-    chart = charts.reliability("reliability", summary, before, measured.bins_after)
-    caption = "Accuracy over confidence; a larger dot stands for more images"
-    return figure(chart, caption, numbers, key)
+def _points(bins: Sequence[CalibrationBin]) -> list[list[float]]:
+    """Returns x, y and the areas of the dots: a dot's area is its bin's share of the images."""
+    filled = [each for each in bins if each.images]
+    total = sum(each.images for each in filled)
+    areas = [8 + 120 * each.images / total for each in filled]
+    return [[each.confidence for each in filled], [each.accuracy for each in filled], areas]
 
 
 def _bins(title: str, bins: Sequence[CalibrationBin]) -> Markup:
@@ -104,7 +104,7 @@ def _threshold(data: ReportData, point: OperatingPoint) -> list[Markup]:
     fitted = f", fitted for a recall of {percent(min_recall, 1)}" if min_recall is not None else ""
     where = "On these images" + (", before abstaining" if data.abstention else "")
     parts = [
-        heading(f"Threshold for {name}"),
+        tag("h3", f"Threshold for {name}"),
         paragraph(
             f"The decision is {name} where its probability is at least "
             f"{format_threshold(point.threshold)}{fitted}."
@@ -117,38 +117,36 @@ def _threshold(data: ReportData, point: OperatingPoint) -> list[Markup]:
     return parts
 
 
-def _costs(point: OperatingPoint) -> Iterator[tuple[str, str, str]]:
-    """A share with a denominator of 0 is a dash."""
-    positives, predicted = point.found + point.missed, point.found + point.false_alarms
-    recall = f"{percent(point.recall)} ({span(point.recall_interval, 1)})"
-    yield (
-        "recall",
-        recall if positives else percent(None),
-        f"{point.found:,} found of {positives:,}, {point.missed:,} missed",
+def _costs(point: OperatingPoint) -> Sequence[tuple[str, str, str]]:
+    found, false_alarms, negatives = point.found, point.false_alarms, point.negatives
+    positives, predicted = found + point.missed, found + false_alarms
+    recall = f"{_share(found, positives)} ({span(point.recall_interval, 1)})"
+    return (
+        ("recall", recall, f"{found:,} found of {positives:,}, {point.missed:,} missed"),
+        (
+            "false alarms",
+            _share(false_alarms, negatives),
+            f"{false_alarms:,} of {negatives:,} others",
+        ),
+        (
+            "precision",
+            _share(found, predicted),
+            f"{found:,} right of {count(predicted, 'decision')}",
+        ),
     )
-    yield (
-        "false alarms",
-        percent(point.false_alarm_rate if point.negatives else None),
-        f"{point.false_alarms:,} of {point.negatives:,} others",
-    )
-    yield (
-        "precision",
-        percent(point.precision if predicted else None),
-        f"{point.found:,} right of {count(predicted, 'decision')}",
-    )
+
+
+def _share(part: int, whole: int) -> str:
+    """A share of nothing is a dash."""
+    return percent(part / whole if whole else None)
 
 
 def _abstention(measured: AbstentionMetrics) -> list[Markup]:
     text = (
         "A decision is uncertain where no class has a probability of "
         f"{percent(measured.level, 1)}: {count(measured.uncertain, 'image')} "
-        f"({percent(measured.share_uncertain)}). "
+        f"({percent(measured.share_uncertain)}). Of the {count(measured.sure, 'other')}, "
+        f"{percent(measured.accuracy if measured.sure else None)} are right "
+        f"({span(measured.accuracy_interval, 1)})."
     )
-    if measured.sure:
-        text += (
-            f"Of the {count(measured.sure, 'other')}, {percent(measured.accuracy)} are right "
-            f"({span(measured.accuracy_interval, 1)})."
-        )
-    else:
-        text += "All decisions are uncertain."
-    return [heading("Abstention"), paragraph(text)]
+    return [tag("h3", "Abstention"), paragraph(text)]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from engine.evaluation.classification_metrics import ClassificationMetrics, ClassMetrics
+from engine.evaluation.classification_metrics import ClassificationMetrics, ClassMetrics, Curve
 from engine.report import charts
+from engine.report.document import Section
 from engine.report.formatting import count, percent, span
 from engine.report.markup import Markup, details, join, paragraph, scroll, table, tag
-from engine.report.report_data import ClassCurves, ReportData
-from engine.report.sections import Section, figure, legend, max_from, max_up_to, sentence
+from engine.report.report_data import ReportData
 
 MAX_MATRIX_CLASSES = 20  # above this, confusion is a chart instead of a table
 MAX_ROWS = 30  # above this, the table of classes folds
@@ -22,21 +24,19 @@ _RECALLS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
 
 
 def classes(data: ReportData) -> Section:
-    return Section("classes", "Classes", "Classes", _metrics(data.metrics))
-
-
-def _metrics(metrics: ClassificationMetrics) -> Markup:
+    rows = data.metrics.per_class
+    body = _table("Metrics of each class", rows)
+    if len(rows) > MAX_ROWS:
+        occurring = [row for row in rows if row.support]
+        worst = sorted(occurring, key=operator.attrgetter("f1"))[:WORST_CLASSES]
+        first = _table(f"The {len(worst)} classes with the lowest F1", worst)
+        body = join([first, details(f"All {len(rows):,} classes", body)])
     intro = paragraph(
         "Precision is the share of a class’s predictions that are right, recall the share of its "
         "images that are found, F1 their harmonic mean. The 95 % interval covers the F1 of other "
         "images like these."
     )
-    rows = metrics.per_class
-    if len(rows) <= MAX_ROWS:
-        return join([intro, _table("Metrics of each class", rows)])
-    worst = sorted((row for row in rows if row.support), key=lambda row: row.f1)[:WORST_CLASSES]
-    rest = details(f"All {len(rows):,} classes", _table("Metrics of each class", rows))
-    return join([intro, _table(f"The {len(worst)} classes with the lowest F1", worst), rest])
+    return Section("classes", "Classes", "Classes", join([intro, body]))
 
 
 def _table(caption: str, rows: Sequence[ClassMetrics]) -> Markup:
@@ -72,9 +72,8 @@ def confusion(data: ReportData) -> Section:
 def _matrix(metrics: ClassificationMetrics) -> Markup:
     names = [row.name for row in metrics.per_class]
     shares = metrics.confusion / np.maximum(metrics.confusion.sum(1, keepdims=True), 1)
-    top = [tag("td", "label ↓ predicted →", class_="muted")]
-    top += [tag("th", name, scope="col") for name in names]
-    rows = [tag("tr", *top)]
+    corner = tag("td", "label ↓ predicted →", class_="muted")
+    rows = [tag("tr", corner, *[tag("th", name, scope="col") for name in names])]
     for label, name in enumerate(names):
         cells = [
             tag(
@@ -106,73 +105,65 @@ def _chart(metrics: ClassificationMetrics) -> Markup:
     if step > 1:
         caption += f" A dot is the strongest of {step} × {step} cells."
     chart = charts.heat("heat", summary, metrics.confusion)
-    return tag("div", tag("figure", tag("figcaption", caption), chart), class_="charts")
+    return tag("div", charts.figure(chart, caption), class_="charts")
 
 
 def curves(data: ReportData) -> Section | None:
     if not data.curves:
         return None
-    several = len(data.subject.classes) > 2
-    parts = [paragraph(f"{_of_which(data, several)}. ", _means(data.metrics, several))]
-    names = [curve.name for curve in data.curves]
-    key = legend(names) if several else None
-    parts.append(
-        tag("div", _roc(data.curves, key), _precision_recall(data.curves, key), class_="charts")
+    known = [row for row in data.metrics.per_class if row.roc_area is not None]
+    roc_area = np.mean([row.roc_area for row in known])
+    average_precision = np.mean([row.average_precision for row in known])
+    text = (
+        "A curve is of one class against all others: a threshold trades recall for false alarms. "
+        f"Mean over all classes with images: ROC area {roc_area:.4f}, average precision "
+        f"{average_precision:.4f}."
     )
-    return Section("curves", "ROC and precision-recall curves", "Curves", join(parts))
-
-
-def _of_which(data: ReportData, several: bool) -> str:
-    if not several:
-        return f"For {data.curves[0].name} against the other class"
-    known = sum(row.roc_area is not None for row in data.metrics.per_class)
-    if len(data.curves) == known:
-        return "For each class against all others"
-    return f"For the {len(data.curves)} classes that are separated worst from all others"
-
-
-def _means(metrics: ClassificationMetrics, several: bool) -> str:
-    known = [row for row in metrics.per_class if row.roc_area is not None]
-    if not several or not known:
-        return "A threshold trades recall for false alarms."
-    roc = np.mean([row.roc_area for row in known])
-    average = np.mean([row.average_precision for row in known])
-    return (
-        f"Mean over all classes with images: ROC area {roc:.4f}, average precision {average:.4f}."
+    if 1 < len(data.curves) < len(known):
+        text += f" Shown are the {len(data.curves)} classes that are separated worst."
+    roc = _figure(
+        {curve.name: curve.roc for curve in data.curves},
+        name="roc",
+        caption="ROC: recall over false alarms",
+        axes_names=("false alarms", "recall"),
+        area="area",
+        title="Recall at a false alarm rate of at most",
+        within=operator.le,
+        limits=_FALSE_ALARMS,
     )
+    precision_recall = _figure(
+        {curve.name: curve.precision_recall for curve in data.curves},
+        name="precision",
+        caption="Precision over recall",
+        axes_names=("recall", "precision"),
+        area="average precision",
+        title="Precision at a recall of at least",
+        within=operator.ge,
+        limits=_RECALLS,
+    )
+    body = join([paragraph(text), tag("div", roc, precision_recall, class_="charts")])
+    return Section("curves", "ROC and precision-recall curves", "Curves", body)
 
 
-def _roc(curves: Sequence[ClassCurves], key: Markup | None) -> Markup:
-    areas = "; ".join(f"{curve.name} {curve.roc.area:.4f}" for curve in curves)
-    summary = f"ROC curves: recall over the false alarm rate. Areas: {areas}"
-    lines = [(curve.roc.x, curve.roc.y) for curve in curves]
-    chart = charts.lines("roc", summary, lines, ("false alarms", "recall"), diagonal=True)
-    heads = ("class", "area", *[f"at {percent(x, 0)}" for x in _FALSE_ALARMS])
-    rows = [
-        (c.name, f"{c.roc.area:.4f}", *max_up_to(c.roc.x, c.roc.y, _FALSE_ALARMS)) for c in curves
-    ]
-    numbers = table("Recall at a false alarm rate of at most", heads, rows)
-    return figure(chart, _caption("ROC: recall over false alarms", curves, "roc"), numbers, key)
-
-
-def _precision_recall(curves: Sequence[ClassCurves], key: Markup | None) -> Markup:
-    areas = "; ".join(f"{curve.name} {curve.precision_recall.area:.4f}" for curve in curves)
-    summary = f"Precision over recall. Average precision: {areas}"
-    lines = [(curve.precision_recall.x, curve.precision_recall.y) for curve in curves]
-    chart = charts.lines("precision", summary, lines, ("recall", "precision"), steps=True)
-    heads = ("class", "average", *[f"at {percent(x, 0)}" for x in _RECALLS])
+def _figure(
+    of_classes: dict[str, Curve],
+    name: str,
+    caption: str,
+    axes_names: tuple[str, str],
+    area: str,
+    title: str,
+    within: Callable[[Any, float], Any],
+    limits: Sequence[float],
+) -> Markup:
+    """A chart of curves, and a table of the maximum of y where x is within each limit."""
     rows = []
-    for curve in curves:
-        of = curve.precision_recall
-        rows.append((curve.name, f"{of.area:.4f}", *max_from(of.x, of.y, _RECALLS)))
-    numbers = table("Precision at a recall of at least", heads, rows)
-    caption = _caption("Precision over recall", curves, "precision_recall")
-    return figure(chart, caption, numbers, key)
-
-
-def _caption(what: str, curves: Sequence[ClassCurves], name: str) -> str:
-    if len(curves) > 1:
-        return what
-    area = getattr(curves[0], name).area
-    word = "area" if name == "roc" else "average precision"
-    return sentence(what, f"; {word} {area:.4f}")
+    for label, (x, y, own_area) in of_classes.items():
+        highest = [percent(float(y[within(x, limit)].max(initial=0)), 1) for limit in limits]
+        rows.append((label, f"{own_area:.4f}", *highest))
+    heads = ("class", area, *(f"at {percent(limit, 0)}" for limit in limits))
+    areas = "; ".join(f"{label} {own_area}" for label, own_area, *_ in rows)
+    points = [curve[:2] for curve in of_classes.values()]
+    steps = name == "precision"
+    summary = f"{caption}; {area}: {areas}"
+    chart = charts.curves(name, summary, points, axes_names, steps, diagonal=not steps)
+    return charts.figure(chart, caption, list(of_classes), table(title, heads, rows))

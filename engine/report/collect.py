@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from engine.core.dataset import Batch, DataLoader
-from engine.core.recipe import Recipe, to_json
+from engine.core.recipe import Recipe
 from engine.evaluation import decision_rule, operating_point
 from engine.evaluation.classification_metrics import (
     ClassificationMetrics,
@@ -27,8 +27,8 @@ from engine.report.report_data import (
     ClassCurves,
     LabelCheckSummary,
     Mistake,
+    ReportContext,
     ReportData,
-    ReportSubject,
     SuspectLabel,
 )
 from engine.runs.directory import RunDirectory
@@ -57,20 +57,6 @@ class MeasuredModel:
     training: DataLoader | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class ReportContext:
-    """What the program knows and no file says; the fields are those of `ReportSubject`."""
-
-    split: str
-    data: str
-    own: bool
-    when: str
-    command: str
-    price_per_hour: float | None = None
-    views: str = ""
-    trained_on: int = 0
-
-
 def collect_report(
     model: MeasuredModel, context: ReportContext, check_stop: Callable[[], None] = lambda: None
 ) -> ReportData:
@@ -85,42 +71,26 @@ def collect_report(
       UserError: an image can no longer be read.
     """
     predictions, rule = model.predictions, model.rule
-    probabilities = decision_rule.probabilities(rule, predictions.logits)
     metrics = classification_metrics(predictions, rule)
     check_stop()
     return ReportData(
-        subject=_subject(model, context),
+        run=str(model.run.path),
+        recipe=model.recipe,
+        context=context,
         rule=rule,
         metrics=metrics,
-        curves=_curves(predictions, rule, metrics, probabilities),
+        curves=class_curves(predictions, rule, metrics),
         reliability=measure_reliability(predictions, rule, model.fitted_on_these),
         operating_point=operating_point.operating_point_of_rule(predictions, rule),
         decisions=operating_point.decisions_of_rule(predictions, rule),
-        mistakes=_mistakes(model, probabilities, check_stop),
+        mistakes=_mistakes(model, check_stop),
         labels=_check_labels(model, model.training, check_stop) if model.training else None,
         training=training_log.read(model.run),
-        price_per_hour=context.price_per_hour,
     )
 
 
-def _subject(model: MeasuredModel, context: ReportContext) -> ReportSubject:
-    values = dataclasses.asdict(context)
-    del values["price_per_hour"]
-    return ReportSubject(
-        run=str(model.run.path),
-        classes=model.predictions.classes,
-        backbone=model.recipe.backbone,
-        image_size=model.recipe.image_size,
-        recipe=to_json(model.recipe),
-        **values,
-    )
-
-
-def _curves(
-    predictions: Predictions,
-    rule: DecisionRule,
-    metrics: ClassificationMetrics,
-    probabilities: np.ndarray,
+def class_curves(
+    predictions: Predictions, rule: DecisionRule, metrics: ClassificationMetrics
 ) -> tuple[ClassCurves, ...]:
     """Of two classes the positive or second one; of more those with the smallest areas."""
     areas = {row.name: row.roc_area for row in metrics.per_class if row.roc_area is not None}
@@ -129,22 +99,19 @@ def _curves(
         names = [name for name in areas if name == positive]
     else:
         names = sorted(areas, key=areas.__getitem__)[:MAX_CURVES]
+    scores = decision_rule.probabilities(rule, predictions.logits), predictions.labels
+    numbers = [predictions.classes.index(name) for name in names]
     return tuple(
-        ClassCurves(
-            name, *(curve(probabilities, predictions.labels, predictions.classes.index(name))
-                    for curve in (roc_curve, precision_recall_curve))
-        )
-        for name in names
-    )  # fmt: skip
+        ClassCurves(name, roc_curve(*scores, number), precision_recall_curve(*scores, number))
+        for name, number in zip(names, numbers, strict=True)
+    )
 
 
-def _mistakes(
-    model: MeasuredModel, probabilities: np.ndarray, check_stop: Callable[[], None]
-) -> tuple[Mistake, ...]:
+def _mistakes(model: MeasuredModel, check_stop: Callable[[], None]) -> tuple[Mistake, ...]:
     """Returns all mistakes, the most confident first; the first MAX_IMAGES with images."""
     predictions = model.predictions
     predicted = predictions.logits.argmax(-1)
-    confidence = probabilities[np.arange(len(predictions)), predicted]
+    confidence = decision_rule.probabilities(model.rule, predictions.logits).max(-1)
     wrong = np.flatnonzero(predicted != predictions.labels)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
     source = ImageSource(model.batches, model.recipe.batch_size, check_stop)
@@ -169,24 +136,23 @@ def _check_labels(
 
     check = label_errors.check_labels(model.recipe, loader, model.classifier, check_stop)
     issues = check.issues
-    rows = {int(check.examples[row]): row for row in issues.order if issues.margin[row] < 0}
-    shown = set(list(rows)[:MAX_IMAGES])
-    batches = functools.partial(loader.split_batches, "train")
-    source = ImageSource(batches, model.recipe.batch_size, check_stop)
-    suspects = {
-        number: SuspectLabel(
+    rows = [row for row in issues.order.tolist() if issues.margin[row] < 0]
+    numbers = check.examples[rows].tolist()
+    source = ImageSource(
+        functools.partial(loader.split_batches, "train"), model.recipe.batch_size, check_stop
+    )
+    shown = images.read_images(source, numbers[:MAX_IMAGES])
+    jpegs = {number: images.jpeg(image) for number, image in shown}
+    suspects = (
+        SuspectLabel(
             loader.example_name(number),
-            loader.classes[label],
-            loader.classes[int(issues.suggested[rows[number]])],
-            bool(issues.is_issue[rows[number]]),
-            images.jpeg(image) if number in shown else b"",
+            loader.classes[check.labels[row]],
+            loader.classes[issues.suggested[row]],
+            bool(issues.is_issue[row]),
+            jpegs.get(number, b""),
         )
-        for number, image, label in images.read_images(source, rows)
-    }
+        for number, row in zip(numbers, rows, strict=True)
+    )
     return LabelCheckSummary(
-        examined=len(check.examples),
-        accuracy=check.accuracy,
-        features_of=check.feature_network,
-        suspects=tuple(suspects[number] for number in rows),
-        note=check.note,
+        len(check.examples), check.accuracy, check.feature_network, tuple(suspects), check.note
     )

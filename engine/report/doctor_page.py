@@ -8,9 +8,8 @@ from typing import Any
 
 from engine.core.findings import LEVELS, Case, DatasetExamination, Finding
 from engine.core.text import counted
-from engine.report.document import contents, document
-from engine.report.markup import Markup, paragraph, table, tag
-from engine.report.sections import Section, image, render
+from engine.report.document import Section, document
+from engine.report.markup import Markup, image, join, paragraph, table, tag
 
 TITLE = "The images before training"
 PAGE_CASES, LINE_CASES = 60, 3  # shown of each kind
@@ -28,18 +27,7 @@ def page(result: DatasetExamination, thumbnail: Thumbnail) -> str:
     """
     sections = [_classes(result), *(_section(f, result.root, thumbnail) for f in result.findings)]
     found = summary(result.findings) if result.findings else "no problems"
-    return document(
-        TITLE,
-        tag(
-            "header",
-            paragraph("Data set report", class_="kicker"),
-            tag("h1", TITLE),
-            paragraph(f"{_examined(result)}: {found}."),
-        ),
-        contents(*((section.anchor, section.short) for section in sections)),
-        tag("main", *map(render, sections)),
-        tag("footer", paragraph("Made by Unfreeze.", class_="muted")),
-    )
+    return document(TITLE, ("Data set report", TITLE, f"{_examined(result)}: {found}."), sections)
 
 
 def _classes(result: DatasetExamination) -> Section:
@@ -59,7 +47,7 @@ def _section(finding: Finding, root: str, thumbnail: Thumbnail) -> Section:
     if len(cases) > PAGE_CASES:
         body.append(paragraph(f"And {len(cases) - PAGE_CASES:,} more, listed in report.json."))
     short = f"{kind.title} ({len(cases):,})"
-    return Section(kind.name, f"{kind.level}: {kind.title}", short, Markup("".join(body)))
+    return Section(kind.name, f"{kind.level}: {kind.title}", short, join(body))
 
 
 def _figure(case: Case, root: str, thumbnail: Thumbnail) -> Markup:

@@ -9,8 +9,6 @@ import math
 from engine.core.text import byte_size, duration
 from engine.evaluation.intervals import Interval
 
-__all__ = ["count", "day", "names", "percent", "seconds", "size", "span"]
-
 _GAP = "\xa0"  # between a number and its unit
 
 
@@ -46,8 +44,3 @@ def seconds(value: float) -> str:
 def size(number: float) -> str:
     """Bytes as `1.97 GB`, in units of 1,000."""
     return byte_size(number).replace(" ", _GAP)
-
-
-def names(items: list[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return " and ".join([part for part in (", ".join(items[:-1]), items[-1]) if part])

@@ -28,25 +28,20 @@ class ImageSource(NamedTuple):
     check_stop: Callable[[], None]
 
 
-class LabelledImage(NamedTuple):
-    """image: uint8 [H, W, 3], as the network sees it."""
+def read_images(source: ImageSource, numbers: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields the images with these numbers in ascending order, from as few batches as possible.
 
-    number: int
-    image: np.ndarray
-    label: int
-
-
-def read_images(source: ImageSource, numbers: Iterable[int]) -> Iterator[LabelledImage]:
-    """Yields the images with these numbers in ascending order, from as few batches as possible."""
-    wanted = {int(number) for number in numbers}
+    Yields:
+      an image's number, and the image as the network sees it, uint8 [H, W, 3].
+    """
+    wanted = set(numbers)
     which = sorted({number // source.batch_size for number in wanted})
     for batch in source.batches(which) if which else ():
         source.check_stop()
-        images, labels = np.asarray(batch.inputs), np.asarray(batch.labels)
-        real = np.asarray(batch.weights) > 0
+        images, real = np.asarray(batch.inputs), np.asarray(batch.weights) > 0
         for row, number in enumerate(np.asarray(batch.examples).tolist()):
             if real[row] and number in wanted:
-                yield LabelledImage(number, images[row], int(labels[row]))
+                yield number, images[row]
 
 
 def explain_images(
@@ -64,7 +59,7 @@ def explain_images(
     if not classes:
         return {}
     explain, jpegs = gradcam.from_classifier(classifier), {}
-    for number, image, _ in read_images(source, classes):
+    for number, image in read_images(source, classes):
         source.check_stop()
         (heat,) = explain(image[None], np.array([classes[number]], np.int32))
         jpegs[number] = jpeg(image), jpeg(gradcam.overlay(image, heat))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 from collections.abc import Iterable, Sequence
 
@@ -27,19 +28,16 @@ def escape(text: str) -> Markup:
     return text if isinstance(text, Markup) else Markup(html.escape(visible(text), quote=True))
 
 
-def tag(name: str, /, *content: str, **attributes: str | int | bool | None) -> Markup:
+def tag(name: str, /, *content: str, **attributes: str | None) -> Markup:
     """`<name attributes>content</name>`.
 
-    `aria_label` is written `aria-label`, `class_` is written `class`. An attribute that is True
-    has no value; one that is None or False is left out.
+    `aria_label` is written `aria-label`, `class_` is written `class`. An attribute that is None is
+    left out.
     """
     words = [name]
     for key, value in attributes.items():
-        key = key.rstrip("_").replace("_", "-")
-        if value is True:
-            words.append(key)
-        elif value is not None and value is not False:
-            words.append(f'{key}="{escape(str(value))}"')
+        if value is not None:
+            words.append(f'{key.rstrip("_").replace("_", "-")}="{escape(value)}"')
     start = f"<{' '.join(words)}>"
     if name in _VOID:
         return Markup(start)
@@ -52,6 +50,11 @@ def join(content: Iterable[str], between: str = "") -> Markup:
 
 def paragraph(*content: str, class_: str | None = None) -> Markup:
     return tag("p", *content, class_=class_)
+
+
+def image(jpeg: bytes, alt: str) -> Markup:
+    data = base64.b64encode(jpeg).decode()
+    return tag("img", src=f"data:image/jpeg;base64,{data}", alt=alt)
 
 
 def scroll(label: str, *content: str) -> Markup:
@@ -80,5 +83,5 @@ def details(summary: str, *content: str) -> Markup:
 
 
 def preformatted(label: str, text: str) -> Markup:
-    lines = Markup("\n".join(escape(line) for line in text.splitlines()))
+    lines = join(text.splitlines(), between="\n")
     return scroll(label, tag("pre", tag("code", lines)))

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.report import calibration_sections, class_sections, image_sections, run_sections
-from engine.report.document import contents, document
+from engine.report.document import document
 from engine.report.formatting import count, day, percent, span
-from engine.report.markup import Markup, paragraph, tag
+from engine.report.markup import Markup, tag
 from engine.report.report_data import ReportData
-from engine.report.sections import render
 
 # In their order on the page; a section without content is None.
 SECTIONS = (
@@ -25,42 +24,34 @@ SECTIONS = (
     run_sections.resources,
     run_sections.recipe,
 )
-_MIN_CLASSES_FOR_TOP_K = 6
 
 
 def page(data: ReportData) -> str:
     """Returns the whole page."""
-    sections = [section for make in SECTIONS if (section := make(data))]
-    name = Path(data.subject.run).name or data.subject.run
+    name = Path(data.run).name or data.run
     return document(
         f"{name}: {percent(data.metrics.accuracy)} accuracy",
-        tag("a", "Skip to the metrics", href="#main", class_="skip"),
-        tag(
-            "header",
-            paragraph("Training report", class_="kicker"),
-            tag("h1", name),
-            paragraph(_summary(data)),
-        ),
-        contents(*((section.anchor, section.short) for section in sections)),
-        tag("main", _headline(data), *map(render, sections), id="main"),
-        tag("footer", paragraph(f"Made by Unfreeze on {day(data.subject.when)}.", class_="muted")),
+        ("Training report", name, _summary(data)),
+        [section for make in SECTIONS if (section := make(data))],
+        _headline(data),
+        f"Made by Unfreeze on {day(data.context.when)}.",
     )
 
 
 def _summary(data: ReportData) -> str:
-    subject = data.subject
-    height, width = subject.image_size
-    split = "all" if subject.split == "all" else f"the {subject.split} split"
-    source = "the run’s own data" if subject.own else f"other data, {subject.data}"
+    context, recipe = data.context, data.recipe
+    height, width = recipe.image_size
+    split = "all" if context.split == "all" else f"the {context.split} split"
+    source = "the run’s own data" if context.own else f"other data, {context.data}"
     text = (
-        f"{subject.backbone} at {height}\xa0×\xa0{width} pixels, evaluated on "
-        f"{count(data.metrics.count, 'image')} in {count(len(subject.classes), 'class', 'classes')}"
-        f": {split} of {source}, on {day(subject.when)}."
+        f"{recipe.backbone} at {height}\xa0×\xa0{width} pixels, evaluated on "
+        f"{count(data.metrics.count, 'image')} in {count(len(data.classes), 'class', 'classes')}"
+        f": {split} of {source}, on {day(context.when)}."
     )
-    if subject.trained_on:
-        text += f" It was trained on {subject.trained_on:,} of these images."
-    if subject.views:
-        text += f" Probabilities are averaged over {subject.views}."
+    if context.trained_on:
+        text += f" It was trained on {context.trained_on:,} of these images."
+    if context.views:
+        text += f" Probabilities are averaged over {context.views}."
     return text
 
 
@@ -84,10 +75,8 @@ def _headline_metrics(data: ReportData) -> Iterator[tuple[str, str, str]]:
     yield "Accuracy", percent(metrics.accuracy), note
     note = f"95\xa0%: {span(metrics.macro_f1_interval)}"
     if singletons := metrics.singleton_classes:
-        has = "has" if singletons == 1 else "have"
-        note += f", too narrow: {count(singletons, 'class', 'classes')} {has} one image"
+        note += f", too narrow: {count(singletons, 'class', 'classes')} with one image"
     yield "Macro F1", percent(metrics.macro_f1), note
     yield "Loss", f"{metrics.loss:.4f}", "cross entropy, nats"
-    if len(data.subject.classes) >= _MIN_CLASSES_FOR_TOP_K:
-        for k, share in sorted(metrics.top_k.items()):
-            yield f"Top {k}", percent(share), f"label among the {k} most likely"
+    for k, share in metrics.top_k.items():
+        yield f"Top {k}", percent(share), f"label among the {k} most likely"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from engine.core.recipe import Recipe, to_json
 from engine.evaluation.classification_metrics import ClassificationMetrics, Curve
 from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.operating_point import AbstentionMetrics, OperatingPoint
@@ -13,29 +14,23 @@ from engine.report.training_log import TrainingLog
 
 
 @dataclasses.dataclass(frozen=True)
-class ReportSubject:
-    """What was evaluated, and by which command.
+class ReportContext:
+    """What was evaluated, by which command; no file says it.
 
-    run: the run's directory.
     split: of the data; `all` for all of it.
     data: where the images are.
     own: whether the images are the run's own.
     when: date and time in ISO 8601.
-    recipe: as JSON.
     views: describes what probabilities are averaged over; '' without test-time augmentation.
     trained_on: how many of the images of other data the model was trained on.
     """
 
-    run: str
     split: str
     data: str
     own: bool
-    classes: tuple[str, ...]
-    backbone: str
-    image_size: tuple[int, int]
     when: str
     command: str
-    recipe: str
+    price_per_hour: float | None = None
     views: str = ""
     trained_on: int = 0
 
@@ -104,12 +99,15 @@ class LabelCheckSummary:
 class ReportData:
     """All data of a report; None for what the run or its rule does not have.
 
+    run: the run's directory.
     curves: of a few classes, those that are separated worst.
     decisions: the metrics of the rule's decisions, apart from uncertain ones.
     labels: the label check of the training split.
     """
 
-    subject: ReportSubject
+    run: str
+    recipe: Recipe
+    context: ReportContext
     rule: DecisionRule
     metrics: ClassificationMetrics
     curves: tuple[ClassCurves, ...]
@@ -119,7 +117,10 @@ class ReportData:
     mistakes: tuple[Mistake, ...]
     labels: LabelCheckSummary | None
     training: TrainingLog | None
-    price_per_hour: float | None
+
+    @property
+    def classes(self) -> list[str]:
+        return [row.name for row in self.metrics.per_class]
 
     @property
     def abstention(self) -> AbstentionMetrics | None:
@@ -128,51 +129,44 @@ class ReportData:
     @property
     def cost(self) -> float | None:
         """Returns the cost of training, in the currency of the price."""
-        if self.price_per_hour is None or self.training is None:
+        price = self.context.price_per_hour
+        if price is None or self.training is None:
             return None
-        return self.price_per_hour * self.training.seconds_total / 3600
+        return price * self.training.seconds_total / 3600
 
 
 def as_json(data: ReportData) -> dict[str, Any]:
-    """Returns all but the images, as JSON values."""
-    metrics = dataclasses.asdict(data.metrics)
-    per_class = {row.pop("name"): row for row in metrics.pop("per_class")}
-    confusion = metrics.pop("confusion").tolist()
-    reliability = data.reliability
+    """Returns all but curves and images, as JSON values."""
+    metrics, calibration = _as_dict(data.metrics), _as_dict(data.reliability)
+    confusion = metrics.pop("confusion")
+    for bins in ("bins_before", "bins_after"):
+        calibration[bins] = [row._asdict() for row in calibration[bins]]
     return {
-        **dataclasses.asdict(data.subject),
-        "rule": dataclasses.asdict(data.rule),
+        "run": data.run,
+        "classes": data.classes,
+        "backbone": data.recipe.backbone,
+        "image_size": data.recipe.image_size,
+        "recipe": to_json(data.recipe),
+        **_as_dict(data.context),
+        "rule": _as_dict(data.rule),
         **metrics,
-        "top_k": {str(k): share for k, share in data.metrics.top_k.items()},
-        "per_class": per_class,
-        "confusion_matrix": confusion,
-        "calibration": {
-            **dataclasses.asdict(reliability),
-            "bins_before": [row._asdict() for row in reliability.bins_before],
-            "bins_after": [row._asdict() for row in reliability.bins_after],
-        },
+        "per_class": {row.pop("name"): row for row in metrics["per_class"]},
+        "confusion_matrix": confusion.tolist(),
+        "calibration": calibration,
         "operating": _as_dict(data.operating_point),
         "decided": _as_dict(data.decisions),
         "abstaining": _as_dict(data.abstention),
-        "mistakes": [_without_images(mistake) for mistake in data.mistakes],
-        "label_check": _label_check(data.labels),
+        "mistakes": [_as_dict(mistake) for mistake in data.mistakes],
+        "label_check": _as_dict(data.labels),
         "training": _as_dict(data.training),
-        "price_per_hour": data.price_per_hour,
         "cost": data.cost,
     }
 
 
-def _as_dict(value: Any) -> dict[str, Any] | None:
-    return None if value is None else dataclasses.asdict(value)
+def _as_dict(value: Any) -> Any:
+    """Returns a dataclass as a dict without its images; None stays None."""
+    return value and dataclasses.asdict(value, dict_factory=_without_images)
 
 
-def _without_images(item: Mistake | SuspectLabel) -> dict[str, Any]:
-    values = dataclasses.asdict(item)
-    return {name: value for name, value in values.items() if not isinstance(value, bytes)}
-
-
-def _label_check(check: LabelCheckSummary | None) -> dict[str, Any] | None:
-    if check is None:
-        return None
-    suspects = [_without_images(suspect) for suspect in check.suspects]
-    return {**dataclasses.asdict(check), "suspects": suspects}
+def _without_images(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in fields if not isinstance(value, bytes)}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
+from engine.core.recipe import to_json
 from engine.core.text import money
 from engine.report import charts
-from engine.report.formatting import count, names, percent, seconds, size
+from engine.report.document import Section
+from engine.report.formatting import count, percent, seconds, size
 from engine.report.markup import Markup, details, join, paragraph, preformatted, table, tag
 from engine.report.report_data import ReportData
-from engine.report.sections import Section, bar, legend
 from engine.report.training_log import TrainingLog
 
 _NOT_FINISHED = "The run is not finished, or its history.csv and result.json are missing."
@@ -31,24 +31,25 @@ def _curves(log: TrainingLog) -> Markup:
         f"({count(phase.trainable_parameters, 'trainable parameter')})"
         for phase in log.phases
     ]
-    intro = paragraph(f"Phases: {names(phases)}.{saved}")
+    intro = paragraph(f"Phases: {', '.join(phases)}.{saved}")
     both = (_curve(log, "accuracy"), _curve(log, "loss"))
     return join([intro, tag("div", *both, class_="charts"), _epochs(log)])
 
 
 def _curve(log: TrainingLog, what: str) -> Markup:
     rows = log.epochs
-    training = [getattr(row, f"train_{what}") for row in rows]
-    validation = [getattr(row, f"val_{what}") for row in rows]
+    validation, training = (
+        [getattr(row, f"{split}_{what}") for row in rows] for split in ("val", "train")
+    )
     shares = what == "accuracy"
     first, last = (
         percent(value) if shares else f"{value:.4f}" for value in (validation[0], validation[-1])
     )
     summary = f"{what.capitalize()} by epoch; on validation from {first} to {last}"
-    chart = charts.history(what, summary, training, validation, [r.phase for r in rows], shares)
+    phases = [row.phase for row in rows]
+    chart = charts.history(what, summary, (validation, training), phases, shares)
     caption = f"{what.capitalize()} by epoch; a line marks where a phase begins"
-    key = legend(["validation", "training"])
-    return tag("figure", tag("figcaption", caption), key, chart)
+    return charts.figure(chart, caption, ("validation", "training"))
 
 
 def _epochs(log: TrainingLog) -> Markup:
@@ -81,32 +82,16 @@ def _total(data: ReportData, log: TrainingLog) -> Markup:
     if log.seconds_to_first_step is not None:
         started = seconds(log.seconds_to_first_step)
         words.append(f"first step {started} after the start of the program")
-    peaks = [
-        f"{size(value)} of memory on {_place(name)}"
-        for name, value in log.peak_memory_bytes.items()
-    ]
-    if peaks:
-        words.append(f"at most {names(peaks)}")
+    for name, value in log.peak_memory_bytes.items():
+        place = "the host" if name == "host" else name.replace("_", " ").upper()
+        words.append(f"at most {size(value)} of memory on {place}")
     text = f"{'; '.join(words)}."
     if data.cost is not None:
-        text += f" At {data.price_per_hour:g} an hour this cost {money(data.cost)}."
+        text += f" At {data.context.price_per_hour:g} an hour this cost {money(data.cost)}."
     return paragraph(text)
 
 
-def _place(name: str) -> str:
-    return "the host" if name == "host" else name.replace("_", " ").upper()
-
-
 def _time(log: TrainingLog) -> Markup:
-    total = max(log.seconds_total, sum(_parts(log).values()), 1e-9)
-    rows = [
-        (what, seconds(value), join([percent(value / total, 1), bar(value / total)]))
-        for what, value in _parts(log).items()
-    ]
-    return table("Time", ("activity", "time", "share"), rows)
-
-
-def _parts(log: TrainingLog) -> dict[str, float]:
     spent = log.spent
     parts = {
         "steps": spent["seconds"] - spent["wait_seconds"],
@@ -115,39 +100,45 @@ def _parts(log: TrainingLog) -> dict[str, float]:
         "validation": spent["eval_seconds"],
         "checkpoints": spent["save_seconds"],
     }
-    rest = log.seconds_total - sum(parts.values())
-    return {**parts, "compiling, final evaluation, other": max(rest, 0.0)}
+    rest = max(log.seconds_total - sum(parts.values()), 0.0)
+    parts["compiling, final evaluation, other"] = rest
+    total = max(sum(parts.values()), 1e-9)
+    rows = [
+        (what, seconds(value), join([percent(value / total, 1), _bar(value / total)]))
+        for what, value in parts.items()
+    ]
+    return table("Time", ("activity", "time", "share"), rows)
+
+
+def _bar(share: float) -> Markup:
+    """A bar, hidden from screen readers; the number is beside it."""
+    inner = tag("span", style=f"width: {share:.2%}")
+    return tag("span", inner, class_="bar", aria_hidden="true")
 
 
 def _machine(log: TrainingLog) -> Markup:
-    rows = [(what, value) for what, value in _machine_rows(log) if value]
+    machine = log.machine
+    cores, memory = machine.get("cores"), machine.get("memory_bytes")
+    values = {
+        "processor": f"{machine.get('cpu')}, {count(cores, 'core')}" if cores else "",
+        "GPUs": ", ".join(str(gpu.get("name")) for gpu in machine.get("gpus") or []) or "none",
+        "memory": size(memory) if memory else "",
+        **{name: machine.get(name) for name in ("system", "driver", "cuda", "cudnn")},
+        **log.software,
+    }
+    rows = [(what, str(value)) for what, value in values.items() if value]
     return table("Machine and software", ("component", "value"), rows, class_="texts")
 
 
-def _machine_rows(log: TrainingLog) -> Iterator[tuple[str, str]]:
-    machine = log.machine
-    cores = machine.get("cores")
-    yield "processor", f"{machine.get('cpu')}, {count(cores, 'core')}" if cores else ""
-    gpus = [str(gpu.get("name")) for gpu in machine.get("gpus") or []]
-    yield "GPUs", ", ".join(gpus) or "none"
-    memory = machine.get("memory_bytes")
-    yield "memory", size(memory) if memory else ""
-    yield "system", str(machine.get("system") or "")
-    for name in ("driver", "cuda", "cudnn"):
-        yield name, str(machine.get(name) or "")
-    yield from log.software.items()
-
-
 def recipe(data: ReportData) -> Section:
-    subject = data.subject
     again = shlex.join(
-        ["bin/train", f"--recipe={Path(subject.run) / 'recipe.json'}", "--run_dir=runs/again"]
+        ["bin/train", f"--recipe={Path(data.run) / 'recipe.json'}", "--run_dir=runs/again"]
     )
     parts = [
         paragraph("The command that wrote this report:"),
-        preformatted("Command", subject.command),
+        preformatted("Command", data.context.command),
         paragraph("The same training again:"),
         preformatted("Command for the same training", again),
-        details("The recipe", preformatted("Recipe", subject.recipe)),
+        details("The recipe", preformatted("Recipe", to_json(data.recipe))),
     ]
     return Section("recipe", "How to reproduce it", "Recipe", join(parts))

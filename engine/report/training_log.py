@@ -31,14 +31,11 @@ class Epoch:
 
 @dataclasses.dataclass(frozen=True)
 class PhaseLog:
-    """A phase in `result.json`."""
+    """What a report shows of a phase in `result.json`."""
 
     name: str
     epochs: int
-    steps: int
     trainable_parameters: int
-    seconds: float
-    images_per_second: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +54,7 @@ class TrainingLog:
     seconds_to_first_step: float | None
     seconds_total: float
     peak_memory_bytes: dict[str, int]
-    software: dict[str, str]
+    software: dict[str, Any]
     machine: dict[str, Any]
 
 
@@ -67,20 +64,17 @@ def read(run: RunDirectory) -> TrainingLog | None:
     if result.get("status") != "finished":
         return None
     try:
-        return _training_log(result, _epochs(run))
+        with open(run.history, encoding="utf-8", newline="") as file:
+            epochs = tuple(_parse_row(Epoch, row) for row in csv.DictReader(file))
+        return _training_log(result, epochs)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _epochs(run: RunDirectory) -> tuple[Epoch, ...]:
-    with open(run.history, encoding="utf-8", newline="") as file:
-        return tuple(_parse_row(Epoch, row) for row in csv.DictReader(file))
-
-
 def _training_log(result: Mapping[str, Any], epochs: tuple[Epoch, ...]) -> TrainingLog:
-    best = (str(result["best"]["phase"]), int(result["best"]["epoch"]))
+    best = (result["best"]["phase"], result["best"]["epoch"])
     indices = [index for index, row in enumerate(epochs) if (row.phase, row.epoch) == best]
-    first = result["seconds_to_first_step"]
+    first, peaks = result["seconds_to_first_step"], result["peak_memory_bytes"]
     return TrainingLog(
         epochs=epochs,
         best_epoch=indices[0] if indices else None,
@@ -88,12 +82,8 @@ def _training_log(result: Mapping[str, Any], epochs: tuple[Epoch, ...]) -> Train
         spent={name: _number(result["spent"].get(name, 0)) for name in SPENT},
         seconds_to_first_step=None if first is None else _number(first),
         seconds_total=_number(result["seconds_total"]),
-        peak_memory_bytes={
-            str(name): int(value)
-            for name, value in result["peak_memory_bytes"].items()
-            if value is not None
-        },
-        software={str(name): str(version) for name, version in result["software"].items()},
+        peak_memory_bytes={name: int(value) for name, value in peaks.items() if value is not None},
+        software=dict(result["software"]),
         machine=dict(result["machine"]),
     )
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 from engine.core.conversion import parse_json
 from engine.core.errors import UserError
 from engine.core.files import write as write_file
+from engine.core.files import write_csv
 from engine.core.text import csv_cell, csv_path
 from engine.report.markup import visible
 from engine.report.page import page
-from engine.report.report_data import ReportData, as_json
+from engine.report.report_data import ReportData, SuspectLabel, as_json
 
 PAGE, DATA, SUSPECTS = "report.html", "report.json", "suspect_labels.csv"
 
@@ -48,30 +46,24 @@ def write(folder: Path, data: ReportData) -> Path:
       OSError: a file can't be written; no file is left incomplete.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_file(
-        folder / DATA, f"{_json(as_json(data))}\n".encode()
-    )  # first: it marks a report's folder
+    text = json.dumps(as_json(data), indent=2, allow_nan=False)
+    # Puts lists of numbers on one line: the matrix of a thousand classes has a million. Strings in
+    # JSON contain no line breaks, so none of them matches.
+    text = re.sub(r"\[\n[-\d.e,\s]+\]", lambda match: " ".join(match[0].split()), text)
+    write_file(folder / DATA, f"{text}\n".encode())  # first: it marks a report's folder
     if data.labels:
-        write_file(folder / SUSPECTS, _suspects(data).encode())
+        rows = [_suspect_row(suspect) for suspect in data.labels.suspects]
+        write_csv(folder / SUSPECTS, ("path", "given", "suggested", "likely_wrong"), rows)
     else:
         (folder / SUSPECTS).unlink(missing_ok=True)  # of an earlier report on other data
     write_file(folder / PAGE, page(data).encode())
     return folder / PAGE
 
 
-def _json(values: dict[str, Any]) -> str:
-    """Puts lists of numbers on one line: the matrix of a thousand classes has a million."""
-    text = json.dumps(values, indent=2, allow_nan=False)
-    # Strings in JSON contain no line breaks, so none of them matches.
-    return re.sub(r"\[\n[-\d.e,\s]+\]", lambda match: " ".join(match[0].split()), text)
-
-
-def _suspects(data: ReportData) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "given", "suggested", "likely_wrong"])
-    for suspect in data.labels.suspects if data.labels else ():
-        labels = [csv_cell(visible(label)) for label in (suspect.given, suspect.suggested)]
-        path = csv_path(visible(suspect.name))
-        writer.writerow([path, *labels, "yes" if suspect.likely else "no"])
-    return text.getvalue()
+def _suspect_row(suspect: SuspectLabel) -> dict[str, str]:
+    return {
+        "path": csv_path(visible(suspect.name)),
+        "given": csv_cell(visible(suspect.given)),
+        "suggested": csv_cell(visible(suspect.suggested)),
+        "likely_wrong": "yes" if suspect.likely else "no",
+    }

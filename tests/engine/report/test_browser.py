@@ -1,48 +1,61 @@
-"""The page in a browser: it opens from the disk, asks for nothing, and fits a phone."""
+"""The page in a browser: it opens from the disk, requests nothing, and fits a phone."""
+
+import asyncio
+import dataclasses
 
 import pytest
 
 from engine.report.page import page
 from tests.engine.report import example_report as example
-from tests.engine.report.browser import dump, measured
+from tests.engine.serving import browser
+
+pytestmark = pytest.mark.skipif(not browser.PROGRAM, reason="needs Chromium")
+
+WIDTHS = (375, 1280)
+MEASURE = """(() => {
+  const over = [...document.querySelectorAll("body *")].filter(e =>
+    !e.closest(".scroll, .skip, svg") && e.getBoundingClientRect().right > %d + 0.5);
+  const visible = [...document.images].every(i => i.complete && i.naturalWidth > 0);
+  const root = document.documentElement;
+  return [root.scrollWidth - root.clientWidth, over.map(e => e.tagName).join(" "), visible];
+})()"""
 
 
-@pytest.fixture(scope="module", params=[2, 12, 60])
-def shown(request) -> str:
-    report = example.report(request.param, images=600)
-    long = tuple("/data/" + "very_long_name_" * 8 + f"{n}.jpg" for n in range(2))
-    mistakes = tuple(
-        type(one)(name, one.given, one.predicted, 0.9, report.mistakes[0].image,
-                  report.mistakes[0].overlay)
-        for name, one in zip(long, report.mistakes, strict=True)
-    )  # fmt: skip
-    return page(example.report(request.param, images=600, mistakes=mistakes))
+@pytest.fixture
+def look(tmp_path):
+    """Opens a page; returns the errors that are logged and, for each of WIDTHS, how much wider the
+    page is, the tags that reach beyond the window, and whether all images are visible.
+    """
+
+    async def measure(address: str) -> tuple[list, list]:
+        async with browser.browser(tmp_path) as tab:
+            measured = []
+            for width in WIDTHS:
+                await tab.open(address, width)
+                measured.append(await tab.run(MEASURE % width))
+            return tab.complaints, measured
+
+    def opened(shown: str) -> tuple[list, list]:
+        path = tmp_path / "report.html"
+        path.write_text(shown)
+        return asyncio.run(measure(path.as_uri()))
+
+    return opened
 
 
-def test_page_opens_without_console_messages(shown, tmp_path):
-    path = tmp_path / "report.html"
-    path.write_text(shown)
-    document, console = dump(path)
-    assert console == []
-    assert "Metrics of each class" in document
+@pytest.mark.parametrize("classes", [2, 12, 60])
+def test_page_fits_the_window_and_logs_no_error(look, classes):
+    report = example.report(classes, images=600)
+    names = ("/data/" + "very_long_name_" * 8 + f"{n}.jpg" for n in range(2))
+    mistakes = tuple(dataclasses.replace(report.mistakes[0], name=name) for name in names)
+    shown = page(dataclasses.replace(report, mistakes=mistakes))
+    assert look(shown) == ([], [[0, "", True] for _ in WIDTHS])
 
 
-def test_page_with_an_external_image_is_reported(shown, tmp_path):
-    path = tmp_path / "report.html"
-    path.write_text(shown.replace("</main>", '<img alt="x" src="http://127.0.0.1:9/x.png"></main>'))
-    _, console = dump(path)
-    assert "Content Security Policy" in console[0]
-
-
-@pytest.mark.parametrize("width", [375, 1280])
-def test_page_fits_the_window(shown, tmp_path, width):
-    window, wide, over, images = measured(shown, tmp_path, width)
-    assert (window, wide, over) == (width, width, "")
-    assert images
-
-
-def test_page_that_is_too_wide_is_reported(shown, tmp_path):
-    wider = shown.replace("</main>", '<p style="width: 600px; max-width: none">x</p></main>')
-    _, wide, over, _ = measured(wider, tmp_path, 375)
-    assert wide > 375
-    assert "P" in over
+def test_page_that_is_too_wide_or_requests_an_image_is_reported(look):
+    faults = '<p style="width: 600px; max-width: none">x</p><img src="http://127.0.0.1:9/x.png">'
+    errors, measured = look(page(example.report()).replace("</main>", f"{faults}</main>"))
+    assert "Content Security Policy" in str(errors)
+    assert measured[0][0] > 0
+    assert "P" in measured[0][1].split()
+    assert not measured[0][2]

@@ -7,20 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.evaluation.calibration import CalibrationBin
 from engine.report import charts
 
 X = np.linspace(0, 1, 11)
-BINS = [
-    CalibrationBin(0.5, 0.6, 3, 0.55, 0.4),
-    CalibrationBin(0.6, 0.7, 0, 0.0, 0.0),
-    CalibrationBin(0.9, 1.0, 9, 0.98, 0.9),
-]
+HISTORY = ("d", "in words", ([0.5, 0.6], [0.4, 0.7]), ["h", "t"], True)
 CHARTS = {
-    "lines": charts.lines("a", "in words", [(X, X**0.5), (X, X**2)], ("x", "y"), diagonal=True),
-    "steps": charts.lines("b", "in words", [(X, X)], ("x", "y"), steps=True),
-    "reliability": charts.reliability("c", "in words", BINS, BINS),
-    "history": charts.history("d", "in words", [0.5, 0.6], [0.4, 0.7], ["h", "t"], shares=True),
+    "curves": charts.curves("a", "in words", [(X, X**0.5), (X, X**2)], ("x", "y"), diagonal=True),
+    "steps": charts.curves("b", "in words", [(X, X)], ("x", "y"), steps=True),
+    "dots": charts.curves("c", "in words", [(X, X, 9 * X)], ("x", "y")),
+    "history": charts.history(*HISTORY),
     "heat": charts.heat("e", "in words", np.eye(30, dtype=np.int64)),
 }
 
@@ -32,8 +27,7 @@ def test_chart_is_valid_svg_in_the_pages_colors(name):
     ET.fromstring(drawing.replace("<svg ", f"<svg {space} ", 1))
     assert 'role="img" aria-label="in words"' in drawing
     assert "var(--muted)" in drawing
-    colours = set(re.findall(r"#[0-9a-f]{6}", drawing))
-    assert not colours, "a colour that does not follow the page"
+    assert not re.search(r"#[0-9a-f]{6}", drawing), "a color that does not follow the page"
     assert not re.search(r"<style|<metadata|font-family|https?:", drawing)
 
 
@@ -47,25 +41,22 @@ def test_ids_of_charts_are_unique():
 
 
 def test_chart_is_reproducible():
-    again = charts.history("d", "in words", [0.5, 0.6], [0.4, 0.7], ["h", "t"], shares=True)
-    assert again == CHARTS["history"]
+    assert charts.history(*HISTORY) == CHARTS["history"]
 
 
 def test_lines_differ_without_colors():
-    """Solid, dashed, dotted: no two of a colour have the same."""
+    """Solid, dashed, dotted: no two of a color have the same."""
     assert len(set(charts.STYLES)) == len(charts.STYLES)
-    assert "stroke-dasharray" in CHARTS["lines"]
-    assert "dashed var(--ink)" in charts.legend_style(1)
+    assert "stroke-dasharray" in CHARTS["curves"]
+    assert "dashed var(--ink)" in charts.figure(CHARTS["curves"], "caption", ["one", "other"])
 
 
 def test_curve_ends_at_its_values():
     """The curve's ends against the ends of the axes, whose ticks are in the drawing."""
-    drawing = charts.lines(
-        "q", "in words", [(np.array([0.0, 1.0]), np.array([0.0, 1.0]))], ("x", "y")
-    )
-    paths = re.findall(r'<path d="([^"]*)"[^>]*stroke: var\(--accent\)', drawing)
+    paths = re.findall(r'<path d="([^"]*)"[^>]*stroke: var\(--accent\)', CHARTS["steps"])
     points = np.array(re.findall(r"[ML] ([\d.]+) ([\d.]+)", paths[0]), float)
-    ticks = [float(x) for x in re.findall(r'<use xlink:href="#q-[^"]*" x="([\d.]+)"', drawing)]
+    found = re.findall(r'<use xlink:href="#b-[^"]*" x="([\d.]+)"', CHARTS["steps"])
+    ticks = [float(x) for x in found]
     assert points[0, 0] == pytest.approx(min(ticks), abs=0.01)
     assert points[-1, 0] == pytest.approx(max(ticks), abs=0.01)
     assert points[0, 1] > points[-1, 1]  # upward

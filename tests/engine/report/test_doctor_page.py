@@ -1,8 +1,6 @@
 import dataclasses
 import json
 
-import pytest
-
 from engine.core.findings import ERROR, NOTE, Case, DatasetExamination, Finding, FindingKind
 from engine.report import doctor_page
 from tests.engine.report.html_checks import complaints
@@ -27,44 +25,34 @@ def thumbnail(index: int) -> bytes | None:
     return JPEG if index % 2 else None
 
 
-@pytest.fixture(scope="module")
-def page():
-    return doctor_page.page(RESULT, thumbnail)
-
-
-def test_page_is_accessible_and_needs_no_network(page):
+def shown(**changes) -> str:
+    page = doctor_page.page(dataclasses.replace(RESULT, **changes), thumbnail)
     assert complaints(page) == []
+    return page
 
 
-def test_page_shows_thumbnails_of_readable_examples_only(page):
+def test_page_shows_thumbnails_of_readable_examples_only():
+    page = shown()
     assert page.count("<img") == 4
     assert 'alt="/data/1.jpg"' in page
 
 
-def test_page_escapes_names(page):
-    assert "dogs&lt;b&gt;" in page
-    assert "<b>" not in page
-
-
-def test_page_escapes_a_hostile_file_name():
+def test_page_escapes_names_and_details():
     name = '/data/"><script>alert(1)</script>.jpg'
-    findings = (Finding(EMPTY, (Case((name,), "<i>empty</i>", (1,)),)),)
-    page = doctor_page.page(dataclasses.replace(RESULT, findings=findings), thumbnail)
-    assert complaints(page) == []
-    for markup in ("<script>alert", "<i>", '""'):
+    page = shown(findings=(Finding(EMPTY, (Case((name,), "<i>empty</i>", (1,)),)),))
+    assert "dogs&lt;b&gt;" in page
+    for markup in ("<script>alert", "<i>", "<b>", '""'):
         assert markup not in page
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;.jpg") >= 2, "beside the image, too"
 
 
 def test_page_counts_cases_beyond_the_limit(monkeypatch):
     monkeypatch.setattr(doctor_page, "PAGE_CASES", 2)
-    assert "And 7 more, listed in report.json." in doctor_page.page(RESULT, thumbnail)
+    assert "And 7 more, listed in report.json." in shown()
 
 
 def test_page_without_findings_says_so():
-    page = doctor_page.page(dataclasses.replace(RESULT, findings=()), thumbnail)
-    assert "examined in 2.0 s: no problems." in page
-    assert complaints(page) == []
+    assert "examined in 2.0 s: no problems." in shown(findings=())
 
 
 def test_terminal_shows_some_cases_and_counts_the_rest():

@@ -19,8 +19,6 @@ from engine.report import formatting
         (formatting.seconds(200), "3 min 20 s"),
         (formatting.size(1_973_559_296), "1.97 GB"),
         (formatting.size(12), "12 bytes"),
-        (formatting.names(["a"]), "a"),
-        (formatting.names(["a", "b", "c"]), "a, b and c"),
         (formatting.day("2026-02-03T04:05:06+00:00"), "3 February 2026"),
     ],
 )

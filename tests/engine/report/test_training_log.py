@@ -15,8 +15,7 @@ RESULT = {
     "status": "finished",
     "best": {"phase": "top", "epoch": 1, "val_accuracy": 0.75, "val_loss": 0.6},
     "phases": [
-        {"name": "head", "epochs": 1, "steps": 5, "trainable_variables": 2,
-         "trainable_parameters": 30, "seconds": 2.5, "images_per_second": 100.0},
+        {"name": "head", "epochs": 1, "steps": 5, "trainable_parameters": 30, "seconds": 2.5},
     ],
     "spent": {"seconds": 4.0, "wait_seconds": 1.0, "fill_seconds": 0.5, "eval_seconds": 1.0},
     "seconds_to_first_step": 3.0,

@@ -33,7 +33,7 @@ def test_report_files_have_their_content(tmp_path):
         "name": "/data/val/1.jpg", "given": "class 0", "predicted": "class 1", "probability": 0.987,
     }  # fmt: skip
     assert value["label_check"]["suspects"] == [
-        {"name": "/data/train/7.jpg", "given": "class 0", "suggested": "class 1", "likely": True}
+        {"name": "/data/train/0.jpg", "given": "class 0", "suggested": "class 1", "likely": True}
     ]
     assert value["cost"] == pytest.approx(4 * 90 / 3600)
     assert value["training"]["epochs"][0]["phase"] == "head"

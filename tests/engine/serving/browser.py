@@ -58,7 +58,7 @@ class Tab:
             await self.call(f"{domain}.enable")
         await self.size(width, height)
         await self.call("Page.navigate", url=address)
-        await self.until("document.readyState == 'complete' && location.protocol == 'http:'")
+        await self.until("document.readyState == 'complete' && location.href != 'about:blank'")
 
     async def size(self, width: int, height: int) -> None:
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
