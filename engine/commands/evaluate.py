@@ -20,16 +20,16 @@ from engine.core.errors import UserError, choose, require
 from engine.core.options import REQUIRED, check_options, option
 from engine.core.recipe import DataSpec
 from engine.evaluation import (
+    calibration,
     classification_metrics,
     decision_rule,
     operating_point,
-    reliability,
 )
+from engine.evaluation.calibration import Reliability
 from engine.evaluation.classification_metrics import ClassificationMetrics
 from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.evaluate import Predictions, collect_predictions
 from engine.evaluation.operating_point import AbstentionMetrics, OperatingPoint
-from engine.evaluation.reliability import Reliability
 from engine.runs.directory import RunDirectory
 from engine.runs.lock import RunLock
 from engine.runtime import tensorflow_setup
@@ -293,7 +293,7 @@ def compute_metrics(
         predictions=predictions,
         source=source,
         metrics=classification_metrics.classification_metrics(predictions, rule),
-        calibration=reliability.measure_reliability(predictions, rule, options.own_validation),
+        calibration=calibration.measure_reliability(predictions, rule, options.own_validation),
         operating_point=operating_point.operating_point_of_rule(predictions, rule),
         rule_metrics=operating_point.decisions_of_rule(predictions, rule),
     )

@@ -1,12 +1,16 @@
-"""Calibration: the expected calibration error, and temperature scaling."""
+"""Calibration: temperature scaling, the expected calibration error, and both on one split."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from engine.evaluation.decision_rule import log_probabilities
+from engine.evaluation import decision_rule
+from engine.evaluation.decision_rule import DEFAULT_RULE, DecisionRule, log_probabilities
+from engine.evaluation.evaluate import Predictions
 
 BINS = 15  # as in Guo et al. 2017
 # Prior standard deviation of the log temperature. It weighs as little as an image or two, and keeps
@@ -47,37 +51,30 @@ class CalibrationBin(NamedTuple):
     accuracy: float
 
 
-def calibration_bins(
-    probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS
-) -> list[CalibrationBin]:
-    """Returns accuracy by confidence, the probability of the predicted class.
+def calibration_bins(probabilities: np.ndarray, labels: np.ndarray) -> tuple[CalibrationBin, ...]:
+    """Returns accuracy by confidence, the probability of the predicted class, in BINS bins.
 
     Args:
       probabilities: [N, classes].
       labels: int [N].
-      bins: number of bins of equal width.
     """
     confidences, correct = probabilities.max(-1), probabilities.argmax(-1) == labels
-    edges = np.linspace(0, 1, bins + 1)
-    bin_of = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
-    counts = np.bincount(bin_of, minlength=bins)
-    sums = [np.bincount(bin_of, weights=of, minlength=bins) for of in (confidences, correct)]
-    means = [np.divide(s, counts, out=np.zeros(bins), where=counts > 0) for s in sums]
-    columns = (edges[:-1], edges[1:], counts, *means)
-    return [
-        CalibrationBin(*row) for row in zip(*(column.tolist() for column in columns), strict=True)
-    ]
+    edges = np.linspace(0, 1, BINS + 1)
+    bin_of = np.clip(np.ceil(confidences * BINS).astype(int) - 1, 0, BINS - 1)
+    counts = np.bincount(bin_of, minlength=BINS)
+    sums = [np.bincount(bin_of, weights=of, minlength=BINS) for of in (confidences, correct)]
+    means = [total / np.maximum(counts, 1) for total in sums]
+    columns = [column.tolist() for column in (edges[:-1], edges[1:], counts, *means)]
+    return tuple(map(CalibrationBin, *columns))
 
 
-def expected_calibration_error(
-    probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS
-) -> float:
+def expected_calibration_error(bins: Sequence[CalibrationBin]) -> float:
     """Returns the mean distance between accuracy and confidence, over the images.
 
     Source: Naeini et al. 2015; bins of equal width over the largest probability, as Guo et al.
     """
-    rows = calibration_bins(probabilities, labels, bins)
-    return sum(row.images * abs(row.accuracy - row.confidence) for row in rows) / len(labels)
+    distances = sum(row.images * abs(row.accuracy - row.confidence) for row in bins)
+    return distances / sum(row.images for row in bins)
 
 
 def cross_fit_probabilities(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -95,3 +92,44 @@ def cross_fit_probabilities(logits: np.ndarray, labels: np.ndarray) -> np.ndarra
         temperature = fit_temperature(logits[half != side], labels[half != side])
         probabilities[half == side] = np.exp(log_probabilities(logits[half == side], temperature))
     return probabilities
+
+
+@dataclasses.dataclass(frozen=True)
+class Reliability:
+    """The data of a reliability diagram, before and after temperature scaling.
+
+    temperature: the decision rule's; 1 if none was fitted.
+    error_before, error_after: expected calibration errors, 0 to 1.
+    bins_before, bins_after: what the errors are computed from.
+    cross_fitted: whether each half of the images was scaled with the other half's temperature.
+    """
+
+    temperature: float
+    error_before: float
+    error_after: float
+    bins_before: tuple[CalibrationBin, ...]
+    bins_after: tuple[CalibrationBin, ...]
+    cross_fitted: bool
+
+
+def measure_reliability(
+    predictions: Predictions, rule: DecisionRule, fitted_on_these: bool
+) -> Reliability:
+    """Measures the calibration by the plain softmax and by the rule's temperature.
+
+    Args:
+      predictions: what to measure.
+      rule: its temperature; a temperature of 1 was not fitted.
+      fitted_on_these: whether the temperature was fitted on these predictions. It would look too
+        good on them, so they are cross-fitted.
+    """
+    logits, labels = predictions.logits, predictions.labels
+    cross_fitted = fitted_on_these and rule.temperature != DEFAULT_RULE.temperature
+    if cross_fitted:
+        scaled = cross_fit_probabilities(logits, labels)
+    else:
+        scaled = decision_rule.probabilities(rule, logits)
+    before = calibration_bins(decision_rule.probabilities(DEFAULT_RULE, logits), labels)
+    after = calibration_bins(scaled, labels)
+    errors = expected_calibration_error(before), expected_calibration_error(after)
+    return Reliability(rule.temperature, *errors, before, after, cross_fitted)

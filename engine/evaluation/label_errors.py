@@ -29,6 +29,7 @@ from engine.models.classifier import Classifier
 # all 1,280 features found no more of these and took far longer.
 COMPONENTS = 512
 MAX_ITERATIONS = 100
+FOLDS = 5
 MAX_IMAGES = 100_000  # features take about 0.5 GB, and as much again while they are reduced
 
 
@@ -89,12 +90,9 @@ def check_labels(
     if total > MAX_IMAGES:  # batches spread evenly over the split
         batches, wanted = -(-total // recipe.batch_size), MAX_IMAGES // recipe.batch_size
         numbers = np.linspace(0, batches - 1, wanted).astype(int).tolist()
-    extract = make_feature_extractor(network, recipe, loader)
-    features, labels, examples = extract_features(extract, loader, numbers, check_stop)
-    groups = [loader.groups[example] for example in examples] if loader.groups else None
-    probabilities = out_of_fold(
-        features, labels, classes, groups=groups, seed=recipe.seed, check_stop=check_stop
-    )
+    features, labels, examples = extract_features(network, recipe, loader, numbers, check_stop)
+    groups = [loader.groups[example] for example in examples] if loader.groups else []
+    probabilities = out_of_fold(features, labels, classes, groups, recipe.seed, check_stop)
     return LabelCheck(
         issues=find_label_issues(probabilities, labels),
         examples=examples,
@@ -116,40 +114,36 @@ def _feature_network(recipe: Recipe, classes: int, trained: Classifier) -> tuple
     return pretrained, f"{recipe.backbone} as it was before training"
 
 
-def make_feature_extractor(
-    network: Classifier, recipe: Recipe, loader: DataLoader
-) -> Callable[[Any], tf.Tensor]:
-    """Returns a function from uint8 [B, H, W, 3] to pooled features [B, D], in the fastest mode."""
-    frozen = freezing.partition_model(network, "head").trunk
-    compile_mode = functools.cache(functools.partial(trunk.compile_frozen, frozen))
-    modes = precision.recipe_modes(recipe)
-    if len(modes) > 1:
-        first = next(iter(loader.split_batches("train", [0])))
-        trials = precision.run_trials(modes, compile_mode, tf.cast(first.inputs, tf.float32))
-        modes = [precision.choose_trial(trials).mode]
-    run = compile_mode(modes[0])
-    return lambda images: run(tf.cast(images, tf.float32))[0]
-
-
 def extract_features(
-    extract: Callable[[Any], tf.Tensor],
+    network: Classifier,
+    recipe: Recipe,
     loader: DataLoader,
     numbers: list[int] | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns features (float32 [N, D]), labels and example numbers, without padding.
+    """Returns pooled features (float32 [N, D]), labels and example numbers, without padding.
+
+    The network runs in the fastest compute mode within tolerance.
 
     Args:
-      extract: see `make_feature_extractor`.
+      network, recipe: the network and what it was built by.
       loader: gives the training split.
       numbers: of the batches; None for all.
       check_stop: called before each batch.
     """
-    rows = []
+    frozen = freezing.partition_model(network, "head").trunk
+    compile_mode = functools.cache(functools.partial(trunk.compile_frozen, frozen))
+    mode, *others = precision.recipe_modes(recipe)
+    if others:
+        first = tf.cast(next(iter(loader.split_batches("train", [0]))).inputs, tf.float32)
+        mode = precision.choose_trial(
+            precision.run_trials([mode, *others], compile_mode, first)
+        ).mode
+    run, rows = compile_mode(mode), []
     for batch in loader.split_batches("train", numbers):
         check_stop()
         real = np.asarray(batch.weights) > 0
-        features = tf.cast(extract(batch.inputs), tf.float32).numpy()
+        features = tf.cast(run(tf.cast(batch.inputs, tf.float32))[0], tf.float32)
         rows.append([np.asarray(x)[real] for x in (features, batch.labels, batch.examples)])
     features, labels, examples = map(np.concatenate, zip(*rows, strict=True))
     return features, labels, examples
@@ -159,9 +153,8 @@ def out_of_fold(
     features: np.ndarray,
     labels: np.ndarray,
     classes: int,
-    folds: int = 5,
+    groups: Sequence[str] = (),
     seed: int = 0,
-    groups: Sequence[str] | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """Returns each example's probabilities by a regression on the other folds.
@@ -173,16 +166,15 @@ def out_of_fold(
       features: [N, D].
       labels: int [N].
       classes: number of classes.
-      folds: number of folds.
+      groups: see `assign_folds`.
       seed: of the assignment to folds.
-      groups: the group of each example, '' for none; a group shares a fold.
       check_stop: called before each fold.
 
     Returns:
       float64 [N, classes].
     """
     labels, reduced = np.asarray(labels), _reduce(features)
-    fold_of = _assign_folds(labels, groups, folds, seed)
+    fold_of = assign_folds(labels, groups, seed)
     probabilities = np.zeros([len(labels), classes])
     for fold in np.unique(fold_of):
         check_stop()
@@ -220,23 +212,24 @@ def _fit_regression(features: np.ndarray, labels: np.ndarray, width: int) -> Any
         return LogisticRegression(C=1 / width, max_iter=MAX_ITERATIONS).fit(features, labels)
 
 
-def _assign_folds(
-    labels: np.ndarray, groups: Sequence[str] | None, folds: int, seed: int
-) -> np.ndarray:
+def assign_folds(labels: np.ndarray, groups: Sequence[str], seed: int) -> np.ndarray:
     """Returns each example's fold, int [N]; classes are spread evenly and groups stay together.
 
     scikit-learn's splitters refuse classes with fewer examples than folds.
+
+    Args:
+      labels: int [N].
+      groups: the group of each example, '' for none; empty where no groups are known.
+      seed: of the assignment.
     """
-    numbers = np.arange(len(labels))
-    unit = numbers
-    if groups is not None:
-        names = np.asarray(groups, str)
-        unit = np.where(names == "", -1 - numbers, np.unique(names, return_inverse=True)[1])
-    _, first, unit = np.unique(unit, return_index=True, return_inverse=True)
+    units: dict[str | int, int] = {}
+    names = [group or number for number, group in enumerate(groups or [""] * len(labels))]
+    unit = np.array([units.setdefault(name, len(units)) for name in names])
+    first = np.unique(unit, return_index=True)[1]
     order = np.random.default_rng(seed).permutation(len(first))
     order = order[np.argsort(labels[first][order], kind="stable")]
     fold_of = np.empty(len(first), int)
-    fold_of[order] = np.arange(len(first)) % folds
+    fold_of[order] = np.arange(len(first)) % FOLDS
     return fold_of[unit]
 
 

@@ -60,7 +60,8 @@ def compare_models(
             "name the same images for both, for example with --data_dir"
         )
     rows_a, rows_b = ([rows[name] for name in common] for rows in (rows_by_name_a, rows_by_name_b))
-    for name, one, other in zip(common, _labels(a, rows_a), _labels(b, rows_b), strict=True):
+    for name, row_a, row_b in zip(common, rows_a, rows_b, strict=True):
+        one, other = a.classes[a.labels[row_a]], b.classes[b.labels[row_b]]
         if one != other:
             raise UserError(
                 f"{name} is labelled {one!r} for {names[0]} and {other!r} for {names[1]}; "
@@ -112,10 +113,6 @@ def _shortened(classes: list[str]) -> str:
 def _rows_by_name(predictions: Predictions) -> dict[str, int]:
     """Returns the first row of each image."""
     return {predictions.name(n): n for n in reversed(range(len(predictions)))}
-
-
-def _labels(predictions: Predictions, rows: list[int]) -> list[str]:
-    return [predictions.classes[label] for label in predictions.labels[rows]]
 
 
 def _is_correct(predictions: Predictions, rule: DecisionRule) -> np.ndarray:

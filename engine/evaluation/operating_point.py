@@ -88,16 +88,18 @@ def fit_threshold(
     return lowered if lowered > following else last
 
 
-def measure_operating_point(
-    probabilities: np.ndarray, labels: np.ndarray, positive: int, threshold: float
-) -> OperatingPoint:
-    """Measures a threshold for the class `positive`; see `fit_threshold`."""
-    is_predicted, is_labelled = probabilities[:, positive] >= threshold, labels == positive
+def operating_point_of_rule(predictions: Predictions, rule: DecisionRule) -> OperatingPoint | None:
+    """Measures the rule's threshold; returns None if the rule has none."""
+    if rule.positive_class is None or rule.threshold is None:
+        return None
+    positive = predictions.classes.index(rule.positive_class)
+    column = decision_rule.probabilities(rule, predictions.logits)[:, positive]
+    is_predicted, is_labelled = column >= rule.threshold, predictions.labels == positive
     found = int((is_predicted & is_labelled).sum())
     false_alarms = int((is_predicted & ~is_labelled).sum())
     positives, negatives = int(is_labelled.sum()), int((~is_labelled).sum())
     return OperatingPoint(
-        threshold=threshold,
+        threshold=rule.threshold,
         recall=_share(found, positives),
         recall_interval=wilson(found, positives),
         precision=_share(found, found + false_alarms),
@@ -109,45 +111,22 @@ def measure_operating_point(
     )
 
 
-def measure_abstention(
-    probabilities: np.ndarray, labels: np.ndarray, level: float, decisions: np.ndarray
-) -> AbstentionMetrics:
-    """Counts the images without a class of probability `level`, and measures the others.
-
-    Args:
-      probabilities: [N, classes].
-      labels: int [N].
-      level: 0 to 1.
-      decisions: int [N], as `decision_rule.decide` returns them.
-    """
-    sure = probabilities.max(-1) >= level
-    correct, count = int((decisions == labels)[sure].sum()), int(sure.sum())
-    return AbstentionMetrics(
-        level=level,
-        uncertain=len(labels) - count,
-        sure=count,
-        share_uncertain=_share(len(labels) - count, len(labels)),
-        accuracy=_share(correct, count),
-        accuracy_interval=wilson(correct, count),
-    )
-
-
-def operating_point_of_rule(predictions: Predictions, rule: DecisionRule) -> OperatingPoint | None:
-    """Measures the rule's threshold; returns None if the rule has none."""
-    if rule.positive_class is None or rule.threshold is None:
-        return None
-    positive = predictions.classes.index(rule.positive_class)
-    probabilities = decision_rule.probabilities(rule, predictions.logits)
-    return measure_operating_point(probabilities, predictions.labels, positive, rule.threshold)
-
-
 def decisions_of_rule(predictions: Predictions, rule: DecisionRule) -> AbstentionMetrics | None:
     """Measures the rule's decisions; returns None if they always are the most likely class."""
     if not rule.overrides_argmax:
         return None
     probabilities = decision_rule.probabilities(rule, predictions.logits)
     decisions = decision_rule.decide(rule, predictions.classes, probabilities)
-    return measure_abstention(probabilities, predictions.labels, rule.abstain or 0.0, decisions)
+    count, uncertain = len(predictions), int((decisions == decision_rule.UNCERTAIN).sum())
+    correct, sure = int((decisions == predictions.labels).sum()), count - uncertain
+    return AbstentionMetrics(
+        level=rule.abstain or 0.0,
+        uncertain=uncertain,
+        sure=sure,
+        share_uncertain=_share(uncertain, count),
+        accuracy=_share(correct, sure),
+        accuracy_interval=wilson(correct, sure),
+    )
 
 
 def _share(part: int, whole: int) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 from engine.core.dataset import Batch, DataLoader
 from engine.core.recipe import Recipe
 from engine.evaluation import decision_rule, operating_point
+from engine.evaluation.calibration import measure_reliability
 from engine.evaluation.classification_metrics import (
     ClassificationMetrics,
     classification_metrics,
@@ -19,7 +20,6 @@ from engine.evaluation.classification_metrics import (
 )
 from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.evaluate import Predictions
-from engine.evaluation.reliability import measure_reliability
 from engine.models.classifier import Classifier
 from engine.report import images, training_log
 from engine.report.images import ImageSource

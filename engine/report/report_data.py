@@ -6,10 +6,10 @@ import dataclasses
 from typing import Any
 
 from engine.core.recipe import Recipe, to_json
+from engine.evaluation.calibration import Reliability
 from engine.evaluation.classification_metrics import ClassificationMetrics, Curve
 from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.operating_point import AbstentionMetrics, OperatingPoint
-from engine.evaluation.reliability import Reliability
 from engine.report.training_log import TrainingLog
 
 

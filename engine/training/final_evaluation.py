@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.core.errors import UserError
-from engine.evaluation import calibration, decision_rule
+from engine.evaluation import calibration
 from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.evaluate import Predictions, collect_predictions
 from engine.runs import checkpoints
@@ -83,13 +83,7 @@ def _predict_splits(job: TrainJob, eval_step: Callable) -> dict[str, Predictions
 
 def _calibrate(predictions: Predictions) -> tuple[DecisionRule, dict[str, float]]:
     """Returns the rule with the fitted temperature, and its effect for `result.json`."""
-    logits, labels = predictions.logits, predictions.labels
-    rule = DecisionRule(calibration.fit_temperature(logits, labels))
-    plain = decision_rule.probabilities(decision_rule.DEFAULT_RULE, logits)
-    return rule, {
-        "temperature": rule.temperature,
-        "error_before": calibration.expected_calibration_error(plain, labels),
-        "error_after": calibration.expected_calibration_error(
-            calibration.cross_fit_probabilities(logits, labels), labels
-        ),
-    }
+    rule = DecisionRule(calibration.fit_temperature(predictions.logits, predictions.labels))
+    measured = calibration.measure_reliability(predictions, rule, fitted_on_these=True)
+    names = ("temperature", "error_before", "error_after")
+    return rule, {name: getattr(measured, name) for name in names}

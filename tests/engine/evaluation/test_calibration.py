@@ -1,4 +1,4 @@
-"""Known temperatures are recovered, and errors agree with hand and loop computations."""
+"""Known temperatures are recovered, and errors agree with a loop over images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from engine.evaluation.calibration import (
     cross_fit_probabilities,
     expected_calibration_error,
     fit_temperature,
+    measure_reliability,
 )
+from engine.evaluation.decision_rule import DEFAULT_RULE, DecisionRule
+from tests.engine.evaluation.random_predictions import random_predictions
 
 
 def draw(count: int, temperature: float, classes: int = 4, seed: int = 0):
@@ -59,55 +62,39 @@ def test_fit_temperature_without_mistakes_stays_finite(sign, count):
     assert (temperature < 1) == (sign > 0)
 
 
-def test_fit_temperature_without_images_is_one():
-    assert fit_temperature(np.zeros([0, 3]), np.zeros(0, int)) == pytest.approx(1, abs=1e-4)
-
-
-def test_calibration_error_by_hand():
-    """In (0.8, 0.9] two of 0.85 and 0.9, one correct; in (0.5, 0.6] one of 0.6, wrong."""
-    probabilities = np.array([[0.85, 0.15], [0.1, 0.9], [0.6, 0.4]])
-    labels = np.array([0, 0, 1])
-    rows = calibration_bins(probabilities, labels, 10)
-    assert rows[8] == pytest.approx(CalibrationBin(0.8, 0.9, 2, 0.875, 0.5))
-    assert rows[5] == pytest.approx(CalibrationBin(0.5, 0.6, 1, 0.6, 0.0))
-    assert all(row[2:] == (0, 0, 0) for n, row in enumerate(rows) if n not in (5, 8))
-    expected = 2 / 3 * abs(0.5 - 0.875) + 1 / 3 * 0.6
-    assert expected_calibration_error(probabilities, labels, 10) == pytest.approx(expected)
-
-
 @settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 10**6), count=st.integers(1, 60), bins=st.integers(1, 20))
-def test_calibration_error_equals_a_loop_over_images(seed, count, bins):
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 60))
+def test_calibration_error_equals_a_loop_over_images(seed, count):
     random = np.random.default_rng(seed)
     probabilities = random.dirichlet([0.5] * 3, count)
     labels = random.integers(0, 3, count)
     total = 0.0
-    for number in range(bins):
+    for number in range(BINS):
         inside = [
             (max(row), int(np.argmax(row) == label))
             for row, label in zip(probabilities, labels, strict=True)
-            if number / bins < max(row) <= (number + 1) / bins
+            if number / BINS < max(row) <= (number + 1) / BINS
         ]
         if inside:
             confidence, accuracy = np.mean(inside, axis=0)
             total += len(inside) / count * abs(accuracy - confidence)
-    assert expected_calibration_error(probabilities, labels, bins) == pytest.approx(total)
+    bins = calibration_bins(probabilities, labels)
+    assert expected_calibration_error(bins) == pytest.approx(total)
 
 
 def test_calibration_bins_include_their_upper_edge():
-    probabilities = np.array([[0.5, 0.5], [1.0, 0.0], [0.500001, 0.499999], [0.75, 0.25]])
-    rows = calibration_bins(probabilities, np.zeros(4, int), 4)
-    assert [row.images for row in rows] == [0, 1, 2, 1]
-    assert [(row.low, row.high) for row in rows] == [(0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1)]
+    probabilities = np.array([[0.6, 0.4], [0.0, 1.0], [0.600001, 0.399999], [0.64, 0.36]])
+    rows = calibration_bins(probabilities, np.array([0, 0, 1, 0]))
+    occupied = {
+        8: CalibrationBin(8 / 15, 9 / 15, 1, 0.6, 1.0),
+        9: CalibrationBin(9 / 15, 10 / 15, 2, 0.6200005, 0.5),
+        14: CalibrationBin(14 / 15, 1.0, 1, 1.0, 0.0),
+    }
+    for number, row in enumerate(rows):
+        empty = CalibrationBin(number / 15, (number + 1) / 15, 0, 0.0, 0.0)
+        assert row == pytest.approx(occupied.get(number, empty))
     rows = calibration_bins(np.zeros([1, 2]), np.zeros(1, int))
     assert [row.images for row in rows] == [1] + [0] * (BINS - 1), "a confidence of 0"
-
-
-@pytest.mark.parametrize(("temperature", "low", "high"), [(1.0, 0, 0.02), (3.0, 0.2, 1)])
-def test_calibration_error_is_small_for_a_calibrated_model(temperature, low, high):
-    logits, labels = draw(20_000, temperature)
-    probabilities = scipy.special.softmax(logits, -1)
-    assert low < expected_calibration_error(probabilities, labels) < high
 
 
 def test_cross_fit_uses_the_other_halfs_temperature():
@@ -130,3 +117,34 @@ def test_cross_fit_uses_the_other_halfs_temperature():
 def test_cross_fit_of_few_images_is_finite(count):
     probabilities = cross_fit_probabilities(np.float32([[1, 0]] * count), np.zeros(count, int))
     np.testing.assert_allclose(probabilities.sum(-1), 1)
+
+
+PREDICTIONS = random_predictions(200, margin=1)
+
+
+def error(temperature: float) -> float:
+    probabilities = scipy.special.softmax(PREDICTIONS.logits.astype(float) / temperature, -1)
+    return expected_calibration_error(calibration_bins(probabilities, PREDICTIONS.labels))
+
+
+def test_reliability_on_other_images_uses_the_rules_temperature():
+    measured = measure_reliability(PREDICTIONS, DecisionRule(2.5), False)
+    assert (measured.temperature, measured.cross_fitted) == (2.5, False)
+    assert measured.error_before == pytest.approx(error(1))
+    assert measured.error_after == pytest.approx(error(2.5))
+    assert measured.bins_before != measured.bins_after
+
+
+def test_reliability_on_the_fitted_images_is_cross_fitted():
+    measured = measure_reliability(PREDICTIONS, DecisionRule(2.5), True)
+    assert measured.cross_fitted
+    assert measured.error_before == pytest.approx(error(1))
+    crossed = cross_fit_probabilities(PREDICTIONS.logits, PREDICTIONS.labels)
+    assert measured.bins_after == calibration_bins(crossed, PREDICTIONS.labels)
+    assert measured.error_after == expected_calibration_error(measured.bins_after)
+    assert measured.error_after != pytest.approx(error(2.5))
+
+
+def test_reliability_of_the_default_rule_is_not_cross_fitted():
+    measured = measure_reliability(PREDICTIONS, DEFAULT_RULE, True)
+    assert measured.error_after == measured.error_before

@@ -27,12 +27,12 @@ def test_wilson_as_published(correct, count, expected):
 @pytest.mark.parametrize(
     ("correct", "count"), [(0, 1), (1, 1), (7, 9), (987, 1000), (50_000, 50_001)]
 )
-@pytest.mark.parametrize(("level", "z"), [(0.95, 1.959963984540054), (0.9, 1.6448536269514722)])
-def test_wilson_by_its_formula(correct, count, level, z):
+def test_wilson_by_its_formula(correct, count):
+    z = 1.959963984540054
     share, whole = correct / count, 1 + z**2 / count
     middle = (share + z**2 / (2 * count)) / whole
     half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / whole
-    assert wilson(correct, count, level) == pytest.approx((middle - half, middle + half), abs=1e-12)
+    assert wilson(correct, count) == pytest.approx((middle - half, middle + half), abs=1e-12)
 
 
 def test_wilson_of_no_images_is_everything():
@@ -102,13 +102,7 @@ POPULATIONS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow) if len(sizes) > 20 else name
-        for name, (_, sizes) in POPULATIONS.items()
-    ],
-)
+@pytest.mark.parametrize("name", POPULATIONS)
 def test_macro_f1_interval_covers_the_true_value(name):
     """400 samples; 95 % is then counted as 91.7 to 98.3, but for three times in 1,000."""
     shares, sizes = POPULATIONS[name]
@@ -117,7 +111,7 @@ def test_macro_f1_interval_covers_the_true_value(name):
     covered, widths = [], []
     for _ in range(400):
         sample = [random.multinomial(n, row) for n, row in zip(sizes, shares, strict=True)]
-        low, high = macro_f1_interval(np.stack(sample), draws=300)
+        low, high = macro_f1_interval(np.stack(sample))
         covered.append(low <= true <= high)
         widths.append(high - low)
     print(f"{name}: covered {np.mean(covered):.1%}, {np.mean(widths):.3f} wide")
@@ -155,15 +149,3 @@ def test_macro_f1_interval_without_mistakes_agrees_with_accuracy():
     low, high = macro_f1_interval(np.diag([100, 100]))
     assert low == pytest.approx(wilson(200, 200).low, abs=0.005)
     assert high == 1
-
-
-def test_macro_f1_interval_at_a_lower_level_is_narrower():
-    wide, narrow = macro_f1_interval(CONFUSION), macro_f1_interval(CONFUSION, level=0.5)
-    assert wide.low < narrow.low < narrow.high < wide.high
-
-
-def test_macro_f1_interval_of_50_million_images_takes_no_more_memory():
-    """It is a hundred times as narrow as that of 5,000."""
-    few = np.array([[20, 5], [3, 22]])
-    widths = [np.ptp(macro_f1_interval(few * times)) for times in (100, 10**6)]
-    assert widths[0] / widths[1] == pytest.approx(100, rel=0.1)

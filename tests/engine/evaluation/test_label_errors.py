@@ -12,7 +12,13 @@ from sklearn.linear_model import LogisticRegression
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec
 from engine.evaluation import label_errors
-from engine.evaluation.label_errors import check_labels, find_label_issues, out_of_fold
+from engine.evaluation.label_errors import (
+    assign_folds,
+    check_labels,
+    extract_features,
+    find_label_issues,
+    out_of_fold,
+)
 from engine.frozen.precision import ComputeMode
 from engine.models import classifier
 from pipelines.loading import batches
@@ -46,27 +52,24 @@ def recall_at(order: np.ndarray, flipped: np.ndarray, share: float) -> float:
 def test_out_of_fold_equals_regressions_on_the_other_folds():
     """scikit-learn's own, on features that are standardised and not rotated."""
     features, labels = clusters()
-    probabilities = out_of_fold(features, labels, 3, folds=4, seed=5)
+    probabilities = out_of_fold(features, labels, 3, seed=5)
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-6)
-    fold_of = label_errors._assign_folds(labels, None, 4, 5)
+    fold_of = assign_folds(labels, (), 5)
     scaled = (features - features.mean(0)) / features.std(0)
-    for fold in range(4):
+    for fold in range(5):
         held_out = fold_of == fold
         model = LogisticRegression(C=1 / 6, max_iter=1000).fit(scaled[~held_out], labels[~held_out])
         expected = model.predict_proba(scaled[held_out])
         np.testing.assert_allclose(probabilities[held_out], expected, atol=2e-3)
 
 
-def test_reduce_keeps_distances_along_the_main_components(monkeypatch):
-    monkeypatch.setattr(label_errors, "COMPONENTS", 2)
+def test_out_of_fold_sees_the_main_components(monkeypatch):
+    hidden, labels = clusters(classes=2, width=2)
     random = np.random.default_rng(0)
-    hidden = random.normal(size=(200, 2))
-    features = hidden @ random.normal(size=(2, 7)) + 1e-3 * random.normal(size=(200, 7))
-    reduced = label_errors._reduce(features)
-    assert reduced.shape == (200, 2)
-    scaled = (features - features.mean(0)) / features.std(0)
-    before, after = (np.linalg.norm(x[:, None] - x, axis=-1) for x in (scaled, reduced))
-    np.testing.assert_allclose(after, before, atol=0.05)
+    features = hidden @ random.normal(size=(2, 7)) + 1e-3 * random.normal(size=(300, 7))
+    by_all = out_of_fold(features, labels, 2)
+    monkeypatch.setattr(label_errors, "COMPONENTS", 2)
+    np.testing.assert_allclose(out_of_fold(features, labels, 2), by_all, atol=0.01)
 
 
 def test_constant_feature_does_no_harm():
@@ -77,19 +80,19 @@ def test_constant_feature_does_no_harm():
 
 def test_folds_are_stratified_and_reproducible():
     labels = np.repeat([0, 1, 2], [50, 31, 7])
-    fold_of = label_errors._assign_folds(labels, None, 5, 0)
+    fold_of = assign_folds(labels, (), 0)
     table = np.array([np.bincount(fold_of[labels == label], minlength=5) for label in range(3)])
     assert np.all(np.ptp(table, axis=1) <= 1)
     assert np.ptp(np.bincount(fold_of)) <= 1
-    assert not np.array_equal(fold_of, label_errors._assign_folds(labels, None, 5, 1))
-    assert np.array_equal(fold_of, label_errors._assign_folds(labels, None, 5, 0))
+    assert not np.array_equal(fold_of, assign_folds(labels, (), 1))
+    assert np.array_equal(fold_of, assign_folds(labels, (), 0))
 
 
 def test_folds_keep_groups_together():
     labels = np.arange(60) % 2
     groups = ["" if n < 30 else f"g{n // 6}" for n in range(60)]
     groups[30:33] = ["täg\udcff"] * 3  # a name that is not UTF-8
-    fold_of = label_errors._assign_folds(labels, groups, 5, 0)
+    fold_of = assign_folds(labels, groups, 0)
     for name in set(groups) - {""}:
         assert len({fold_of[n] for n in range(60) if groups[n] == name}) == 1
     assert set(fold_of[:30]) == set(range(5))
@@ -100,10 +103,10 @@ def test_copies_in_a_group_do_not_confirm_each_other():
     random = np.random.default_rng(0)
     features = np.repeat(random.normal(size=(60, 200)).astype(np.float32), 2, axis=0)
     labels = np.repeat(random.integers(0, 2, 60), 2)
-    groups = np.repeat([f"g{n}" for n in range(60)], 2)
+    groups = [f"g{n // 2}" for n in range(120)]
     apart, together = (
-        (out_of_fold(features, labels, 2, groups=names).argmax(1) == labels).mean()
-        for names in (None, groups)
+        (out_of_fold(features, labels, 2, names).argmax(1) == labels).mean()
+        for names in ([], groups)
     )
     assert apart > 0.8
     assert together < 0.65
@@ -184,9 +187,9 @@ def out_of_fold_calls(monkeypatch):
     """Records features, labels and groups of each call."""
     calls = []
 
-    def record(features, labels, classes, groups=None, **settings):
+    def record(features, labels, classes, groups, *settings):
         calls.append((features, labels, groups))
-        return out_of_fold(features, labels, classes, groups=groups, **settings)
+        return out_of_fold(features, labels, classes, groups, *settings)
 
     monkeypatch.setattr(label_errors, "out_of_fold", record)
     return calls
@@ -232,7 +235,7 @@ def test_check_of_too_many_images_examines_some_with_their_groups(
         assert sorted(check.issues.order) == list(range(8))
         assert np.all(np.diff(check.issues.margin[check.issues.order]) >= 0)
     groups = [call[2] for call in out_of_fold_calls]
-    assert groups == [None, [f"g{n // 2}" for n in examined]]
+    assert groups == [[], [f"g{n // 2}" for n in examined]]
 
 
 @pytest.mark.parametrize(
@@ -263,7 +266,7 @@ def test_features_are_extracted_in_the_fastest_mode(monkeypatch):
     monkeypatch.setattr(label_errors.precision, "choose_trial", lambda _: best)
     network, loader = small.network(), small.InMemoryDataLoader()
     images = np.asarray(next(iter(loader.split_batches("train"))).inputs)
-    features = label_errors.make_feature_extractor(network, recipe(), loader)(images)
+    features, _, _ = extract_features(network, recipe(), loader, [0])
     exact = mean_features(images, network)
     distance = np.linalg.norm(features - exact) / np.linalg.norm(exact)
     assert 1e-5 < distance < 0.02, "bfloat16 has eight bits"
@@ -278,9 +281,7 @@ def photographs(cats_dogs):
         batch_size=32, precision="auto",
     )  # fmt: skip
     loader = batches.ImageDataLoader(sources.load_examples(data), spec, 2)
-    extract = label_errors.make_feature_extractor(classifier.build(spec, 2), spec, loader)
-    features, labels, _ = label_errors.extract_features(extract, loader)
-    return features, labels
+    return extract_features(classifier.build(spec, 2), spec, loader)[:2]
 
 
 @pytest.mark.slow

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.core.errors import UserError
-from engine.evaluation import decision_rule
 from engine.evaluation.decision_rule import DecisionRule
+from engine.evaluation.evaluate import Predictions
 from engine.evaluation.intervals import wilson
 from engine.evaluation.operating_point import (
     ROUNDING,
+    decisions_of_rule,
     fit_threshold,
-    measure_abstention,
-    measure_operating_point,
+    operating_point_of_rule,
 )
 
 
@@ -49,15 +49,13 @@ def test_threshold_has_the_fewest_false_alarms_of_all(rows, min_recall):
     assert recall(column, labels, threshold) >= min_recall
     np.testing.assert_array_equal(column >= threshold, column >= largest)
     fewest = min(sum(column[labels == 0] >= t) for t in candidates)
-    measured = measure_operating_point(probabilities, labels, 1, threshold)
-    assert measured.false_alarms == fewest
+    assert sum(column[labels == 0] >= threshold) == fewest
 
 
 def test_threshold_allows_for_rounding():
     column, labels = np.array([0.9, 0.8, 0.3]), np.array([1, 1, 0])
     threshold = fit_threshold(binary(column), labels, 1, 1.0)
-    rounded = binary(column - 1e-6).astype(np.float32)
-    assert measure_operating_point(rounded, labels, 1, threshold).found == 2
+    assert recall(np.float32(column - 1e-6), labels, threshold) == 1
 
 
 @pytest.mark.parametrize("low", [0.25, np.nextafter(0.25, 1)])
@@ -70,9 +68,8 @@ def test_threshold_separates_neighbouring_floats(low):
 
 def test_threshold_with_an_exact_recall_includes_no_further_image():
     """0.07 × 100 is more than 7 in floating point."""
-    probabilities, labels = binary(np.linspace(0.01, 1, 100)), np.ones(100, int)
-    threshold = fit_threshold(probabilities, labels, 1, 0.07)
-    assert measure_operating_point(probabilities, labels, 1, threshold).found == 7
+    column, labels = np.linspace(0.01, 1, 100), np.ones(100, int)
+    assert recall(column, labels, fit_threshold(binary(column), labels, 1, 0.07)) == 0.07
 
 
 @pytest.mark.parametrize(
@@ -89,46 +86,60 @@ def test_threshold_without_images_or_recall_is_refused(labels, share, message):
     assert "\n" not in str(raised.value)
 
 
+def predictions(probabilities, labels) -> Predictions:
+    """Of classes a, b and c."""
+    with np.errstate(divide="ignore"):
+        return Predictions(("a", "b", "c"), np.array(labels), np.log(probabilities))
+
+
 def test_operating_point_by_hand():
     probabilities = np.array(
-        [[0.2, 0.5, 0.3], [0.6, 0.4, 0.0], [0.5, 0.3, 0.2], [0.1, 0.4, 0.5], [0.9, 0.0, 0.1]]
+        [[0.2, 0.5, 0.3], [0.6, 0.4, 0.0], [0.5, 0.3, 0.2], [0.1, 0.45, 0.45], [0.9, 0.0, 0.1]]
     )
-    labels = np.array([1, 1, 1, 2, 0])
-    point = measure_operating_point(probabilities, labels, 1, 0.4)
+    rule = DecisionRule(positive_class="b", threshold=0.39)
+    point = operating_point_of_rule(predictions(probabilities, [1, 1, 1, 2, 0]), rule)
     assert (point.found, point.missed, point.false_alarms, point.negatives) == (2, 1, 1, 2)
     assert (point.recall, point.precision, point.false_alarm_rate) == (2 / 3, 2 / 3, 1 / 2)
-    assert (point.recall_interval, point.threshold) == (wilson(2, 3), 0.4)
-    rule = DecisionRule(positive_class="b", threshold=0.4)
-    is_positive = decision_rule.decide(rule, "abc", probabilities) == 1
-    assert (is_positive & (labels == 1)).sum() == point.found
-    assert (is_positive & (labels != 1)).sum() == point.false_alarms
+    assert (point.recall_interval, point.threshold) == (wilson(2, 3), 0.39)
 
 
-def test_operating_point_with_empty_denominators():
-    none = measure_operating_point(binary([0.1, 0.9]), np.zeros(2, int), 1, 0.95)
-    assert (none.recall, none.recall_interval, none.precision) == (0, (0, 1), 0)
-    every = measure_operating_point(binary([0.1, 0.9]), np.ones(2, int), 1, 0.5)
-    assert (every.false_alarm_rate, every.negatives, every.precision) == (0, 0, 1)
+@pytest.mark.parametrize(
+    ("label", "threshold", "expected"),
+    [(0, 0.95, (0, (0, 1), 0, 0)), (1, 0.5, (1, wilson(2, 2), 1, 0))],
+    ids=["no positive image", "no negative image"],
+)
+def test_operating_point_with_empty_denominators(label, threshold, expected):
+    found = predictions([[0.1, 0.9, 0.0], [0.4, 0.6, 0.0]], [label] * 2)
+    point = operating_point_of_rule(found, DecisionRule(positive_class="b", threshold=threshold))
+    shares = (point.recall, point.recall_interval, point.precision, point.false_alarm_rate)
+    assert shares == expected
 
 
 PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.4, 0.35, 0.25], [0.1, 0.8, 0.1], [0.3, 0.1, 0.6]])
 
 
 @pytest.mark.parametrize(
-    ("labels", "level", "threshold", "expected"),
+    ("labels", "rule", "expected"),
     [
-        ([0, 0, 2, 2], 0.6, None, (1, 3, 2 / 3, wilson(2, 3))),
-        ([0, 0, 1, 2], 1.0, None, (4, 0, 0, (0, 1))),
-        ([0, 0, 1, 2], 0.0, None, (0, 4, 1, wilson(4, 4))),
-        ([1, 0, 1, 2], 0.5, 0.2, (1, 3, 1, wilson(3, 3))),  # the first is then of the second class
+        ([0, 0, 2, 2], {"abstain": 0.59}, (1, 3, 2 / 3, wilson(2, 3))),
+        ([0, 0, 1, 2], {"abstain": 1.0}, (4, 0, 0, (0, 1))),
+        ([0, 0, 1, 2], {"abstain": 0.0}, (0, 4, 1, wilson(4, 4))),
+        (  # the first is then of the second class
+            [1, 0, 1, 2],
+            {"abstain": 0.5, "positive_class": "b", "threshold": 0.19},
+            (1, 3, 1, wilson(3, 3)),
+        ),
+        ([1, 1, 1, 0], {"positive_class": "b", "threshold": 0.19}, (0, 4, 3 / 4, wilson(3, 4))),
     ],
 )
-def test_abstention_by_hand(labels, level, threshold, expected):
-    positive = None if threshold is None else "b"
-    rule = DecisionRule(positive_class=positive, threshold=threshold, abstain=level)
-    decisions = decision_rule.decide(rule, "abc", PROBABILITIES)
-    measured = measure_abstention(PROBABILITIES, np.array(labels), level, decisions)
+def test_decisions_of_a_rule_by_hand(labels, rule, expected):
+    measured = decisions_of_rule(predictions(PROBABILITIES, labels), DecisionRule(**rule))
     assert (measured.uncertain, measured.sure) == expected[:2]
     assert (measured.accuracy, measured.accuracy_interval) == expected[2:]
-    assert (measured.level, measured.share_uncertain) == (level, expected[0] / 4)
-    assert (decisions == decision_rule.UNCERTAIN).sum() == measured.uncertain
+    assert (measured.level, measured.share_uncertain) == (rule.get("abstain", 0), expected[0] / 4)
+
+
+def test_default_rule_has_nothing_to_measure():
+    found = predictions(PROBABILITIES, [0, 0, 1, 2])
+    assert operating_point_of_rule(found, DecisionRule(2.0)) is None
+    assert decisions_of_rule(found, DecisionRule(2.0)) is None

@@ -6,11 +6,11 @@ import dataclasses
 
 import numpy as np
 
+from engine.evaluation.calibration import measure_reliability
 from engine.evaluation.classification_metrics import classification_metrics
 from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.evaluate import Predictions
 from engine.evaluation.operating_point import decisions_of_rule, operating_point_of_rule
-from engine.evaluation.reliability import measure_reliability
 from engine.report.collect import class_curves
 from engine.report.images import jpeg
 from engine.report.report_data import (

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.evaluation.calibration import measure_reliability
 from engine.evaluation.decision_rule import DEFAULT_RULE, DecisionRule
 from engine.evaluation.intervals import Interval
 from engine.evaluation.operating_point import AbstentionMetrics, OperatingPoint
-from engine.evaluation.reliability import measure_reliability
 from engine.report import document
 from engine.report.formatting import percent
 from engine.report.page import page
