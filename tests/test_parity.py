@@ -19,7 +19,7 @@ import tensorflow as tf
 from engine.core.recipe import RESIZES, Recipe, parse_phase
 from engine.evaluation import decision_rule, eval_step
 from engine.frozen.array_store import CacheBudget
-from engine.inference import predict as prediction
+from engine.inference import predictions as prediction
 from engine.inference import predictor
 from engine.models import classifier
 from engine.runs.best_model import BestModel

@@ -27,7 +27,7 @@ from engine.core.errors import UserError
 from engine.core.options import Option
 from engine.core.text import csv_cell, csv_path, printable
 from engine.inference import predictions_format
-from engine.inference.predict import Prediction
+from engine.inference.predictions import Prediction
 from engine.inference.predictions_file import PredictionCounts
 from engine.inference.predictions_format import decision_text
 
@@ -109,8 +109,8 @@ def _list_unread(counts: PredictionCounts) -> None:
         shown = len(counts.first_unreadable)
         first = f"; the first {shown}:" if counts.unreadable > shown else ":"
         cli_main.log(f"predict: {counts.unreadable:,} of {counts.rows:,} could not be read{first}")
-    for row in counts.first_unreadable:
-        cli_main.log(f"  {printable(row.path)}: {row.problem}")
+    for path, problem in counts.first_unreadable:
+        cli_main.log(f"  {printable(path)}: {problem}")
     if counts.unreadable == counts.rows:
         raise UserError("no image could be read")
 

@@ -169,22 +169,19 @@ def _measure_prediction(
 
 def _in_precision(model: Predictor, recipe: Recipe, stream: ImageStream, log: Log) -> Predictor:
     from engine.frozen.precision import ComputeMode
-    from engine.inference import batch_predict
+    from engine.inference.predictor import MIN_IMAGES_FOR_TRIALS, choose_fastest_mode
 
     if recipe.precision != "auto":
         return model.in_mode(ComputeMode(recipe.precision))
     groups = stream.groups(recipe.batch_size)
-    return batch_predict.choose_fastest_mode(
-        model, groups, batch_predict.MIN_IMAGES_FOR_TRIALS, log
-    )[0]
+    return choose_fastest_mode(model, groups, MIN_IMAGES_FOR_TRIALS, log)[0]
 
 
 def _prediction_works(
     model: Predictor, recipe: Recipe, stream: ImageStream, files: Examples, folder: Path
 ) -> dict[str, Workload]:
-    from engine.inference import predict
+    from engine.inference.predictions import predict_group
     from engine.inference.predictions_file import PredictionsFile, PredictionsRequest
-    from pipelines.predict.find_images import flush_interval
 
     count, batch_size = len(files), recipe.batch_size
     batches = -(-count // batch_size)
@@ -194,11 +191,10 @@ def _prediction_works(
 
     def predict_to_file() -> None:
         request = PredictionsRequest({}, (), {"top_k": 1}, tuple(stream.places), overwrite=True)
-        path, length = folder / "predictions.csv", flush_interval(batch_size)
-        with PredictionsFile(path, request, batch_size, length, resume=False) as file:
+        with PredictionsFile(folder / "predictions.csv", request, resume=False) as file:
             file.begin(dataclasses.asdict(model.mode))
             for group in stream.groups(batch_size):
-                file.add(predict.predict_group(model, group, batch_size, 1))
+                file.add(predict_group(model, group, batch_size, 1))
             file.finish()
 
     return {

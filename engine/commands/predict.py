@@ -14,7 +14,7 @@ from engine.core.files import write_image
 from engine.core.options import option
 from engine.core.text import printable
 from engine.evaluation.decision_rule import DecisionRule
-from engine.inference.predict import Prediction
+from engine.inference.predictions import Prediction
 from engine.models.backbones import BACKBONES
 from engine.runs.directory import RunDirectory
 from engine.runtime import tensorflow_setup
@@ -89,13 +89,13 @@ def predict(options: PredictOptions, log: Log = ignore) -> PredictResult:
     paths = find_images.find_images(options.images)
     threads = tensorflow_setup.start_tensorflow(options.threads, log=log)
 
-    from engine.inference import batch_predict
-    from engine.inference import predict as inference
+    from engine.inference import predictions as inference
+    from engine.inference import predictor
 
     model = load_predictor(options)
     groups: Any = open_images(options, paths, model, threads).groups(options.batch_size)
     if options.precision == "auto":
-        model, groups = batch_predict.choose_fastest_mode(model, groups, len(paths), log)
+        model, groups = predictor.choose_fastest_mode(model, groups, len(paths), log)
     predictions = list(
         inference.predict(model, groups, options.batch_size, options.top_k, bool(options.plot))
     )
@@ -133,17 +133,13 @@ def open_images(
 
 
 def _with_tta(model: Predictor, options: PredictOptions) -> Predictor:
-    """The model with the mean of its probabilities over the augmentation views of an image.
-
-    Every image takes the draws of the first example: its prediction does not depend on the others.
-    """
     from engine.inference import tta
     from pipelines.augment import augmentations
 
     recipe = options.run.read_recipe() if options.run else None
     augmentation = augmentations.compose(recipe.augment if recipe else ())
     views = tta.make_views(options.tta or tta.FLIP, augmentation, recipe.seed if recipe else 0)
-    return tta.AveragingPredictor(model, views)
+    return tta.average_predictor(model, views)
 
 
 def _plot(options: PredictOptions, model: Predictor, predictions: Sequence[Prediction]) -> bytes:

@@ -65,10 +65,7 @@ def predict_to_file(
         request = dataclasses.replace(request, paths=tuple(find_images.find_images(options.images)))
     else:
         request = interrupted
-    stretch = find_images.flush_interval(options.batch_size)
-    rows = PredictionsFile(
-        path, request, options.batch_size, stretch, resume=interrupted is not None
-    )
+    rows = PredictionsFile(path, request, resume=interrupted is not None)
     with shutdown.unmasked(), rows as file:
         threads = tensorflow_setup.start_tensorflow(options.threads, log=progress.note)
         model = load_predictor(options)
@@ -110,25 +107,23 @@ def _predict_rest(
 ) -> None:
     """Predicts the images that the file lacks."""
     from engine.frozen.precision import ComputeMode
-    from engine.inference import batch_predict
-    from engine.inference import predict as inference
+    from engine.inference.predictions import predict_group
+    from engine.inference.predictor import choose_fastest_mode
 
-    paths = file.request.paths
+    paths, batch_size = file.request.paths, options.batch_size
     stream = open_images(options, paths, model, threads)
     # A signal that raised in the midst of TensorFlow's own errors would come out as one of them.
     with shutdown.deferred():
-        groups: Any = shutdown.check_each(stream.groups(file.batch_size, file.counts.rows))
+        groups: Any = shutdown.check_each(stream.groups(batch_size, file.counts.rows))
         if file.request.program:
             progress.note(f"resuming after {file.counts.rows:,} of {len(paths):,} images")
             model = model.in_mode(ComputeMode(**file.request.program))
         else:
             if options.precision == "auto":
-                model, groups = batch_predict.choose_fastest_mode(
-                    model, groups, len(paths), progress.note
-                )
+                model, groups = choose_fastest_mode(model, groups, len(paths), progress.note)
             file.begin(dataclasses.asdict(model.mode))
         progress.note(f"computing in {model.mode}")
         for group in groups:
-            file.add(inference.predict_group(model, group, file.batch_size, file.top_k))
+            file.add(predict_group(model, group, batch_size, file.top_k))
             progress.update()
         file.finish()

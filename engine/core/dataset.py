@@ -33,6 +33,20 @@ class Batch(NamedTuple):
     views: Any
 
 
+class ImageGroup(NamedTuple):
+    """Consecutive files and URLs, and the images of those that could be read.
+
+    Attributes:
+      places: paths and URLs.
+      problems: why each has no image, None where it has one.
+      images: uint8 [n, H, W, 3], of the others in their order.
+    """
+
+    places: Sequence[str]
+    problems: Sequence[str | None]
+    images: Any
+
+
 class DataLoader(Protocol):
     """Batches of the splits `train`, `validation` and `test`: no files, no formats.
 

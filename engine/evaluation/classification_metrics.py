@@ -112,7 +112,6 @@ def _per_class(
 ) -> tuple[ClassMetrics, ...]:
     correct, support, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     columns = (
-        predictions.classes,
         (correct / np.maximum(predicted, 1)).tolist(),
         (correct / np.maximum(support, 1)).tolist(),
         f1_scores(confusion).tolist(),
@@ -124,10 +123,8 @@ def _per_class(
         _rank_areas(np.sort(column[predictions.labels == label]), np.sort(column))
         for label, column in enumerate(probabilities.T)
     )
-    return tuple(
-        ClassMetrics(*row, *of_class)
-        for row, of_class in zip(zip(*columns, strict=True), areas, strict=True)
-    )
+    rows = zip(predictions.classes, *columns, areas, strict=True)
+    return tuple(ClassMetrics(*row, *areas_of_class) for *row, areas_of_class in rows)
 
 
 def roc_curve(probabilities: np.ndarray, labels: np.ndarray, label: int) -> Curve:
@@ -178,7 +175,7 @@ def _rank_areas(own: np.ndarray, every: np.ndarray) -> tuple[float | None, float
 
 
 def _top_k(predictions: Predictions) -> dict[int, float]:
-    """Ranks equal logits by class index, as `inference.predict` does."""
+    """Ranks equal logits by class index, as `inference.predictions` does."""
     labels, logits = predictions.labels, predictions.logits
     classes = len(predictions.classes)
     own = logits[np.arange(len(labels)), labels][:, None]

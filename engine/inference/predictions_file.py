@@ -1,28 +1,28 @@
 """The file of predictions while it grows, and how an interrupted one resumes.
 
 Rows go to FILE.part. Beside it, FILE.part.json holds the request: what the rows belong to, and the
-list of images as it was at the start. At the end FILE.part becomes FILE, and FILE.json says how it
-was made.
+list of images as it was at the start; FILE.part.progress says how many rows are safe on the disk.
+At the end FILE.part becomes FILE, and FILE.json says how it was made.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from engine.core.conversion import convert, parse_json
 from engine.core.errors import UserError
-from engine.core.files import sync_folder, write, write_json
+from engine.core.files import sync_folder, write_json
 from engine.core.locks import FileLock
-from engine.inference.predict import NON_FINITE, Prediction
-from engine.inference.predictions_format import Row, format_of
+from engine.inference.predictions import Prediction
+from engine.inference.predictions_format import format_of
 
-SYNC_SECONDS = 10.0  # at most this much is lost when the power fails
+SAVE_SECONDS = 10.0  # rows of at most so long are predicted again after a kill or a power failure
 MAX_UNREADABLE_SHOWN = 10
 _DIFFERENCES = {
     "version": "another version of Unfreeze",
@@ -52,7 +52,7 @@ class PredictionsRequest:
     program: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     overwrite: bool = False
     folder: str = ""
-    version: int = 3
+    version: int = 4
 
     def difference(self, other: PredictionsRequest) -> str | None:
         """Describes what in the other request makes other rows; None if nothing does."""
@@ -67,17 +67,23 @@ class PredictionsRequest:
 
 @dataclasses.dataclass
 class PredictionCounts:
-    """Number of rows, how many have no prediction, and the first of those."""
+    """How far a file of predictions is.
+
+    rows: number of rows. unreadable: how many of them have no prediction.
+    first_unreadable: (path, problem) of the first of those.
+    size: of the header and the rows, in bytes.
+    """
 
     rows: int = 0
     unreadable: int = 0
-    first_unreadable: tuple[Row, ...] = ()
+    first_unreadable: tuple[tuple[str, str], ...] = ()
+    size: int = 0
 
-    def add(self, row: Row) -> None:
-        self.rows += 1
-        if row.problem:
-            self.unreadable += 1
-            self.first_unreadable = (*self.first_unreadable, row)[:MAX_UNREADABLE_SHOWN]
+    def add(self, predictions: Sequence[Prediction]) -> None:
+        problems = [(one.path, one.problem) for one in predictions if one.problem]
+        self.rows += len(predictions)
+        self.unreadable += len(problems)
+        self.first_unreadable = (*self.first_unreadable, *problems)[:MAX_UNREADABLE_SHOWN]
 
 
 class _Paths:
@@ -87,6 +93,7 @@ class _Paths:
         self.path = path
         self.part = path.with_name(f"{path.name}.part")
         self.request = path.with_name(f"{path.name}.part.json")
+        self.progress = path.with_name(f"{path.name}.part.progress")
         self.info = path.with_name(f"{path.name}.json")
 
 
@@ -106,7 +113,7 @@ def find_interrupted(
     if overwrite:
         return None
     has_part = paths.part.exists()
-    saved = _read_request(paths) if has_part else None
+    saved = _read(paths.request, PredictionsRequest) if has_part else None
     for existing in (path, paths.info):
         replaceable = saved and (saved.overwrite or existing == paths.info)
         if os.path.lexists(existing) and not replaceable:
@@ -126,9 +133,10 @@ def find_interrupted(
     return saved
 
 
-def _read_request(paths: _Paths) -> PredictionsRequest | None:
+def _read(path: Path, kind: Any) -> Any:
+    """Returns the dataclass in a file; None where there is none, or it is damaged."""
     try:
-        return convert(parse_json(paths.request.read_text("utf-8")), PredictionsRequest, "request")
+        return convert(parse_json(path.read_text("utf-8")), kind, path.name)
     except (OSError, UnicodeDecodeError, UserError):
         return None
 
@@ -141,42 +149,33 @@ class PredictionsFile:
       counts: of the rows in the file.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        request: PredictionsRequest,
-        batch_size: int,
-        group_size: int,
-        resume: bool,
-    ) -> None:
+    def __init__(self, path: Path, request: PredictionsRequest, resume: bool) -> None:
         """
         Args:
           path: of the complete file.
           request: what `find_interrupted` returned, or a new one.
-          batch_size: a batch ends after so many readable images.
-          group_size: and after so many images, readable or not.
           resume: whether an existing part belongs to this request; otherwise `begin` empties it.
 
         Raises:
           UserError: the file can't be written, or another process writes it.
         """
         self.paths, self.request = _Paths(path), request
-        self.batch_size, self.group_size = batch_size, group_size
         self.format, self.top_k = format_of(path.name), request.options["top_k"]
-        self.counts = PredictionCounts()
-        self._synced = time.monotonic()
-        try:
+        self.counts, self._begun = PredictionCounts(), resume
+        self._saved = time.monotonic()
+        with self._write_errors():
             self._file = self._open_locked()
             if resume:
-                self._truncate(self._find_resume_point())
-        except OSError as error:
-            raise self._write_error(error) from None
+                self._restore()
 
     def __enter__(self) -> PredictionsFile:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if not os.fstat(self._file).st_size:  # failed before the first row
+        if self._begun:
+            with suppress(OSError):  # then those after the last progress are predicted again
+                self._save_progress()
+        elif not os.fstat(self._file).st_size:  # failed before the first row
             self.paths.part.unlink(missing_ok=True)
         os.close(self._file)
 
@@ -187,30 +186,26 @@ class PredictionsFile:
           UserError: it can't be written.
         """
         self.request = dataclasses.replace(self.request, program=program)
-        try:
-            os.ftruncate(self._file, 0)
-            os.fsync(self._file)  # before the request changes, so that it never has old rows
-            content = json.dumps(dataclasses.asdict(self.request)) + "\n"
-            write(self.paths.request, content.encode())
-            self._truncate(0)
-        except OSError as error:
-            raise self._write_error(error) from None
+        with self._write_errors():
+            self.paths.progress.unlink(missing_ok=True)  # before the request changes
+            write_json(self.paths.request, dataclasses.asdict(self.request))
+            self._restore()
+        self._begun = True
 
     def add(self, predictions: Sequence[Prediction]) -> None:
-        """Writes the next rows.
+        """Writes the next rows, those of whole batches: a file resumes after what was added.
+
+        The last bit of a prediction can depend on what else is in its batch.
 
         Raises:
           UserError: they can't be written; earlier rows are saved.
         """
-        try:
+        with self._write_errors():
             self._write(self.format.rows(predictions, self.top_k))
-            if time.monotonic() - self._synced > SYNC_SECONDS:
-                os.fsync(self._file)
-                self._synced = time.monotonic()
-        except OSError as error:
-            raise self._write_error(error) from None
-        for prediction in predictions:
-            self.counts.add(Row(prediction.path, prediction.problem or ""))
+        self.counts.add(predictions)
+        if time.monotonic() - self._saved > SAVE_SECONDS:
+            with self._write_errors():
+                self._save_progress()
 
     def finish(self) -> None:
         """Renames the part to the file, and writes FILE.json.
@@ -226,14 +221,14 @@ class PredictionsFile:
                 f"--out={self.paths.path}: was created while {self.paths.part.name} was written; "
                 "move it away, then run the same command again"
             )
-        try:
+        with self._write_errors():
             os.fsync(self._file)
             write_json(self.paths.info, info | counts)
             os.replace(self.paths.part, self.paths.path)
+            self._begun = False
             self.paths.request.unlink()
+            self.paths.progress.unlink(missing_ok=True)
             sync_folder(self.paths.path.parent)
-        except OSError as error:
-            raise self._write_error(error) from None
 
     def _open_locked(self) -> int:
         """Opens the part for this process alone."""
@@ -246,50 +241,37 @@ class PredictionsFile:
             "file"
         )
 
-    def _find_resume_point(self) -> int:
-        """Returns where to truncate the part, in bytes, and sets the counts of what stays.
-
-        This is after the last complete batch, because the last bit of a prediction can depend on
-        what else is in its batch. A row must name the image whose turn it is, so nothing that a
-        crash left behind is taken for a row.
-        """
-        header, counts, in_batch = self.format.header(self.top_k), PredictionCounts(), 0
-        with open(self.paths.part, "rb") as file:
-            if file.read(len(header)) != header:
-                return 0
-            end = position = len(header)
-            for path, line in zip(self.request.paths, self.format.lines(file), strict=False):
-                try:
-                    row = self.format.read(line)
-                except ValueError:
-                    break
-                if row.path != self.format.name(path):
-                    break
-                counts.add(Row(path, row.problem))
-                in_batch += row.problem in ("", NON_FINITE)  # the image was readable
-                position += len(line)
-                if in_batch in (0, self.batch_size) or counts.rows % self.group_size == 0:
-                    end, in_batch, self.counts = position, 0, dataclasses.replace(counts)
-            if counts.rows == len(self.request.paths):
-                end, self.counts = position, counts
-        return end
-
-    def _truncate(self, end: int) -> None:
-        """Cuts the part off after `end` bytes, where the next row goes."""
-        os.ftruncate(self._file, end)
-        os.lseek(self._file, end, os.SEEK_SET)
-        if not end:
+    def _restore(self) -> None:
+        """Cuts the part off after the rows that are known to be complete."""
+        saved = _read(self.paths.progress, PredictionCounts)
+        if saved and saved.size <= os.fstat(self._file).st_size:
+            self.counts = saved
+        os.ftruncate(self._file, self.counts.size)
+        os.lseek(self._file, self.counts.size, os.SEEK_SET)
+        if not self.counts.size:
             self._write(self.format.header(self.top_k))
 
+    def _save_progress(self) -> None:
+        os.ftruncate(self._file, self.counts.size)  # after a write that failed halfway
+        os.fsync(self._file)
+        write_json(self.paths.progress, dataclasses.asdict(self.counts))
+        self._saved = time.monotonic()
+
     def _write(self, data: bytes) -> None:
+        size = self.counts.size + len(data)
         while data:
             data = data[os.write(self._file, data) :]
+        self.counts.size = size
 
-    def _write_error(self, error: OSError) -> UserError:
-        message = f"--out={self.paths.path}: can't be written ({error.strerror or error})"
-        if not self.counts.rows:
-            return UserError(f"{message}; name another file")
-        return UserError(
-            f"{message}; {self.counts.rows:,} rows are in {self.paths.part.name}; free some space, "
-            "then run the same command again"
-        )
+    @contextmanager
+    def _write_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            message = f"--out={self.paths.path}: can't be written ({error.strerror or error})"
+            if not self.counts.rows:
+                raise UserError(f"{message}; name another file") from None
+            raise UserError(
+                f"{message}; {self.counts.rows:,} rows are in {self.paths.part.name}; "
+                "free some space, then run the same command again"
+            ) from None

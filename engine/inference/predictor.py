@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+import copy
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from engine.core.dataset import ImageGroup
 from engine.core.recipe import Recipe
 from engine.evaluation.decision_rule import DEFAULT_RULE, DecisionRule
 from engine.frozen import precision
@@ -21,6 +23,11 @@ from engine.runs.directory import RunDirectory
 from engine.runs.load_run import load_run
 
 Forward = Callable[[tf.Tensor], tf.Tensor]
+# Images. Compiling and trying two modes took four seconds on two cores, and bfloat16 saves one or
+# two milliseconds an image: below this number float32 finishes sooner.
+MIN_IMAGES_FOR_TRIALS = 2000
+# If none of the images in so many groups can be read, the first rows should not wait any longer.
+MAX_GROUPS_FOR_TRIALS = 4
 
 
 class Predictor:
@@ -32,13 +39,11 @@ class Predictor:
       image_size: height and width.
       resize: how images are scaled; see `Recipe.resize`.
       rule: how probabilities become a decision.
-      trunk, upper: the same network in two parts, from which other compute modes are built: float32
-        [B, H, W, 3] -> one tensor; that tensor in float32 -> probabilities. None for a network
+      parts: the same network in two, from which other compute modes are built: a trunk, float32
+        [B, H, W, 3] -> one tensor, and that tensor in float32 -> probabilities. None for a network
         that runs in one mode.
       mode: the compute mode of the trunk.
     """
-
-    mode = FLOAT32
 
     def __init__(
         self,
@@ -47,26 +52,27 @@ class Predictor:
         image_size: tuple[int, int],
         resize: str,
         rule: DecisionRule = DEFAULT_RULE,
-        trunk: keras.Model | None = None,
-        upper: Forward | None = None,
+        parts: tuple[keras.Model, Forward] | None = None,
     ) -> None:
         self.forward, self.classes = forward, classes
         self.image_size, self.resize, self.rule = image_size, resize, rule
-        self.trunk, self.upper = trunk, upper
-        self._settings = (classes, image_size, resize, rule)
+        self.parts, self.mode = parts, FLOAT32
+        self._run = self._compile(lambda images: forward(tf.cast(images, tf.float32)))
 
     def probabilities(self, images: Any) -> tf.Tensor:
         """uint8 [B, H, W, 3] -> float32 [B, classes], by the rule's temperature."""
-        return self._compiled(images)
+        return self._run(images)
 
-    @functools.cached_property
-    def _compiled(self) -> Callable[[Any], tf.Tensor]:
+    def _compile(self, run: Forward) -> Forward:
         """Traced once for any B."""
         spec = tf.TensorSpec([None, *self.image_size, 3], tf.uint8)
-        return tf.function(self._predict, input_signature=[spec], autograph=False)
+        return tf.function(run, input_signature=[spec], autograph=False)
 
-    def _predict(self, images: tf.Tensor) -> tf.Tensor:
-        return self.forward(tf.cast(images, tf.float32))
+    def computed_by(self, run: Forward) -> Predictor:
+        """Returns the model with a function of its own from uint8 images to probabilities."""
+        model = copy.copy(self)
+        model._run, model.parts = self._compile(run), None
+        return model
 
     def with_constant_kernels(self) -> Predictor:
         """Returns the model in float32 with BatchNormalization folded once, not in each batch.
@@ -74,15 +80,10 @@ class Predictor:
         Single images are predicted a quarter faster (EfficientNet-Lite0), batches of 32 by a
         twentieth; it takes longer to start, and probabilities differ by some 1e-7.
         """
-        trunk, upper = self.trunk, self.upper
-        if trunk is None or upper is None:
+        if not self.parts:
             return self
-        run_trunk = compile_frozen(trunk, FLOAT32)
-
-        def forward(pixels: tf.Tensor) -> tf.Tensor:
-            return upper(run_trunk(pixels)[0])
-
-        return Predictor(forward, *self._settings, trunk, upper)
+        trunk, upper = compile_frozen(self.parts[0], FLOAT32), self.parts[1]
+        return self.computed_by(lambda images: upper(trunk(tf.cast(images, tf.float32))[0]))
 
     def in_fastest_mode(self, images: Any, log: Callable[[str], None]) -> Predictor:
         """Returns the model in the fastest compute mode within tolerance on these images.
@@ -92,9 +93,10 @@ class Predictor:
           log: takes the lines that report the trials.
         """
         modes = precision.available_modes()
-        if len(modes) == 1 or self.trunk is None:
+        if len(modes) == 1 or not self.parts:
             return self
-        trunks = {mode: compile_frozen(self.trunk, mode) for mode in modes}
+        log(f"trying compute modes of the network on {len(images)} images:")
+        trunks = {mode: compile_frozen(self.parts[0], mode) for mode in modes}
         trials = precision.run_trials(modes, trunks.__getitem__, tf.cast(images, tf.float32))
         for line in precision.format_trials(trials):
             log(line)
@@ -111,26 +113,39 @@ class Predictor:
           mode: of the trunk.
           trunk: the trunk compiled for the mode, if that was done before.
         """
-        if mode == FLOAT32 or self.trunk is None or self.upper is None:
+        if mode == FLOAT32 or not self.parts:
             return self
-        return _SplitPredictor(self, mode, trunk or compile_frozen(self.trunk, mode), self.upper)
-
-
-class _SplitPredictor(Predictor):
-    """Runs the trunk in a compute mode of its own."""
-
-    def __init__(
-        self, model: Predictor, mode: ComputeMode, trunk: Callable[[Any], list], upper: Forward
-    ) -> None:
-        super().__init__(model.forward, *model._settings, model.trunk, upper)
-        self.mode, self._run_trunk = mode, trunk
-        self._run_upper = tf.function(
+        run_trunk, upper = trunk or compile_frozen(self.parts[0], mode), self.parts[1]
+        run_upper = tf.function(
             lambda features: upper(tf.cast(features, tf.float32)), autograph=False
         )
-
-    def probabilities(self, images: Any) -> tf.Tensor:
+        model = copy.copy(self)
+        model.mode = mode
         # Not one `tf.function`, in which the trunk would be compiled once more.
-        return self._run_upper(self._run_trunk(tf.cast(images, tf.float32))[0])
+        model._run = lambda images: run_upper(run_trunk(tf.cast(images, tf.float32))[0])
+        return model
+
+
+def choose_fastest_mode(
+    model: Predictor, groups: Iterator[ImageGroup], count: int, log: Callable[[str], None]
+) -> tuple[Predictor, Iterable[ImageGroup]]:
+    """Returns the model in the mode that predicts all images soonest, and all groups.
+
+    Args:
+      model: in float32.
+      groups: the images.
+      count: number of images.
+      log: takes the lines that report the trials.
+    """
+    if count < MIN_IMAGES_FOR_TRIALS:
+        return model, groups
+    first = []
+    for group in itertools.islice(groups, MAX_GROUPS_FOR_TRIALS):
+        first.append(group)
+        if len(group.images):
+            model = model.in_fastest_mode(group.images, log)
+            break
+    return model, itertools.chain(first, groups)
 
 
 def from_run(run: RunDirectory) -> Predictor:
@@ -162,8 +177,8 @@ def from_classifier(
     def forward(pixels: tf.Tensor) -> tf.Tensor:
         return softmax(folded(pixels))
 
-    size, resize = recipe.image_size, recipe.resize
-    return Predictor(forward, classes, size, resize, rule, partition.trunk, upper)
+    parts = (partition.trunk, upper)
+    return Predictor(forward, classes, recipe.image_size, recipe.resize, rule, parts)
 
 
 def from_imagenet(backbone: str) -> Predictor:
@@ -180,4 +195,4 @@ def from_imagenet(backbone: str) -> Predictor:
     model = classifier.build_imagenet(backbone)
     last = model.layers[-1]
     trunk = keras.Model(model.inputs[0], last.input)
-    return Predictor(fold(model), classes, size, "squash", trunk=trunk, upper=last)
+    return Predictor(fold(model), classes, size, "squash", parts=(trunk, last))

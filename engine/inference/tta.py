@@ -7,7 +7,7 @@ augmentation, each a function of (seed, example, view).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -23,14 +23,16 @@ FLIP = "flip"
 MIN_PROBABILITY = 1e-37  # before taking a logarithm; above 0 in float32
 
 
-class Views(Protocol):
-    """The augmentation views of an image.
+class Views:
+    """The augmentation views of an image: itself, and its mirror image or draws.
 
     Attributes:
       count: how many there are; the first is the image itself.
+      augmentation: what is drawn from; None for the mirror image.
     """
 
-    count: int
+    def __init__(self, count: int, augmentation: Augmentation | None = None, seed: int = 0) -> None:
+        self.count, self.augmentation, self.seed = count, augmentation, seed
 
     def apply(self, images: tf.Tensor, examples: tf.Tensor, view: tf.Tensor) -> tf.Tensor:
         """Returns a view, float32 [B, H, W, 3], 0 to 255.
@@ -40,32 +42,10 @@ class Views(Protocol):
           examples: int32 [B], their numbers.
           view: int32 scalar, from 1.
         """
-        ...
-
-
-class MirrorViews:
-    """The image and its mirror image."""
-
-    count = 2
-
-    def apply(self, images: tf.Tensor, examples: tf.Tensor, view: tf.Tensor) -> tf.Tensor:
-        return tf.cast(tf.reverse(images, [2]), tf.float32)
-
-
-class DrawnViews:
-    """The image and draws of an augmentation."""
-
-    def __init__(self, count: int, augmentation: Augmentation, seed: int) -> None:
-        self.count, self.augmentation, self.seed = count, augmentation, seed
-
-    def apply(self, images: tf.Tensor, examples: tf.Tensor, view: tf.Tensor) -> tf.Tensor:
-        numbers = stateless_random.uniform(
-            self.seed,
-            stateless_random.VIEW,
-            tf.fill(tf.shape(examples), view),
-            examples,
-            self.augmentation.draws,
-        )
+        if self.augmentation is None:
+            return tf.cast(tf.reverse(images, [2]), tf.float32)
+        views, draws = tf.fill(tf.shape(examples), view), self.augmentation.draws
+        numbers = stateless_random.uniform(self.seed, stateless_random.VIEW, views, examples, draws)
         return self.augmentation.apply(images, numbers)
 
 
@@ -81,12 +61,12 @@ def make_views(kind: str | int, augmentation: Augmentation, seed: int) -> Views:
       UserError: a number of views of a recipe without augmentation.
     """
     if kind == FLIP:
-        return MirrorViews()
+        return Views(2)
     if not augmentation.draws:
         raise UserError(
             f"--tta={kind} draws from the run's own augmentation, but it has none; allowed: {FLIP}"
         )
-    return DrawnViews(int(kind), augmentation, seed)
+    return Views(int(kind), augmentation, seed)
 
 
 def average_over_views(
@@ -117,18 +97,13 @@ def average_over_views(
     return mean
 
 
-class AveragingPredictor(Predictor):
-    """A predictor whose probabilities are the mean over augmentation views.
+def average_predictor(model: Predictor, views: Views) -> Predictor:
+    """Returns the model with the mean of its probabilities over augmentation views.
 
     Every image gets the draws of example 0, so its prediction does not depend on the others.
     """
-
-    def __init__(self, model: Predictor, views: Views) -> None:
-        super().__init__(model.forward, *model._settings)
-        self._mean = average_over_views(model.forward, len(model.classes), views)
-
-    def _predict(self, images: tf.Tensor) -> tf.Tensor:
-        return self._mean(images, tf.zeros([tf.shape(images)[0]], tf.int32))
+    mean = average_over_views(model.forward, len(model.classes), views)
+    return model.computed_by(lambda images: mean(images, tf.zeros([tf.shape(images)[0]], tf.int32)))
 
 
 def make_eval_step(model: keras.Model, temperature: float, views: Views) -> EvalStep:

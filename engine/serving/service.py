@@ -16,7 +16,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 
 from engine.core.errors import UserError
 from engine.evaluation.decision_rule import DecisionRule
-from engine.inference import predict
+from engine.inference import predictions
 from engine.serving import request_guard
 from engine.serving.batcher import Batcher, BatchingOptions, Decode, Predict
 from engine.serving.limits import MAX_REQUESTS_IN_MEMORY, Limits, MemoryBudget, RefusalError
@@ -212,7 +212,7 @@ def describe_prediction(
     """
     if isinstance(result, UserError):
         return {"name": name, "problem": str(result)}
-    [prediction] = predict.interpret(model.classes, model.rule, [name], result[None], top_k)
+    [prediction] = predictions.interpret(model.classes, model.rule, [name], result[None], top_k)
     if prediction.problem:
         return {"name": name, "problem": prediction.problem}
     return {

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from engine.core.dataset import ImageGroup
 from engine.core.errors import UserError
 from pipelines.decode import decode
 from pipelines.loading.batches import PREFETCHED_BATCHES
@@ -24,20 +25,6 @@ from pipelines.sources.reader import IMAGES_PER_THREAD, dataset_options
 
 _FILE, _URL, _NEITHER = range(3)
 _TYPES = (tf.int64, tf.string, tf.int32)
-
-
-class ImageGroup(NamedTuple):
-    """Consecutive places, and the images of those that could be read.
-
-    Attributes:
-      places: paths and URLs.
-      problems: why each has no image, None where it has one.
-      images: uint8 [n, H, W, 3], of the others in their order.
-    """
-
-    places: Sequence[str]
-    problems: Sequence[str | None]
-    images: Any
 
 
 class ImageStream:

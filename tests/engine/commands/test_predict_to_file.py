@@ -389,6 +389,6 @@ def test_full_disk_is_one_line_and_resumes_when_there_is_room(
         signal.signal(signal.SIGXFSZ, ignored)
     assert "can't be written (File too large); " in str(raised.value)
     assert "rows are in a.csv.part; free some space" in str(raised.value)
-    assert (tmp_path / "a.csv.part").stat().st_size == limit
+    assert 0 < (tmp_path / "a.csv.part").stat().st_size <= limit
     call(*command, "--out=a.csv")
     assert (tmp_path / "a.csv").read_bytes() == expected

@@ -9,7 +9,8 @@ import tensorflow as tf
 from engine.core.recipe import RESIZES
 from engine.evaluation import decision_rule
 from engine.export import saved_model
-from engine.inference import predict, predictor
+from engine.inference import predictions as inference
+from engine.inference import predictor
 from pipelines.predict.image_stream import ImageStream
 from tests.engine.export import export_cases
 from tests.pipelines import every_format
@@ -46,7 +47,7 @@ def predict_by_project(source, files) -> np.ndarray:
 
     model = predictor.Predictor(forward, source.classes, recipe.image_size, recipe.resize, rule)
     stream = ImageStream(list(map(str, files)), recipe.image_size, recipe.resize, 2)
-    predictions = list(predict.predict(model, stream.groups(8), 8, len(source.classes)))
+    predictions = list(inference.predict(model, stream.groups(8), 8, len(source.classes)))
     return np.array(
         [[dict(prediction.labels)[name] for name in source.classes] for prediction in predictions]
     )

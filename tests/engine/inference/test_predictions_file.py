@@ -1,4 +1,4 @@
-"""The file of predictions: cut off anywhere, it resumes to the same bytes; other files stay."""
+"""The file of predictions: interrupted anywhere, it resumes to the same bytes; others stay."""
 
 import dataclasses
 import errno
@@ -12,16 +12,14 @@ import pytest
 
 from engine.core.errors import UserError
 from engine.inference import predictions_file
-from engine.inference.predict import NON_FINITE, Prediction
+from engine.inference.predictions import Prediction
 from engine.inference.predictions_file import (
     PredictionsFile,
     PredictionsRequest,
     find_interrupted,
 )
-from engine.inference.predictions_format import FORMATS, Row
+from engine.inference.predictions_format import FORMATS
 
-BATCH_SIZE = 3
-GROUP_SIZE = 7
 PATHS = tuple(f'{n}\n,".jpg' for n in range(11))
 REQUEST = PredictionsRequest(
     {"best.npz": "abc"}, ("images",), {"top_k": 1, "precision": "auto"}, PATHS
@@ -31,22 +29,17 @@ UNREADABLE = {0, 4, 5, 10}
 
 
 def predictions(first: int = 0) -> list[Prediction]:
-    """Those from row `first` on; like a network's, they depend on the others in their batch."""
-    rows, batch = [], []
-    for number, path in list(enumerate(PATHS))[first:]:
-        if number % GROUP_SIZE == 0:
-            batch = []
-        if number in UNREADABLE:
-            rows.append(Prediction(path, problem="empty\nfile"))
-            continue
-        batch = [*batch, number] if len(batch) < BATCH_SIZE else [number]
-        share = 1 / (number + 1 + batch[0] / 7)
-        rows.append(Prediction(path, (("cat", share),), "cat"))
-    return rows
+    """Those from row `first` on."""
+    return [
+        Prediction(path, problem="empty\nfile")
+        if number in UNREADABLE
+        else Prediction(path, (("cat", 1 / (number + 1)),), "cat")
+        for number, path in list(enumerate(PATHS))[first:]
+    ]
 
 
 def open_file(path: Path, request=REQUEST, resume=False) -> PredictionsFile:
-    return PredictionsFile(path, request, BATCH_SIZE, GROUP_SIZE, resume=resume)
+    return PredictionsFile(path, request, resume)
 
 
 def resume(path: Path) -> PredictionsFile:
@@ -95,61 +88,48 @@ def test_finished_file_is_complete_with_its_info_beside_it(path):
     info = json.loads(beside(path, ".json").read_text())
     assert info["program"] == MODE
     assert (info["images"], info["unreadable"]) == (11, 4)
-    expected = tuple(Row(PATHS[n], "empty\nfile") for n in sorted(UNREADABLE))
+    expected = tuple((PATHS[n], "empty\nfile") for n in sorted(UNREADABLE))
     assert file.counts.first_unreadable == expected
 
 
-def test_file_truncated_at_any_byte_resumes_to_the_same_bytes(path, tmp_path):
-    wanted = whole(path)
-    for end in range(len(wanted) + 1):
-        other = tmp_path / f"{end}" / path.name
-        other.parent.mkdir()
-        start_or_resume(other, 0)
-        beside(other, ".part").write_bytes(wanted[:end])
-        file = start_or_resume(other)
-        assert other.read_bytes() == wanted
-        assert (file.counts.rows, file.counts.unreadable) == (11, 4)
-        assert len(file.counts.first_unreadable) == 4
-
-
-@pytest.mark.parametrize("garbage", [b"\0" * 600, b'"', b"x\n" * 9, b'"gone.jpg","","","",""\n'])
-def test_garbage_after_a_crash_is_not_taken_for_rows(path, tmp_path, garbage):
-    """A file system may return blocks of zeros for what it had not written."""
-    wanted = whole(path)
-    for end in (0, 70, len(wanted) // 2, len(wanted)):
-        other = tmp_path / f"{end}" / path.name
-        other.parent.mkdir()
-        start_or_resume(other, 0)
-        beside(other, ".part").write_bytes(wanted[:end] + garbage)
-        start_or_resume(other)
-        assert other.read_bytes() == wanted
-
-
-@pytest.mark.parametrize(
-    ("written", "resumed"),
-    [
-        (6, 6),  # unreadable 0, a batch of 1 2 3, unreadable 4 5
-        (9, 7),  # a batch of row 6 alone, at the end of a group
-        (11, 11),
-    ],
-)
-def test_file_resumes_after_the_last_complete_batch(path, written, resumed):
-    start_or_resume(path, written)
+@pytest.mark.parametrize("rows", [0, 1, 6, 11])
+@pytest.mark.parametrize("garbage", [b"", b"\0" * 600, b'"', b'"gone.jpg","","","",""\n'])
+def test_interrupted_file_resumes_to_the_same_bytes(path, rows, garbage):
+    """Whatever a crash has left behind the rows that were saved."""
+    start_or_resume(path, rows)
+    with open(beside(path, ".part"), "ab") as part:
+        part.write(garbage)
     with resume(path) as file:
-        assert file.counts.rows == resumed
-        assert file.counts.unreadable == len([n for n in UNREADABLE if n < resumed])
+        assert file.counts.rows == rows
+    file = start_or_resume(path)
+    assert path.read_bytes() == whole(path)
+    assert (file.counts.rows, file.counts.unreadable) == (11, 4)
+    assert len(file.counts.first_unreadable) == 4
 
 
-@pytest.mark.parametrize(("written", "resumed"), [(2, 1), (5, 5)])
-def test_non_finite_image_counts_in_its_batch(path, written, resumed):
-    """Otherwise later images would share their batch with others than without interruption."""
-    rows = predictions()[:written]
-    rows[1] = Prediction(PATHS[1], problem=NON_FINITE)
-    with open_file(path) as file:
-        file.begin(MODE)
-        file.add(rows)
-    with resume(path) as file:
-        assert file.counts.rows == resumed
+@pytest.mark.parametrize("damaged", ["", ".progress"])
+def test_damaged_part_or_progress_starts_over(path, damaged):
+    start_or_resume(path, 6)
+    file = beside(path, f".part{damaged}")
+    file.write_bytes(file.read_bytes()[:-2])
+    with resume(path) as reopened:
+        assert reopened.counts.rows == 0
+    start_or_resume(path)
+    assert path.read_bytes() == whole(path)
+
+
+def test_killed_process_resumes_at_the_last_progress(path, monkeypatch):
+    """A process that is killed does not leave the context."""
+    file = open_file(path)
+    file.begin(MODE)
+    for row in predictions()[:6]:
+        file.add([row])
+        monkeypatch.setattr(predictions_file, "SAVE_SECONDS", -1 if file.counts.rows < 4 else 99)
+    os.close(file._file)
+    with resume(path) as reopened:
+        assert reopened.counts.rows == 4
+    start_or_resume(path)
+    assert path.read_bytes() == whole(path)
 
 
 def test_resumed_request_has_the_images_of_the_start(path):

@@ -119,7 +119,7 @@ def test_identical_views_change_nothing(model):
 def test_averaging_predictor_uses_the_draws_of_example_0(model):
     size = (small.SIDE, small.SIDE)
     plain = Predictor(lambda pixels: tf.nn.softmax(model(pixels)), tuple("abc"), size, "squash")
-    averaging = tta.AveragingPredictor(plain, tta.make_views(3, AUGMENTATION, SEED))
+    averaging = tta.average_predictor(plain, tta.make_views(3, AUGMENTATION, SEED))
     batch = small.batch()._replace(examples=tf.zeros([6], tf.int32))
     views = [batch.inputs, *(drawn_view(batch, view) for view in (1, 2))]
     expected = np.mean([softmax(model, view, 1.0) for view in views], 0)

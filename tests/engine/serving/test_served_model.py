@@ -56,8 +56,8 @@ def test_served_model_auto_uses_fastest_precision_within_tolerance(run, monkeypa
     messages = []
     served = served_model.load(run, "auto", messages.append)
     assert served.mode == half
-    assert len(messages) == 2
-    assert "float32" in messages[0]
+    assert len(messages) == 3
+    assert "float32" in messages[1]
     predictions = served_model.predict(served, images(4))
     expected = served_model.predict(served_model.load(run, "float32", print), images(4))
     assert predictions.dtype == np.float32

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine.core.errors import UserError
-from engine.inference import predict as prediction
+from engine.inference import predictions as prediction
 from engine.runtime.shutdown import ShutdownRequested
 from tests.engine.serving.running_service import (
     ANT,

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from engine.core.dataset import ImageGroup
 from engine.inference import predictor
-from engine.inference.predict import NON_FINITE, predict
+from engine.inference.predictions import NON_FINITE, predict
 from pipelines.predict.image_stream import ImageStream
 
 PHOTOGRAPH = Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")
@@ -40,13 +41,13 @@ IMAGES = [
 ]
 
 
-def groups(images, size=5) -> list:
-    """Groups as `pipelines.predict.image_stream` yields them."""
+def groups(images, size=5) -> list[ImageGroup]:
     found = []
     for start in range(0, len(images), size):
         paths, pixels, problems = zip(*images[start : start + size], strict=True)
         readable = [image for image in pixels if image is not None]
-        found.append((paths, problems, np.array(readable, np.uint8).reshape(-1, 4, 5, 3)))
+        stacked = np.array(readable, np.uint8).reshape(-1, 4, 5, 3)
+        found.append(ImageGroup(paths, problems, stacked))
     return found
 
 

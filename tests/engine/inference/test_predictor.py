@@ -1,22 +1,25 @@
-"""The compute mode for many images: tried where it pays, within tolerance, and no group is lost."""
+"""Compute modes of a predictor: tried where it pays, within tolerance, and no group is lost."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
+from engine.core.dataset import ImageGroup
 from engine.evaluation import decision_rule
 from engine.evaluation.decision_rule import DecisionRule
 from engine.frozen import precision
 from engine.frozen.precision import FLOAT32, ComputeMode, PrecisionTrial
-from engine.inference import batch_predict, predict, predictor
+from engine.inference import predictor
+from engine.inference.predictions import predict_group
+from engine.inference.predictor import MIN_IMAGES_FOR_TRIALS
 from engine.runs.load_run import load_run
 from tests.engine.saved_run import save
 
 HALF = ComputeMode("mixed_bfloat16")
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)).astype(np.uint8)
-GROUP = (["a"] * 8, [None] * 8, IMAGES)
-UNREADABLE = (["a"] * 9, ["empty file"] * 9, IMAGES[:0])
+GROUP = ImageGroup(["a"] * 8, [None] * 8, IMAGES)
+UNREADABLE = ImageGroup(["a"] * 9, ["empty file"] * 9, IMAGES[:0])
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +49,14 @@ def trials(monkeypatch):
 
 
 def choose(model, groups, count=10**6, log=lambda line: None):
-    return batch_predict.choose_fastest_mode(model, iter(groups), count, log)
+    return predictor.choose_fastest_mode(model, iter(groups), count, log)
 
 
 @pytest.mark.parametrize("unreadable", [0, 2])
 def test_many_images_use_the_mode_that_is_fastest_on_the_first_readable(model, trials, unreadable):
     lines = []
     groups = [UNREADABLE] * unreadable + [GROUP] * 3
-    chosen, rest = choose(model, groups, batch_predict.MIN_IMAGES_FOR_TRIALS, lines.append)
+    chosen, rest = choose(model, groups, MIN_IMAGES_FOR_TRIALS, lines.append)
     assert chosen.mode == HALF
     assert len(list(rest)) == unreadable + 3, "images of the trials are predicted too"
     assert np.array_equal(trials[0][1], IMAGES)
@@ -64,7 +67,7 @@ def test_many_images_use_the_mode_that_is_fastest_on_the_first_readable(model, t
     ("groups", "count", "modes"),
     [
         ([GROUP] * 3, 1, [FLOAT32, HALF]),
-        ([GROUP] * 3, batch_predict.MIN_IMAGES_FOR_TRIALS - 1, [FLOAT32, HALF]),
+        ([GROUP] * 3, MIN_IMAGES_FOR_TRIALS - 1, [FLOAT32, HALF]),
         ([GROUP] * 3, 10**6, [FLOAT32]),
         ([], 10**6, [FLOAT32, HALF]),
         ([UNREADABLE] * 9, 10**6, [FLOAT32, HALF]),
@@ -102,16 +105,16 @@ def test_every_mode_applies_the_rule(loaded, mode):
     rule = dataclasses.replace(loaded.rule, abstain=0.45)
     model = predictor.from_classifier(loaded.recipe, loaded.classifier, loaded.classes, rule)
     model = model.in_mode(mode)
-    decisions = [one.decision for one in predict.predict_group(model, GROUP, 8, 1)]
+    decisions = [one.decision for one in predict_group(model, GROUP, 8, 1)]
     probabilities = model.probabilities(IMAGES).numpy()
     expected = decision_rule.decide(DecisionRule(abstain=0.45), model.classes, probabilities)
     assert decisions == [None if k < 0 else model.classes[k] for k in expected]
 
 
 def test_predictions_do_not_depend_on_how_full_a_batch_is(model):
-    whole = predict.predict_group(model, GROUP, 8, 3)
+    whole = predict_group(model, GROUP, 8, 3)
     for count in (1, 3):
-        few = (GROUP[0][:count], GROUP[1][:count], IMAGES[:count])
-        assert predict.predict_group(model, few, 8, 3) == whole[:count]
-    more = (["a"] * 11, [None] * 11, np.concatenate([IMAGES, IMAGES[:3]]))
-    assert predict.predict_group(model, more, 8, 3) == whole + whole[:3]
+        few = ImageGroup(["a"] * count, [None] * count, IMAGES[:count])
+        assert predict_group(model, few, 8, 3) == whole[:count]
+    more = ImageGroup(["a"] * 11, [None] * 11, np.concatenate([IMAGES, IMAGES[:3]]))
+    assert predict_group(model, more, 8, 3) == whole + whole[:3]

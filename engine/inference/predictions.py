@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engine.core.dataset import ImageGroup
 from engine.evaluation import decision_rule
 from engine.evaluation.decision_rule import DecisionRule
 
 if TYPE_CHECKING:
     from engine.inference.predictor import Predictor
 
-# Names of some images; for each the reason why it can't be read, or None; and those that can be
-# read, uint8 [n, H, W, 3], in their order: see `pipelines.predict.image_stream.ImageGroup`.
-ImageGroup = tuple[Sequence[str], Sequence[str | None], Any]
 NON_FINITE = "the network's output is NaN or infinite"  # in place of a prediction
 
 
@@ -47,9 +45,9 @@ def predict(
 ) -> Iterator[Prediction]:
     """Yields predictions in the order of the images, with or without the images."""
     for group in groups:
-        images = iter(np.asarray(group[2]) if with_images else ())
+        images = iter(np.asarray(group.images) if with_images else ())
         predictions = predict_group(model, group, batch_size, top_k)
-        for prediction, problem in zip(predictions, group[1], strict=True):
+        for prediction, problem in zip(predictions, group.problems, strict=True):
             image = None if problem else next(images, None)
             yield dataclasses.replace(prediction, image=None if prediction.problem else image)
 
@@ -58,13 +56,13 @@ def predict_group(
     model: Predictor, group: ImageGroup, batch_size: int, top_k: int
 ) -> list[Prediction]:
     """Returns the predictions of a group, without images."""
-    paths, problems, images = group
-    readable = [path for path, problem in zip(paths, problems, strict=True) if not problem]
-    probabilities = _probabilities(model, images, batch_size)
+    pairs = list(zip(group.places, group.problems, strict=True))
+    readable = [path for path, problem in pairs if not problem]
+    probabilities = _probabilities(model, group.images, batch_size)
     predictions = iter(interpret(model.classes, model.rule, readable, probabilities, top_k))
     return [
         Prediction(path, problem=problem) if problem else next(predictions)
-        for path, problem in zip(paths, problems, strict=True)
+        for path, problem in pairs
     ]
 
 
