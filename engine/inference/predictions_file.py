@@ -8,6 +8,7 @@ At the end FILE.part becomes FILE, and FILE.json says how it was made.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 from engine.core.conversion import convert, parse_json
 from engine.core.errors import UserError
-from engine.core.files import sync_folder, write_json
+from engine.core.files import sync_folder, write, write_json
 from engine.core.locks import FileLock
 from engine.inference.predictions import Prediction
 from engine.inference.predictions_format import format_of
@@ -188,7 +189,8 @@ class PredictionsFile:
         self.request = dataclasses.replace(self.request, program=program)
         with self._write_errors():
             self.paths.progress.unlink(missing_ok=True)  # before the request changes
-            write_json(self.paths.request, dataclasses.asdict(self.request))
+            text = json.dumps(dataclasses.asdict(self.request))  # a million paths: no indents
+            write(self.paths.request, text.encode())
             self._restore()
         self._begun = True
 
