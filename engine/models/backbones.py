@@ -8,7 +8,7 @@ scaling is part of the model.
 from __future__ import annotations
 
 import dataclasses
-import os
+import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -22,23 +22,21 @@ class Backbone:
     """One network.
 
     Attributes:
-      build: (pixels, weights) -> features, symbolic [B, h, w, c]. pixels are symbolic [B, H, W, 3],
-        scaled; weights is `imagenet`, `none`, or the path of a Keras weight file.
+      build: (pixels, weights, include_top=False) -> features, symbolic [B, h, w, c]; with
+        include_top the probabilities of the 1,000 classes of ImageNet, [B, 1000]. pixels are
+        symbolic [B, H, W, 3], scaled; weights is `imagenet`, `none`, or the path of a weight file.
       image_size: the side in pixels that the weights were trained at.
       scaling: a key of SCALINGS.
       stages: a pattern of layer names. Without a group, each match is the output of a stage of that
         name; with a group, layers that share the group's text form the stage of that name.
       fine_tune_from: the stage from which everything upward trains in the default fine-tune phase.
-      build_imagenet: pixels -> probabilities of the 1,000 classes of ImageNet, [B, 1000], by the
-        network with its own classifier.
     """
 
-    build: Callable[[Any, str], Any]
+    build: Callable[..., Any]
     image_size: int
     scaling: str
     stages: str
     fine_tune_from: str
-    build_imagenet: Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,17 +63,12 @@ SCALINGS: dict[str, Scaling] = {
 
 
 def _lite(variant: str, size: int) -> Backbone:
-    def build(pixels: Any, weights: str) -> Any:
+    def build(pixels: Any, weights: str, include_top: bool = False) -> Any:
         from engine.models import efficientnet_lite
 
-        return efficientnet_lite.build(variant, pixels, weights)
+        return efficientnet_lite.build(variant, pixels, weights, include_top)
 
-    def build_imagenet(pixels: Any) -> Any:
-        from engine.models import efficientnet_lite
-
-        return efficientnet_lite.build_imagenet(variant, pixels)
-
-    return Backbone(build, size, "lite", r"stem|block\d|top", "block6", build_imagenet)
+    return Backbone(build, size, "lite", r"stem|block\d|top", "block6")
 
 
 def _keras(
@@ -85,20 +78,14 @@ def _keras(
     stages: str,
     fine_tune_from: str,
     make: Callable[..., Any] | None = None,
-    **arguments: Any,
 ) -> Backbone:
-    make = make or _application
+    def build(pixels: Any, weights: str, include_top: bool = False) -> Any:
+        return (make or _application)(name, pixels, weights, include_top).output
 
-    def build(pixels: Any, weights: str) -> Any:
-        return make(name, pixels, weights, include_top=False, **arguments).output
-
-    def build_imagenet(pixels: Any) -> Any:
-        return make(name, pixels, "imagenet", include_top=True, **arguments).output
-
-    return Backbone(build, size, scaling, stages, fine_tune_from, build_imagenet)
+    return Backbone(build, size, scaling, stages, fine_tune_from)
 
 
-def _application(name: str, pixels: Any, weights: str, **arguments: Any) -> Any:
+def _application(name: str, pixels: Any, weights: str, include_top: bool) -> Any:
     """Builds a model of keras.applications over these pixels.
 
     Raises:
@@ -106,28 +93,32 @@ def _application(name: str, pixels: Any, weights: str, **arguments: Any) -> Any:
     """
     import keras
 
-    if weights not in SOURCES_OF_WEIGHTS and not os.path.isfile(weights):
-        raise UserError(f"--weights={weights}: no such file; allowed: imagenet, none, or a file")
-    source = None if weights == "none" else weights
+    from engine.models import weight_files
+
     make = getattr(keras.applications, name)
+    arguments: dict[str, Any] = {"input_tensor": pixels, "include_top": include_top}
+    if "include_preprocessing" in inspect.signature(make).parameters:
+        arguments["include_preprocessing"] = False
+    source = "imagenet" if weights == "imagenet" else None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Keras warns once for each layer that does not fit
-            return make(weights=source, input_tensor=pixels, **arguments)
+            warnings.simplefilter("ignore")  # Keras warns of sizes other than that of its weights
+            model = make(weights=source, **arguments)
     except Exception as error:  # Keras raises bare Exception where a download fails
         if source is None:
             raise
         reason = str(error).strip().split("\n")[0].split(". ")[0]
-        if weights == "imagenet":
-            raise UserError(
-                f"the ImageNet weights of {name} could not be fetched ({reason}); connect once, "
-                "give --weights=FILE or --weights=none, or use --backbone=efficientnet_lite0, "
-                "whose weights are installed"
-            ) from None
-        raise UserError(f"--weights={weights}: does not fit {name}: {reason}") from None
+        raise UserError(
+            f"the ImageNet weights of {name} could not be fetched ({reason}); connect once, "
+            "give --weights=FILE or --weights=none, or use --backbone=efficientnet_lite0, "
+            "whose weights are installed"
+        ) from None
+    if weights not in SOURCES_OF_WEIGHTS:
+        weight_files.load_keras_file(model, name, weights)
+    return model
 
 
-def _from_stem(name: str, pixels: Any, weights: str, **arguments: Any) -> Any:
+def _from_stem(name: str, pixels: Any, weights: str, include_top: bool) -> Any:
     """Builds EfficientNet without its scaling layers, which the classifier has already.
 
     Keras builds one of them for `imagenet` only, so a run that is loaded, with weights from its own
@@ -135,7 +126,7 @@ def _from_stem(name: str, pixels: Any, weights: str, **arguments: Any) -> Any:
     """
     import keras
 
-    model = _application(name, keras.Input(pixels.shape[1:]), weights, **arguments)
+    model = _application(name, keras.Input(pixels.shape[1:]), weights, include_top)
     inner = keras.Model(model.get_layer("stem_conv_pad").input, model.output)
     copy = keras.models.clone_model(inner, input_tensors=pixels)
     copy.set_weights(inner.get_weights())
@@ -144,8 +135,8 @@ def _from_stem(name: str, pixels: Any, weights: str, **arguments: Any) -> Any:
 
 _CONCAT, _RESNET = r"conv\d+_block\d+_concat", r"conv\d_block\d+_out"
 _MBCONV, _CONVNEXT = r"(block\d)[a-z]_.*", r".*(stage_\d_block_\d+)_.*"
+_INCEPTION_RESNET = r"mixed_\d[ab]|block\d+_\d+_ac|conv_7b_ac"
 _NASNET, _V3 = r"(?:normal|reduction)_concat_\w+", r"(expanded_conv(?:_\d+)?)_.*"
-_SCALED: dict[str, Any] = {"include_preprocessing": False}
 
 BACKBONES: dict[str, Backbone] = {
     "efficientnet_lite0": _lite("lite0", 224),
@@ -153,11 +144,7 @@ BACKBONES: dict[str, Backbone] = {
     "efficientnet_lite2": _lite("lite2", 260),
     "inception_v3": _keras("InceptionV3", 299, "symmetric", r"mixed\d+", "mixed9"),
     "inception_resnet_v2": _keras(
-        "InceptionResNetV2",
-        299,
-        "symmetric",
-        r"mixed_\d[ab]|block\d+_\d+_ac|conv_7b_ac",
-        "block8_9_ac",
+        "InceptionResNetV2", 299, "symmetric", _INCEPTION_RESNET, "block8_9_ac"
     ),
     "xception": _keras("Xception", 299, "symmetric", r"(block\d+)_.*", "block13"),
     "vgg16": _keras("VGG16", 224, "caffe", r"block\d_pool", "block5_pool"),
@@ -173,12 +160,8 @@ BACKBONES: dict[str, Backbone] = {
     "densenet201": _keras("DenseNet201", 224, "standard", _CONCAT, "conv5_block1_concat"),
     "mobilenet": _keras("MobileNet", 224, "symmetric", r"conv_pw_\d+_relu", "conv_pw_12_relu"),
     "mobilenet_v2": _keras("MobileNetV2", 224, "symmetric", r"(block_\d+)_.*", "block_14"),
-    "mobilenet_v3_small": _keras(
-        "MobileNetV3Small", 224, "symmetric", _V3, "expanded_conv_8", **_SCALED
-    ),
-    "mobilenet_v3_large": _keras(
-        "MobileNetV3Large", 224, "symmetric", _V3, "expanded_conv_12", **_SCALED
-    ),
+    "mobilenet_v3_small": _keras("MobileNetV3Small", 224, "symmetric", _V3, "expanded_conv_8"),
+    "mobilenet_v3_large": _keras("MobileNetV3Large", 224, "symmetric", _V3, "expanded_conv_12"),
     "nasnet_mobile": _keras("NASNetMobile", 224, "symmetric", _NASNET, "normal_concat_10"),
     "nasnet_large": _keras("NASNetLarge", 331, "symmetric", _NASNET, "normal_concat_16"),
     "efficientnet_b0": _keras("EfficientNetB0", 224, "standard", _MBCONV, "block7", _from_stem),
@@ -189,26 +172,16 @@ BACKBONES: dict[str, Backbone] = {
     "efficientnet_b5": _keras("EfficientNetB5", 456, "standard", _MBCONV, "block7", _from_stem),
     "efficientnet_b6": _keras("EfficientNetB6", 528, "standard", _MBCONV, "block7", _from_stem),
     "efficientnet_b7": _keras("EfficientNetB7", 600, "standard", _MBCONV, "block7", _from_stem),
-    "efficientnet_v2_b0": _keras("EfficientNetV2B0", 224, "standard", _MBCONV, "block6", **_SCALED),
-    "efficientnet_v2_b1": _keras("EfficientNetV2B1", 240, "standard", _MBCONV, "block6", **_SCALED),
-    "efficientnet_v2_b2": _keras("EfficientNetV2B2", 260, "standard", _MBCONV, "block6", **_SCALED),
-    "efficientnet_v2_b3": _keras("EfficientNetV2B3", 300, "standard", _MBCONV, "block6", **_SCALED),
-    "efficientnet_v2_s": _keras("EfficientNetV2S", 384, "half", _MBCONV, "block6", **_SCALED),
-    "efficientnet_v2_m": _keras("EfficientNetV2M", 480, "half", _MBCONV, "block7", **_SCALED),
-    "efficientnet_v2_l": _keras("EfficientNetV2L", 480, "half", _MBCONV, "block7", **_SCALED),
-    "convnext_tiny": _keras(
-        "ConvNeXtTiny", 224, "standard", _CONVNEXT, "stage_3_block_0", **_SCALED
-    ),
-    "convnext_small": _keras(
-        "ConvNeXtSmall", 224, "standard", _CONVNEXT, "stage_3_block_0", **_SCALED
-    ),
-    "convnext_base": _keras(
-        "ConvNeXtBase", 224, "standard", _CONVNEXT, "stage_3_block_0", **_SCALED
-    ),
-    "convnext_large": _keras(
-        "ConvNeXtLarge", 224, "standard", _CONVNEXT, "stage_3_block_0", **_SCALED
-    ),
-    "convnext_xlarge": _keras(
-        "ConvNeXtXLarge", 224, "standard", _CONVNEXT, "stage_3_block_0", **_SCALED
-    ),
+    "efficientnet_v2_b0": _keras("EfficientNetV2B0", 224, "standard", _MBCONV, "block6"),
+    "efficientnet_v2_b1": _keras("EfficientNetV2B1", 240, "standard", _MBCONV, "block6"),
+    "efficientnet_v2_b2": _keras("EfficientNetV2B2", 260, "standard", _MBCONV, "block6"),
+    "efficientnet_v2_b3": _keras("EfficientNetV2B3", 300, "standard", _MBCONV, "block6"),
+    "efficientnet_v2_s": _keras("EfficientNetV2S", 384, "half", _MBCONV, "block6"),
+    "efficientnet_v2_m": _keras("EfficientNetV2M", 480, "half", _MBCONV, "block7"),
+    "efficientnet_v2_l": _keras("EfficientNetV2L", 480, "half", _MBCONV, "block7"),
+    "convnext_tiny": _keras("ConvNeXtTiny", 224, "standard", _CONVNEXT, "stage_3_block_0"),
+    "convnext_small": _keras("ConvNeXtSmall", 224, "standard", _CONVNEXT, "stage_3_block_0"),
+    "convnext_base": _keras("ConvNeXtBase", 224, "standard", _CONVNEXT, "stage_3_block_0"),
+    "convnext_large": _keras("ConvNeXtLarge", 224, "standard", _CONVNEXT, "stage_3_block_0"),
+    "convnext_xlarge": _keras("ConvNeXtXLarge", 224, "standard", _CONVNEXT, "stage_3_block_0"),
 }

@@ -67,7 +67,9 @@ def _build(recipe: Recipe, classes: int) -> Classifier:
         vector = hidden(features)
     head = keras.layers.Dense(classes, name="logits")
     model = keras.Model(pixels, head(vector), name=recipe.backbone)
-    _disable_dropout(model)
+    for layer in nested_layers(model):
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
     return Classifier(model, features, vector, head, _stages(model, backbone.stages, maps))
 
 
@@ -80,7 +82,8 @@ def build_imagenet(name: str) -> keras.Model:
     backbone = BACKBONES[name]
     size = backbone.image_size
     pixels = keras.Input((size, size, 3), dtype="float32", name="pixels")
-    return keras.Model(pixels, backbone.build_imagenet(scale(pixels, SCALINGS[backbone.scaling])))
+    scaled = scale(pixels, SCALINGS[backbone.scaling])
+    return keras.Model(pixels, backbone.build(scaled, "imagenet", include_top=True))
 
 
 def scale(pixels: Any, scaling: Scaling) -> Any:
@@ -95,13 +98,6 @@ def scale(pixels: Any, scaling: Scaling) -> Any:
     if len(set(factors)) == len(set(offsets)) == 1:
         factors, offsets = factors[0], offsets[0]  # scalars are several times as fast as vectors
     return keras.layers.Rescaling(factors, offsets, name="scale")(pixels)
-
-
-def _disable_dropout(model: keras.Model) -> None:
-    """Turns off the backbone's own dropout."""
-    for layer in nested_layers(model):
-        if isinstance(layer, keras.layers.Dropout):
-            layer.rate = 0.0
 
 
 def _stages(model: keras.Model, pattern: str, end: Any) -> dict[str, Any]:

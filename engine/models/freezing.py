@@ -17,7 +17,7 @@ import keras
 from engine.core.errors import UserError, nearest
 from engine.core.recipe import Phase
 from engine.models.classifier import Classifier
-from engine.models.keras_internals import input_tensors, nested_layers, producer
+from engine.models.keras_internals import input_tensors, nested_layers, producer, to_snake_case
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,13 +111,7 @@ def _named_layer(classifier: Classifier, name: str) -> keras.layers.Layer:
 
 def has_automatic_name(layer: keras.layers.Layer) -> bool:
     """Whether Keras named the layer, by its class and a number, as in `conv2d_93`."""
-    return bool(re.fullmatch(rf"{snake_case(type(layer).__name__)}(_\d+)?", layer.name))
-
-
-def snake_case(name: str) -> str:
-    """Converts as Keras does: `Conv2D` -> `conv2d`, `ReLU` -> `re_lu`."""
-    spaced = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", spaced).lower()
+    return bool(re.fullmatch(rf"{to_snake_case(type(layer).__name__)}(_\d+)?", layer.name))
 
 
 class _Graph:

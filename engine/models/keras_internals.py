@@ -45,6 +45,16 @@ def nested_layers(model: Any) -> list:
     return model._flatten_layers(include_self=False)
 
 
+def to_snake_case(name: str) -> str:
+    """Converts as Keras does where it names layers: `Conv2D` -> `conv2d`, `ReLU` -> `re_lu`.
+
+    Whether a name was chosen by an author is nowhere recorded in the public API.
+    """
+    from keras.src.utils import naming
+
+    return naming.to_snake_case(name)
+
+
 def run_graph(model: Any, inputs: list, replacements: Mapping[Any, Any]) -> Any:
     """Runs a functional model's graph with other functions in the place of some operations.
 

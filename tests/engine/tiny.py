@@ -19,9 +19,7 @@ NAME = "tiny"
 
 def register() -> None:
     """Adds the backbone to the table; more than once is no harm."""
-    BACKBONES.setdefault(
-        NAME, Backbone(_build, 32, "symmetric", "stem|middle|top", "middle", _whole)
-    )
+    BACKBONES.setdefault(NAME, Backbone(_build, 32, "symmetric", "stem|middle|top", "middle"))
 
 
 def environment() -> dict[str, str]:
@@ -49,7 +47,3 @@ def _build(pixels: Any, weights: str) -> Any:
         x = layers.BatchNormalization(name=f"{name}_norm")(convolution(x))
         x = layers.ReLU(6.0, name=name)(x)
     return x
-
-
-def _whole(pixels: Any) -> Any:
-    raise NotImplementedError("tiny has no classifier of ImageNet")

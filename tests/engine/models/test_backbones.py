@@ -1,6 +1,4 @@
-"""The table of networks: complete, well-formed, and honest about where weights come from."""
-
-import re
+"""The table of backbones: complete, and what becomes of weights that are missing or do not fit."""
 
 import keras
 import numpy as np
@@ -8,19 +6,11 @@ import pytest
 from keras.src.utils import file_utils
 
 from engine.core.errors import UserError
-from engine.models.backbones import BACKBONES, SCALINGS
+from engine.models.backbones import BACKBONES
 from tests.engine import small, tiny
 
 KERAS = {name.lower() for name, kind in vars(keras.applications).items() if callable(kind)}
 SHAPE = (32, 32, 3)
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-def test_entry_is_well_formed(name):
-    entry = BACKBONES[name]
-    assert entry.scaling in SCALINGS
-    assert 200 <= entry.image_size <= 600
-    assert re.compile(entry.stages).groups <= 1
 
 
 def test_every_model_of_keras_applications_has_an_entry():

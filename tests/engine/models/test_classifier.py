@@ -1,5 +1,7 @@
 """The classifier: scaling against Keras' own, float32 where it counts, names and first weights."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -60,22 +62,18 @@ def preprocessed(name: str) -> np.ndarray:
     return built_in(*by_beginning(name, BUILT_IN))
 
 
+@functools.cache
 def built_in(kind: str, last: str) -> np.ndarray:
-    if (kind, last) not in KNOWN:
-        keras.backend.clear_session()
-        model = getattr(keras.applications, kind)(
-            weights=None, include_top=False, include_preprocessing=True
-        )
-        layers = {layer.name: layer for layer in model._flatten_layers()}
-        x = PIXELS
-        for name in ("rescaling", last):
-            if name in layers:
-                x = layers.pop(name)(x)
-        KNOWN[kind, last] = np.array(x)
-    return KNOWN[kind, last]
-
-
-KNOWN: dict = {}
+    keras.backend.clear_session()
+    model = getattr(keras.applications, kind)(
+        weights=None, include_top=False, include_preprocessing=True
+    )
+    layers = {layer.name: layer for layer in model._flatten_layers()}
+    x = PIXELS
+    for name in ("rescaling", last):
+        if name in layers:
+            x = layers.pop(name)(x)
+    return np.array(x)
 
 
 def slow_if_large(name: str):
@@ -89,10 +87,6 @@ def test_pixels_are_scaled_as_the_weights_were_trained(name):
     np.testing.assert_allclose(
         scaled(BACKBONES[name].scaling), preprocessed(name), rtol=1e-4, atol=1e-4
     )
-
-
-def test_every_scaling_is_used():
-    assert {backbone.scaling for backbone in BACKBONES.values()} == set(SCALINGS)
 
 
 @pytest.mark.parametrize("precision", ["auto", "mixed_bfloat16", "mixed_float16"])
@@ -134,33 +128,20 @@ def test_automatic_layer_names_start_over_with_each_classifier():
     assert keras.layers.Conv2D(1, 1).name == "conv2d"
 
 
-@pytest.mark.slow
-def test_layer_names_are_those_of_a_fresh_process():
-    small_xception = small.recipe(backbone="xception", image_size=(71, 71))
-    first = [layer.name for layer in classifier.build(small_xception, 3).model.layers]
-    second = [layer.name for layer in classifier.build(small_xception, 3).model.layers]
-    assert first == second
-    assert {"conv2d", "conv2d_1", "add"} <= set(first)  # Keras counts from the bare name
-
-
 @pytest.mark.parametrize("hidden_units", [0, 12])
 def test_head_follows_the_recipe(hidden_units):
     net = classifier.build(small.recipe(hidden_units=hidden_units, backbone="tiny"), 5)
-    assert net.features.shape == (None, 16)
-    assert net.vector.shape == (None, hidden_units or 16)
-    assert net.head.name == "logits"
-    assert net.model.output_shape == (None, 5)
     assert net.model.input_shape == (None, 32, 32, 3)
-
-
-def test_hidden_layer_is_dense_with_relu():
-    net = classifier.build(small.recipe(hidden_units=12, backbone="tiny"), 5)
     pixels = np.random.default_rng(2).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
     inner = keras.Model(net.model.inputs[0], [net.features, net.vector])
     features, vector = (np.array(part) for part in inner(pixels, training=False))
-    kernel, bias = small.values(net.model.get_layer("hidden").weights)
-    np.testing.assert_allclose(vector, np.maximum(features @ kernel + bias, 0), atol=1e-5)
-    kernel, bias = small.values(net.head.weights)
+    assert features.shape == (2, 16)
+    if hidden_units:
+        kernel, bias = small.values(net.model.get_layer("hidden").weights)
+        np.testing.assert_allclose(vector, np.maximum(features @ kernel + bias, 0), atol=1e-5)
+    assert vector.shape == (2, hidden_units or 16)
+    kernel, bias = small.values(net.model.get_layer("logits").weights)
+    assert net.head is net.model.get_layer("logits")
     logits = net.model(pixels, training=False)
     np.testing.assert_allclose(logits, vector @ kernel + bias, atol=1e-5)
 
@@ -170,12 +151,3 @@ def test_stages_are_in_the_order_of_computation():
     assert list(net.stages) == [f"block_{number}" for number in range(1, 17)]
     sides = [tensor.shape[1] for tensor in net.stages.values()]
     assert sides == sorted(sides, reverse=True)
-
-
-def test_imagenet_model_returns_probabilities():
-    model = classifier.build_imagenet("efficientnet_lite0")
-    noise = np.random.default_rng(3).uniform(0, 255, (2, 224, 224, 3)).astype(np.float32)
-    answer = np.array(model(noise))
-    assert answer.shape == (2, 1000)
-    assert answer.min() >= 0
-    np.testing.assert_allclose(answer.sum(-1), 1, atol=1e-5)

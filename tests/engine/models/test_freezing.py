@@ -6,7 +6,6 @@ tests/engine/test_backbone_families.py cuts every backbone.
 import keras
 import numpy as np
 import pytest
-from keras.src.utils.naming import to_snake_case
 
 from engine.core.errors import UserError
 from engine.models import freezing
@@ -87,13 +86,6 @@ def test_named_layer_may_be_a_cut():
 def test_pooling_beside_convolutions_belongs_to_the_tail(inception):
     partition = freezing.partition_model(inception, "mixed9")
     assert len(partition.trunk.outputs) == 1
-
-
-def test_snake_case_is_that_of_keras():
-    kinds = [kind for kind in vars(keras.layers).values() if isinstance(kind, type)]
-    assert len(kinds) > 100
-    for kind in kinds:
-        assert freezing.snake_case(kind.__name__) == to_snake_case(kind.__name__)
 
 
 def test_automatic_names_are_told_from_chosen_ones():
