@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
 
     from engine.report import doctor_page
 
-    for line in doctor_page.lines(examined.summary()):
+    for line in doctor_page.lines(examined.summary):
         print(line)
     if parsed.out != Path("none"):
         html, figures = doctor.write_report(examined, parsed.out)

@@ -70,7 +70,7 @@ def write_report(examined: ExaminedDataset, folder: Path) -> tuple[Path, Path]:
     """
     from engine.report import doctor_page
 
-    result, html, values = examined.summary(), folder / "report.html", folder / "report.json"
+    result, html, values = examined.summary, folder / "report.html", folder / "report.json"
     text = json.dumps(doctor_page.to_json(result), indent=2) + "\n"
     _write("out", values, text.encode())
     _write("out", html, doctor_page.page(result, examined.thumbnail).encode())

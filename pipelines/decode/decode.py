@@ -9,6 +9,7 @@ and a fraction of the memory. Pillow's `thumbnail` does the same, with the same 
 
 from __future__ import annotations
 
+import functools
 import re
 
 import tensorflow as tf
@@ -57,9 +58,7 @@ def decode(contents: tf.Tensor, height: int, width: int, resize: str = "squash")
 
 def _jpeg(contents: tf.Tensor, target: tf.Tensor, resize: str) -> tf.Tensor:
     size = tf.io.extract_jpeg_shape(contents)[:2]
-    check = formats.require_size(size[0], size[1])
-    with tf.control_dependencies([] if check is None else [check]):
-        contents = tf.identity(contents)
+    contents = formats.checked(contents, formats.require_size(size[0], size[1]))
     orientation = exif.in_jpeg(contents)
     stored = exif.stored_size(target, orientation)
     scale, offset = resizing.placement(size, stored, resize)
@@ -71,14 +70,13 @@ def _jpeg(contents: tf.Tensor, target: tf.Tensor, resize: str) -> tf.Tensor:
 
 def _reduced(contents: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns uint8 [h, w, 3] and the reduction, float32 scalar, 1 or more."""
-
-    def read(reduction: int) -> tf.Tensor:
-        return tf.io.decode_jpeg(contents, 3, reduction, dct_method="INTEGER_ACCURATE")
-
     factors = tf.constant(REDUCTIONS, tf.float32)
     allowed = factors * (SPARE * tf.reduce_max(scale)) <= 1.0
     index = tf.reduce_sum(tf.cast(allowed[1:], tf.int32))
-    readers = [lambda reduction=reduction: read(reduction) for reduction in REDUCTIONS]
+    readers = [
+        functools.partial(tf.io.decode_jpeg, contents, 3, ratio, dct_method="INTEGER_ACCURATE")
+        for ratio in REDUCTIONS
+    ]
     return tf.switch_case(index, readers), factors[index]
 
 

@@ -7,30 +7,17 @@ or missing metadata mean orientation 1: an image is never refused for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import tensorflow as tf
+
+from pipelines.decode.file_bytes import TEXT, integers, outlined, substring
 
 ORIENTATION_TAG = 0x0112
 SHORT = 3  # TIFF's name for an unsigned number of two bytes
 EXIF_MARK = b"Exif\0\0"
 MAX_CHUNKS = 1000  # skipped before the wanted one: a file of nothing else would take minutes
 TIFF_LIMIT = 1 << 16  # bytes: the size of one JPEG segment
-TEXT = tf.TensorSpec([], tf.string)
 NUMBER = tf.TensorSpec([], tf.int32)
 PIXELS = tf.TensorSpec([None, None, 3], tf.uint8)
-
-
-def outlined(*signature: tf.TensorSpec) -> Callable:
-    """Decorates a branch that seldom runs, so that it costs nothing when skipped.
-
-    Otherwise TensorFlow inlines both branches of a `tf.cond` and visits every operation of the one
-    not taken: hundreds, at a microsecond each, where a small JPEG takes 600.
-    """
-    attributes = {"_noinline": True}
-    return tf.function(
-        autograph=False, input_signature=signature, experimental_attributes=attributes
-    )
 
 
 def in_jpeg(contents: tf.Tensor) -> tf.Tensor:
@@ -47,16 +34,11 @@ def in_jpeg(contents: tf.Tensor) -> tf.Tensor:
 
 @outlined(TEXT)
 def _search_jpeg(contents: tf.Tensor) -> tf.Tensor:
-    def head(at: tf.Tensor) -> tf.Tensor:
-        return _numbers(_substring(contents, at, 10), 10)
-
     def length(bytes_: tf.Tensor) -> tf.Tensor:
         return bytes_[2] * 256 + bytes_[3]
 
-    mark = tf.constant(list(EXIF_MARK))
-
     def is_exif(bytes_: tf.Tensor) -> tf.Tensor:
-        return (bytes_[1] == 0xE1) & tf.reduce_all(bytes_[4:] == mark)
+        return (bytes_[1] == 0xE1) & tf.reduce_all(bytes_[4:] == [*EXIF_MARK])
 
     def goes_on(at: tf.Tensor, bytes_: tf.Tensor) -> tf.Tensor:
         application = (bytes_[1] >= 0xE0) & (bytes_[1] <= 0xEF) | (bytes_[1] == 0xFE)
@@ -64,22 +46,17 @@ def _search_jpeg(contents: tf.Tensor) -> tf.Tensor:
 
     def step(at: tf.Tensor, bytes_: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         at += 2 + length(bytes_)
-        return at, head(at)
+        return at, integers(contents, at, 10)
 
-    start = tf.constant(2), head(tf.constant(2))
+    start = tf.constant(2), integers(contents, 2, 10)
     at, bytes_ = tf.while_loop(goes_on, step, start, maximum_iterations=MAX_CHUNKS)
-    tiff = _substring(contents, at + 10, length(bytes_) - 8)
+    tiff = substring(contents, at + 10, length(bytes_) - 8)
     return tf.cond(is_exif(bytes_), lambda: _in_tiff(tiff), _no_orientation)
 
 
 def in_png(contents: tf.Tensor) -> tf.Tensor:
     """Returns the orientation in a PNG file's eXIf chunk before the pixels, int32 scalar 1…8."""
-
-    def read(at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        size = _big_endian(_numbers(_substring(contents, at, 4), 4))
-        return _substring(contents, at + 4, 4), size, at + 12 + size
-
-    return _search_chunks(contents, 33, read, b"eXIf", b"IDAT")
+    return _search_chunks(contents, png=True)
 
 
 def in_webp(contents: tf.Tensor) -> tf.Tensor:
@@ -87,26 +64,21 @@ def in_webp(contents: tf.Tensor) -> tf.Tensor:
 
     Only extended files with bit 3 of byte 20 have one.
     """
+    flags = integers(contents, 20, 1)[0]
+    extended = (substring(contents, 12, 4) == b"VP8X") & (flags // 8 % 2 == 1)
+    return tf.cond(extended, lambda: _search_chunks(contents, png=False), _no_orientation)
+
+
+def _search_chunks(contents: tf.Tensor, png: bool) -> tf.Tensor:
+    """Returns the orientation in the chunk for EXIF of a PNG or WebP file."""
+    wanted, last = (b"eXIf", b"IDAT") if png else (b"EXIF", b"")
+    start, name_at, size_at = (33, 4, 0) if png else (12, 0, 4)
 
     def read(at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        size = _big_endian(_numbers(_substring(contents, at + 4, 4), 4)[::-1])
-        return _substring(contents, at, 4), size, at + 8 + size + size % 2
-
-    flags = _numbers(_substring(contents, 20, 1), 1)[0]
-    extended = (_substring(contents, 12, 4) == b"VP8X") & (flags // 8 % 2 == 1)
-    return tf.cond(
-        extended, lambda: _search_chunks(contents, 12, read, b"EXIF", b""), _no_orientation
-    )
-
-
-def _search_chunks(
-    contents: tf.Tensor, start: int, read: Callable, wanted: bytes, last: bytes
-) -> tf.Tensor:
-    """Returns the orientation in the wanted chunk.
-
-    Args:
-      read: offset of a chunk -> its name, size and successor.
-    """
+        """From the offset of a chunk to its name, size and successor."""
+        size = integers(contents, at + size_at, 1, tf.int32, little_endian=not png)[0]
+        rest = 4 if png else size % 2  # a checksum, or padding
+        return substring(contents, at + name_at, 4), size, at + 8 + size + rest
 
     def goes_on(at: tf.Tensor, name: tf.Tensor, size: tf.Tensor, after: tf.Tensor) -> tf.Tensor:
         inside = (after > at) & (after <= tf.strings.length(contents))
@@ -117,21 +89,23 @@ def _search_chunks(
 
     first = (start, *read(tf.constant(start)))
     at, name, size, _ = tf.while_loop(goes_on, step, first, maximum_iterations=MAX_CHUNKS)
-    tiff = _substring(contents, at + 8, tf.minimum(size, TIFF_LIMIT))
-    marked = _substring(tiff, 0, len(EXIF_MARK)) == EXIF_MARK  # some writers keep JPEG's prefix
-    tiff = _substring(tiff, tf.where(marked, len(EXIF_MARK), 0), TIFF_LIMIT)
+    tiff = substring(contents, at + 8, tf.minimum(size, TIFF_LIMIT))
+    marked = substring(tiff, 0, len(EXIF_MARK)) == EXIF_MARK  # some writers keep JPEG's prefix
+    tiff = substring(tiff, tf.where(marked, len(EXIF_MARK), 0), TIFF_LIMIT)
     return tf.cond(name == wanted, lambda: _in_tiff(tiff), _no_orientation)
 
 
 def _in_tiff(tiff: tf.Tensor) -> tf.Tensor:
     """Returns the orientation in the first directory of a TIFF block, int32 scalar 1…8."""
-    data = _numbers(tf.strings.join([tiff, b"\0" * 32]))
+    data = tf.cast(tf.io.decode_raw(tf.strings.join([tiff, b"\0" * 32]), tf.uint8), tf.int32)
     size = tf.size(data)
     little = tf.reduce_all(data[:4] == [0x49, 0x49, 42, 0])
     big = tf.reduce_all(data[:4] == [0x4D, 0x4D, 0, 42])
 
     def number(bytes_: tf.Tensor) -> tf.Tensor:
-        return _big_endian(tf.where(little, tf.reverse(bytes_, [-1]), bytes_))
+        """int32 [...] of bytes int32 [..., k]; numbers from 2^31 on are negative."""
+        places = tf.constant([256**power for power in range(bytes_.shape[-1])])
+        return tf.reduce_sum(tf.where(little, bytes_, tf.reverse(bytes_, [-1])) * places, -1)
 
     first = tf.clip_by_value(number(tf.reshape(data[4:8], [4])), 0, size - 14)
     count = number(tf.reshape(data[first : first + 2], [2]))
@@ -171,23 +145,3 @@ def stored_size(target: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 def _no_orientation() -> tf.Tensor:
     return tf.constant(1)
-
-
-def _substring(text: tf.Tensor, at: tf.Tensor | int, count: tf.Tensor | int) -> tf.Tensor:
-    """Returns up to `count` bytes from `at` on, none where that is outside, as a string scalar."""
-    size = tf.strings.length(text)
-    inside = (at >= 0) & (at <= size)
-    return tf.strings.substr(text, tf.where(inside, at, size), tf.maximum(count, 0))
-
-
-def _numbers(text: tf.Tensor, count: int | None = None) -> tf.Tensor:
-    """Returns the bytes of a string, padded with zeros, as int32 [count]."""
-    if count is not None:
-        text = tf.strings.substr(tf.strings.join([text, b"\0" * count]), 0, count)
-    return tf.ensure_shape(tf.cast(tf.io.decode_raw(text, tf.uint8), tf.int32), [count])
-
-
-def _big_endian(bytes_: tf.Tensor) -> tf.Tensor:
-    """Returns int32 [...] of bytes int32 [..., k]; numbers from 2^31 on are negative."""
-    places = [256**power for power in reversed(range(bytes_.shape[-1]))]
-    return tf.reduce_sum(bytes_ * tf.constant(places, tf.int32), axis=-1)

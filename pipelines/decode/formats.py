@@ -13,6 +13,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from pipelines.decode import exif, gif
+from pipelines.decode.file_bytes import TEXT, integers, outlined
 
 PIXEL_LIMIT = 178_956_970  # pixels: where Pillow raises DecompressionBombError
 JPEG_MAGIC = b"\xff\xd8\xff"
@@ -40,12 +41,18 @@ def require_size(height: tf.Tensor, width: tf.Tensor) -> tf.Operation:
     return require(area <= PIXEL_LIMIT, TOO_LARGE)
 
 
+def checked(contents: tf.Tensor, *checks: tf.Operation | None) -> tf.Tensor:
+    """Returns the contents once the checks have passed; eager ones have run and are None."""
+    with tf.control_dependencies(checks):
+        return tf.identity(contents)
+
+
 def is_jpeg(contents: tf.Tensor) -> tf.Tensor:
     """Returns whether the first bytes are those of a JPEG file, bool scalar."""
     return tf.strings.substr(contents, 0, len(JPEG_MAGIC)) == JPEG_MAGIC
 
 
-@exif.outlined(exif.TEXT)
+@outlined(TEXT)
 def read_other(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes formats other than JPEG.
 
@@ -70,62 +77,57 @@ def read_other(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 def _unknown(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     reason = tf.where(tf.strings.length(contents) == 0, "empty file", NOT_AN_IMAGE)
-    with tf.control_dependencies(_operations(require(tf.constant(False), reason))):
-        return tf.zeros([1, 1, 3], tf.uint8), tf.constant(1)
+    return checked(tf.zeros([1, 1, 3], tf.uint8), require(False, reason)), tf.constant(1)
 
 
 def _png(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    width, height = tf.unstack(_header(contents, 16, tf.int32, 2, little_endian=False))
-    size = require_size(height, width)
-    with tf.control_dependencies(_operations(size)):
-        return tf.io.decode_png(tf.identity(contents), channels=3), exif.in_png(contents)
+    width, height = tf.unstack(integers(contents, 16, 2, tf.int32, little_endian=False))
+    contents = checked(contents, require_size(height, width))
+    return tf.io.decode_png(contents, channels=3), exif.in_png(contents)
 
 
 def _gif(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    width, height = tf.unstack(tf.cast(_header(contents, 6, tf.uint16, 2), tf.int32))
+    width, height = tf.unstack(integers(contents, 6, 2, tf.uint16))
     contents, frame = gif.first_frame(contents)
     # TensorFlow returns the first frame only, without the screen around it.
     fills = tf.reduce_all((frame == tf.stack([0, 0, width, height])) | (frame < 0))
-    checks = [
+    contents = checked(
+        contents,
         require_size(height, width),
         require(fills, "GIF whose first frame does not fill it, which TensorFlow misplaces"),
-    ]
-    with tf.control_dependencies(_operations(*checks)):
-        return _first_frame(tf.identity(contents), channels=3), tf.constant(1)
+    )
+    return _first_frame(contents, channels=3), tf.constant(1)
 
 
 def _webp(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Finds the size by the container specification, RFC 6386 (VP8) and RFC 9649 (VP8L)."""
-    head = tf.cast(_header(contents, 0, tf.uint8, 32), tf.int32)
+    head = integers(contents, 0, 21)
     kind = head[15]
-    extended = tf.stack([_little(head[27:30]), _little(head[24:27])]) + 1
-    lossless = tf.stack([_little(head[21:25]) // 2**14, _little(head[21:25])]) % 2**14 + 1
-    lossy = tf.stack([_little(head[28:30]), _little(head[26:28])]) % 2**14
+    extended = tf.stack([_integer(contents, 27), _integer(contents, 24)]) % 2**24 + 1
+    bits = _integer(contents, 21)
+    lossless = tf.stack([bits // 2**14, bits]) % 2**14 + 1
+    lossy = integers(contents, 26, 2, tf.uint16)[::-1] % 2**14
     size = tf.where(kind == ord("X"), extended, tf.where(kind == ord("L"), lossless, lossy))
     known = tf.reduce_all(head[12:15] == [*b"VP8"]) & tf.reduce_any(kind == [*b"X L"])
     # Otherwise TensorFlow would try other formats, and libwebp bare pixels.
-    checks = [
+    contents = checked(
+        contents,
         require(tf.reduce_all(head[:4] == [*b"RIFF"]) & known, "WebP of an unknown kind"),
         require_size(size[0], size[1]),
-    ]
-    with tf.control_dependencies(_operations(*checks)):
-        pixels = _first_frame(_with_alpha_flag(contents, kind, head[20]), channels=0)
-    return pixels[:, :, :3], exif.in_webp(contents)
+    )
+    animated = (kind == ord("X")) & (head[20] // 2 % 2 == 1)
+    whole = tf.cond(animated, lambda: _with_alpha_flag(contents), lambda: contents)
+    return _first_frame(whole, channels=0)[:, :, :3], exif.in_webp(contents)
 
 
-def _with_alpha_flag(contents: tf.Tensor, kind: tf.Tensor, flags: tf.Tensor) -> tf.Tensor:
-    """Sets the alpha bit of an animation.
+def _with_alpha_flag(contents: tf.Tensor) -> tf.Tensor:
+    """Sets the alpha bit of an animation, and of the others only that it is one.
 
     Its frames have four channels whatever the bit. TensorFlow (2.21) allocates three where it is
     not set and writes four, beyond its buffer.
     """
-    animated = (kind == ord("X")) & (flags // 2 % 2 == 1)
-    flags = tf.where(animated, tf.bitwise.bitwise_or(flags, 0x10), flags)
-    byte = tf.gather(tf.constant([bytes([value]) for value in range(256)]), flags)
     before, behind = tf.strings.substr(contents, 0, 20), tf.strings.substr(contents, 21, _ALL)
-    return tf.cond(
-        animated, lambda: tf.strings.join([before, byte, behind]), lambda: tf.identity(contents)
-    )
+    return tf.strings.join([before, b"\x12", behind])
 
 
 def _bmp(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -133,32 +135,32 @@ def _bmp(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
     TensorFlow reads palette indices as greys, and ignores compression and bit masks.
     """
-    offset, header_size, width, height = tf.unstack(_header(contents, 10, tf.int32, 4))
-    bits = tf.cast(_header(contents, 28, tf.uint16, 1)[0], tf.int32)
-    compression = _header(contents, 30, tf.int32, 1)[0]
-    masks = tf.reduce_all(_header(contents, 54, tf.int32, 3) == [0xFF0000, 0xFF00, 0xFF])
+    offset, header_size, width, height = tf.unstack(integers(contents, 10, 4, tf.int32))
+    bits, compression = integers(contents, 28, 1, tf.uint16)[0], _integer(contents, 30)
+    masks = tf.reduce_all(integers(contents, 54, 3, tf.int32) == [0xFF0000, 0xFF00, 0xFF])
     plain = (compression == 0) | ((compression == 3) & (bits == 32) & masks)
     grey = (bits == 8) & _has_grey_palette(contents, header_size)
+    rows = tf.abs(tf.cast(height, tf.int64))
     stride = (tf.cast(width, tf.int64) * tf.cast(bits, tf.int64) + 31) // 32 * 4
-    end = tf.cast(offset, tf.int64) + stride * tf.abs(tf.cast(height, tf.int64))
-    checks = [
+    end = tf.cast(offset, tf.int64) + stride * rows
+    contents = checked(
+        contents,
         require((header_size >= 40) & (width > 0) & (offset > 0), "BMP of an old or broken kind"),
         require((bits == 24) | (bits == 32) | (bits == 8), "BMP of 1, 4 or 16 bits a pixel"),
         require(plain, "compressed BMP, which TensorFlow cannot decode"),
         require(grey | (bits != 8), "palette BMP, which TensorFlow decodes to wrong colours"),
-        require_size(tf.abs(tf.cast(height, tf.int64)), width),
+        require_size(rows, width),
         require(end <= tf.cast(tf.strings.length(contents), tf.int64), "truncated BMP"),
-    ]
-    with tf.control_dependencies(_operations(*checks)):
-        # TensorFlow refuses the few bytes that some programs write behind the pixels.
-        pixels = tf.io.decode_bmp(tf.strings.substr(contents, 0, tf.cast(end, tf.int32)))
+    )
+    # TensorFlow refuses the few bytes that some programs write behind the pixels.
+    pixels = tf.io.decode_bmp(tf.strings.substr(contents, 0, tf.cast(end, tf.int32)))
     return _three_channels(pixels), tf.constant(1)
 
 
 def _has_grey_palette(contents: tf.Tensor, header_size: tf.Tensor) -> tf.Tensor:
     at = tf.clip_by_value(header_size, 0, 1 << 10) + 14
-    palette = tf.reshape(_header(contents, at, tf.uint8, 1024), [256, 4])[:, :3]
-    return tf.reduce_all(palette == tf.cast(tf.range(256), tf.uint8)[:, None])
+    palette = tf.reshape(integers(contents, at, 1024), [256, 4])[:, :3]
+    return tf.reduce_all(palette == tf.range(256)[:, None])
 
 
 def _three_channels(pixels: tf.Tensor) -> tf.Tensor:
@@ -171,29 +173,8 @@ def _first_frame(contents: tf.Tensor, channels: int) -> tf.Tensor:
     return tf.io.decode_image(contents, channels, expand_animations=False)
 
 
-def _header(
-    contents: tf.Tensor,
-    at: int | tf.Tensor,
-    kind: tf.DType,
-    count: int,
-    little_endian: bool = True,
-) -> tf.Tensor:
-    """Reads `count` numbers of that kind from byte `at` on, zeros where the file is too short."""
-    wanted = count * kind.size
-    at = tf.minimum(at, tf.strings.length(contents))
-    text = tf.strings.join([tf.strings.substr(contents, at, wanted), b"\0" * wanted])
-    text = tf.strings.substr(text, 0, wanted)
-    return tf.ensure_shape(tf.io.decode_raw(text, kind, little_endian), [count])
-
-
-def _little(bytes_: tf.Tensor) -> tf.Tensor:
-    places = [256**power for power in range(bytes_.shape[0])]
-    return tf.reduce_sum(bytes_ * tf.constant(places, tf.int32))
-
-
-def _operations(*checks: tf.Operation | None) -> list[tf.Operation]:
-    """Returns the operations of checks; an eager one has run already and is None."""
-    return [check for check in checks if check is not None]
+def _integer(contents: tf.Tensor, at: int) -> tf.Tensor:
+    return integers(contents, at, 1, tf.int32)[0]
 
 
 OTHERS = {

@@ -7,7 +7,7 @@ import functools
 import io
 import os
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -29,9 +29,10 @@ NAMES = {
 }
 
 
-# A row for each header. format is '' where none was read, UNKNOWN where it is not recognised.
+# A row for each header: format in Pillow's name, '' where none was read, UNKNOWN where it is not
+# recognised; stored height and width in pixels; number of frames or pages.
 COLUMN = np.dtype([("format", "S8"), ("height", "i4"), ("width", "i4"), ("frames", "i4")])
-UNKNOWN = b"?"
+UNKNOWN = "?"
 MAX_READ = 10_000  # headers that a run reads: 30 microseconds each, and more over a network
 
 
@@ -40,15 +41,6 @@ def _formats() -> tuple[str, ...]:
     """Returns the formats of `NAMES` that this Pillow can read."""
     Image.init()
     return tuple(name for name in NAMES if name in Image.OPEN)
-
-
-class Header(NamedTuple):
-    """Format in Pillow's name, stored height and width in pixels, number of frames or pages."""
-
-    format: str
-    height: int
-    width: int
-    frames: int
 
 
 @contextlib.contextmanager
@@ -61,27 +53,25 @@ def _unlimited() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def read_header(examples: Examples, index: int) -> Header | None:
-    """Reads an example's header; None where it can't be read or is of no known format."""
-    try:
-        with (
-            _unlimited(),
-            _open(examples, index) as file,
-            Image.open(file, formats=_formats()) as image,
-        ):
-            frames = getattr(image, "n_frames", 1)
-            return Header(image.format or "", image.height, image.width, frames)
-    # Damaged headers fail in many ways.
-    except Exception:
-        return None
-
-
 def read_headers(examples: Examples, indices: np.ndarray) -> np.ndarray:
     """Reads the headers of n examples, COLUMN [n]."""
     rows = np.zeros(len(indices), COLUMN)
     for place, index in enumerate(indices.tolist()):
-        rows[place] = read_header(examples, index) or (UNKNOWN, 0, 0, 0)
+        try:
+            rows[place] = _read_header(examples, index)
+        # Damaged headers fail in many ways.
+        except Exception:
+            rows[place] = (UNKNOWN, 0, 0, 0)
     return rows
+
+
+def _read_header(examples: Examples, index: int) -> tuple[str, int, int, int]:
+    with (
+        _unlimited(),
+        _open(examples, index) as file,
+        Image.open(file, formats=_formats()) as image,
+    ):
+        return image.format or "", image.height, image.width, getattr(image, "n_frames", 1)
 
 
 def sample_mask(count: int) -> np.ndarray:
@@ -91,7 +81,7 @@ def sample_mask(count: int) -> np.ndarray:
 
 def are_valid(rows: np.ndarray) -> bool:
     """Whether COLUMN [n] is a result of `read_headers`."""
-    names = np.array([b"", UNKNOWN, *(name.encode() for name in NAMES)])
+    names = np.array(["", UNKNOWN, *NAMES], COLUMN["format"])
     return bool(np.isin(rows["format"], names).all())
 
 

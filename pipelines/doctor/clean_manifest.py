@@ -17,15 +17,6 @@ from pipelines.doctor.examine import ExaminedDataset
 from pipelines.sources.examples import SPLITS, TEST, VALIDATION, WHOLE_FILE, Examples
 
 COLUMNS = ("path", "label", "split", "group")
-# Why an image is not listed; FIT is why one is.
-FIT, BROKEN, MISLABELLED, DUPLICATE, NEAR_DUPLICATE = range(5)
-REASONS = (
-    "fit",
-    "that can't be read",
-    "under several labels",
-    "duplicates",
-    "near-duplicates of validation or test images",
-)
 
 
 class CleanManifest(NamedTuple):
@@ -55,22 +46,26 @@ def clean_manifest(examined: ExaminedDataset, file: str) -> CleanManifest:
     examples = examined.examples
     if np.any(examples.lengths != WHOLE_FILE):
         raise UserError("images in record files have no path of their own to be listed by")
-    _require_unique_names(examples)
-    status = _fitness(examined)
-    groups = _groups(examined, status == FIT)
+    for name, count in Counter(name.strip() for name in examples.classes).items():
+        if count > 1:
+            raise UserError(
+                f"--write_manifest: two class folders would both be called {name!r}; rename one"
+            )
+    reasons = _reasons(examined)
+    groups = _groups(examined, reasons == "")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(COLUMNS)
     folder = os.path.dirname(os.path.abspath(file))
-    for index in np.flatnonzero(status == FIT).tolist():
+    listed = np.flatnonzero(reasons == "").tolist()
+    for index in listed:
         label = examples.classes[examples.labels[index]]
         split = SPLITS[examples.splits[index]]
         # A validation split that was taken from training may be chosen again the next time.
         fixed = split if examined.has_validation or split == "test" else ""
         writer.writerow((_place(examples.paths[index], folder), label, fixed, groups[index]))
     contents = text.getvalue().encode("utf-8", "surrogateescape")
-    omitted = Counter(REASONS[reason] for reason in status[status != FIT].tolist())
-    return CleanManifest(contents, int(np.count_nonzero(status == FIT)), dict(omitted))
+    return CleanManifest(contents, len(listed), dict(Counter(filter(None, reasons))))
 
 
 def manifest_flags(examples: Examples, file: str) -> str:
@@ -83,31 +78,23 @@ def manifest_flags(examples: Examples, file: str) -> str:
     return shlex.join(words)
 
 
-def _require_unique_names(examples: Examples) -> None:
-    names = Counter(name.strip() for name in examples.classes)
-    for name, count in names.items():
-        if count > 1:
-            raise UserError(
-                f"--write_manifest: two class folders would both be called {name!r}; rename one"
-            )
-
-
-def _fitness(examined: ExaminedDataset) -> np.ndarray:
-    """Returns int [N]: FIT, or why an example is not."""
+def _reasons(examined: ExaminedDataset) -> np.ndarray:
+    """Returns str [N]: why an example is not listed, "" where it is."""
     examples = examined.examples
-    status = np.where(examined.readable, FIT, BROKEN)
+    reasons = np.where(examined.fingerprints < 0, "that can't be read", "").astype(object)
     for group in duplicates.groups_of_equal(examined.fingerprints):
         if len(set(examples.labels[group].tolist())) > 1:
-            status[group] = MISLABELLED
+            reasons[group] = "under several labels"
         else:
             # The first of the test split stays, else of validation, else of training.
             stays = max(group.tolist(), key=lambda index: (examples.splits[index], -index))
-            status[group[group != stays]] = DUPLICATE
+            reasons[group[group != stays]] = "duplicates"
     held_out = _held_out(examined)
     for pairs in (examined.pairs, examined.pairs[:, ::-1]):
-        leaks = pairs[(status[pairs] == FIT).all(axis=1) & held_out[pairs[:, 1]]]
-        status[leaks[~held_out[leaks[:, 0]], 0]] = NEAR_DUPLICATE
-    return status
+        leaks = pairs[(reasons[pairs] == "").all(axis=1) & held_out[pairs[:, 1]]]
+        leaked = leaks[~held_out[leaks[:, 0]], 0]
+        reasons[leaked] = "near-duplicates of validation or test images"
+    return reasons
 
 
 def _held_out(examined: ExaminedDataset) -> np.ndarray:
@@ -121,12 +108,10 @@ def _groups(examined: ExaminedDataset, fit: np.ndarray) -> np.ndarray:
     examples, free = examined.examples, fit & ~_held_out(examined)
     groups = examples.groups.copy()
     alike = examined.pairs[free[examined.pairs].all(axis=1)]
-    members = np.flatnonzero(groups != "")
-    members = members[np.argsort(groups[members], kind="stable")]
-    same = groups[members[1:]] == groups[members[:-1]]
-    of_groups = np.stack([members[:-1], members[1:]], axis=1)[same]
+    codes = np.where(groups == "", -1, np.unique(groups, return_inverse=True)[1])
+    tied = [np.stack([g[:-1], g[1:]], axis=1) for g in duplicates.groups_of_equal(codes)]
     in_pairs = set(alike.ravel().tolist())
-    for group in duplicates.connected_groups(len(examples), np.concatenate([alike, of_groups])):
+    for group in duplicates.connected_groups(len(examples), np.concatenate([alike, *tied])):
         if in_pairs & set(group.tolist()):
             names = sorted(set(groups[group].tolist()) - {""})
             groups[group] = names[0] if names else f"alike: {examples.keys[group[0]]}"

@@ -17,15 +17,20 @@ from engine.core.recipe import DataSpec
 from engine.core.text import printable
 from pipelines.decode import decode, formats, headers
 from pipelines.doctor import duplicates, kinds, near_duplicates, quick_check
-from pipelines.doctor.header_checks import check_headers
 from pipelines.doctor.path_checks import check_paths
 from pipelines.pixel_cache import scan
-from pipelines.pixel_cache.index import MISSING
+from pipelines.pixel_cache.index import FACTS, MISSING
 from pipelines.pixel_cache.scan import BrokenImage, ImageFacts
 from pipelines.sources import sources, splits
 from pipelines.sources.examples import SPLITS, VALIDATION, Examples, read
 
 THUMBNAIL_SIDE = 112  # pixels
+_KINDS_OF_REASONS = {
+    "empty file": "empty",
+    formats.NOT_AN_IMAGE: "no_image",
+    formats.TOO_LARGE: "bomb",
+    MISSING: "missing",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,34 +39,20 @@ class ExaminedDataset:
 
     Attributes:
       has_validation: whether the data came with a validation split of its own.
-      readable: bool [N], the examples that can be decoded.
-      fingerprints: int64 [N], of the encoded bytes; -1 where the example is broken.
+      fingerprints: int64 [N], of the encoded bytes; -1 where the example can't be decoded.
       pairs: int64 [n, 2], near-duplicates in different files.
+      summary: the findings, and numbers of images.
     """
 
     examples: Examples
     has_validation: bool
-    readable: np.ndarray
     fingerprints: np.ndarray
     pairs: np.ndarray
-    findings: tuple[Finding, ...]
-    seconds: float
-
-    def summary(self) -> DatasetExamination:
-        examples = self.examples
-        counts = {
-            split: dict(zip(examples.classes, of_split.class_counts(), strict=True))
-            for split in SPLITS
-            if len(of_split := examples.subset(split))
-        }
-        readable = int(self.readable.sum())
-        return DatasetExamination(
-            _root(examples), len(examples), readable, counts, self.findings, self.seconds
-        )
+    summary: DatasetExamination
 
     def thumbnail(self, index: int) -> bytes | None:
         """Returns a small JPEG of an example, or None where it can't be read."""
-        if not self.readable[index]:
+        if self.fingerprints[index] < 0:
             return None
         try:
             contents = read(self.examples, index)
@@ -69,14 +60,6 @@ class ExaminedDataset:
         except (OSError, tf.errors.OpError):  # it was readable a moment ago
             return None
         return tf.io.encode_jpeg(pixels, quality=80).numpy()
-
-
-def _root(examples: Examples) -> str:
-    folders = {os.path.dirname(path) for path in examples.paths}
-    try:
-        return printable(os.path.join(os.path.commonpath(folders), ""))
-    except ValueError:  # some relative, some not
-        return ""
 
 
 def list_examples(spec: DataSpec) -> tuple[Examples, bool, list[Finding]]:
@@ -116,85 +99,73 @@ def examine(spec: DataSpec, threads: int, progress: Callable[[int, int], None]) 
       UserError: see `list_examples`.
     """
     started = time.perf_counter()
-    examples, has_validation, refused = list_examples(spec)
-    facts = _ExampleFacts(examples)
+    examples, has_validation, findings = list_examples(spec)
+    count, readable = len(examples), 0
+    facts, flat = np.zeros(count, FACTS), np.zeros(count, dtype=bool)
+    facts["fingerprint"] = -1
+    details = np.zeros((count, near_duplicates.DETAIL, near_duplicates.DETAIL), np.uint8)
 
-    def keep(indices: np.ndarray, batch: ImageFacts) -> None:
-        facts.keep(indices, batch)
-        progress(facts.count, len(examples))
+    def collect(indices: np.ndarray, batch: ImageFacts) -> None:
+        nonlocal readable
+        readable += len(indices)
+        facts["fingerprint"][indices] = batch.fingerprints
+        facts["orientation"][indices] = batch.orientations
+        facts["header"][indices] = headers.read_headers(examples, indices)
+        details[indices] = near_duplicates.details(batch.pixels)
+        flat[indices[quick_check.single_colour_images(batch.pixels)]] = True
+        progress(readable, count)
 
-    broken = scan.scan_images(examples, _decode_small, threads, collect=keep)
-    same_files = duplicates.groups_of_equal(facts.fingerprints)
-    pairs = facts.near_duplicates()
-    alike = duplicates.connected_groups(len(examples), pairs)
-    findings = [
-        *refused,
+    broken = scan.scan_images(examples, _decode_small, threads, collect=collect)
+    fingerprints = facts["fingerprint"]
+    same_files = duplicates.groups_of_equal(fingerprints)
+    # Without exact duplicates and images of one colour.
+    firsts = np.unique(fingerprints, return_index=True)[1]
+    firsts = firsts[(fingerprints[firsts] >= 0) & ~flat[firsts]]
+    pairs = firsts[near_duplicates.find_near_duplicates(details[firsts])]
+    alike = duplicates.connected_groups(count, pairs)
+    findings += [
         *_broken_findings(broken, examples),
         *check_paths(spec, examples),
-        *check_headers(examples, facts.headers, facts.orientations),
-        *quick_check.single_colour_findings(examples, facts.flat),
+        *quick_check.check_headers(examples, facts["header"], facts["orientation"]),
+        *quick_check.single_colour_findings(examples, flat),
         *duplicates.duplicate_findings(examples, same_files, "duplicates"),
         *duplicates.duplicate_findings(examples, alike, "near_duplicates"),
         *quick_check.find_imbalance(examples),
     ]
-    return ExaminedDataset(
-        examples,
-        has_validation,
-        facts.fingerprints >= 0,
-        facts.fingerprints,
-        pairs,
+    summary = DatasetExamination(
+        _root(examples),
+        count,
+        readable,
+        {
+            split: dict(zip(examples.classes, of_split.class_counts(), strict=True))
+            for split in SPLITS
+            if len(of_split := examples.subset(split))
+        },
         tuple(kinds.by_severity(findings)),
         time.perf_counter() - started,
     )
+    return ExaminedDataset(examples, has_validation, fingerprints, pairs, summary)
 
 
 def _decode_small(contents: tf.Tensor) -> tf.Tensor:
     return decode.decode(contents, near_duplicates.SIDE, near_duplicates.SIDE)
 
 
-class _ExampleFacts:
-    """What the scan learns of each example; `keep` takes them in any order."""
-
-    def __init__(self, examples: Examples) -> None:
-        self.examples, self.count = examples, 0
-        self.fingerprints = np.full(len(examples), -1)
-        detail = near_duplicates.DETAIL
-        self.details = np.zeros((len(examples), detail, detail), np.uint8)
-        self.headers = np.zeros(len(examples), headers.COLUMN)
-        self.orientations = np.zeros(len(examples), np.uint8)
-        self.flat = np.zeros(len(examples), dtype=bool)
-
-    def keep(self, indices: np.ndarray, facts: ImageFacts) -> None:
-        self.count += len(indices)
-        self.fingerprints[indices] = facts.fingerprints
-        self.details[indices] = near_duplicates.details(facts.pixels)
-        self.headers[indices] = headers.read_headers(self.examples, indices)
-        self.orientations[indices] = facts.orientations
-        self.flat[indices[quick_check.single_colour_images(facts.pixels)]] = True
-
-    def near_duplicates(self) -> np.ndarray:
-        """Returns int64 [n, 2], without exact duplicates and images of one colour."""
-        _, firsts = np.unique(self.fingerprints, return_index=True)
-        firsts = firsts[(self.fingerprints[firsts] >= 0) & ~self.flat[firsts]]
-        return firsts[near_duplicates.find_near_duplicates(self.details[firsts])]
+def _root(examples: Examples) -> str:
+    folders = {os.path.dirname(path) for path in examples.paths}
+    try:
+        return printable(os.path.join(os.path.commonpath(folders), ""))
+    except ValueError:  # some relative, some not
+        return ""
 
 
 def _broken_findings(broken: list[BrokenImage], examples: Examples) -> list[Finding]:
     cases: dict[str, list[Case]] = defaultdict(list)
     for one in broken:
-        kind, detail = _broken_kind(one), one.reason
-        if kind == "no_image" and (header := headers.read_header(examples, one.index)):
-            detail = f"{header.format}, which is not supported"
+        other = "damaged" if one.permanent else "unreadable"
+        kind, detail = _KINDS_OF_REASONS.get(one.reason, other), one.reason
+        if kind == "no_image":
+            format = headers.read_headers(examples, np.array([one.index]))["format"][0].decode()
+            detail = detail if format == headers.UNKNOWN else f"{format}, which is not supported"
         cases[kind].append(Case((one.path,), detail, (one.index,)))
     return kinds.collect(cases)
-
-
-def _broken_kind(one: BrokenImage) -> str:
-    if not one.permanent:
-        return "missing" if one.reason == MISSING else "unreadable"
-    reasons = {
-        "empty file": "empty",
-        formats.NOT_AN_IMAGE: "no_image",
-        formats.TOO_LARGE: "bomb",
-    }
-    return reasons.get(one.reason, "damaged")

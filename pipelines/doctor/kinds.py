@@ -5,85 +5,66 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from engine.core.findings import ERROR, NOTE, WARNING, Case, Finding, FindingKind
-from pipelines.decode.formats import PIXEL_LIMIT
+from pipelines.decode.formats import TOO_LARGE
 
-# From the most to the least severe; reports keep this order.
-_ALL = (
-    FindingKind("refused", ERROR, "", "training refuses this data", "do as the message says"),
-    FindingKind("missing", ERROR, "path", "without a file", "correct the manifest or the links"),
-    FindingKind("unreadable", ERROR, "file", "that can't be opened", "change the permissions"),
-    FindingKind("empty", ERROR, "file", "without contents", "copy again or remove"),
-    FindingKind("no_image", ERROR, "file", "without a supported image", "save as JPEG or PNG"),
-    FindingKind(
-        "bomb",
-        ERROR,
-        "file",
-        f"claiming more than {PIXEL_LIMIT:,} pixels",
-        "make sure that it comes from where you think, and shrink it",
+# From the most to the least severe; reports keep this order. Of each: name, noun, problem, advice.
+_LEVELS = {
+    ERROR: (
+        ("refused", "", "training refuses this data", "do as the message says"),
+        ("missing", "path", "without a file", "correct the manifest or the links"),
+        ("unreadable", "file", "that can't be opened", "change the permissions"),
+        ("empty", "file", "without contents", "copy again or remove"),
+        ("no_image", "file", "without a supported image", "save as JPEG or PNG"),
+        ("bomb", "file", f"claiming {TOO_LARGE}", "make sure where it comes from, and shrink it"),
+        ("damaged", "file", "damaged or truncated", "save or copy again"),
+        (
+            *("duplicates_across_splits", "file", "in training and in validation or test"),
+            "remove one copy: the accuracy comes out too high",
+        ),
+        (
+            *("duplicates_of_other_label", "file", "under different labels"),
+            "decide which label is right",
+        ),
     ),
-    FindingKind("damaged", ERROR, "file", "damaged or truncated", "save or copy again"),
-    FindingKind(
-        "duplicates_across_splits",
-        ERROR,
-        "file",
-        "in training and in validation or test",
-        "remove one copy: the accuracy comes out too high",
+    WARNING: (
+        (
+            *("near_duplicates_across_splits", "group"),
+            "of near-duplicates in training and in validation or test",
+            "look at them; keep them in one split, as with a manifest's column group",
+        ),
+        (
+            *("near_duplicates_of_other_label", "group"),
+            *("of near-duplicates under different labels", "look at them"),
+        ),
+        ("one_colour", "image", "of one colour", "check that it is complete"),
+        ("huge", "image", "so large that decoding is slow", "shrink beforehand"),
+        ("tiny", "image", "with little to see, so small", "find larger ones"),
+        ("narrow", "image", "of extreme aspect ratio", "crop, or choose --resize=pad"),
+        (
+            *("imbalance", "", "some classes have far more images than others"),
+            "add images, or choose --class_weights=balanced",
+        ),
+        ("link_outside", "link", "to outside of the folder", "make sure that this is meant"),
+        ("link_circle", "link", "in a circle", "remove the link"),
     ),
-    FindingKind(
-        "duplicates_of_other_label",
-        ERROR,
-        "file",
-        "under different labels",
-        "decide which label is right",
+    NOTE: (
+        ("duplicates", "file", "with further copies", "one of each is enough"),
+        ("near_duplicates", "group", "of near-duplicates", "look at them"),
+        ("wrong_name", "image", "named as another format", "nothing: contents count, not names"),
+        (
+            *("several_frames", "image", "with several frames or pages"),
+            "nothing: the first frame is read",
+        ),
+        ("turned", "image", "rotated by EXIF", "nothing: it is read upright"),
+        ("odd_name", "name", "not in UTF-8", "rename: other programs may fail"),
+        ("stray", "image", "beside the class folders", "move into a class folder"),
     ),
-    FindingKind(
-        "near_duplicates_across_splits",
-        WARNING,
-        "group",
-        "of near-duplicates in training and in validation or test",
-        "look at them; keep them in one split, as with a manifest's column group",
-    ),
-    FindingKind(
-        "near_duplicates_of_other_label",
-        WARNING,
-        "group",
-        "of near-duplicates under different labels",
-        "look at them",
-    ),
-    FindingKind("one_colour", WARNING, "image", "of one colour", "check that it is complete"),
-    FindingKind("huge", WARNING, "image", "so large that decoding is slow", "shrink beforehand"),
-    FindingKind("tiny", WARNING, "image", "with little to see, so small", "find larger ones"),
-    FindingKind(
-        "narrow", WARNING, "image", "of extreme aspect ratio", "crop, or choose --resize=pad"
-    ),
-    FindingKind(
-        "imbalance",
-        WARNING,
-        "",
-        "some classes have far more images than others",
-        "add images, or choose --class_weights=balanced",
-    ),
-    FindingKind(
-        "link_outside", WARNING, "link", "to outside of the folder", "make sure that this is meant"
-    ),
-    FindingKind("link_circle", WARNING, "link", "in a circle", "remove the link"),
-    FindingKind("duplicates", NOTE, "file", "with further copies", "one of each is enough"),
-    FindingKind("near_duplicates", NOTE, "group", "of near-duplicates", "look at them"),
-    FindingKind(
-        "wrong_name", NOTE, "image", "named as another format", "nothing: contents count, not names"
-    ),
-    FindingKind(
-        "several_frames",
-        NOTE,
-        "image",
-        "with several frames or pages",
-        "nothing: the first frame is read",
-    ),
-    FindingKind("turned", NOTE, "image", "rotated by EXIF", "nothing: it is read upright"),
-    FindingKind("odd_name", NOTE, "name", "not in UTF-8", "rename: other programs may fail"),
-    FindingKind("stray", NOTE, "image", "beside the class folders", "move into a class folder"),
-)
-KINDS = {kind.name: kind for kind in _ALL}
+}
+KINDS = {
+    name: FindingKind(name, level, *texts)
+    for level, kinds in _LEVELS.items()
+    for name, *texts in kinds
+}
 
 
 def collect(cases: Mapping[str, Iterable[Case]]) -> list[Finding]:
@@ -93,5 +74,4 @@ def collect(cases: Mapping[str, Iterable[Case]]) -> list[Finding]:
 
 
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:
-    order = list(KINDS)
-    return sorted(findings, key=lambda finding: order.index(finding.name))
+    return sorted(findings, key=lambda finding: list(KINDS).index(finding.name))

@@ -26,16 +26,13 @@ def check_paths(spec: DataSpec, examples: Examples) -> list[Finding]:
     for root in roots:
         for kind, path, detail in _check_links(root, roots):
             cases[kind].append(Case((printable(path),), detail))
-        parents = (
-            [root, *sources.find_split_folders(root).values()]
-            if spec.source == "folders"
-            else [root]
-        )
-        cases["stray"] += [Case((printable(path),)) for p in parents for path in _images_in(p)]
+        inner = sources.find_split_folders(root) if spec.source == "folders" else {}
+        for parent in (root, *inner.values()):
+            cases["stray"] += [Case((printable(path),)) for path in _images_in(parent)]
     cases["odd_name"] = [
         Case((examples.name(index),), examples=(index,))
         for index, path in enumerate(examples.paths)
-        if not _is_utf8(path)
+        if path.encode(errors="ignore").decode() != path  # other bytes are surrogates
     ]
     return kinds.collect(cases)
 
@@ -77,11 +74,3 @@ def _images_in(folder: str) -> list[str]:
     """Returns images directly in a folder whose class folders alone are read."""
     entries = _entries(folder)
     return [e.path for e in entries if e.name.lower().endswith(_SUFFIXES) and e.is_file()]
-
-
-def _is_utf8(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:  # other bytes are surrogates
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""The checks that cost little, as lines before every run."""
+"""The checks that cost little: of headers, names, colours and classes; as lines before a run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from engine.core.findings import NOTE, WARNING, Case, Finding
 from engine.core.recipe import DataSpec
 from pipelines.decode import headers
 from pipelines.doctor import duplicates, kinds
-from pipelines.doctor.header_checks import check_headers
 from pipelines.doctor.path_checks import check_paths
 from pipelines.pixel_cache.cache import PixelCache
+from pipelines.pixel_cache.index import FACTS
 from pipelines.sources.examples import Examples
 
+HUGE_PIXELS = 50_000_000
+TINY_SIDE = 32  # pixels
+NARROW = 5.0  # times as long as wide
 ONE_COLOUR_LEVELS = 3  # of 255: the difference that saving as JPEG makes
 IMBALANCE = 10.0  # times as many images
 SHOWN_CLASSES = 10
@@ -26,45 +29,73 @@ def quick_check(spec: DataSpec, examples: Examples, pixels: PixelCache | None) -
 
     Args:
       examples: readable ones, with the `rows` of the pixels.
-      pixels: with the headers and fingerprints of the scan; None reads headers again.
+      pixels: with the headers and fingerprints of the scan; None reads headers of a sample again.
     """
-    rows, orientations = _read_headers(examples, pixels)
-    of_headers = check_headers(examples, rows, orientations)
+    if pixels is None:
+        facts = np.zeros(len(examples), FACTS)
+        sample = np.flatnonzero(headers.sample_mask(len(examples)))
+        facts["header"][sample] = headers.read_headers(examples, sample)
+    else:
+        facts = pixels.index.facts[examples.rows]
+    of_headers = check_headers(examples, facts["header"], facts["orientation"])
     findings = [*find_imbalance(examples), *check_paths(spec, examples), *of_headers]
     if pixels is not None:
-        groups = duplicates.groups_of_equal(pixels.index.facts["fingerprint"][examples.rows])
+        groups = duplicates.groups_of_equal(facts["fingerprint"])
         findings += duplicates.duplicate_findings(examples, groups, "duplicates")
         if pixels.memory is not None:
             flat = np.isin(examples.rows, single_colour_images(pixels.memory))
             findings += single_colour_findings(examples, flat)
     findings = kinds.by_severity(findings)
-    yield from (_line(finding) for finding in findings if finding.kind.level != NOTE)
+    for finding in findings:
+        if finding.kind.level != NOTE:
+            first = finding.cases[0]
+            detail = f": {first.detail}" if first.detail else ""
+            # Never an error, whatever its level: the run continues.
+            yield (
+                f"{WARNING}: {finding.counted}, such as {', '.join(first.places[:2])}"
+                f"{detail}; {finding.kind.advice}; bin/doctor shows all"
+            )
     if notes := [finding.counted for finding in findings if finding.kind.level == NOTE]:
         yield f"note: {'; '.join(notes)}; bin/doctor shows all"
-    known = np.count_nonzero(rows["format"])
+    known = np.count_nonzero(facts["header"]["format"])
     if of_headers and known < len(examples):
         yield f"sizes and formats are those of {known:,} of the {len(examples):,} images"
 
 
-def _line(finding: Finding) -> str:
-    first = finding.cases[0]
-    detail = f": {first.detail}" if first.detail else ""
-    # Never an error, whatever its level: the run continues.
-    return (
-        f"{WARNING}: {finding.counted}, such as {', '.join(first.places[:2])}"
-        f"{detail}; {finding.kind.advice}; bin/doctor shows all"
-    )
+def check_headers(examples: Examples, rows: np.ndarray, orientations: np.ndarray) -> list[Finding]:
+    """Reports extreme sizes and shapes, several frames, EXIF rotation and wrong file names.
 
+    Args:
+      rows: headers.COLUMN [N]; empty ones are skipped.
+      orientations: int [N], 1…8 as in EXIF, 0 where unknown.
+    """
+    height, width = rows["height"].astype(np.int64), rows["width"].astype(np.int64)
+    shorter, longer = np.minimum(height, width), np.maximum(height, width)
+    known, formats = longer > 0, rows["format"].astype(str)
 
-def _read_headers(examples: Examples, pixels: PixelCache | None) -> tuple[np.ndarray, np.ndarray]:
-    """Returns headers.COLUMN [N] and orientations [N], of a sample where no pixels are cached."""
-    if pixels is not None:
-        facts = pixels.index.facts[examples.rows]
-        return facts["header"], facts["orientation"]
-    rows = np.zeros(len(examples), headers.COLUMN)
-    sample = np.flatnonzero(headers.sample_mask(len(examples)))
-    rows[sample] = headers.read_headers(examples, sample)
-    return rows, np.zeros(len(examples), np.uint8)
+    def pixels(index: int) -> str:
+        return f"{width[index]} x {height[index]} pixels"
+
+    checks = {
+        "huge": (known & (height * width > HUGE_PIXELS), pixels),
+        "tiny": (known & (shorter < TINY_SIDE), pixels),
+        "narrow": (known & (longer > NARROW * shorter), pixels),
+        "several_frames": (
+            rows["frames"] > 1,
+            lambda i: f"{rows['frames'][i]} of them, {formats[i]}",
+        ),
+        "turned": (orientations > 1, lambda i: f"orientation {orientations[i]}"),
+    }
+    cases = {
+        kind: [Case((examples.name(i),), detail(i), (i,)) for i in np.flatnonzero(those).tolist()]
+        for kind, (those, detail) in checks.items()
+    }
+    cases["wrong_name"] = [
+        Case((examples.name(i),), wrong, (i,))
+        for i in np.flatnonzero(formats != "").tolist()
+        if (wrong := headers.misnamed(examples.paths[i], formats[i]))
+    ]
+    return kinds.collect(cases)
 
 
 def find_imbalance(examples: Examples) -> list[Finding]:

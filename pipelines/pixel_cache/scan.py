@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from pipelines.decode import exif, formats
 from pipelines.decode.decode import reason
+from pipelines.decode.file_bytes import TEXT, outlined
 from pipelines.pixel_cache.index import stamp_images, system_reason
 from pipelines.sources.examples import Examples, read
 from pipelines.sources.reader import IMAGES_PER_THREAD, dataset_options, make_reader
@@ -118,7 +119,7 @@ def _facts(contents: tf.Tensor, decode: Decode) -> tuple[tf.Tensor, tf.Tensor, t
     return pixels, orientation, tf.strings.to_hash_bucket_fast(contents, _FINGERPRINTS)
 
 
-@exif.outlined(exif.TEXT)
+@outlined(TEXT)
 def _in_others(contents: tf.Tensor) -> tf.Tensor:
     """int32 scalar 1 to 8: the orientation of an image that is not a JPEG."""
 

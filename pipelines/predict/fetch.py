@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import queue
 import threading
 import urllib.parse
 import urllib.request
@@ -47,12 +46,7 @@ def require_web_url(url: str) -> None:
         raise UserError(f"{url}: allowed: http://… and https://…; download it first")
 
 
-def fetch(
-    url: str,
-    max_bytes: int = MAX_BYTES,
-    max_seconds: float = MAX_SECONDS,
-    allow_private: bool = False,
-) -> bytes:
+def fetch(url: str, allow_private: bool = False) -> bytes:
     """Fetches the bytes of a URL.
 
     Args:
@@ -63,21 +57,22 @@ def fetch(
         or a page.
     """
     require_web_url(url)
-    outcomes: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
+    outcomes: list[bytes | Exception] = []
 
     def attempt() -> None:
         try:
-            outcomes.put(_download(url, max_bytes, max_seconds, allow_private))
+            outcomes.append(_download(url, allow_private))
         except Exception as error:
-            outcomes.put(error)
+            outcomes.append(error)
 
     # A socket's timeout is for each read, and none is for the name look-up: a server that sends a
     # byte now and then could block for ever. So a thread downloads, with a limit on the whole.
-    threading.Thread(target=attempt, daemon=True).start()
-    try:
-        outcome = outcomes.get(timeout=max_seconds)
-    except queue.Empty:
-        raise UserError(f"{url}: took longer than {max_seconds:g} s; download it first") from None
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(MAX_SECONDS)
+    if not outcomes:
+        raise UserError(f"{url}: took longer than {MAX_SECONDS:g} s; download it first")
+    outcome = outcomes[0]
     if isinstance(outcome, (OSError, ValueError, http.client.HTTPException)):
         reason = str(getattr(outcome, "reason", None) or outcome).split("\n")[0].strip()
         raise UserError(f"{url}: could not be fetched ({reason}); check the URL")
@@ -86,19 +81,19 @@ def fetch(
     return outcome
 
 
-def _download(url: str, max_bytes: int, max_seconds: float, allow_private: bool) -> bytes:
+def _download(url: str, allow_private: bool) -> bytes:
     # Pasted spaces and non-ASCII letters are sent as %-escapes.
     request = urllib.request.Request(urllib.parse.quote(url, safe=_RESERVED))
     request.add_header("User-Agent", "unfreeze")
     guards = () if allow_private else (url_policy.PublicHTTP, url_policy.PublicHTTPS)
     opener = urllib.request.build_opener(_Redirects, *guards)
-    with opener.open(request, timeout=max_seconds) as answer:
+    with opener.open(request, timeout=MAX_SECONDS) as answer:
         kind = answer.headers.get_content_type()
         if kind.startswith("text/"):
             raise UserError(f"{url}: returns {kind}; allowed: the URL of an image itself")
-        contents = answer.read(max_bytes + 1)
-    if len(contents) > max_bytes:
-        raise UserError(f"{url}: more than {byte_size(max_bytes)}; download it and shrink it")
+        contents = answer.read(MAX_BYTES + 1)
+    if len(contents) > MAX_BYTES:
+        raise UserError(f"{url}: more than {byte_size(MAX_BYTES)}; download it and shrink it")
     if answer.length:  # bytes that are missing; a read with a limit doesn't raise
         raise http.client.IncompleteRead(contents, answer.length)
     return contents

@@ -7,7 +7,6 @@ reason. Only images in flight are in memory.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,9 +21,6 @@ from pipelines.predict import fetch
 from pipelines.predict.find_images import flush_interval
 from pipelines.sources.examples import read_bytes
 from pipelines.sources.reader import IMAGES_PER_THREAD, dataset_options
-
-_FILE, _URL, _NEITHER = range(3)
-_TYPES = (tf.int64, tf.string, tf.int32)
 
 
 class ImageStream:
@@ -76,13 +72,11 @@ class ImageStream:
         length, count = flush_interval(batch_size), len(self.places)
 
         def plan(start: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            columns = tf.numpy_function(
-                lambda start, stop: self._plan(range(start, stop)), [start, stop], _TYPES
-            )
-            return tuple(tf.ensure_shape(column, [None]) for column in columns)
+            paths = tf.numpy_function(self._encoded_paths, [start, stop], tf.string)
+            return tf.range(start, stop), tf.ensure_shape(paths, [None])
 
-        def example(number: tf.Tensor, path: tf.Tensor, kind: tf.Tensor) -> tuple[tf.Tensor, Any]:
-            return number, self._pixels(self._contents(number, path, kind))
+        def example(number: tf.Tensor, path: tf.Tensor) -> tuple[tf.Tensor, Any]:
+            return number, self._pixels(self._contents(number, path))
 
         def read(place: tf.Tensor) -> tf.data.Dataset:
             start = tf.maximum(place * length, first)
@@ -103,30 +97,35 @@ class ImageStream:
             )
         return dataset.prefetch(PREFETCHED_BATCHES)
 
-    def _plan(self, numbers: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns numbers, encoded paths and kinds of the places."""
-        places = self.places[numbers.start : numbers.stop]
-        paths = np.array([os.fsencode(place) for place in places], object)
-        kinds = np.array([_kind(place) for place in places], np.int32)
-        return np.arange(numbers.start, numbers.start + len(places)), paths, kinds
+    def _encoded_paths(self, start: int, stop: int) -> np.ndarray:
+        """Returns the paths of places, empty for what is no regular file.
 
-    def _contents(self, number: tf.Tensor, path: tf.Tensor, kind: tf.Tensor) -> tf.Tensor:
+        None is opened: a named pipe would wait for a writer that never comes.
+        """
+        places = self.places[start:stop]
+        return np.array([os.fsencode(p) if os.path.isfile(p) else b"" for p in places], object)
+
+    def _contents(self, number: tf.Tensor, path: tf.Tensor) -> tf.Tensor:
         """Returns the encoded bytes; empty ones, which no decoder accepts, where there are none."""
 
         def fetch_url() -> tf.Tensor:
-            return tf.ensure_shape(tf.numpy_function(self._fetch, [number], tf.string), [])
+            contents = tf.numpy_function(self._fetched_or_empty, [number], tf.string)
+            return tf.ensure_shape(contents, [])
 
-        readers = [lambda: tf.io.read_file(path), fetch_url, lambda: tf.constant(b"")]
-        return tf.switch_case(kind, readers)
+        return tf.cond(path == b"", fetch_url, lambda: tf.io.read_file(path))
 
-    def _fetch(self, number: int) -> bytes:
-        place = self.places[number]
-        try:
-            outcome: bytes | UserError = fetch.fetch(place, allow_private=self.allow_private)
-        except UserError as error:
-            outcome = error
-        self._fetched[int(number)] = outcome
+    def _fetched_or_empty(self, number: int) -> bytes:
+        outcome = self._fetch(int(number)) if fetch.is_url(self.places[number]) else b""
         return outcome if isinstance(outcome, bytes) else b""
+
+    def _fetch(self, number: int) -> bytes | UserError:
+        if number not in self._fetched:
+            try:
+                contents = fetch.fetch(self.places[number], allow_private=self.allow_private)
+                self._fetched[number] = contents
+            except UserError as error:
+                self._fetched[number] = error
+        return self._fetched[number]
 
     def _group(self, first: int, stop: int, numbers: np.ndarray, images: Any) -> ImageGroup:
         """Builds the group of places first to stop - 1, of which these numbers have images."""
@@ -162,19 +161,7 @@ class ImageStream:
     def _bytes(self, number: int) -> bytes:
         if not fetch.is_url(self.places[number]):
             return read_bytes(self.places[number])
-        if number not in self._fetched:
-            self._fetch(number)
-        outcome = self._fetched[number]
+        outcome = self._fetch(number)
         if isinstance(outcome, UserError):
             raise outcome
         return outcome
-
-
-def _kind(place: str) -> int:
-    """Opens no file: a named pipe would wait for a writer that never comes."""
-    if fetch.is_url(place):
-        return _URL
-    try:
-        return _FILE if stat.S_ISREG(os.stat(place).st_mode) else _NEITHER
-    except (OSError, ValueError):
-        return _NEITHER

@@ -115,12 +115,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(b"this is no HTTP\r\n\r\n")
 
 
-def got(url: str, **limits) -> bytes:
-    return fetch.fetch(url, **limits, allow_private=True)
+def got(url: str) -> bytes:
+    return fetch.fetch(url, allow_private=True)
 
 
-def refused(url: str, allow_private: bool = True, **limits) -> str:
+def refused(url: str, allow_private: bool = True) -> str:
     with pytest.raises(UserError) as caught:
-        fetch.fetch(url, **limits, allow_private=allow_private)
+        fetch.fetch(url, allow_private)
     assert "\n" not in str(caught.value)
     return str(caught.value)

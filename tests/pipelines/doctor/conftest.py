@@ -54,5 +54,5 @@ def examined(data):
     spec = DataSpec("folders", str(data))
     found = examine.examine(spec, 2, lambda *counts: progress.append(counts))
     assert sorted((path, path.stat().st_mtime_ns) for path in data.rglob("*")) == before
-    assert progress[-1] == (int(found.readable.sum()), len(found.examples))
+    assert progress[-1] == (found.summary.readable, len(found.examples))
     return found

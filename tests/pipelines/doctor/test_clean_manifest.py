@@ -1,7 +1,7 @@
 import csv
+import dataclasses
 import os
 import shlex
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def listed(found, file) -> dict[str, dict]:
     spec = DataSpec("manifest", words["manifest"], manifest_root=words.get("manifest_root"))
     assert len(sources.load_examples(spec)) == made.listed
     rows = list(csv.DictReader(file.open(encoding="utf-8", errors="surrogateescape", newline="")))
-    assert len(rows) == made.listed
+    assert len({row["path"] for row in rows}) == len(rows) == made.listed
     assert made.listed + sum(made.omitted.values()) == len(found.examples)
     return {os.path.basename(row["path"]): row for row in rows}
 
@@ -102,7 +102,7 @@ def test_manifest_omits_direct_neighbours_of_held_out_images_only():
     names = [f"{number}.jpg" for number in range(5)]
     examples = from_columns(names, labels, ("cats", "dogs"), keys=names, splits=splits)
     pairs = np.array([[0, 1], [1, 2], [2, 3], [3, 4]])
-    found = examine.ExaminedDataset(examples, True, np.ones(5, bool), np.arange(5), pairs, (), 1.0)
+    found = examine.ExaminedDataset(examples, True, np.arange(5), pairs, None)
     rows = list(csv.DictReader(clean_manifest(found, "l.csv").contents.decode().splitlines()))
     assert [row["path"] for row in rows] == ["0.jpg", "2.jpg", "3.jpg", "4.jpg"]
     assert [row["group"] for row in rows] == ["", *["alike: 2.jpg"] * 3]
@@ -157,14 +157,6 @@ def test_manifest_of_classes_with_equal_names_is_refused(tmp_path):
 
 def test_manifest_of_record_files_is_refused(examined):
     inside = examined.examples.replace(lengths=np.full(len(examined.examples), 9))
-    records = examine.ExaminedDataset(
-        inside, True, examined.readable, examined.fingerprints, (), (), 1.0
-    )
+    records = dataclasses.replace(examined, examples=inside)
     with pytest.raises(UserError, match="record files"):
         clean_manifest(records, "list.csv")
-
-
-def test_manifest_lists_no_file_twice(examined, data):
-    contents = clean_manifest(examined, str(data.parent / "clean.csv")).contents
-    paths = [row["path"] for row in csv.DictReader(contents.decode().splitlines())]
-    assert set(Counter(paths).values()) == {1}

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from engine.core.errors import UserError
+from engine.core.findings import LEVELS
 from engine.core.recipe import DataSpec
 from pipelines.doctor import examine
 from pipelines.sources import sources
@@ -15,10 +16,14 @@ def names(case) -> str:
     return " ".join(sorted(os.path.basename(place.split(" (")[0]) for place in case.places))
 
 
-def test_each_problem_is_reported_once_under_its_kind(examined):
-    found = {one.name: [names(case) for case in one.cases] for one in examined.findings}
-    refused = found.pop("refused")
-    assert refused == ["data"]  # the same file in two parts, which training does not take
+def test_each_problem_is_reported_once_under_its_kind(data, examined):
+    found = {one.name: [names(case) for case in one.cases] for one in examined.summary.findings}
+    levels = [one.kind.level for one in examined.summary.findings]
+    assert levels == sorted(levels, key=LEVELS.index)
+    assert found.pop("refused") == ["data"]
+    with pytest.raises(UserError) as caught:  # the same file is in two splits
+        sources.load_examples(DataSpec("folders", str(data)))
+    assert examined.summary.findings[0].cases[0].detail == str(caught.value)
     assert found == {
         "empty": ["empty.jpg"],
         "no_image": ["other.jpg", "text.jpg"],
@@ -40,13 +45,6 @@ def test_each_problem_is_reported_once_under_its_kind(examined):
     }
 
 
-def test_refusal_of_training_is_the_first_finding(data, examined):
-    with pytest.raises(UserError) as caught:
-        sources.load_examples(DataSpec("folders", str(data)))
-    assert examined.findings[0].name == "refused"
-    assert examined.findings[0].cases[0].detail == str(caught.value)
-
-
 def test_refused_data_is_limited_too(tmp_path):
     for name in ("cats", "dogs"):
         (tmp_path / name).mkdir()
@@ -55,7 +53,7 @@ def test_refused_data_is_limited_too(tmp_path):
     found = examine.examine(
         DataSpec("folders", str(tmp_path), limit_examples=1), 2, lambda *_: None
     )
-    assert found.findings[0].name == "refused"
+    assert found.summary.findings[0].name == "refused"
     assert len(found.examples) == 2
 
 
@@ -66,17 +64,12 @@ def test_folder_name_not_in_utf8_is_reported_escaped(tmp_path):
         file.write(scene(0))
     spec = DataSpec("folders", os.fsdecode(os.path.dirname(place)))
     found = examine.examine(spec, 2, lambda *_: None)
-    assert found.findings[0].name == "refused"
-    assert "\\xff" in found.summary().root
-
-
-def test_findings_are_sorted_by_severity(examined):
-    levels = [one.kind.level for one in examined.findings]
-    assert levels == sorted(levels, key=["error", "warning", "note"].index)
+    assert found.summary.findings[0].name == "refused"
+    assert "\\xff" in found.summary.root
 
 
 def test_summary_counts_images_of_each_split_and_class(examined, data):
-    summary = examined.summary()
+    summary = examined.summary
     assert summary.root == f"{data}/"
     assert summary.images == len(examined.examples)
     assert summary.readable == summary.images - 5

@@ -128,7 +128,7 @@ def odd_counts(tmp_path_factory):
     """What the doctor finds there."""
     spec = DataSpec("folders", str(make_odd(tmp_path_factory.mktemp("odd"))))
     examined = examine.examine(spec, 2, lambda *_: None)
-    return {one.name: len(one.cases) for one in examined.findings}
+    return {one.name: len(one.cases) for one in examined.summary.findings}
 
 
 @pytest.mark.parametrize("memory", [10**9, 0], ids=["in memory", "on the disk"])

@@ -22,7 +22,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_folder_means_the_images_below_it_sorted(folder):
+def test_folder_stands_for_the_sorted_images_below(folder):
     expected = [str(folder / name) for name in ("a.PNG", "b.png", "below/c.png")]
     assert find_images.find_images([str(folder)]) == expected
 
@@ -32,18 +32,18 @@ def test_words_keep_their_order(folder):
     assert find_images.find_images(words) == [str(folder / "below/c.png"), *words[1:]]
 
 
-def test_a_path_that_does_not_exist_is_named(folder):
+def test_missing_path_is_refused(folder):
     with pytest.raises(UserError, match=r"nowhere\.png: no such file or folder"):
         find_images.find_images([str(folder / "nowhere.png")])
 
 
-def test_a_folder_without_images_is_named(folder):
+def test_folder_without_images_is_refused(folder):
     (folder / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty: no images below it; allowed: \.jpg, "):
         find_images.find_images([str(folder / "empty")])
 
 
-def test_a_folder_that_can_not_be_looked_into_is_not_passed_over(folder, monkeypatch):
+def test_unreadable_folder_is_listed_itself(folder, monkeypatch):
     """As one without permission is, which an administrator is never refused."""
     scan, closed = os.scandir, str(folder / "below")
 
@@ -58,12 +58,12 @@ def test_a_folder_that_can_not_be_looked_into_is_not_passed_over(folder, monkeyp
     assert find_images.find_images([closed]) == [closed]
 
 
-def test_a_link_in_a_circle_ends(folder):
+def test_circular_link_is_not_followed(folder):
     (folder / "below" / "up").symlink_to(folder)
     assert len(find_images.find_images([str(folder)])) == 3
 
 
-def test_odd_names_are_found_and_links_with_them(folder):
+def test_odd_names_and_links_are_listed(folder):
     odd = [b"\xff.jpg", b"two\nlines.jpg", b"=1+1.jpg", "große Katze.jpg".encode()]
     for name in odd:
         (folder / os.fsdecode(name)).write_bytes(b"x")

@@ -1,4 +1,4 @@
-"""Which hosts are asked: those of the public internet, by whatever name or way they are reached."""
+"""Which hosts are requested: those of the public internet, by whatever name or way."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PRIVATE = (
 
 
 @pytest.mark.parametrize("host", PRIVATE)
-def test_a_host_that_is_not_public_is_not_asked(server, host):
+def test_private_host_is_not_requested(server, host):
     url = f"http://{host}:{server.server_port}/image"
     assert "is not on the public internet; --allow_private_urls" in refused(url, False)
     assert server.paths == []
@@ -37,14 +37,14 @@ def resolving(monkeypatch, *answers: str) -> None:
 
 @pytest.mark.parametrize("address", ["10.1.2.3", "172.16.0.1", "192.168.0.1", "169.254.169.254"])
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_neither_is_one_whose_name_leads_there(monkeypatch, address, scheme):
+def test_name_of_a_private_host_is_refused(monkeypatch, address, scheme):
     monkeypatch.setenv("no_proxy", "*")
     resolving(monkeypatch, address)
     message = refused(f"{scheme}://cats.example/cat.jpg", False)
     assert message.startswith(f"cats.example is {address}, which is not on the public")
 
 
-def test_a_name_that_changes_is_not_looked_up_again(server, monkeypatch):
+def test_name_is_resolved_once(server, monkeypatch):
     """What was looked at is what is connected to; here the public address answers for us."""
     resolving(monkeypatch, "93.184.216.34", "127.0.0.1")
     asked = []
@@ -59,7 +59,7 @@ def test_a_name_that_changes_is_not_looked_up_again(server, monkeypatch):
     assert asked == [("93.184.216.34", server.server_port)]
 
 
-def test_a_redirect_into_this_network_is_not_followed(server, monkeypatch):
+def test_redirect_to_a_private_host_is_not_followed(server, monkeypatch):
     """The first host passes for a public one."""
     real = url_policy.is_public
     monkeypatch.setattr(url_policy, "is_public", lambda a: str(a) == "127.0.0.1" or real(a))
@@ -68,7 +68,7 @@ def test_a_redirect_into_this_network_is_not_followed(server, monkeypatch):
     assert server.paths == ["/inside"]
 
 
-def test_behind_a_proxy_too(server, monkeypatch):
+def test_private_host_behind_a_proxy_is_not_requested(server, monkeypatch):
     """The proxy itself may be anywhere; it gives what it is asked for."""
     monkeypatch.setenv("http_proxy", server.address(""))
     monkeypatch.setenv("no_proxy", "")
@@ -102,5 +102,5 @@ def test_behind_a_proxy_too(server, monkeypatch):
         ("2001:0:a00:1::1", False),  # and by Teredo
     ],
 )
-def test_which_addresses_are_public(text, public):
+def test_address_is_public_by_the_registries(text, public):
     assert url_policy.is_public(ipaddress.ip_address(text)) is public
