@@ -12,7 +12,7 @@ from pathlib import Path
 
 from engine.cli.command_line import FlagError
 from engine.core.errors import UserError
-from engine.runtime import background, native_stderr, preemption
+from engine.runtime import background, cloud_metadata, native_stderr
 from engine.runtime.shutdown import Shutdown, ShutdownRequested
 
 INTERRUPTED = 130  # what shells return for SIGINT
@@ -82,9 +82,9 @@ def listen_for_shutdown(preemption_signal: str | None, watch_preemption: bool) -
     shutdown = Shutdown(background.cancel)
     notices = [signal.Signals[preemption_signal]] if preemption_signal else []
     shutdown.install_handlers([signal.SIGINT, signal.SIGTERM], notices)
-    if watch_preemption and not preemption.watch(shutdown.interrupt):
+    if watch_preemption and not cloud_metadata.watch_preemption(shutdown.interrupt):
         log(
             f"{_program()}: --watch_preemption: neither AWS nor Google answers here; tried again "
-            f"every {preemption.POLL_SECONDS:g} s"
+            f"every {cloud_metadata.POLL_SECONDS:g} s"
         )
     return shutdown

@@ -125,14 +125,13 @@ def _train(options: TrainOptions, lock: RunLock, logger: Logger, shutdown: Shutd
         options.threads, recipe.deterministic, log=logger.note
     )
 
-    from engine.runs.failure import record_failure
     from engine.runtime import distribution
     from engine.training import loop
 
     devices = distribution.choose_strategy(
         tensorflow_setup.list_gpus(), recipe.batch_size, recipe.gradient_accumulation_steps
     )
-    with record_failure(lock), shutdown.unmasked():
+    with lock.record_failure(), shutdown.unmasked():
         job = _prepare_job(options, lock, threads, logger, shutdown, devices)
         with devices.scope(), shutdown.deferred():
             final = loop.train(job)

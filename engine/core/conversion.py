@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import reprlib
 import sys
 import types
 import typing
@@ -12,7 +13,6 @@ from typing import Any
 
 from engine.core.call_syntax import Call, parse_call
 from engine.core.errors import UserError, choose, require
-from engine.core.text import shorten
 
 _DESCRIPTIONS = {
     int: "a whole number",
@@ -23,11 +23,15 @@ _DESCRIPTIONS = {
 }
 
 
-def parse_json(text: str) -> Any:
+_SHORT = reprlib.Repr()  # of any depth
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 100
+
+
+def parse_json(text: str | bytes) -> Any:
     """Parses a JSON text.
 
     Raises:
-      UserError: it is no JSON, or nested too deeply.
+      UserError: it is no JSON, not UTF-8, or nested too deeply.
     """
     try:
         return json.loads(text)
@@ -55,7 +59,9 @@ def convert(value: Any, kind: Any, what: str) -> Any:
         return _fields(value, kind, what)
     if origin is tuple and isinstance(value, list):
         inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
-        require(len(inner) == len(value), f"{what}={value!r}; allowed: {len(inner)} values")
+        require(
+            len(inner) == len(value), f"{what}={_SHORT.repr(value)}; allowed: {len(inner)} values"
+        )
         return tuple(convert(v, k, what) for v, k in zip(value, inner, strict=True))
     if origin is list and isinstance(value, list):
         return [convert(v, arguments[0], what) for v in value]
@@ -66,7 +72,7 @@ def convert(value: Any, kind: Any, what: str) -> Any:
     if kind in (int, float, str, bool) and type(value) is kind:
         return value
     allowed = _DESCRIPTIONS.get(kind, "a list or an object")
-    raise UserError(f"{what}={shorten(repr(value), 100)}; allowed: {allowed}")
+    raise UserError(f"{what}={_SHORT.repr(value)}; allowed: {allowed}")
 
 
 def _fields(values: Any, kind: Any, what: str) -> Any:

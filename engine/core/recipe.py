@@ -214,7 +214,7 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Call) else vars(value)
 
 
-def from_json(kind: type[Spec], text: str) -> Spec:
+def from_json(kind: type[Spec], text: str | bytes) -> Spec:
     """Reads what `to_json` wrote.
 
     Raises:

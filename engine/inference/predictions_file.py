@@ -137,8 +137,8 @@ def find_interrupted(
 def _read(path: Path, kind: Any) -> Any:
     """Returns the dataclass in a file; None where there is none, or it is damaged."""
     try:
-        return convert(parse_json(path.read_text("utf-8")), kind, path.name)
-    except (OSError, UnicodeDecodeError, UserError):
+        return convert(parse_json(path.read_bytes()), kind, path.name)
+    except (OSError, UserError):
         return None
 
 

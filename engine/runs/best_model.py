@@ -131,9 +131,3 @@ def save_decision_rule(run: RunDirectory, rule: DecisionRule) -> None:
     arrays, values = load_best_model(run)
     values["rule"] = dataclasses.asdict(rule)
     write(run.best, checkpoints.pack({"model": arrays}, values))
-
-
-def dataset_identity_of(values: dict[str, Any]) -> dict[str, str]:
-    """`DataLoader.identity` of what a model was trained on; empty where its file has none."""
-    identity = values.get("data")
-    return identity if isinstance(identity, dict) else {}

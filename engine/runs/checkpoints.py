@@ -101,7 +101,7 @@ def load(run: RunDirectory) -> tuple[TrainState, dict[str, list[np.ndarray]]]:
         try:
             arrays, values = unpack(path)
             return convert(values, TrainState, "state"), arrays
-        except (UserError, RecursionError):
+        except UserError:
             continue
     if paths:
         raise UserError(

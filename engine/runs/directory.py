@@ -57,10 +57,10 @@ class RunDirectory:
                 f"--run_dir={self.path}: holds no run; name a directory that bin/train wrote"
             )
         try:
-            recipe = from_json(Recipe, self.recipe.read_text("utf-8"))
+            recipe = from_json(Recipe, self.recipe.read_bytes())
             phase_options.check_recipe(recipe)
             return recipe
-        except (UserError, UnicodeDecodeError, RecursionError) as error:
+        except (UserError, RecursionError) as error:
             raise UserError(
                 f"{self.recipe}: no recipe of this version of Unfreeze ({error}); "
                 "name another --run_dir="
@@ -69,8 +69,8 @@ class RunDirectory:
     def read_result(self) -> dict[str, Any]:
         """Reads `result.json`; returns an empty dict where there is none yet."""
         try:
-            values = parse_json(self.result.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, UserError):
+            values = parse_json(self.result.read_bytes())
+        except (OSError, UserError):
             return {}
         return values if isinstance(values, dict) else {}
 
@@ -140,8 +140,8 @@ def _names(folder: Path) -> set[str]:
 def _holds_run(run: RunDirectory) -> bool:
     """Whether there is a recipe, of any version."""
     try:
-        return {"backbone", "phases"} <= set(parse_json(run.recipe.read_text("utf-8")))
-    except (OSError, UnicodeDecodeError, UserError, TypeError):
+        return {"backbone", "phases"} <= set(parse_json(run.recipe.read_bytes()))
+    except (OSError, UserError, TypeError):
         return False
 
 

@@ -10,7 +10,7 @@ from engine.evaluation.decision_rule import DecisionRule
 from engine.models import classifier
 from engine.models.classifier import Classifier
 from engine.runs import checkpoints
-from engine.runs.best_model import dataset_identity_of, decision_rule_of, load_best_model
+from engine.runs.best_model import decision_rule_of, load_best_model
 from engine.runs.directory import RunDirectory
 
 
@@ -44,5 +44,9 @@ def load_run(run: RunDirectory) -> LoadedRun:
     bare = dataclasses.replace(recipe, weights="none")
     network = classifier.build(bare, len(values["classes"]))
     checkpoints.restore(network.model.weights, arrays, str(run.best))
-    rule = decision_rule_of(run, values)
-    return LoadedRun(recipe, network, tuple(values["classes"]), rule, dataset_identity_of(values))
+    classes, rule, data = (
+        tuple(values["classes"]),
+        decision_rule_of(run, values),
+        values.get("data"),
+    )
+    return LoadedRun(recipe, network, classes, rule, data if isinstance(data, dict) else {})

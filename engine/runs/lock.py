@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from engine.core.errors import UserError
-from engine.core.files import write
+from engine.core.files import write, write_json
 from engine.core.locks import FileLock
 from engine.core.recipe import Recipe, to_json
 from engine.runs.directory import RunDirectory, require_own_directory, require_same_recipe
+from engine.runtime.shutdown import ShutdownRequested
 
 
 class RunLock:
@@ -46,9 +49,6 @@ class RunLock:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._release()
-
-    def _release(self) -> None:
         if self._file:
             self._file.close()
             self._file = None
@@ -68,7 +68,8 @@ class RunLock:
                 f"--run_dir={self.run.path}: locked by process {holder or 'unknown'}; "
                 "wait for it or name another --run_dir="
             )
-        self._release()
+        if self._file:
+            self._file.close()
         self._file = file
         os.ftruncate(file.descriptor, 0)
         # Other machines and containers may read the file; they number processes on their own.
@@ -101,3 +102,17 @@ class RunLock:
         run.checkpoints.mkdir(exist_ok=True)
         write(run.recipe, to_json(recipe).encode())
         return True
+
+    @contextmanager
+    def record_failure(self) -> Iterator[None]:
+        """Writes to `result.json` how the block failed; the run can be resumed."""
+        try:
+            yield
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt | ShutdownRequested)
+            status = "interrupted" if stopped else "failed"
+            reason = f"{type(error).__name__}: {error}".split("\n")[0]
+            with suppress(OSError):  # the failure itself matters more
+                if self.owns_directory():
+                    write_json(self.run.result, {"status": status, "reason": reason})
+            raise

@@ -32,11 +32,11 @@ def read_nan_events(run: RunDirectory) -> list[NanEvent]:
       UserError: the file can't be read; without it the learning rates would differ.
     """
     try:
-        entries = parse_json(run.nan_events.read_text("utf-8"))
+        entries = parse_json(run.nan_events.read_bytes())
         return list(convert(entries, tuple[NanEvent, ...], "nan_events"))
     except FileNotFoundError:
         return []
-    except (OSError, UnicodeDecodeError, UserError, RecursionError) as error:
+    except (OSError, UserError) as error:
         raise UserError(
             f"{run.nan_events}: can't be read ({error}); start over with --overwrite"
         ) from None

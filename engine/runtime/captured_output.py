@@ -6,26 +6,22 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 STDOUT, STDERR = 1, 2
 
 
-@contextmanager
-def capture_output() -> Iterator[None]:
+def capture_output() -> AbstractContextManager[None]:
     """Captures both standard streams; prints what they received only if the block fails."""
     streams = {STDOUT, STDERR}
     with suppress(OSError, ValueError, AttributeError):  # a notebook's stream has no descriptor
         streams.add(sys.stderr.fileno())
-    with _capture(streams):
-        yield
+    return _capture(streams)
 
 
-@contextmanager
-def capture_native_stderr() -> Iterator[None]:
+def capture_native_stderr() -> AbstractContextManager[None]:
     """Captures the error stream of native code; prints it only if the block fails."""
-    with _capture({STDERR}):
-        yield
+    return _capture({STDERR})
 
 
 @contextmanager

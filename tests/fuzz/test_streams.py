@@ -17,7 +17,7 @@ import pytest
 from engine.benchmark import cloud
 from engine.core.errors import UserError
 from engine.models import torch_weights
-from engine.runtime import preemption
+from engine.runtime import cloud_metadata
 from engine.runtime.cloud_metadata import UNAVAILABLE_ERRORS, requester
 from pipelines.sources import tfrecord_index
 from tests.engine.models import pickles
@@ -171,7 +171,7 @@ def service() -> Iterator[socketserver.TCPServer]:
 def test_metadata_service(judge, service):
     """Of every cloud: an instance type or none, a notice or none."""
     address = f"127.0.0.1:{service.server_address[1]}"
-    questions = [*cloud.CLOUDS.values(), *preemption.CLOUDS.values()]
+    questions = [*cloud.CLOUDS.values(), *cloud_metadata.CLOUDS_WITH_NOTICE.values()]
 
     def read(data: bytes) -> None:
         service.answer = data

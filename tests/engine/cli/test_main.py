@@ -119,9 +119,9 @@ def test_two_signals_in_short_order_end_a_program_once(pause):
 NOTICE = """
 import sys, time
 from engine.cli import main as cli_main
-from engine.runtime import background, preemption
+from engine.runtime import background, cloud_metadata
 sys.argv = ["/somewhere/bin/train"]
-preemption.watch = lambda notify: notify("the cloud") if {taken} else []
+cloud_metadata.watch_preemption = lambda notify: notify("the cloud") if {taken} else []
 def work(argv):
     stop = cli_main.listen_for_shutdown("SIGUSR1", True)
     try:

@@ -8,7 +8,7 @@ import pytest
 from engine.core import files
 from engine.core.errors import UserError
 from engine.runs import checkpoints
-from engine.runs.best_model import BestModel
+from engine.runs.best_model import BestModel, load_best_model
 from engine.runs.checkpoints import TrainState
 from engine.runs.directory import RunDirectory
 
@@ -50,3 +50,11 @@ def test_resume_before_first_epoch_has_no_best_model(run, best):
     best.resume(progress)
     best.save(progress)
     assert (best.weights, progress.best, run.best.exists()) == (None, None, False)
+
+
+@pytest.mark.parametrize("values", [[], {"classes": 3}, {"classes": [3]}, {"classes": ["a"]}])
+def test_best_model_without_classes_or_weights_is_refused(run, values):
+    group = "other" if values == {"classes": ["a"]} else "model"
+    run.best.write_bytes(checkpoints.pack({group: [np.arange(3.0)]}, values))
+    with pytest.raises(UserError, match=r"best.npz: holds no weights .* --overwrite"):
+        load_best_model(run)

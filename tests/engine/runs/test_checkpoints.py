@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from engine.core.errors import UserError
-from engine.runs import best_model, checkpoints
+from engine.runs import checkpoints
 from engine.runs.checkpoints import TrainState
 from engine.runs.directory import RunDirectory
 
@@ -49,19 +49,15 @@ def test_checkpoint_round_trip(run):
         spent={"seconds": 7.0}, total_seconds=9.0,
         history=[{"epoch": 1, "val_loss": float("nan")}], phases=[{"name": "a"}],
     )  # fmt: skip
-    groups = {"model": tensors(WEIGHTS), "optimizer": tensors([np.arange(11)]), "totals": []}
+    groups = {"model": tensors(WEIGHTS), "optimizer": tensors(range(120)), "totals": []}
     checkpoints.save(run, state, groups)
     again, arrays = checkpoints.load(run)
     assert repr(again) == repr(state), "repr, since NaN equals nothing"
     assert list(arrays) == ["model", "optimizer"]
+    assert [int(array) for array in arrays["optimizer"]] == list(range(120))
     for mine, other in zip(arrays["model"], WEIGHTS, strict=True):
         assert mine.dtype == other.dtype
         np.testing.assert_array_equal(mine, other)
-
-
-def test_checkpoint_of_many_arrays_keeps_order(run):
-    checkpoints.save(run, TrainState(step=1), {"model": tensors(range(120))})
-    assert [int(array) for array in checkpoints.load(run)[1]["model"]] == list(range(120))
 
 
 def test_end_epoch_adds_up_times():
@@ -115,26 +111,15 @@ def test_load_skips_damaged_checkpoint(run, damage):
     np.testing.assert_array_equal(arrays["model"][0], WEIGHTS[0] + 10)
 
 
-def test_save_deletes_damaged_later_checkpoint(run):
+def test_save_deletes_damaged_later_checkpoint_and_partial_file(run):
     """Otherwise the damaged one, of a later step, would displace an intact one."""
-    save(run, 10)
     save(run, 90).write_bytes(b"")
-    save(run, 20)
-    assert names(run) == ["step_000000010_phase_000.npz", "step_000000020_phase_000.npz"]
-
-
-def test_save_deletes_partial_file(run):
-    half = run.checkpoints / "step_000000010_phase_000.npz.part"
-    half.write_bytes(b"half")
-    assert checkpoints.load(run)[0].step == 0
-    save(run, 20)
-    assert names(run) == ["step_000000020_phase_000.npz"]
-
-
-def test_load_refuses_if_all_are_damaged(run):
-    save(run, 10).write_bytes(b"")
+    (run.checkpoints / "step_000000015_phase_000.npz.part").write_bytes(b"half")
     with pytest.raises(UserError, match=r"none of the 1 checkpoints .* --overwrite"):
         checkpoints.load(run)
+    save(run, 10)
+    save(run, 20)
+    assert names(run) == ["step_000000010_phase_000.npz", "step_000000020_phase_000.npz"]
 
 
 def test_flipped_bits_are_detected(tmp_path):
@@ -211,16 +196,6 @@ def test_load_skips_invalid_state(run, values):
     other = run.checkpoints / "step_000000020_phase_000.npz"
     other.write_bytes(checkpoints.pack({"model": WEIGHTS}, values))
     assert checkpoints.load(run)[0].step == 10
-
-
-@pytest.mark.parametrize("values", [{}, [], {"classes": 3}, {"classes": [3]}, {"classes": None}])
-def test_best_model_without_classes_is_refused(run, values):
-    run.best.write_bytes(checkpoints.pack({"model": WEIGHTS}, values))
-    with pytest.raises(UserError, match=r"best.npz: holds no weights .* --overwrite"):
-        best_model.load_best_model(run)
-    run.best.write_bytes(checkpoints.pack({"other": WEIGHTS}, {"classes": ["a"]}))
-    with pytest.raises(UserError, match=r"best.npz: holds no weights .* --overwrite"):
-        best_model.load_best_model(run)
 
 
 def test_restore_assigns_keras_and_tensorflow_variables():

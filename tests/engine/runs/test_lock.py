@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from engine.core.errors import UserError
-from engine.runs import failure
 from engine.runs.directory import RunDirectory, claim_directory
 from engine.runs.lock import RunLock
 from tests.engine.small import recipe
@@ -123,7 +122,7 @@ def test_directory_taken_by_other_process_is_not_touched(run, request):
         claim_directory(RunDirectory(run.path), MINE, overwrite=False)
         before = theirs(run)
         message = f"locked by process {holder.pid} on .*; wait"
-        with pytest.raises(UserError, match=message), failure.record_failure(lock):
+        with pytest.raises(UserError, match=message), lock.record_failure():
             lock.recreate_directory(MINE)
         assert theirs(run) == before
 

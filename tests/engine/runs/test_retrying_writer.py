@@ -8,7 +8,6 @@ import shutil
 
 import pytest
 
-from engine.core import files
 from engine.core.errors import UserError
 from engine.runs import checkpoints, directory, retrying_writer
 from engine.runs.directory import RunDirectory
@@ -159,13 +158,3 @@ def test_deleted_directory_of_resumed_run_is_recreated(coloured, undisturbed, tm
         loop.train(make_job(recipe, run.path, Watcher(stop_at=18), **SETTINGS))
     loop.train(make_job(recipe, run.path, deleting(run, 19), **SETTINGS))
     assert same_end(run, undisturbed[0].run)
-
-
-def test_failed_write_keeps_old_file(tmp_path, disk):
-    path = tmp_path / "file"
-    files.write(path, b"old")
-    disk.full = True
-    with pytest.raises(OSError, match="No space left"):
-        files.write(path, b"new")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
-    assert path.read_bytes() == b"old"

@@ -69,7 +69,7 @@ def agree(one, other, atol=1e-5) -> None:
         np.testing.assert_allclose(mine.numpy(), others.numpy(), atol=atol, err_msg=mine.path)
 
 
-def test_there_are_two():
+def test_two_devices_hold_a_variable_twice():
     with TWO.scope():
         assert tf.distribute.get_strategy().num_replicas_in_sync == 2
         variable = keras.Variable([1.0])
@@ -91,7 +91,7 @@ CLIPPED = ("sgd", {"clip_global_norm": 0.1, "weight_decay": 0.01})
         pytest.param("top", "adam", {}, marks=pytest.mark.slow),
     ],
 )
-def test_two_devices_update_as_one_does_with_the_whole_batch(trainable, optimizer, changes):
+def test_update_on_two_devices_equals_that_of_one(trainable, optimizer, changes):
     one, two = (trained(s, trainable, optimizer, **changes) for s in (ONE, TWO))
     assert len(moved(one.net.model, one.before)) == {"head": 4, "top": 8}[trainable]
     agree(one, two)
@@ -100,7 +100,7 @@ def test_two_devices_update_as_one_does_with_the_whole_batch(trainable, optimize
     assert float(two.optimizer.learning_rate.numpy()) == pytest.approx(0.05)
 
 
-def test_a_batch_goes_in_pieces_on_each_device():
+def test_microbatches_on_two_devices_equal_the_whole_batch():
     """Three to each device, one by one, with dropout, which is drawn by example."""
     recipe = {"dropout": 0.3}
     one = trained(ONE, recipe=recipe)
@@ -110,7 +110,7 @@ def test_a_batch_goes_in_pieces_on_each_device():
 
 
 @pytest.mark.parametrize("batch_norm", ["frozen", "train"])
-def test_both_devices_hold_the_same(batch_norm):
+def test_variables_of_both_devices_are_equal(batch_norm):
     """But for statistics that train: each has those of its share, and the first one's are read."""
     made = trained(TWO, "top", "adam", batch_norm=batch_norm)
     statistics = {path for path in moved(made.net.model, made.before) if "moving" in path}
@@ -121,11 +121,11 @@ def test_both_devices_hold_the_same(batch_norm):
         assert np.array_equal(variable.numpy(), one)
 
 
-def test_the_probe_after_a_phase_measures_what_their_shares_give():
-    """Each is normalised by itself, as a piece of a batch on one device is."""
+def test_batchnorm_check_measures_the_shares():
+    """Each is normalised by itself, as a microbatch on one device is."""
     found = []
-    for strategy, pieces in ((ONE, 2), (TWO, 1)):
-        recipe = {"gradient_accumulation_steps": pieces}
+    for strategy, microbatches in ((ONE, 2), (TWO, 1)):
+        recipe = {"gradient_accumulation_steps": microbatches}
         made = trained(strategy, batch_norm="train", recipe=recipe)
         with strategy.scope():
             found.append(
@@ -135,13 +135,13 @@ def test_the_probe_after_a_phase_measures_what_their_shares_give():
     assert found[1].training.loss == pytest.approx(found[0].training.loss, abs=1e-4)
 
 
-def test_steps_in_one_call_are_those_of_as_many_calls():
+def test_steps_in_one_execution_equal_single_steps():
     together, alone = (trained(TWO, one_call=one_call) for one_call in (True, False))
     agree(together, alone, atol=0)
     assert together.recorded == alone.recorded
 
 
-def test_float16_scales_its_loss_and_skips_what_overflows():
+def test_float16_scales_its_loss_and_skips_overflows():
     half = {"program": ComputeMode("mixed_float16"), "scale_loss": True}
     one, two = (trained(strategy, **half) for strategy in (ONE, TWO))
     agree(one, two, atol=2e-3)
@@ -154,7 +154,7 @@ def test_float16_scales_its_loss_and_skips_what_overflows():
     assert two.metrics.read().bad_step is None, "the loss scale has seen to it"
 
 
-def test_totals_are_written_down_and_read_again():
+def test_metrics_are_saved_and_restored():
     with TWO.scope():
         made = trained(TWO)
         state = [np.asarray(part) for part in made.metrics.state]
@@ -168,7 +168,7 @@ def test_totals_are_written_down_and_read_again():
         assert made.metrics.read().examples == 21
 
 
-def test_a_loss_that_is_no_number_on_one_device_is_known_to_both():
+def test_nan_loss_on_one_device_is_known_to_both():
     with TWO.scope():
         made = trained(TWO)
         batch = batches()[0]
@@ -180,8 +180,8 @@ def test_a_loss_that_is_no_number_on_one_device_is_known_to_both():
         assert made.metrics.read().bad_step == 1
 
 
-def test_a_run_that_was_stopped_ends_with_the_same_bits(coloured, tmp_path):
-    """In a phase that reads images and in one that reads kept features, several steps a call."""
+def test_resumed_run_ends_with_the_same_bits(coloured, tmp_path):
+    """In a phase that reads images and in one that reads cached features, two steps a call."""
     phases = (
         "transfer(epochs=2)",
         "fine_tune(trainable=middle, epochs=2, optimizer=adam, views=1)",

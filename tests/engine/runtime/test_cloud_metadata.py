@@ -1,8 +1,9 @@
-"""Requests to a metadata service: direct, in time, and with validated answers."""
+"""Requests to a metadata service: direct, in time, validated; and the notices of two clouds."""
 
 from __future__ import annotations
 
 import ipaddress
+import queue
 import socket
 import threading
 import time
@@ -10,7 +11,7 @@ import time
 import pytest
 
 from engine.runtime import cloud_metadata
-from tests.engine.runtime.metadata_server import TOKEN, serving, token
+from tests.engine.runtime.metadata_server import NOTHING, TOKEN, Answer, serving, token
 
 TIMEOUT_SECONDS = 20.0  # never reached where somebody answers
 
@@ -23,13 +24,7 @@ def name(address: str) -> str:
     return request_to(address)("GET", "/name", {})
 
 
-def test_answer_is_stripped():
-    with serving(lambda request: (200, " g6.xlarge\n", {})) as (address, asked):
-        assert name(address) == "g6.xlarge"
-    assert asked == ["/name"]
-
-
-@pytest.mark.parametrize("status", [201, 204, 304, 400, 401, 404, 500])
+@pytest.mark.parametrize("status", [201, 304, 404, 500])
 def test_answer_with_another_status_than_200_is_refused(status):
     with serving(lambda request: (status, "g6.xlarge", {})) as (address, _):
         with pytest.raises(ValueError) as caught:  # noqa: PT011 (the kind of error is what counts)
@@ -38,19 +33,14 @@ def test_answer_with_another_status_than_200_is_refused(status):
 
 
 def test_answer_longer_than_the_limit_is_refused():
-    longest = "x" * cloud_metadata.MAX_ANSWER_BYTES
-    with serving(lambda request: (200, longest, {})) as (address, _):
+    longest = "x" * (cloud_metadata.MAX_ANSWER_BYTES - 1)
+    with serving(lambda request: (200, f"{longest}\n", {})) as (address, _):
         assert name(address) == longest
     with (
-        serving(lambda request: (200, longest + "x", {})) as (address, _),
+        serving(lambda request: (200, f"{longest}xx", {})) as (address, _),
         pytest.raises(ValueError, match="not an answer"),
     ):
         name(address)
-
-
-def test_aws_token_is_returned_as_a_header():
-    with serving(token) as (address, _):
-        assert cloud_metadata.aws_token(request_to(address)) == {"X-aws-ec2-metadata-token": TOKEN}
 
 
 @pytest.mark.parametrize("text", ["token\r\nHost: elsewhere", "<html>", "two words", ""])
@@ -60,15 +50,6 @@ def test_aws_token_with_unexpected_characters_is_refused(text):
         pytest.raises(ValueError, match="unexpected characters"),
     ):
         cloud_metadata.aws_token(request_to(address))
-
-
-def test_google_value_is_requested_with_its_header():
-    def service(request):
-        return 200, request.headers.get("Metadata-Flavor"), {}
-
-    with serving(service) as (address, asked):
-        assert cloud_metadata.google_value(request_to(address), "preempted") == "Google"
-    assert asked == ["/computeMetadata/v1/instance/preempted"]
 
 
 def test_redirects_are_not_followed():
@@ -128,3 +109,102 @@ def test_no_request_is_sent_after_the_deadline():
 
 def test_address_is_link_local():
     assert ipaddress.ip_address(cloud_metadata.ADDRESS).is_link_local
+
+
+INTERRUPTION = '{"action": "terminate", "time": "2026-09-18T08:22:00Z"}'
+Notices = queue.Queue
+
+
+class Aws:
+    """As in the EC2 user guide: 404 as long as there is no notice. taken: whether there is one."""
+
+    taken = False
+
+    def __call__(self, request) -> Answer:
+        if (request.command, request.path) == ("PUT", "/latest/api/token"):
+            return token(request)
+        if request.headers.get("X-aws-ec2-metadata-token") != TOKEN:
+            return 401, "Unauthorized", {}
+        if request.path == "/latest/meta-data/spot/instance-action" and self.taken:
+            return 200, INTERRUPTION, {}
+        return NOTHING
+
+
+class Google:
+    """As in the Compute Engine documentation: TRUE or FALSE."""
+
+    taken = False
+
+    def __call__(self, request) -> Answer:
+        if request.headers.get("Metadata-Flavor") != "Google":
+            return 403, "Missing Metadata-Flavor:Google header.", {}
+        if request.path == "/computeMetadata/v1/instance/preempted":
+            return 200, str(self.taken).upper(), {"Metadata-Flavor": "Google"}
+        return NOTHING
+
+
+CLOUDS = pytest.mark.parametrize(("service", "name"), [(Aws(), "AWS"), (Google(), "Google")])
+
+
+@CLOUDS
+def test_notice_is_passed_on_when_it_comes(service, name):
+    notices: Notices = queue.Queue()
+    service.taken = False
+    with serving(service) as (address, asked):
+        assert cloud_metadata.watch_preemption(notices.put, address, poll_seconds=0.01) == [name]
+        while len(asked) < 6:
+            assert notices.empty()
+        service.taken = True
+        assert notices.get(timeout=60) == f"{name}'s preemption notice"
+
+
+@CLOUDS
+def test_notice_present_at_the_start_is_passed_on(service, name):
+    notices: Notices = queue.Queue()
+    service.taken = True
+    with serving(service) as (address, _):
+        cloud_metadata.watch_preemption(notices.put, address, poll_seconds=60)
+        assert name in notices.get(timeout=60)
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 503])
+def test_service_that_is_unavailable_at_first_is_polled_again(status):
+    notices: Notices = queue.Queue()
+    aws, here = Aws(), threading.Event()
+    aws.taken = True
+
+    def service(request) -> Answer:
+        return aws(request) if here.is_set() else (status, "", {})
+
+    with serving(service) as (address, asked):
+        assert cloud_metadata.watch_preemption(notices.put, address, poll_seconds=0.01) == []
+        while len(asked) < 10:
+            assert notices.empty()
+        here.set()
+        assert "AWS" in notices.get(timeout=60)
+
+
+@pytest.mark.parametrize("drop", [b"a", b"HTTP/1.1 100 Continue\r\n\r\n"])
+def test_endless_answer_ends_at_the_deadline(drop, monkeypatch):
+    """Each of its bytes is in time."""
+    monkeypatch.setattr(cloud_metadata, "POLL_TIMEOUT_SECONDS", 0.2)
+    left: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        drip = threading.Thread(target=_drip, args=(server, drop, left), daemon=True)
+        drip.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert cloud_metadata._poll_clouds(address) == {}
+        drip.join()
+    assert left == ["before the end", "before the end"]
+
+
+def _drip(server: socket.socket, drop: bytes, left: list[str]) -> None:
+    """Answers two questions for a long time; notes who goes away before that is over."""
+    for _ in range(2):
+        with server.accept()[0] as connection:
+            try:
+                for _ in range(1000):
+                    connection.sendall(drop)
+                    time.sleep(0.01)
+            except OSError:
+                left.append("before the end")

@@ -1,16 +1,16 @@
-"""Devices that can't share a batch are refused; what several do, `test_two_devices.py` tests."""
+"""Batches and their shares of several devices; `test_two_devices.py` trains on two."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from engine.core.errors import UserError
 from engine.runtime import distribution
 
 
-def test_a_batch_that_can_not_be_divided_is_refused():
+def test_batch_that_devices_cannot_share_is_refused():
     two = ["/gpu:0", "/gpu:1"]
     with pytest.raises(UserError, match=r"batch_size=9 with 2 GPUs .*allowed: a multiple of 2;"):
         distribution.choose_strategy(two, 9)
@@ -20,32 +20,30 @@ def test_a_batch_that_can_not_be_divided_is_refused():
         distribution.choose_strategy(two, 8, accumulation_steps=3)
 
 
-def test_one_device_needs_no_strategy_of_its_own():
+def test_one_device_has_the_default_strategy():
     assert distribution.choose_strategy(["/gpu:0"], 9) is tf.distribute.get_strategy()
 
 
-few = some.integers(1, 8)
+few = st.integers(1, 8)
 
 
 @settings(deadline=None, max_examples=60)
-@given(count=some.integers(2, 4), pieces=few, batch_size=some.integers(1, 200))
-def test_a_batch_is_taken_where_every_piece_of_every_share_is_of_one_size(
-    count, pieces, batch_size
-):
+@given(count=st.integers(2, 4), microbatches=few, batch_size=st.integers(1, 200))
+def test_batch_is_accepted_where_all_microbatches_have_one_size(count, microbatches, batch_size):
     devices = [f"/gpu:{place}" for place in range(count)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tf.distribute, "MirroredStrategy", list)
         try:
-            taken = distribution.choose_strategy(devices, batch_size, pieces) == devices
+            taken = distribution.choose_strategy(devices, batch_size, microbatches) == devices
         except UserError:
             taken = False
     shares = np.array_split(np.arange(batch_size), count)
-    sizes = {len(piece) for share in shares for piece in np.array_split(share, pieces)}
+    sizes = {len(part) for share in shares for part in np.array_split(share, microbatches)}
     assert taken == (len(sizes) == 1)
 
 
 class Devices:
-    """As many as are wished for, which work one after the other."""
+    """A number of devices that work one after the other."""
 
     def __init__(self, count: int) -> None:
         self.num_replicas_in_sync = count
@@ -58,7 +56,7 @@ class Devices:
 
 @settings(deadline=None, max_examples=30)
 @given(count=few, size=few)
-def test_shares_are_of_one_size_and_together_the_batch(count, size):
+def test_shares_have_one_size_and_are_together_the_batch(count, size):
     devices, shares = Devices(count), []
     batch = {"numbers": np.arange(count * size), "images": np.random.rand(count * size, 2, 3)}
     with pytest.MonkeyPatch.context() as patch:

@@ -30,26 +30,26 @@ LINES = (
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_noise_of_decoders_is_dropped(line):
+def test_decoder_noise_is_dropped(line):
     assert said(f"os.write(2, {(line + chr(10)).encode()!r})").stderr == ""
 
 
-def test_everything_else_passes_in_its_order():
+def test_other_native_lines_pass_in_order():
     lines = "".join(f"E0000 line {number}: out of memory\n" for number in range(2000))
     assert said(f"os.write(2, {lines.encode()!r})").stderr == lines
 
 
-def test_what_python_writes_is_never_looked_at():
+def test_python_output_is_not_filtered():
     assert said("print('Corrupt JPEG data', file=sys.stderr)").stderr == "Corrupt JPEG data\n"
 
 
-def test_the_last_words_of_a_process_that_dies_are_kept():
+def test_last_line_before_abort_is_kept():
     ended = said("os.write(2, b'free(): invalid pointer\\n'); os.abort()")
     assert ended.stderr == "free(): invalid pointer\n"
     assert ended.returncode < 0
 
 
-def test_a_signal_to_the_whole_group_does_not_lose_them():
+def test_signal_to_the_process_group_loses_no_line():
     work = (
         "os.setpgid(0, 0)\nsignal.signal(signal.SIGTERM, lambda *_: None)\n"
         "os.killpg(0, signal.SIGTERM)\nos.write(2, b'still here\\n')"
@@ -57,7 +57,7 @@ def test_a_signal_to_the_whole_group_does_not_lose_them():
     assert said(work).stderr == "still here\n"
 
 
-def test_what_the_program_holds_is_free_when_it_dies(tmp_path):
+def test_locks_are_free_after_the_process_died(tmp_path):
     """Though nobody reads what the filter has to pass on."""
     work = (
         f"import fcntl\nfile = open({str(tmp_path / 'lock')!r}, 'w')\n"
@@ -79,7 +79,7 @@ def test_what_the_program_holds_is_free_when_it_dies(tmp_path):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_a_program_without_streams_loses_nothing(tmp_path):
+def test_program_without_stdin_loses_no_line(tmp_path):
     """As a shell starts it with `<&-`."""
     code = f"import os\n{HUSH}\nos.write(2, b'native\\n')"
     command = f"{sys.executable} -c {shlex.quote(code)} <&- 2> {tmp_path / 'said'}"
@@ -90,7 +90,7 @@ def test_a_program_without_streams_loses_nothing(tmp_path):
         time.sleep(0.01)
 
 
-def test_a_stream_that_somebody_has_put_aside_is_left_alone(capfd):
+def test_redirected_python_stderr_is_left_alone(capfd):
     from engine.runtime import native_stderr
 
     before = sys.stderr

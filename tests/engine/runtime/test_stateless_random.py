@@ -23,7 +23,7 @@ def drawn(seed=0, stream=stateless_random.AUGMENT, epoch=0, examples=(0,), count
 
 
 @pytest.mark.parametrize(("counter", "key", "answer"), KNOWN_ANSWERS)
-def test_threefry_gives_the_published_answers(counter, key, answer):
+def test_threefry_words_as_published(counter, key, answer):
     words = stateless_random.threefry2x32(
         tuple(tf.constant(word, tf.uint32) for word in key),
         tuple(tf.constant(word, tf.uint32) for word in counter),
@@ -31,23 +31,23 @@ def test_threefry_gives_the_published_answers(counter, key, answer):
     assert tuple(int(word) for word in words) == answer
 
 
-def test_a_draw_is_the_top_24_bits_of_a_word():
+def test_draw_is_the_top_24_bits_of_a_word():
     expected = [0x6B200159 >> 8, 0x99BA4EFE >> 8]
     assert (drawn(count=2)[0] * 2**24).tolist() == expected
 
 
-def test_an_example_draws_the_same_in_any_batch():
+def test_draws_of_an_example_are_the_same_in_any_batch():
     together = drawn(seed=3, epoch=2, examples=range(20))
     for example in (0, 7, 19):
         assert np.array_equal(drawn(seed=3, epoch=2, examples=[example])[0], together[example])
     assert np.array_equal(drawn(seed=3, epoch=2, examples=range(19, -1, -1)), together[::-1])
 
 
-def test_more_draws_begin_with_the_fewer():
+def test_longer_draw_begins_with_the_shorter_one():
     assert np.array_equal(drawn(count=9)[:, :5], drawn(count=5))
 
 
-def test_every_seed_stream_epoch_example_and_place_draws_for_itself():
+def test_draws_of_different_seeds_streams_epochs_examples_differ():
     everything = [
         drawn(seed, stream, epoch, range(4), 7)
         for seed in (0, 1, 2**32 - 1)
@@ -59,7 +59,7 @@ def test_every_seed_stream_epoch_example_and_place_draws_for_itself():
     assert len(np.unique(numbers)) == len(numbers)
 
 
-def test_draws_are_even_in_the_unit_interval():
+def test_draws_are_uniform_in_the_unit_interval():
     numbers = drawn(seed=11, examples=range(2000), count=10)
     assert numbers.min() >= 0
     assert numbers.max() < 1
@@ -68,18 +68,18 @@ def test_draws_are_even_in_the_unit_interval():
         assert stats.chisquare(counts).pvalue > 0.001
 
 
-def test_draws_of_one_example_are_independent_of_each_other():
+def test_draws_of_one_example_are_uncorrelated():
     numbers = drawn(seed=5, examples=range(4000), count=6)
     correlations = np.corrcoef(numbers.T) - np.eye(6)
     assert np.abs(correlations).max() < 4 / np.sqrt(4000)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5])
-def test_each_example_gets_as_many_as_asked_for(count):
+def test_shape_of_draws(count):
     assert drawn(examples=range(3), count=count).shape == (3, count)
 
 
-def test_a_graph_draws_the_same():
+def test_draws_in_a_graph_equal_eager_ones():
     compiled = tf.function(
         lambda epochs, examples: stateless_random.uniform(4, 1, epochs, examples, 5)
     )
