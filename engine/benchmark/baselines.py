@@ -2,53 +2,53 @@
 
 Runs as a program, so that its process shares only the network and its weights with this project:
 
-    python -m engine.benchmark.baselines '{"baseline": "fit", "train_dir": …}'
+    python -m engine.benchmark.baselines fit TRAIN_DIR VALIDATION_DIR RECIPE_JSON
 
 Prints a line before the first read and after each epoch, which `time_to_accuracy` parses.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 READING = "reading images"
 EPOCH = "epoch: validation accuracy "
+Read = Callable[[str, bool], Any]  # a folder of class folders, and whether it is trained on
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A training job: a key of BASELINES, folders of class folders, and a recipe as JSON."""
-
-    baseline: str
-    train_dir: str
-    validation_dir: str
-    recipe: str
-
-
-def main(text: str) -> None:
-    task = Task(**json.loads(text))
+def main(baseline: str, train_dir: str, validation_dir: str, recipe_json: str) -> None:
+    """Trains a key of BASELINES on folders of class folders."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
 
     from engine.core.recipe import Recipe, from_json
     from engine.models import classifier, freezing
 
-    recipe = from_json(Recipe, task.recipe)
+    recipe = from_json(Recipe, recipe_json)
     keras.utils.set_random_seed(recipe.seed)
-    classes = len([entry for entry in os.scandir(task.train_dir) if entry.is_dir()])
+    classes = len([entry for entry in os.scandir(train_dir) if entry.is_dir()])
     network = classifier.build(recipe, classes)
-    training, validation, model = BASELINES[task.baseline](task, recipe, network)
+    read, model = BASELINES[baseline](recipe, network)
+    training, validation = read(train_dir, True), read(validation_dir, False)
+    report = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda _, logs: print(f"{EPOCH}{logs['val_accuracy']:.6f}", flush=True)
+    )
     print(READING, flush=True)
     for phase in recipe.phases:
         opened = freezing.partition_model(network, phase.trainable).open_layers
         for layer in network.model.layers:
             layer.trainable = layer.name in opened
         _compile(model, phase)
-        _fit(model, training, validation, phase.epochs)
+        model.fit(
+            training,
+            validation_data=validation,
+            epochs=phase.epochs,
+            verbose=0,
+            callbacks=[report],
+        )
 
 
 def _compile(model: Any, phase: Any) -> None:
@@ -64,29 +64,19 @@ def _compile(model: Any, phase: Any) -> None:
     model.compile(optimizer, loss, metrics=["accuracy"])
 
 
-def _fit(model: Any, training: Any, validation: Any, epochs: int) -> None:
-    import keras
-
-    class Report(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            print(f"{EPOCH}{(logs or {})['val_accuracy']:.6f}", flush=True)
-
-    model.fit(training, validation_data=validation, epochs=epochs, verbose=0, callbacks=[Report()])
-
-
-def keras_fit(task: Task, recipe: Any, network: Any) -> tuple[Any, Any, Any]:
+def keras_fit(recipe: Any, network: Any) -> tuple[Read, Any]:
     """Prepares `image_dataset_from_directory`, with augmentation layers in the model."""
     import keras
     import tensorflow as tf
 
     from engine.benchmark.keras_comparison import keras_layers
 
-    def read(folder: str, shuffle: bool) -> Any:
+    def read(folder: str, training: bool) -> Any:
         data = keras.utils.image_dataset_from_directory(
             folder,
             image_size=recipe.image_size,
             batch_size=recipe.batch_size,
-            shuffle=shuffle,
+            shuffle=training,
             seed=recipe.seed,
             verbose=False,
         )
@@ -97,10 +87,10 @@ def keras_fit(task: Task, recipe: Any, network: Any) -> tuple[Any, Any, Any]:
     for layer in keras_layers(recipe.augment):
         augmented = layer(augmented)
     model = keras.Model(pixels, network.model(augmented, training=False))
-    return read(task.train_dir, True), read(task.validation_dir, False), model
+    return read, model
 
 
-def image_data_generator(task: Task, recipe: Any, network: Any) -> tuple[Any, Any, Any]:
+def image_data_generator(recipe: Any, network: Any) -> tuple[Read, Any]:
     """Prepares `ImageDataGenerator`, which augments image by image in NumPy and SciPy."""
     import keras
 
@@ -123,23 +113,21 @@ def image_data_generator(task: Task, recipe: Any, network: Any) -> tuple[Any, An
         if call.name in arguments:
             settings |= arguments[call.name](*call.args, **call.kwargs)
 
-    def read(folder: str, generator: Any, shuffle: bool) -> Any:
-        return generator.flow_from_directory(
+    def read(folder: str, training: bool) -> Any:
+        return generator(**(settings if training else {})).flow_from_directory(
             folder,
             target_size=recipe.image_size,
             batch_size=recipe.batch_size,
             class_mode="sparse",
-            shuffle=shuffle,
+            shuffle=training,
             seed=recipe.seed,
         )
 
     pixels = keras.Input((*recipe.image_size, 3))
-    model = keras.Model(pixels, network.model(pixels, training=False))
-    training = read(task.train_dir, generator(**settings), True)
-    return training, read(task.validation_dir, generator(), False), model
+    return read, keras.Model(pixels, network.model(pixels, training=False))
 
 
 BASELINES = {"fit": keras_fit, "image_data_generator": image_data_generator}
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

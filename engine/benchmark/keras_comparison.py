@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from engine.benchmark.phase_benchmark import PhaseBenchmark, bare_step, fetch, tail_step, workloads
+from engine.benchmark.phase_benchmark import (
+    MIN_CALLS,
+    PhaseBenchmark,
+    augment_stage,
+    fetch,
+    run_call,
+    tail_step,
+    trunk_stage,
+    workloads,
+)
 from engine.benchmark.timing import Workload
 from engine.core.call_syntax import Call
 from engine.core.dataset import Batch
-from engine.core.recipe import Recipe
 from engine.optim import losses
-from engine.runtime import stateless_random
 
 
 def forward(benchmark: PhaseBenchmark, batch: Batch) -> tuple[Workload, Workload]:
@@ -25,8 +33,7 @@ def forward(benchmark: PhaseBenchmark, batch: Batch) -> tuple[Workload, Workload
     def plain(images: tf.Tensor) -> Any:
         return model(tf.cast(images, tf.float32), training=False)
 
-    ours = Workload(lambda: fetch(benchmark.trainer.frozen_forward.plain(batch.inputs)), size)
-    return ours, Workload(lambda: fetch(plain(batch.inputs)), size)
+    return trunk_stage(benchmark, batch), Workload(lambda: fetch(plain(batch.inputs)), size)
 
 
 def augmentation(benchmark: PhaseBenchmark, batch: Batch) -> tuple[Workload, Workload] | None:
@@ -41,13 +48,7 @@ def augmentation(benchmark: PhaseBenchmark, batch: Batch) -> tuple[Workload, Wor
     def plain(images: tf.Tensor) -> tf.Tensor:
         return augment(tf.cast(images, tf.float32), training=True)
 
-    random_values = stateless_random.uniform(
-        0, stateless_random.AUGMENT, batch.views, batch.examples, benchmark.job.augment.draws
-    )
-    ours = Workload(
-        lambda: fetch(benchmark.trainer.frozen_forward.augment(batch.inputs, random_values)), size
-    )
-    return ours, Workload(lambda: fetch(plain(batch.inputs)), size)
+    return augment_stage(benchmark, batch), Workload(lambda: fetch(plain(batch.inputs)), size)
 
 
 def keras_layers(calls: Iterable[Call]) -> list[Any]:
@@ -108,10 +109,12 @@ def _plain_step(benchmark: PhaseBenchmark, boundary: list, batch: Batch) -> Call
 
 def loop(benchmark: PhaseBenchmark) -> tuple[Workload, Workload]:
     """Returns the training loop fed from caches, and its compiled step on prepared batches."""
-    return workloads(benchmark)["whole"], bare_step(benchmark)
+    batches = list(itertools.islice(benchmark.batches(), MIN_CALLS))
+    steps = sum(batch.labels.shape[0] for batch in batches)
 
+    def bare_steps() -> None:
+        for batch in batches:
+            run_call(benchmark, batch)
 
-def describe_workload(recipe: Recipe) -> str:
-    """Describes what is compared, in a line."""
-    height, width = recipe.image_size
-    return f"{recipe.backbone} at {height}x{width}, batch {recipe.batch_size}"
+    bare = Workload(bare_steps, steps * benchmark.job.recipe.batch_size)
+    return workloads(benchmark)["whole"], bare

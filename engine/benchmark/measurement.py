@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from engine.core.errors import choose, require
 
@@ -20,32 +19,21 @@ STAGES = {  # as named in sentences
     "tail": "the tail",
 }
 
-# What speeds a stage up if all share the cores, and if a GPU runs all but the input.
+# What speeds a stage up, on every machine; and besides if all share the cores, or on a GPU.
 SMALLER_MODEL = "a smaller --backbone or --image_size"
-FEWER_OPEN_STAGES = "fewer open stages (a later trainable=)"
-ON_CORES = {
-    "input": ("--cache=pixels", "smaller files", "more cores"),
-    "augment": ("fewer or cheaper steps in --augment", "more cores", "a GPU"),
-    "trunk": ("--cache=features with views=K", "--precision=auto", SMALLER_MODEL, "a GPU"),
-    "tail": (FEWER_OPEN_STAGES, SMALLER_MODEL, "more cores", "a GPU"),
-}
-ON_GPU = {
+ADVICE = {
     "input": ("--cache=pixels", "smaller files", "more cores"),
     "augment": ("fewer or cheaper steps in --augment",),
     "trunk": ("--cache=features with views=K", "--precision=auto", SMALLER_MODEL),
-    "tail": (
-        "a larger --batch_size",
-        "--precision=mixed_bfloat16",
-        FEWER_OPEN_STAGES,
-        SMALLER_MODEL,
-    ),
+    "tail": ("fewer open stages (a later trainable=)", SMALLER_MODEL),
 }
+ON_CORES = dict.fromkeys(("augment", "trunk", "tail"), ("more cores", "a GPU"))
+ON_GPU = {"tail": ("a larger --batch_size", "--precision=mixed_bfloat16")}
 
 PREDICT = "predict"  # in place of a phase, where images are predicted and nothing is trained
 
 MIN_RATE, MAX_RATE = 1e-6, 1e12  # images/s
 MIN_REPORTED_LOSS = 0.1
-MAX_NAME_LENGTH = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,23 +102,10 @@ class Measurement:
         require(bool(self.stages), f"stages is empty; allowed: {', '.join(STAGES)}")
         for name in self.stages:
             choose(name, STAGES, "stage")
-        for key in ("backbone", "precision", "phase"):
-            require_name(getattr(self, key), key)
         for value in (self.batch_size, *self.image_size):
             require(0 < value < 2**31, f"a size is {value}; allowed: 1 or more")
         for name, size in self.peak_memory.items():
-            require_name(name, "peak_memory: key")
-            valid = type(size) is int and 0 <= size < 2**63
-            require(valid, f"peak_memory of {name}={size!r}; allowed: bytes")
-
-
-def require_name(value: Any, what: str) -> None:
-    """Requires one short printable line, as names appear in tables and images."""
-    valid = isinstance(value, str) and value.isprintable() and 0 < len(value) <= MAX_NAME_LENGTH
-    require(
-        valid,
-        f"{what}={value!r:.{MAX_NAME_LENGTH}}; allowed: one line of 1 to {MAX_NAME_LENGTH} letters",
-    )
+            require(0 <= size < 2**63, f"peak_memory of {name}={size}; allowed: bytes")
 
 
 def attainable_rate(measurement: Measurement) -> float:
@@ -195,7 +170,8 @@ def _advice(measurement: Measurement, limit: str) -> list[str]:
 
     Prediction reads each image once.
     """
-    advice = (ON_CORES if measurement.shares_cores else ON_GPU)[limit]
+    here = ON_CORES if measurement.shares_cores else ON_GPU
+    advice = (*ADVICE[limit], *here.get(limit, ()))
     cached, plain = measurement.phase != PREDICT, measurement.precision == "float32"
     useful = {"--cache": cached, "--precision": plain}
     return [words for words in advice if useful.get(words.partition("=")[0], True)]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
-import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,7 +13,7 @@ import tensorflow as tf
 from engine.benchmark.measurement import Measurement, Rate
 from engine.benchmark.timing import SAMPLE_SECONDS, Workload, measure_in_turn
 from engine.core.dataset import Batch
-from engine.core.recipe import Phase
+from engine.core.recipe import Phase, Recipe
 from engine.runs.checkpoints import TrainState
 from engine.runtime import hardware, stateless_random
 from engine.training.batch_prefetcher import BatchPrefetcher
@@ -83,44 +83,54 @@ def prepare(job: TrainJob, phase: Phase) -> PhaseBenchmark:
 
 def _call_seconds(benchmark: PhaseBenchmark, batch: Batch) -> float:
     """Measures the seconds of a call."""
-    return (
-        1
-        / measure_in_turn({"call": Workload(lambda: _run_call(benchmark, batch), 1)}, 1)["call"][0]
-    )
+    call = Workload(lambda: run_call(benchmark, batch), 1)
+    [rate] = measure_in_turn({"call": call}, 1)["call"]
+    return 1 / rate
 
 
-def _run_call(benchmark: PhaseBenchmark, batch: Batch) -> None:
+def run_call(benchmark: PhaseBenchmark, batch: Batch) -> None:
     benchmark.trainer.step(batch, benchmark.rates(batch.labels.shape[0]))
     tf.test.experimental.sync_devices()
 
 
 def workloads(benchmark: PhaseBenchmark) -> dict[str, Workload]:
     """Returns the workloads `input` and `whole`, and those of the phase's other stages."""
-    job, trainer, size = benchmark.job, benchmark.trainer, benchmark.job.recipe.batch_size
     batch = tf.nest.map_structure(lambda column: column[0], next(benchmark.batches()))
 
     def whole() -> None:
         for stacked in benchmark.batches():
-            _run_call(benchmark, stacked)
+            run_call(benchmark, stacked)
 
-    stages = {"input": Workload(lambda: _drain(benchmark.batches()), benchmark.images)}
-    if trainer.features:
-        boundary = trainer.features.restore(batch)
+    stages = {
+        "input": Workload(
+            lambda: collections.deque(benchmark.batches(), maxlen=0), benchmark.images
+        )
+    }
+    if benchmark.trainer.features:
+        boundary = benchmark.trainer.features.restore(batch)
     else:
-        random_values = stateless_random.uniform(
-            0, stateless_random.AUGMENT, batch.views, batch.examples, job.augment.draws
-        )
-        stages["augment"] = Workload(
-            lambda: fetch(trainer.frozen_forward.augment(batch.inputs, random_values)), size
-        )
-        boundary = trainer.frozen_forward.plain(batch.inputs)
-        if trainer.partition.frozen:
-            stages["trunk"] = Workload(
-                lambda: fetch(trainer.frozen_forward.plain(batch.inputs)), size
-            )
+        stages["augment"] = augment_stage(benchmark, batch)
+        boundary = benchmark.trainer.frozen_forward.plain(batch.inputs)
+        if benchmark.trainer.partition.frozen:
+            stages["trunk"] = trunk_stage(benchmark, batch)
     stages["tail"] = tail_step(benchmark, batch._replace(inputs=tuple(boundary)))
     stages["whole"] = Workload(whole, benchmark.images)
     return stages
+
+
+def augment_stage(benchmark: PhaseBenchmark, batch: Batch) -> Workload:
+    """Returns the random augmentation of a batch."""
+    random_values = stateless_random.uniform(
+        0, stateless_random.AUGMENT, batch.views, batch.examples, benchmark.job.augment.draws
+    )
+    augment = benchmark.trainer.frozen_forward.augment
+    return Workload(lambda: fetch(augment(batch.inputs, random_values)), batch.labels.shape[0])
+
+
+def trunk_stage(benchmark: PhaseBenchmark, batch: Batch) -> Workload:
+    """Returns the frozen layers on the images of a batch."""
+    trunk = benchmark.trainer.frozen_forward.plain
+    return Workload(lambda: fetch(trunk(batch.inputs)), batch.labels.shape[0])
 
 
 def tail_step(benchmark: PhaseBenchmark, batch: Batch) -> Workload:
@@ -135,43 +145,32 @@ def tail_step(benchmark: PhaseBenchmark, batch: Batch) -> Workload:
     return Workload(run, benchmark.steps * benchmark.job.recipe.batch_size)
 
 
-def bare_step(benchmark: PhaseBenchmark) -> Workload:
-    """Returns the compiled step on prepared batches, the upper limit of the loop."""
-    batches = list(itertools.islice(benchmark.batches(), MIN_CALLS))
-    count = sum(batch.labels.shape[0] for batch in batches)
-
-    def run() -> None:
-        for batch in batches:
-            _run_call(benchmark, batch)
-
-    return Workload(run, count * benchmark.job.recipe.batch_size)
-
-
 def fetch(result: Any) -> None:
     """Waits for tensors by copying an element of each to the host."""
     for tensor in tf.nest.flatten(result):
         tf.reshape(tensor, [-1])[:1].numpy()
 
 
-def _drain(batches: Iterator[Batch]) -> None:
-    for _ in batches:
-        pass
-
-
 def measure_phase(job: TrainJob, phase: Phase, repeats: int) -> Measurement:
     """Measures all stages of one phase of a recipe."""
     hardware.reset_peak_memory()
-    benchmark = prepare(job, phase)
-    samples = measure_in_turn(workloads(benchmark), repeats)
-    rates: Mapping[str, Rate] = {name: Rate.of(each) for name, each in samples.items()}
+    stages = workloads(prepare(job, phase))
+    return measure(job.recipe, job.recipe.precision, phase.name, stages, repeats)
+
+
+def measure(
+    recipe: Recipe, precision: str, phase: str, stages: Mapping[str, Workload], repeats: int
+) -> Measurement:
+    """Measures the stages and the workload named `whole`."""
+    rates = {name: Rate.of(each) for name, each in measure_in_turn(stages, repeats).items()}
     return Measurement(
-        backbone=job.recipe.backbone,
-        image_size=job.recipe.image_size,
-        batch_size=job.recipe.batch_size,
-        precision=job.recipe.precision,
-        phase=phase.name,
-        stages={name: rate for name, rate in rates.items() if name != "whole"},
-        whole=rates["whole"],
+        backbone=recipe.backbone,
+        image_size=recipe.image_size,
+        batch_size=recipe.batch_size,
+        precision=precision,
+        phase=phase,
+        whole=rates.pop("whole"),
+        stages=rates,
         shares_cores=not tf.config.list_physical_devices("GPU"),
         peak_memory=hardware.peak_memory(),
     )

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from engine.benchmark.measurement import (
-    STAGES,
-    Measurement,
-    Rate,
-    efficiency,
-    require_name,
-)
-from engine.benchmark.text_table import MAX_WIDTH, align_columns, format_rate
-from engine.core.conversion import convert
+from engine.benchmark.measurement import STAGES, Measurement, Rate, efficiency
+from engine.core.conversion import convert, parse_json
 from engine.core.errors import UserError, require
-from engine.core.text import byte_size, shorten
+from engine.core.text import byte_size, counted, printable, shorten
 
 VERSION = 1  # of the file format; raised with every incompatible change
 MAX_REASON_LENGTH = 200  # letters of a file's error
 MAX_FILE_NAME_LENGTH = 100  # letters
+MAX_WIDTH = 100  # of a table's line, in letters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,34 +51,31 @@ class Report:
             price is None or 0 <= price < 1e9,
             f"price_per_hour={price}; allowed: a number, 0 or more",
         )
-        require_name(self.when, "when")
-        if self.instance_type is not None:
-            require_name(self.instance_type, "instance_type")
         require(bool(self.rows), "rows is empty; allowed: one or more")
-        _check_machine(self.machine)
-        for package, version in self.software.items():
-            require_name(package, "software: key")
-            require_name(version, f"software.{package}")
+        convert(self.machine.get("cpu"), str, "machine.cpu")
+        convert(self.machine.get("cores"), int, "machine.cores")
+        for gpu in convert(self.machine.get("gpus"), list[Mapping[str, Any]], "machine.gpus"):
+            convert(gpu.get("name"), str, "machine.gpus: name")
 
     def to_json(self) -> str:
         values = {"version": VERSION, **dataclasses.asdict(self)}
         return json.dumps(values, indent=2, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, source: str) -> Report:
-        """Parses the text of a result file; `source` names the file in errors.
+    def from_json(cls, text: str) -> Report:
+        """Parses the text of a result file.
 
         Raises:
           UserError: it is not a result of this version.
         """
-        try:
-            return convert(_parse(text), cls, "report")
-        except (UserError, ValueError, OverflowError, RecursionError) as error:
-            reason = shorten(str(error).replace("\n", " "), MAX_REASON_LENGTH)
-            raise UserError(
-                f"{source}: is not a result of this version of bin/benchmark ({reason}); "
-                "name a file that bin/benchmark wrote with --out="
-            ) from None
+        values = parse_json(text)
+        require(isinstance(values, dict), f"{type(values).__name__}; allowed: an object")
+        version = values.pop("version", None)
+        require(
+            type(version) is int and version == VERSION,
+            f"version={version!r:.{MAX_REASON_LENGTH}}; allowed: {VERSION}",
+        )
+        return convert(values, cls, "report")
 
 
 def load(path: Path) -> Report:
@@ -92,76 +84,34 @@ def load(path: Path) -> Report:
     Raises:
       UserError: it can't be read, or is not a result of this version.
     """
+    hint = "name a file that bin/benchmark wrote with --out="
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        return Report.from_json(path.read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror}); {hint}") from None
+    except (UserError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(
-            f"{path}: can't be read ({reason}); name a file that bin/benchmark wrote with --out="
+            f"{path}: is not a result of this version of bin/benchmark "
+            f"({shorten(str(error), MAX_REASON_LENGTH)}); {hint}"
         ) from None
-    return Report.from_json(text, str(path))
-
-
-def _parse(text: str) -> dict[str, Any]:
-    """Parses JSON, checks and drops the version, and converts the rates of stages."""
-    values = json.loads(text, parse_constant=_refuse_constant)
-    require(isinstance(values, dict), f"{type(values).__name__}; allowed: an object")
-    version = values.pop("version", None)
-    require(
-        type(version) is int and version == VERSION,
-        f"version={version!r}; allowed: {VERSION}",
-    )
-    if isinstance(values.get("rows"), list):
-        values["rows"] = [_convert_stages(row) for row in values["rows"]]
-    return values
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise UserError(f"{constant}; allowed: numbers")
-
-
-def _convert_stages(row: Any) -> Any:
-    stages = row.get("stages") if isinstance(row, dict) else None
-    if not isinstance(stages, dict):
-        return row  # `convert` reports the error
-    return row | {"stages": {name: convert(stages[name], Rate, "stage") for name in stages}}
-
-
-def _check_machine(machine: Mapping[str, Any]) -> None:
-    """Checks the values of a machine that the tables show."""
-    require_name(machine.get("cpu"), "machine.cpu")
-    cores, gpus = machine.get("cores"), machine.get("gpus")
-    valid = type(cores) is int and 0 < cores < 2**31
-    require(valid, f"machine.cores={cores!r}; allowed: 1 or more")
-    valid = isinstance(gpus, list | tuple) and all(isinstance(gpu, dict) for gpu in gpus)
-    require(valid, "machine.gpus has another type; allowed: a list of objects")
-    for name in gpu_names(machine):
-        require_name(name, "machine.gpus: name")
-    if machine.get("driver") is not None:
-        require_name(machine["driver"], "machine.driver")
-
-
-def gpu_names(machine: Mapping[str, Any]) -> list[str]:
-    """Returns the name of every GPU, in order."""
-    return [gpu.get("name") for gpu in machine["gpus"]]
 
 
 def machine_label(report: Report) -> str:
     """Returns a short name of the machine: its instance type, GPUs or processor."""
-    return report.instance_type or gpu_label(report) or cpu_label(report)
+    return printable(report.instance_type or "") or gpu_label(report) or cpu_label(report)
 
 
 def gpu_label(report: Report) -> str:
     """Returns the names of the GPUs with their counts; empty without a GPU."""
-    names = gpu_names(report.machine)
-    counts = {name: names.count(name) for name in names}
+    counts = collections.Counter(printable(gpu["name"]) for gpu in report.machine["gpus"])
     return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in counts.items())
 
 
 def cpu_label(report: Report) -> str:
     """Returns the processor with its number of cores."""
-    cores = report.machine["cores"]
-    return f"{report.machine['cpu']}, {cores} {'core' if cores == 1 else 'cores'}"
+    return (
+        f"{printable(report.machine['cpu'])}, {counted(report.machine['cores'], 'core', 'cores')}"
+    )
 
 
 def file_name(report: Report) -> str:
@@ -174,7 +124,7 @@ def file_name(report: Report) -> str:
 def workload_title(row: Measurement) -> str:
     """Describes the workload without its batch size."""
     height, width = row.image_size
-    return f"{row.backbone} {height}x{width}, {row.precision}, phase {row.phase}"
+    return printable(f"{row.backbone} {height}x{width}, {row.precision}, phase {row.phase}")
 
 
 def format_table(report: Report) -> str:
@@ -189,21 +139,19 @@ def format_table(report: Report) -> str:
 
 
 def _workload_table(rows: Sequence[Measurement]) -> list[str]:
-    head = ["batch", *STAGES, "whole", "efficiency", "memory"]
-    cells = [
-        [
-            f"{row.batch_size}",
-            *(format_rate(row.stages.get(stage)) for stage in STAGES),
-            format_rate(row.whole),
-            f"{efficiency(row):.0%}",
-            peak_memory(row),
-        ]
-        for row in sorted(rows, key=lambda row: row.batch_size)
-    ]
-    return align_columns(head, cells)
+    table = [["batch", *STAGES, "whole", "efficiency", "memory"]]
+    for row in sorted(rows, key=lambda row: row.batch_size):
+        stages = [format_rate(row.stages[name]) if name in row.stages else "-" for name in STAGES]
+        table.append([f"{row.batch_size}", *stages, *whole_cells(row)])
+    return align_columns(table)
 
 
-def peak_memory(row: Measurement) -> str:
+def whole_cells(row: Measurement) -> list[str]:
+    """Returns the cells of the whole: its rate, its efficiency, and the peak memory."""
+    return [format_rate(row.whole), f"{efficiency(row):.0%}", _peak_memory(row)]
+
+
+def _peak_memory(row: Measurement) -> str:
     """Formats the peak memory: the largest of the GPUs, or else the host's."""
     gpu_bytes = [count for name, count in row.peak_memory.items() if name.startswith("gpu")]
     largest = max(gpu_bytes, default=row.peak_memory.get("host"))
@@ -220,4 +168,20 @@ def _machine_lines(report: Report) -> list[str]:
         ", ".join(f"{package} {version}" for package, version in report.software.items()),
         report.when + (f", {price:g} an hour" if price is not None else ""),
     ]
-    return [line for part in parts for line in textwrap.wrap(part, MAX_WIDTH)]
+    return [line for part in parts for line in textwrap.wrap(printable(part), MAX_WIDTH)]
+
+
+def format_number(value: float) -> str:
+    """Formats at least three significant digits: 0.0123, 1.23, 12.3, 1,234."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
+
+
+def format_rate(value: Rate) -> str:
+    """Formats images/s with their spread."""
+    return f"{format_number(value.median)} ±{value.spread:.0%}"
+
+
+def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligns the first column left and the others, numbers, right."""
+    first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], widths)]) for row in rows]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import re
 import signal
@@ -32,12 +31,6 @@ class TimedRun:
     def seconds_to(self, target: float) -> float | None:
         """Returns when an evaluation first reached the target; None if none did."""
         return next((seconds for seconds, accuracy in self.epochs if accuracy >= target), None)
-
-    @property
-    def epoch_seconds(self) -> list[float]:
-        """The seconds from each evaluation to the next."""
-        times = [seconds for seconds, _ in self.epochs]
-        return [later - earlier for earlier, later in itertools.pairwise(times)]
 
 
 def run(command: Sequence[str], target: float, environment: Mapping[str, str]) -> TimedRun:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.benchmark import cloud
-from engine.benchmark.measurement import PREDICT, Measurement, Rate, explain
+from engine.benchmark.measurement import PREDICT, Measurement, explain
 from engine.benchmark.report import Report
-from engine.benchmark.timing import Workload, measure_in_turn
+from engine.benchmark.timing import Workload
 from engine.commands.evaluate import Log, ignore
 from engine.commands.shared_options import CacheOptions, ProcessOptions, price_per_hour_option
 from engine.core.options import option
@@ -130,8 +130,8 @@ def _measure_prediction(
 ) -> Measurement:
     """Measures predictions of the recipe's images into a file, their decoding, and the network."""
     import numpy as np
-    import tensorflow as tf
 
+    from engine.benchmark import phase_benchmark
     from engine.inference import predictor
     from engine.models import classifier
     from pipelines.predict.image_stream import ImageStream
@@ -152,19 +152,8 @@ def _measure_prediction(
         device=tensorflow_setup.prefetch_device(),
     )
     model = _in_precision(model, recipe, stream, log)
-    samples = measure_in_turn(_prediction_works(model, recipe, stream, files, folder), repeats)
-    rates = {name: Rate.of(each) for name, each in samples.items()}
-    return Measurement(
-        backbone=recipe.backbone,
-        image_size=recipe.image_size,
-        batch_size=recipe.batch_size,
-        precision=model.mode.policy,
-        phase=PREDICT,
-        stages={name: rates[name] for name in ("input", "trunk")},
-        whole=rates["whole"],
-        shares_cores=not tf.config.list_physical_devices("GPU"),
-        peak_memory=hardware.peak_memory(),
-    )
+    works = _prediction_works(model, recipe, stream, files, folder)
+    return phase_benchmark.measure(recipe, model.mode.policy, PREDICT, works, repeats)
 
 
 def _in_precision(model: Predictor, recipe: Recipe, stream: ImageStream, log: Log) -> Predictor:

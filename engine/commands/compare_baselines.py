@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 import statistics
 import sys
@@ -80,8 +79,11 @@ def _compare_stages(job: TrainJob, threads: int, repeats: int) -> Iterator[str]:
     """Yields a line for each stage compared with plain Keras or decoding alone."""
     from engine.benchmark import keras_comparison, phase_benchmark
 
-    title = keras_comparison.describe_workload(job.recipe)
-    yield f"{title}; ratios: median of {repeats} rounds (quartiles)"
+    recipe, (height, width) = job.recipe, job.recipe.image_size
+    yield (
+        f"{recipe.backbone} at {height}x{width}, batch {recipe.batch_size}; "
+        f"ratios: median of {repeats} rounds (quartiles)"
+    )
     phases = [phase for phase in job.recipe.phases if phase.epochs]
     for phase in phases:
         benchmark = phase_benchmark.prepare(job, phase)
@@ -161,13 +163,8 @@ def _train_command(options: BaselineOptions, recipe: Recipe, folder: Path) -> li
 
 
 def _baseline_command(name: str, recipe: Recipe, images: Path) -> list[str]:
-    task = {
-        "baseline": name,
-        "train_dir": str(images / "train"),
-        "validation_dir": str(images / "validation"),
-        "recipe": to_json(recipe),
-    }
-    return [sys.executable, "-m", "engine.benchmark.baselines", json.dumps(task)]
+    folders = [str(images / split) for split in ("train", "validation")]
+    return [sys.executable, "-m", "engine.benchmark.baselines", name, *folders, to_json(recipe)]
 
 
 def _describe(run: TimedRun, target: float) -> str:

@@ -43,7 +43,8 @@ def convert(value: Any, kind: Any, what: str) -> Any:
     """Returns the value as the annotated type.
 
     Args:
-      kind: int, float, bool, str, Call, a dataclass, or a tuple, list, Mapping or Optional of such.
+      kind: int, float, bool, str, Any, Call, a dataclass, or a tuple, list, Mapping or Optional of
+        such.
       what: the value's name, for the message.
 
     Raises:
@@ -53,6 +54,8 @@ def convert(value: Any, kind: Any, what: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         some = next(argument for argument in arguments if argument is not type(None))
         return None if value is None else convert(value, some, what)
+    if kind is Any:
+        return value
     if kind is Call and isinstance(value, str | Call):
         return parse_call(value) if isinstance(value, str) else value
     if dataclasses.is_dataclass(kind) and kind is not Call:
@@ -66,7 +69,7 @@ def convert(value: Any, kind: Any, what: str) -> Any:
     if origin is list and isinstance(value, list):
         return [convert(v, arguments[0], what) for v in value]
     if origin is not None and issubclass(origin, Mapping) and isinstance(value, dict):
-        return value
+        return {k: convert(v, arguments[1], f"{what}.{k}") for k, v in value.items()}
     if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if kind in (int, float, str, bool) and type(value) is kind:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from engine.benchmark import report as reports
+from engine.benchmark.compare import compare
 from engine.cli import command_line
 from engine.cli import flags as cli_flags
 from engine.core.call_syntax import Call
@@ -228,8 +228,8 @@ def test_benchmark_report(judge, tmp_path):
     def read(data: bytes) -> None:
         (tmp_path / "result.json").write_bytes(data)
         found = reports.load(tmp_path / "result.json")
-        dataclasses.asdict(found)
-        reports.format_table(found)
+        text = reports.format_table(found) + compare([found])
+        assert text.replace("\n", "").isprintable()
 
     samples = [report.to_json().encode() for report in reports_made]
     _judge_json(judge, "benchmark result", read, samples)

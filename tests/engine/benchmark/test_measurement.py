@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.benchmark.measurement import Rate, efficiency, explain
 from engine.core.errors import UserError
 from tests.engine.benchmark.benchmark_reports import STAGES, measurement
 
-speeds = st.floats(0.001, 1e8)
 
-
-@given(st.lists(speeds, min_size=1, max_size=9))
+@given(st.lists(st.floats(0.001, 1e8), min_size=1, max_size=9))
 def test_rate_of_samples_is_numpy_quartiles(samples):
     rate = Rate.of(samples)
     expected = np.percentile(samples, [25, 50, 75])
@@ -39,33 +37,12 @@ def test_rate_of_invalid_samples_is_refused(samples):
         {"stages": {"decode": 100.0}},
         {"batch_size": 0},
         {"image_size": (224, 0)},
-        {"backbone": ""},
-        {"phase": "two\nlines"},
-        {"precision": "\x1b[31m"},
-        {"backbone": "x" * 201},
         {"peak_memory": {"host": -1}},
     ],
 )
 def test_measurement_with_invalid_value_is_refused(change):
     with pytest.raises(UserError, match="allowed"):
         measurement(**change)
-
-
-def simulate(stages: dict[str, float], shares_cores: bool, images: int = 1000) -> float:
-    """Simulates devices that run in parallel, each its stages in sequence; returns images/s."""
-    clocks = {"cores": 0.0, "gpu": 0.0}
-    for _ in range(images):
-        for name, speed in stages.items():
-            clocks["cores" if shares_cores or name == "input" else "gpu"] += 1 / speed
-    return images / max(clocks.values())
-
-
-@pytest.mark.parametrize("shares_cores", [True, False])
-@given(stages=st.dictionaries(st.sampled_from(sorted(STAGES)), st.floats(1, 1e5), min_size=1))
-@settings(max_examples=20)
-def test_efficiency_equals_simulation(shares_cores, stages):
-    measured = measurement(whole=10.0, stages=stages, shares_cores=shares_cores)
-    assert efficiency(measured) == pytest.approx(10.0 / simulate(stages, shares_cores))
 
 
 def test_efficiency_by_hand():

@@ -9,7 +9,9 @@ import tensorflow as tf
 
 from engine.benchmark import keras_comparison, phase_benchmark, timing
 from engine.benchmark.measurement import efficiency, explain
+from engine.benchmark.phase_benchmark import PhaseBenchmark
 from engine.core.call_syntax import parse_calls
+from engine.core.dataset import Batch
 from engine.frozen.array_store import CacheBudget
 from engine.models import classifier
 from engine.runs.directory import RunDirectory, claim_directory
@@ -19,10 +21,11 @@ from pipelines.loading import batches
 from pipelines.sources import sources
 from tests.engine.small_runs import Watcher, decoded, small_recipe
 
+SGD = "all(trainable=all, epochs=1, optimizer=sgd, learning_rate=1e-2)"
 CASES = {
     "head": ("head(epochs=1)", {"input", "augment", "trunk", "tail"}),
     "cached": ("head(epochs=3, views=1)", {"input", "tail"}),
-    "all": ("all(trainable=all, epochs=1, optimizer=sgd)", {"input", "augment", "tail"}),
+    "all": (SGD, {"input", "augment", "tail"}),
 }
 
 
@@ -32,10 +35,22 @@ def short_samples(monkeypatch):
         monkeypatch.setattr(module, "SAMPLE_SECONDS", 0.01)
 
 
+@pytest.fixture
+def prepare(coloured, tmp_path):
+    """Prepares the phase of a job; returns its benchmark and a batch of images."""
+
+    def prepared(phase: str, **changes) -> tuple[PhaseBenchmark, Batch]:
+        train_job = job(coloured, tmp_path / "run", phase, **changes)
+        benchmark = phase_benchmark.prepare(train_job, train_job.recipe.phases[0])
+        return benchmark, next(iter(train_job.loader.split_batches("train", [0])))
+
+    return prepared
+
+
 def job(coloured, place, phase: str, **changes) -> TrainJob:
     recipe = small_recipe(coloured, (phase,), precision="float32", dropout=0.0, **changes)
     run = RunDirectory(place)
-    claim_directory(run, recipe, overwrite=False)
+    claim_directory(run, recipe, overwrite=True)
     pixels = decoded(recipe.data.location)  # saves a second each epoch
     loader = batches.ImageDataLoader(sources.load_examples(recipe.data), recipe, 2, pixels)
     network = classifier.build(recipe, len(loader.classes))
@@ -57,32 +72,24 @@ def test_measure_phase_has_stages_of_phase(coloured, tmp_path, case):
     assert explain(row)
 
 
-def test_keras_update_equals_ours(coloured, tmp_path):
-    phase = "all(trainable=all, epochs=1, optimizer=sgd, learning_rate=1e-2)"
-    updates = []
+def test_keras_update_equals_ours(prepare):
+    start, updates = None, []
     for which in (0, 1):
-        train_job = job(coloured, tmp_path / str(which), phase)
-        model = train_job.classifier.model
-        start = [weight.numpy() for weight in model.weights]
-        benchmark = phase_benchmark.prepare(
-            train_job, train_job.recipe.phases[0]
-        )  # which trains for a few steps
+        benchmark, batch = prepare(SGD)
         benchmark.trainer.steps_per_execution.steps = 1
-        batch = next(iter(train_job.loader.split_batches("train", [0])))
-        pair = keras_comparison.update(benchmark, batch)
-        for weight, old in zip(model.weights, start, strict=True):
+        weights = benchmark.job.classifier.model.weights
+        start = start or [weight.numpy() for weight in weights]
+        for weight, old in zip(weights, start, strict=True):
             weight.assign(old)
-        pair[which].run()
-        updates.append([w.numpy() - old for w, old in zip(model.weights, start, strict=True)])
+        keras_comparison.update(benchmark, batch)[which].run()
+        updates.append([weight.numpy() - old for weight, old in zip(weights, start, strict=True)])
     assert max(np.abs(change).max() for change in updates[0]) > 1e-5
     for one, other in zip(*updates, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-def test_keras_forward_equals_ours(coloured, tmp_path):
-    train_job = job(coloured, tmp_path / "run", "head(epochs=1)")
-    benchmark = phase_benchmark.prepare(train_job, train_job.recipe.phases[0])
-    batch = next(iter(train_job.loader.split_batches("train", [0])))
+def test_keras_forward_equals_ours(prepare):
+    benchmark, batch = prepare("head(epochs=1)")
     ours = benchmark.trainer.frozen_forward.plain(batch.inputs)[0]
     theirs = benchmark.trainer.partition.trunk(tf.cast(batch.inputs, tf.float32), training=False)
     theirs = theirs[0] if isinstance(theirs, list) else theirs
@@ -102,22 +109,16 @@ def test_keras_layers_cover_default_augmentation():
     assert np.abs(changed - images).max() > 1
 
 
-def test_keras_augmentation_without_augmentation_is_none(coloured, tmp_path):
-    train_job = job(coloured, tmp_path / "run", "head(epochs=1)", augment="none")
-    benchmark = phase_benchmark.prepare(train_job, train_job.recipe.phases[0])
-    batch = next(iter(train_job.loader.split_batches("train", [0])))
-    assert keras_comparison.augmentation(benchmark, batch) is None
+def test_keras_augmentation_without_augmentation_is_none(prepare):
+    assert keras_comparison.augmentation(*prepare("head(epochs=1)", augment="none")) is None
 
 
 @pytest.mark.parametrize("calls", [9, 10, 11])
-def test_sample_of_uncached_images_crosses_ends_of_epochs_and_counts_its_steps(
-    coloured, tmp_path, calls
-):
-    train_job = job(coloured, tmp_path / "run", "head(epochs=3)", augment="none")
-    benchmark = phase_benchmark.prepare(train_job, train_job.recipe.phases[0])
+def test_sample_of_uncached_images_crosses_ends_of_epochs_and_counts_its_steps(prepare, calls):
+    benchmark, _ = prepare("head(epochs=3)", augment="none")
     benchmark.trainer.steps_per_execution.steps = 2
-    benchmark = phase_benchmark.PhaseBenchmark(train_job, benchmark.trainer, calls)
+    benchmark = PhaseBenchmark(benchmark.job, benchmark.trainer, calls)
     steps = [batch.labels.shape[0] for batch in benchmark.batches()]
     assert len(steps) == calls
-    assert sum(steps) == benchmark.sample > train_job.steps_per_epoch
+    assert sum(steps) == benchmark.sample > benchmark.job.steps_per_epoch
     assert set(steps) == {1, 2}, "the last call of an epoch of five steps is cut short"

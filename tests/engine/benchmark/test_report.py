@@ -5,15 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from engine.benchmark import report as reports
-from engine.benchmark.measurement import explain
-from engine.benchmark.report import Report, format_table
+from engine.benchmark.report import format_table
 from engine.core.errors import UserError
 from tests.engine.benchmark.benchmark_reports import STAGES, measurement, rate, report, with_gpus
 
@@ -24,16 +20,13 @@ from tests.engine.benchmark.benchmark_reports import STAGES, measurement, rate, 
         {"rows": ()},
         {"price_per_hour": -1.0},
         {"price_per_hour": float("nan")},
-        {"instance_type": ""},
         {"machine": {"cpu": "AMD EPYC", "cores": 2}},
         {"machine": {"cpu": None, "cores": 2, "gpus": []}},
         {"machine": {"cpu": "AMD EPYC", "cores": "2", "gpus": []}},
         {"machine": {"cpu": "AMD EPYC", "cores": 2, "gpus": ["NVIDIA L4"]}},
-        {"machine": with_gpus("NVIDIA L4") | {"driver": 550}},
-        {"software": {"tensorflow": None}},
     ],
 )
-def test_report_with_invalid_value_is_refusal(change):
+def test_report_with_invalid_value_is_refused(change):
     with pytest.raises(UserError):
         report(**change)
 
@@ -53,26 +46,29 @@ def test_report_file_roundtrip(written, tmp_path):
     path = tmp_path / "result.json"
     path.write_text(written.to_json(), "utf-8")
     assert reports.load(path) == written
-    assert json.loads(written.to_json())["version"] == 1
-
-
-def test_the_file_says_what_was_measured():
-    values = json.loads(FULL.to_json())
-    assert values["instance_type"] == "g6.12xlarge"
+    values = json.loads(written.to_json())
+    assert values["version"] == 1
     assert values["rows"][0]["stages"]["tail"] == {
         "median": 250.0, "low": 250.0, "high": 250.0, "repeats": 5
     }  # fmt: skip
-    assert values["rows"][1]["peak_memory"] == {"host": 1, "gpu_0": 2}
 
 
-def refusal(text: str) -> str:
-    with pytest.raises(UserError) as caught:
-        Report.from_json(text, "some/file.json")
-    message = str(caught.value)
-    assert message.startswith("some/file.json: is not a result of this version of bin/benchmark (")
-    assert "\n" not in message
-    assert len(message) < 400
-    return message
+@pytest.fixture
+def refusal(tmp_path):
+    """Returns the reason for which a file of this text is refused."""
+
+    def load(text: str) -> str:
+        path = tmp_path / "file.json"
+        path.write_text(text, "utf-8")
+        with pytest.raises(UserError) as caught:
+            reports.load(path)
+        start, message = f"{path}: is not a result of this version of", str(caught.value)
+        assert message.startswith(start)
+        assert "\n" not in message
+        assert len(message) < len(start) + 350
+        return message
+
+    return load
 
 
 @pytest.mark.parametrize(
@@ -84,12 +80,11 @@ def refusal(text: str) -> str:
         ('{"version": true}', "version=True"),
         ("{}", "version=None"),
         ('{"version": 1}', "key 'machine' is missing"),
-        ('{"version": 1, "rows": NaN}', "NaN"),
         ("[" * 100_000, "recursion"),
         ('{"a": ' + "9" * 5000 + "}", "digit"),
     ],
 )
-def test_report_of_other_text_is_refusal(text, reason):
+def test_report_of_other_text_is_refused(refusal, text, reason):
     assert reason in refusal(text)
 
 
@@ -102,75 +97,35 @@ def test_report_of_other_text_is_refusal(text, reason):
         (("rows", 0, "image_size"), [224], "allowed: 2 values"),
         (("rows", 0, "whole", "median"), None, "median=None; allowed: a number"),
         (("rows", 0, "whole", "median"), 1e9, "rising order"),
+        (("rows", 0, "whole", "median"), float("nan"), "rising order"),
         (("rows", 0, "whole", "high"), 10**400, "a number"),
-        (("rows", 0, "stages", "tail"), 250.0, "stage is float"),
+        (("rows", 0, "stages", "tail"), 250.0, "tail is float"),
         (("rows", 0, "stages", "trunks"), {}, "key 'median' is missing"),
-        (("rows", 0, "peak_memory"), {"host": "2 GB"}, "peak_memory of host='2 GB'"),
+        (("rows", 0, "peak_memory"), {"host": "2 GB"}, "peak_memory.host='2 GB'"),
         (("rows", 0), [], "allowed: an object"),
         (("rows",), {}, "allowed: a list"),
         (("price_an_hour",), 1, "did you mean 'price_per_hour'?"),
         (("price_per_hour",), "0.8", "price_per_hour='0.8'; allowed: a number"),
-        (("machine", "gpus"), None, "machine.gpus"),
+        (("machine", "gpus"), None, "machine.gpus=None"),
+        (("machine", "cpu"), ["a"], "machine.cpu=['a']; allowed: a word"),
+        (("software", "python"), 3, "software.python=3"),
     ],
 )
-def test_report_with_wrong_type_names_value(path, value, reason):
-    assert reason in refusal(json.dumps(replace_value(json.loads(FULL.to_json()), path, value)))
-
-
-def replace_value(values: Any, path: tuple, value: Any) -> Any:
-    inner = values
+def test_report_with_wrong_type_names_value(refusal, path, value, reason):
+    values = inner = json.loads(FULL.to_json())
     for key in path[:-1]:
         inner = inner[key]
     inner[path[-1]] = value
-    return values
+    assert reason in refusal(json.dumps(values))
 
 
-def key_paths(values: Any, prefix: tuple = ()) -> list[tuple]:
-    """Returns the path of every element of nested lists and objects."""
-    keys = values.keys() if isinstance(values, dict) else range(len(values))
-    paths = []
-    for key in keys:
-        paths.append((*prefix, key))
-        if isinstance(values[key], dict | list):
-            paths += key_paths(values[key], (*prefix, key))
-    return paths
-
-
-scalars = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.just("\x1b[2J\n")
-)
-anything = st.recursive(
-    scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=4
-)
-
-
-@given(st.data())
-@settings(max_examples=300, deadline=None)
-def test_damaged_report_is_refused_or_shown(data):
-    values = json.loads(FULL.to_json())
-    path = data.draw(st.sampled_from(key_paths(values)))
-    damaged = json.dumps(replace_value(values, path, data.draw(anything)))
-    try:
-        loaded = Report.from_json(damaged, "some/file.json")
-    except UserError:
-        refusal(damaged)
-        return
-    assert format_table(loaded).replace("\n", "").isprintable()
-    assert all("\n" not in explain(row) for row in loaded.rows)
-
-
-@given(st.text() | anything.map(json.dumps))
-def test_arbitrary_text_is_refusal(text):
-    refusal(text)
-
-
-def test_unreadable_file_is_refusal(tmp_path):
+def test_unreadable_file_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"none\.json: can't be read \(No such file"):
         reports.load(tmp_path / "none.json")
     with pytest.raises(UserError, match="can't be read"):
         reports.load(tmp_path)
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match="not UTF-8 text"):
+    with pytest.raises(UserError, match="can't decode byte 0xff"):
         reports.load(tmp_path / "bytes.json")
 
 
