@@ -27,27 +27,15 @@ def ensure(extras=()):
     Args:
       extras: names of setup.cfg's extras that are required too, such as "test".
     """
-    open_streams()
     if ROOT not in sys.path:
         sys.path.insert(1, ROOT)
+    from engine.core.streams import open_streams
+
+    open_streams()
     missing = missing_requirements(extras)
     if missing:
         restart_in_venv(missing)
     os.environ.pop(RESTARTED, None)
-
-
-def open_streams():
-    """Opens those of the three standard streams on nothing that are closed.
-
-    Their numbers would go to the files that are opened next, and into those what is printed.
-    """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
-            os.set_inheritable(number, True)
-            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
 def restart_in_venv(missing):

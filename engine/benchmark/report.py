@@ -14,7 +14,7 @@ from typing import Any
 from engine.benchmark.measurement import STAGES, Measurement, Rate, efficiency
 from engine.core.conversion import convert, parse_json
 from engine.core.errors import UserError, require
-from engine.core.text import byte_size, counted, printable, shorten
+from engine.core.text import byte_size, counted, printable, program, shorten
 
 VERSION = 1  # of the file format; raised with every incompatible change
 MAX_REASON_LENGTH = 200  # letters of a file's error
@@ -84,14 +84,14 @@ def load(path: Path) -> Report:
     Raises:
       UserError: it can't be read, or is not a result of this version.
     """
-    hint = "name a file that bin/benchmark wrote with --out="
+    hint = f"name a file that {program('benchmark')} wrote with --out="
     try:
         return Report.from_json(path.read_text("utf-8"))
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror}); {hint}") from None
     except (UserError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(
-            f"{path}: is not a result of this version of bin/benchmark "
+            f"{path}: is not a result of this version of {program('benchmark')} "
             f"({shorten(str(error), MAX_REASON_LENGTH)}); {hint}"
         ) from None
 

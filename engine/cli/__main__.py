@@ -3,12 +3,12 @@
 import functools
 import importlib
 import importlib.metadata
-import os
 import sys
 
 from engine.cli import main as program
 from engine.cli.command_line import FlagError
 from engine.core.errors import UserError, nearest
+from engine.core.streams import open_streams
 
 PROGRAMS = ("train", "evaluate", "predict", "export", "serve", "doctor", "benchmark")
 USAGE = f"usage: unfreeze {{{','.join(PROGRAMS)}}} [flags]; unfreeze train --help lists its flags"
@@ -42,20 +42,6 @@ def _run(word: str, argv: list[str]) -> None:
         raise UserError(
             f"the package {error.name} is missing; install Unfreeze as unfreeze[export,serve]"
         ) from error
-
-
-def open_streams() -> None:
-    """Opens those of the three standard streams on nothing that are closed, as bin/ does.
-
-    Their numbers would go to the files that are opened next, and into those what is printed.
-    """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
-            os.set_inheritable(number, True)
-            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
 def _refuse(word: str) -> None:

@@ -95,13 +95,13 @@ def _mode(parsed: ParsedFlags) -> str:
             place = f"with --{mode}" if mode else "here"
             raise FlagError(f"--{name} has no use {place}; it goes {' or '.join(readers)}")
     if parsed.batch_size == AUTO:
-        raise FlagError("--batch_size=auto is for bin/train; measure several: --batch_sizes")
+        raise FlagError("--batch_size=auto is for training; measure several: --batch_sizes")
     return mode
 
 
 def compare_results(parsed: ParsedFlags) -> None:
     if not parsed.arguments:
-        raise FlagError("--compare: no file is named; give what bin/benchmark --out wrote")
+        raise FlagError("--compare: no file is named; give what --out wrote")
     reports = [report.load(Path(word)) for word in parsed.arguments]
     print(compare.compare(reports))
     if parsed.plot:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from absl import flags
 
 from engine.core.errors import UserError, nearest
+from engine.core.text import program
 
 # Where flag files lie that Unfreeze comes with: beside bin/ in a checkout, or installed.
 OWN_FOLDERS = (
@@ -118,36 +119,36 @@ def parse(
     values = flags.FlagValues()
     for define in groups:
         define(values)
-    program = Path(argv[0]).name
+    command = Path(argv[0]).name
     if {"--help", "-help", "-h", "-?"} & set(argv[1:]):
-        print(help_text(program, usage, about, values), flush=True)
+        print(help_text(command, usage, about, values), flush=True)
         raise SystemExit(0)
     tokens, rest = _expand(argv[1:], {*ignored_in_files} - {*values})
     for token in tokens:
         if len(_name(token)) > MAX_NAME_LENGTH:  # absl would look for a similar name for ever
-            raise _unknown(program, _name(token), values)
+            raise _unknown(command, _name(token), values)
     try:
         arguments = values([argv[0], *tokens, *rest])[1:]
     except flags.UnrecognizedFlagError as error:
-        raise _unknown(program, error.flagname.split("=")[0], values) from None
+        raise _unknown(command, error.flagname.split("=")[0], values) from None
     except flags.IllegalFlagValueError as error:
         raise FlagError(str(error).removeprefix("flag ")) from None
     except (flags.Error, ValueError) as error:  # absl raises a bare one for `--noflag=value`
         raise FlagError(str(error)) from None
     if arguments and not usage.endswith("..."):
-        raise FlagError(_unexpected(program, arguments[0]))
+        raise FlagError(_unexpected(command, arguments[0]))
     explicit = [name for token in tokens if (name := _flag_of(token, values)) in values]
     return ParsedFlags(values, explicit, arguments)
 
 
-def _unknown(program: str, name: str, values: flags.FlagValues) -> FlagError:
+def _unknown(command: str, name: str, values: flags.FlagValues) -> FlagError:
     hint = nearest(name, [*values, "flagfile", "help"])
-    return FlagError(f"--{name} does not exist{hint}; bin/{program} --help lists all flags")
+    return FlagError(f"--{name} does not exist{hint}; {program(command)} --help lists all flags")
 
 
-def _unexpected(program: str, word: str) -> str:
-    hint = f"--flagfile={word}" if word.endswith(".flags") else f"bin/{program} --help"
-    return f"{word!r} is no flag, and {program} takes nothing else; write {hint}"
+def _unexpected(command: str, word: str) -> str:
+    hint = f"--flagfile={word}" if word.endswith(".flags") else f"{program(command)} --help"
+    return f"{word!r} is no flag, and {command} takes nothing else; write {hint}"
 
 
 def _name(token: str) -> str:
@@ -233,8 +234,8 @@ def _read_text(file: str) -> str:
     return text
 
 
-def help_text(program: str, usage: str, about: str | None, values: flags.FlagValues) -> str:
-    lines = [f"usage: bin/{program} [--flagfile=FILE] {usage}", ""]
+def help_text(command: str, usage: str, about: str | None, values: flags.FlagValues) -> str:
+    lines = [f"usage: {program(command)} [--flagfile=FILE] {usage}", ""]
     lines += [about, ""] if about else []
     for name in values:
         flag = values[name]

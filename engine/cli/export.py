@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import signal
-import sys
-from collections.abc import Callable, Iterator
 
 from absl import flags
 
@@ -22,9 +18,7 @@ from engine.export import export_source
 from engine.export.formats import FORMATS
 from engine.loggers.console import ConsoleLogger
 from engine.runs.directory import RunDirectory
-from engine.runtime.shutdown import Shutdown, ShutdownRequested
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from engine.runtime.shutdown import ShutdownRequested
 
 
 def define_export(values: flags.FlagValues) -> None:
@@ -36,12 +30,12 @@ def main(argv: list[str]) -> None:
     usage = "--run_dir=R --format=F --out=DIR [flags]"
     parsed = command_line.parse(usage, (define_export, cli_flags.define_data), argv, about=__doc__)
     options = export_options(parsed)
-    console = ConsoleLogger()
+    shutdown = cli_main.listen_for_shutdown(None, False)
     try:
-        with clean_shutdown() as shutdown:
-            export(options, console, shutdown, end_in_native_code, cli_main.log)
+        export(options, ConsoleLogger(), shutdown, cli_main.log)
     except ShutdownRequested as error:
-        raise SystemExit(_stopped(signal.Signals[str(error)])) from None
+        cli_main.log(f"export: stopped by {error}; nothing is left behind")
+        raise SystemExit(128 + signal.Signals[str(error)]) from None
     print(f"\nwritten to {options.out}")
 
 
@@ -76,48 +70,3 @@ def moved_data(parsed: ParsedFlags, recipe: Recipe) -> DataSpec | None:
         return None
     unset = {name for name in cli_flags.DATA if name not in parsed.explicit}
     return dataclasses.replace(data, **{name: getattr(recipe.data, name) for name in unset})
-
-
-@contextlib.contextmanager
-def clean_shutdown() -> Iterator[Shutdown]:
-    """SIGINT and SIGTERM raise ShutdownRequested in the block: once, so that it can clean up."""
-    shutdown = Shutdown()
-
-    def end(number: int, _: object) -> None:
-        if not shutdown.reason:
-            shutdown.reason = signal.Signals(number).name
-            shutdown.check()
-
-    for number in SIGNALS:
-        signal.signal(number, end)
-    yield shutdown
-
-
-@contextlib.contextmanager
-def end_in_native_code(clean_up: Callable[[], None]) -> Iterator[None]:
-    """A signal in the block cleans up and ends the process from the handler.
-
-    What is raised in the midst of a converter passes through native code, which may swallow it or
-    crash.
-    """
-
-    def end(number: int, _: object) -> None:
-        for other in SIGNALS:
-            signal.signal(other, signal.SIG_IGN)
-        clean_up()
-        status = _stopped(signal.Signals(number))
-        sys.stderr.flush()
-        os._exit(status)
-
-    handlers = {number: signal.signal(number, end) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-def _stopped(number: signal.Signals) -> int:
-    """Prints what stopped the program; returns its exit status."""
-    print(f"export: stopped by {number.name}; nothing is left behind", file=sys.stderr)
-    return 128 + number

@@ -27,6 +27,7 @@ from engine.core.call_syntax import parse_calls
 from engine.core.errors import UserError
 from engine.core.options import Option
 from engine.core.recipe import DataSpec, Recipe
+from engine.core.text import program
 from engine.models.backbones import BACKBONES
 from engine.optim import phase_options
 from engine.optim.optimizers import OPTIMIZERS
@@ -39,7 +40,7 @@ NO_IMAGES = (
     "no images are named; give --data_dir, --train_dir and --val_dir, --dataset or "
     "--manifest, or start with --flagfile=solar_cells.flags"
 )
-RUN_DIR_HINT = "give the directory that bin/train wrote"
+RUN_DIR_HINT = f"give the directory that {program('train')} wrote"
 SOURCE_FLAGS = {
     "data_dir": "folders",
     "train_dir": "split_folders",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from engine.cli.command_line import FlagError
 from engine.core.errors import UserError
+from engine.core.text import command_line
 from engine.runtime import background, cloud_metadata, native_stderr
 from engine.runtime.shutdown import Shutdown, ShutdownRequested
 
@@ -74,7 +74,7 @@ def log(line: str) -> None:
 
 def command_text(argv: list[str]) -> str:
     """The command as a user types it, for reports."""
-    return shlex.join([f"bin/{Path(argv[0]).name}", *argv[1:]])
+    return command_line(Path(argv[0]).name, *argv[1:])
 
 
 def listen_for_shutdown(preemption_signal: str | None, watch_preemption: bool) -> Shutdown:

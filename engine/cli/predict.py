@@ -25,7 +25,7 @@ from engine.commands.predict import PRECISIONS, PredictOptions, predict
 from engine.commands.predict_to_file import predict_to_file
 from engine.core.errors import UserError
 from engine.core.options import Option
-from engine.core.text import csv_cell, csv_path, printable
+from engine.core.text import csv_cell, csv_path, printable, program
 from engine.inference import predictions_format
 from engine.inference.predictions import Prediction
 from engine.inference.predictions_file import PredictionCounts
@@ -44,9 +44,9 @@ def define_predict(values: flags.FlagValues) -> None:
     define_path(values, "out", None, text)
     define_switch(values, "overwrite", False, "with --out: start over, and replace the file")
     text = (
-        "of the network's arithmetic: float32 predicts as bin/evaluate does, and is the default; "
-        "auto, the default with --out, measures what is fastest where there are thousands of "
-        "images"
+        f"of the network's arithmetic: float32 predicts as {program('evaluate')} does, and is the "
+        "default; auto, the default with --out, measures what is fastest where there are thousands "
+        "of images"
     )
     define(values, "precision", None, Choice(PRECISIONS), text)
 

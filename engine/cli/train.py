@@ -90,5 +90,5 @@ def recipe_from_flags(*arguments: str) -> Recipe:
     Raises:
       UserError: a flag does not exist, a value is not allowed, or no images are named.
     """
-    argv = ["bin/train", *arguments]
+    argv = ["train", *arguments]
     return train_options(command_line.parse("[flags]", ALL, argv), argv).recipe

@@ -18,6 +18,7 @@ from engine.commands.evaluate import Log, ignore
 from engine.commands.shared_options import CacheOptions, ProcessOptions, price_per_hour_option
 from engine.core.options import option
 from engine.core.recipe import Recipe
+from engine.core.text import program
 from engine.evaluation.evaluate import Evaluation
 from engine.loggers.base import StepMetrics
 from engine.runs.directory import RunDirectory, claim_directory
@@ -47,7 +48,7 @@ class BenchmarkOptions(ProcessOptions):
     """
 
     recipes: tuple[Recipe, ...]
-    predict: bool = option(False, "bin/predict --out in place of the phases")
+    predict: bool = option(False, f"{program('predict')} --out in place of the phases")
     repeats: int = repeats_option()
     cache: CacheOptions = dataclasses.field(default_factory=CacheOptions)
     instance_type: str | None = option(

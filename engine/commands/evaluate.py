@@ -19,6 +19,7 @@ from engine.commands.shared_options import (
 from engine.core.errors import UserError, choose, require
 from engine.core.options import REQUIRED, check_options, option
 from engine.core.recipe import DataSpec
+from engine.core.text import program
 from engine.evaluation import (
     calibration,
     classification_metrics,
@@ -336,6 +337,6 @@ def _save_rule(run: RunDirectory, rule: DecisionRule, log: Log) -> None:
             f"{run.best}: the rule can't be saved there ({error.strerror}); "
             "make room, or get the right to write there"
         ) from None
-    log(f"saved with the model, {run.best}: bin/predict decides by it from now on")
+    log(f"saved with the model, {run.best}: {program('predict')} decides by it from now on")
     if not run.finished():
         log("the run is not finished: resuming it removes the rule again")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +19,11 @@ from engine.export.formats import FORMATS
 from engine.loggers.base import Logger, LoggerGroup
 from engine.runs.directory import RunDirectory
 from engine.runtime import captured_output, tensorflow_setup
-from engine.runtime.shutdown import Shutdown, ShutdownRequested
+from engine.runtime.shutdown import Shutdown
 
 if TYPE_CHECKING:
     from engine.export.parity import Parity
-    from engine.runs.load_run import LoadedRun
+    from pipelines.loading.batches import SplitLoader
 
 MIN_AGREEMENT = {export_source.INT8: 0.98}  # of predictions, by precision; otherwise:
 DEFAULT_MIN_AGREEMENT = 0.995
@@ -91,18 +89,13 @@ def export(
     options: ExportOptions,
     logger: Logger | None = None,
     shutdown: Shutdown | None = None,
-    guard_conversion: Callable[[Callable[[], None]], AbstractContextManager[Any]] = (
-        contextlib.nullcontext
-    ),
     warn: Callable[[str], None] | None = None,
 ) -> ExportResult:
     """Exports a run's best model; writes nothing unless it predicts as the original does.
 
     Args:
       logger: receives progress messages; nothing is printed without one.
-      shutdown: a request to stop, checked between steps.
-      guard_conversion: makes the context for native converters, which no exception can interrupt;
-        receives the function that removes unfinished files.
+      shutdown: what may ask the export to end from outside; a converter ends first.
       warn: receives a line about images that can't be read; the logger by default.
 
     Raises:
@@ -110,75 +103,76 @@ def export(
       ShutdownRequested: after everything unfinished was removed.
     """
     logger, shutdown = logger or LoggerGroup(()), shutdown or Shutdown()
-    run, export_format = RunDirectory(Path(options.run_dir)), FORMATS[options.format]
-    out = Path(options.out)
+    run, out = RunDirectory(Path(options.run_dir)), Path(options.out)
     recipe = run.read_recipe()
     recipe = dataclasses.replace(recipe, data=options.data or recipe.data)
     output_folder.require_free(out, options.overwrite)
-    threads = tensorflow_setup.start_tensorflow(options.threads, log=logger.note)
+    with shutdown.unmasked():
+        threads = tensorflow_setup.start_tensorflow(options.threads, log=logger.note)
 
-    from engine.export import card, parity
-    from engine.runs.load_run import load_run
+        from engine.runs.load_run import load_run
+        from pipelines.decode import decode
 
-    model = load_run(run)
-    logger.note("reading images")
-    images, calibration_images = _load_images(
-        options, recipe, model.classes, threads, warn or logger.note
-    )
-    source = _export_source(options, recipe, model, threads, calibration_images)
-    with ExitStack() as cleanup:
-        folder = cleanup.enter_context(output_folder.create(out, options.overwrite))
-        path = folder / export_format.path
-        logger.note(f"converting to {export_format.title}, {options.precision}")
-        with ExitStack() as output, guard_conversion(lambda: _abandon(output, cleanup)):
-            output.enter_context(captured_output.capture_output())
-            export_format.write(source, path)
-        examples = images.examples
-        logger.note(
-            f"comparing the export with the original on {len(examples):,} validation images"
+        model = load_run(run)
+        logger.note("reading images")
+        images, calibration_images = _load_images(
+            options, recipe, model.classes, threads, warn or logger.note
         )
-        with captured_output.capture_output():
-            predict = export_format.load(source, path)
-            batch_stream = shutdown.check_each(images.batches())
-            measured = parity.measure(
-                source, export_format, path, predict, batch_stream, _reader(examples)
-            )
-        _log_table(parity.table_rows(measured, export_format), logger)
-        parity.require_agreement(measured, options.required_agreement)
-        counts = examples.class_counts()
-        text = card.render(source, export_format, measured, run.read_result(), counts, recipe.data)
-        write(folder / output_folder.CARD, text.encode())
-        report = parity.report(source, export_format, options.required_agreement, measured)
-        write_json(folder / output_folder.PARITY, report)
-        shutdown.check()
-    return ExportResult(out, out / export_format.path, measured)
+        source = export_source.ExportSource(
+            model,
+            decode=lambda contents: decode.decode(contents, *recipe.image_size, recipe.resize),
+            precision=options.precision,
+            calibration_images=calibration_images,
+            threads=threads,
+        )
+        with output_folder.create(out, options.overwrite) as folder:
+            parity = _write(options, source, images, folder, logger, shutdown)
+    return ExportResult(out, out / FORMATS[options.format].path, parity)
 
 
-def _abandon(*stacks: ExitStack) -> None:
-    """Exits contexts as if interrupted."""
-    for stack in stacks:
-        with contextlib.suppress(ShutdownRequested):
-            stack.__exit__(ShutdownRequested, ShutdownRequested(), None)
+def _write(
+    options: ExportOptions,
+    source: export_source.ExportSource,
+    images: SplitLoader,
+    folder: Path,
+    logger: Logger,
+    shutdown: Shutdown,
+) -> Parity:
+    """Writes the export, its model card and its comparison with the original into the folder.
 
-
-def _export_source(
-    options: ExportOptions, recipe: Recipe, model: LoadedRun, threads: int, calibration_images: Any
-) -> export_source.ExportSource:
-    from pipelines.decode import decode
-
-    return export_source.ExportSource(
-        model,
-        decode=lambda contents: decode.decode(contents, *recipe.image_size, recipe.resize),
-        precision=options.precision,
-        calibration_images=calibration_images,
-        threads=threads,
-    )
-
-
-def _reader(examples: Any) -> Callable[[int], bytes]:
+    Raises:
+      UserError: the export differs.
+    """
+    from engine.export import card, parity
     from pipelines.sources.examples import read
 
-    return functools.partial(read, examples)
+    export_format, examples = FORMATS[options.format], images.examples
+    path = folder / export_format.path
+    logger.note(f"converting to {export_format.title}, {options.precision}")
+    # Native code may swallow what a signal raises in its midst, or crash.
+    with shutdown.deferred(), captured_output.capture_output():
+        export_format.write(source, path)
+    shutdown.check()
+    logger.note(f"comparing the export with the original on {len(examples):,} validation images")
+    with captured_output.capture_output():
+        predict = export_format.load(source, path)
+        batches, read_image = (
+            shutdown.check_each(images.batches()),
+            functools.partial(read, examples),
+        )
+        measured = parity.measure(source, export_format, path, predict, batches, read_image)
+    logger.note("")
+    for name, value, note in parity.table_rows(measured, export_format):
+        logger.note(f"{name:24}{value:>10}  {note}".rstrip())
+    parity.require_agreement(measured, options.required_agreement)
+    result = RunDirectory(Path(options.run_dir)).read_result()
+    data, counts = images.recipe.data, examples.class_counts()
+    text = card.render(source, export_format, measured, result, counts, data)
+    write(folder / output_folder.CARD, text.encode())
+    report = parity.report(source, export_format, options.required_agreement, measured)
+    write_json(folder / output_folder.PARITY, report)
+    shutdown.check()
+    return measured
 
 
 def _load_images(
@@ -221,9 +215,3 @@ def _load_images(
     stream = batches.SplitLoader(sample, recipe, threads).batches()
     calibration_images = np.concatenate([np.asarray(batch.inputs) for batch in stream])
     return images, calibration_images[: len(sample)]
-
-
-def _log_table(rows: list[tuple[str, str, str]], logger: Logger) -> None:
-    logger.note("")
-    for name, value, note in rows:
-        logger.note(f"{name:24}{value:>10}  {note}".rstrip())

@@ -1,7 +1,7 @@
 """How many microbatches a batch needs so that training fits in memory.
 
-Each number is tried in a process of its own, `memory_probe_child`: memory that was allocated once,
-or is fragmented, would spoil the next trial. A run out of memory turns into that process as well.
+Each number is tried in a process of its own, which runs this module: memory that was allocated
+once, or is fragmented, would spoil the next trial. A run out of memory turns into one as well.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from engine.core.errors import UserError
-from engine.core.recipe import Recipe, to_json
+from engine.core.recipe import Recipe, from_json, to_json
 from engine.runs.directory import RunDirectory
-from engine.runtime import child_process
+from engine.runtime import child_process, native_stderr, tensorflow_setup
 
 FITS, TOO_LARGE = 0, 3
 TRY, ADVISE = "try", "advise"
-CHILD = "engine.commands.memory_probe_child"
+MODULE = "engine.commands.memory_probe"
 
 
 class OutOfMemoryError(UserError):
@@ -143,7 +143,7 @@ def _fits(recipe: Recipe, threads: int | None) -> bool:
 
 
 def _command(task: str, recipe: Recipe, threads: int | None) -> list[str]:
-    return child_process.module_command(CHILD, task, str(threads or 0), to_json(recipe))
+    return child_process.module_command(MODULE, task, str(threads or 0), to_json(recipe))
 
 
 def _nothing_fits(recipe: Recipe) -> str:
@@ -152,3 +152,48 @@ def _nothing_fits(recipe: Recipe) -> str:
         f"{recipe.backbone} at {height}x{width} takes more memory than there is, even with one "
         "image at a time; give a smaller --backbone or --image_size, or a phase that trains less"
     )
+
+
+def main(argv: list[str]) -> int:
+    """The exit status; errors are headed as those of bin/train."""
+    native_stderr.drop_decoder_noise()
+    task, threads, recipe = argv[1], int(argv[2]) or None, from_json(Recipe, argv[3])
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # As an exception, that ends what was started here as well.
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        if task == ADVISE:
+            raise UserError(advice(recipe, threads))
+        return FITS if _fits_here(recipe, threads) else TOO_LARGE
+    except UserError as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 1
+
+
+def _fits_here(recipe: Recipe, threads: int | None) -> bool:
+    """Whether training by the recipe fits in the memory of this machine's devices."""
+    tensorflow_setup.start_tensorflow(threads, recipe.deterministic)
+
+    from engine.runtime import distribution
+    from engine.training import memory_fit
+    from pipelines.augment import augmentations
+    from pipelines.sources import sources
+
+    classes = sources.list_examples(recipe.data).classes
+    try:
+        devices = distribution.choose_strategy(
+            tensorflow_setup.list_gpus(), recipe.batch_size, recipe.gradient_accumulation_steps
+        )
+    except UserError:  # microbatches that can't be divided among the GPUs
+        return False
+    try:
+        memory_fit.try_out(recipe, classes, augmentations.compose(recipe.augment), devices)
+    except Exception as error:
+        if not memory_fit.out_of_memory(error):
+            raise
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
-import shlex
 from pathlib import Path
 
 from engine.commands.evaluate import EvaluateOptions, EvaluationResult, Log, ignore
 from engine.core.dataset import DataLoader
 from engine.core.errors import UserError
+from engine.core.text import command_line
 from engine.report import write
 from engine.report.collect import MeasuredModel, collect_report
 from engine.report.report_data import ReportContext
@@ -56,9 +56,8 @@ def write_training_report(
     except (Exception, ShutdownRequested) as error:
         plain = isinstance(error, UserError | OSError | ShutdownRequested)
         reason = " ".join((str(error) if plain else repr(error)).split())
-        again = shlex.join(
-            ["bin/evaluate", f"--run_dir={job.run.path}", f"--report={job.run.report}"]
-        )
+        arguments = (f"--run_dir={job.run.path}", f"--report={job.run.report}")
+        again = command_line("evaluate", *arguments)
         return f"no report ({reason}); {again} writes one"
 
 

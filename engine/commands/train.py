@@ -11,6 +11,7 @@ from engine.commands.shared_options import CacheOptions, ProcessOptions, price_p
 from engine.core.errors import UserError
 from engine.core.options import option
 from engine.core.recipe import ON_NAN, Recipe
+from engine.core.text import program
 from engine.loggers.base import Logger, LoggerGroup
 from engine.runs.directory import RunDirectory, claim_directory
 from engine.runs.lock import RunLock
@@ -115,7 +116,7 @@ def _require_sources(recipe: Recipe, resumes: bool) -> None:
     if not RunDirectory(Path(recipe.init_from)).best.is_file():
         raise UserError(
             f"--init_from={recipe.init_from}: holds no run with a model; name a directory that "
-            "bin/train wrote"
+            f"{program('train')} wrote"
         )
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import shlex
 from contextlib import suppress
+from pathlib import Path
 
+_PROGRAMS = Path(__file__).parents[2] / "bin"  # in a checkout
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -24,6 +27,16 @@ def _escaped(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # see os.fsdecode
         return f"\\x{ord(character) - 0xDC00:02x}"
     return repr(character)[1:-1]
+
+
+def program(name: str) -> str:
+    """What a user types: `bin/train` in a checkout, else `unfreeze train`."""
+    return f"bin/{name}" if (_PROGRAMS / name).is_file() else f"unfreeze {name}"
+
+
+def command_line(name: str, *arguments: str) -> str:
+    """A line for a shell: `bin/train --seed=1`."""
+    return f"{program(name)} {shlex.join(arguments)}".rstrip()
 
 
 def shorten(text: str, limit: int) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from engine.core.errors import UserError
 from engine.core.files import write
+from engine.core.text import program
 from engine.evaluation import decision_rule
 from engine.evaluation.decision_rule import DecisionRule
 from engine.runs import checkpoints
@@ -96,7 +97,7 @@ def load_best_model(run: RunDirectory) -> tuple[list[np.ndarray], dict[str, Any]
     """
     if not run.best.is_file():
         raise UserError(
-            f"--run_dir={run.path}: holds no model yet; run bin/train until an epoch ends"
+            f"--run_dir={run.path}: holds no model yet; run {program('train')} until an epoch ends"
         )
     arrays, values = checkpoints.unpack(run.best)
     classes = values.get("classes") if isinstance(values, dict) else None

@@ -13,6 +13,7 @@ from engine.core import files
 from engine.core.conversion import parse_json
 from engine.core.errors import UserError
 from engine.core.recipe import Recipe, from_json, to_json
+from engine.core.text import program
 from engine.optim import phase_options
 
 
@@ -54,7 +55,8 @@ class RunDirectory:
         """
         if not self.recipe.is_file():
             raise UserError(
-                f"--run_dir={self.path}: holds no run; name a directory that bin/train wrote"
+                f"--run_dir={self.path}: holds no run; name a directory that {program('train')} "
+                "wrote"
             )
         try:
             recipe = from_json(Recipe, self.recipe.read_bytes())

@@ -8,6 +8,7 @@ import numpy as np
 
 from engine.core.findings import NOTE, WARNING, Case, Finding
 from engine.core.recipe import DataSpec
+from engine.core.text import program
 from pipelines.decode import headers
 from pipelines.doctor import duplicates, kinds
 from pipelines.doctor.path_checks import check_paths
@@ -53,10 +54,10 @@ def quick_check(spec: DataSpec, examples: Examples, pixels: PixelCache | None) -
             # Never an error, whatever its level: the run continues.
             yield (
                 f"{WARNING}: {finding.counted}, such as {', '.join(first.places[:2])}"
-                f"{detail}; {finding.kind.advice}; bin/doctor shows all"
+                f"{detail}; {finding.kind.advice}; {program('doctor')} shows all"
             )
     if notes := [finding.counted for finding in findings if finding.kind.level == NOTE]:
-        yield f"note: {'; '.join(notes)}; bin/doctor shows all"
+        yield f"note: {'; '.join(notes)}; {program('doctor')} shows all"
     known = np.count_nonzero(facts["header"]["format"])
     if of_headers and known < len(examples):
         yield f"sizes and formats are those of {known:,} of the {len(examples):,} images"

@@ -39,11 +39,12 @@ print(sys.prefix, os.environ.get("UNFREEZE_RESTARTED_IN"), *sys.argv[1:], sep="|
 def repository(tmp_path):
     """A small repository whose only requirement is the package unfreeze-probe."""
     root = tmp_path / "repo with space"
-    for folder in ("bin", "engine", "wheels"):
+    for folder in ("bin", "engine/core", "wheels"):
         (root / folder).mkdir(parents=True)
     shutil.copy(BIN / "_bootstrap.py", root / "bin")
     shutil.copy(BIN / "_venv.py", root / "bin")
     (root / "engine" / "__init__.py").touch()
+    shutil.copy(BIN.parent / "engine/core/streams.py", root / "engine/core")
     (root / "bin" / "hello").write_text(PROGRAM)
     (root / "setup.cfg").write_text("[options]\ninstall_requires =\n    unfreeze-probe>=1.0\n")
     write_locks(root, write_wheel(root / "wheels"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import shutil
@@ -15,6 +14,7 @@ import tensorflow as tf
 from engine.cli import command_line
 from engine.cli import export as cli_export
 from engine.cli import flags as cli_flags
+from engine.cli import main as cli_main
 from engine.commands.export import ExportOptions, export
 from engine.core.errors import UserError
 from engine.core.files import write
@@ -24,7 +24,7 @@ from engine.runs.best_model import BestModel
 from engine.runs.checkpoints import TrainState, pack
 from engine.runs.directory import RunDirectory
 from engine.runs.load_run import load_run
-from engine.runtime.shutdown import Shutdown, ShutdownRequested
+from engine.runtime.shutdown import Shutdown
 from pipelines.loading import prepare
 from tests.bin.programs import start
 from tests.engine.small_runs import Watcher, make_job, small_recipe
@@ -106,8 +106,7 @@ def test_warnings_about_images_go_to_the_error_stream(trained, tmp_path, monkeyp
         raise UserError("gone")
 
     monkeypatch.setattr(prepare, "prepare_evaluation_data", prepare_data)
-    shutdown = contextlib.nullcontext(Shutdown())
-    monkeypatch.setattr(cli_export, "clean_shutdown", lambda: shutdown)
+    monkeypatch.setattr(cli_main, "listen_for_shutdown", lambda *_: Shutdown())
     flags = (f"--run_dir={trained.path}", "--format=keras", f"--out={tmp_path / 'out'}")
     with pytest.raises(UserError, match="images can't be read"):
         cli_export.main(["bin/export", *flags])
@@ -174,19 +173,6 @@ def test_sigterm_in_a_converter_leaves_nothing(trained, tmp_path):
     assert process.returncode == 128 + signal.SIGTERM
     assert err == "export: stopped by SIGTERM; nothing is left behind\n"
     assert list(tmp_path.iterdir()) == []
-
-
-def test_signal_elsewhere_is_raised_once():
-    handlers = {number: signal.getsignal(number) for number in cli_export.SIGNALS}
-    try:
-        with cli_export.clean_shutdown() as shutdown:
-            with pytest.raises(ShutdownRequested, match="SIGINT"):
-                signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGTERM)
-        assert shutdown.reason == "SIGINT"
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 PLACES = ("--run_dir=R", "--out=o")

@@ -183,7 +183,7 @@ def train_with_auto(recipe_file: Path, folder: Path) -> subprocess.Popen:
 
 
 def advise(recipe_file: Path, _: Path) -> subprocess.Popen:
-    module, task = memory_probe.CHILD, memory_probe.ADVISE
+    module, task = memory_probe.MODULE, memory_probe.ADVISE
     return subprocess.Popen(
         child_process.module_command(module, task, "1", recipe_file.read_text()),
         env=child_process.module_environment(), stderr=subprocess.PIPE, text=True,
