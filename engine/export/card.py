@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from engine.core.recipe import SOURCES_OF_WEIGHTS, DataSpec, Recipe
 from engine.evaluation.decision_rule import format_threshold
 from engine.evaluation.intervals import wilson
 from engine.export import parity
-from engine.export.export_source import BYTES, ExportFormat, ExportSource
+from engine.export.export_source import ExportFormat, ExportSource
 from engine.export.parity import Parity
 from engine.export.snippets import escape_markdown, preprocessing_steps
-
-SPLITS = ("validation", "test")
 
 
 def render(
@@ -64,7 +62,7 @@ def _description(source: ExportSource, export_format: ExportFormat) -> str:
 
 
 def _preprocessing(source: ExportSource, export_format: ExportFormat) -> str:
-    if export_format.input_kind == BYTES:
+    if export_format.takes_bytes:
         head = "Preprocessing: part of `serving_default`, up to the caller for `pixels`."
     else:
         head = "Preprocess images as in training; otherwise the metrics below do not hold."
@@ -73,10 +71,15 @@ def _preprocessing(source: ExportSource, export_format: ExportFormat) -> str:
 
 def _labels(source: ExportSource, counts: Sequence[int]) -> str:
     rows = (
-        f"| {index} | {escape_markdown(name)} | {count:,} |"
+        (str(index), escape_markdown(name), f"{count:,}")
         for index, (name, count) in enumerate(zip(source.classes, counts, strict=True))
     )
-    return "\n".join(("| index | label | images in the comparison |", "|---|---|---|", *rows))
+    return _table(("index", "label", "images in the comparison"), rows)
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = (heads, ["---"] * len(heads), *rows)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _decision_rule(source: ExportSource) -> str:
@@ -111,27 +114,23 @@ def _dataset(recipe: Recipe, data: DataSpec) -> str:
 
 
 def _run_metrics(result: dict[str, Any]) -> str:
-    splits = [split for split in SPLITS if isinstance(result.get(split), dict)]
+    splits = [split for split in ("validation", "test") if isinstance(result.get(split), dict)]
     if not splits:
         return "The run has not finished, so it has no metrics yet."
-    head = "| split | images | accuracy | 95 % interval (Wilson) | loss |"
-    lines = [head, "|---|---|---|---|---|"]
+    rows = []
     for split in splits:
-        metrics = result[split]
-        accuracy, count = metrics["accuracy"], metrics["count"]
-        lines.append(
-            f"| {split} | {count:,} | {accuracy:.2%} | {format_interval(accuracy, count)} | "
-            f"{metrics['loss']:.4f} |"
-        )
-    lines += ["", "The best epoch was chosen on the validation split."]
-    calibration = result.get("calibration")
-    if calibration:
-        lines.append(
-            "The temperature was fitted there too. The expected calibration error is "
+        accuracy, count = result[split]["accuracy"], result[split]["count"]
+        interval, loss = format_interval(accuracy, count), result[split]["loss"]
+        rows.append((split, f"{count:,}", f"{accuracy:.2%}", interval, f"{loss:.4f}"))
+    heads = ("split", "images", "accuracy", "95 % interval (Wilson)", "loss")
+    text = f"{_table(heads, rows)}\n\nThe best epoch was chosen on the validation split."
+    if calibration := result.get("calibration"):
+        text += (
+            "\nThe temperature was fitted there too. The expected calibration error is "
             f"{calibration['error_before']:.2%} without it and {calibration['error_after']:.2%} "
             "with it, cross-fitted on two halves of the images."
         )
-    return "\n".join(lines)
+    return text
 
 
 def format_interval(accuracy: float, count: int) -> str:
@@ -141,20 +140,10 @@ def format_interval(accuracy: float, count: int) -> str:
 
 
 def _parity(parity_result: Parity, export_format: ExportFormat) -> str:
-    lines = [
-        f"| {name} | {value} | {more} |"
-        for name, value, more in parity.table_rows(parity_result, export_format)
-    ]
-    return "\n".join(
-        (
-            "| measure | value | |",
-            "|---|---|---|",
-            *lines,
-            "",
-            "The 95 % interval (Wilson) of the export's accuracy is "
-            f"{format_interval(parity_result.accuracy, parity_result.images)}.",
-        )
-    )
+    rows = parity.table_rows(parity_result, export_format)
+    interval = format_interval(parity_result.accuracy, parity_result.images)
+    text = f"The 95 % interval (Wilson) of the export's accuracy is {interval}."
+    return f"{_table(('measure', 'value', ''), rows)}\n\n{text}"
 
 
 def _limits(parity_result: Parity) -> str:

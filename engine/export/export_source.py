@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.core.errors import UserError
 from engine.evaluation.decision_rule import DecisionRule
 
 if TYPE_CHECKING:
@@ -19,10 +18,9 @@ if TYPE_CHECKING:
 UNCERTAIN = "uncertain"  # in place of a label where the rule abstains
 INT8, FLOAT16, FLOAT32 = "int8", "float16", "float32"
 PRECISIONS = (FLOAT32, FLOAT16, INT8)
-BYTES, PIXELS = "bytes", "pixels"
 
 # Images -> probabilities, float32 [B, classes], and decisions, int [B]: class indices, -1 for
-# uncertain. Images are B encoded files or uint8 [B, H, W, 3], by the format's `input_kind`.
+# uncertain. Images are uint8 [B, H, W, 3], or B encoded files where the format `takes_bytes`.
 PredictFunction = Callable[[Any], tuple[np.ndarray, np.ndarray]]
 
 
@@ -62,20 +60,20 @@ class ExportFormat:
 
     title: the name shown to users.
     path: of the model, within the output folder.
-    input_kind: BYTES (encoded images) or PIXELS.
     write(source, path): writes the file or folder.
     load(source, path): opens it without any code of this project.
     usage(source): inputs, outputs and a program for the model card, in Markdown.
     precisions: allowed precisions, the default first.
+    takes_bytes: whether its input is encoded images, not pixels.
     """
 
     title: str
     path: str
-    input_kind: str
     write: Callable[[ExportSource, Path], None]
     load: Callable[[ExportSource, Path], PredictFunction]
     usage: Callable[[ExportSource], str]
     precisions: Sequence[str] = (FLOAT32,)
+    takes_bytes: bool = False
 
 
 def model_info(source: ExportSource) -> dict[str, Any]:
@@ -94,13 +92,3 @@ def model_info(source: ExportSource) -> dict[str, Any]:
 def model_info_json(source: ExportSource) -> str:
     """Returns `model_info` as ASCII JSON, which keeps names that are not valid UTF-8."""
     return json.dumps(model_info(source), indent=2) + "\n"
-
-
-def encode_label(name: str) -> bytes:
-    """Encodes a label for a graph; keeps bytes of a folder's name that are not valid UTF-8."""
-    try:
-        return name.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        raise UserError(
-            f"class {name!r} can't be encoded as text; rename it and train again"
-        ) from None

@@ -16,12 +16,6 @@ from engine.export.export_source import ExportSource
 from engine.frozen import trunk
 from engine.frozen.precision import ComputeMode
 
-PROBABILITIES, DECISION = "probabilities", "decision"
-IMAGES = "images"
-# The operations behind the logits, by TensorFlow Lite's names. They stay float32 in every export:
-# an int8 softmax has only 256 levels, so that the most likely classes would tie.
-LAST_OPERATIONS = ("SOFTMAX", "TOPK_V2", "STRIDED_SLICE", "GREATER_EQUAL", "LESS")
-
 
 def build(source: ExportSource) -> Any:
     """Builds the model as a `tf.function` with constant weights and folded normalization.
@@ -34,16 +28,14 @@ def build(source: ExportSource) -> Any:
     """
     model = source.loaded_run.model
     network = trunk.compile_frozen(model, ComputeMode(), _depthwise_replacements(model))
-    spec = tf.TensorSpec([None, *source.input_shape], tf.uint8, name=IMAGES)
+    spec = tf.TensorSpec([None, *source.input_shape], tf.uint8, name="images")
 
     @tf.function(autograph=False, input_signature=[spec])
     def predict(images: tf.Tensor) -> dict[str, tf.Tensor]:
         logits = network(tf.cast(images, tf.float32))[0]
         probabilities = tf.nn.softmax(logits / source.rule.temperature)
-        return {
-            PROBABILITIES: probabilities,
-            DECISION: decide(source.rule, source.classes, probabilities),
-        }
+        decision = decide(source.rule, source.classes, probabilities)
+        return {"probabilities": probabilities, "decision": decision}
 
     return predict
 

@@ -14,7 +14,6 @@ import numpy as np
 from engine.evaluation import decision_rule
 from engine.export import snippets
 from engine.export.export_source import (
-    PIXELS,
     ExportFormat,
     ExportSource,
     PredictFunction,
@@ -83,4 +82,4 @@ Run in the folder of the file, with the packages tensorflow (which includes Kera
 {program}"""
 
 
-FORMAT = ExportFormat("Keras", "model.keras", PIXELS, write, load, usage)
+FORMAT = ExportFormat("Keras", "model.keras", write, load, usage)

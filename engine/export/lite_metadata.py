@@ -8,8 +8,8 @@ hundred megabytes or are no longer maintained.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flatbuffers
 import numpy as np
@@ -18,99 +18,59 @@ from engine.export.export_source import ExportSource
 
 BUFFER, IDENTIFIER = "TFLITE_METADATA", b"M001"
 MIN_PARSER_VERSION = "1.0.0"  # supports every field used here
+LABELS_FILE, INFO_FILE = "labels.txt", "model.json"  # packed with the model
 
-# The fields of each table, in the schema's order. A union has two: its type and its table.
-MODEL = (
-    *("name", "description", "version", "subgraph_metadata", "author", "license"),
-    *("associated_files", "min_parser_version"),
-)
-SUBGRAPH = ("name", "description", "input_tensor_metadata", "output_tensor_metadata")
-TENSOR = (
-    *("name", "description", "dimension_names", "content", "process_units", "stats"),
-    "associated_files",
-)
-CONTENT = ("content_properties_type", "content_properties")
-IMAGE_PROPERTIES = ("color_space", "default_size")
-IMAGE_SIZE = ("width", "height")
-PROCESS_UNIT = ("options_type", "options")
-NORMALIZATION = ("mean", "std")
-ASSOCIATED_FILE = ("name", "description", "type")
+# A table by the numbers that its fields have in the schema; a union has two: its type and its
+# table.
+Table = Mapping[int, Any]
 
 
 class Byte(int):
     """A member of one of the schema's enumerations."""
 
 
-FEATURE_PROPERTIES, IMAGE_PROPERTIES_TYPE = Byte(1), Byte(2)  # ContentProperties
+FEATURE_PROPERTIES, IMAGE_PROPERTIES = Byte(1), Byte(2)  # ContentProperties
 NORMALIZATION_OPTIONS = Byte(1)  # ProcessUnitOptions
 RGB = Byte(1)  # ColorSpaceType
 AXIS_LABELS = Byte(2)  # AssociatedFileType
 
-LABELS_FILE, INFO_FILE = "labels.txt", "model.json"  # packed with the model
-DESCRIPTIONS = {
-    "probabilities": "of each label",
-    "decision": "class index, -1 for uncertain",
-}
-
-
-class Table(NamedTuple):
-    order: Sequence[str]
-    fields: dict[str, Any]
-
 
 def build_metadata(source: ExportSource, outputs: Sequence[str]) -> bytes:
     """Builds the metadata of a model with the input `images` and these outputs, in order."""
-    info = {
-        "name": INFO_FILE,
-        "description": "labels, temperature, decision rule and resizing, as JSON",
-    }
     subgraph = {
-        "input_tensor_metadata": [_input_tensor(source)],
-        "output_tensor_metadata": [_output_tensor(name) for name in outputs],
+        2: [_input_tensor(source)],  # input_tensor_metadata
+        3: [_output_tensor(name) for name in outputs],  # output_tensor_metadata
     }
+    description = "labels, temperature, decision rule and resizing, as JSON"
     model = {
-        "name": source.loaded_run.recipe.backbone,
-        "description": f"image classifier with {len(source.classes)} labels",
-        "subgraph_metadata": [Table(SUBGRAPH, subgraph)],
-        "associated_files": [Table(ASSOCIATED_FILE, info)],
-        "min_parser_version": MIN_PARSER_VERSION,
+        0: source.loaded_run.recipe.backbone,  # name
+        1: f"image classifier with {len(source.classes)} labels",  # description
+        3: [subgraph],  # subgraph_metadata
+        6: [{0: INFO_FILE, 1: description}],  # associated_files: name, description
+        7: MIN_PARSER_VERSION,
     }
     builder = flatbuffers.Builder()
-    builder.Finish(_table(builder, Table(MODEL, model)), IDENTIFIER)
+    builder.Finish(_table(builder, model), IDENTIFIER)
     return bytes(builder.Output())
 
 
 def _input_tensor(source: ExportSource) -> Table:
     height, width, _ = source.input_shape
-    size = {"width": width, "height": height}
-    image = {"color_space": RGB, "default_size": Table(IMAGE_SIZE, size)}
-    content = {
-        "content_properties_type": IMAGE_PROPERTIES_TYPE,
-        "content_properties": Table(IMAGE_PROPERTIES, image),
+    image = {0: RGB, 1: {0: width, 1: height}}  # color_space, default_size
+    return {
+        0: "images",  # name
+        1: f"uint8 pixels, 0 to 255, resized by {source.loaded_run.recipe.resize}",  # description
+        3: {0: IMAGE_PROPERTIES, 1: image},  # content
+        4: [{0: NORMALIZATION_OPTIONS, 1: {0: [0.0], 1: [1.0]}}],  # process_units: mean, std
     }
-    identity = Table(NORMALIZATION, {"mean": [0.0], "std": [1.0]})
-    unit = {"options_type": NORMALIZATION_OPTIONS, "options": identity}
-    tensor = {
-        "name": "images",
-        "description": f"uint8 pixels, 0 to 255, resized by {source.loaded_run.recipe.resize}",
-        "content": Table(CONTENT, content),
-        "process_units": [Table(PROCESS_UNIT, unit)],
-    }
-    return Table(TENSOR, tensor)
 
 
 def _output_tensor(name: str) -> Table:
-    content = {"content_properties_type": FEATURE_PROPERTIES, "content_properties": Table((), {})}
-    tensor: dict[str, Any] = {
-        "name": name,
-        "description": DESCRIPTIONS[name],
-        "content": Table(CONTENT, content),
-    }
-    if name == "probabilities":
-        tensor["associated_files"] = [
-            Table(ASSOCIATED_FILE, {"name": LABELS_FILE, "type": AXIS_LABELS})
-        ]
-    return Table(TENSOR, tensor)
+    content = {0: FEATURE_PROPERTIES, 1: {}}
+    if name == "decision":
+        return {0: name, 1: "class index, -1 for uncertain", 3: content}
+    labels = {0: LABELS_FILE, 2: AXIS_LABELS}  # name, type
+    return {0: name, 1: "of each label", 3: content, 6: [labels]}  # 6: associated_files
 
 
 def add_metadata(model: bytes, metadata: bytes) -> bytes:
@@ -129,10 +89,10 @@ def add_metadata(model: bytes, metadata: bytes) -> bytes:
 
 def _table(builder: Any, table: Table) -> int:
     """Writes a table after what it contains (flat buffers can't nest); returns its offset."""
-    fields = [(name, _field(builder, value)) for name, value in table.fields.items()]
-    builder.StartObject(len(table.order))
-    for name, (write, value) in fields:
-        write(table.order.index(name), value, 0)
+    fields = {number: _field(builder, value) for number, value in table.items()}
+    builder.StartObject(max(fields, default=-1) + 1)
+    for number, (write, value) in fields.items():
+        write(number, value, 0)
     return builder.EndObject()
 
 
@@ -145,7 +105,7 @@ def _field(builder: Any, value: Any) -> tuple[Callable, int]:
             return builder.PrependUint32Slot, value
         case str():
             offset = builder.CreateString(value)
-        case Table():
+        case Mapping():
             offset = _table(builder, value)
         case [float(), *_]:
             offset = builder.CreateNumpyVector(np.array(value, np.float32))

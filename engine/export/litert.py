@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,7 @@ from engine.core.text import printable
 from engine.export import lite_metadata, snippets
 from engine.export.export_source import (
     FLOAT16,
-    FLOAT32,
     INT8,
-    PIXELS,
     PRECISIONS,
     ExportFormat,
     ExportSource,
@@ -31,25 +29,22 @@ from engine.export.export_source import (
 from engine.export.lite_metadata import INFO_FILE, LABELS_FILE
 
 SIGNATURE = "serving_default"
+# The operations behind the logits, by TensorFlow Lite's names. They stay float32 in every export:
+# an int8 softmax has only 256 levels, so that the most likely classes would tie.
+LAST_OPERATIONS = ("SOFTMAX", "TOPK_V2", "STRIDED_SLICE", "GREATER_EQUAL", "LESS")
 
 
 def write(source: ExportSource, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         _save_constant(source, folder)
-        contents = CONVERTERS[source.precision](source, folder)
-    path.write_bytes(
-        lite_metadata.add_metadata(
-            contents, lite_metadata.build_metadata(source, _output_names(source))
-        )
-    )
-    with zipfile.ZipFile(path, "a") as archive:
-        for name, text in (
-            (LABELS_FILE, _labels_text(source)),
-            (INFO_FILE, model_info_json(source)),
-        ):
-            archive.writestr(
-                zipfile.ZipInfo(name), text.encode()
-            )  # without a date, for reproducible files
+        contents = _convert(source, folder)
+    metadata = lite_metadata.build_metadata(source, _output_names(source))
+    path.write_bytes(lite_metadata.add_metadata(contents, metadata))
+    # One label per line, line breaks escaped; `model.json` has the labels unchanged.
+    labels = "".join(f"{printable(name)}\n" for name in source.classes)
+    with zipfile.ZipFile(path, "a") as archive:  # without dates, for reproducible files
+        archive.writestr(zipfile.ZipInfo(LABELS_FILE), labels.encode())
+        archive.writestr(zipfile.ZipInfo(INFO_FILE), model_info_json(source).encode())
 
 
 def _output_names(source: ExportSource) -> list[str]:
@@ -71,75 +66,40 @@ def _save_constant(source: ExportSource, folder: str) -> None:
     @tf.function(autograph=False, input_signature=predict.input_signature)
     def constant(images: Any) -> dict[str, Any]:
         # The frozen function returns its outputs in the order of their names.
-        outputs = dict(
-            zip(
-                (inference_function.DECISION, inference_function.PROBABILITIES),
-                frozen(images),
-                strict=True,
-            )
-        )
+        outputs = dict(zip(("decision", "probabilities"), frozen(images), strict=True))
         return {name: outputs[name] for name in _output_names(source)}
 
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # swish has one
     tf.saved_model.save(tf.Module(), folder, {SIGNATURE: constant}, options)
 
 
-def _convert_float32(source: ExportSource, folder: str) -> bytes:
-    return _converter(folder).convert()
-
-
-def _convert_float16(source: ExportSource, folder: str) -> bytes:
+def _convert(source: ExportSource, folder: str) -> bytes:
+    """Converts a SavedModel to the source's precision."""
     import tensorflow as tf
-
-    converter = _converter(folder)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.target_spec.supported_types = [tf.float16]
-    return converter.convert()
-
-
-def _convert_int8(source: ExportSource, folder: str) -> bytes:
-    import tensorflow as tf
-
-    from engine.export import inference_function
 
     def representative_dataset() -> Iterator[dict[str, np.ndarray]]:
         assert source.calibration_images is not None
         for image in source.calibration_images:
-            yield {inference_function.IMAGES: image[None]}
+            yield {"images": image[None]}
 
-    converter = _converter(folder)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+    if source.precision in (FLOAT16, INT8):
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if source.precision == FLOAT16:
+        converter.target_spec.supported_types = [tf.float16]
+    if source.precision != INT8:
+        return converter.convert()
     converter.representative_dataset = representative_dataset
     converter.target_spec.supported_ops = [
         tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
         tf.lite.OpsSet.TFLITE_BUILTINS,
     ]
-    options = tf.lite.experimental.QuantizationDebugOptions(
-        denylisted_ops=list(inference_function.LAST_OPERATIONS)
-    )
     # TensorFlow's only way to exclude operations from quantization is the debugger.
+    options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=list(LAST_OPERATIONS))
     debugger = tf.lite.experimental.QuantizationDebugger(
         converter=converter, debug_dataset=representative_dataset, debug_options=options
     )
     return debugger.get_nondebug_quantized_model()
-
-
-def _converter(folder: str) -> Any:
-    import tensorflow as tf
-
-    return tf.lite.TFLiteConverter.from_saved_model(folder)
-
-
-CONVERTERS: dict[str, Callable[[ExportSource, str], bytes]] = {
-    FLOAT32: _convert_float32,
-    FLOAT16: _convert_float16,
-    INT8: _convert_int8,
-}
-
-
-def _labels_text(source: ExportSource) -> str:
-    """Returns one label per line, line breaks escaped; `model.json` has the labels unchanged."""
-    return "".join(f"{printable(name)}\n" for name in source.classes)
 
 
 def load(source: ExportSource, path: Path) -> PredictFunction:
@@ -201,4 +161,4 @@ def _app_support(source: ExportSource) -> str:
     )
 
 
-FORMAT = ExportFormat("LiteRT", "model.tflite", PIXELS, write, load, usage, PRECISIONS)
+FORMAT = ExportFormat("LiteRT", "model.tflite", write, load, usage, PRECISIONS)

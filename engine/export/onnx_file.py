@@ -10,7 +10,6 @@ import numpy as np
 
 from engine.export import snippets
 from engine.export.export_source import (
-    PIXELS,
     ExportFormat,
     ExportSource,
     PredictFunction,
@@ -18,7 +17,6 @@ from engine.export.export_source import (
 )
 
 OPSET = 18  # of 2022; onnxruntime 1.14 and later read it
-BATCH_DIMENSION = "batch"
 
 
 def write(source: ExportSource, path: Path) -> None:
@@ -40,8 +38,10 @@ def write(source: ExportSource, path: Path) -> None:
         custom_op_handlers={"Erfc": (_erfc, [])},
     )
     for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = BATCH_DIMENSION
-    onnx.helper.set_model_props(model, properties(source))
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    # Text unchanged, everything else as JSON.
+    info = {k: v if isinstance(v, str) else json.dumps(v) for k, v in model_info(source).items()}
+    onnx.helper.set_model_props(model, info)
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString())
 
@@ -54,14 +54,6 @@ def _erfc(graph: Any, node: Any, name: str, _: list) -> None:
     erf = graph.make_node("Erf", inputs, shapes=shapes, dtypes=types).output[0]
     one = graph.make_const(f"{name}/one", np.array(1, np.float32)).output[0]
     graph.make_node("Sub", [one, erf], name=name, outputs=outputs, shapes=shapes, dtypes=types)
-
-
-def properties(source: ExportSource) -> dict[str, str]:
-    """Returns the model's properties: text unchanged, everything else as JSON."""
-    return {
-        key: value if isinstance(value, str) else json.dumps(value)
-        for key, value in model_info(source).items()
-    }
 
 
 def load(source: ExportSource, path: Path) -> PredictFunction:
@@ -97,4 +89,4 @@ Run in the folder of the file, with the packages numpy, onnxruntime and Pillow:
 {program}"""
 
 
-FORMAT = ExportFormat("ONNX", "model.onnx", PIXELS, write, load, usage)
+FORMAT = ExportFormat("ONNX", "model.onnx", write, load, usage)

@@ -1,4 +1,8 @@
-"""The output folder of an export: built beside, renamed at the end, removed after a failure."""
+"""The output folder of an export: built beside, renamed at the end, removed after a failure.
+
+While `out` is built, a lock lies beside it. The lock ends with its process, so what a killed export
+left is removed by the next one to `out`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from pathlib import Path
 
 from engine.core.conversion import parse_json
 from engine.core.errors import UserError
-from engine.export import stale_folders
+from engine.core.locks import FileLock
 
 PARITY, CARD = "parity.json", "MODEL_CARD.md"
 
@@ -20,31 +24,64 @@ PARITY, CARD = "parity.json", "MODEL_CARD.md"
 def create(out: Path, overwrite: bool) -> Iterator[Path]:
     """Yields a new folder that becomes `out` if the block succeeds, and is removed if it fails.
 
-    Removes the working folders of killed exports to `out` first.
-
     Raises:
-      UserError: see `require_free`; or `out` can't be written.
+      UserError: see `require_free`; or `out` can't be written, or another process is writing it.
     """
     out = Path(os.path.realpath(out))
-    stale_folders.remove_stale_folders(out)
-    require_free(out, overwrite)
+    partial, replaced = _beside(out, "part"), _beside(out, "old")
     missing = [folder for folder in out.parents if not os.path.exists(folder)]
-    partial = stale_folders.sibling_folder(out, stale_folders.PARTIAL, os.getpid())
     try:
-        partial.mkdir(parents=True)
-        with stale_folders.locked(partial):
-            yield partial
-            _sync(partial)
-            require_free(out, overwrite)  # `out` may have been filled meanwhile
-            _move_into_place(partial, out)
+        with suppress(FileExistsError):
+            out.parent.mkdir(parents=True)
+        with _locked(out):
+            _restore(replaced, out)  # of an export that was killed between two renames
+            require_free(out, overwrite)
+            shutil.rmtree(partial, ignore_errors=True)
+            try:
+                partial.mkdir()
+                yield partial
+                _sync(partial)
+                require_free(out, overwrite)  # `out` may have been filled meanwhile
+                _move_into_place(partial, replaced, out)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
         for folder in missing:
             with suppress(OSError):
                 folder.rmdir()
         if reason := _write_error_reason(error, out.parent):
             raise _write_error(out, reason) from None
         raise
+
+
+def _beside(out: Path, kind: str) -> Path:
+    return out.with_name(f".{out.name}.export-{kind}")
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Holds the lock of `out`, a file that is removed at the end.
+
+    Raises:
+      UserError: another process holds it.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    with FileLock(_beside(out, "lock"), flags) as lock:
+        if not (lock.acquire() and lock.is_current()):
+            raise UserError(
+                f"--out={out}: another export to it is running; wait for it or name another --out="
+            )
+        try:
+            yield
+        finally:
+            lock.path.unlink(missing_ok=True)
+
+
+def _restore(replaced: Path, out: Path) -> None:
+    if out.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+    elif replaced.is_dir() and not replaced.is_symlink():
+        os.rename(replaced, out)
 
 
 def require_free(out: Path, overwrite: bool) -> None:
@@ -87,20 +124,13 @@ def _export_names(out: Path) -> set[str] | None:
         return None
 
 
-def _move_into_place(partial: Path, out: Path) -> None:
-    old = stale_folders.sibling_folder(out, stale_folders.REPLACED, os.getpid())
-    replaced = out.exists()
-    if replaced:
-        os.rename(out, old)
+def _move_into_place(partial: Path, replaced: Path, out: Path) -> None:
+    if out.exists():
+        os.rename(out, replaced)
     try:
         os.rename(partial, out)
-    except BaseException:
-        if replaced and not out.exists():
-            os.rename(old, out)
-        raise
     finally:
-        if out.exists():
-            shutil.rmtree(old, ignore_errors=True)
+        _restore(replaced, out)
 
 
 def _sync(folder: Path) -> None:
@@ -113,9 +143,9 @@ def _sync(folder: Path) -> None:
 
 def _write_error_reason(error: BaseException, folder: Path) -> str | None:
     """Returns why the folder can't be written; None for errors about anything else."""
-    for full in map(os.strerror, (errno.ENOSPC, errno.EDQUOT)):
-        if full in str(error):  # TensorFlow's errors have no errno
-            return full
+    for cause in map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.ENOLCK)):
+        if cause in str(error):  # TensorFlow's errors have no errno
+            return cause
     if isinstance(error, OSError) and isinstance(error.filename, str):
         return error.strerror if Path(error.filename).is_relative_to(folder) else None
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import decimal
+import math
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from engine.core.dataset import Batch
 from engine.core.errors import UserError
 from engine.evaluation import decision_rule, eval_step
-from engine.export.export_source import BYTES, ExportFormat, ExportSource, PredictFunction
+from engine.export.export_source import ExportFormat, ExportSource, PredictFunction
 from engine.runtime.hardware import describe_machine, describe_software
 
 WARM_UP, REPEATS = 3, 20
@@ -78,44 +78,31 @@ def measure(
     first_batch: list[Any] = []
     for batch in batches:
         real = np.asarray(batch.weights) > 0
-        images, indices = np.asarray(batch.inputs)[real], np.asarray(batch.examples)[real]
-        takes_bytes = export_format.input_kind == BYTES
-        inputs = [read_image(int(index)) for index in indices] if takes_bytes else images
+        images, indices = np.asarray(batch.inputs)[real], np.asarray(batch.examples)[real].tolist()
+        inputs = list(map(read_image, indices)) if export_format.takes_bytes else images
         first_batch = first_batch or [inputs, images]
         columns.append((np.asarray(batch.labels)[real], logits(images), *predict(inputs)))
     labels, original_logits, probabilities, decisions = map(
         np.concatenate, zip(*columns, strict=True)
     )
-    size, weights = model_size(path), 4 * source.loaded_run.model.count_params()
+    original = decision_rule.probabilities(source.rule, original_logits).astype(np.float32)
+    original_decisions = decision_rule.decide(source.rule, source.classes, original)
+    best, original_best = probabilities.argmax(-1), original.argmax(-1)
+    difference = np.abs(probabilities.astype(np.float64) - original)
+    size = model_size(path)
     return Parity(
-        **_compare(source, labels, original_logits, probabilities, decisions),
+        images=len(labels),
+        agreement=float(np.mean(best == original_best)),
+        same_decisions=float(np.mean(decisions == original_decisions)),
+        largest_difference=float(difference.max()),
+        mean_difference=float(difference.mean()),
+        accuracy=float(np.mean(best == labels)),
+        original_accuracy=float(np.mean(original_best == labels)),
         bytes=size,
-        share_of_weights=size / weights,
+        share_of_weights=size / (4 * source.loaded_run.model.count_params()),
         latency=_latency(predict, first_batch[0]),
         original_latency=_latency(logits, first_batch[1]),
     )
-
-
-def _compare(
-    source: ExportSource,
-    labels: np.ndarray,
-    original_logits: np.ndarray,
-    probabilities: np.ndarray,
-    decisions: np.ndarray,
-) -> dict[str, Any]:
-    """Returns the fields of `Parity` that compare predictions."""
-    original = decision_rule.probabilities(source.rule, original_logits).astype(np.float32)
-    original_decisions = decision_rule.decide(source.rule, source.classes, original)
-    difference = np.abs(probabilities.astype(np.float64) - original)
-    return {
-        "images": len(labels),
-        "agreement": float(np.mean(probabilities.argmax(-1) == original.argmax(-1))),
-        "same_decisions": float(np.mean(decisions == original_decisions)),
-        "largest_difference": float(difference.max()),
-        "mean_difference": float(difference.mean()),
-        "accuracy": float(np.mean(probabilities.argmax(-1) == labels)),
-        "original_accuracy": float(np.mean(original.argmax(-1) == labels)),
-    }
 
 
 def require_agreement(parity: Parity, min_agreement: float) -> None:
@@ -141,21 +128,14 @@ def require_agreement(parity: Parity, min_agreement: float) -> None:
                 f"the export and the original differ in {what} of {differing:,} of "
                 f"{parity.images:,} images, more than --min_agreement={min_agreement:g} allows, so "
                 "nothing was written; choose another --format or --precision, or accept this one "
-                f"with --min_agreement={_round_down(min(fractions.values()))}"
+                f"with --min_agreement={math.floor(min(fractions.values()) * 10_000) / 10_000:g}"
             )
-
-
-def _round_down(fraction: float) -> str:
-    """Formats a fraction with at most four decimals, rounded down."""
-    exact = decimal.Decimal(repr(fraction))
-    return f"{float(exact.quantize(decimal.Decimal('0.0001'), decimal.ROUND_FLOOR)):.4g}"
 
 
 def table_rows(parity: Parity, export_format: ExportFormat) -> list[tuple[str, str, str]]:
     """Returns the comparison as rows of name, value and note."""
     latency, original = parity.latency, parity.original_latency
-    takes_bytes = export_format.input_kind == BYTES
-    decoding, pixels = (", decoded", ", from pixels") if takes_bytes else ("", "")
+    decoding, pixels = (", decoded", ", from pixels") if export_format.takes_bytes else ("", "")
     return [
         ("images", f"{parity.images:,}", ""),
         ("same most likely label", f"{parity.agreement:.2%}", ""),
@@ -198,9 +178,7 @@ def report(
 
 def model_size(path: Path) -> int:
     """Returns the bytes of a file, or of all files in a folder."""
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
 
 
 def _latency(call: Callable[[Any], Any], inputs: Any) -> Latency:
@@ -208,12 +186,11 @@ def _latency(call: Callable[[Any], Any], inputs: Any) -> Latency:
 
 
 def _median_ms(call: Callable[[Any], Any], inputs: Any) -> float:
+    for _ in range(WARM_UP):
+        call(inputs)
     seconds: list[float] = []
-    for repeat in range(WARM_UP + REPEATS):
+    while len(seconds) < 2 or (len(seconds) < REPEATS and sum(seconds) < MAX_SECONDS):
         started = time.perf_counter()
         call(inputs)
-        if repeat >= WARM_UP:
-            seconds.append(time.perf_counter() - started)
-        if sum(seconds) > MAX_SECONDS and len(seconds) > 1:
-            break
+        seconds.append(time.perf_counter() - started)
     return 1000 * float(np.median(seconds))

@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 
 from engine.export.export_source import (
-    BYTES,
     UNCERTAIN,
     ExportFormat,
     ExportSource,
     PredictFunction,
-    encode_label,
 )
 from engine.runtime.hardware import describe_software
 
@@ -34,17 +32,15 @@ def write(source: ExportSource, path: Path) -> None:
     from engine.export import inference_function
 
     predict = inference_function.build(source)
-    names = [encode_label(name) for name in source.classes]
+    # Bytes of a folder's name that are not valid UTF-8 stay as they are.
+    names = [name.encode("utf-8", "surrogateescape") for name in source.classes]
 
     def predict_labels(images: Any) -> dict[str, Any]:
         outputs = predict(images)
-        probabilities, decision = (
-            outputs[inference_function.PROBABILITIES],
-            outputs[inference_function.DECISION],
-        )
+        decision = outputs["decision"]
         indices = tf.where(decision < 0, len(names), decision)
         labels = tf.gather(tf.constant([*names, UNCERTAIN.encode()]), indices)
-        classes = tf.broadcast_to(tf.constant(names), tf.shape(probabilities))
+        classes = tf.broadcast_to(tf.constant(names), tf.shape(outputs["probabilities"]))
         return {**outputs, "labels": labels, "classes": classes}
 
     @tf.function(autograph=False, input_signature=predict.input_signature)
@@ -140,4 +136,4 @@ To send it a request, which may hold any number of images:
 With `--enable_batching` an unreadable image fails every request in its batch."""
 
 
-FORMAT = ExportFormat("SavedModel", "1", BYTES, write, load, usage)
+FORMAT = ExportFormat("SavedModel", "1", write, load, usage, takes_bytes=True)

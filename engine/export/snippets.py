@@ -12,8 +12,6 @@ _UNESCAPED = frozenset(" ,.-'/()=%:;?")  # punctuation without a meaning in a li
 
 # Parts of `pixels` in `pixel_program`, equal to `pipelines.decode.resizing`.
 BEFORE_READING = {
-    "squash": "",
-    "crop": "",
     "pad": """\
     wide = height * image.width > width * image.height
     side, limit = (image.width, width) if wide else (image.height, height)
@@ -25,17 +23,13 @@ BEFORE_READING = {
 """,
 }
 AFTER_READING = {
-    "squash": "",
     "crop": """\
     scale = max(width / box[2], height / box[3])
     left, top = (box[2] - width / scale) / 2, (box[3] - height / scale) / 2
     box = (max(left, 0), max(top, 0), box[2] - max(left, 0), box[3] - max(top, 0))
 """,
-    "pad": "",
 }
 AFTER_RESIZING = {
-    "squash": "",
-    "crop": "",
     "pad": """\
     levels = np.pad(levels, ((top, top), (left, left), (0, 0)))
 """,
@@ -111,15 +105,15 @@ def pixels(path):
     image = Image.open(path)
     orientation = image.getexif().get(0x0112)  # applied after resizing
     width, height = (HEIGHT, WIDTH) if orientation in (5, 6, 7, 8) else (WIDTH, HEIGHT)
-{BEFORE_READING[resize]}\
+{BEFORE_READING.get(resize, "")}\
     _, box = image.draft(None, (2 * width, 2 * height)) or (None, (0, 0, *image.size))
-{AFTER_READING[resize]}\
+{AFTER_READING.get(resize, "")}\
     bands = [
         band.convert("F").resize((width, height), Image.Resampling.BILINEAR, box)
         for band in image.convert("RGB").split()
     ]
     levels = np.stack(bands, -1).round().astype(np.uint8)
-{AFTER_RESIZING[resize]}\
+{AFTER_RESIZING.get(resize, "")}\
     if orientation in (5, 6, 7, 8):
         levels = levels.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):

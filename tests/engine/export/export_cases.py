@@ -11,7 +11,7 @@ import numpy as np
 import scipy.special
 
 from engine.evaluation.decision_rule import DecisionRule
-from engine.export.export_source import ExportSource
+from engine.export.export_source import FLOAT32, ExportSource
 from engine.models.classifier import Classifier
 from engine.runs.load_run import LoadedRun
 from pipelines.decode.decode import decode
@@ -33,22 +33,28 @@ def export_source(
     rule: DecisionRule = RULES["tempered"],
     classes: tuple[str, ...] = CLASSES,
     network: Classifier | None = None,
+    precision: str = FLOAT32,
+    calibration_images: np.ndarray | None = None,
     **changes,
 ) -> ExportSource:
-    """Returns the small network as an export source; its predictions differ between images."""
-    resize = changes.pop("resize", "squash")
+    """Returns the small network as an export source; its predictions differ between images.
+
+    changes: of the recipe.
+    """
     if network is None:
-        network = small.network(changes.pop("hidden_units", 0))
+        network = small.network()
         small.enliven(network.model)
         kernel, bias = network.head.get_weights()
         network.head.set_weights([8 * kernel, bias])
         logits = network.model(small.smooth_images(small.SIDE)).numpy()
         network.head.set_weights([8 * kernel, bias - logits.mean(0)])
-    height, width = network.model.input.shape[1:3]
-    recipe = small.recipe(image_size=(height, width), resize=resize)
+    recipe = small.recipe(**{"image_size": network.model.input.shape[1:3], **changes})
     loaded_run = LoadedRun(recipe, network, classes, rule)
     return ExportSource(
-        loaded_run, lambda contents: decode(contents, height, width, resize), **changes
+        loaded_run,
+        lambda contents: decode(contents, *recipe.image_size, recipe.resize),
+        precision,
+        calibration_images,
     )
 
 

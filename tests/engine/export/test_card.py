@@ -1,7 +1,6 @@
 """The model card: its programs run, its numbers are right, and names are escaped."""
 
 import base64
-import dataclasses
 import html
 import json
 import os
@@ -133,13 +132,9 @@ def files(photographs, tmp_path_factory) -> list[Path]:
     return [*photographs, *(folder / name for name in images)]
 
 
-def card_pixels_function(source, size):
+def card_pixels_function(source):
     """Returns the function `pixels` of a card's program."""
-    recipe = dataclasses.replace(source.loaded_run.recipe, image_size=size)
-    source = dataclasses.replace(
-        source, loaded_run=dataclasses.replace(source.loaded_run, recipe=recipe)
-    )
-    text = program(f"{snippets.pixel_program(source, ('zipfile',), '')}").split("images =")[0]
+    text = program(snippets.pixel_program(source, ("zipfile",), "")).split("images =")[0]
     scope: dict = {}
     exec(text, scope)
     return scope["pixels"]
@@ -149,9 +144,8 @@ def card_pixels_function(source, size):
 @pytest.mark.parametrize("size", [(8, 8), (24, 40), (31, 17)])
 def test_card_program_resizes_as_training(resize, size, files):
     """Float32 and Pillow's float64 may round a value at a half differently."""
-    pixels = card_pixels_function(
-        export_cases.export_source(resize=resize, network=small.network()), size
-    )
+    source = export_cases.export_source(resize=resize, network=small.network(), image_size=size)
+    pixels = card_pixels_function(source)
     differing = []
     for path in files:
         resized = pixels(path).astype(int)
@@ -160,15 +154,6 @@ def test_card_program_resizes_as_training(resize, size, files):
         assert difference.max() <= 1, path.name
         differing.append(np.mean(difference > 0))
     assert np.mean(differing) < 0.001
-
-
-def test_format_interval_is_wilsons():
-    """By hand: Wilson 1927, z = 1.959964; and the limits without a mistake."""
-    z, n, p = 1.959963985, 1000, 0.987
-    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    assert card.format_interval(p, n) == f"{middle - half:.2%} to {middle + half:.2%}"
-    assert card.format_interval(1.0, 8) == f"{8 / (8 + z**2):.2%} to 100.00%"
 
 
 def test_card_shows_run_metrics():
@@ -200,14 +185,10 @@ def test_card_escapes_names():
 
 
 def test_card_hides_parent_folders_of_dataset():
-    data = DataSpec("folders", "/home/someone/secret/flowers")
-    recipe = dataclasses.replace(export_cases.export_source().loaded_run.recipe, data=data)
-    source = export_cases.export_source()
-    source = dataclasses.replace(
-        source, loaded_run=dataclasses.replace(source.loaded_run, recipe=recipe)
-    )
-    text = render(source)
-    assert "flowers" in text
+    data = DataSpec("folders", "/home/someone/secret/flowers", limit_examples=70)
+    moved = DataSpec("folders", "/home/other/secret/roses")
+    text = render(export_cases.export_source(data=data), data=moved)
+    assert "folders flowers, at most 70 images of each split; compared on folders roses." in text
     assert "secret" not in text
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from engine.evaluation import decision_rule
 from engine.export import litert
-from engine.export.export_source import BYTES, FLOAT16, FLOAT32, INT8, PRECISIONS
+from engine.export.export_source import FLOAT16, FLOAT32, INT8, PRECISIONS
 from engine.export.formats import FORMATS
 from engine.models import classifier
 from tests.engine import small
@@ -36,7 +36,7 @@ def rectangular_images(count: int) -> np.ndarray:
 
 
 def export_inputs(name: str, images: np.ndarray):
-    return [png(image) for image in images] if FORMATS[name].input_kind == BYTES else images
+    return [png(image) for image in images] if FORMATS[name].takes_bytes else images
 
 
 def write_and_load(name, source, folder):
@@ -50,7 +50,7 @@ def write_and_load(name, source, folder):
 def export(request, tmp_path_factory):
     """(format, source, path, predict) with a full rule, odd names and a rectangular network."""
     rule = decision_rule.DecisionRule(
-        temperature=0.7, positive_class=export_cases.ODD_NAMES[1], threshold=0.3, abstain=0.5
+        temperature=0.7, positive_class=export_cases.ODD_NAMES[0], threshold=0.3, abstain=0.6
     )
     source = export_cases.export_source(
         rule, export_cases.ODD_NAMES, export_cases.rectangular_network()
@@ -72,9 +72,11 @@ def test_export_predicts_any_batch_size(export, count):
         np.abs(probabilities - export_cases.expected_probabilities(source, images)).max()
         < TOLERANCE
     )
-    np.testing.assert_array_equal(
-        decisions, decision_rule.decide(source.rule, source.classes, probabilities)
-    )
+    expected = decision_rule.decide(source.rule, source.classes, probabilities)
+    np.testing.assert_array_equal(decisions, expected)
+    if count == 32:
+        assert set(expected) == {-1, 0, 1}
+        assert set(probabilities.argmax(-1)) == {1}
 
 
 def test_export_keeps_odd_labels(export):
@@ -95,18 +97,6 @@ def test_export_keeps_odd_labels(export):
             assert files.testzip() is None
             labels = json.loads(files.read("model.json"))["labels"]
     assert tuple(labels) == source.classes
-
-
-@pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("rule", ["sharp", "shy"])
-def test_export_applies_threshold_and_abstention(name, rule, tmp_path):
-    source = export_cases.export_source(export_cases.RULES[rule])
-    images = export_cases.smooth_images(8)
-    decisions = write_and_load(name, source, tmp_path)[1](export_inputs(name, images))[1]
-    expected = decision_rule.decide(
-        source.rule, source.classes, export_cases.expected_probabilities(source, images)
-    )
-    np.testing.assert_array_equal(decisions, expected)
 
 
 # At smaller sizes tf2onnx 1.17 converts LayerNormalization on maps of one pixel wrongly.
@@ -226,22 +216,3 @@ def test_onnx_file_is_valid_and_holds_properties(tmp_path):
     assert properties["resize"] == "crop"
     assert json.loads(properties["image_size"]) == [8, 8]
     assert properties["backbone"] == "mobilenet_v2"
-
-
-def test_keras_file_loads_in_plain_keras(tmp_path):
-    source = export_cases.export_source()
-    write_and_load("keras", source, tmp_path)
-    images = export_cases.smooth_images(3)
-    np.save(tmp_path / "images.npy", images)
-    code = """
-import keras, numpy as np
-model = keras.saving.load_model("model.keras", safe_mode=True)
-np.save("probabilities.npy", model.predict(np.load("images.npy"), verbose=0))
-print(all(type(layer).__module__.startswith("keras.") for layer in model.layers))
-"""
-    assert export_cases.run_outside_project(code, cwd=tmp_path).split() == ["True"]
-    apart = np.abs(
-        np.load(tmp_path / "probabilities.npy")
-        - export_cases.expected_probabilities(source, images)
-    ).max()
-    assert apart < TOLERANCE

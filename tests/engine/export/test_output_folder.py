@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
@@ -150,7 +152,7 @@ def test_output_folder_after_failed_rename_is_restored(tmp_path, monkeypatch):
     rename = os.rename
 
     def fail(source, target):
-        if str(source).endswith(".part"):
+        if str(source).endswith("-part"):
             raise OSError(errno.EIO, "broken", str(source))
         rename(source, target)
 
@@ -162,13 +164,13 @@ def test_output_folder_after_failed_rename_is_restored(tmp_path, monkeypatch):
 
 
 KILLED = """
-import os, signal, sys
+import sys
 from pathlib import Path
 from engine.export import output_folder
 with output_folder.create(Path(sys.argv[1]), True) as folder:
     (folder / "1").mkdir()
     (folder / "1" / "half").write_text("x")
-    print(os.getpid(), flush=True)
+    print(folder, flush=True)
     sys.stdin.read()
 """
 
@@ -177,59 +179,43 @@ def start_export(out):
     """Starts a process that is amid an export; returns it and the folder that it builds."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(out)], **pipes)
-    process_id = process.stdout.readline().strip()
-    return process, out.with_name(f".{out.name}.{process_id}.part")
+    return process, Path(process.stdout.readline().strip())
 
 
-def test_stale_folder_of_killed_export_is_removed(tmp_path):
-    out = tmp_path / "o[u]t"
-    (killed, stale), (running, built) = start_export(out), start_export(out)
+def test_killed_export_is_cleaned_up_and_a_running_one_left_alone(tmp_path):
+    out = tmp_path / "out"
+    process, partial = start_export(out)
     try:
-        killed.kill()
-        killed.wait()
-        assert (stale / "1" / "half").exists()
+        with pytest.raises(UserError, match="another export to it is running; wait for it or name"):
+            export(out)
+        assert (partial / "1" / "half").exists()
+        process.kill()
+        process.wait()
+        assert (partial / "1" / "half").exists()
         export(out)
-        assert sorted(path.name for path in tmp_path.iterdir()) == [built.name, out.name]
-        assert (built / "1" / "half").exists()
-    finally:
-        for process in (killed, running):
-            process.kill()
-            process.communicate()
-
-
-def test_stale_folder_locked_elsewhere_stays(tmp_path):
-    """Of a process in another container, or on another machine with the same disk."""
-    process, built = start_export(tmp_path / "out")
-    try:
-        foreign = built.with_name(f".out.{2**30}.part")
-        built.rename(foreign)
-        export(tmp_path / "out")
-        assert (foreign / "1" / "half").exists()
     finally:
         process.kill()
         process.communicate()
-    export(tmp_path / "out", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_stale_folder_with_replaced_export_is_restored(tmp_path):
-    out, process_id = tmp_path / "out", 2**30  # larger than any process id
+def test_export_moved_aside_by_a_killed_one_is_restored(tmp_path):
+    out = tmp_path / "out"
     export(out, text="old")
-    out.rename(tmp_path / f".out.{process_id}.old")
-    (tmp_path / f".out.{process_id}.part").mkdir()
+    out.rename(tmp_path / ".out.export-old")
     with pytest.raises(UserError, match="earlier export"):
         export(out)
     assert (out / "model.onnx").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_stale_folder_lookalikes_stay(tmp_path):
-    process_id = 2**30
-    (tmp_path / f".other.{process_id}.part").mkdir()
-    (tmp_path / ".out.mine.part").mkdir()
-    (tmp_path / f".out.{process_id}.part").write_text("a file")
+@pytest.mark.parametrize("kind", ["lock", "part", "old"])
+def test_planted_links_are_not_followed(tmp_path, kind):
     (tmp_path / "theirs").mkdir()
-    (tmp_path / f".out.{process_id + 1}.part").symlink_to("theirs")
-    before = contents(tmp_path)
-    export(tmp_path / "out")
-    assert [name for name in contents(tmp_path) if not name.startswith("out")] == before
+    (tmp_path / "theirs" / "thesis.txt").write_text("years of work")
+    (tmp_path / f".out.export-{kind}").symlink_to("theirs" if kind != "lock" else "new")
+    with suppress(UserError):
+        export(tmp_path / "out")
+    assert contents(tmp_path / "theirs") == ["thesis.txt"]
+    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "out").is_symlink()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import re
 
 import numpy as np
@@ -13,7 +12,6 @@ from engine.core.errors import UserError
 from engine.evaluation import decision_rule
 from engine.export import parity
 from engine.export.formats import FORMATS
-from tests.engine import small
 from tests.engine.export import export_cases
 from tests.engine.export.test_formats import png
 
@@ -136,29 +134,3 @@ def test_parity_refusal_names_sufficient_agreement(images, wrong):
     named = float(re.search(r"with --min_agreement=([\d.]+)$", str(error.value))[1])
     assert same - 1.0001e-4 < named <= same
     parity.require_agreement(result, named)
-
-
-def test_parity_without_scaling_is_refused(tmp_path):
-    source = export_cases.export_source()
-    predict = faithful_export(source)
-    result = measure(source, lambda images: predict(images // 128), tmp_path)
-    with pytest.raises(UserError, match="nothing was written; choose another"):
-        parity.require_agreement(result, 0.98)
-
-
-def test_parity_report_is_json():
-    source = export_cases.export_source(network=small.network())
-    report = json.loads(json.dumps(parity.report(source, FORMATS["keras"], 0.995, GOOD)))
-    assert report["format"] == "Keras"
-    assert report["model"] == "model.keras"
-    assert report["agreement"] == 0.999
-    assert report["latency"] == {"single_ms": 1.0, "batch_ms": 2.0, "batch_size": 3}
-    assert report["software"]["tensorflow"]
-
-
-def test_model_size_of_folder_sums_files(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "b").write_bytes(b"12345")
-    (tmp_path / "c").write_bytes(b"12")
-    assert parity.model_size(tmp_path) == 7
-    assert parity.model_size(tmp_path / "c") == 2

@@ -100,16 +100,6 @@ def test_saved_model_tensors_begin_with_batch(loaded):
         assert all(tensor.shape[0] is None for tensor in outputs.values())
 
 
-def test_saved_model_second_signature_takes_pixels(loaded):
-    source, model = loaded
-    images = export_cases.smooth_images(5)
-    outputs = model.signatures["pixels"](images=tf.constant(images))
-    assert (
-        np.abs(outputs["probabilities"] - export_cases.expected_probabilities(source, images)).max()
-        < 1e-5
-    )
-
-
 @pytest.mark.parametrize(
     "broken",
     [b"", b"no image", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, b"GIF89a", b"BM"],
