@@ -171,29 +171,18 @@ KINDS: dict[str, Maker] = {
 
 def _mutant(random: np.random.Generator) -> bytes:
     """A good file with some bytes changed, cut out, doubled or put in."""
-    kind, options = [
-        ("JPEG", {}),
-        ("JPEG", {"progressive": True}),
-        ("PNG", {}),
-        ("GIF", {}),
-        ("WEBP", {}),
-        ("WEBP", {"lossless": True}),
-        ("BMP", {}),
-    ][random.integers(7)]
+    progressive, lossless = ("JPEG", {"progressive": True}), ("WEBP", {"lossless": True})
+    plain = {kind: (kind, {}) for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP")}
+    jpeg, *others, bmp_file = plain.values()
+    kind, options = [jpeg, progressive, *others, lossless, bmp_file][random.integers(7)]
     image = noisy(random)
     contents = bytearray(saved(image.quantize(64) if kind == "GIF" else image, kind, **options))
     for _ in range(int(random.integers(1, 8))):
         # Headers are short and mean much.
         at = int(random.integers(0, random.choice([64, len(contents)])))
         size = int(random.integers(1, 40))
-        change = [
-            contents[at : at + size][::-1],
-            b"",
-            contents[at : at + size] * 2,
-            random.bytes(size),
-            b"\xff" * size,
-            bytes(size),
-        ]
+        old = contents[at : at + size]
+        change = [old[::-1], b"", old * 2, random.bytes(size), b"\xff" * size, bytes(size)]
         contents[at : at + size] = change[random.integers(len(change))]
     return bytes(contents)
 

@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 import tensorflow as tf
 from PIL import Image
 
@@ -31,7 +30,6 @@ ROW = 24 * 20 * 3
 PLENTY = 10**9
 NO_DATA = DataSpec("folders", "")
 MEMORY = {"memory": PLENTY, "disk": 0}
-in_memory_and_on_disk = pytest.mark.parametrize("memory", MEMORY.values(), ids=MEMORY)
 
 
 def image(seed: int) -> bytes:
@@ -109,6 +107,11 @@ def check(result: ScanResult, wanted) -> None:
     """No image is broken and all have these pixels."""
     assert result.broken == []
     np.testing.assert_array_equal(taken(result), wanted)
+
+
+def indices(result: ScanResult) -> list[int]:
+    """Of the broken images."""
+    return [image.index for image in result.broken]
 
 
 def folders(cache: Path) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.decode import decode
-from tests.pipelines.cached import quick_decode, write
+from tests.pipelines.cached import MEMORY, quick_decode, write
 from tests.pipelines.feeds import COUNT, encoded_image, index
 from tests.pipelines.web_server import Server
 
@@ -32,6 +32,12 @@ def paths(tmp_path: Path) -> list[Path]:
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
+
+
+@pytest.fixture(params=MEMORY.values(), ids=MEMORY)
+def memory(request) -> int:
+    """Bytes in which pixels may be cached: enough for all, or none."""
+    return request.param
 
 
 @pytest.fixture

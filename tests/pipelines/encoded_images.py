@@ -65,20 +65,8 @@ def bmp(bits: int, rows: list[bytes], **options) -> bytes:
     ordered = rows if top_down else rows[::-1]
     data = b"".join(row + b"\0" * (-len(row) % 4) for row in ordered)
     height, width = RGB.shape[0] * (-1 if top_down else 1), RGB.shape[1]
-    header = struct.pack(
-        "<IiiHHIIiiII",
-        40,
-        width,
-        height,
-        1,
-        bits,
-        compression,
-        len(data),
-        0,
-        0,
-        len(palette) // 4,
-        0,
-    )
+    sizes = (width, height, 1, bits, compression, len(data), 0, 0, len(palette) // 4, 0)
+    header = struct.pack("<IiiHHIIiiII", 40, *sizes)
     offset = 14 + len(header) + len(extra) + len(palette)
     file_header = b"BM" + struct.pack("<IHHI", offset + len(data), 0, 0, offset)
     return file_header + header + extra + palette + data

@@ -14,6 +14,12 @@ from tests.pipelines import bad_images
 
 IMAGE = bytes(range(256)) * 40
 MUCH = 100 * 2**20
+REDIRECTS = {
+    "moved": "/image",
+    "circle": "/circle",
+    "to_file": "file:///etc/hostname",
+    "to_ftp": "ftp://127.0.0.1/image",
+}
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -33,15 +39,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.server.agents.append(self.headers["User-Agent"])
         self.server.paths.append(self.path)
         name = self.path.rpartition("/")[2].split("?")[0].replace("-", "_")
-        getattr(self, name, self.image)()
+        if name in REDIRECTS:
+            self.redirect(REDIRECTS[name])
+        else:
+            getattr(self, name, self.image)()
 
     def log_message(self, *_):
         pass
 
-    def answer(self, kind, body, status=200):
+    def answer(self, kind, body, status=200, length=None):
         self.send_response(status)
         self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(length or len(body)))
         self.end_headers()
         self.wfile.write(body)
 
@@ -57,11 +66,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer("image/png", bad_images.png_bomb(None))
 
     def broken_off(self):
-        self.send_response(200)
-        self.send_header("Content-Type", "image/jpeg")
-        self.send_header("Content-Length", str(len(IMAGE)))
-        self.end_headers()
-        self.wfile.write(IMAGE[:-7])
+        self.answer("image/jpeg", IMAGE[:-7], length=len(IMAGE))
 
     def page(self):
         self.answer("text/html; charset=utf-8", b"<html>")
@@ -69,27 +74,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def missing(self):
         self.answer("image/png", b"", status=404)
 
-    def moved(self):
-        self.redirect("/image")
-
     def moved_at_length(self):
         """A redirect with a body that does not end; notes how much of it was taken."""
-        self.moved()
+        self.redirect("/image")
         with contextlib.suppress(OSError):
             while self.server.taken < MUCH:
                 self.server.taken += self.wfile.write(bytes(1 << 20))
 
-    def circle(self):
-        self.redirect("/circle")
-
     def inside(self):
         self.redirect(f"http://127.0.0.2:{self.server.server_port}/image")
-
-    def to_file(self):
-        self.redirect("file:///etc/hostname")
-
-    def to_ftp(self):
-        self.redirect("ftp://127.0.0.1/image")
 
     def drip_body(self):
         self.send_response(200)

@@ -1,6 +1,5 @@
 """The scan: names every broken file once and no other, and never hangs."""
 
-import io
 import os
 
 import numpy as np
@@ -10,6 +9,7 @@ from PIL import Image
 from pipelines.decode import decode
 from pipelines.pixel_cache import scan
 from tests.pipelines.cached import listed
+from tests.pipelines.encoded_images import saved
 
 pytestmark = pytest.mark.usefixtures("quick_decoding")
 
@@ -17,9 +17,7 @@ RNG = np.random.default_rng(3)
 
 
 def encoded(kind):
-    stream = io.BytesIO()
-    Image.fromarray(RNG.integers(0, 255, (40, 30, 3), np.uint8)).save(stream, kind)
-    return stream.getvalue()
+    return saved(Image.fromarray(RNG.integers(0, 255, (40, 30, 3), np.uint8)), kind)
 
 
 def decode_small(contents):

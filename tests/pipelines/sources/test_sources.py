@@ -266,9 +266,3 @@ def test_invalid_manifest_is_refused_with_its_line(tmp_path, message):
 def test_missing_manifest_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"the manifest .*none\.csv does not exist"):
         sources.load_examples(DataSpec("manifest", str(tmp_path / "none.csv")))
-
-
-def test_photographs_are_limited_evenly(cats_dogs):
-    examples = folders(cats_dogs, limit_examples=100)
-    assert examples.classes == ("cats", "dogs")
-    assert counts(examples) == [(50, 50), (50, 50), (0, 0)]
