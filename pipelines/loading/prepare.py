@@ -47,11 +47,7 @@ def prepare_training_data(
     try:
         usable = exclude_broken(result.examples, result.broken, report, recipe.data.on_bad_image)
     except UserError as error:
-        if missing and others:
-            raise UserError(f"{error}; besides, {missing}") from None
-        if missing:
-            raise UserError(f"{missing}; correct the paths; {report} lists all") from None
-        raise
+        raise UserError(f"{missing}; {error}" if missing else str(error)) from None
     if missing:
         log(f"left out: {missing}; listed in {report}")
     if others:
@@ -127,7 +123,7 @@ def exclude_broken(
         )
     rest = examples.without(np.array([image.index for image in broken], dtype=np.int64))
     for split in SPLITS:
-        before, after = (part.subset(split).class_counts() for part in (examples, rest))
+        before, after = (some.subset(split).class_counts() for some in (examples, rest))
         for name, had, left in zip(examples.classes, before, after, strict=True):
             if had and not left:
                 raise UserError(

@@ -170,12 +170,12 @@ class PixelCacheBuilder:
         def pixels(contents: tf.Tensor) -> tf.Tensor:
             return decode.decode(contents, *self.shape[:2], self.recipe.resize)
 
-        def collect(numbers: np.ndarray, found: ImageFacts) -> None:
-            facts["orientation"][rows[numbers]] = found.orientations
-            facts["fingerprint"][rows[numbers]] = found.fingerprints
+        def collect(numbers: np.ndarray, batch: ImageFacts) -> None:
+            facts["orientation"][rows[numbers]] = batch.orientations
+            facts["fingerprint"][rows[numbers]] = batch.fingerprints
             with_header = numbers[sampled[numbers]]
             facts["header"][rows[with_header]] = headers.read_headers(examples, with_header)
-            self._put(rows[numbers], found.pixels)
+            self._put(rows[numbers], batch.pixels)
 
         for image in scan.scan_images(examples, pixels, self.threads, collect):
             row = rows[image.index]

@@ -33,7 +33,7 @@ def read_column(archive: Any, name: str, kind: Any, count: int | None = None) ->
     Raises:
       ValueError: it has another dtype or shape. Others as above.
     """
-    found = archive[name]
-    if found.dtype != kind or found.ndim != 1 or count not in (None, len(found)):
-        raise ValueError(f"{name} is {found.dtype} {found.shape}")
-    return found
+    column = archive[name]
+    if column.dtype != kind or column.ndim != 1 or count not in (None, len(column)):
+        raise ValueError(f"{name} is {column.dtype} {column.shape}")
+    return column

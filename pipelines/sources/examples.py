@@ -148,10 +148,10 @@ def identity(examples: Examples) -> str:
     return f"{len(examples):,} ({digest.hexdigest()})"
 
 
-def join(parts: list[Examples]) -> Examples:
+def join(several: list[Examples]) -> Examples:
     """Concatenates examples with the same classes."""
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _TYPES}
-    return parts[0].replace(**columns)
+    columns = {name: np.concatenate([getattr(one, name) for one in several]) for name in _TYPES}
+    return several[0].replace(**columns)
 
 
 def read(examples: Examples, index: int) -> bytes:

@@ -52,14 +52,14 @@ def read_manifest(file: str, root: str | None = None) -> Examples:
             raise UserError(f"{where}: duplicate path {printable(path)}; remove one of the rows")
         rows[key] = (label, _SPLITS[split.lower()], group, full)
     names = sorted({label for label, *_ in rows.values()})
-    labels, parts, groups, paths = zip(*rows.values(), strict=True) if rows else ((), (), (), ())
+    labels, splits, groups, paths = zip(*rows.values(), strict=True) if rows else ((), (), (), ())
     places = {name: index for index, name in enumerate(names)}
     return from_columns(
         paths,
         [places[label] for label in labels],
         tuple(printable(name) for name in names),
         keys=list(rows),
-        splits=parts,
+        splits=splits,
         groups=groups,
     )
 

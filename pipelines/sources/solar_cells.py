@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from engine.core.errors import UserError
@@ -61,9 +60,6 @@ class SolarCells(tfds.core.GeneratorBasedBuilder):
                 {
                     "image": tfds.features.Image(shape=(300, 300, 1), encoding_format="png"),
                     "label": tfds.features.ClassLabel(names=CLASSES),
-                    "kind": tfds.features.ClassLabel(names=KINDS),
-                    "probability": tfds.features.Scalar(np.float32),
-                    "key": tfds.features.Text(),
                 }
             ),
         )
@@ -78,17 +74,8 @@ class SolarCells(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, folder: Path, cells: list[Cell]) -> Iterator[tuple[str, dict]]:
         for cell in cells:
-            yield (
-                cell.file,
-                {
-                    # A path: TFDS stores the file's bytes as they are.
-                    "image": folder / cell.file,
-                    "label": cell.label,
-                    "kind": cell.kind,
-                    "probability": cell.probability,
-                    "key": cell.file,
-                },
-            )
+            # A path: TFDS stores the file's bytes as they are.
+            yield cell.file, {"image": folder / cell.file, "label": cell.label}
 
 
 def package_folder() -> Path:
@@ -97,10 +84,10 @@ def package_folder() -> Path:
     Raises:
       UserError: it is not installed.
     """
-    found = importlib.util.find_spec("elpv_dataset")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("elpv_dataset")
+    if spec is None or spec.origin is None:
         raise UserError("solar_cells needs the package elpv-dataset; pip install elpv-dataset")
-    return Path(found.origin).parent / "data"
+    return Path(spec.origin).parent / "data"
 
 
 def read_table(file: Path) -> list[Cell]:

@@ -66,11 +66,11 @@ def take_validation_split(examples: Examples, fraction: float, seed: int) -> Exa
       UserError: there are too few examples.
     """
     train = np.flatnonzero(examples.splits == TRAIN)
-    part = examples.take(train)
-    sizes = np.array(part.class_counts(), dtype=np.int64)
+    training = examples.take(train)
+    sizes = np.array(training.class_counts(), dtype=np.int64)
     wanted = _validation_quotas(sizes, fraction)
-    grouped = bool(np.any(part.groups != ""))
-    chosen = _whole_groups(part, wanted, seed) if grouped else _lowest(part, wanted, seed)
+    grouped = bool(np.any(training.groups != ""))
+    chosen = (_whole_groups if grouped else _lowest)(training, wanted, seed)
     splits = examples.splits.copy()
     splits[train[chosen]] = VALIDATION
     return examples.replace(splits=splits)
@@ -178,8 +178,8 @@ def limit_examples(examples: Examples, count: int | None, seed: int) -> Examples
     if count is None:
         return examples
     limited = []
-    for part in (examples.subset(split) for split in SPLITS):
-        sizes = np.array(part.class_counts(), dtype=np.int64)
+    for members in (examples.subset(split) for split in SPLITS):
+        sizes = np.array(members.class_counts(), dtype=np.int64)
         present = (sizes > 0).astype(np.int64)
         if count < present.sum():
             raise UserError(
@@ -187,7 +187,8 @@ def limit_examples(examples: Examples, count: int | None, seed: int) -> Examples
                 f"{present.sum()} or more, so that each class keeps an image"
             )
         # By another seed: validation examples are those of the lowest ranks already.
-        limited.append(part.take(_lowest(part, apportion(sizes, count, present, sizes), ~seed)))
+        shares = apportion(sizes, count, present, sizes)
+        limited.append(members.take(_lowest(members, shares, ~seed)))
     return join(limited)
 
 

@@ -38,8 +38,8 @@ def load_tfds(spec: DataSpec) -> Examples:
         builder = find_builder(spec.location)  # the old one doesn't know the files
     names = [name for name in SPLIT_NAMES if name in builder.info.splits]
     first = {SPLIT_NAMES[name]: name for name in reversed(names)}
-    parts = [_list_split(builder, first[split], split, image, label) for split in sorted(first)]
-    examples = join(parts) if parts else from_columns([], [], (), keys=[])
+    splits = [_list_split(builder, first[split], split, image, label) for split in sorted(first)]
+    examples = join(splits) if splits else from_columns([], [], (), keys=[])
     require_classes(examples)
     if not np.any(examples.splits == TRAIN):
         present = ", ".join(builder.info.splits)

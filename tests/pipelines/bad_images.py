@@ -171,10 +171,9 @@ KINDS: dict[str, Maker] = {
 
 def _mutant(random: np.random.Generator) -> bytes:
     """A good file with some bytes changed, cut out, doubled or put in."""
-    progressive, lossless = ("JPEG", {"progressive": True}), ("WEBP", {"lossless": True})
-    plain = {kind: (kind, {}) for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP")}
-    jpeg, *others, bmp_file = plain.values()
-    kind, options = [jpeg, progressive, *others, lossless, bmp_file][random.integers(7)]
+    number = int(random.integers(7))
+    kind = ("JPEG", "JPEG", "PNG", "GIF", "WEBP", "WEBP", "BMP")[number]
+    options = {1: {"progressive": True}, 5: {"lossless": True}}.get(number, {})
     image = noisy(random)
     contents = bytearray(saved(image.quantize(64) if kind == "GIF" else image, kind, **options))
     for _ in range(int(random.integers(1, 8))):

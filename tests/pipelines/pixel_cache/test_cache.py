@@ -88,21 +88,6 @@ def test_file_that_was_cut_short_is_an_error(file):
         pixels.take([COUNT - 1])
 
 
-def test_memory_stays_flat_while_a_large_file_is_read(tmp_path):
-    rows, shape = 1000, (256, 256, 3)
-    with open(tmp_path / "large", "wb") as file:
-        file.truncate(rows * 256 * 256 * 3)  # 197 MB of zeros that take no space on the disk
-    pixels = PixelCache(shape, blank_index(rows), file=PixelFile(tmp_path / "large"))
-
-    def resident():
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    before = resident()
-    for first in range(0, rows - 31, 32):
-        assert not pixels.take(np.arange(first, first + 32)).any()
-        assert resident() - before < 40e6
-
-
 def test_cache_folder_follows_xdg(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     for base in ("", "relative/is/no/base"):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from engine.core.recipe import DataSpec
 from pipelines.sources import solar_cells, sources
+from pipelines.sources.examples import read
 
 
 @pytest.fixture(scope="module")
@@ -47,21 +47,12 @@ def test_counts_are_those_of_the_table(data_dir, rows):
     assert len(examples) == 2624
 
 
-def test_records_are_the_rows_of_the_package(data_dir, rows):
+def test_examples_are_the_images_of_the_package_with_their_labels(data_dir, rows):
     folder, table = rows
-    load()
-    features = tfds.builder("solar_cells").info.features
-    known = {file: (probability, kind) for file, probability, kind in table}
-    for file in sorted(data_dir.glob("solar_cells/*/*.tfrecord*")):
-        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
-            row = tf.train.Example.FromString(record).features.feature
-            key = row["key"].bytes_list.value[0].decode()
-            probability, kind = known.pop(key)
-            assert row["image"].bytes_list.value[0] == (folder / key).read_bytes()
-            assert row["label"].int64_list.value[0] == (probability >= 0.5)
-            assert features["kind"].names[row["kind"].int64_list.value[0]] == kind
-            assert row["probability"].float_list.value[0] == pytest.approx(probability)
-    assert not known
+    examples = load()
+    wanted = Counter(((folder / row["f0"]).read_bytes(), int(row["f1"] >= 0.5)) for row in table)
+    stored = [read(examples, index) for index in range(len(examples))]
+    assert Counter(zip(stored, examples.labels.tolist(), strict=True)) == wanted
 
 
 def test_train_and_test_are_stratified_and_fixed(rows):

@@ -79,21 +79,26 @@ def test_groups_of_one_class_miss_its_share_by_less_than_the_largest(data):
             assert not nearer or size == left.total(), "one more would have served"
 
 
-def test_small_groups_still_meet_the_size():
-    examples = make([300, 150], groups=[f"g{index // 3}" for index in range(450)])
-    taken = take_validation_split(examples, 0.2, 0).subset("validation").class_counts()
-    assert taken == (60, 30)
+@pytest.mark.parametrize(
+    ("counts", "groups", "fraction", "wanted"),
+    [
+        ([300, 150], [f"g{index // 3}" for index in range(450)], 0.2, (60, 30)),
+        ([20, 20], [*"a" * 10, *"b" * 10, *"c" * 10, *"d" * 10], 0.1, (10, 10)),
+        ([4, 40], ["all"] * 4 + [""] * 40, 0.7, (0, 28)),
+        ([1, 9], None, 0.5, (0, 5)),
+    ],
+    ids=["small groups", "large groups", "group of a whole class", "class of one image"],
+)
+def test_validation_split_has_the_nearest_size_that_leaves_a_training_image(
+    counts, groups, fraction, wanted
+):
+    divided = take_validation_split(make(counts, groups), fraction, 0)
+    assert divided.subset("validation").class_counts() == wanted
 
 
-def test_large_groups_give_every_class_a_validation_split():
-    groups = ["a"] * 10 + ["b"] * 10 + ["c"] * 10 + ["d"] * 10
-    examples = take_validation_split(make([20, 20], groups), 0.1, 3)
-    assert examples.subset("validation").class_counts() == (10, 10)
-
-
-def test_group_that_holds_a_whole_class_stays_in_training():
-    examples = take_validation_split(make([4, 40], groups=["g"] * 4 + [""] * 40), 0.7, 0)
-    assert examples.subset("train").class_counts()[0] == 4
+def test_class_of_one_image_each_is_refused():
+    with pytest.raises(UserError, match="two images"):
+        take_validation_split(make([1, 1]), 0.5, 0)
 
 
 @given(st.data())
@@ -130,37 +135,11 @@ def test_removed_image_moves_at_most_one_other_of_each_class(data):
     assert len({key.split("/")[0] for key in moved}) == len(moved)
 
 
-def test_group_of_one_image_moves_at_most_one_other():
-    alone = make([40, 25], groups=[""] * 64 + ["only"])
-    divided = validation_keys(take_validation_split(alone, 0.25, 2))
-    assert len(divided) == 16
-    assert len(divided ^ validation_keys(take_validation_split(make([40, 25]), 0.25, 2))) <= 2
-
-
 def test_number_of_validation_examples_is_exact_and_checked():
     assert len(take_validation_split(make([700, 300]), 100, 0).subset("validation")) == 100
     for wrong in (1, 999):
         with pytest.raises(UserError, match="allowed: 2 to 998"):
             take_validation_split(make([700, 300]), wrong, 0)
-
-
-def test_class_of_one_image_stays_in_training():
-    examples = take_validation_split(make([1, 9]), 0.5, 0)
-    assert examples.subset("train").class_counts()[0] == 1
-    with pytest.raises(UserError, match="two images"):
-        take_validation_split(make([1, 1]), 0.5, 0)
-
-
-@given(
-    st.lists(st.tuples(st.integers(1, 50), st.integers(0, 1)), min_size=1, max_size=9),
-    st.integers(0, 500),
-)
-def test_quotas_hold_their_bounds(sizes, total):
-    counts = np.array([size for size, _ in sizes])
-    least = np.array([low for _, low in sizes])
-    shares = apportion(counts, total, least, counts)
-    assert np.all((least <= shares) & (shares <= counts))
-    assert shares.sum() == np.clip(total, least.sum(), counts.sum())
 
 
 def test_quotas_are_those_of_hamilton():
