@@ -19,8 +19,7 @@ from engine.commands.shared_options import CacheOptions, ProcessOptions, price_p
 from engine.core.options import option
 from engine.core.recipe import Recipe
 from engine.core.text import program
-from engine.evaluation.evaluate import Evaluation
-from engine.loggers.base import StepMetrics
+from engine.loggers.base import Logger
 from engine.runs.directory import RunDirectory, claim_directory
 from engine.runtime import hardware, tensorflow_setup
 
@@ -58,15 +57,14 @@ class BenchmarkOptions(ProcessOptions):
     command: str = "unfreeze.benchmark(...)"
 
 
-class NoteLogger:
+class NoteLogger(Logger):
     """A logger that passes on notes only."""
 
     def __init__(self, log: Log) -> None:
-        self.note = log
+        self._log = log
 
-    def step(self, moment: StepMetrics) -> None: ...
-    def epoch(self, row: dict[str, Any], evaluation: Evaluation, best: bool) -> None: ...
-    def end(self) -> None: ...
+    def note(self, line: str) -> None:
+        self._log(line)
 
 
 def benchmark(options: BenchmarkOptions, log: Log = ignore) -> Report:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any
 
 from engine.core.recipe import Phase
 from engine.evaluation.evaluate import Evaluation
@@ -30,8 +30,8 @@ class StepMetrics:
     wait_fraction: float
 
 
-class Logger(Protocol):
-    """Receives what a run logs; every method returns soon and raises nothing."""
+class Logger:
+    """Receives what a run logs, and ignores it; every method returns soon and raises nothing."""
 
     def note(self, line: str) -> None:
         """Logs a sentence for the user."""
@@ -47,7 +47,7 @@ class Logger(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class LoggerGroup:
+class LoggerGroup(Logger):
     """Several loggers as one."""
 
     members: tuple[Logger, ...]

@@ -13,12 +13,12 @@ from rich.text import Text
 
 from engine.core.text import duration
 from engine.evaluation.evaluate import Evaluation
-from engine.loggers.base import StepMetrics
+from engine.loggers.base import Logger, StepMetrics
 
 PLAIN_SECONDS = 15.0  # between two plain lines within an epoch
 
 
-class ConsoleLogger:
+class ConsoleLogger(Logger):
     """Prints what a run logs. Use it as a context: the live line ends with the block."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -59,9 +59,6 @@ class ConsoleLogger:
             f"{row['images_per_second']:.0f} images/s, {row['data_wait_fraction']:.0%} waiting, "
             f"{row['seconds']:.0f} s{'  (best)' if best else ''}"
         )
-
-    def end(self) -> None:
-        """Logs nothing: the program prints the results."""
 
 
 def describe_step(metrics: StepMetrics) -> str:

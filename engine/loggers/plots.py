@@ -5,7 +5,6 @@ Every function returns the bytes of a PNG.
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import io
 from collections.abc import Sequence
@@ -116,27 +115,25 @@ def predictions(items: Sequence[PlottedPrediction]) -> bytes:
     columns = 3 if items and items[0].evidence else 2
     size = (WIDTHS[columns], 3.2 * max(len(items), 1))
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    titles: list[tuple[Any, str, str]] = []
+    names_width = NAME_SHARE * figure.bbox.width / columns
+    title_width = 0.9 * (figure.bbox.width - names_width) / columns
     for index, item in enumerate(items):
         first = columns * index + 1
         axes = [figure.add_subplot(len(items), columns, first + n) for n in range(columns)]
-        titles.append((_image(axes[0], item.image), "", item.title))
+        shown = [(item.image, item.title)]
         if item.evidence:
-            titles.append((_image(axes[1], item.evidence[0]), "evidence for ", item.evidence[1]))
-        _bars(axes[-1], item.labels, NAME_SHARE * figure.bbox.width / columns)
+            shown.append((item.evidence[0], f"evidence for {item.evidence[1]}"))
+        for one, (image, title) in zip(axes, shown, strict=False):
+            one.imshow(image)
+            one.axis("off")
+            one.set_title(_shorten(title, title_width), fontsize=TEXT_SIZE)
+        _draw_bars(axes[-1], item.labels, names_width)
         if item.decision is not None:
-            titles.append((axes[-1], "-> ", item.decision))
-    _set_titles(figure, titles)
+            axes[-1].set_title(_shorten(f"-> {item.decision}", title_width), fontsize=TEXT_SIZE)
     return _png(figure)
 
 
-def _image(axes: Any, image: np.ndarray) -> Any:
-    axes.imshow(image)
-    axes.axis("off")
-    return axes
-
-
-def _bars(axes: Any, labels: Sequence[tuple[str, float]], width: float) -> None:
+def _draw_bars(axes: Any, labels: Sequence[tuple[str, float]], width: float) -> None:
     """width: for the names, in pixels."""
     # By index and not by name, since two classes of ImageNet are named `crane`.
     bars = axes.barh(range(len(labels)), [p for _, p in labels], color=TRAIN)
@@ -147,39 +144,16 @@ def _bars(axes: Any, labels: Sequence[tuple[str, float]], width: float) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _set_titles(figure: Figure, titles: Sequence[tuple[Any, str, str]]) -> None:
-    """Sets titles no wider than their column: (axes, prefix, the name to shorten).
-
-    The columns are laid out first, with titles of the same height, since their width depends on the
-    names beside the bars.
-    """
-    for axes, _, _ in titles:
-        axes.set_title(" ", fontsize=TEXT_SIZE)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    for axes, prefix, name in titles:
-        width = axes.get_position(original=True).width * figure.bbox.width - _text_width(prefix)
-        axes.set_title(prefix + _shorten(name, width), fontsize=TEXT_SIZE)
-
-
 def _shorten(text: str, width: float) -> str:
-    """Returns the text, or as much of its two ends as fits in so many pixels at TEXT_SIZE."""
-    if _text_width(text) <= width:
-        return text
-
-    def ends(count: int) -> str:
-        return f"{text[: count // 2]}…{text[len(text) - (count + 1) // 2 :]}"
-
-    fitting = bisect.bisect_right(
-        range(len(text)), width, key=lambda count: _text_width(ends(count))
-    )
-    return ends(max(fitting - 1, 0))
-
-
-def _text_width(text: str) -> float:
-    """Returns the width of a text in pixels, at TEXT_SIZE."""
+    """Returns the text, or as much of its two ends as fits in about so many pixels."""
     font = FontProperties(size=TEXT_SIZE)
-    return RendererAgg(1, 1, DPI).get_text_width_height_descent(text, font, ismath=False)[0]
+    full_width, _, _ = RendererAgg(1, 1, DPI).get_text_width_height_descent(
+        text, font, ismath=False
+    )
+    if full_width <= width:
+        return text
+    half = int(len(text) * width / full_width) // 2
+    return f"{text[:half]}…{text[len(text) - half :]}"
 
 
 def image_grid(images: np.ndarray, titles: Sequence[str], columns: int = 8) -> bytes:

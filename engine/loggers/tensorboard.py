@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams import api as hparams
 from engine.core.recipe import Recipe
 from engine.evaluation.evaluate import Evaluation
 from engine.loggers import plots
-from engine.loggers.base import StepMetrics
+from engine.loggers.base import Logger, StepMetrics
 from engine.runs import history
 from engine.runs.directory import RunDirectory
 
@@ -43,7 +43,7 @@ def _make_writer(folder: Path) -> Any:
         return tf.summary.create_noop_writer()
 
 
-class TensorBoardLogger:
+class TensorBoardLogger(Logger):
     """Writes event files."""
 
     def __init__(self, run: RunDirectory, classes: tuple[str, ...], model: keras.Model) -> None:
@@ -69,9 +69,6 @@ class TensorBoardLogger:
         with self.writers[TRAIN].as_default():
             tf.summary.graph(forward.get_concrete_function(pixels).graph)
         self.writers[TRAIN].flush()
-
-    def note(self, line: str) -> None:
-        """Does nothing: TensorBoard shows no sentences."""
 
     @_ignore_full_disk
     def step(self, metrics: StepMetrics) -> None:
@@ -106,10 +103,8 @@ class TensorBoardLogger:
 
 def _flatten(recipe: Recipe) -> dict[str, Any]:
     """Returns the recipe as one level of numbers and texts, for the hyperparameter page."""
-    values: dict[str, Any] = {}
-    for key, value in dataclasses.asdict(recipe).items():
-        if isinstance(value, (bool, int, float, str)):
-            values[key] = value
+    plain = (bool, int, float, str)
+    values = {k: v for k, v in dataclasses.asdict(recipe).items() if isinstance(v, plain)}
     values["augment"] = "|".join(str(call) for call in recipe.augment)
     values["image_size"] = "x".join(str(side) for side in recipe.image_size)
     for phase in recipe.phases:
