@@ -10,9 +10,9 @@ import numpy as np
 
 from engine.core.conversion import convert
 from engine.core.errors import choose, require
+from engine.core.options import check_options, option
 
 UNCERTAIN = -1  # in place of a class index
-MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e3  # fitted ones lie well within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,20 +26,14 @@ class DecisionRule:
     abstain: the decision is "uncertain" where no class has at least this probability.
     """
 
-    temperature: float = 1.0
+    temperature: float = option(1.0, minimum=0.001, maximum=1000)  # fitted ones lie well within
     positive_class: str | None = None
-    threshold: float | None = None
-    min_recall: float | None = None
-    abstain: float | None = None
+    threshold: float | None = option(None, minimum=0, maximum=1)
+    min_recall: float | None = option(None, minimum=0, maximum=1)
+    abstain: float | None = option(None, minimum=0, maximum=1)
 
     def __post_init__(self) -> None:
-        require(
-            MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE,
-            f"temperature={self.temperature}; allowed: {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}",
-        )
-        for key in ("threshold", "min_recall", "abstain"):
-            value = getattr(self, key)
-            require(value is None or 0 <= value <= 1, f"{key}={value}; allowed: 0 to 1")
+        check_options(self)
         require(
             (self.positive_class is None) == (self.threshold is None),
             "positive_class and threshold go together; give both or neither",

@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from engine.core.errors import UserError, require
+from engine.core.errors import UserError
 from engine.evaluation import decision_rule
 from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.evaluate import Predictions
@@ -71,9 +71,8 @@ def fit_threshold(
       min_recall: above 0, at most 1.
 
     Raises:
-      UserError: no image has this class, or min_recall is out of range.
+      UserError: no image has this class.
     """
-    require(0 < min_recall <= 1, f"min_recall={min_recall}; allowed: above 0, up to 1")
     own = np.sort(probabilities[labels == positive, positive])[::-1]
     if not len(own):
         raise UserError(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 import numpy as np
 import pytest
 import scipy.special
 from sklearn import metrics
 
-from engine.evaluation import decision_rule
 from engine.evaluation.classification_metrics import (
     ConfusedPair,
     classification_metrics,
@@ -87,31 +85,12 @@ def test_areas_equal_scikit_learn_at_the_rules_temperature(temperature, digits):
         area = metrics.roc_auc_score(is_label, column)
         average = metrics.average_precision_score(is_label, column)
         assert (row.roc_area, row.average_precision) == pytest.approx((area, average), abs=1e-12)
-
-
-def test_roc_area_counts_pairs():
-    """Mann and Whitney's U, counted pair by pair; a tie counts half."""
-    logits = np.array([[2, 0], [1, 0], [1, 0], [0, 0], [-1, 0], [3, 0]], np.float32)
-    labels = np.array([0, 0, 1, 0, 1, 1], np.int32)
-    pairs = itertools.product(logits[labels == 0, 0], logits[labels == 1, 0])
-    expected = np.mean([(own > other) + (own == other) / 2 for own, other in pairs])
-    assert expected == (2 + 1.5 + 1) / 9
-    curve = roc_curve(decision_rule.probabilities(DEFAULT_RULE, logits), labels, 0)
-    assert curve.area == pytest.approx(expected)
-    predictions = Predictions(("a", "b"), labels, logits)
-    assert measure(predictions).per_class[0].roc_area == pytest.approx(expected)
-    assert (curve.x[0], curve.y[0], curve.x[-1], curve.y[-1]) == (0, 0, 1, 1)
-    assert np.trapezoid(curve.y, curve.x) == pytest.approx(expected)
-
-
-def test_average_precision_by_hand():
-    """Ranked correct, wrong, correct, wrong: precision at each correct one is 1 and 2/3."""
-    logits = np.array([[4, 0], [3, 0], [2, 0], [1, 0]], np.float32)
-    probabilities = decision_rule.probabilities(DEFAULT_RULE, logits)
-    curve = precision_recall_curve(probabilities, np.array([0, 1, 0, 1], np.int32), 0)
-    assert curve.area == pytest.approx((1 + 2 / 3) / 2)
-    points = set(zip(curve.x.tolist(), curve.y.tolist(), strict=True))
-    assert {(0.5, 1.0), (0.5, 0.5), (1.0, 2 / 3), (1.0, 0.5)} <= points
+        curves = [
+            curve(probabilities, predictions.labels, label)
+            for curve in (roc_curve, precision_recall_curve)
+        ]
+        assert [curve.area for curve in curves] == pytest.approx([area, average])
+        assert np.trapezoid(curves[0].y, curves[0].x) == pytest.approx(area)
 
 
 def test_areas_of_a_class_with_no_or_all_images_are_undefined():

@@ -4,8 +4,6 @@ import dataclasses
 import errno
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -276,11 +274,3 @@ def test_full_disk_is_reported_and_rows_stay(path, monkeypatch):
     monkeypatch.undo()
     start_or_resume(path)
     assert path.read_bytes() == whole(path)
-
-
-def test_module_does_not_import_tensorflow():
-    """So that errors are reported at once."""
-    module = "engine.inference.predictions_file"
-    code = f"import sys, {module}; print({{'tensorflow', 'keras'}} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
