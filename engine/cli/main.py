@@ -79,7 +79,8 @@ def command_text(argv: list[str]) -> str:
 
 def listen_for_shutdown(preemption_signal: str | None, watch_preemption: bool) -> Shutdown:
     """What ends a run: Ctrl-C, the system, a scheduler by a signal of its own, the cloud."""
-    shutdown = Shutdown(background.cancel)
+    shutdown = Shutdown()
+    shutdown.on_request(background.cancel)
     notices = [signal.Signals[preemption_signal]] if preemption_signal else []
     shutdown.install_handlers([signal.SIGINT, signal.SIGTERM], notices)
     if watch_preemption and not cloud_metadata.watch_preemption(shutdown.interrupt):

@@ -37,10 +37,9 @@ class Shutdown:
       reason: of the first request; None until there is one.
     """
 
-    def __init__(self, on_request: Callable[[], None] = lambda: None) -> None:
-        """on_request: see the method."""
+    def __init__(self) -> None:
         self.reason: str | None = None
-        self._callbacks = [on_request]
+        self._callbacks: list[Callable[[], None]] = []
         self._requested = threading.Event()
         self._deferrals = 0
         self._ending = False

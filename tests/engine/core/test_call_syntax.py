@@ -2,34 +2,34 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from engine.core.call_syntax import Call, parse_call, parse_calls
 from engine.core.errors import UserError
 
-names = some.from_regex(r"[A-Za-z_]\w{0,8}", fullmatch=True).filter(
+names = st.from_regex(r"[A-Za-z_]\w{0,8}", fullmatch=True).filter(
     lambda name: name.isidentifier() and name != "none"
 )
-texts = some.text(max_size=9).filter(lambda text: not {"'", '"'} <= set(text))
+texts = st.text(max_size=9).filter(lambda text: not {"'", '"'} <= set(text))
 values = (
-    some.none()
-    | some.booleans()
-    | some.integers(-(10**18), 10**18)
-    | some.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**18), 10**18)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | texts
 )
 
 
 def calls_of(arguments):
-    return some.builds(
+    return st.builds(
         Call,
         names,
-        some.lists(arguments, max_size=3).map(tuple),
-        some.dictionaries(names, arguments, max_size=3),
+        st.lists(arguments, max_size=3).map(tuple),
+        st.dictionaries(names, arguments, max_size=3),
     )
 
 
-calls = some.recursive(calls_of(values), lambda inner: calls_of(values | inner), max_leaves=4)
+calls = st.recursive(calls_of(values), lambda inner: calls_of(values | inner), max_leaves=4)
 
 
 def types(value):
@@ -56,18 +56,16 @@ def test_parse_of_written_call_returns_the_same_call(call):
     assert types(again) == types(call)
 
 
-@given(some.lists(calls, max_size=4).map(tuple))
+@given(st.lists(calls, max_size=4).map(tuple))
 def test_parse_of_joined_calls_returns_the_same_calls(row):
     assert parse_calls("|".join(map(str, row))) == row
 
 
-odd = some.sampled_from(
-    ["f(", ")", "a=", "0" * 4301, "9" * 400, "\n", "\u2028", "٣", "²", "ﬁ", "|"]
-)
+odd = st.sampled_from(["f(", ")", "a=", "0" * 4301, "9" * 400, "\n", "\u2028", "٣", "²", "ﬁ", "|"])
 anything = (
-    some.text(alphabet="ab(),=|'\" 1.e-+_/", max_size=20)
-    | some.lists(odd | some.text(max_size=3), max_size=6).map("".join)
-    | some.builds("f({})".format, odd | some.text(max_size=9))
+    st.text(alphabet="ab(),=|'\" 1.e-+_/", max_size=20)
+    | st.lists(odd | st.text(max_size=3), max_size=6).map("".join)
+    | st.builds("f({})".format, odd | st.text(max_size=9))
 )
 
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 from hypothesis import example, given, settings
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from engine.core import recipe as specs
 from engine.core.call_syntax import Call, parse_calls
@@ -45,10 +45,10 @@ FULL = recipe(
 )
 
 
-shares = some.floats(0, 1, exclude_max=True)
-above_0 = some.floats(0, exclude_min=True, allow_infinity=False)
-counts = some.integers(1, 10**6)
-paths = some.binary(max_size=9).map(os.fsdecode)
+shares = st.floats(0, 1, exclude_max=True)
+above_0 = st.floats(0, exclude_min=True, allow_infinity=False)
+counts = st.integers(1, 10**6)
+paths = st.binary(max_size=9).map(os.fsdecode)
 FIELDS = {
     kind: [field.name for field in dataclasses.fields(kind)] for kind in (Phase, DataSpec, Recipe)
 }
@@ -59,49 +59,49 @@ plain = {
     "optimizer": texts,
     "learning_rate": above_0,
     "schedule": texts,
-    "batch_norm": some.sampled_from(specs.BATCH_NORM),
-    "weight_decay": some.none() | shares,
-    "clip_global_norm": some.none() | above_0,
-    "early_stopping_patience": some.none() | counts,
-    "views": some.none() | counts,
-    "options": some.dictionaries(
+    "batch_norm": st.sampled_from(specs.BATCH_NORM),
+    "weight_decay": st.none() | shares,
+    "clip_global_norm": st.none() | above_0,
+    "early_stopping_patience": st.none() | counts,
+    "views": st.none() | counts,
+    "options": st.dictionaries(
         names.filter(lambda name: name not in FIELDS[Phase]), values, max_size=3
     ),
 }
-phases = some.builds(Phase, **plain) | some.builds(
-    Phase, **{**plain, "views": counts, "refresh": some.floats(0, 1)}
+phases = st.builds(Phase, **plain) | st.builds(
+    Phase, **{**plain, "views": counts, "refresh": st.floats(0, 1)}
 )
-data = some.builds(
+data = st.builds(
     DataSpec,
-    source=some.text(max_size=9),
+    source=st.text(max_size=9),
     location=paths,
-    validation_location=some.none() | paths,
-    test_location=some.none() | paths,
-    validation_fraction=some.floats(0, 1, exclude_min=True, exclude_max=True) | counts.map(float),
-    split_seed=some.integers(0),
-    limit_examples=some.none() | counts,
-    on_bad_image=some.sampled_from(specs.ON_BAD_IMAGE),
+    validation_location=st.none() | paths,
+    test_location=st.none() | paths,
+    validation_fraction=st.floats(0, 1, exclude_min=True, exclude_max=True) | counts.map(float),
+    split_seed=st.integers(0),
+    limit_examples=st.none() | counts,
+    on_bad_image=st.sampled_from(specs.ON_BAD_IMAGE),
 )
-whole = some.builds(
+whole = st.builds(
     Recipe,
     data=data,
-    phases=some.lists(phases, min_size=1, max_size=3, unique_by=lambda p: p.name).map(tuple),
-    backbone=some.text(max_size=9),
-    image_size=some.tuples(counts, counts),
+    phases=st.lists(phases, min_size=1, max_size=3, unique_by=lambda p: p.name).map(tuple),
+    backbone=st.text(max_size=9),
+    image_size=st.tuples(counts, counts),
     weights=paths,
-    init_from=some.none() | paths,
+    init_from=st.none() | paths,
     hidden_units=counts,
     dropout=shares,
-    resize=some.sampled_from(specs.RESIZES),
-    augment=some.lists(calls, max_size=3).map(tuple),
+    resize=st.sampled_from(specs.RESIZES),
+    augment=st.lists(calls, max_size=3).map(tuple),
     label_smoothing=shares,
-    class_weights=some.sampled_from(specs.CLASS_WEIGHTS),
+    class_weights=st.sampled_from(specs.CLASS_WEIGHTS),
     batch_size=counts,
-    precision=some.sampled_from(specs.PRECISIONS),
-    xla=some.sampled_from(specs.XLA),
-    cache=some.sampled_from(specs.CACHES),
-    seed=some.integers(0, 2**32 - 1),
-    deterministic=some.booleans(),
+    precision=st.sampled_from(specs.PRECISIONS),
+    xla=st.sampled_from(specs.XLA),
+    cache=st.sampled_from(specs.CACHES),
+    seed=st.integers(0, 2**32 - 1),
+    deterministic=st.booleans(),
 )
 
 
@@ -112,7 +112,7 @@ whole = some.builds(
 def test_any_recipe_from_its_json_is_unchanged(value):
     again = from_json(Recipe, to_json(value))
     assert again == value
-    assert to_json(again) == to_json(value), "True is no 1, and 1.0 no 1"
+    assert to_json(again) == to_json(value), "True is not 1, and 1.0 is not 1"
 
 
 @settings(deadline=None, max_examples=100)
@@ -124,25 +124,25 @@ def test_phase_from_its_written_call_is_unchanged(phase):
     assert to_json(again) == to_json(phase)
 
 
-anything = some.recursive(
-    some.none() | some.booleans() | some.integers() | some.just(10**400) | some.floats() | texts,
-    lambda inner: some.lists(inner, max_size=2) | some.dictionaries(texts, inner, max_size=2),
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | texts,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(texts, inner, max_size=2),
     max_leaves=4,
 )
 
 
 @settings(deadline=None, max_examples=300)
-@given(some.data())
+@given(st.data())
 def test_recipe_json_with_any_value_loads_or_raises_one_line(data):
     recipe = json.loads(to_json(FULL))
     place, kind = data.draw(
-        some.sampled_from(
+        st.sampled_from(
             [(recipe, Recipe), (recipe["data"], DataSpec), (recipe["phases"][1], Phase)]
         )
     )
-    place[data.draw(some.sampled_from(FIELDS[kind]))] = data.draw(anything)
-    made = parsed_or_refused(from_json, Recipe, json.dumps(recipe))
-    assert made is None or to_json(from_json(Recipe, to_json(made))) == to_json(made)
+    place[data.draw(st.sampled_from(FIELDS[kind]))] = data.draw(anything)
+    parsed = parsed_or_refused(from_json, Recipe, json.dumps(recipe))
+    assert parsed is None or to_json(from_json(Recipe, to_json(parsed))) == to_json(parsed)
 
 
 def test_recipe_json_holds_calls_as_text():

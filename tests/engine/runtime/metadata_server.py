@@ -22,12 +22,12 @@ def token(request) -> Answer:
 
 @contextmanager
 def serving(service: Service) -> Iterator[tuple[str, list[str]]]:
-    """The address of a server that answers as the service does, and the paths it was asked for."""
-    asked: list[str] = []
+    """The address of a server that answers as the service does, and the paths of its requests."""
+    requests: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def answer(self) -> None:
-            asked.append(self.path)
+            requests.append(self.path)
             status, text, headers = service(self)
             body = text.encode()
             self.send_response(status)
@@ -45,7 +45,7 @@ def serving(service: Service) -> Iterator[tuple[str, list[str]]]:
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
-        yield f"127.0.0.1:{server.server_port}", asked
+        yield f"127.0.0.1:{server.server_port}", requests
     finally:
         server.shutdown()
         thread.join()

@@ -1,6 +1,6 @@
 """The tests that `test_two_devices.py` runs in a process of its own, with two processors.
 
-Devices have to be made before TensorFlow begins, so that these can't run among the others.
+Devices are configured before TensorFlow starts, so these tests can't run among the others.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ TWO = distribution.choose_strategy(DEVICES, 6)  # one for all: two would take ea
 
 
 def batches() -> list:
-    """Of the second, one device has nothing but filling."""
-    made = [small.batch(6, seed)._replace(views=tf.fill([6], seed)) for seed in range(3)]
-    made[1] = made[1]._replace(weights=tf.constant([1.0, 1, 1, 0, 0, 0]))
-    return made
+    """Of the second, one device has only padding."""
+    training = [small.batch(6, seed)._replace(views=tf.fill([6], seed)) for seed in range(3)]
+    training[1] = training[1]._replace(weights=tf.constant([1.0, 1, 1, 0, 0, 0]))
+    return training
 
 
 def trained(strategy, trainable="top", optimizer="sgd", one_call=True, recipe=None, **changes):
@@ -50,18 +50,18 @@ def trained(strategy, trainable="top", optimizer="sgd", one_call=True, recipe=No
         small.enliven(net.model)
         weights = (0.5, 2.0, 7.0)
         change = augmentations.compose(parse_calls("rotate|flip"))
-        made = trainer(
+        training = trainer(
             trainable, optimizer, net=net, recipe=recipe, class_weights=weights, augment=change,
             **changes,
         )  # fmt: skip
-        made.before = small.values(net.model.weights)
+        training.before = small.values(net.model.weights)
         if one_call:
-            made.steps(small.stacked(*batches()), RATES)
+            training.steps(small.stacked(*batches()), RATES)
         else:
             for batch, rate in zip(batches(), RATES, strict=True):
-                made.step(batch, rate)
-        made.recorded = made.metrics.read()
-    return made
+                training.step(batch, rate)
+        training.recorded = training.metrics.read()
+    return training
 
 
 def agree(one, other, atol=1e-5) -> None:
@@ -112,10 +112,10 @@ def test_microbatches_on_two_devices_equal_the_whole_batch():
 @pytest.mark.parametrize("batch_norm", ["frozen", "train"])
 def test_variables_of_both_devices_are_equal(batch_norm):
     """But for statistics that train: each has those of its share, and the first one's are read."""
-    made = trained(TWO, "top", "adam", batch_norm=batch_norm)
-    statistics = {path for path in moved(made.net.model, made.before) if "moving" in path}
+    training = trained(TWO, "top", "adam", batch_norm=batch_norm)
+    statistics = {path for path in moved(training.net.model, training.before) if "moving" in path}
     assert len(statistics) == {"frozen": 0, "train": 2}[batch_norm]
-    for variable in [*made.net.model.weights, *made.optimizer.variables]:
+    for variable in [*training.net.model.weights, *training.optimizer.variables]:
         one, other = (part.numpy() for part in variable.value.values)
         assert np.array_equal(one, other) == (variable.path not in statistics), variable.path
         assert np.array_equal(variable.numpy(), one)
@@ -126,10 +126,10 @@ def test_batchnorm_check_measures_the_shares():
     found = []
     for strategy, microbatches in ((ONE, 2), (TWO, 1)):
         recipe = {"gradient_accumulation_steps": microbatches}
-        made = trained(strategy, batch_norm="train", recipe=recipe)
+        training = trained(strategy, batch_norm="train", recipe=recipe)
         with strategy.scope():
             found.append(
-                batchnorm_check.check_batchnorm(made.steps, [small.stacked(small.batch(6, 9))])
+                batchnorm_check.check_batchnorm(training.steps, [small.stacked(small.batch(6, 9))])
             )
     assert found[0].training.loss != found[0].inference.loss
     assert found[1].training.loss == pytest.approx(found[0].training.loss, abs=1e-4)
@@ -156,28 +156,28 @@ def test_float16_scales_its_loss_and_skips_overflows():
 
 def test_metrics_are_saved_and_restored():
     with TWO.scope():
-        made = trained(TWO)
-        state = [np.asarray(part) for part in made.metrics.state]
+        training = trained(TWO)
+        state = [np.asarray(part) for part in training.metrics.state]
         assert state[0][3] == 15
         assert state[1].tolist() == [3, 0]
-        made.metrics.reset()
-        assert not made.metrics.sums.read_value().numpy().any()
-        checkpoints.restore(made.metrics.variables, state, "the test")
-        assert made.metrics.read() == made.recorded
-        made.step(batches()[0], RATES[0])
-        assert made.metrics.read().examples == 21
+        training.metrics.reset()
+        assert not training.metrics.sums.read_value().numpy().any()
+        checkpoints.restore(training.metrics.variables, state, "the test")
+        assert training.metrics.read() == training.recorded
+        training.step(batches()[0], RATES[0])
+        assert training.metrics.read().examples == 21
 
 
 def test_nan_loss_on_one_device_is_known_to_both():
     with TWO.scope():
-        made = trained(TWO)
+        training = trained(TWO)
         batch = batches()[0]
         weights = np.array(batch.weights)
         weights[..., -1] = np.nan  # which falls to the second
-        made.metrics.reset()
-        made.step(batch, RATES[0])
-        made.step(batch._replace(weights=tf.constant(weights)), RATES[0])
-        assert made.metrics.read().bad_step == 1
+        training.metrics.reset()
+        training.step(batch, RATES[0])
+        training.step(batch._replace(weights=tf.constant(weights)), RATES[0])
+        assert training.metrics.read().bad_step == 1
 
 
 def test_resumed_run_ends_with_the_same_bits(coloured, tmp_path):
@@ -190,9 +190,9 @@ def test_resumed_run_ends_with_the_same_bits(coloured, tmp_path):
     settings = {"cache_budget": CacheBudget(10**8), "steps_per_execution": 2, "devices": TWO}
 
     def train(place: str, stop_at: int | None = None, **more):
-        made = make_job(recipe, tmp_path / place, Watcher(stop_at), **settings, **more)
+        training = make_job(recipe, tmp_path / place, Watcher(stop_at), **settings, **more)
         with TWO.scope():
-            return loop.train(made).result
+            return loop.train(training).result
 
     assert train("steady")["status"] == "finished"
     for stop in (7, 17):

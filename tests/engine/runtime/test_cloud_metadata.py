@@ -53,26 +53,26 @@ def test_aws_token_with_unexpected_characters_is_refused(text):
 
 
 def test_redirects_are_not_followed():
-    with serving(lambda request: (200, "elsewhere", {})) as (elsewhere, asked):
+    with serving(lambda request: (200, "elsewhere", {})) as (elsewhere, requests):
         moved = {"Location": f"http://{elsewhere}/name"}
         with (
             serving(lambda request: (302, "", moved)) as (address, _),
             pytest.raises(ValueError, match="not an answer"),
         ):
             name(address)
-    assert not asked
+    assert not requests
 
 
 def test_proxies_are_ignored(monkeypatch):
     with (
-        serving(lambda request: (200, "proxy", {})) as (proxy, asked),
+        serving(lambda request: (200, "proxy", {})) as (proxy, requests),
         serving(lambda request: (200, "g6.xlarge", {})) as (address, _),
     ):
         for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(variable, f"http://{proxy}")
         monkeypatch.delenv("no_proxy", raising=False)
         assert name(address) == "g6.xlarge"
-    assert not asked
+    assert not requests
 
 
 def test_server_without_http_is_unavailable():
@@ -100,11 +100,11 @@ def test_closed_port_is_unavailable():
 
 def test_no_request_is_sent_after_the_deadline():
     with (
-        serving(lambda request: (200, "late", {})) as (address, asked),
+        serving(lambda request: (200, "late", {})) as (address, requests),
         pytest.raises(TimeoutError),
     ):
         cloud_metadata.requester(time.monotonic() - 1, address)("GET", "/name", {})
-    assert not asked
+    assert not requests
 
 
 def test_address_is_link_local():
@@ -116,16 +116,16 @@ Notices = queue.Queue
 
 
 class Aws:
-    """As in the EC2 user guide: 404 as long as there is no notice. taken: whether there is one."""
+    """As in the EC2 user guide: 404 as long as there is no notice."""
 
-    taken = False
+    preempted = False
 
     def __call__(self, request) -> Answer:
         if (request.command, request.path) == ("PUT", "/latest/api/token"):
             return token(request)
         if request.headers.get("X-aws-ec2-metadata-token") != TOKEN:
             return 401, "Unauthorized", {}
-        if request.path == "/latest/meta-data/spot/instance-action" and self.taken:
+        if request.path == "/latest/meta-data/spot/instance-action" and self.preempted:
             return 200, INTERRUPTION, {}
         return NOTHING
 
@@ -133,13 +133,13 @@ class Aws:
 class Google:
     """As in the Compute Engine documentation: TRUE or FALSE."""
 
-    taken = False
+    preempted = False
 
     def __call__(self, request) -> Answer:
         if request.headers.get("Metadata-Flavor") != "Google":
             return 403, "Missing Metadata-Flavor:Google header.", {}
         if request.path == "/computeMetadata/v1/instance/preempted":
-            return 200, str(self.taken).upper(), {"Metadata-Flavor": "Google"}
+            return 200, str(self.preempted).upper(), {"Metadata-Flavor": "Google"}
         return NOTHING
 
 
@@ -149,19 +149,19 @@ CLOUDS = pytest.mark.parametrize(("service", "name"), [(Aws(), "AWS"), (Google()
 @CLOUDS
 def test_notice_is_passed_on_when_it_comes(service, name):
     notices: Notices = queue.Queue()
-    service.taken = False
-    with serving(service) as (address, asked):
+    service.preempted = False
+    with serving(service) as (address, requests):
         assert cloud_metadata.watch_preemption(notices.put, address, poll_seconds=0.01) == [name]
-        while len(asked) < 6:
+        while len(requests) < 6:
             assert notices.empty()
-        service.taken = True
+        service.preempted = True
         assert notices.get(timeout=60) == f"{name}'s preemption notice"
 
 
 @CLOUDS
 def test_notice_present_at_the_start_is_passed_on(service, name):
     notices: Notices = queue.Queue()
-    service.taken = True
+    service.preempted = True
     with serving(service) as (address, _):
         cloud_metadata.watch_preemption(notices.put, address, poll_seconds=60)
         assert name in notices.get(timeout=60)
@@ -171,14 +171,14 @@ def test_notice_present_at_the_start_is_passed_on(service, name):
 def test_service_that_is_unavailable_at_first_is_polled_again(status):
     notices: Notices = queue.Queue()
     aws, here = Aws(), threading.Event()
-    aws.taken = True
+    aws.preempted = True
 
     def service(request) -> Answer:
         return aws(request) if here.is_set() else (status, "", {})
 
-    with serving(service) as (address, asked):
+    with serving(service) as (address, requests):
         assert cloud_metadata.watch_preemption(notices.put, address, poll_seconds=0.01) == []
-        while len(asked) < 10:
+        while len(requests) < 10:
             assert notices.empty()
         here.set()
         assert "AWS" in notices.get(timeout=60)

@@ -34,12 +34,12 @@ def test_batch_is_accepted_where_all_microbatches_have_one_size(count, microbatc
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tf.distribute, "MirroredStrategy", list)
         try:
-            taken = distribution.choose_strategy(devices, batch_size, microbatches) == devices
+            accepted = distribution.choose_strategy(devices, batch_size, microbatches) == devices
         except UserError:
-            taken = False
+            accepted = False
     shares = np.array_split(np.arange(batch_size), count)
     sizes = {len(part) for share in shares for part in np.array_split(share, microbatches)}
-    assert taken == (len(sizes) == 1)
+    assert accepted == (len(sizes) == 1)
 
 
 class Devices:

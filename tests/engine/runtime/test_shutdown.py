@@ -201,10 +201,14 @@ def test_signal_with_another_handler_is_no_request():
     assert ended(process) == ("stopped by SIGTERM\n", 75)
 
 
-def test_on_request_is_called():
-    done = threading.Event()
-    Shutdown(done.set).request("the test")
-    assert done.is_set()
+def test_callbacks_are_called_on_request_or_at_once_after_it():
+    stop, before, after = Shutdown(), threading.Event(), threading.Event()
+    stop.on_request(before.set)
+    assert not before.is_set()
+    stop.request("the test")
+    stop.on_request(after.set)
+    assert before.is_set()
+    assert after.is_set()
 
 
 def test_process_ended_at_once_restores_the_cursor():
