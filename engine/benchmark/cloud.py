@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from engine.runtime.cloud_metadata import (
     ADDRESS,
@@ -23,24 +23,16 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 def instance_type(timeout_seconds: float = 0.5, address: str = ADDRESS) -> str | None:
     """Returns the instance type, such as `g6.xlarge`; None if no cloud responds in time."""
-    deadline = time.monotonic() + timeout_seconds
-    results: dict[str, str] = {}
-    threads = [
-        # Daemons, so that a hanging service can't delay the end of the process.
-        threading.Thread(target=_query, args=(results, cloud, address, deadline), daemon=True)
-        for cloud in CLOUDS
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    names = dict(results)  # late threads may still write
-    return next((names[cloud] for cloud in CLOUDS if cloud in names), None)
+    request = requester(time.monotonic() + timeout_seconds, address)
+    with ThreadPoolExecutor(len(CLOUDS)) as threads:
+        names = list(threads.map(lambda query: _name(query, request), CLOUDS.values()))
+    return next(filter(None, names), None)
 
 
-def _query(results: dict[str, str], cloud: str, address: str, deadline: float) -> None:
+def _name(query: Callable[[Request], str], request: Request) -> str | None:
     with contextlib.suppress(*UNAVAILABLE_ERRORS):
-        results[cloud] = validated(CLOUDS[cloud](requester(deadline, address)), NAME)
+        return validated(query(request), NAME)
+    return None
 
 
 def _aws(request: Request) -> str:

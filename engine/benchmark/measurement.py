@@ -61,11 +61,9 @@ class Rate:
           UserError: there are no samples, or one is not a positive finite number.
         """
         require(len(samples) > 0, "repeats=0; allowed: 1 or more")
-        values = [float(sample) for sample in samples]
-        if len(values) == 1:
-            return cls(values[0], values[0], values[0], repeats=1)
+        values = [float(sample) for sample in samples] * (2 if len(samples) == 1 else 1)
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-        return cls(median, low, high, repeats=len(values))
+        return cls(median, low, high, repeats=len(samples))
 
     @property
     def spread(self) -> float:

@@ -8,8 +8,10 @@ import dataclasses
 import itertools
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 
+import aiohttp
 import numpy as np
 
 from engine.commands.serve import ServeOptions
@@ -18,12 +20,11 @@ from engine.core.options import check_options, option
 from engine.core.text import printable
 from engine.loggers.base import Logger, LoggerGroup
 from engine.runtime import child_process, tensorflow_setup
-from engine.serving import load_test
-from engine.serving.load_test import LoadTestRun
 from pipelines.sources.examples import read_bytes
 
 WARM_UP = 16  # images sent before the measurement
 SHUTDOWN_SECONDS = 60
+MAX_SECONDS = 600.0  # for all images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,25 @@ class LoadTestOptions:
     def __post_init__(self) -> None:
         check_options(self)
         require(bool(self.images), "--load_test: no image is named; give files or folders")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadTestRun:
+    """The results of the sent images, in order.
+
+    seconds: for all images.
+    latencies: seconds of each image.
+    predictions: label -> probability, of each image.
+    """
+
+    seconds: float
+    latencies: tuple[float, ...]
+    predictions: tuple[dict[str, float], ...]
+
+    @property
+    def rate(self) -> float:
+        """Images/s."""
+        return len(self.latencies) / self.seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +85,7 @@ class LoadTestResult:
             )
         yield (
             f"ratio {self.concurrent.rate / self.sequential.rate:.2f}; probabilities differ by up "
-            f"to {load_test.max_difference(self.sequential, self.concurrent):.1e}"
+            f"to {max_difference(self.sequential, self.concurrent):.1e}"
         )
 
 
@@ -85,9 +105,9 @@ def measure_service(
     logger = logger or LoggerGroup(())
     images = _read_images(options)
     with _service(options.service, logger, warn or logger.note) as address:
-        asyncio.run(load_test.send_images(address, images[:WARM_UP], options.connections))
-        sequential = asyncio.run(load_test.send_images(address, images, 1))
-        concurrent = asyncio.run(load_test.send_images(address, images, options.connections))
+        asyncio.run(send_images(address, images[:WARM_UP], options.connections))
+        sequential = asyncio.run(send_images(address, images, 1))
+        concurrent = asyncio.run(send_images(address, images, options.connections))
     return LoadTestResult(sequential, concurrent, options.connections)
 
 
@@ -142,3 +162,58 @@ def _service(options: ServeOptions, logger: Logger, warn: Callable[[str], None])
         process.stdout.close()
     if process.returncode:
         warn(f"the service ended with status {process.returncode}")
+
+
+async def send_images(
+    address: str, images: Sequence[tuple[str, bytes]], connections: int
+) -> LoadTestRun:
+    """Posts each image once, on several connections that each wait for the response.
+
+    Args:
+      images: name, for messages, and contents.
+
+    Raises:
+      UserError: a response is not 200, or all take longer than MAX_SECONDS.
+    """
+    indices = iter(range(len(images)))
+    results: list[tuple[float, dict[str, float]]] = [(0.0, {})] * len(images)
+    connector = aiohttp.TCPConnector(limit=connections)
+    async with aiohttp.ClientSession(connector=connector) as session:
+
+        async def send_sequentially() -> None:
+            for index in indices:
+                results[index] = await _post(session, address, *images[index])
+
+        started = time.perf_counter()
+        try:
+            clients = (send_sequentially() for _ in range(connections))
+            await asyncio.wait_for(asyncio.gather(*clients), MAX_SECONDS)
+        except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+            raise UserError(f"{address}: no response ({type(error).__name__})") from None
+        seconds = time.perf_counter() - started
+    latencies, predictions = zip(*results, strict=True)
+    return LoadTestRun(seconds, latencies, predictions)
+
+
+async def _post(
+    session: aiohttp.ClientSession, address: str, name: str, contents: bytes
+) -> tuple[float, dict[str, float]]:
+    started = time.perf_counter()
+    headers = {"Content-Type": "application/octet-stream"}
+    async with session.post(f"{address}predict", data=contents, headers=headers) as response:
+        values = await response.json()
+    latency = time.perf_counter() - started
+    if response.status != 200:
+        raise UserError(f"{name}: status {response.status}: {values['error']}")
+    predictions = values["files"][0]["predictions"]
+    return latency, {entry["label"]: entry["probability"] for entry in predictions}
+
+
+def max_difference(one: LoadTestRun, other: LoadTestRun) -> float:
+    """Returns the largest difference of a probability between two runs of the same images."""
+    pairs = zip(one.predictions, other.predictions, strict=True)
+    return max(
+        abs(first.get(label, 0) - second.get(label, 0))
+        for first, second in pairs
+        for label in first | second
+    )

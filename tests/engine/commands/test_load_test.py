@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from engine.commands import load_test
+from engine.commands.load_test import LoadTestRun
 from engine.core.errors import UserError
-from engine.serving import load_test
-from engine.serving.load_test import LoadTestRun
 from tests.engine.serving.running_service import image, in_event_loop, probabilities, with_service
 
 IMAGES = [(f"{n}.jpg", image(n, 100, 255 - n)) for n in range(40)]
