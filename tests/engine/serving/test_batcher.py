@@ -90,14 +90,6 @@ async def test_batcher_returns_each_image_its_own_row():
 
 
 @in_event_loop
-async def test_batcher_returns_error_of_unreadable_image():
-    async with working() as batcher:
-        first, problem, last = await batcher.predict([IMAGES[1], b"no", IMAGES[2]])
-    assert isinstance(problem, UserError)
-    assert_predicted([first, last], IMAGES[1:3])
-
-
-@in_event_loop
 async def test_batcher_with_full_queue_refuses_until_free():
     blocked = BlockedModel()
     async with working(blocked, max_queue_size=3) as batcher:
@@ -112,42 +104,6 @@ async def test_batcher_with_full_queue_refuses_until_free():
         blocked.open.set()
         assert_predicted([*await first, *await second], IMAGES[:3])
         assert_predicted(await batcher.predict(IMAGES[3:6]), IMAGES[3:6])
-
-
-@in_event_loop
-async def test_batcher_fails_only_requests_of_failed_batch():
-    def predict(images):
-        if 13 in images[:, 0, 0, 0]:
-            raise MemoryError("no room")
-        return probabilities(images)
-
-    async with working(predict) as batcher:
-        assert len(await batcher.predict(IMAGES[:1])) == 1
-        with pytest.raises(MemoryError, match="no room"):
-            await batcher.predict(IMAGES[13:14])
-        assert batcher.queued == 0
-        assert_predicted(await batcher.predict(IMAGES[2:4]), IMAGES[2:4])
-
-
-@in_event_loop
-async def test_batcher_drops_images_of_cancelled_request():
-    """A batch on the device is finished, and other requests get their predictions."""
-    blocked = BlockedModel()
-    async with working(blocked, max_queue_size=40) as batcher:
-        first = asyncio.ensure_future(batcher.predict(IMAGES[:1]))
-        while not blocked.started.is_set():
-            await asyncio.sleep(0.001)
-        cancelled = asyncio.ensure_future(batcher.predict(IMAGES[1:17]))
-        stays = asyncio.ensure_future(batcher.predict(IMAGES[17:19]))
-        await asyncio.sleep(0.05)
-        cancelled.cancel()
-        first.cancel()
-        await asyncio.sleep(0.01)
-        assert batcher.queued == 2
-        blocked.open.set()
-        assert_predicted(await stays, IMAGES[17:19])
-        assert batcher.queued == 0
-    assert sum(blocked.batches) == 3
 
 
 @in_event_loop

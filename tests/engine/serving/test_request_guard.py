@@ -13,13 +13,10 @@ OWN_PAGE = {"Origin": "https://a.example", "Sec-Fetch-Site": "same-origin"}
 FORM = "application/x-www-form-urlencoded"
 REFUSED = [
     ("GET", "predict", {}, b"", 405, "Method Not Allowed"),
-    ("DELETE", "", {}, b"", 405, "Method Not Allowed"),
     ("POST", "healthz", {}, b"", 405, "Method Not Allowed"),
     ("GET", "nothing/here", {}, b"", 404, "Not Found"),
     ("GET", "../../etc/passwd", {}, b"", 404, "Not Found"),
-    ("GET", "page.html", {}, b"", 404, "Not Found"),
     ("POST", "predict", {"Content-Type": "text/plain"}, ANT, 415, "multipart/form-data, image/*"),
-    ("POST", "predict", {"Content-Type": "application/json"}, b"{}", 415, "application/json"),
     ("POST", "predict", {"Content-Type": "multipart/mixed"}, ANT, 415, "multipart/form-data"),
     ("POST", "predict", {"Content-Type": "multipart/form-data"}, ANT, 400, "broken or cut short"),
     ("POST", "predict", {"Content-Type": "image/png"}, b"", 400, "empty"),
@@ -28,7 +25,6 @@ REFUSED = [
     ("POST", "predict", {"Content-Type": FORM, "Origin": "null"}, ANT, 403, "other sites"),
     ("POST", "predict", {"Content-Encoding": "gzip"}, ANT, 415, "compressed"),
     ("POST", "predict?top_k=0", {}, ANT, 400, "top_k='0'; allowed: a whole number"),
-    ("POST", "predict?top_k=-1", {}, ANT, 400, "allowed: a whole number"),
     ("POST", "predict?top_k=1.5", {}, ANT, 400, "allowed: a whole number"),
     ("POST", "predict?top_k=" + "9" * 5000, {}, ANT, 400, "allowed: a whole number"),
     ("POST", "predict?top_kk=1", {}, ANT, 400, "unknown parameter 'top_kk'; allowed: top_k"),

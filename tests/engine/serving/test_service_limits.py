@@ -124,15 +124,20 @@ async def test_slow_prediction_returns_503(service):
 
 @with_service(BlockedModel, max_queue_size=40)
 async def test_disconnected_clients_free_the_queue(service):
+    """A batch on the device is finished, and other clients get their predictions."""
     first = asyncio.ensure_future(service.post(BEE))
     await asyncio.to_thread(service.predict.started.wait, 20)
     cancelled = [asyncio.ensure_future(service.post(ANT)) for _ in range(20)]
     await service.queue_of(21)
+    others = [asyncio.ensure_future(service.form(a=BEE, b=BEE)) for _ in range(2)]
+    await service.queue_of(25)
     for one in cancelled:
         one.cancel()
-    await service.queue_of(1)
+    await service.queue_of(5)
     service.predict.open.set()
-    assert (await first)[1]["files"][0]["decision"] == "bee"
+    for one in (first, *others):
+        assert (await one)[1]["files"][-1]["decision"] == "bee"
+    assert sum(service.predict.batches) == 5
     assert 'status="499"} 20.0' in (await service.get("metrics"))[1]
 
 
