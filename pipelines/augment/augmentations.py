@@ -134,24 +134,12 @@ def zoom(reach: float = 0.2) -> ImageChange:
 
 def flip(probability: float = 0.5) -> ImageChange:
     """Exchanges left and right."""
-
-    def matrix(m, u, _):
-        return m.scaling(1.0, _mirror(m, u[0], probability))
-
-    return _discrete(matrix, probability)
+    return _discrete(lambda m, u, _: m.scaling(1.0, m.mirror(u[0], probability)), probability)
 
 
 def vertical_flip(probability: float = 0.5) -> ImageChange:
     """Exchanges top and bottom."""
-
-    def matrix(m, u, _):
-        return m.scaling(_mirror(m, u[0], probability), 1.0)
-
-    return _discrete(matrix, probability)
-
-
-def _mirror(m: Any, number: Any, probability: float) -> Any:
-    return 1 - 2 * m.below(number, probability)
+    return _discrete(lambda m, u, _: m.scaling(m.mirror(u[0], probability), 1.0), probability)
 
 
 def turn() -> ImageChange:
@@ -253,8 +241,10 @@ def _matrices(m: Any, steps: list[ImageChange], images: Any, numbers: list) -> t
     return geometry, colour
 
 
-_GEOMETRY = (rotate, shift, shear, zoom, flip, vertical_flip, turn)
-_COLOUR = (brightness, contrast, saturation, hue)
 AUGMENTATIONS: dict[str, Callable[..., ImageChange]] = {
-    entry.__name__: entry for entry in (*_GEOMETRY, *_COLOUR)
+    entry.__name__: entry
+    for entry in (
+        *(rotate, shift, shear, zoom, flip, vertical_flip, turn),
+        *(brightness, contrast, saturation, hue),
+    )
 }

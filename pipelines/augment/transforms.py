@@ -78,9 +78,9 @@ def _channel_means(images: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.cast(images, tf.float32), [1, 2])
 
 
-def below(numbers: tf.Tensor, limit: float) -> tf.Tensor:
-    """Returns 1.0 where a number is below the limit, else 0.0."""
-    return tf.cast(numbers < limit, tf.float32)
+def mirror(numbers: tf.Tensor, probability: float) -> tf.Tensor:
+    """Returns -1.0 where a number is below the probability, else 1.0."""
+    return 1 - 2 * tf.cast(numbers < probability, tf.float32)
 
 
 def _matrix(rows: list) -> tf.Tensor:

@@ -98,34 +98,42 @@ class ImageStream:
         return dataset.prefetch(PREFETCHED_BATCHES)
 
     def _encoded_paths(self, start: int, stop: int) -> np.ndarray:
-        """Returns the paths of places, empty for what is no regular file.
+        """Returns the paths of places, empty for URLs and what is no regular file.
 
         None is opened: a named pipe would wait for a writer that never comes.
         """
         places = self.places[start:stop]
-        return np.array([os.fsencode(p) if os.path.isfile(p) else b"" for p in places], object)
+        files = [p if not fetch.is_url(p) and os.path.isfile(p) else "" for p in places]
+        return np.array(list(map(os.fsencode, files)), object)
 
     def _contents(self, number: tf.Tensor, path: tf.Tensor) -> tf.Tensor:
         """Returns the encoded bytes; empty ones, which no decoder accepts, where there are none."""
 
         def fetch_url() -> tf.Tensor:
-            contents = tf.numpy_function(self._fetched_or_empty, [number], tf.string)
+            contents = tf.numpy_function(self._bytes_or_empty, [number], tf.string)
             return tf.ensure_shape(contents, [])
 
         return tf.cond(path == b"", fetch_url, lambda: tf.io.read_file(path))
 
-    def _fetched_or_empty(self, number: int) -> bytes:
-        outcome = self._fetch(int(number)) if fetch.is_url(self.places[number]) else b""
-        return outcome if isinstance(outcome, bytes) else b""
+    def _bytes_or_empty(self, number: int) -> bytes:
+        try:
+            return self._bytes(int(number))
+        except (OSError, UserError):  # the reason is found by `_read_again`
+            return b""
 
-    def _fetch(self, number: int) -> bytes | UserError:
+    def _bytes(self, number: int) -> bytes:
+        place = self.places[number]
+        if not fetch.is_url(place):
+            return read_bytes(place)
         if number not in self._fetched:
             try:
-                contents = fetch.fetch(self.places[number], allow_private=self.allow_private)
-                self._fetched[number] = contents
+                self._fetched[number] = fetch.fetch(place, allow_private=self.allow_private)
             except UserError as error:
                 self._fetched[number] = error
-        return self._fetched[number]
+        outcome = self._fetched[number]
+        if isinstance(outcome, UserError):
+            raise outcome
+        return outcome
 
     def _group(self, first: int, stop: int, numbers: np.ndarray, images: Any) -> ImageGroup:
         """Builds the group of places first to stop - 1, of which these numbers have images."""
@@ -157,11 +165,3 @@ class ImageStream:
             return None, str(error).removeprefix(f"{place}: ")
         except tf.errors.OpError as error:
             return None, decode.reason(error)
-
-    def _bytes(self, number: int) -> bytes:
-        if not fetch.is_url(self.places[number]):
-            return read_bytes(self.places[number])
-        outcome = self._fetch(number)
-        if isinstance(outcome, UserError):
-            raise outcome
-        return outcome
