@@ -96,16 +96,16 @@ def augmentation_agrees_with_cpu(recipe: Recipe, threads: int) -> str:
 
 
 def trunk_agrees_with_network(recipe: Recipe, threads: int) -> str:
+    import keras
     import tensorflow as tf
 
     from engine.frozen import trunk
     from engine.frozen.precision import ComputeMode, relative_distance
     from engine.models import classifier, freezing
-    from engine.models.batchnorm_folding import as_list
 
     partition = freezing.partition_model(classifier.build(recipe, 2), "head")
     pixels = tf.constant(np.random.default_rng(0).uniform(0, 255, (8, 64, 64, 3)), tf.float32)
-    plain = as_list(partition.trunk(pixels, training=False))[0]
+    plain = keras.tree.flatten(partition.trunk(pixels, training=False))[0]
     folded = trunk.compile_frozen(partition.trunk, ComputeMode())(pixels)[0]
     difference = relative_distance(np.asarray(folded), np.asarray(plain))
     return "" if difference < 1e-4 else f"relative distance {difference:.1e}"

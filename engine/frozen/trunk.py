@@ -18,7 +18,6 @@ from engine.frozen.kernel_rounding import round_kernels
 from engine.frozen.precision import ComputeMode, override_dtype_policy
 from engine.models.batchnorm_folding import (
     FoldedConvolution,
-    as_list,
     foldable_pairs,
     folding_replacements,
 )
@@ -53,7 +52,8 @@ def compile_frozen(
     def trunk(pixels: tf.Tensor) -> list:
         fixed = [(variable, value()) for variable, value in values]
         with override_dtype_policy(model, mode.policy), substituted_values(fixed):
-            return as_list(run_graph(model, as_list(pixels), replacements))
+            outputs = run_graph(model, [pixels], replacements)
+            return keras.tree.flatten(outputs)
 
     return trunk
 

@@ -33,17 +33,13 @@ def fold(model: keras.Model) -> Callable[[Any], Any]:
     """
     pairs = [FoldedConvolution(conv, norm) for norm, conv in foldable_pairs(model)]
     replacements = folding_replacements(pairs)
-    return lambda inputs: run_graph(model, as_list(inputs), replacements)
+    return lambda inputs: run_graph(model, keras.tree.flatten(inputs), replacements)
 
 
 def folding_replacements(pairs: Sequence[FoldedConvolution]) -> dict[Any, Callable]:
     """Each pair replaces its convolution; its normalization becomes the identity."""
     convolutions = {pair.conv: pair for pair in pairs}
     return convolutions | {pair.norm: lambda inputs, **_: inputs for pair in pairs}
-
-
-def as_list(inputs: Any) -> list:
-    return list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
 
 
 def foldable_pairs(model: keras.Model) -> list[tuple[Any, Any]]:

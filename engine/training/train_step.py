@@ -19,7 +19,7 @@ from engine.core.dataset import Batch
 from engine.core.recipe import Phase, Recipe
 from engine.evaluation import eval_step
 from engine.frozen.precision import ComputeMode, override_dtype_policy
-from engine.models.batchnorm_folding import as_list, fold
+from engine.models.batchnorm_folding import fold
 from engine.models.freezing import ModelPartition
 from engine.optim import losses
 from engine.runtime import distribution, stateless_random
@@ -223,4 +223,6 @@ def make_tail_eval_step(
 ) -> Callable[[Any, Any], tuple]:
     """As `evaluation.eval_step.make_eval_step`, from the trunk's outputs instead of images."""
     tail = make_tail(partition, mode)
-    return eval_step.compile_eval_step(lambda boundary: partition.head(tail(as_list(boundary))))
+    return eval_step.compile_eval_step(
+        lambda boundary: partition.head(tail(keras.tree.flatten(boundary)))
+    )

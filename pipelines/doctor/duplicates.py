@@ -22,10 +22,7 @@ def connected_groups(count: int, pairs: np.ndarray) -> list[np.ndarray]:
     from scipy.sparse.csgraph import connected_components
 
     links = coo_matrix((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), (count, count))
-    _, first, of = np.unique(
-        connected_components(links, directed=False)[1], return_index=True, return_inverse=True
-    )
-    return groups_of_equal(first[of])
+    return groups_of_equal(connected_components(links, directed=False)[1])
 
 
 def groups_of_equal(values: np.ndarray) -> list[np.ndarray]:

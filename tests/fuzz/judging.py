@@ -23,7 +23,7 @@ EXECUTING = {
     *("pickle.find_class", "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn"),
     "subprocess.Popen",
 }
-_watched: list[list[str]] = []  # where the events of the test at work are noted
+EXECUTED: list[str] = []  # since the last case began
 
 
 class HungError(BaseException):
@@ -31,21 +31,11 @@ class HungError(BaseException):
 
 
 def _note(event: str, _: tuple) -> None:
-    if _watched and event in EXECUTING:
-        _watched[-1].append(event)
+    if event in EXECUTING:
+        EXECUTED.append(event)
 
 
 sys.addaudithook(_note)  # there is no way to take one away
-
-
-@contextmanager
-def executing() -> Iterator[list[str]]:
-    """What is executed within the block."""
-    _watched.append([])
-    try:
-        yield _watched[-1]
-    finally:
-        _watched.pop()
 
 
 @contextmanager
@@ -98,8 +88,9 @@ class Judge:
           How many had a result, and how many an error.
         """
         results = errors = 0
-        with executing() as executed, _in_memory():
+        with _in_memory():
             for data in inputs:
+                EXECUTED.clear()
                 try:
                     with _in_time():
                         read(data)
@@ -109,8 +100,8 @@ class Judge:
                     errors += 1
                 except (Exception, HungError) as fault:
                     pytest.fail(f"{name}: {fault!r} for {self._kept(data)}")
-                if executed:
-                    pytest.fail(f"{name}: executes {executed} for {self._kept(data)}")
+                if EXECUTED:
+                    pytest.fail(f"{name}: executes {EXECUTED} for {self._kept(data)}")
         self.counts[name] = self.counts.get(name, 0) + results + errors
         return results, errors
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
 
@@ -16,7 +16,6 @@ EXTREMES = (
     *(b"-1", b"9" * 400, b"9" * 5000, b"1e999", b"18446744073709551616", b"(" * 50, b"\x00\xd8"),
 )
 MOST = 1 << 17  # bytes that a case grows to: it is passed on again and again
-Mutation = Callable[[Random, bytes, Sequence[bytes], Sequence[bytes]], bytes]
 
 
 def cases(
@@ -27,67 +26,41 @@ def cases(
         random = Random(f"{seed} {number}")
         data = random.choice(samples)
         for _ in range(random.choice((1, 1, 1, 2, 3, 8))):
-            data = random.choice(MUTATIONS)(random, data, tokens, samples)[:MOST]
+            data = _mutated(random, data, tokens, samples)[:MOST]
         yield data
 
 
-def _slice(random: Random, data: bytes) -> tuple[int, int]:
-    """Two places, more often near each other than far apart."""
+def _mutated(
+    random: Random, data: bytes, tokens: Sequence[bytes], samples: Sequence[bytes]
+) -> bytes:
+    """The bytes with one change; a stretch is more often short than long."""
     start = random.randint(0, len(data))
-    return start, min(len(data), start + random.choice((1, 2, 4, 8, 64, len(data))))
-
-
-def flip(random: Random, data: bytes, *_: Sequence[bytes]) -> bytes:
-    """Some bits are others."""
-    changed = bytearray(data)
-    for _ in range(random.choice((1, 1, 2, 16)) if data else 0):
-        changed[random.randrange(len(data))] ^= 1 << random.randrange(8)
-    return bytes(changed)
-
-
-def cut(random: Random, data: bytes, *_: Sequence[bytes]) -> bytes:
-    """It ends too early, or begins too late."""
-    place = random.randint(0, len(data))
-    return data[:place] if random.random() < 0.8 else data[place:]
-
-
-def remove(random: Random, data: bytes, *_: Sequence[bytes]) -> bytes:
-    start, stop = _slice(random, data)
-    return data[:start] + data[stop:]
-
-
-def double(random: Random, data: bytes, *_: Sequence[bytes]) -> bytes:
-    """A part stands there twice, or many times."""
-    start, stop = _slice(random, data)
-    return data[:stop] + data[start:stop] * random.choice((1, 1, 2, 100)) + data[stop:]
-
-
-def swap(random: Random, data: bytes, *_: Sequence[bytes]) -> bytes:
-    """Two neighbouring parts have changed places."""
-    a, b, c = sorted(random.randint(0, len(data)) for _ in range(3))
-    return data[:a] + data[b:c] + data[a:b] + data[c:]
-
-
-def blank(random: Random, data: bytes, *_: Sequence[bytes]) -> bytes:
-    """A part never came to the disk."""
-    start, stop = _slice(random, data)
-    return data[:start] + bytes(stop - start) + data[stop:]
-
-
-def put_in(random: Random, data: bytes, tokens: Sequence[bytes], _: Sequence[bytes]) -> bytes:
-    """A token or an extreme, between what is there or in its place."""
+    stop = min(len(data), start + random.choice((1, 2, 4, 8, 64, len(data))))
+    before, part, behind = data[:start], data[start:stop], data[stop:]
+    match random.randrange(9):
+        case 0:  # some bits flipped
+            changed = bytearray(data)
+            for _ in range(random.choice((1, 1, 2, 16)) if data else 0):
+                changed[random.randrange(len(data))] ^= 1 << random.randrange(8)
+            return bytes(changed)
+        case 1:  # cut off at the end or at the start
+            return before if random.random() < 0.8 else part + behind
+        case 2:  # removed
+            return before + behind
+        case 3:  # repeated once or many times
+            return before + part * random.choice((2, 2, 3, 101)) + behind
+        case 4:  # exchanged with what follows
+            length = random.randint(0, len(behind))
+            return before + behind[:length] + part + behind[length:]
+        case 5:  # never written to the disk
+            return before + bytes(len(part)) + behind
+        case 6:  # continued by another sample
+            other = random.choice(samples)
+            return before + other[random.randint(0, len(other)) :]
+    # A token or an extreme, between what is there or in its place.
     word = random.choice(tokens if tokens and random.random() < 0.7 else EXTREMES)
-    start = random.randint(0, len(data))
-    return data[:start] + word + data[start + random.choice((0, len(word))) :]
+    return before + word + data[start + random.choice((0, len(word))) :]
 
-
-def splice(random: Random, data: bytes, _: Sequence[bytes], samples: Sequence[bytes]) -> bytes:
-    """The beginning of one and the end of another."""
-    other = random.choice(samples)
-    return data[: random.randint(0, len(data))] + other[random.randint(0, len(other)) :]
-
-
-MUTATIONS: tuple[Mutation, ...] = (flip, cut, remove, double, swap, blank, put_in, put_in, splice)
 
 # What a value of a JSON file may become; json writes and reads NaN, infinities and any integer.
 VALUES: tuple[Any, ...] = (
@@ -131,9 +104,8 @@ def zip_cases(
     """Archives whose checksums are right, with members that were changed, renamed or left out."""
     for number in range(count):
         random = Random(f"{seed} {number}")
-        members = _members(random.choice(samples))
+        members = unzipped(random.choice(samples))
         chosen = random.choice(list(members))
-        others = list(members.values())
         what = random.random()
         if what < 0.1:
             del members[chosen]
@@ -142,11 +114,12 @@ def zip_cases(
         elif what < 0.4:
             members[random.choice(("../a.npy", "/a.npy", "a", "ä\n", "a" * 9000))] = members[chosen]
         else:
-            members[chosen] = next(cases([members[chosen], *others], tokens, 1, number))
+            members[chosen] = next(cases([members[chosen], *members.values()], tokens, 1, number))
         yield zipped(members, random.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)))
 
 
-def _members(data: bytes) -> dict[str, bytes]:
+def unzipped(data: bytes) -> dict[str, bytes]:
+    """The members of an archive by their names."""
     with zipfile.ZipFile(io.BytesIO(data)) as file:
         return {name: file.read(name) for name in file.namelist()}
 

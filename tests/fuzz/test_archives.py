@@ -20,7 +20,7 @@ from pipelines.pixel_cache import store
 from pipelines.pixel_cache.index import CacheIndex, stamp_images
 from pipelines.sources import tfrecord_index
 from pipelines.sources.examples import from_columns
-from tests.fuzz.mutations import cases, zip_cases, zipped
+from tests.fuzz.mutations import cases, unzipped, zip_cases, zipped
 from tests.fuzz.streams import SIZES, record_files
 
 # NumPy remarks that some of them look like those of its early versions.
@@ -46,11 +46,6 @@ class Attack:
 
     def __reduce__(self) -> Any:
         return os.mkdir, (str(self.path),)
-
-
-def _members(data: bytes) -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(data)) as file:
-        return {name: file.read(name) for name in file.namelist()}
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -86,7 +81,7 @@ def _bomb(members: dict[str, bytes], name: str, descr: str) -> bytes:
 
 def _odd(sample: bytes, name: str, descr: str, attack: Attack) -> list[bytes]:
     """Archives that claim more than they have, or hold what is no array."""
-    members = _members(sample)
+    members = unzipped(sample)
     claims = [(descr, 10**10), (descr, 2**62), ("|S0", 2**40), ("|V0", 10**9), ("<U900000000", 9)]
     return [
         b"",
@@ -124,7 +119,7 @@ def run(tmp_path) -> RunDirectory:
     return made
 
 
-def test_checkpoint(judge, run, attack):
+def test_fuzzed_checkpoint_is_read_or_passed_over(judge, run, attack):
     """A newer one that is broken is passed over; one that is read has numbers for progress."""
     before = checkpoints.save(run, TrainState(step=10), {"model": WEIGHTS})
     path = checkpoints.save(run, PROGRESS, {"model": WEIGHTS, "totals": []})
@@ -142,14 +137,14 @@ def test_checkpoint(judge, run, attack):
     odd = _odd(sample, "values.npy", "|u1", attack)
     for value in ([many, {}], [[], {"step": "x"}], [[], []], [[], None], [[3], {}], [{}, {}], 3):
         text = np.frombuffer(str(value).replace("'", '"').replace("None", "null").encode(), "u1")
-        odd.append(zipped(_members(sample) | {"values.npy": _npy(text)}))
+        odd.append(zipped(unzipped(sample) | {"values.npy": _npy(text)}))
     _judge_archive(judge, "checkpoint", read, sample, odd)
     assert sum(passed_over) > 100
     before.unlink()
     judge("checkpoint", read, zip_cases([sample], TOKENS, 6 * judge.times, seed=1), UserError)
 
 
-def test_best_model(judge, run, attack):
+def test_fuzzed_best_model_is_read_or_refused(judge, run, attack):
     values = {"classes": ["a", "b"], "phase": "x", "epoch": 1, "val_loss": 0.5}
     sample = checkpoints.pack({"model": WEIGHTS}, values)
 
@@ -165,8 +160,8 @@ def test_best_model(judge, run, attack):
     _judge_archive(judge, "best.npz", read, sample, odd)
 
 
-def test_record_index(judge, tmp_path, attack):
-    """An index that can't be read, or lies, is made anew from the record files."""
+def test_fuzzed_record_index_is_read_or_rebuilt(judge, tmp_path, attack):
+    """An index that can't be read, or lies, is rebuilt from the record files."""
     files = record_files(tmp_path)
     cache = tmp_path / "index.npz"
     right = tfrecord_index.index_records(files, "image", "label", str(cache))
@@ -185,12 +180,12 @@ def test_record_index(judge, tmp_path, attack):
     far = right.copy()
     far["offset"], far["length"] = 2**62, 2**62
     odd = _odd(sample, "records.npy", "<i4", attack)
-    odd.append(zipped(_members(sample) | {"records.npy": _npy(far)}))
+    odd.append(zipped(unzipped(sample) | {"records.npy": _npy(far)}))
     _judge_archive(judge, "index of records", read, sample, odd)
     assert len(right) == len(SIZES)
 
 
-def test_pixel_index(judge, tmp_path, attack):
+def test_fuzzed_pixel_index_is_read_or_passed_over(judge, tmp_path, attack):
     """A folder of the cache: opened, or passed over."""
     paths = [str(tmp_path / f"{number}.jpg") for number in range(5)]
     for path in paths:

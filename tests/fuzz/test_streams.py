@@ -36,7 +36,7 @@ def _headed(claimed: int) -> bytes:
     return struct.pack("<QI", claimed, 0)
 
 
-def test_record_file(judge, tmp_path):
+def test_fuzzed_record_file_is_indexed_or_refused(judge, tmp_path):
     """Bytes of a whole file, and bytes inside a record whose header is right."""
     file, nowhere = tmp_path / "records", str(tmp_path / "no folder" / "index")
 
@@ -104,7 +104,7 @@ def _attacks() -> list[bytes]:
     return placed + [good.replace(plain(["7"]), attack) for attack in attacks]
 
 
-def test_weight_file(judge, tmp_path, monkeypatch):
+def test_fuzzed_weight_file_is_read_or_refused(judge, tmp_path, monkeypatch):
     """Arrays in proportion to the file, or a message; what an attack would make is not there."""
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "net.pth"
@@ -168,7 +168,7 @@ def service() -> Iterator[socketserver.TCPServer]:
         thread.join()
 
 
-def test_metadata_service(judge, service):
+def test_fuzzed_metadata_service_is_answered_or_unavailable(judge, service):
     """Of every cloud: an instance type or none, a notice or none."""
     address = f"127.0.0.1:{service.server_address[1]}"
     questions = [*cloud.CLOUDS.values(), *cloud_metadata.CLOUDS_WITH_NOTICE.values()]

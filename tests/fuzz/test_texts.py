@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -72,14 +71,7 @@ RECIPE = Recipe(
     data=DataSpec("split_folders", "/p/train", "/p/val", limit_examples=5),
     phases=(
         Phase("transfer", options={"momentum": 0.9, "nesterov": True}, optimizer="sgd"),
-        Phase(
-            "tune",
-            trainable="block6",
-            schedule="cosine",
-            clip_global_norm=1.0,
-            views=4,
-            refresh=0.5,
-        ),
+        Phase("tune", "block6", schedule="cosine", clip_global_norm=1.0, views=4, refresh=0.5),
     ),
     backbone="efficientnet_lite0",
     image_size=(224, 192),
@@ -101,12 +93,7 @@ ODD_JSON = [
 ]
 
 
-@pytest.fixture
-def run(tmp_path) -> RunDirectory:
-    return RunDirectory(tmp_path / "run")
-
-
-def test_manifest(judge, tmp_path):
+def test_fuzzed_manifest_is_read_or_refused(judge, tmp_path):
     def read(data: bytes) -> None:
         (tmp_path / "list.csv").write_bytes(data)
         read_manifest(str(tmp_path / "list.csv"))
@@ -117,7 +104,7 @@ def test_manifest(judge, tmp_path):
     assert all(judge("manifest", read, inputs, UserError))
 
 
-def test_flag_file(judge, tmp_path, monkeypatch):
+def test_fuzzed_flag_file_is_read_or_refused(judge, tmp_path, monkeypatch):
     """The flag files that come with the project, to the recipe that they stand for."""
     monkeypatch.chdir(tmp_path)
 
@@ -133,41 +120,43 @@ def test_flag_file(judge, tmp_path, monkeypatch):
     assert all(judge("flag file", read, inputs, UserError))
 
 
-def _judge_json(judge, name: str, read: Any, samples: list[bytes], error: Any = UserError) -> None:
-    """The samples; JSON that is none; JSON that says something else. None of it without refusals.
-
-    error: () where a file that can't be read counts as none.
-    """
-    assert judge(name, read, samples, error) == (len(samples), 0)
-    judge(name, read, [*ODD_JSON, *_deep(samples[0])], error)
-    _, broken = judge(name, read, cases(samples, JSON_TOKENS, 50 * judge.times), error)
-    _, other = judge(name, read, json_cases(samples, 75 * judge.times), error)
-    assert not error or (broken and other)
-
-
 def _deep(sample: bytes) -> list[bytes]:
     """The last word is a list in a list, as deep as Python just reads or just does not."""
     *_, last = re.finditer(rb': "[^"]*"', sample)
-    start, stop = last.span()
-    return [
-        sample[:start] + b": " + b"[" * depth + b"]" * depth + sample[stop:]
-        for depth in range(700, 1000, 3)
-    ]
+    before, behind = sample[: last.start()] + b": ", sample[last.end() :]
+    return [before + b"[" * depth + b"]" * depth + behind for depth in range(700, 1000, 3)]
 
 
-def test_recipe(judge, run):
+def read_recipe(run: RunDirectory) -> None:
+    to_json(run.read_recipe())
+
+
+def read_plan(run: RunDirectory) -> None:
+    for plan in PlanFile(run.plan, RECIPE, print).plans.values():
+        assert plan.cache is None or (plan.cache.slots >= 0 and plan.cache.views != 0)
+        for trials in filter(None, (plan.trunk, plan.tail)):
+            precision.format_trials(trials)
+
+
+def read_events(run: RunDirectory) -> None:
+    for phase in RECIPE.phases:
+        rate = reduce_rate(lambda _: 1.0, read_nan_events(run), phase, 5)
+        assert 0 <= rate(15) <= 1
+
+
+def read_benchmark(run: RunDirectory) -> None:
+    found = reports.load(run.path / "benchmark.json")
+    text = reports.format_table(found) + compare([found])
+    assert text.replace("\n", "").isprintable()
+
+
+def write_samples(run: RunDirectory) -> None:
+    """A good file of each kind."""
     run.path.mkdir()
-
-    def read(data: bytes) -> None:
-        run.recipe.write_bytes(data)
-        to_json(run.read_recipe())
-
-    _judge_json(judge, "recipe.json", read, [to_json(RECIPE).encode()])
-
-
-def test_plan(judge, run):
-    """What can't be read is made anew; what can serves the programs that ask for it."""
-    run.path.mkdir()
+    run.recipe.write_text(to_json(RECIPE))
+    values = {"status": "finished", "best": {"phase": "a", "val_accuracy": 0.9}, "classes": ["a"]}
+    run.result.write_text(json.dumps(values))
+    write_nan_events(run, [NanEvent("transfer", 12, 10), NanEvent("tune", 30, 20)])
     trials = (
         PrecisionTrial(ComputeMode(), 100.0, 0.0),
         PrecisionTrial(ComputeMode("mixed_float16"), 2, 1),
@@ -178,58 +167,38 @@ def test_plan(judge, run):
         "tune": PhasePlan(trials[:1], (), CacheDecision(None, 0, False, "nothing")),
     }
     plan_file.save()
-
-    def read(data: bytes) -> None:
-        run.plan.write_bytes(data)
-        for plan in PlanFile(run.plan, RECIPE, print).plans.values():
-            assert plan.cache is None or (plan.cache.slots >= 0 and plan.cache.views != 0)
-            for trials in filter(None, (plan.trunk, plan.tail)):
-                precision.format_trials(trials)
-
-    _judge_json(judge, "plan.json", read, [run.plan.read_bytes()], error=())
-
-
-def test_nan_events(judge, run):
-    run.path.mkdir()
-    write_nan_events(run, [NanEvent("transfer", 12, 10), NanEvent("tune", 30, 20)])
-
-    def read(data: bytes) -> None:
-        run.nan_events.write_bytes(data)
-        for phase in RECIPE.phases:
-            rate = reduce_rate(lambda _: 1.0, read_nan_events(run), phase, 5)
-            assert 0 <= rate(15) <= 1
-
-    _judge_json(judge, "nan_events.json", read, [run.nan_events.read_bytes()])
+    measured = benchmark_reports.report(
+        benchmark_reports.measurement(batch_size=16),
+        benchmark_reports.measurement(shares_cores=False),
+        machine=benchmark_reports.with_gpus("NVIDIA L4"),
+        price_per_hour=4.5,
+        instance_type="g6",
+    )
+    (run.path / "benchmark.json").write_text(measured.to_json())
 
 
-def test_result(judge, run):
-    """What can't be read is a run that has not come so far."""
-    run.path.mkdir()
-    values = {"status": "finished", "best": {"phase": "a", "val_accuracy": 0.9}, "classes": ["a"]}
+@pytest.mark.parametrize(
+    ("name", "read", "error"),
+    [
+        ("recipe.json", read_recipe, UserError),
+        ("plan.json", read_plan, ()),  # what can't be read counts as none
+        ("nan_events.json", read_events, UserError),
+        ("result.json", RunDirectory.finished, ()),
+        ("benchmark.json", read_benchmark, UserError),
+    ],
+)
+def test_fuzzed_json_is_read_or_refused(judge, tmp_path, name, read, error):
+    """JSON that is none, and JSON that says something else; where it is refused, both are."""
+    run = RunDirectory(tmp_path / "run")
+    write_samples(run)
+    sample = (run.path / name).read_bytes()
 
-    def read(data: bytes) -> None:
-        run.result.write_bytes(data)
-        run.finished()
+    def read_bytes(data: bytes) -> None:
+        (run.path / name).write_bytes(data)
+        read(run)
 
-    _judge_json(judge, "result.json", read, [json.dumps(values).encode()], error=())
-
-
-def test_benchmark_report(judge, tmp_path):
-    reports_made = [
-        benchmark_reports.report(
-            benchmark_reports.measurement(batch_size=16),
-            benchmark_reports.measurement(shares_cores=False),
-        ),
-        benchmark_reports.report(
-            machine=benchmark_reports.with_gpus("NVIDIA L4"), price_per_hour=4.5, instance_type="g6"
-        ),
-    ]
-
-    def read(data: bytes) -> None:
-        (tmp_path / "result.json").write_bytes(data)
-        found = reports.load(tmp_path / "result.json")
-        text = reports.format_table(found) + compare([found])
-        assert text.replace("\n", "").isprintable()
-
-    samples = [report.to_json().encode() for report in reports_made]
-    _judge_json(judge, "benchmark result", read, samples)
+    assert judge(name, read_bytes, [sample], error) == (1, 0)
+    judge(name, read_bytes, [*ODD_JSON, *_deep(sample)], error)
+    _, broken = judge(name, read_bytes, cases([sample], JSON_TOKENS, 50 * judge.times), error)
+    _, other = judge(name, read_bytes, json_cases([sample], 75 * judge.times), error)
+    assert not error or (broken and other)

@@ -146,7 +146,7 @@ def test_memo_and_layer_versions_are_read(read):
 
 
 def test_attacks_of_the_fuzz_test_run_in_the_unpickler_of_python(tmp_path, monkeypatch):
-    """Otherwise `tests.fuzz.test_streams.test_weight_file` would prove nothing."""
+    """Otherwise `tests/fuzz/test_streams.py` would prove nothing."""
     monkeypatch.chdir(tmp_path)
     attacks = pickles.hostile()
     for name in ("reduce, protocol 2", "reduce, protocol 0", "stack_global", "nested", "inst"):

@@ -12,25 +12,27 @@ from pipelines.doctor import examine
 from pipelines.doctor.clean_manifest import clean_manifest, manifest_flags
 from pipelines.sources import sources
 from pipelines.sources.examples import from_columns
-from tests.pipelines.doctor.scenes import SCENES, jpeg, scene
-from tests.pipelines.encoded_images import saved
+from tests.pipelines.doctor.scenes import scene
 
 
-def near_duplicate(number: int) -> bytes:
-    return saved(jpeg(SCENES[number], 50), "JPEG")
-
-
-def examined_folder(root, files: dict[str, bytes], **options):
-    """The examination of these files and two sound ones of each class in each split."""
-    parts = {name.split("/")[0] for name in files} & {"train", "val", "test"} or {""}
-    sound = {}
-    for place, part in enumerate(sorted(parts)):
-        for number, name in enumerate(("cats", "dogs", "cats", "dogs")):
-            sound[os.path.join(part, name, f"sound{number}.jpg")] = scene(20 + 4 * place + number)
-    for name, contents in (sound | files).items():
+def examined_folder(root, names: list[str], **options):
+    """The examination of two fit images of each class, and of images of these names."""
+    names = [*(f"{name}/{name}{n}.jpg" for name in ("cats", "dogs") for n in range(2)), *names]
+    for number, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(contents)
+        (root / name).write_bytes(scene(number))
     return examine.examine(DataSpec("folders", str(root), **options), 2, lambda *_: None)
+
+
+def rows_of(count, labels=None, fingerprints=None, pairs=(), has_validation=True, **columns):
+    """The rows of a manifest of images 0, 1, …, by their names, as (split, group)."""
+    names = [str(number) for number in range(count)]
+    examples = from_columns(names, labels or [0] * count, ("cats", "dogs"), keys=names, **columns)
+    numbers = np.arange(count) if fingerprints is None else np.array(fingerprints)
+    pairs = np.array(pairs, np.int64).reshape(-1, 2)
+    found = examine.ExaminedDataset(examples, has_validation, numbers, pairs, None)
+    rows = csv.DictReader(clean_manifest(found, "l.csv").contents.decode().splitlines())
+    return {row["path"]: (row["split"], row["group"]) for row in rows}
 
 
 def listed(found, file) -> dict[str, dict]:
@@ -70,66 +72,43 @@ def test_manifest_counts_omitted_images_by_reason(examined):
 
 
 def test_manifest_of_data_without_validation_split_leaves_split_open(tmp_path):
-    rows = listed(
-        examined_folder(tmp_path / "data", {"cats/a.jpg": scene(0)}), tmp_path / "list.csv"
-    )
-    assert len(rows) == 5
+    rows = listed(examined_folder(tmp_path / "data", []), tmp_path / "list.csv")
+    assert len(rows) == 4
     assert {row["split"] for row in rows.values()} == {""}
     assert all(row["path"].startswith("data/") for row in rows.values()), "both can move together"
+    open_and_test = rows_of(3, splits=[0, 1, 2], has_validation=False)
+    assert [split for split, _ in open_and_test.values()] == ["", "", "test"]
 
 
-@pytest.mark.parametrize("part", ["val", "test"])
-def test_manifest_omits_training_near_duplicates_of_held_out_images(tmp_path, part):
-    files = {"train/cats/a.jpg": scene(0), f"{part}/cats/b.jpg": near_duplicate(0)}
-    rows = listed(examined_folder(tmp_path / "data", files), tmp_path / "list.csv")
-    assert "a.jpg" not in rows
-    assert rows["b.jpg"]["group"] == ""
+@pytest.mark.parametrize(("held_out", "split"), [(1, "validation"), (2, "test")])
+def test_manifest_omits_training_near_duplicates_of_held_out_images(held_out, split):
+    assert rows_of(2, splits=[0, held_out], pairs=[(0, 1)]) == {"1": (split, "")}
 
 
-def test_manifest_keeps_near_duplicates_in_validation_and_test(tmp_path):
-    files = {
-        "train/cats/x.jpg": scene(3),
-        "val/cats/a.jpg": scene(0),
-        "test/cats/b.jpg": near_duplicate(0),
-    }
-    rows = listed(examined_folder(tmp_path / "data", files), tmp_path / "list.csv")
-    assert {rows["a.jpg"]["split"], rows["b.jpg"]["split"]} == {"validation", "test"}
+def test_manifest_keeps_near_duplicates_in_validation_and_test():
+    rows = rows_of(2, splits=[1, 2], pairs=[(0, 1)])
+    assert rows == {"0": ("validation", ""), "1": ("test", "")}
 
 
 def test_manifest_omits_direct_neighbours_of_held_out_images_only():
     """0 to 4 look like their neighbours; 0 is measured on."""
-    labels, splits = [0, 0, 0, 0, 0], [1, 0, 0, 0, 0]
-    names = [f"{number}.jpg" for number in range(5)]
-    examples = from_columns(names, labels, ("cats", "dogs"), keys=names, splits=splits)
-    pairs = np.array([[0, 1], [1, 2], [2, 3], [3, 4]])
-    found = examine.ExaminedDataset(examples, True, np.arange(5), pairs, None)
-    rows = list(csv.DictReader(clean_manifest(found, "l.csv").contents.decode().splitlines()))
-    assert [row["path"] for row in rows] == ["0.jpg", "2.jpg", "3.jpg", "4.jpg"]
-    assert [row["group"] for row in rows] == ["", *["alike: 2.jpg"] * 3]
+    rows = rows_of(5, splits=[1, 0, 0, 0, 0], pairs=[[0, 1], [1, 2], [2, 3], [3, 4]])
+    alike = ("train", "alike: 2")
+    assert rows == {"0": ("validation", ""), "2": alike, "3": alike, "4": alike}
 
 
-def test_manifest_merges_groups_connected_by_near_duplicates(tmp_path):
-    files = {"a.jpg": scene(0), "b.jpg": near_duplicate(0), "c.jpg": scene(1), "d.jpg": scene(2)}
-    for name, contents in (files | {f"s{n}.jpg": scene(10 + n) for n in range(4)}).items():
-        (tmp_path / name).write_bytes(contents)
-    text = "path,label,group\na.jpg,x,g1\nb.jpg,x,g2\nc.jpg,y,g2\nd.jpg,y,g3\n"
-    text += "s0.jpg,x,\ns1.jpg,y,\ns2.jpg,x,\ns3.jpg,y,\n"
-    (tmp_path / "in.csv").write_text(text)
-    spec = DataSpec("manifest", str(tmp_path / "in.csv"))
-    rows = listed(examine.examine(spec, 2, lambda *_: None), tmp_path / "out.csv")
-    assert [rows[f"{name}.jpg"]["group"] for name in "abcd"] == ["g1", "g1", "g1", "g3"]
-    assert rows["s0.jpg"]["group"] == ""
+def test_manifest_merges_groups_connected_by_near_duplicates():
+    rows = rows_of(5, groups=["g1", "g2", "g2", "g3", ""], pairs=[(0, 1)])
+    assert [group for _, group in rows.values()] == ["g1", "g1", "g1", "g3", ""]
 
 
-def test_manifest_groups_near_duplicate_of_a_dropped_duplicate(tmp_path):
-    files = {"cats/a.jpg": scene(0), "cats/a2.jpg": scene(0), "cats/b.jpg": near_duplicate(0)}
-    rows = listed(examined_folder(tmp_path / "data", files), tmp_path / "list.csv")
-    assert rows["a.jpg"]["group"] == rows["b.jpg"]["group"] != ""
-    assert "a2.jpg" not in rows
+def test_manifest_groups_near_duplicate_of_a_dropped_duplicate():
+    rows = rows_of(3, fingerprints=[7, 7, 8], pairs=[(0, 2)])
+    assert rows == dict.fromkeys("02", ("train", "alike: 0"))
 
 
 def test_manifest_flags_name_the_root_behind_links(tmp_path):
-    found = examined_folder(tmp_path / "real store" / "data", {"cats/a.jpg": scene(0)})
+    found = examined_folder(tmp_path / "real store" / "data", [])
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "data").symlink_to(tmp_path / "real store" / "data")
     spec = DataSpec("folders", str(tmp_path / "linked" / "data"))
@@ -143,14 +122,12 @@ def test_manifest_flags_name_the_root_behind_links(tmp_path):
 
 def test_manifest_keeps_odd_file_names(tmp_path):
     names = ["a\rb.jpg", 'a"b,c.jpg', "two\nlines.jpg", os.fsdecode(b"\xff.jpg")]
-    found = examined_folder(
-        tmp_path / "data", {f"cats/{name}": scene(n) for n, name in enumerate(names)}
-    )
+    found = examined_folder(tmp_path / "data", [f"cats/{name}" for name in names])
     assert set(names) <= set(listed(found, tmp_path / "list.csv"))
 
 
 def test_manifest_of_classes_with_equal_names_is_refused(tmp_path):
-    found = examined_folder(tmp_path / "data", {"cats /a.jpg": scene(0), "cats /b.jpg": scene(1)})
+    found = examined_folder(tmp_path / "data", ["cats /a.jpg", "cats /b.jpg"])
     with pytest.raises(UserError, match="both be called 'cats'; rename one"):
         clean_manifest(found, "list.csv")
 
