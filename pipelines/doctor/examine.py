@@ -17,7 +17,6 @@ from engine.core.recipe import DataSpec
 from engine.core.text import printable
 from pipelines.decode import decode, formats, headers
 from pipelines.doctor import duplicates, kinds, near_duplicates, quick_check
-from pipelines.doctor.path_checks import check_paths
 from pipelines.pixel_cache import scan
 from pipelines.pixel_cache.index import FACTS, MISSING
 from pipelines.pixel_cache.scan import BrokenImage, ImageFacts
@@ -125,7 +124,7 @@ def examine(spec: DataSpec, threads: int, progress: Callable[[int, int], None]) 
     alike = duplicates.connected_groups(count, pairs)
     findings += [
         *_broken_findings(broken, examples),
-        *check_paths(spec, examples),
+        *quick_check.check_paths(spec, examples),
         *quick_check.check_headers(examples, facts["header"], facts["orientation"]),
         *quick_check.single_colour_findings(examples, flat),
         *duplicates.duplicate_findings(examples, same_files, "duplicates"),

@@ -91,25 +91,25 @@ class PublicHTTP(urllib.request.HTTPHandler):
     """Opens http URLs on public hosts."""
 
     def http_open(self, request: urllib.request.Request) -> Any:
-        if request.has_proxy():
-            _require_public_behind_proxy(request)
+        if _is_proxied(request):
             return super().http_open(request)
         return self.do_open(_CheckedConnection, request)
 
 
 class PublicHTTPS(urllib.request.HTTPSHandler):
-    """Opens https URLs on public hosts."""
+    """Opens https URLs on public hosts, and http URLs whose proxy uses https."""
 
     def https_open(self, request: urllib.request.Request) -> Any:
-        # Also called for an http URL whose proxy uses https.
-        if request.has_proxy() or request._tunnel_host:  # type: ignore[attr-defined]
-            _require_public_behind_proxy(request)
+        if _is_proxied(request):
             return super().https_open(request)
         return self.do_open(_CheckedTLSConnection, request)
 
 
-def _require_public_behind_proxy(request: urllib.request.Request) -> None:
-    """Requires a public host behind the user's proxy, which may be anywhere itself."""
+def _is_proxied(request: urllib.request.Request) -> bool:
+    """Whether the user's proxy, which may be anywhere itself, is asked for this public host."""
+    if not (request.has_proxy() or request._tunnel_host):  # type: ignore[attr-defined]
+        return False
     host = urllib.parse.urlsplit(request.full_url).hostname or ""
     with contextlib.suppress(OSError):  # only the proxy may know the name
         require_public(urllib.parse.unquote(host), 0)
+    return True

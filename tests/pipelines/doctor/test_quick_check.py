@@ -169,3 +169,50 @@ def test_check_of_many_images_reads_a_sample_and_says_so(tmp_path, monkeypatch):
     warning, last = check(found, None)
     assert warning.startswith("warning: 4 images with little to see")
     assert last == "sizes and formats are those of 4 of the 8 images"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "data"
+    for name in ("cats", "dogs"):
+        (root / name).mkdir(parents=True)
+        (root / name / "one.jpg").write_bytes(saved(COLOUR, "JPEG"))
+    return root
+
+
+def found(root) -> dict[str, list[str]]:
+    spec = DataSpec("folders", str(root))
+    findings = quick_check.check_paths(spec, sources.list_examples(spec))
+    return {
+        one.name: sorted(os.path.basename(case.places[0]) for case in one.cases) for one in findings
+    }
+
+
+def test_links_are_sorted_by_target(folder, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "other.jpg").write_bytes(saved(COLOUR, "JPEG"))
+    (folder / "cats" / "folder_out").symlink_to(tmp_path / "elsewhere")
+    (folder / "cats" / "file_out.jpg").symlink_to(tmp_path / "other.jpg")
+    (folder / "cats" / "up").symlink_to(folder)
+    (folder / "cats" / "itself").symlink_to("itself")
+    (folder / "cats" / "sound.jpg").symlink_to(folder / "dogs" / "one.jpg")
+    assert found(folder) == {
+        "link_outside": ["file_out.jpg", "folder_out"],
+        "link_circle": ["itself", "up"],
+    }
+
+
+def test_folder_with_the_root_as_prefix_is_outside(folder, tmp_path):
+    (tmp_path / "data2").mkdir()
+    (folder / "cats" / "near").symlink_to(tmp_path / "data2")
+    assert found(folder) == {"link_outside": ["near"]}
+
+
+def test_images_beside_class_folders_of_a_split_are_strays(tmp_path):
+    for part in ("train", "val"):
+        for name in ("cats", "dogs"):
+            (tmp_path / part / name).mkdir(parents=True)
+            (tmp_path / part / name / "one.jpg").write_bytes(saved(COLOUR, "JPEG"))
+    (tmp_path / "train" / "forgotten.jpg").write_bytes(saved(COLOUR, "JPEG"))
+    (tmp_path / "train" / "readme.txt").write_text("no image")
+    assert found(tmp_path) == {"stray": ["forgotten.jpg"]}
