@@ -14,7 +14,7 @@ LOGITS = RANDOM.normal(0, 3, (7, 5)).astype(np.float32)
 LABELS = RANDOM.integers(0, 5, 7).astype(np.int32)
 
 
-def test_without_smoothing_it_is_the_logarithm_of_the_softmax():
+def test_cross_entropy_equals_scipy():
     expected = -special.log_softmax(LOGITS.astype(np.float64), axis=1)[np.arange(7), LABELS]
     found = cross_entropy(LABELS, LOGITS)
     assert found.dtype == "float32"
@@ -22,7 +22,7 @@ def test_without_smoothing_it_is_the_logarithm_of_the_softmax():
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.05, 0.3, 0.9])
-def test_smoothing_is_that_of_keras(smoothing):
+def test_label_smoothing_equals_keras(smoothing):
     keras_loss = keras.losses.CategoricalCrossentropy(
         from_logits=True, label_smoothing=smoothing, reduction="none"
     )
@@ -30,12 +30,12 @@ def test_smoothing_is_that_of_keras(smoothing):
     np.testing.assert_allclose(cross_entropy(LABELS, LOGITS, smoothing), expected, rtol=1e-5)
 
 
-def test_large_logits_overflow_nothing():
+def test_large_logits_do_not_overflow():
     logits = np.array([[1e4, 0.0], [1e4, 0.0]], np.float32)
     np.testing.assert_allclose(cross_entropy(np.array([0, 1]), logits), [0.0, 1e4])
 
 
-def test_balanced_weights_are_those_of_scikit_learn():
+def test_balanced_class_weights_equal_scikit_learn():
     """n_samples / (n_classes * bincount), for 12 examples of 3 classes: 12/18, 12/9, 12/9."""
     counts = (6, 3, 3)
     weights = class_weights("balanced", counts)
@@ -43,5 +43,5 @@ def test_balanced_weights_are_those_of_scikit_learn():
     assert np.average(weights, weights=counts) == pytest.approx(1)
 
 
-def test_no_class_weights():
+def test_class_weights_without_policy_are_one():
     assert class_weights("none", (6, 3, 3)) == [1.0, 1.0, 1.0]
