@@ -17,7 +17,7 @@ from engine.report.report_data import ReportContext
 from engine.runs import best_model
 from engine.runs.directory import RunDirectory
 from engine.runtime.shutdown import ShutdownRequested
-from engine.training.final_evaluation import FinalEvaluation
+from engine.training.results import FinalEvaluation
 from engine.training.state import TrainJob
 from pipelines.loading import batches, prepare
 

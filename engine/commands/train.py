@@ -160,6 +160,7 @@ def _prepare_job(
 ) -> TrainJob:
     from engine.commands import training_data
     from engine.training import setup
+    from engine.training.state import TrainJob
     from pipelines.augment import augmentations
 
     run, recipe = lock.run, options.recipe
@@ -168,17 +169,20 @@ def _prepare_job(
     classifier, loader, caches = training_data.prepare_model_and_data(
         recipe, run, options.cache.location(), threads, logger, devices
     )
-    job = setup.prepare(
-        recipe,
-        classifier,
-        loader,
-        augmentation,
-        run,
-        logger,
-        **caches,
-        lock=lock,
-        shutdown=shutdown,
-        **{name: getattr(options, name) for name in JOB_OPTIONS},
+    settings = {name: getattr(options, name) for name in JOB_OPTIONS}
+    job = setup.start_logging(
+        TrainJob(
+            recipe,
+            classifier,
+            loader,
+            augmentation,
+            run,
+            logger,
+            lock=lock,
+            shutdown=shutdown,
+            **caches,
+            **settings,
+        )
     )
     if options.show_augmented:
         setup.show_augmented(job, Path(options.show_augmented))

@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.core.dataset import DataLoader
 from engine.core.recipe import Recipe
-from engine.frozen import warmup
+from engine.frozen import trunk
 from engine.frozen.array_store import CacheBudget
 from engine.loggers.base import Logger
 from engine.models.classifier import Classifier
@@ -35,7 +35,7 @@ def prepare_model_and_data(
       devices: the `tf.distribute.Strategy` to build the network for, or None.
 
     Returns:
-      the classifier, the loader, and the fields `cache_budget` and `warmup` of `TrainJob`.
+      the classifier, the loader, and the fields `cache_budget` and `compiled_trunks` of `TrainJob`.
 
     Raises:
       UserError: the images or the weights are not there, or can't be used.
@@ -44,7 +44,7 @@ def prepare_model_and_data(
     classifier = setup.build(recipe, examples.classes, run, logger, devices)
     # The weights of a run that is resumed are still in its checkpoint.
     phases = [] if run.started() else [phase for phase in recipe.phases if phase.epochs][:1]
-    with warmup.compile_in_background(classifier, recipe, phases, devices) as compiled:
+    with trunk.compile_in_background(classifier, recipe, phases, devices) as compiled:
         pixel_cache = cache if recipe.cache in ("auto", "pixels") else NOWHERE
         examples, pixels = prepare.prepare_training_data(
             examples, recipe, run.bad_images, threads, logger.note, pixel_cache
@@ -53,4 +53,4 @@ def prepare_model_and_data(
     device = tensorflow_setup.prefetch_device()
     loader = batches.ImageDataLoader(examples, recipe, threads, pixels, device)
     budget = CacheBudget(cache.memory - used, cache.folder)
-    return classifier, loader, {"cache_budget": budget, "warmup": compiled}
+    return classifier, loader, {"cache_budget": budget, "compiled_trunks": compiled}

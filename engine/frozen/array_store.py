@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 ALIGNMENT = 64  # bytes
 
@@ -77,12 +78,7 @@ def _empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 def storage_dtype(dtype: str) -> np.dtype:
     """The unsigned integer of the same width: NumPy's loops for bfloat16 are slow."""
-    return np.dtype(f"uint{8 * itemsize(dtype)}")
-
-
-def itemsize(dtype: str) -> int:
-    """Bytes of one number."""
-    return {"float32": 4, "bfloat16": 2, "float16": 2}[dtype]
+    return np.dtype(f"uint{8 * tf.as_dtype(dtype).size}")
 
 
 def allocate(

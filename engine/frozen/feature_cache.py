@@ -64,21 +64,19 @@ class FeatureCache:
         """Whether the slots are the outcomes of the augmentation, not draws of it."""
         return self.views.count is None
 
-    def fill(self, epoch: int, before_batch: Callable[[], None] = lambda: None) -> int:
-        """Computes the missing rows that the epoch reads; returns their number.
+    def fill(self, epoch: int, before_batch: Callable[[], None] = lambda: None) -> None:
+        """Computes the missing rows that the epoch reads.
 
         before_batch: what it raises ends the filling.
         """
         views = self._views_of(epoch)
-        filled = 0
         for slot, stale in enumerate(self._stale(views)):
             groups = np.flatnonzero(stale)
             batches = self.loader.split_batches("train", groups.tolist())
             for group, batch in zip(groups, batches, strict=True):
                 before_batch()
-                filled += self._fill_group(slot, int(group), int(views[slot, group]), batch)
+                self._fill_group(slot, int(group), int(views[slot, group]), batch)
                 self._cached_views[slot, group] = views[slot, group]
-        return filled
 
     def is_filled(self, epoch: int) -> bool:
         """Whether all rows that the epoch reads are there."""
@@ -97,13 +95,12 @@ class FeatureCache:
         views[self.views.slot(of_groups[:1])[0]] = of_groups
         return views
 
-    def _fill_group(self, slot: int, group: int, view: int, batch: Batch) -> int:
-        """Computes one group of rows from the images of its examples; returns their number."""
+    def _fill_group(self, slot: int, group: int, view: int, batch: Batch) -> None:
+        """Computes one group of rows from the images of its examples."""
         outputs = self.forward.augmented(batch.inputs, self._numbers(slot, view, batch))
         examples = int(np.asarray(batch.weights).sum())
         for store, output in zip(self.stores, outputs, strict=True):
             store.put(slot, group * self.views.group, np.asarray(output)[:examples])
-        return examples
 
     def _numbers(self, slot: int, view: int, batch: Batch) -> tf.Tensor:
         """The augmentation's draws for the whole group, float32 [B, draws]."""

@@ -9,7 +9,6 @@ from typing import Any
 import tensorflow as tf
 
 from engine.core.dataset import Augmentation, Batch
-from engine.frozen.array_store import itemsize
 from engine.runtime import stateless_random
 
 
@@ -27,7 +26,7 @@ class FrozenForward:
           seed: the recipe's.
           trunk: float32 [B, H, W, 3] -> a list of tensors; see `trunk.compile_frozen`.
         """
-        self.seed, self.augmentation, self._trunk = seed, augmentation, trunk
+        self.seed, self.augmentation, self.trunk = seed, augmentation, trunk
         self.augment: Callable = tf.function(augmentation.apply, autograph=False)
         tensors = trunk.get_concrete_function().structured_outputs
         self.outputs = [(tuple(tensor.shape[1:]), tensor.dtype.name) for tensor in tensors]
@@ -35,16 +34,16 @@ class FrozenForward:
     @property
     def row_bytes(self) -> int:
         """Size of the outputs for one image."""
-        return sum(math.prod(shape) * itemsize(dtype) for shape, dtype in self.outputs)
+        return sum(math.prod(shape) * tf.as_dtype(dtype).size for shape, dtype in self.outputs)
 
     # The trunk is called as it is: within another function it would be compiled once more.
     def plain(self, images: tf.Tensor) -> list:
         """The trunk's outputs for uint8 [B, H, W, 3], without augmentation."""
-        return self._trunk(tf.cast(images, tf.float32))
+        return self.trunk(tf.cast(images, tf.float32))
 
     def augmented(self, images: tf.Tensor, numbers: tf.Tensor) -> list:
         """The trunk's outputs for images augmented with these draws, float32 [B, draws]."""
-        return self._trunk(self.augment(images, numbers))
+        return self.trunk(self.augment(images, numbers))
 
     def training(self, batch: Batch) -> list:
         """The trunk's outputs for images augmented with the draws of their examples and views."""

@@ -19,6 +19,8 @@ from engine.frozen import precision
 from engine.frozen.cache_policy import CacheDecision
 from engine.frozen.precision import ComputeMode, PrecisionTrial
 
+PARTS = {"trunk": "frozen layers", "tail": "trained layers"}
+
 
 @dataclasses.dataclass(frozen=True)
 class PhasePlan:
@@ -49,39 +51,32 @@ class PlanFile:
     def __getitem__(self, phase: Phase) -> PhasePlan:
         return self.plans.get(phase.name, PhasePlan())
 
-    def trunk_trial(
+    def trial(
         self,
         phase: Phase,
+        part: str,
         modes: list[ComputeMode],
-        compile_trunk: Callable[[ComputeMode], Callable],
+        compile_mode: Callable[[ComputeMode], Callable],
         inputs: Callable[[], Any],
     ) -> PrecisionTrial:
-        """The best mode of the trunk, tried unless a phase with the same trunk has tried it.
+        """The best mode of a part, tried unless a phase cut at the same place has tried it.
 
         Args:
-          compile_trunk, inputs: see `precision.run_trials`.
+          part: `trunk` or `tail`.
+          compile_mode, inputs: see `precision.run_trials`.
         """
-        same = [self[other].trunk for other in self.recipe.phases if _same_trunk(other, phase)]
-        known = next(filter(None, same), ())
-        what = f"frozen layers below {phase.trainable}"
-        trials = known or self._try(what, modes, compile_trunk, inputs)
-        if trials != self[phase].trunk:
-            self._update(phase, trunk=trials)
-        return self._chosen(what, trials, bool(known))
-
-    def tail_trial(
-        self,
-        phase: Phase,
-        modes: list[ComputeMode],
-        compile_tail: Callable[[ComputeMode], Callable],
-        inputs: Callable[[], Any],
-    ) -> PrecisionTrial:
-        """The best mode of the trained layers, tried unless it was before."""
-        known, what = self[phase].tail, f"trained layers of {phase.name}"
-        trials = known or self._try(what, modes, compile_tail, inputs)
-        if not known:
-            self._update(phase, tail=trials)
-        return self._chosen(what, trials, bool(known))
+        same = [other for other in self.recipe.phases if other.trainable == phase.trainable]
+        known = next(filter(None, (getattr(self[other], part) for other in same)), ())
+        what = f"{PARTS[part]} of phase {phase.name}"
+        trials = known or tuple(precision.run_trials(modes, compile_mode, inputs()))
+        if trials != getattr(self[phase], part):
+            self._update(phase, **{part: trials})
+        best = precision.choose_trial(trials)
+        if len(trials) > 1:
+            tried = [f"{what}, tried on a batch of your images:", *precision.format_trials(trials)]
+            for line in [f"{what}: {best.mode}, as {self.path} has it"] if known else tried:
+                self.log(line)
+        return best
 
     def cache(self, phase: Phase, decide: Callable[[], CacheDecision]) -> CacheDecision:
         """The phase's cache decision, made unless it was before."""
@@ -92,22 +87,6 @@ class PlanFile:
             if decision.slots:
                 self.log(f"phase {phase.name}: caches {decision.reason}")
         return decision
-
-    def _try(
-        self, what: str, modes: list[ComputeMode], compile_mode: Callable, inputs: Callable
-    ) -> tuple[PrecisionTrial, ...]:
-        trials = tuple(precision.run_trials(modes, compile_mode, inputs()))
-        if len(trials) > 1:
-            self.log(f"{what}, tried on a batch of your images:")
-            for line in precision.format_trials(trials):
-                self.log(line)
-        return trials
-
-    def _chosen(self, what: str, trials: tuple[PrecisionTrial, ...], known: bool) -> PrecisionTrial:
-        best = precision.choose_trial(trials)
-        if known and len(trials) > 1:
-            self.log(f"{what}: {best.mode}, as {self.path} has it")
-        return best
 
     def _update(self, phase: Phase, **changes: Any) -> None:
         self.plans[phase.name] = dataclasses.replace(self[phase], **changes)
@@ -131,13 +110,9 @@ class PlanFile:
         )
 
 
-def _same_trunk(one: Phase, other: Phase) -> bool:
-    return one.trainable == other.trainable
-
-
 def _chosen_modes(plan: PhasePlan) -> dict[str, str]:
-    parts = {"trunk": plan.trunk, "tail": plan.tail}
-    return {part: str(precision.choose_trial(t).mode) for part, t in parts.items() if t}
+    trials = {part: getattr(plan, part) for part in PARTS}
+    return {part: str(precision.choose_trial(t).mode) for part, t in trials.items() if t}
 
 
 def _read_plan(value: Any, name: str) -> PhasePlan:

@@ -1,6 +1,6 @@
 """Chooses the precision that a network computes in, by measurement.
 
-The model itself is float32, and so are its variables: a precision is a property of a program that
+The model itself is float32, and so are its variables: a precision is a property of a function that
 is traced from it. The fastest one is chosen among those whose results stay near those of float32.
 """
 

@@ -1,31 +1,38 @@
 """Compiles a frozen trunk.
 
 No gradient enters a trunk, so its values are fixed: normalizations are folded into kernels once,
-and kernels are stored in the precision that the program computes in. Small values are constants of
-the graph, which oneDNN packs once; large ones are variables of the program's own.
+and kernels are stored in the precision of the compute mode. Small values are constants of the
+graph, which oneDNN packs once; large ones are variables of the compiled trunk's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from engine.core.recipe import Phase, Recipe
 from engine.frozen.kernel_rounding import round_kernels
-from engine.frozen.precision import ComputeMode, override_dtype_policy
+from engine.frozen.precision import ComputeMode, override_dtype_policy, recipe_modes
 from engine.models.batchnorm_folding import (
     FoldedConvolution,
     foldable_pairs,
     folding_replacements,
 )
+from engine.models.classifier import Classifier
+from engine.models.freezing import partition_model
 from engine.models.keras_internals import consumers, producer, run_graph, substituted_values
 
 # Elements. TensorFlow copies a graph's constants some 25 times while it compiles: with constants,
 # InceptionV3 took 5 s on one core instead of 1 s, and ResNet152 almost 7 GB of memory.
 MAX_CONSTANT = 2**16
+
+CompiledTrunks = dict[tuple[str, ComputeMode], Callable[[Any], list]]  # by phase and mode
 
 
 def compile_frozen(
@@ -33,7 +40,7 @@ def compile_frozen(
 ) -> Callable[[Any], list]:
     """Compiles a model in inference mode, with the values that its variables have now.
 
-    What the program holds is placed on each device of the strategy in whose scope this is called.
+    What it holds is placed on each device of the strategy in whose scope this is called.
 
     Args:
       replacements: functions in the place of some layers; none of a convolution that is folded.
@@ -68,7 +75,7 @@ def _in_variable(value: np.ndarray) -> Callable[[], tf.Tensor]:
 
 
 class _FixedConvolution(FoldedConvolution):
-    """Folded once, with kernel and bias in the precision of the program."""
+    """Folded once, with kernel and bias in the precision of the compute mode."""
 
     def __init__(self, conv: keras.layers.Layer, norm: Any, dtype: str) -> None:
         super().__init__(conv, norm)
@@ -98,3 +105,40 @@ def _unfused_relus(model: keras.Model) -> dict[Any, Callable]:
         and len(consumers(model, producer(layer.input))) > 1
     ]
     return dict.fromkeys(relus, lambda inputs: tf.maximum(inputs, tf.zeros([], inputs.dtype)))
+
+
+@contextlib.contextmanager
+def compile_in_background(
+    classifier: Classifier,
+    recipe: Recipe,
+    phases: Sequence[Phase],
+    devices: tf.distribute.Strategy | None = None,
+) -> Iterator[CompiledTrunks]:
+    """Compiles trunks on a thread within the block; nothing else may touch the model there.
+
+    Each is compiled in every mode that the recipe allows, and run once on a batch of zeros.
+
+    Args:
+      phases: those of the recipe that start with the present weights.
+      devices: as `classifier.build` takes them.
+    """
+    compiled: CompiledTrunks = {}
+    scope = (devices or tf.distribute.get_strategy()).scope()
+
+    def work() -> None:
+        pixels = tf.zeros((recipe.batch_size, *recipe.image_size, 3))
+        # What fails here is compiled again by the phase, and fails there.
+        with contextlib.suppress(Exception), scope:
+            for phase in phases:
+                partition = partition_model(classifier, phase.trainable)
+                for mode in recipe_modes(recipe) if partition.frozen else ():
+                    trunk = compile_frozen(partition.trunk, mode)
+                    trunk(pixels)
+                    compiled[phase.name, mode] = trunk
+
+    thread = threading.Thread(target=work, name="compile-trunk")
+    thread.start()
+    try:
+        yield compiled
+    finally:
+        thread.join()

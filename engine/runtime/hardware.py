@@ -1,4 +1,4 @@
-"""Describes the machine and its software, and measures the memory of this process."""
+"""Describes the machine and its software, and measures the memory and the age of this process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +148,9 @@ def describe_software() -> dict[str, str]:
     packages = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
     versions = {package: importlib.metadata.version(package) for package in packages}
     return {"python": platform.python_version(), **versions}
+
+
+def process_seconds() -> float:
+    """Returns the seconds since this process was started, from proc_pid_stat(5)."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

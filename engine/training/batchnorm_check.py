@@ -7,9 +7,8 @@ behind, training metrics are good and predictions are not, for no visible reason
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 
 import tensorflow as tf
 
@@ -18,7 +17,7 @@ from engine.core.recipe import Phase
 from engine.optim import losses
 from engine.runtime import distribution
 from engine.training.metrics import MetricAccumulator, TrainMetrics
-from engine.training.train_step import TrainStep, make_tail
+from engine.training.train_step import TrainStep, make_tail, sum_over_microbatches
 
 BATCHES = 4
 MIN_GAP = 0.1  # of the loss, and
@@ -54,50 +53,38 @@ class BatchNormCheck:
 def check_batchnorm(step: TrainStep, batches: Iterable[Batch]) -> BatchNormCheck:
     """Measures both modes on the first few batches, in microbatches; the network is unchanged.
 
-    Where statistics are frozen, or there are none, both are the same program.
-
     Args:
+      step: of a phase that trains running statistics.
       batches: columns [1, B, …], as the phase was trained on.
     """
     statistics = step.partition.statistics(step.phase)
     before = [variable.numpy() for variable in statistics]
-    trains = step.phase.batch_norm == "train"
-    # In inference mode first: the other one moves the running statistics.
-    measure = {mode: _make_measure(step, mode and trains) for mode in (False, True)}
-    metrics = {mode: MetricAccumulator() for mode in measure}
-    for batch in itertools.islice(batches, BATCHES):
-        for microbatch in _microbatches(batch, step.recipe.gradient_accumulation_steps):
-            for mode in measure:
-                measure[mode](microbatch, metrics[mode])
-                for variable, value in zip(statistics, before, strict=True):
-                    variable.assign(value)
-    return BatchNormCheck(metrics[True].read(), metrics[False].read())
+    first = list(itertools.islice(batches, BATCHES))
+    # In this order: training mode moves the running statistics, and does not read them.
+    inference, training = (_measure(step, first, mode) for mode in (False, True))
+    for variable, value in zip(statistics, before, strict=True):
+        variable.assign(value)
+    return BatchNormCheck(training, inference)
 
 
-def _microbatches(batch: Batch, count: int) -> Iterator[Batch]:
-    """Splits columns [1, B, …] into that many microbatches of each device's share."""
-    devices = tf.distribute.get_strategy().num_replicas_in_sync
+def _measure(step: TrainStep, batches: Iterable[Batch], training: bool) -> TrainMetrics:
+    tail, metrics = make_tail(step.partition, step.mode), MetricAccumulator()
 
-    def take(column: tf.Tensor, index: int) -> tf.Tensor:
-        rest = column.shape[2:]
-        microbatches = tf.reshape(column, [devices, count, -1, *rest])
-        return tf.reshape(microbatches[:, index], [-1, *rest])
+    def add(microbatch: Batch) -> list:
+        logits = step.partition.head(tail(step.boundary(microbatch), training=training))
+        each = losses.cross_entropy(microbatch.labels, logits)
+        correct = tf.cast(tf.argmax(logits, -1, tf.int32) == microbatch.labels, tf.float32)
+        metrics.add(each, microbatch.weights, correct, microbatch.weights)
+        return []
 
-    for index in range(count):
-        yield tf.nest.map_structure(functools.partial(take, index=index), batch)
-
-
-def _make_measure(step: TrainStep, training: bool) -> Callable[[Batch, MetricAccumulator], None]:
-    tail = make_tail(step.partition, step.mode)
+    def add_share(share: Batch, _: tf.Tensor) -> None:
+        sum_over_microbatches(add, share, step.recipe.gradient_accumulation_steps)
 
     @tf.function(autograph=False)
-    def measure(batch: Batch, metrics: MetricAccumulator) -> None:
-        def measure_share(share: Batch, _: tf.Tensor) -> None:
-            logits = step.partition.head(tail(step.boundary(share), training=training))
-            each = losses.cross_entropy(share.labels, logits)
-            correct = tf.cast(tf.argmax(logits, -1, tf.int32) == share.labels, tf.float32)
-            metrics.add(each, share.weights, correct, share.weights)
+    def measure(stacked: Batch) -> None:
+        batch = tf.nest.map_structure(lambda column: column[0], stacked)
+        distribution.run_on_replicas(add_share, batch, tf.zeros([]))
 
-        distribution.run_on_replicas(measure_share, batch, tf.zeros([]))
-
-    return measure
+    for batch in batches:
+        measure(batch)
+    return metrics.read()

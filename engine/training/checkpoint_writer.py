@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from typing import Any
 
 from engine.core.errors import UserError
-from engine.core.files import write
+from engine.core.files import write, write_json
 from engine.loggers import plots
 from engine.runs import checkpoints
 from engine.runs.best_model import BestModel
@@ -18,7 +17,7 @@ from engine.runs.retrying_writer import RetryingWriter
 from engine.runtime.shutdown import ShutdownRequested
 from engine.training.nan_recovery import NanRecovery
 from engine.training.phase import PhaseTrainer
-from engine.training.state import RunClock, TrainJob
+from engine.training.state import TrainJob
 
 MIN_SECONDS = 10.0  # between checkpoints at the ends of epochs,
 MAX_SHARE = 0.01  # and the share of the time that they may take
@@ -28,22 +27,17 @@ class CheckpointWriter:
     """Writes checkpoints with all that belongs to them: history, best model, plans, NaN events."""
 
     def __init__(
-        self,
-        job: TrainJob,
-        writer: RetryingWriter,
-        best: BestModel,
-        nan_recovery: NanRecovery,
-        clock: RunClock,
+        self, job: TrainJob, writer: RetryingWriter, best: BestModel, nan_recovery: NanRecovery
     ) -> None:
-        self.job, self.writer, self.best = job, writer, best
-        self.nan_recovery, self.clock = nan_recovery, clock
+        self.job, self.writer, self.best, self.nan_recovery = job, writer, best, nan_recovery
+        self._last_save = time.perf_counter()
         self._last_seconds = 0.0  # of the last checkpoint
         self._plotted: list[dict[str, Any]] = []  # rows in `history.png`
 
     def due(self, after: float = math.inf) -> bool:
         """Whether a checkpoint is due: `after` that many seconds at the latest."""
         period = min(after, 60 * self.job.checkpoint_minutes)
-        return self.writer.due(self.clock.since_save(), period)
+        return self.writer.due(time.perf_counter() - self._last_save, period)
 
     def due_after_epoch(self, *, last: bool) -> bool:
         """Whether one is due at the end of an epoch, which may be the last of its phase."""
@@ -57,11 +51,17 @@ class CheckpointWriter:
         """
         self.nan_recovery.require_finite(trainer, state)
         started = time.perf_counter()
-        self.clock.record_save(state)
+        self.record_seconds(state)
         written = self.writer.attempt(lambda: self._write(trainer, state))
         self._last_seconds = time.perf_counter() - started
         state.spend("save_seconds", self._last_seconds)
         return written
+
+    def record_seconds(self, state: TrainState) -> None:
+        """Adds the time since the last call to the run's total."""
+        now = time.perf_counter()
+        state.total_seconds += now - self._last_save
+        self._last_save = now
 
     def save_on_shutdown(
         self, trainer: PhaseTrainer, state: TrainState, error: ShutdownRequested
@@ -86,8 +86,8 @@ class CheckpointWriter:
         if not self.writer.trouble:
             self.writer.attempt(lambda: write_history(self.job.run, state.history))
 
-    def finish(self, state: TrainState, write_result: Callable[[], None]) -> None:
-        """Writes the best model and the result, and waits until it can.
+    def finish(self, state: TrainState, result: dict[str, Any]) -> None:
+        """Writes the best model and `result.json`, and waits until it can.
 
         Raises:
           UserError: they can't be written for long.
@@ -95,7 +95,7 @@ class CheckpointWriter:
 
         def write_all() -> None:
             self.best.save(state)
-            write_result()
+            write_json(self.job.run.result, result)
 
         self.writer.insist(write_all)
 

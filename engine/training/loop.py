@@ -19,13 +19,10 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
 
 import tensorflow as tf
 
-from engine.core.files import write_json
 from engine.core.recipe import Phase
-from engine.evaluation import eval_step
 from engine.evaluation.evaluate import Evaluation, evaluate
 from engine.loggers.base import StepMetrics
 from engine.runs import checkpoints
@@ -33,17 +30,21 @@ from engine.runs.best_model import BestModel, model_score, rank
 from engine.runs.checkpoints import TrainState
 from engine.runs.lock import RunLock
 from engine.runs.retrying_writer import RetryingWriter
-from engine.runtime import background
+from engine.runtime import background, hardware
 from engine.runtime.profiler import Profiler
 from engine.runtime.shutdown import ShutdownRequested
 from engine.training.batch_prefetcher import BatchPrefetcher
 from engine.training.batchnorm_check import BatchNormCheck, check_batchnorm
 from engine.training.checkpoint_writer import CheckpointWriter
-from engine.training.epoch_record import epoch_row, phase_result
-from engine.training.final_evaluation import FinalEvaluation, evaluate_final_model
 from engine.training.nan_recovery import NanRecovery, NonFiniteLossError
 from engine.training.phase import PhaseTrainer
-from engine.training.state import RunClock, TrainJob
+from engine.training.results import (
+    FinalEvaluation,
+    epoch_row,
+    evaluate_final_model,
+    phase_result,
+)
+from engine.training.state import TrainJob
 
 
 def train(job: TrainJob) -> FinalEvaluation:
@@ -60,7 +61,7 @@ def train(job: TrainJob) -> FinalEvaluation:
             try:
                 return trainer.train()
             except NonFiniteLossError as error:
-                trainer.roll_back(error)
+                trainer.state, trainer.arrays = trainer.nan_recovery.roll_back(error)
 
 
 class Trainer:
@@ -72,7 +73,7 @@ class Trainer:
     """
 
     def __init__(self, job: TrainJob) -> None:
-        self.job, self.clock = job, RunClock()
+        self.job = job
         self.state, self.arrays = checkpoints.load(job.run)
         initial_weights = {}
         if not self.arrays:
@@ -84,17 +85,8 @@ class Trainer:
             job.lock or RunLock(job.run), job.recipe, job.logger.note, job.shutdown
         )
         self.nan_recovery = NanRecovery(job, writer, initial_weights)
-        self.checkpoint_writer = CheckpointWriter(
-            job, writer, self.best, self.nan_recovery, self.clock
-        )
-
-    def roll_back(self, error: NonFiniteLossError) -> None:
-        """Returns to the last checkpoint, with half the learning rate.
-
-        Raises:
-          UserError: the run does not recover.
-        """
-        self.state, self.arrays = self.nan_recovery.roll_back(error)
+        self.checkpoint_writer = CheckpointWriter(job, writer, self.best, self.nan_recovery)
+        self._seconds_to_first_step: float | None = None  # of this process
 
     def train(self) -> FinalEvaluation:
         """Trains the phases that are left, and evaluates the best model."""
@@ -107,9 +99,14 @@ class Trainer:
                 state.phase += 1
         self.profiler.end_run(state.step)
         job.logger.end()
-        step = eval_step.make_eval_step(job.classifier.model)
-        final = evaluate_final_model(job, state, step, self.clock, self.best)
-        self.checkpoint_writer.finish(state, lambda: write_json(job.run.result, final.result))
+        final = evaluate_final_model(job, state, self.best)
+        self.checkpoint_writer.record_seconds(state)
+        times = {
+            "seconds_to_first_step": self._seconds_to_first_step,
+            "seconds_total": state.total_seconds,
+        }
+        final = dataclasses.replace(final, result=final.result | times)
+        self.checkpoint_writer.finish(state, final.result)
         return final
 
     def _restore(self) -> None:
@@ -126,37 +123,37 @@ class Trainer:
         trainer = PhaseTrainer(job, phase, state, self.arrays, self.nan_recovery.events)
         self.arrays.clear()
         prefetcher = BatchPrefetcher(trainer, length, state.phase_start + phase.epochs * length)
-        with contextlib.closing(prefetcher), self._save_on_shutdown(trainer):
-            while not phase_over(phase, state):
-                epoch_end = state.phase_start + (state.epoch + 1) * length
-                if trainer.features and state.step < epoch_end:
-                    self._fill_features(trainer)
-                while state.step < epoch_end:
-                    job.shutdown.check()
-                    self._run_steps(trainer, prefetcher)
-                self.nan_recovery.require_finite(trainer, state)
-                self._end_epoch(trainer, self._evaluate(trainer))
-                if self.checkpoint_writer.due_after_epoch(last=phase_over(phase, state)):
-                    self.checkpoint_writer.save(trainer, state)
+        try:
+            with contextlib.closing(prefetcher):
+                while not phase_over(phase, state):
+                    self._train_epoch(trainer, prefetcher)
+                    if self.checkpoint_writer.due_after_epoch(last=phase_over(phase, state)):
+                        self.checkpoint_writer.save(trainer, state)
             if phase is [other for other in job.recipe.phases if other.epochs][-1]:
                 self.checkpoint_writer.retry(trainer, state)
+        except ShutdownRequested as error:
+            self.checkpoint_writer.save_on_shutdown(trainer, state, error)
+            raise
         self._end_phase(trainer)
 
-    @contextlib.contextmanager
-    def _save_on_shutdown(self, trainer: PhaseTrainer) -> Iterator[None]:
-        try:
-            yield
-        except ShutdownRequested as error:
-            self.checkpoint_writer.save_on_shutdown(trainer, self.state, error)
-            raise
-
-    def _fill_features(self, trainer: PhaseTrainer) -> None:
-        assert trainer.features
+    def _train_epoch(self, trainer: PhaseTrainer, prefetcher: BatchPrefetcher) -> None:
+        job, state = self.job, self.state
+        epoch_end = state.phase_start + (state.epoch + 1) * job.steps_per_epoch
+        if trainer.features and state.step < epoch_end:
+            started = time.perf_counter()
+            with background.paused():
+                epoch = state.step // job.steps_per_epoch
+                trainer.features.fill(epoch, job.shutdown.check)
+            state.fill_seconds += time.perf_counter() - started
+        while state.step < epoch_end:
+            job.shutdown.check()
+            self._run_steps(trainer, prefetcher)
+        self.nan_recovery.require_finite(trainer, state)
         started = time.perf_counter()
-        with background.paused():
-            epoch = self.state.step // self.job.steps_per_epoch
-            trainer.features.fill(epoch, self.job.shutdown.check)
-        self.state.fill_seconds += time.perf_counter() - started
+        classes = len(job.loader.classes)
+        evaluation = evaluate(trainer.eval_step, trainer.validation_batches(), classes)
+        state.eval_seconds = time.perf_counter() - started
+        self._end_epoch(trainer, evaluation)
 
     def _run_steps(self, trainer: PhaseTrainer, prefetcher: BatchPrefetcher) -> None:
         """Runs one execution of the compiled step, which may be several steps."""
@@ -173,7 +170,7 @@ class Trainer:
         state.step += len(rates)
         state.wait_seconds += received - requested
         state.seconds += done - requested
-        self.clock.record_step()
+        self._seconds_to_first_step = self._seconds_to_first_step or hardware.process_seconds()
         self.profiler.after_step(state.step)
         if state.step // self.job.log_every_steps > first // self.job.log_every_steps:
             self._log(trainer, rates[-1])
@@ -203,13 +200,6 @@ class Trainer:
             )
         )
 
-    def _evaluate(self, trainer: PhaseTrainer) -> Evaluation:
-        started = time.perf_counter()
-        classes = len(self.job.loader.classes)
-        evaluation = evaluate(trainer.eval_step, trainer.validation_batches(), classes)
-        self.state.eval_seconds = time.perf_counter() - started
-        return evaluation
-
     def _end_epoch(self, trainer: PhaseTrainer, evaluation: Evaluation) -> None:
         """Adds the epoch to the history; updates the best model and early stopping."""
         job, state = self.job, self.state
@@ -219,10 +209,9 @@ class Trainer:
         state.history.append(row)
         trainer.metrics.reset()
         state.end_epoch()
-        if trainer.phase.early_stopping_patience:
-            improved = evaluation.loss < (math.inf if state.best_loss is None else state.best_loss)
-            state.stale = 0 if improved else state.stale + 1
-            state.best_loss = evaluation.loss if improved else state.best_loss
+        improved = evaluation.loss < (math.inf if state.best_loss is None else state.best_loss)
+        state.stale = 0 if improved else state.stale + 1
+        state.best_loss = evaluation.loss if improved else state.best_loss
         if state.best is None or rank(row) > rank(state.best):
             state.best = model_score(row)
             self.best.replace(job.classifier.model.weights)
@@ -235,7 +224,8 @@ class Trainer:
         for line in trainer.freeze_check.check(trained=state.step > trainer.first_step):
             job.logger.note(line)
         result = phase_result(trainer, state)
-        if batchnorm := self._check_batchnorm(trainer):
+        if trainer.partition.statistics(phase):
+            batchnorm = self._check_batchnorm(trainer)
             result["batchnorm_check"] = dataclasses.asdict(batchnorm)
             if batchnorm.gap:
                 job.logger.note(batchnorm.complaint(phase, result["steps"]))
@@ -243,10 +233,8 @@ class Trainer:
             job.logger.note(f"skipped {result['skipped_steps']} steps: float16 overflowed")
         state.end_phase(result)
 
-    def _check_batchnorm(self, trainer: PhaseTrainer) -> BatchNormCheck | None:
+    def _check_batchnorm(self, trainer: PhaseTrainer) -> BatchNormCheck:
         """Compares training and inference mode on the first batches of the last epoch."""
-        if not trainer.partition.statistics(trainer.phase):
-            return None
         state, length = self.state, self.job.steps_per_epoch
         first = state.phase_start + (state.epoch - 1) * length
         if trainer.features:  # a phase resumed at its end has filled nothing yet

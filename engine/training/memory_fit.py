@@ -68,7 +68,8 @@ def _run_once(job: TrainJob, phase: Phase) -> None:
         trainer.step(batch, tf.zeros([1]))
     for batch in trainer.validation_batches():
         trainer.eval_step(batch.inputs, batch.labels)
-    check_batchnorm(trainer.step, trainer.train_batches(0, 1, 1))
+    if trainer.partition.statistics(phase):
+        check_batchnorm(trainer.step, trainer.train_batches(0, 1, 1))
     tf.test.experimental.sync_devices()
 
 

@@ -6,10 +6,8 @@ The examples of the first batch with such a loss are listed in `nan_batch.csv`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from engine.core import text
 from engine.core.dataset import Batch
@@ -19,7 +17,6 @@ from engine.core.recipe import Phase
 from engine.frozen.view_schedule import ViewSchedule
 from engine.runs import checkpoints
 from engine.runs.checkpoints import TrainState
-from engine.runs.directory import RunDirectory
 from engine.runs.nan_events import NanEvent, read_nan_events, write_nan_events
 from engine.runs.retrying_writer import RetryingWriter
 from engine.training.metrics import TrainMetrics
@@ -116,32 +113,20 @@ class NanRecovery:
 
     def _list_batch(self, error: NonFiniteLossError) -> str:
         """Returns what happened, and where the batch is listed if it could be."""
-        job = self.job
+        loader, run, steps = self.job.loader, self.job.run, (error.step, error.step + 1)
         with contextlib.suppress(UserError):  # an image that can't be read any more hides nothing
-            stacked = next(
-                iter(job.loader.train_batches(error.step, error.step + 1, 1, error.views))
-            )
-            batch = tf.nest.map_structure(lambda column: column[0], stacked)
-            names, classes = job.loader.example_name, job.loader.classes
-            if self.writer.attempt(lambda: write_batch(job.run, batch, names, classes)):
-                return f"{error}; its images are listed in {job.run.nan_batch}"
+            stacked = next(iter(loader.train_batches(*steps, 1, error.views)))
+            batch = Batch(*(np.asarray(column)[0] for column in stacked))
+            rows = [
+                {
+                    "path": loader.example_name(int(batch.examples[index])),
+                    "label": text.csv_cell(loader.classes[batch.labels[index]]),
+                    "example": batch.examples[index],
+                    "epoch": batch.epochs[index],
+                    "view": batch.views[index],
+                }
+                for index in np.flatnonzero(batch.weights)
+            ]
+            if self.writer.attempt(lambda: write_csv(run.nan_batch, COLUMNS, rows)):
+                return f"{error}; its images are listed in {run.nan_batch}"
         return str(error)
-
-
-def write_batch(
-    run: RunDirectory, batch: Batch, names: Callable[[int], str], classes: Sequence[str]
-) -> None:
-    """Writes `nan_batch.csv`, a row for each example of the batch."""
-    columns = (batch.labels, batch.weights, batch.examples, batch.epochs, batch.views)
-    rows = [
-        {
-            "path": names(int(example)),
-            "label": text.csv_cell(classes[int(label)]),
-            "example": int(example),
-            "epoch": int(epoch),
-            "view": int(view),
-        }
-        for label, weight, example, epoch, view in zip(*map(np.asarray, columns), strict=True)
-        if weight
-    ]
-    write_csv(run.nan_batch, COLUMNS, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import tensorflow as tf
 
 from engine.core.dataset import Batch
 from engine.core.recipe import Phase
-from engine.frozen import cache_policy, precision
+from engine.frozen import cache_policy, precision, trunk
 from engine.frozen.cache_policy import CacheDecision
 from engine.frozen.feature_cache import FeatureCache
 from engine.frozen.forward import FrozenForward
@@ -68,10 +69,15 @@ class PhaseTrainer:
         cache = self._decide_cache()
         first_epoch = state.phase_start // job.steps_per_epoch
         self.views = ViewSchedule(first_epoch, cache.views, phase.refresh, recipe.batch_size)
-        self.features = self._make_feature_cache(cache)
+        self.features = self._make_feature_cache(cache.slots)
         mode = self._choose_tail_mode()
         self.metrics = MetricAccumulator()
-        self.optimizer = self._make_optimizer(mode)
+        self.optimizer = optimizers.build(
+            phase,
+            phase_options.phase_options(phase).optimizer,
+            self.partition.variables,
+            scale_loss=mode.dtype == "float16",
+        )
         if arrays:
             path = str(job.run.checkpoints)
             checkpoints.restore(self.optimizer.variables, arrays.get("optimizer", []), path)
@@ -82,9 +88,8 @@ class PhaseTrainer:
         self.rate = reduce_rate(rate, nan_events, phase, state.phase_start)
         image_bytes = 3 * math.prod(recipe.image_size)
         row_bytes = self.frozen_forward.row_bytes if self.features else image_bytes
-        self.steps_per_execution = StepsPerExecution(
-            job.steps_per_execution, recipe.batch_size * row_bytes
-        )
+        step_bytes = recipe.batch_size * row_bytes
+        self.steps_per_execution = StepsPerExecution(job.steps_per_execution, step_bytes)
         self.first_step = state.step
         self.freeze_check = FreezeCheck(job.classifier.model, self.partition, phase)
         self._cache_validation = cache.validation
@@ -94,10 +99,8 @@ class PhaseTrainer:
         self, first: int, stop: int, steps_per_execution: int
     ) -> Generator[Batch, None, None]:
         """Yields the batches of steps first to stop - 1, stacked, ready for `step`."""
-        lookup = self.features.lookup if self.features else None
-        yield from self.job.loader.train_batches(
-            first, stop, steps_per_execution, self.views, lookup
-        )
+        loader, lookup = self.job.loader, self.features.lookup if self.features else None
+        yield from loader.train_batches(first, stop, steps_per_execution, self.views, lookup)
 
     def validation_batches(self) -> Iterable[Batch]:
         """Returns the validation batches with the trunk's outputs as inputs of `eval_step`."""
@@ -105,10 +108,8 @@ class PhaseTrainer:
             return self._run_trunk_on_validation()
         if not self._validation:
             with background.paused():
-                self._validation = [
-                    tf.nest.map_structure(np.asarray, batch)
-                    for batch in self._run_trunk_on_validation()
-                ]
+                batches = self._run_trunk_on_validation()
+                self._validation = [tf.nest.map_structure(np.asarray, batch) for batch in batches]
         return self._validation
 
     def _run_trunk_on_validation(self) -> Iterator[Batch]:
@@ -116,19 +117,27 @@ class PhaseTrainer:
             yield batch._replace(inputs=self.frozen_forward.plain(batch.inputs))
 
     def _first_images(self) -> tf.Tensor:
-        return next(iter(self.job.loader.split_batches("train", [0]))).inputs
+        return tf.cast(next(iter(self.job.loader.split_batches("train", [0]))).inputs, tf.float32)
+
+    def _first_outputs(self) -> list:
+        return self.frozen_forward.plain(self._first_images())
 
     def _make_frozen_forward(self) -> FrozenForward:
         """Compiles the trunk in the precision that is fastest here."""
         job, phase = self.job, self.phase
-        compile_trunk = job.warmup.take_compiler(phase, self.partition)
+
+        @functools.cache
+        def compile_trunk(mode: ComputeMode) -> Callable[[Any], list]:
+            ready = job.compiled_trunks.pop((phase.name, mode), None)
+            return ready or trunk.compile_frozen(self.partition.trunk, mode)
+
         modes = precision.recipe_modes(job.recipe)
         mode = modes[0]
         if self.partition.frozen:
-            mode = self.plans.trunk_trial(
-                phase, modes, compile_trunk, lambda: tf.cast(self._first_images(), tf.float32)
-            ).mode
-        return FrozenForward(job.recipe.seed, job.augment, compile_trunk(mode))
+            mode = self.plans.trial(phase, "trunk", modes, compile_trunk, self._first_images).mode
+        forward = FrozenForward(job.recipe.seed, job.augment, compile_trunk(mode))
+        job.compiled_trunks.clear()  # the weights of other phases will have changed
+        return forward
 
     def _decide_cache(self) -> CacheDecision:
         """Decides what is cached of the trunk's outputs, or reads the decision made before."""
@@ -148,18 +157,15 @@ class PhaseTrainer:
             ),
         )
 
-    def _make_feature_cache(self, cache: CacheDecision) -> FeatureCache | None:
-        job = self.job
-        if not cache.slots:
+    def _make_feature_cache(self, slots: int) -> FeatureCache | None:
+        loader, budget = self.job.loader, self.job.cache_budget
+        if not slots:
             return None
         try:
-            return FeatureCache(
-                job.loader, self.frozen_forward, self.views, cache.slots, job.cache_budget
-            )
+            return FeatureCache(loader, self.frozen_forward, self.views, slots, budget)
         except OSError as error:
-            job.logger.note(
-                f"the trunk's outputs can't be cached ({error}); each step computes them"
-            )
+            note = f"the trunk's outputs can't be cached ({error}); each step computes them"
+            self.job.logger.note(note)
             return None
 
     def _choose_tail_mode(self) -> ComputeMode:
@@ -168,21 +174,8 @@ class PhaseTrainer:
         modes = precision.training_modes(precision.recipe_modes(recipe), partition.tail)
         if len(modes) == 1:
             return modes[0]
-
-        def compile_trial(mode: ComputeMode) -> Callable[[list], list]:
-            return train_step.make_trial(recipe, phase, partition, mode)
-
-        return self.plans.tail_trial(
-            phase, modes, compile_trial, lambda: self.frozen_forward.plain(self._first_images())
-        ).mode
-
-    def _make_optimizer(self, mode: ComputeMode) -> Any:
-        return optimizers.build(
-            self.phase,
-            phase_options.phase_options(self.phase).optimizer,
-            self.partition.variables,
-            scale_loss=mode.dtype == "float16",
-        )
+        make_trial = functools.partial(train_step.make_trial, recipe, phase, partition)
+        return self.plans.trial(phase, "tail", modes, make_trial, self._first_outputs).mode
 
     def _make_train_step(self, mode: ComputeMode) -> TrainStep:
         job = self.job

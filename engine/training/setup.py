@@ -1,15 +1,16 @@
-"""Prepares a run: from a recipe and data to a classifier and a job."""
+"""Prepares a run: builds the classifier, and says what the run will do."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from engine.core.dataset import Augmentation, Batch, DataLoader
+from engine.core.dataset import Batch
 from engine.core.files import write_image
 from engine.core.recipe import Recipe
 from engine.loggers import plots, tensorboard
@@ -20,10 +21,10 @@ from engine.runs import checkpoints
 from engine.runs.best_model import load_best_model
 from engine.runs.directory import RunDirectory
 from engine.runtime import stateless_random
-from engine.training import summary
 from engine.training.state import TrainJob
 
 MAX_LOGGED_IMAGES = 16  # augmented images in TensorBoard
+MAX_NAMED_CLASSES = 8
 
 
 def build(
@@ -47,31 +48,6 @@ def build(
     return network
 
 
-def prepare(
-    recipe: Recipe,
-    network: Classifier,
-    loader: DataLoader,
-    augment: Augmentation,
-    run: RunDirectory,
-    logger: Logger,
-    **settings: Any,
-) -> TrainJob:
-    """Logs what the run will do, and adds a TensorBoard logger.
-
-    Args:
-      settings: further fields of `TrainJob`.
-
-    Raises:
-      UserError: a phase's `trainable` does not exist.
-    """
-    partitions = [freezing.partition_model(network, phase.trainable) for phase in recipe.phases]
-    for line in summary.describe(recipe, loader, network, partitions):
-        logger.note(line)
-    board = tensorboard.TensorBoardLogger(run, loader.classes, network.model)
-    board.begin(recipe, augment_first_batch(recipe, loader, augment)[1][:MAX_LOGGED_IMAGES])
-    return TrainJob(recipe, network, loader, augment, run, LoggerGroup((logger, board)), **settings)
-
-
 def start_from(run: RunDirectory, network: Classifier, classes: tuple[str, ...]) -> str:
     """Loads a run's best weights into the model; a head of other classes stays new.
 
@@ -91,16 +67,59 @@ def start_from(run: RunDirectory, network: Classifier, classes: tuple[str, ...])
     return f"starting from {run.path}, with a new head for {len(classes)} other classes"
 
 
-def augment_first_batch(
-    recipe: Recipe, loader: DataLoader, augment: Augmentation
-) -> tuple[Batch, np.ndarray]:
+def start_logging(job: TrainJob) -> TrainJob:
+    """Logs what the run will do; returns the job with a TensorBoard logger beside its own.
+
+    Raises:
+      UserError: a phase's `trainable` does not exist.
+    """
+    for line in list(describe(job)):
+        job.logger.note(line)
+    board = tensorboard.TensorBoardLogger(job.run, job.loader.classes, job.classifier.model)
+    board.begin(job.recipe, augment_first_batch(job)[1][:MAX_LOGGED_IMAGES])
+    return dataclasses.replace(job, logger=LoggerGroup((job.logger, board)))
+
+
+def describe(job: TrainJob) -> Iterator[str]:
+    """Yields lines on images, classes, the network, and what each phase trains."""
+    recipe, loader = job.recipe, job.loader
+    yield (
+        f"{loader.train_examples:,} training images, {loader.validation_examples:,} validation "
+        f"images; {len(loader.classes)} classes: {_shorten(loader.classes)}"
+    )
+    count = recipe.gradient_accumulation_steps
+    microbatches = f", each in {count} microbatches" if count > 1 else ""
+    measured = "the fastest precision within tolerance, measured for each phase"
+    yield (
+        f"{recipe.backbone} at {recipe.image_size[0]}x{recipe.image_size[1]}, "
+        f"{job.classifier.model.count_params():,} parameters; batches of "
+        f"{recipe.batch_size}{microbatches}; "
+        f"{measured if recipe.precision == 'auto' else recipe.precision}"
+    )
+    for phase in recipe.phases:
+        variables = freezing.partition_model(job.classifier, phase.trainable).variables
+        above = "" if phase.trainable in ("head", "all") else " and above"
+        yield (
+            f"phase {phase.name}: trains {phase.trainable}{above}, "
+            f"{sum(math.prod(variable.shape) for variable in variables):,} parameters "
+            f"in {len(variables)} variables; {phase.epochs} x {job.steps_per_epoch} steps, "
+            f"{phase.optimizer}"
+        )
+
+
+def _shorten(names: Sequence[str]) -> str:
+    more = len(names) - MAX_NAMED_CLASSES
+    return ", ".join(names[:MAX_NAMED_CLASSES]) + (f", … ({more} more)" if more > 0 else "")
+
+
+def augment_first_batch(job: TrainJob) -> tuple[Batch, np.ndarray]:
     """Returns the first batch, and its images as the network sees them, uint8 [B, H, W, 3]."""
-    stacked = next(iter(loader.train_batches(0, 1)))
+    stacked = next(iter(job.loader.train_batches(0, 1)))
     batch = tf.nest.map_structure(lambda column: column[0], stacked)
     numbers = stateless_random.uniform(
-        recipe.seed, stateless_random.AUGMENT, batch.views, batch.examples, augment.draws
+        job.recipe.seed, stateless_random.AUGMENT, batch.views, batch.examples, job.augment.draws
     )
-    images = augment.apply(batch.inputs, numbers)
+    images = job.augment.apply(batch.inputs, numbers)
     return batch, tf.cast(tf.round(images), tf.uint8).numpy()
 
 
@@ -110,6 +129,6 @@ def show_augmented(job: TrainJob, path: Path) -> None:
     Raises:
       UserError: the file can't be written.
     """
-    batch, images = augment_first_batch(job.recipe, job.loader, job.augment)
+    batch, images = augment_first_batch(job)
     titles = [job.loader.classes[label] for label in np.asarray(batch.labels)]
     write_image(path, plots.image_grid(images, titles), "show_augmented")

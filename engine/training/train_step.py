@@ -106,7 +106,7 @@ class TrainStep:
         """One update, on this replica's share of the batch."""
         total = tf.reduce_sum(batch.weights * tf.gather(self._class_weights, batch.labels))
         total = distribution.all_reduce_sum([total])[0]
-        gradients = accumulate_gradients(
+        gradients = sum_over_microbatches(
             lambda microbatch: self._add_microbatch(microbatch, total),
             batch,
             self.recipe.gradient_accumulation_steps,
@@ -139,16 +139,21 @@ class TrainStep:
             each = losses.cross_entropy(labels, logits, self.recipe.label_smoothing)
             scaled = self.optimizer.scale_loss(tf.reduce_sum(each * shares))
         gradients = tape.gradient(scaled, self._watched)
-        require_gradients(self.phase, self.partition.variables, gradients)
+        pairs = zip(self.partition.variables, gradients, strict=True)
+        if missing := [variable.path for variable, gradient in pairs if gradient is None]:
+            raise RuntimeError(
+                f"phase {self.phase.name!r}: no gradient reaches {', '.join(missing)}; "
+                "the loss does not depend on them"
+            )
         return each, logits, gradients
 
 
-def accumulate_gradients(
-    gradients_of: Callable[[Batch], list], batch: Batch, microbatches: int
+def sum_over_microbatches(
+    compute: Callable[[Batch], list], batch: Batch, microbatches: int
 ) -> list:
-    """Sums the gradients of equal microbatches, computed one after the other."""
+    """Sums the tensors of equal microbatches, computed one after the other."""
     if microbatches == 1:
-        return gradients_of(batch)
+        return compute(batch)
     columns = tf.nest.map_structure(
         lambda column: tf.reshape(column, [microbatches, -1, *column.shape[1:]]), batch
     )
@@ -157,24 +162,12 @@ def accumulate_gradients(
         return tf.nest.map_structure(lambda column: column[index], columns)
 
     def body(index: tf.Tensor, *sums: tf.Tensor) -> tuple:
-        gradients = gradients_of(microbatch(index))
-        return (index + 1, *(one + other for one, other in zip(sums, gradients, strict=True)))
+        tensors = compute(microbatch(index))
+        return (index + 1, *(one + other for one, other in zip(sums, tensors, strict=True)))
 
-    first = gradients_of(microbatch(0))
+    first = compute(microbatch(0))
     loop = tf.while_loop(lambda index, *_: index < microbatches, body, [tf.constant(1), *first])
     return loop[1:]
-
-
-def require_gradients(phase: Phase, variables: list, gradients: list) -> None:
-    """Raises:
-    RuntimeError: no gradient reaches a variable.
-    """
-    missing = [v.path for v, g in zip(variables, gradients, strict=True) if g is None]
-    if missing:
-        raise RuntimeError(
-            f"phase {phase.name!r}: no gradient reaches {', '.join(missing)}; "
-            "the loss does not depend on them"
-        )
 
 
 def make_trial(

@@ -9,13 +9,14 @@ import resource
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
 from engine.core.call_syntax import parse_calls
 from engine.core.recipe import DataSpec, Recipe, parse_phase
 from engine.models import classifier
 from engine.runs import checkpoints, history
 from engine.runs.directory import RunDirectory, claim_directory
-from engine.training import state
+from engine.training import loop, state
 from pipelines.augment import augmentations
 from pipelines.loading import batches
 from pipelines.sources import examples, sources
@@ -123,6 +124,19 @@ def make_job(recipe, place, watcher, from_files=False, devices=None, **settings)
     changes = augmentations.compose(recipe.augment)
     settings = {"log_every_steps": 1, "steps_per_execution": 1, **settings}
     return state.TrainJob(recipe, made, loader, changes, run, watcher, **settings)
+
+
+def train(recipe, place, watcher=None, change=lambda job: None, **settings):
+    """Trains a job of `make_job`, changed first; returns its run directory and result."""
+    job = make_job(recipe, place, watcher or Watcher(), **settings)
+    job = change(job) or job
+    return job.run, loop.train(job).result
+
+
+def interrupt(recipe, place, step: int, change=lambda job: None, **settings) -> None:
+    """Trains up to a step as if killed there; a checkpoint is written after each by default."""
+    with pytest.raises(InterruptedError):
+        train(recipe, place, Watcher(step), change, **{"checkpoint_minutes": 0, **settings})
 
 
 def final(run: RunDirectory) -> dict[str, list[np.ndarray]]:

@@ -21,7 +21,7 @@ FLOAT32 = ComputeMode()
 
 @dataclasses.dataclass
 class Trainer:
-    """A small network made ready for one phase. frozen_forward: stands for the trunk, if given."""
+    """A small network made ready for one phase."""
 
     net: object
     phase: Phase
@@ -29,8 +29,7 @@ class Trainer:
     class_weights: tuple = (1.0, 1.0, 1.0)
     augment: object = small.PLAIN
     scale_loss: bool = False
-    program: ComputeMode = FLOAT32
-    frozen_forward: object = None
+    mode: ComputeMode = FLOAT32
     extra: tuple = ()
 
     def __post_init__(self):
@@ -42,13 +41,13 @@ class Trainer:
             self.phase, options, self.partition.variables, self.scale_loss
         )
         fixed = trunk.compile_frozen(self.partition.trunk, FLOAT32)
+        frozen_forward = FrozenForward(self.recipe.seed, self.augment, fixed)
         self.steps = TrainStep(
             recipe=self.recipe,
             phase=self.phase,
             partition=self.partition,
-            mode=self.program,
-            boundary=self.frozen_forward
-            or FrozenForward(self.recipe.seed, self.augment, fixed).training,
+            mode=self.mode,
+            boundary=frozen_forward.training,
             optimizer=self.optimizer,
             class_weights=list(self.class_weights),
             metrics=self.metrics,
@@ -71,6 +70,6 @@ def moved(model, before) -> set[str]:
     return {variable.path for variable, old in pairs if not np.array_equal(variable, old)}
 
 
-def agree(ours, theirs) -> None:
+def agree(ours, theirs, atol=1e-5) -> None:
     for one, other in zip(ours.weights, theirs.weights, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5, err_msg=one.path)
+        np.testing.assert_allclose(one, other, atol=atol, err_msg=one.path)

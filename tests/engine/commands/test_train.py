@@ -232,7 +232,7 @@ def test_first_phase_with_epochs_is_compiled_during_the_first_pass(
 
         __enter__ = __exit__ = lambda *_: None
 
-    monkeypatch.setattr(training_data.warmup, "compile_in_background", Meanwhile)
+    monkeypatch.setattr(training_data.trunk, "compile_in_background", Meanwhile)
     examples = types.SimpleNamespace(classes=())
     monkeypatch.setattr(training_data.sources, "load_examples", lambda data: examples)
     monkeypatch.setattr(training_data.setup, "build", lambda *_: None)

@@ -20,7 +20,6 @@ from engine.models import freezing
 from engine.runtime import stateless_random
 from pipelines.augment import augmentations
 from tests.engine import small
-from tests.engine.backbone_families import relative_error
 
 EXAMPLES, BATCH, SEED, FIRST = 10, 4, 9, 3  # FIRST: the phase's first epoch
 GROUPS = 3
@@ -63,20 +62,16 @@ class OtherTrunk(FrozenForward):
         self.augmented = function
 
 
-def live_network():
+@pytest.fixture(scope="module")
+def network():
     network = small.network()
     small.enliven(network.model)
     return network
 
 
-@pytest.fixture(scope="module")
-def network():
-    return live_network()
-
-
 @pytest.fixture
 def make(network):
-    def make(text=CONTINUOUS, views=None, policy="float32", budget=PLENTY) -> Case:
+    def make(text=CONTINUOUS, views=None, policy="float32") -> Case:
         augmentation = augmentations.compose(parse_calls(text))
         partition = freezing.partition_model(network, "top")
         forward = FrozenForward(
@@ -91,7 +86,7 @@ def make(network):
 
         slots = views.count if views else augmentation.outcomes
         recorded = small.replaced(loader, split_batches=once)
-        cache = FeatureCache(recorded, forward, views or ALL_OUTCOMES, slots, budget)
+        cache = FeatureCache(recorded, forward, views or ALL_OUTCOMES, slots, PLENTY)
         return Case(cache, forward, partition, loader, filled)
 
     return make
@@ -126,16 +121,6 @@ def test_row_is_the_trunk_output_of_its_image_and_draws(make, policy):
     ), "else a row in another's place would not show"
 
 
-def test_rows_are_those_of_the_keras_model(make):
-    case = make(views=in_turn(1))
-    case.cache.fill(FIRST)
-    images = np.stack([case.image(example) for example in range(EXAMPLES)])
-    numbers = tf.concat([case.numbers(example, FIRST) for example in range(EXAMPLES)], 0)
-    pixels = case.forward.augmentation.apply(tf.constant(images), numbers)
-    expected = case.partition.trunk(pixels, training=False)
-    assert relative_error(case.read(FIRST)[0].view(np.float32), expected) < 1e-5
-
-
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_restored_rows_have_shapes_and_types_of_the_trunk(make, policy):
     case = make(views=in_turn(2), policy=policy)
@@ -152,15 +137,10 @@ def test_restored_rows_have_shapes_and_types_of_the_trunk(make, policy):
 @pytest.mark.parametrize("text", ["none", MIRRORED, EIGHT])
 def test_all_outcomes_cached_draw_as_without_a_cache(text):
     """The trunk does nothing, so that only the augmentation is compared."""
-    augmentation, loader = (
-        augmentations.compose(parse_calls(text)),
-        small.InMemoryDataLoader(EXAMPLES, BATCH),
-    )
-    forward = OtherTrunk(
-        augmentation,
-        [((small.SIDE, small.SIDE, 3), "float32")],
-        lambda images, numbers: [augmentation.apply(images, numbers)],
-    )
+    augmentation = augmentations.compose(parse_calls(text))
+    loader = small.InMemoryDataLoader(EXAMPLES, BATCH)
+    outputs = [((small.SIDE, small.SIDE, 3), "float32")]
+    forward = OtherTrunk(augmentation, outputs, lambda *given: [augmentation.apply(*given)])
     cache = FeatureCache(loader, forward, ALL_OUTCOMES, augmentation.outcomes, PLENTY)
     assert cache.enumerated
     different = set()
@@ -180,22 +160,12 @@ def test_all_outcomes_cached_draw_as_without_a_cache(text):
     assert len(different) > EXAMPLES or text == "none", "the augmentation did something"
 
 
-def test_all_outcomes_cached_below_a_trunk_draw_as_without_a_cache(make):
-    case = make(EIGHT)
-    case.cache.fill(FIRST)
-    plain = next(iter(case.loader.train_batches(FIRST * GROUPS, FIRST * GROUPS + 1)))
-    batch = tf.nest.map_structure(lambda column: column[0], plain)
-    rows = case.cache.lookup(np.array(batch.examples), np.array(batch.views))
-    assert relative_error(rows[0].view(np.float32), case.forward.training(batch)[0]) < 1e-6
-
-
 def test_all_outcomes_are_filled_once(make):
     case = make(EIGHT)
     assert not case.cache.is_filled(FIRST)
-    assert case.cache.fill(FIRST) == 8 * EXAMPLES
+    for epoch in range(FIRST, 20):
+        case.cache.fill(epoch)
     assert case.filled == [0, 1, 2] * 8
-    assert [case.cache.fill(epoch) for epoch in range(FIRST, 20)] == [0] * (20 - FIRST)
-    assert len(case.filled) == 24
 
 
 @pytest.mark.parametrize(("count", "refresh"), [(1, 0.0), (3, 0.0), (2, 0.2), (2, 0.5), (1, 1.0)])
@@ -208,9 +178,8 @@ def test_epoch_fills_only_the_rows_it_reads_and_lacks(make, count, refresh):
         stale = [g for g in range(GROUPS) if cached.get((slot, g)) != views[g]]
         cached |= {(slot, group): int(views[group]) for group in range(GROUPS)}
         case.filled.clear()
-        sizes = [BATCH, BATCH, EXAMPLES - 2 * BATCH]
         assert case.cache.is_filled(epoch) == (not stale)
-        assert case.cache.fill(epoch) == sum(sizes[group] for group in stale)
+        case.cache.fill(epoch)
         assert case.filled == stale
     assert len(cached) == count * GROUPS
 
@@ -226,16 +195,6 @@ def test_resumed_run_reads_the_same_bits(make, text, views, policy):
         resumed = make(text, views, policy)
         resumed.cache.fill(epoch)
         assert same_bits(resumed.read(epoch), steady.read(epoch))
-
-
-@pytest.mark.parametrize(("text", "views"), [(CONTINUOUS, in_turn(2, 0.5)), (EIGHT, None)])
-def test_rows_on_disk_are_those_in_memory(make, text, views, tmp_path):
-    memory, disk = make(text, views), make(text, views, budget=CacheBudget(0, tmp_path))
-    on_disk = [store.mapping is not None for c in (memory, disk) for store in c.cache.stores]
-    assert on_disk == [False, True]
-    for epoch in range(FIRST, FIRST + 4):
-        assert memory.cache.fill(epoch) == disk.cache.fill(epoch)
-        assert same_bits(memory.read(epoch), disk.read(epoch))
 
 
 def test_each_output_of_the_trunk_has_its_own_rows(make):
@@ -258,6 +217,12 @@ def test_each_output_of_the_trunk_has_its_own_rows(make):
         assert numbers[example].view(np.float16) == first
 
 
-def test_cache_without_room_raises(make):
-    with pytest.raises(OSError, match="do not fit"):
-        make(views=in_turn(2), budget=CacheBudget(100))
+def test_row_bytes_are_those_of_all_outputs_of_one_image():
+    @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 3], tf.float32)])
+    def trunk(images):
+        pooled = tf.reduce_mean(images, [1, 2])
+        return [images, tf.cast(images[:, :4], tf.float16), tf.cast(pooled, tf.bfloat16)]
+
+    forward = FrozenForward(0, small.PLAIN, trunk)
+    assert forward.outputs == [((8, 8, 3), "float32"), ((4, 8, 3), "float16"), ((3,), "bfloat16")]
+    assert forward.row_bytes == 4 * 192 + 2 * 96 + 2 * 3

@@ -11,7 +11,7 @@ import tensorflow as tf
 from engine.core.recipe import Phase, digest
 from engine.frozen import precision
 from engine.frozen.cache_policy import CacheDecision
-from engine.frozen.phase_plan import PhasePlan, PlanFile
+from engine.frozen.phase_plan import PARTS, PhasePlan, PlanFile
 from engine.frozen.precision import ComputeMode
 from tests.engine import small
 
@@ -41,11 +41,8 @@ class Opened:
         self.path, self.lines = path, []
         self.file = PlanFile(path, RECIPE, self.lines.append)
 
-    def trunk(self, phase=HEAD, network=None, modes=MODES):
-        return self.file.trunk_trial(phase, modes, network or Network(), lambda: INPUTS)
-
-    def tail(self, phase=HEAD, network=None):
-        return self.file.tail_trial(phase, MODES, network or Network(), lambda: INPUTS)
+    def trial(self, phase=HEAD, part="trunk", network=None, modes=MODES):
+        return self.file.trial(phase, part, modes, network or Network(), lambda: INPUTS)
 
 
 def unexpected(*_):
@@ -59,31 +56,31 @@ def path(tmp_path):
 
 def test_reopened_plan_file_measures_and_decides_nothing(path):
     first, network = Opened(path), Network()
-    trials = first.trunk(network=network), first.tail(network=network)
+    trials = [first.trial(HEAD, part, network) for part in PARTS]
     assert network.compiled == 2 * MODES
     assert first.file.cache(HEAD, lambda: CACHED) == CACHED
     again = Opened(path)
-    assert again.trunk(network=unexpected) == trials[0]
-    assert again.tail(network=unexpected) == trials[1]
+    assert [again.trial(HEAD, part, unexpected) for part in PARTS] == trials
     assert again.file.cache(HEAD, unexpected) == CACHED
     assert again.lines == [
-        f"frozen layers below head: {trials[0].mode}, as {path} has it",
-        f"trained layers of transfer: {trials[1].mode}, as {path} has it",
+        f"frozen layers of phase transfer: {trials[0].mode}, as {path} has it",
+        f"trained layers of phase transfer: {trials[1].mode}, as {path} has it",
     ]
     assert again.file.plans == first.file.plans
 
 
-def test_phases_with_the_same_trunk_share_its_trials(path):
+@pytest.mark.parametrize("part", PARTS)
+def test_phases_cut_at_the_same_place_share_trials(path, part):
     opened, network = Opened(path), Network()
     for phase in (HEAD, TOP, AGAIN):
-        opened.trunk(phase, network)
+        opened.trial(phase, part, network)
     assert network.compiled == 2 * MODES
-    plans = Opened(path).file.plans
-    assert plans["tune"].trunk == plans["more"].trunk != plans["transfer"].trunk
+    trials = {name: getattr(plan, part) for name, plan in Opened(path).file.plans.items()}
+    assert trials["tune"] == trials["more"] != trials["transfer"]
 
 
 def test_chosen_mode_is_within_tolerance(path):
-    assert Opened(path).trunk(network=Network(error=1.0)).mode == MODES[0]
+    assert Opened(path).trial(network=Network(error=1.0)).mode == MODES[0]
     values = json.loads(path.read_text())
     assert values["chosen"] == {"transfer": {"trunk": "float32"}}
     assert values["recipe"] == digest(RECIPE)
@@ -93,12 +90,13 @@ def test_chosen_mode_is_within_tolerance(path):
 
 def test_trials_are_logged_only_where_there_is_a_choice(path):
     opened = Opened(path)
-    opened.trunk()
-    assert "frozen layers below head" in opened.lines[0]
-    assert ["float32" in opened.lines[1], "bfloat16" in opened.lines[2]] == [True, True]
+    opened.trial()
+    first, *lines = opened.lines
+    assert first == "frozen layers of phase transfer, tried on a batch of your images:"
+    assert ["float32" in lines[0], "bfloat16" in lines[1]] == [True, True]
     opened.lines.clear()
     for _ in range(2):
-        opened.trunk(TOP, modes=MODES[:1])
+        opened.trial(TOP, modes=MODES[:1])
     assert opened.lines == []
 
 
@@ -139,5 +137,5 @@ def test_unreadable_plan_file_counts_as_empty(path, text):
     opened = Opened(path)
     assert opened.file.plans == {}
     assert opened.file[HEAD] == PhasePlan()
-    opened.trunk()
+    opened.trial()
     assert list(Opened(path).file.plans) == ["transfer"]

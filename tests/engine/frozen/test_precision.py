@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 import keras
 import numpy as np
@@ -29,7 +30,7 @@ FLOAT32, BFLOAT16, FLOAT16 = (ComputeMode(name) for name in ("float32", *HALVES)
 
 
 def trials(*rows) -> list[PrecisionTrial]:
-    """rows: (program, images per second, distance)"""
+    """rows: (mode, images per second, distance)"""
     return [PrecisionTrial(*row) for row in rows]
 
 
@@ -70,14 +71,21 @@ def test_formatted_trials_mark_the_chosen_one():
     assert len(places) == 1, "in columns"
 
 
-def test_relative_distance_is_over_all_numbers():
-    other = np.array([[3, 0], [0, 4]], np.float32)
-    assert relative_distance(
-        other + np.array([[0, 1], [0, 0]], np.float32), other
-    ) == pytest.approx(0.2)
-    one, other = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
-    expected = np.sqrt(((one - other) ** 2).sum() / (other**2).sum())
-    assert relative_distance(one, other) == pytest.approx(expected, rel=1e-5)
+NUMBERS = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ([[3, 1], [0, 4]], [[3, 0], [0, 4]], 0.2),
+        (*NUMBERS, np.sqrt(((NUMBERS[0] - NUMBERS[1]) ** 2).sum() / (NUMBERS[1] ** 2).sum())),
+        ([0, 0], [0, 0], 0),
+        ([1, 1], [0, 0], 1),
+    ],
+)
+def test_relative_distance_is_over_all_numbers(one, other, expected):
+    arrays = np.array(one, np.float32), np.array(other, np.float32)
+    assert relative_distance(*arrays) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("other", [0.0, 1.0])
@@ -87,27 +95,21 @@ def test_non_finite_output_is_out_of_tolerance(number, other):
     assert not PrecisionTrial(BFLOAT16, 1, relative_distance(one, other)).within_tolerance
 
 
-def test_relative_distance_from_zeros():
-    nothing = np.zeros(3, np.float32)
-    assert relative_distance(nothing, nothing) == 0
-    assert relative_distance(nothing + 1, nothing) == 1
-
-
 def test_trials_compare_first_tensors_with_those_of_the_first_mode():
     inputs = np.arange(1.0, 6.0, dtype=np.float32)
     calls = []
 
-    def make(program):
+    def compile_mode(mode):
         def function(given):
             assert given is inputs
-            calls.append(program)
-            return [tf.cast(given, program.dtype) / 3, tf.constant([float(len(calls))])]
+            calls.append(mode)
+            return [tf.cast(given, mode.dtype) / 3, tf.constant([float(len(calls))])]
 
         return function
 
-    done = precision.run_trials([FLOAT32, BFLOAT16], make, inputs)
+    done = precision.run_trials([FLOAT32, BFLOAT16], compile_mode, inputs)
     assert [trial.mode for trial in done] == [FLOAT32, BFLOAT16]
-    assert {calls.count(program) for program in (FLOAT32, BFLOAT16)} == {precision.REPEATS}
+    assert {calls.count(mode) for mode in (FLOAT32, BFLOAT16)} == {precision.REPEATS}
     assert all(trial.images_per_second > 0 for trial in done)
     exact, rounded = inputs / 3, np.array(tf.cast(tf.cast(inputs, "bfloat16") / 3, tf.float32))
     expected = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
@@ -179,65 +181,56 @@ def test_recipe_modes_are_those_of_recipe_and_machine(monkeypatch, gpu, changes,
 )
 def test_depthwise_tail_trains_in_float32_on_a_cpu(monkeypatch, gpu, kinds, tried):
     on(monkeypatch, gpu)
-    arguments = {
-        "Dense": (3,),
-        "DepthwiseConv2D": (1,),
-        "Conv2D": (3, 1),
-        "SeparableConv2D": (3, 1),
-    }
-    layers = [getattr(keras.layers, kind)(*arguments[kind]) for kind in kinds or ()]
+    arguments = {"Dense": (3,), "DepthwiseConv2D": (1,)}
+    layers = [getattr(keras.layers, kind)(*arguments.get(kind, (3, 1))) for kind in kinds or ()]
     tail = keras.Sequential([keras.Input((4, 4, 2)), *layers]) if kinds else None
-    programs = [FLOAT32, BFLOAT16]
-    assert precision.training_modes(programs, tail) == programs[:tried]
+    modes = [FLOAT32, BFLOAT16]
+    assert precision.training_modes(modes, tail) == modes[:tried]
 
 
-class TestOverrideDtypePolicy:
-    def kinds(self, model) -> dict[str, str]:
-        return {layer.name: layer.compute_dtype for layer in model.layers}
+def dtypes(model) -> dict[str, str]:
+    return {layer.name: layer.compute_dtype for layer in model.layers}
 
-    @pytest.mark.parametrize("policy", HALVES)
-    def test_layers_compute_in_it_except_the_float32_ones(self, policy):
-        net = small.network()
-        with override_dtype_policy(net.model, policy):
-            kinds = self.kinds(net.model)
-            assert {variable.dtype for variable in net.model.weights} == {"float32"}
-        short = policy.removeprefix("mixed_")
-        assert kinds["scale"] == kinds["pool"] == "float32"
-        assert kinds["low_conv"] == kinds["top_norm"] == kinds["top"] == short
-        assert set(self.kinds(net.model).values()) == {"float32"}
 
-    def test_layers_of_inner_models_compute_in_it(self):
-        inner = keras.Sequential([keras.layers.Rescaling(2.0), keras.layers.Dense(3)])
-        pixels = keras.Input((4,))
-        model = keras.Model(pixels, inner(pixels))
-        with override_dtype_policy(model, "mixed_bfloat16"):
-            assert [layer.compute_dtype for layer in inner.layers] == ["float32", "bfloat16"]
-            assert model(np.ones((1, 4))).dtype == tf.bfloat16
-        assert {layer.compute_dtype for layer in inner.layers} == {"float32"}
+@pytest.mark.parametrize("policy", HALVES)
+def test_layers_compute_in_the_policy_except_the_float32_ones(policy):
+    net = small.network()
+    with override_dtype_policy(net.model, policy):
+        within = dtypes(net.model)
+        assert {variable.dtype for variable in net.model.weights} == {"float32"}
+    assert within["scale"] == within["pool"] == "float32"
+    half = policy.removeprefix("mixed_")
+    assert within["low_conv"] == within["top_norm"] == within["top"] == half
+    assert set(dtypes(net.model).values()) == {"float32"}
 
-    def test_policies_are_restored_after_an_error(self):
-        net = small.network(hidden_units=4)
-        net.model.get_layer("top_conv").dtype_policy = "mixed_float16"
-        before = self.kinds(net.model)
-        assert before["top_conv"] == "float16"
-        within = []
 
-        def failing():
-            with override_dtype_policy(net.model, "mixed_bfloat16"):
-                within.append(self.kinds(net.model)["top_conv"])
-                raise InterruptedError
+def test_layers_of_inner_models_compute_in_the_policy():
+    inner = keras.Sequential([keras.layers.Rescaling(2.0), keras.layers.Dense(3)])
+    pixels = keras.Input((4,))
+    model = keras.Model(pixels, inner(pixels))
+    with override_dtype_policy(model, "mixed_bfloat16"):
+        assert [layer.compute_dtype for layer in inner.layers] == ["float32", "bfloat16"]
+        assert model(np.ones((1, 4))).dtype == tf.bfloat16
+    assert {layer.compute_dtype for layer in inner.layers} == {"float32"}
 
-        with pytest.raises(InterruptedError):
-            failing()
-        assert within == ["bfloat16"]
-        assert self.kinds(net.model) == before
 
-    @pytest.mark.parametrize("scaling", SCALINGS)
-    def test_pixels_are_scaled_in_float32(self, scaling):
-        """Between whole grey levels too, which bfloat16 would round away."""
-        pixels = keras.Input((4, 4, 3))
-        model = keras.Model(pixels, classifier.scale(pixels, SCALINGS[scaling]))
-        images = np.random.default_rng(1).uniform(0, 255, (1, 4, 4, 3)).astype(np.float32)
-        expected = model(images)
-        with override_dtype_policy(model, "mixed_bfloat16"):
-            assert np.array_equal(model(images), expected)
+def test_policies_are_restored_after_an_error():
+    net = small.network(hidden_units=4)
+    net.model.get_layer("top_conv").dtype_policy = "mixed_float16"
+    before = dtypes(net.model)
+    assert before["top_conv"] == "float16"
+    with suppress(InterruptedError), override_dtype_policy(net.model, "mixed_bfloat16"):
+        assert dtypes(net.model)["top_conv"] == "bfloat16"
+        raise InterruptedError
+    assert dtypes(net.model) == before
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_pixels_are_scaled_in_float32(scaling):
+    """Between whole grey levels too, which bfloat16 would round away."""
+    pixels = keras.Input((4, 4, 3))
+    model = keras.Model(pixels, classifier.scale(pixels, SCALINGS[scaling]))
+    images = np.random.default_rng(1).uniform(0, 255, (1, 4, 4, 3)).astype(np.float32)
+    expected = model(images)
+    with override_dtype_policy(model, "mixed_bfloat16"):
+        assert np.array_equal(model(images), expected)

@@ -1,10 +1,13 @@
 """A compiled trunk: the same network with fixed values, in any precision."""
 
+import threading
+
 import keras
 import numpy as np
 import pytest
 
-from engine.frozen import trunk
+from engine.core.recipe import Phase
+from engine.frozen import precision, trunk
 from engine.frozen.precision import FLOAT32, ComputeMode
 from engine.models import batchnorm_folding, freezing
 from tests.engine import small
@@ -113,6 +116,51 @@ def test_batches_of_any_size_share_one_trace(plain):
 def test_xla_gives_the_same_outputs(plain):
     compiled = trunk.compile_frozen(plain, ComputeMode(xla=True))
     assert relative_error(compiled(IMAGES)[0], run_trunk(plain, IMAGES)[0]) < 1e-5
+
+
+def compile_in_background(network, phases, during=lambda: None):
+    recipe = small.recipe(image_size=(small.SIDE, small.SIDE))
+    with trunk.compile_in_background(network, recipe, phases) as compiled:
+        during()
+    return compiled
+
+
+def test_background_compiles_every_mode_of_a_phase(monkeypatch):
+    network, modes, threads = small.network(), [FLOAT32, ComputeMode("mixed_bfloat16")], []
+    monkeypatch.setattr(precision, "half_precision_dtypes", lambda: ["bfloat16"])
+    compile_frozen = trunk.compile_frozen
+
+    def recorded(*arguments):
+        threads.append(threading.current_thread().name)
+        return compile_frozen(*arguments)
+
+    monkeypatch.setattr(trunk, "compile_frozen", recorded)
+    compiled = compile_in_background(network, (Phase("transfer"),))
+    assert threads == ["compile-trunk"] * 2
+    assert list(compiled) == [("transfer", mode) for mode in modes]
+    for mode in modes:
+        expected = compile_frozen(freezing.partition_model(network, "head").trunk, mode)
+        actual = compiled["transfer", mode]
+        assert np.array_equal(actual(IMAGES)[0], expected(IMAGES)[0])
+
+
+@pytest.mark.parametrize("phases", [(), (Phase("whole", trainable="all"),)])
+def test_background_without_frozen_layers_compiles_nothing(phases):
+    assert compile_in_background(small.network(), phases) == {}
+
+
+def test_failure_in_background_leaves_the_trunk_to_its_phase(monkeypatch):
+    monkeypatch.setattr(trunk, "compile_frozen", None)
+    assert compile_in_background(small.network(), (Phase("transfer"),)) == {}
+
+
+def test_background_thread_ends_with_a_block_that_fails():
+    def fail():
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        compile_in_background(small.network(), (Phase("transfer"),), during=fail)
+    assert all(thread.name != "compile-trunk" for thread in threading.enumerate())
 
 
 def test_model_itself_stays_float32(plain):

@@ -142,7 +142,7 @@ def test_steps_in_one_execution_equal_single_steps():
 
 
 def test_float16_scales_its_loss_and_skips_overflows():
-    half = {"program": ComputeMode("mixed_float16"), "scale_loss": True}
+    half = {"mode": ComputeMode("mixed_float16"), "scale_loss": True}
     one, two = (trained(strategy, **half) for strategy in (ONE, TWO))
     agree(one, two, atol=2e-3)
     before = small.values(two.net.model.weights)

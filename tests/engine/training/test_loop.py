@@ -15,12 +15,24 @@ from engine.core.errors import UserError
 from engine.evaluation import calibration, eval_step
 from engine.evaluation import evaluate as evaluation
 from engine.evaluation.decision_rule import DecisionRule
-from engine.frozen import array_store
+from engine.frozen import array_store, trunk
 from engine.frozen.array_store import CacheBudget
+from engine.frozen.precision import FLOAT32
 from engine.runs import history
+from engine.runs.checkpoints import TrainState
+from engine.runs.directory import RunDirectory
 from engine.runs.load_run import load_run
 from engine.training import checkpoint_writer, loop, phase
-from tests.engine.small_runs import LONGER, PHASES, Watcher, final, make_job, small_recipe, timeless
+from tests.engine.small_runs import (
+    LONGER,
+    PHASES,
+    Watcher,
+    final,
+    make_job,
+    small_recipe,
+    timeless,
+    train,
+)
 
 
 def test_history_has_one_row_for_each_epoch(undisturbed):
@@ -40,16 +52,13 @@ def test_history_has_one_row_for_each_epoch(undisturbed):
 
 def test_saved_rule_has_temperature_of_validation_split(undisturbed):
     job, _, result = undisturbed
-    opened = load_run(job.run)
-    step, read = (
-        eval_step.make_eval_step(opened.model),
-        job.loader.split_batches("validation"),
-    )
-    answers = evaluation.collect_predictions(step, read, opened.classes)
-    fitted = calibration.fit_temperature(answers.logits, answers.labels)
-    assert opened.rule.temperature == pytest.approx(fitted, rel=1e-4)
-    assert opened.rule == DecisionRule(result["calibration"]["temperature"])
-    assert opened.rule.temperature != 1
+    run, batches = load_run(job.run), job.loader.split_batches("validation")
+    step = eval_step.make_eval_step(run.model)
+    predictions = evaluation.collect_predictions(step, batches, run.classes)
+    fitted = calibration.fit_temperature(predictions.logits, predictions.labels)
+    assert run.rule.temperature == pytest.approx(fitted, rel=1e-4)
+    assert run.rule == DecisionRule(result["calibration"]["temperature"])
+    assert run.rule.temperature != 1
 
 
 def test_result_lists_trained_phases(undisturbed):
@@ -67,30 +76,31 @@ def test_result_lists_trained_phases(undisturbed):
 
 def test_saved_model_scores_as_result_says(undisturbed):
     job, _, result = undisturbed
-    opened = load_run(job.run)
-    again = evaluation.evaluate(
-        eval_step.make_eval_step(opened.model), job.loader.split_batches("validation"), 2
-    )
+    step = eval_step.make_eval_step(load_run(job.run).model)
+    again = evaluation.evaluate(step, job.loader.split_batches("validation"), 2)
     assert result["validation"] == pytest.approx(
         {"accuracy": again.accuracy, "loss": again.loss, "count": 13}, rel=1e-6
     )
-    # While it trained, the frozen part was a program of its own.
+    # While it trained, the frozen layers were compiled apart.
     assert again.accuracy == result["best"]["val_accuracy"]
     assert again.loss == pytest.approx(result["best"]["val_loss"], rel=1e-4)
     assert "test" not in result
 
 
-def test_cached_features_train_as_images(coloured, tmp_path):
+@pytest.mark.parametrize(
+    ("augment", "more"), [("rotate(10)|brightness(0.1)", ", views=2, refresh=0.3"), ("flip", "")]
+)
+def test_cached_features_train_as_images(coloured, tmp_path, augment, more):
     """With the same views, up to rounding: a cached row was computed in another batch."""
-    phases = [text.format(", views=2, refresh=0.3") for text in LONGER]
     ends = []
-    for cache in ("none", "features"):
-        recipe = small_recipe(coloured, phases, cache=cache)
-        job = make_job(recipe, tmp_path / cache, Watcher(), cache_budget=CacheBudget(10**9))
-        loop.train(job)
-        plans = json.loads(job.run.plan.read_text())["phases"].values()
-        assert [plan["cache"]["slots"] for plan in plans] == [{"none": 0, "features": 2}[cache]] * 2
-        ends.append((final(job.run)["model"], timeless(job.run)))
+    for cache, slots in (("none", 0), ("features", 2)):
+        recipe = small_recipe(
+            coloured, [text.format(more) for text in LONGER], augment, cache=cache
+        )
+        run, _ = train(recipe, tmp_path / cache, cache_budget=CacheBudget(10**9))
+        plans = json.loads(run.plan.read_text())["phases"].values()
+        assert [plan["cache"]["slots"] for plan in plans] == [slots, slots]
+        ends.append((final(run)["model"], timeless(run)))
     for one, other in zip(*(model for model, _ in ends), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
     for one, other in zip(*(rows for _, rows in ends), strict=True):
@@ -100,28 +110,23 @@ def test_cached_features_train_as_images(coloured, tmp_path):
 
 def test_full_disk_for_cache_runs_trunk_each_step(coloured, tmp_path, monkeypatch):
     phases = ("transfer(epochs=4, views=2)",)
-    plain = make_job(small_recipe(coloured, phases, cache="none"), tmp_path / "plain", Watcher())
-    loop.train(plain)
+    plain, _ = train(small_recipe(coloured, phases, cache="none"), tmp_path / "plain")
 
     def full(*_):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(array_store, "allocate", full)
-    watcher = Watcher()
-    recipe = small_recipe(coloured, phases)
-    job = make_job(recipe, tmp_path / "full", watcher, cache_budget=CacheBudget(10**9))
-    loop.train(job)
+    watcher, recipe = Watcher(), small_recipe(coloured, phases)
+    run, _ = train(recipe, tmp_path / "full", watcher, cache_budget=CacheBudget(10**9))
     assert any("can't be cached (No space left on device)" in note for note in watcher.notes)
-    ours, theirs = final(job.run), final(plain.run)
-    assert all(map(np.array_equal, ours["model"], theirs["model"]))
+    assert all(map(np.array_equal, final(run)["model"], final(plain)["model"]))
 
 
 def test_phase_without_epochs_is_skipped(coloured, tmp_path):
     phases = ("transfer(epochs=0)", "fine_tune(trainable=middle, epochs=1)")
-    job = make_job(small_recipe(coloured, phases), tmp_path / "run", Watcher())
-    result = loop.train(job).result
+    run, result = train(small_recipe(coloured, phases), tmp_path / "run")
     assert [phase["name"] for phase in result["phases"]] == ["fine_tune"]
-    assert set(json.loads(job.run.plan.read_text())["phases"]) == {"fine_tune"}
+    assert set(json.loads(run.plan.read_text())["phases"]) == {"fine_tune"}
 
 
 def test_early_stopping_starts_next_phase(coloured, tmp_path):
@@ -130,7 +135,7 @@ def test_early_stopping_starts_next_phase(coloured, tmp_path):
         "next(epochs=1, learning_rate=1e-2)",
     )
     watcher = Watcher()
-    result = loop.train(make_job(small_recipe(coloured, phases), tmp_path / "run", watcher)).result
+    _, result = train(small_recipe(coloured, phases), tmp_path / "run", watcher)
     assert [phase["epochs"] for phase in result["phases"]] == [3, 1]
     assert any("did not move" in note for note in watcher.notes)
 
@@ -143,52 +148,61 @@ def test_nan_validation_loss_is_never_best(coloured, tmp_path, monkeypatch):
         return evaluation.Evaluation(next(losses), np.diag([9, 4]))
 
     monkeypatch.setattr(loop, "evaluate", evaluate)
-    recipe = small_recipe(
-        coloured, ["transfer(epochs=4, learning_rate=1e-2, early_stopping_patience=2)"]
-    )
+    phase = "transfer(epochs=4, learning_rate=1e-2, early_stopping_patience=2)"
     watcher = Watcher()
-    result = loop.train(make_job(recipe, tmp_path / "run", watcher)).result
+    _, result = train(small_recipe(coloured, [phase]), tmp_path / "run", watcher)
     assert len(watcher.rows) == 4
     assert result["best"]["epoch"] == 4
 
 
 def test_nan_predictions_fail_the_run(coloured, tmp_path, monkeypatch):
-    real = eval_step.make_eval_step
+    original = eval_step.make_eval_step
 
-    def spoiled(model):
-        step = real(model)
+    def make_eval_step(model):
+        step = original(model)
 
-        def answer(images, labels):
+        def nan_step(images, labels):
             losses, logits = step(images, labels)
             return losses, logits * np.nan
 
-        return answer
+        return nan_step
 
-    monkeypatch.setattr(eval_step, "make_eval_step", spoiled)
-    job = make_job(small_recipe(coloured, ["transfer(epochs=1)"]), tmp_path / "run", Watcher())
+    monkeypatch.setattr(eval_step, "make_eval_step", make_eval_step)
     with pytest.raises(UserError, match="logits are NaN or infinite for 13 of 13 images; train"):
-        loop.train(job)
-    assert not job.run.finished()
+        train(small_recipe(coloured, ["transfer(epochs=1)"]), tmp_path / "run")
+    assert not RunDirectory(tmp_path / "run").finished()
 
 
 def test_phase_frees_cache_before_next_phase(coloured, tmp_path, monkeypatch):
-    kept, alive = [], []
-    original = loop.PhaseTrainer
+    caches, alive = [], []
 
-    def begin(*given):
-        alive.append(sum(table() is not None for table in kept))
-        stage = original(*given)
-        kept.extend(weakref.ref(table.rows) for table in stage.features.stores)
-        return stage
+    class PhaseTrainer(loop.PhaseTrainer):
+        def __init__(self, *arguments):
+            alive.append(sum(rows() is not None for rows in caches))
+            super().__init__(*arguments)
+            caches.extend(weakref.ref(store.rows) for store in self.features.stores)
 
-    monkeypatch.setattr(loop, "PhaseTrainer", begin)
+    monkeypatch.setattr(loop, "PhaseTrainer", PhaseTrainer)
     phases = [
-        f"{name}(trainable={open_}, epochs=1, views=1)"
-        for name, open_ in (("a", "head"), ("b", "middle"), ("c", "head"))
+        f"{name}(trainable={trainable}, epochs=1, views=1)"
+        for name, trainable in (("a", "head"), ("b", "middle"), ("c", "head"))
     ]
     recipe = small_recipe(coloured, phases, cache="features")
-    loop.train(make_job(recipe, tmp_path / "run", Watcher(), cache_budget=CacheBudget(10**9)))
-    assert (len(kept), alive) == (3, [0, 0, 0])
+    train(recipe, tmp_path / "run", cache_budget=CacheBudget(10**9))
+    assert (len(caches), alive) == (3, [0, 0, 0])
+
+
+def test_phase_takes_its_trunk_compiled_before(coloured, tmp_path):
+    """It holds the weights of that time, so that no later phase may take it."""
+    job = make_job(small_recipe(coloured), tmp_path / "run", Watcher())
+    transfer, fine_tune = job.recipe.phases
+    with trunk.compile_in_background(job.classifier, job.recipe, (transfer,)) as compiled:
+        pass
+    ready = compiled["transfer", FLOAT32]
+    job.compiled_trunks.update({(phase.name, FLOAT32): ready for phase in (transfer, fine_tune)})
+    trainers = [loop.PhaseTrainer(job, phase, TrainState(), {}) for phase in (transfer, fine_tune)]
+    assert [trainer.frozen_forward.trunk is ready for trainer in trainers] == [True, False]
+    assert job.compiled_trunks == {}
 
 
 class Meter(Watcher):
@@ -207,7 +221,7 @@ class Meter(Watcher):
 def test_memory_is_constant_over_epochs(coloured, tmp_path):
     meter = Meter()
     recipe = small_recipe(coloured, ("transfer(epochs=8, learning_rate=1e-3)",))
-    loop.train(make_job(recipe, tmp_path / "run", meter, from_files=True))
+    train(recipe, tmp_path / "run", meter, from_files=True)
     assert len(meter.memory) == 2
     assert meter.growth(4) < 8 * 2**20
 
@@ -221,15 +235,12 @@ def test_memory_is_constant_over_epochs_of_cached_features(
     coloured, tmp_path, monkeypatch, where, augment, more
 ):
     """Of all views, and of some that are partly recomputed each epoch."""
-    monkeypatch.setattr(
-        checkpoint_writer, "MIN_SECONDS", 1e9
-    )  # the first checkpoint loads what draws images
+    # The first checkpoint loads what draws images.
+    monkeypatch.setattr(checkpoint_writer, "MIN_SECONDS", 1e9)
     meter = Meter()
-    cache_budget = CacheBudget(10**9) if where == "memory" else CacheBudget(0, tmp_path / "kept")
+    budget = CacheBudget(10**9) if where == "memory" else CacheBudget(0, tmp_path / "cache")
     recipe = small_recipe(coloured, (f"transfer(epochs=50{more})",), augment)
-    loop.train(
-        make_job(recipe, tmp_path / "run", meter, cache_budget=cache_budget, steps_per_execution=5)
-    )
+    train(recipe, tmp_path / "run", meter, cache_budget=budget, steps_per_execution=5)
     assert {"memory": "in memory", "disk": "on disk"}[where] in "".join(meter.notes)
     assert len(meter.memory) == 12
     assert meter.leak(12) < 2**16
@@ -241,7 +252,7 @@ def test_train_step_is_traced_once_per_phase(coloured, tmp_path, monkeypatch):
     monkeypatch.setattr(
         phase, "TrainStep", lambda **fields: steps.append(original(**fields)) or steps[-1]
     )
-    phases = [*PHASES, "again(trainable=middle, epochs=2, views=1)"]
+    recipe = small_recipe(coloured, [*PHASES, "again(trainable=middle, epochs=2, views=1)"])
     settings = {"steps_per_execution": 4, "cache_budget": CacheBudget(10**9)}
-    loop.train(make_job(small_recipe(coloured, phases), tmp_path / "run", Watcher(), **settings))
+    train(recipe, tmp_path / "run", **settings)
     assert [step.compiled.experimental_get_tracing_count() for step in steps] == [1, 1, 1]

@@ -15,7 +15,7 @@ def exhausted(text: str) -> tf.errors.OpError:
 
 
 @pytest.mark.parametrize(
-    ("error", "want"),
+    ("error", "expected"),
     [
         (exhausted("OOM when allocating tensor with shape[64,3]"), True),
         (tf.errors.InternalError(None, None, "RESOURCE_EXHAUSTED: Out of memory"), True),
@@ -27,8 +27,8 @@ def exhausted(text: str) -> tf.errors.OpError:
         (OSError("No space left on device"), False),
     ],
 )
-def test_out_of_memory(error, want):
-    assert memory_fit.out_of_memory(error) is want
+def test_out_of_memory(error, expected):
+    assert memory_fit.out_of_memory(error) is expected
 
 
 def test_full_disk_is_not_out_of_memory():
@@ -40,14 +40,13 @@ def test_full_disk_is_not_out_of_memory():
 def test_memory_fit_runs_a_step_of_every_phase(tmp_path, monkeypatch):
     tried, run_step = [], train_step.TrainStep.__call__
 
-    def noting(step, *columns):
+    def recorded(step, *columns):
         tried.append((step.phase.name, step.recipe.gradient_accumulation_steps, step.mode.dtype))
         run_step(step, *columns)
 
-    monkeypatch.setattr(train_step.TrainStep, "__call__", noting)
+    monkeypatch.setattr(train_step.TrainStep, "__call__", recorded)
     phases = ("a(epochs=1)", "b(epochs=0)", "c(trainable=middle, epochs=3, batch_norm=train)")
     recipe = small_recipe(tmp_path, phases, gradient_accumulation_steps=2, precision="auto")
-    memory_fit.try_out(
-        recipe, "xyz", augmentations.compose(recipe.augment), tf.distribute.get_strategy()
-    )
+    augment, devices = augmentations.compose(recipe.augment), tf.distribute.get_strategy()
+    memory_fit.try_out(recipe, "xyz", augment, devices)
     assert tried == [("a", 2, "float32"), ("c", 2, "float32")]

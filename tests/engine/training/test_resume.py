@@ -18,20 +18,28 @@ from engine.training import checkpoint_writer, loop, steps_per_execution
 from pipelines.loading import batches
 from pipelines.sources import sources
 from tests.engine import small
-from tests.engine.small_runs import LONGER, Watcher, make_job, same_end, small_recipe
+from tests.engine.small_runs import (
+    LONGER,
+    Watcher,
+    interrupt,
+    make_job,
+    same_end,
+    small_recipe,
+    train,
+)
 
 OTHER_RUNS = {
-    "views drawn anew in part, in bfloat16": (
+    "views refreshed in part, in bfloat16": (
         {"precision": "auto", "phases": [text.format(", views=2, refresh=0.3") for text in LONGER]},
         {"cache_budget": CacheBudget(10**9)},
         2,
     ),
-    "mirror images, steps in one call": (
+    "mirror images, several steps per execution": (
         {"augment": "flip", "phases": [text.format("") for text in LONGER]},
         {"cache_budget": CacheBudget(10**9), "steps_per_execution": 4},
         2,
     ),
-    "in microbatches, steps in one call": (
+    "microbatches, several steps per execution": (
         {"gradient_accumulation_steps": 2},
         {"steps_per_execution": 4},
         0,
@@ -42,11 +50,9 @@ OTHER_RUNS = {
 @pytest.mark.parametrize("step", [3, 10])
 def test_resume_after_kill_ends_with_same_bits(coloured, undisturbed, tmp_path, step):
     recipe = small_recipe(coloured)
-    with pytest.raises(InterruptedError):
-        loop.train(make_job(recipe, tmp_path / "run", Watcher(stop_at=step), checkpoint_minutes=0))
-    again = make_job(recipe, tmp_path / "run", Watcher())
-    resumed = loop.train(again).result
-    assert same_end(again.run, undisturbed[0].run)
+    interrupt(recipe, tmp_path / "run", step)
+    run, resumed = train(recipe, tmp_path / "run")
+    assert same_end(run, undisturbed[0].run)
     assert resumed["best"] == undisturbed[2]["best"]
 
 
@@ -58,61 +64,57 @@ FAULTS = (
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
 def test_resume_after_input_error_ends_with_same_bits(coloured, undisturbed, tmp_path, fault):
-    job = make_job(small_recipe(coloured), tmp_path / "run", Watcher(), checkpoint_minutes=0)
-    real = job.loader.train_batches
+    def spoil(job):
+        original = job.loader.train_batches
 
-    def train(first, stop, *rest):
-        for step, batch in zip(range(first, stop), real(first, stop, *rest), strict=True):
-            if step == 13:
-                raise fault
-            yield batch
+        def train_batches(first, stop, *rest):
+            batches = original(first, stop, *rest)
+            for step, batch in zip(range(first, stop), batches, strict=True):
+                if step == 13:
+                    raise fault
+                yield batch
 
-    loader = small.replaced(job.loader, train_batches=train)
+        loader = small.replaced(job.loader, train_batches=train_batches)
+        return dataclasses.replace(job, loader=loader)
+
+    recipe, place = small_recipe(coloured), tmp_path / "run"
     with pytest.raises(type(fault)):
-        loop.train(dataclasses.replace(job, loader=loader))
-    assert checkpoints.load(job.run)[0].step == 13
-    loop.train(make_job(small_recipe(coloured), tmp_path / "run", Watcher()))
-    assert same_end(job.run, undisturbed[0].run)
+        train(recipe, place, change=spoil, checkpoint_minutes=0)
+    assert checkpoints.load(RunDirectory(place))[0].step == 13
+    assert same_end(train(recipe, place)[0], undisturbed[0].run)
 
 
 @pytest.mark.parametrize("step", [5, pytest.param(7, marks=pytest.mark.slow), 14])
 def test_resume_after_shutdown_request_ends_with_same_bits(coloured, undisturbed, tmp_path, step):
     """Within an epoch and at its end; there are 5 steps in each, 10 in a phase."""
-    recipe, shutdown = small_recipe(coloured), Shutdown()
+    recipe, place, shutdown = small_recipe(coloured), tmp_path / "run", Shutdown()
     watcher = Watcher(actions={step: lambda: shutdown.request("the test")})
     with pytest.raises(ShutdownRequested, match="the test"):
-        loop.train(make_job(recipe, tmp_path / "run", watcher, shutdown=shutdown))
-    assert checkpoints.load(RunDirectory(tmp_path / "run"))[0].step == step
-    again = make_job(recipe, tmp_path / "run", Watcher())
-    loop.train(again)
-    assert same_end(again.run, undisturbed[0].run)
+        train(recipe, place, watcher, shutdown=shutdown)
+    assert checkpoints.load(RunDirectory(place))[0].step == step
+    assert same_end(train(recipe, place)[0], undisturbed[0].run)
 
 
 def test_shutdown_while_filling_cache_is_saved(coloured, tmp_path):
     recipe = small_recipe(coloured, [text.format(", views=2") for text in LONGER])
     settings = {"cache_budget": CacheBudget(10**9)}
-    steady = make_job(recipe, tmp_path / "steady", Watcher(), **settings)
-    loop.train(steady)
-    stop = Shutdown()
-    stop.request("the test")
+    steady, _ = train(recipe, tmp_path / "steady", **settings)
+    shutdown = Shutdown()
+    shutdown.request("the test")
     with pytest.raises(ShutdownRequested):
-        loop.train(make_job(recipe, tmp_path / "run", Watcher(), shutdown=stop, **settings))
+        train(recipe, tmp_path / "run", shutdown=shutdown, **settings)
     assert checkpoints.load(RunDirectory(tmp_path / "run"))[0].step == 0
-    loop.train(make_job(recipe, tmp_path / "run", Watcher(), **settings))
-    assert same_end(RunDirectory(tmp_path / "run"), steady.run)
+    assert same_end(train(recipe, tmp_path / "run", **settings)[0], steady)
 
 
 @pytest.fixture
 def half_is_faster(monkeypatch):
     """As if bfloat16 had been measured to be the fastest."""
 
-    def trials(programs, make, inputs):
-        return [
-            precision.PrecisionTrial(program, 1.0 + place, 0)
-            for place, program in enumerate(programs)
-        ]
+    def run_trials(modes, compile_mode, inputs):
+        return [precision.PrecisionTrial(mode, 1.0 + n, 0) for n, mode in enumerate(modes)]
 
-    monkeypatch.setattr(precision, "run_trials", trials)
+    monkeypatch.setattr(precision, "run_trials", run_trials)
     monkeypatch.setattr(precision, "half_precision_dtypes", lambda: ["bfloat16"])
 
 
@@ -120,51 +122,45 @@ def half_is_faster(monkeypatch):
     "what",
     [pytest.param(what, marks=pytest.mark.slow if "mirror" in what else ()) for what in OTHER_RUNS],
 )
-def test_resume_ends_with_same_bits(coloured, tmp_path, half_is_faster, what):
+def test_resume_of_other_recipes_ends_with_same_bits(coloured, tmp_path, half_is_faster, what):
     """Killed twice, within an epoch and at the end of one, in either phase."""
-    changes, settings, kept = OTHER_RUNS[what]
+    changes, settings, slots = OTHER_RUNS[what]
     recipe = small_recipe(coloured, **changes)
-    steady = make_job(recipe, tmp_path / "steady", Watcher(), **settings)
-    loop.train(steady)
-    place = tmp_path / "stopped"
+    steady, _ = train(recipe, tmp_path / "steady", **settings)
     last = 5 * sum(phase.epochs for phase in recipe.phases)
-    for stop in (last // 2 - 1, last - 5):
-        with pytest.raises(InterruptedError):
-            loop.train(make_job(recipe, place, Watcher(stop), checkpoint_minutes=0, **settings))
-    loop.train(make_job(recipe, place, Watcher(), **settings))
-    assert same_end(RunDirectory(place), steady.run)
-    plans = json.loads(steady.run.plan.read_text())["phases"].values()
-    assert [plan["cache"]["slots"] for plan in plans] == [kept, kept]
+    for step in (last // 2 - 1, last - 5):
+        interrupt(recipe, tmp_path / "stopped", step, **settings)
+    assert same_end(train(recipe, tmp_path / "stopped", **settings)[0], steady)
+    plans = json.loads(steady.plan.read_text())["phases"].values()
+    assert [plan["cache"]["slots"] for plan in plans] == [slots, slots]
 
 
 def test_measured_steps_per_execution_keeps_bits(coloured, undisturbed, tmp_path, monkeypatch):
     """In the first epoch it changes from one step per call to all that are left."""
     monkeypatch.setattr(steps_per_execution, "MIN_CALL_SECONDS", 1e9)
     watcher = Watcher()
-    job = make_job(small_recipe(coloured), tmp_path / "run", watcher, steps_per_execution=None)
-    loop.train(job)
+    run, _ = train(small_recipe(coloured), tmp_path / "run", watcher, steps_per_execution=None)
     assert [moment.step for moment in watcher.moments[:6]] == [1, 2, 3, 4, 5, 10]
-    assert same_end(job.run, undisturbed[0].run)
+    assert same_end(run, undisturbed[0].run)
 
 
 def test_resume_reads_plan_instead_of_measuring(coloured, tmp_path, monkeypatch):
     recipe = small_recipe(coloured, [text.format(", views=2") for text in LONGER], precision="auto")
-    settings = {"cache_budget": CacheBudget(10**9), "checkpoint_minutes": 0}
+    settings = {"cache_budget": CacheBudget(10**9)}
     monkeypatch.setattr(precision, "half_precision_dtypes", lambda: ["bfloat16"])
-    with pytest.raises(InterruptedError):
-        loop.train(make_job(recipe, tmp_path / "run", Watcher(stop_at=17), **settings))
+    interrupt(recipe, tmp_path / "run", 17, **settings)
     plan = RunDirectory(tmp_path / "run").plan.read_text()
-    values = json.loads(plan)
-    assert set(values["phases"]) == {"transfer", "fine_tune"}
-    assert {len(plan["trunk"]) for plan in values["phases"].values()} == {2}, "two precisions"
+    phases = json.loads(plan)["phases"]
+    assert set(phases) == {"transfer", "fine_tune"}
+    assert {len(of_phase["trunk"]) for of_phase in phases.values()} == {2}, "two precisions"
 
-    def again(*_):
-        raise AssertionError("decided anew")
+    def unexpected(*_):
+        raise AssertionError("decided again")
 
-    monkeypatch.setattr(precision, "run_trials", again)
-    monkeypatch.setattr(cache_policy, "decide", again)
-    loop.train(make_job(recipe, tmp_path / "run", Watcher(), **settings))
-    assert RunDirectory(tmp_path / "run").plan.read_text() == plan
+    monkeypatch.setattr(precision, "run_trials", unexpected)
+    monkeypatch.setattr(cache_policy, "decide", unexpected)
+    run, _ = train(recipe, tmp_path / "run", **settings)
+    assert run.plan.read_text() == plan
 
 
 class Saves(Watcher):
@@ -197,22 +193,18 @@ def test_short_epochs_share_a_checkpoint(
     monkeypatch.setattr(checkpoint_writer, "MIN_SECONDS", seconds)
     monkeypatch.setattr(checkpoint_writer, "MAX_SHARE", share)
     watcher = Saves(RunDirectory(tmp_path / "run"))
-    loop.train(
-        make_job(small_recipe(coloured), tmp_path / "run", watcher, checkpoint_minutes=minutes)
-    )
+    train(small_recipe(coloured), tmp_path / "run", watcher, checkpoint_minutes=minutes)
     assert watcher.seen[: len(expected)] == expected
     assert len(watcher.seen) == 4
     assert checkpoints.load(watcher.run)[0].step == 20
 
 
 def test_resume_skips_damaged_checkpoint(coloured, undisturbed, tmp_path):
-    recipe = small_recipe(coloured)
-    with pytest.raises(InterruptedError):
-        loop.train(make_job(recipe, tmp_path / "run", Watcher(stop_at=12), checkpoint_minutes=0))
-    run = RunDirectory(tmp_path / "run")
+    recipe, run = small_recipe(coloured), RunDirectory(tmp_path / "run")
+    interrupt(recipe, run.path, 12)
     newest = max(run.checkpoints.glob("step_*.npz"))
     newest.write_bytes(newest.read_bytes()[:-1000])
-    loop.train(make_job(recipe, tmp_path / "run", Watcher()))
+    train(recipe, run.path)
     assert same_end(run, undisturbed[0].run)
 
 
@@ -220,46 +212,40 @@ def test_resume_with_best_model_ahead_of_checkpoint_keeps_bits(
     coloured, undisturbed, tmp_path, monkeypatch
 ):
     """The same epoch is trained again, and is no better than itself."""
-    recipe, real = small_recipe(coloured), checkpoints.save
+    recipe, original = small_recipe(coloured), checkpoints.save
 
-    def save(run, progress, variables):
-        if progress.step == 10:
+    def save(run, state, variables):
+        if state.step == 10:
             raise KeyError("killed")
-        return real(run, progress, variables)
+        return original(run, state, variables)
 
     monkeypatch.setattr(checkpoint_writer, "MIN_SECONDS", 0)
     monkeypatch.setattr(checkpoint_writer, "MAX_SHARE", 1e9)
     monkeypatch.setattr(checkpoints, "save", save)
     with pytest.raises(KeyError, match="killed"):
-        loop.train(make_job(recipe, tmp_path / "run", Watcher()))
-    monkeypatch.setattr(checkpoints, "save", real)
-    again = make_job(recipe, tmp_path / "run", Watcher())
-    resumed = loop.train(again).result
-    assert same_end(again.run, undisturbed[0].run)
+        train(recipe, tmp_path / "run")
+    monkeypatch.setattr(checkpoints, "save", original)
+    run, resumed = train(recipe, tmp_path / "run")
+    assert same_end(run, undisturbed[0].run)
     assert resumed["best"] == undisturbed[2]["best"]
 
 
 def test_resume_after_last_step_only_evaluates(coloured, undisturbed, tmp_path):
     """Killed between its last checkpoint and its result, it makes no step after it resumes."""
-    recipe = small_recipe(coloured)
-    job = make_job(recipe, tmp_path / "run", Watcher())
-    loop.train(job)
-    job.run.result.unlink()
+    run, first = train(small_recipe(coloured), tmp_path / "run")
+    run.result.unlink()
     watcher = Watcher()
-    again = loop.train(make_job(recipe, tmp_path / "run", watcher)).result
-    assert again["best"] == undisturbed[2]["best"]
+    _, again = train(small_recipe(coloured), tmp_path / "run", watcher)
+    assert again["best"] == first["best"] == undisturbed[2]["best"]
     assert not any("did not move" in note for note in watcher.notes)
     assert watcher.rows == []
 
 
 def test_resume_with_changed_dataset_is_refused(coloured, tmp_path):
     """As while a drive is missing: every step would read other examples."""
-    job = make_job(
-        small_recipe(coloured), tmp_path / "run", Watcher(stop_at=8), checkpoint_minutes=0
-    )
-    with pytest.raises(InterruptedError):
-        loop.train(job)
-    examples = sources.load_examples(job.recipe.data)
+    recipe, run = small_recipe(coloured), RunDirectory(tmp_path / "run")
+    interrupt(recipe, run.path, 8)
+    examples = sources.load_examples(recipe.data)
     labels, keys = examples.labels.copy(), examples.keys.copy()
     labels[0] = 1 - labels[0]
     keys[0] = "another.jpg"
@@ -268,12 +254,12 @@ def test_resume_with_changed_dataset_is_refused(coloured, tmp_path):
         "one is new": examples.replace(keys=keys),
         "one has another label": examples.replace(labels=labels),
     }
-    before = job.run.history.read_bytes()
+    before = run.history.read_bytes()
+    message = r"the dataset changed since this run started: .*; now .*; restore it"
     for change, data in others.items():
-        loader = batches.ImageDataLoader(data, job.recipe, 2)
-        with pytest.raises(
-            UserError, match=r"the dataset changed since this run started: .*; now .*; restore it"
-        ):
+        job = make_job(recipe, run.path, Watcher())
+        loader = batches.ImageDataLoader(data, recipe, 2)
+        with pytest.raises(UserError, match=message):
             loop.train(dataclasses.replace(job, loader=loader))
-        assert job.run.history.read_bytes() == before, change
-    loop.train(make_job(small_recipe(coloured), tmp_path / "run", Watcher()))
+        assert run.history.read_bytes() == before, change
+    train(recipe, run.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -11,11 +12,10 @@ import pytest
 from engine.core.recipe import Recipe
 from engine.frozen.array_store import CacheBudget
 from engine.runs.directory import RunDirectory
-from engine.training import loop
 from pipelines.loading import batches, prepare
 from pipelines.pixel_cache.cache import CacheLocation
 from pipelines.sources import sources
-from tests.engine.small_runs import Watcher, make_job, same_end, small_recipe
+from tests.engine.small_runs import same_end, small_recipe, train
 
 # The first phase leaves it to the plan through how many views its images are seen.
 PHASES = (
@@ -42,45 +42,36 @@ def first(coloured, cache, tmp_path_factory) -> RunDirectory:
         gradient_accumulation_steps=2,
         hidden_units=8,
     )
-    place = tmp_path_factory.mktemp("first")
-    return trained(recipe, place, cache, memory=PLENTY, cache_budget=CacheBudget(PLENTY))
+    budget = CacheBudget(PLENTY)
+    return trained(recipe, tmp_path_factory.mktemp("first"), cache, PLENTY, cache_budget=budget)
 
 
 def trained(recipe: Recipe, place: Path, cache: Path, memory: int, **settings) -> RunDirectory:
     """A run whose images come through the pixel cache, from memory or from the disk."""
-    listed, at = sources.load_examples(recipe.data), CacheLocation(cache, memory)
-    data, pixels = prepare.prepare_training_data(listed, recipe, place / "bad.csv", 2, print, at)
+    listed, location = sources.load_examples(recipe.data), CacheLocation(cache, memory)
+    bad = place / "bad.csv"
+    examples, pixels = prepare.prepare_training_data(listed, recipe, bad, 2, print, location)
     pixels.wait()
     assert pixels.in_memory == bool(memory)
-    job = make_job(recipe, place / "run", Watcher(), from_files=True, **settings)
-    loader = batches.ImageDataLoader(data, recipe, 2, pixels)
-    loop.train(dataclasses.replace(job, loader=loader))
-    return job.run
+    loader = batches.ImageDataLoader(examples, recipe, 2, pixels)
+    change = functools.partial(dataclasses.replace, loader=loader)
+    return train(recipe, place / "run", change=change, from_files=True, **settings)[0]
 
 
 @pytest.mark.parametrize(
-    ("memory", "cache_budget", "steps_per_execution"), [(PLENTY, PLENTY, 3), (0, 0, None)],
-    ids=["several steps a call", "no room for anything, measured pace"],
+    ("memory", "steps_per_execution"), [(PLENTY, 3), (0, None)],
+    ids=["several steps per execution", "no room for anything, measured steps per execution"],
 )  # fmt: skip
-def test_same_recipe_gives_same_bits(
-    first, cache, tmp_path, memory, cache_budget, steps_per_execution
-):
+def test_same_recipe_gives_same_bits(first, cache, tmp_path, memory, steps_per_execution):
     """With the cache filled, and a new plan, since float32 leaves no choice."""
-    settings = {
-        "cache_budget": CacheBudget(cache_budget),
-        "steps_per_execution": steps_per_execution,
-    }
+    settings = {"cache_budget": CacheBudget(memory), "steps_per_execution": steps_per_execution}
     again = trained(first.read_recipe(), tmp_path, cache, memory, **settings)
     assert same_end(again, first)
-    assert views(again) == views(first) == [4, 2]
-    assert [slots(first), slots(again)] == [[4, 2], [4, 2] if cache_budget else [0, 0]]
+    assert planned(first) == [(4, 4), (2, 2)]
+    assert planned(again) == ([(4, 4), (2, 2)] if memory else [(4, 0), (2, 0)])
 
 
-def views(run: RunDirectory) -> list[int]:
+def planned(run: RunDirectory) -> list[tuple[int, int]]:
+    """Views and slots of each phase."""
     plans = json.loads(run.plan.read_text())["phases"].values()
-    return [plan["cache"]["views"] for plan in plans]
-
-
-def slots(run: RunDirectory) -> list[int]:
-    plans = json.loads(run.plan.read_text())["phases"].values()
-    return [plan["cache"]["slots"] for plan in plans]
+    return [(plan["cache"]["views"], plan["cache"]["slots"]) for plan in plans]
