@@ -23,34 +23,17 @@ MAX_CONFUSION_CLASSES = 30  # whose confusion matrix a terminal has room for
 
 
 def evaluation_json(result: EvaluationResult) -> str:
-    metrics, calibration = result.metrics, result.calibration
-    values = {
-        "accuracy": metrics.accuracy,
-        "accuracy_interval": metrics.accuracy_interval,
-        "loss": metrics.loss,
-        "count": metrics.count,
-        "trained_on": result.trained_on,
-        "macro_f1": metrics.macro_f1,
-        "macro_f1_interval": metrics.macro_f1_interval,
-        "top_k": metrics.top_k,
-        "classes": list(result.predictions.classes),
-        "confusion_matrix": metrics.confusion.tolist(),
-        "most_confused": [dataclasses.asdict(pair) for pair in metrics.confused_pairs],
-        "per_class": {row.name: _without_name(row) for row in metrics.per_class},
-        "calibration": {
-            "temperature": calibration.temperature,
-            "error_before": calibration.error_before,
-            "error_after": calibration.error_after,
-            "bins_before": [row._asdict() for row in calibration.bins_before],
-            "bins_after": [row._asdict() for row in calibration.bins_after],
-        },
-        "rule": dataclasses.asdict(result.rule),
-        "decided": _as_dict(result.rule_metrics),
-        "operating": _as_dict(result.operating_point),
-        "operating_on_validation": _as_dict(result.fitted),
-        "abstaining": _as_dict(result.abstention),
-    }
-    return _as_json(values)
+    from engine.evaluation.metrics_json import metrics_as_json
+
+    values = metrics_as_json(
+        result.metrics,
+        result.calibration,
+        result.rule,
+        result.operating_point,
+        result.rule_metrics,
+    )
+    values["operating_on_validation"] = _as_dict(result.fitted)
+    return _as_json({"trained_on": result.trained_on, **values})
 
 
 def comparison_json(runs: Sequence[ComparedRun]) -> str:
@@ -74,12 +57,6 @@ def _compared_run(run: ComparedRun) -> dict[str, Any]:
 
 def _as_json(values: Any) -> str:
     return json.dumps(values, indent=2, ensure_ascii=False)
-
-
-def _without_name(row: Any) -> dict[str, Any]:
-    values = dataclasses.asdict(row)
-    del values["name"]
-    return values
 
 
 def _as_dict(value: Any) -> dict[str, Any] | None:

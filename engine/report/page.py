@@ -41,12 +41,13 @@ def page(data: ReportData) -> str:
 def _summary(data: ReportData) -> str:
     context, recipe = data.context, data.recipe
     height, width = recipe.image_size
+    classes = count(len(data.metrics.per_class), "class", "classes")
     split = "all" if context.split == "all" else f"the {context.split} split"
     source = "the run’s own data" if context.own else f"other data, {context.data}"
     text = (
         f"{recipe.backbone} at {height}\xa0×\xa0{width} pixels, evaluated on "
-        f"{count(data.metrics.count, 'image')} in {count(len(data.classes), 'class', 'classes')}"
-        f": {split} of {source}, on {day(context.when)}."
+        f"{count(data.metrics.count, 'image')} in {classes}: {split} of {source}, on "
+        f"{day(context.when)}."
     )
     if context.trained_on:
         text += f" It was trained on {context.trained_on:,} of these images."

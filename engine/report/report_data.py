@@ -9,6 +9,7 @@ from engine.core.recipe import Recipe, to_json
 from engine.evaluation.calibration import Reliability
 from engine.evaluation.classification_metrics import ClassificationMetrics, Curve
 from engine.evaluation.decision_rule import DecisionRule
+from engine.evaluation.metrics_json import metrics_as_json
 from engine.evaluation.operating_point import AbstentionMetrics, OperatingPoint
 from engine.report.training_log import TrainingLog
 
@@ -119,10 +120,6 @@ class ReportData:
     training: TrainingLog | None
 
     @property
-    def classes(self) -> list[str]:
-        return [row.name for row in self.metrics.per_class]
-
-    @property
     def abstention(self) -> AbstentionMetrics | None:
         return None if self.rule.abstain is None else self.decisions
 
@@ -137,25 +134,15 @@ class ReportData:
 
 def as_json(data: ReportData) -> dict[str, Any]:
     """Returns all but curves and images, as JSON values."""
-    metrics, calibration = _as_dict(data.metrics), _as_dict(data.reliability)
-    confusion = metrics.pop("confusion")
-    for bins in ("bins_before", "bins_after"):
-        calibration[bins] = [row._asdict() for row in calibration[bins]]
     return {
         "run": data.run,
-        "classes": data.classes,
         "backbone": data.recipe.backbone,
         "image_size": data.recipe.image_size,
         "recipe": to_json(data.recipe),
         **_as_dict(data.context),
-        "rule": _as_dict(data.rule),
-        **metrics,
-        "per_class": {row.pop("name"): row for row in metrics["per_class"]},
-        "confusion_matrix": confusion.tolist(),
-        "calibration": calibration,
-        "operating": _as_dict(data.operating_point),
-        "decided": _as_dict(data.decisions),
-        "abstaining": _as_dict(data.abstention),
+        **metrics_as_json(
+            data.metrics, data.reliability, data.rule, data.operating_point, data.decisions
+        ),
         "mistakes": [_as_dict(mistake) for mistake in data.mistakes],
         "label_check": _as_dict(data.labels),
         "training": _as_dict(data.training),
