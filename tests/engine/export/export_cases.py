@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import scipy.special
 
+from engine.evaluation import decision_rule
 from engine.evaluation.decision_rule import DecisionRule
 from engine.export.export_source import FLOAT32, ExportSource
 from engine.models.classifier import Classifier
@@ -78,6 +79,15 @@ def expected_probabilities(source: ExportSource, images: np.ndarray) -> np.ndarr
     """Computes float64 [B, classes] by Keras and SciPy."""
     logits = source.loaded_run.model(images.astype(np.float32), training=False).numpy()
     return scipy.special.softmax(logits.astype(np.float64) / source.rule.temperature, -1)
+
+
+def require_predictions(source, images: np.ndarray, outputs, tolerance: float = 1e-5) -> None:
+    """Requires probabilities as by Keras and SciPy, and decisions as by the rule in NumPy."""
+    probabilities, decisions = outputs
+    difference = np.abs(probabilities - expected_probabilities(source, images)).max()
+    assert difference < tolerance
+    expected = decision_rule.decide(source.rule, source.classes, np.asarray(probabilities))
+    np.testing.assert_array_equal(decisions, expected)
 
 
 def run_outside_project(code: str, *arguments, cwd: Path) -> str:

@@ -105,20 +105,15 @@ GOOD = parity.Parity(
 @pytest.mark.parametrize(
     ("changes", "min_agreement", "message"),
     [
-        ({}, 0.999, None),
         ({"agreement": 0.994}, 0.995, "most likely label of 6 of 1,000 images, more than --min_ag"),
         ({"same_decisions": 0.5}, 0.995, "the decision by the model's rule of 500 of 1,000 images"),
-        ({"agreement": 0.5, "same_decisions": 0.5}, 0.5, None),
         ({"largest_difference": float("nan")}, 0.0, "NaN or infinite"),
     ],
 )  # fmt: skip
 def test_parity_below_min_agreement_is_refused(changes, min_agreement, message):
     result = dataclasses.replace(GOOD, **changes)
-    if message is None:
-        return parity.require_agreement(result, min_agreement)
     with pytest.raises(UserError, match=message):
         parity.require_agreement(result, min_agreement)
-    return None
 
 
 @pytest.mark.parametrize("images", [3, 7, 197, 1000, 30011])
