@@ -74,8 +74,6 @@ class CacheIndex:
 
     def find(self, stamps: np.ndarray) -> np.ndarray:
         """Returns the row of each stamp (STAMP [n]), int64 [n], -1 where there is none."""
-        if not len(self):
-            return np.full(len(stamps), -1)
         own = self.facts["stamp"]
         order = np.argsort(own)
         positions = np.searchsorted(own, stamps, sorter=order)

@@ -1,6 +1,5 @@
-"""From a recipe to images that can be loaded, and what is said of those that can't."""
+"""From a recipe to images that can be loaded, and messages about those that can't."""
 
-import csv
 import os
 
 import numpy as np
@@ -106,41 +105,36 @@ def test_broken_class_is_reported_together_with_missing_files(manifest, coloured
     assert "1 of 31 files that were looked for does not exist" in str(error.value)
 
 
-def test_manifest_of_which_all_files_are_missing_is_an_error(manifest, tmp_path):
-    rows = [f"{label}{number}.jpg,{label}" for label in "ab" for number in range(4)]
-    recipe = manifest(rows, validation_fraction=0.25)
-    with pytest.raises(UserError, match=rf"8 of 8 files .* exist.*a0.*relative to {tmp_path};"):
-        prepare_training(recipe, tmp_path)
-
-
 @pytest.fixture
-def four():
-    splits = [TRAIN, TRAIN, TRAIN, VALIDATION]
-    names = ["1", "2", "3", "4"]
-    return from_columns(names, [0, 0, 1, 1], ("a", "b"), keys=names, splits=splits)
+def exclude(tmp_path):
+    """Excludes the images with these numbers of four, and returns the keys of the others."""
+    names, splits = ["a,1", "a2", "b3", "b4"], [TRAIN, TRAIN, TRAIN, VALIDATION]
+    data = from_columns(names, [0, 0, 1, 1], ("a", "b"), keys=names, splits=splits)
+
+    def run(numbers, on_bad_image="skip"):
+        broken = [BrokenImage(number, names[number], "empty file") for number in numbers]
+        return prepare.exclude_broken(data, broken, tmp_path / "bad.csv", on_bad_image).keys
+
+    return run
 
 
-def test_broken_images_are_excluded_and_reported(tmp_path, four):
-    report = tmp_path / "bad_images.csv"
-    assert prepare.exclude_broken(four, [], report, "fail").keys.tolist() == ["1", "2", "3", "4"]
-    assert report.read_text().splitlines() == ["path,reason"]
-    broken = [BrokenImage(1, 'a, "b".jpg', "empty file")]
-    assert prepare.exclude_broken(four, broken, report, "skip").keys.tolist() == ["1", "3", "4"]
-    with open(report, newline="") as file:
-        assert list(csv.reader(file)) == [["path", "reason"], ['a, "b".jpg', "empty file"]]
-    assert os.listdir(tmp_path) == ["bad_images.csv"]
+def test_broken_images_are_excluded_and_reported(tmp_path, exclude):
+    assert exclude([], "fail").tolist() == ["a,1", "a2", "b3", "b4"]
+    assert (tmp_path / "bad.csv").read_text() == "path,reason\n"
+    assert exclude([0]).tolist() == ["a2", "b3", "b4"]
+    assert (tmp_path / "bad.csv").read_text() == 'path,reason\n"a,1",empty file\n'
+    assert os.listdir(tmp_path) == ["bad.csv"]
 
 
-def test_broken_image_ends_the_run_on_request(tmp_path, four):
-    report = tmp_path / "bad_images.csv"
-    with pytest.raises(UserError, match=r"1 of 4 .*first is 2 \(empty file\).*bad_images.csv"):
-        prepare.exclude_broken(four, [BrokenImage(1, "2", "empty file")], report, "fail")
-    assert len(report.read_text().splitlines()) == 2
-
-
-@pytest.mark.parametrize(("index", "split"), [(2, "train"), (3, "validation")])
-def test_class_that_loses_all_images_is_an_error(tmp_path, four, index, split):
-    with pytest.raises(UserError, match=f"no image of class 'b' in {split} can be used"):
-        prepare.exclude_broken(
-            four, [BrokenImage(index, "x", "empty")], tmp_path / "bad.csv", "skip"
-        )
+@pytest.mark.parametrize(
+    ("number", "on_bad_image", "message"),
+    [
+        (1, "fail", r"1 of 4 .*first is a2 \(empty file\).*bad\.csv"),
+        (2, "skip", "no image of class 'b' in train can be used"),
+        (3, "skip", "no image of class 'b' in validation can be used"),
+    ],
+)
+def test_broken_image_ends_the_run(tmp_path, exclude, number, on_bad_image, message):
+    with pytest.raises(UserError, match=message):
+        exclude([number], on_bad_image)
+    assert len((tmp_path / "bad.csv").read_text().splitlines()) == 2
