@@ -6,9 +6,7 @@ ten images decodes ten.
 
 from __future__ import annotations
 
-import ctypes
 import json
-import mmap
 import os
 import threading
 from collections.abc import Callable
@@ -21,7 +19,7 @@ from engine.core.recipe import Recipe
 from engine.core.text import byte_size
 from pipelines.decode import decode, headers
 from pipelines.pixel_cache import scan, store
-from pipelines.pixel_cache.cache import NOWHERE, CacheLocation, PixelCache
+from pipelines.pixel_cache.cache import NOWHERE, CacheLocation, PixelCache, prefaulted
 from pipelines.pixel_cache.index import CacheIndex, stamp_images, system_reason
 from pipelines.pixel_cache.scan import BrokenImage, ImageFacts
 from pipelines.pixel_cache.store import PixelWriter
@@ -30,8 +28,6 @@ from pipelines.sources.examples import Examples
 NICENESS = 19  # of the thread that writes for later runs
 _BATCH = 32  # images that are copied at a time
 _MANY = 50_000  # images whose decoding is announced though nothing is cached
-_MADV_POPULATE_WRITE = 23  # of Linux 5.14 and later
-_POPULATED_BYTES = 1 << 22  # at a time
 
 
 class ScanResult(NamedTuple):
@@ -92,7 +88,7 @@ class PixelCacheBuilder:
             self._log_cached()
             return self._result(caches[0].index, caches[0])
         if self.fits:
-            self.memory = _prefaulted((len(self.images), *self.shape))
+            self.memory = prefaulted((len(self.images), *self.shape))
         if not complete:
             self.writer = self._new_writer()
         try:
@@ -278,28 +274,3 @@ class PixelCacheBuilder:
     def _count(self) -> str:
         height, width, _ = self.shape
         return f"{len(self.images):,} images at {height}x{width}"
-
-
-def _prefaulted(shape: tuple[int, ...]) -> np.ndarray:
-    """Returns a new array, uint8 of any values, whose pages a thread requests from the system.
-
-    The system clears a page when it is first written to; in a virtual machine that can take as long
-    as decoding the image that goes there (1 s for the first pass over cats and dogs). A processor
-    that would be idle while the decoding program is built does it here. An older Linux refuses, and
-    clears each page later.
-    """
-    # NumPy requests large pages for `empty`, not for `zeros`: filled in a fraction of the time.
-    array = np.empty(shape, np.uint8)
-    threading.Thread(target=_populate, args=[array], name="prefault", daemon=True).start()
-    return array
-
-
-def _populate(array: np.ndarray) -> None:
-    """Has the array's pages cleared; their contents stay, so they may be written meanwhile."""
-    madvise = ctypes.CDLL(None).madvise
-    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    end = array.ctypes.data + array.nbytes
-    first_page = -(-array.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
-    # In chunks, since other threads can't allocate memory during a call.
-    for start in range(first_page, end, _POPULATED_BYTES):
-        madvise(start, min(_POPULATED_BYTES, end - start), _MADV_POPULATE_WRITE)

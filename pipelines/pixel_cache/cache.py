@@ -7,7 +7,9 @@ again, and a file that was cut short is an error, not a SIGBUS.
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import mmap
 import os
 import threading
 from collections.abc import Callable
@@ -19,6 +21,8 @@ from engine.core.locks import FileLock
 from pipelines.pixel_cache.index import CacheIndex
 
 ALIGNMENT = 64  # bytes; TensorFlow takes such an array without a copy
+_MADV_POPULATE_WRITE = 23  # of Linux 5.14 and later
+_POPULATED_BYTES = 1 << 22  # at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +125,31 @@ class PixelCache:
         """Waits until the writing for later runs has ended or failed."""
         if self.saving:
             self.saving.join()
+
+
+def prefaulted(shape: tuple[int, ...]) -> np.ndarray:
+    """Returns a new array, uint8 of any values, whose pages a thread requests from the system.
+
+    The system clears a page when it is first written to; in a virtual machine that can take as long
+    as decoding the image that goes there (1 s for the first pass over cats and dogs). A processor
+    that would be idle while the decoding program is built does it here. An older Linux refuses, and
+    clears each page later.
+    """
+    # NumPy requests large pages for `empty`, not for `zeros`: filled in a fraction of the time.
+    array = np.empty(shape, np.uint8)
+    threading.Thread(target=_populate, args=[array], name="prefault", daemon=True).start()
+    return array
+
+
+def _populate(array: np.ndarray) -> None:
+    """Has the array's pages cleared; their contents stay, so they may be written meanwhile."""
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    end = array.ctypes.data + array.nbytes
+    first_page = -(-array.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
+    # In chunks, since other threads can't allocate memory during a call.
+    for start in range(first_page, end, _POPULATED_BYTES):
+        madvise(start, min(_POPULATED_BYTES, end - start), _MADV_POPULATE_WRITE)
 
 
 def _aligned(shape: tuple[int, ...]) -> np.ndarray:

@@ -200,17 +200,6 @@ def test_images_are_only_scanned_where_nothing_may_be_cached(paths, monkeypatch)
     assert lines == ["decoding 10 images once, so that no broken one ends the run"]
 
 
-@pytest.mark.parametrize("shape", [(0, 4, 4, 3), (1, 1, 1, 3), (8, 1 << 20)])
-def test_prefaulted_array_keeps_what_is_written_meanwhile(shape):
-    array = building._prefaulted(shape)
-    array[:] = 7
-    for thread in threading.enumerate():
-        if thread.name == "prefault":
-            thread.join()
-    assert (array.shape, array.dtype) == (shape, np.uint8)
-    assert (array == 7).all()
-
-
 def test_log_lines_name_count_size_and_folder(paths, cache):
     lines = []
     for memory in (10 * ROW, 10 * ROW - 1):

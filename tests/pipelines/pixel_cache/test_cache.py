@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,17 @@ def test_file_that_was_cut_short_is_an_error(file):
     pixels.take([COUNT - 2])
     with pytest.raises(OSError, match=f"ends inside row {COUNT - 1}"):
         pixels.take([COUNT - 1])
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4, 3), (1, 1, 1, 3), (8, 1 << 20)])
+def test_prefaulted_array_keeps_what_is_written_meanwhile(shape):
+    array = cache.prefaulted(shape)
+    array[:] = 7
+    for thread in threading.enumerate():
+        if thread.name == "prefault":
+            thread.join()
+    assert (array.shape, array.dtype) == (shape, np.uint8)
+    assert (array == 7).all()
 
 
 def test_cache_folder_follows_xdg(monkeypatch):
