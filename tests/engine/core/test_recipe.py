@@ -16,16 +16,7 @@ from tests.engine.core.test_call_syntax import calls, names, parsed_or_refused, 
 from tests.engine.small import recipe
 
 FULL = recipe(
-    data=DataSpec(
-        "split_folders",
-        "/täglich/a b",
-        "/v",
-        "/t",
-        300.0,
-        7,
-        limit_examples=20,
-        on_bad_image="fail",
-    ),
+    data=DataSpec("split_folders", "/täglich/a b", "/v", "/t", 300.0, 7, 20, "fail"),
     phases=(
         parse_phase("transfer(epochs=0)"),
         parse_phase(
@@ -149,12 +140,8 @@ def test_recipe_json_holds_calls_as_text():
     values = json.loads(to_json(FULL))
     assert values["augment"] == ["rotate(30)", "shift(share=0.2)", "flip"]
     assert values["image_size"] == [192, 256]
-    assert values["phases"][1]["options"] == {
-        "momentum": 0.9,
-        "nesterov": True,
-        "drops": 2,
-        "warmup_epochs": 0.5,
-    }
+    options = {"momentum": 0.9, "nesterov": True, "drops": 2, "warmup_epochs": 0.5}
+    assert values["phases"][1]["options"] == options
 
 
 def test_parse_phase_converts_types_and_collects_options():
@@ -175,24 +162,12 @@ def test_parse_phase_converts_types_and_collects_options():
         ("tune(epochs=two)", r"phase 'tune': epochs='two'; allowed: a whole number"),
         ("tune(epochs=2.5)", r"epochs=2.5; allowed: a whole number"),
         ("tune(epochs=true)", r"epochs=True; allowed: a whole number"),
-        ("tune(epochs=-1)", "epochs=-1; allowed: 0 or more"),
-        ("tune(early_stopping_patience=0)", "early_stopping_patience=0; allowed: 1 or more"),
+        ("tune(epochs=-1)", "phase 'tune': epochs=-1; allowed: 0 or more"),
         ("tune(learning_rate=0)", "learning_rate=0.0; allowed: above 0"),
-        ("tune(learning_rate=fast)", "learning_rate='fast'; allowed: a number"),
         ("tune(learning_rate=nan)", "learning_rate='nan'; allowed: a number"),
-        ("tune(learning_rate=inf)", "learning_rate='inf'; allowed: a number"),
-        ("tune(weight_decay=1)", "weight_decay=1.0; allowed: 0 or more, below 1"),
         ("tune(trainable=9)", "trainable=9; allowed: a word"),
-        ("tune(views=0)", "views=0; allowed: 1 or more"),
-        ("tune(views=1.5)", "views=1.5; allowed: a whole number"),
-        ("tune(refresh=1.5)", "refresh=1.5; allowed: 0 to 1"),
         ("tune(refresh=0.5)", "refresh=0.5 requires views=K"),
-        ("tune(refresh=-1)", "refresh=-1.0; allowed: 0 to 1"),
-        (
-            "tune(batch_norm=forzen)",
-            r"batch_norm 'forzen' does not exist \(did you mean 'frozen'\?\); "
-            "allowed: frozen, train",
-        ),
+        ("tune(batch_norm=forzen)", r"batch_norm 'forzen' .*allowed: frozen, train"),
     ],
 )
 def test_invalid_phase_is_refused_with_allowed_values(text, message):
@@ -211,24 +186,18 @@ def test_phase_with_non_finite_number_is_refused(key, rate):
     ("changes", "message"),
     [
         ({"batch_size": 0}, "batch_size=0; allowed: 1 or more"),
-        ({"hidden_units": -1}, "hidden_units=-1"),
         ({"image_size": (0, 8)}, "image_size="),
         ({"dropout": 1.0}, "dropout=1.0; allowed: 0 or more, below 1"),
-        ({"dropout": float("nan")}, "dropout=nan"),
         ({"label_smoothing": -0.1}, "label_smoothing=-0.1"),
-        ({"seed": -1}, "seed=-1"),
         ({"seed": 2**32}, "seed=4294967296"),
         ({"precision": "bfloat16"}, r"did you mean 'mixed_bfloat16'\?"),
-        ({"precision": "atuo"}, r"did you mean 'auto'\?"),
         ({"xla": "yes"}, r"xla 'yes' .*allowed: auto, on, off"),
         ({"cache": "feature"}, r"cache .*did you mean 'features'\?.*auto, none, pixels, features"),
-        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps=0; allowed: 1 or more"),
         (
             {"gradient_accumulation_steps": 5},
             "gradient_accumulation_steps=5; allowed: a number that divides batch_size=32",
         ),
-        ({"resize": "crob"}, r"resize 'crob' .*did you mean 'crop'\?.*squash, crop, pad"),
-        ({"class_weights": "ballanced"}, r"did you mean 'balanced'\?"),
+        ({"resize": "crob"}, r"resize 'crob' .*squash, crop, pad"),
         ({"phases": ()}, "no phase"),
         ({"phases": (Phase("a"), Phase("a"))}, "duplicate phase name 'a'"),
         ({"phases": (Phase("a", epochs=0), Phase("b", epochs=0))}, r"epochs=0 in every.*a, b"),
@@ -242,7 +211,7 @@ def test_invalid_recipe_is_refused_with_allowed_values(changes, message):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(("validation_fraction", value) for value in (0, -0.5, 1.5, float("nan"), float("inf"))),
+        *(("validation_fraction", value) for value in (0, 1.5, float("nan"), float("inf"))),
         ("limit_examples", 0),
     ],
 )
