@@ -19,7 +19,7 @@ _TOKEN = re.compile(
         (?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w./-]))
       | (?P<word>[\w./-]+)
       | '(?P<single>[^']*)' | "(?P<double>[^"]*)"
-      | (?P<mark>[(),=|])
+      | (?P<mark>[(),=|]) | (?P<end>\Z)
     )""",
     re.VERBOSE,
 )
@@ -93,19 +93,15 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self.text, self.position, self.depth = text.rstrip(), 0, 0
-        self.kind, self.value, self.start = "", "", 0
         self.advance()
 
     def advance(self) -> None:
         self.start = self.position
-        if self.position == len(self.text):
-            self.kind, self.value = "end", ""
-            return
         match = _TOKEN.match(self.text, self.position)
         if not match:
             raise self.error("a name, a number or text in quotes")
-        self.kind, self.value = next((k, v) for k, v in match.groupdict().items() if v is not None)
-        self.position = match.end()
+        self.kind = match.lastgroup or ""
+        self.value, self.position = match[self.kind], match.end()
 
     def error(self, expected: str) -> UserError:
         rest = self.text[self.start :].strip()

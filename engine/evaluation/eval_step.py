@@ -8,10 +8,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from engine.evaluation.evaluate import EvalStep
 from engine.models.batchnorm_folding import fold
 from engine.optim import losses
-
-EvalStep = Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]
 
 
 def make_eval_step(model: keras.Model) -> EvalStep:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -12,8 +12,8 @@ from engine.core.dataset import Batch
 from engine.core.errors import UserError
 from engine.evaluation.decision_rule import log_probabilities
 
-if TYPE_CHECKING:
-    from engine.evaluation.eval_step import EvalStep
+# Inputs and labels of a batch -> losses, float32 [B], and logits, float32 [B, classes].
+EvalStep = Callable[[Any, Any], tuple[Any, Any]]
 
 
 @dataclasses.dataclass(frozen=True)

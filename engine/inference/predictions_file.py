@@ -80,11 +80,12 @@ class PredictionCounts:
     first_unreadable: tuple[tuple[str, str], ...] = ()
     size: int = 0
 
-    def add(self, predictions: Sequence[Prediction]) -> None:
+    def add(self, predictions: Sequence[Prediction], size: int) -> None:
         problems = [(one.path, one.problem) for one in predictions if one.problem]
         self.rows += len(predictions)
         self.unreadable += len(problems)
         self.first_unreadable = (*self.first_unreadable, *problems)[:MAX_UNREADABLE_SHOWN]
+        self.size += size
 
 
 class _Paths:
@@ -202,11 +203,11 @@ class PredictionsFile:
         Raises:
           UserError: they can't be written; earlier rows are saved.
         """
+        rows = self.format.rows(predictions, self.top_k)
         with self._write_errors():
-            self._write(self.format.rows(predictions, self.top_k))
-        self.counts.add(predictions)
-        if time.monotonic() - self._saved > SAVE_SECONDS:
-            with self._write_errors():
+            self._write(rows)
+            self.counts.add(predictions, len(rows))
+            if time.monotonic() - self._saved > SAVE_SECONDS:
                 self._save_progress()
 
     def finish(self) -> None:
@@ -251,7 +252,9 @@ class PredictionsFile:
         os.ftruncate(self._file, self.counts.size)
         os.lseek(self._file, self.counts.size, os.SEEK_SET)
         if not self.counts.size:
-            self._write(self.format.header(self.top_k))
+            header = self.format.header(self.top_k)
+            self._write(header)
+            self.counts.size = len(header)
 
     def _save_progress(self) -> None:
         os.ftruncate(self._file, self.counts.size)  # after a write that failed halfway
@@ -260,10 +263,8 @@ class PredictionsFile:
         self._saved = time.monotonic()
 
     def _write(self, data: bytes) -> None:
-        size = self.counts.size + len(data)
         while data:
             data = data[os.write(self._file, data) :]
-        self.counts.size = size
 
     @contextmanager
     def _write_errors(self) -> Iterator[None]:

@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from engine.core.dataset import Augmentation, Batch
 from engine.core.errors import UserError
-from engine.evaluation.eval_step import EvalStep, compile_eval_step
+from engine.evaluation.eval_step import compile_eval_step
+from engine.evaluation.evaluate import EvalStep
 from engine.inference.predictor import Predictor
 from engine.models.batchnorm_folding import fold
 from engine.runtime import stateless_random

@@ -53,9 +53,9 @@ def start_tensorflow(
 def _set_threads(
     config: Any, threads: int, inter_op_threads: int, log: Callable[[str], None]
 ) -> None:
+    gpus = config.list_physical_devices("GPU")
     try:
         config.threading.set_intra_op_parallelism_threads(threads)
-        gpus = config.list_physical_devices("GPU")
         if not gpus:
             config.threading.set_inter_op_parallelism_threads(inter_op_threads)
     except RuntimeError:  # what TensorFlow raises once it has started
@@ -67,7 +67,6 @@ def _set_threads(
             f"TensorFlow was started before with threads={current[0]} (inter_op={current[1]}; 0 "
             f"for its own choice), which stays; threads={threads} holds for decoding alone"
         )
-        gpus = config.list_physical_devices("GPU")
     for gpu in gpus:
         try:
             config.experimental.set_memory_growth(gpu, True)
