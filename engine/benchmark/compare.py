@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_MACHINE_LENGTH = 44  # letters
-# Inches: a group without its bars, a bar, all groups (matplotlib writes fewer than 2**16 pixels on
-# a side), and the width without and with costs.
-GROUP_HEIGHT, BAR_HEIGHT, MAX_HEIGHT, WIDTHS = 0.8, 0.3, 600.0, (10.0, 13.0)
+# Inches: a group without its bars, a bar, and all groups (matplotlib writes fewer than 2**16 pixels
+# on a side).
+GROUP_HEIGHT, BAR_HEIGHT, MAX_HEIGHT, WIDTH = 0.8, 0.3, 600.0, 13.0
 DOTS_PER_INCH = 100
 MAX_GROUPS = 40  # in one image: the layout takes a tenth of a second for each
 MAX_TITLE_LENGTH = 76  # letters
@@ -137,7 +137,7 @@ def draw(reports: Sequence[Report]) -> Figure:
     }
     bars = [len(entries) for entries in shown.values()]
     height = min(GROUP_HEIGHT * len(bars) + BAR_HEIGHT * sum(bars), MAX_HEIGHT)
-    figure = Figure(figsize=(WIDTHS[priced], height), dpi=DOTS_PER_INCH, layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), dpi=DOTS_PER_INCH, layout="constrained")
     rows = figure.subplots(
         len(shown),
         1 + priced,

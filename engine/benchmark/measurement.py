@@ -106,17 +106,13 @@ class Measurement:
             require(0 <= size < 2**63, f"peak_memory of {name}={size}; allowed: bytes")
 
 
-def attainable_rate(measurement: Measurement) -> float:
-    """Returns the images/s that the stages allow: the rate of the slowest device.
-
-    The time of a device is the sum of its stages' times.
-    """
-    return 1 / max(_seconds_per_image(stages) for stages in _stages_by_device(measurement))
-
-
 def efficiency(measurement: Measurement) -> float:
-    """Returns the whole's fraction of `attainable_rate`; slightly above 1 with good overlap."""
-    return measurement.whole.median / attainable_rate(measurement)
+    """Returns the whole's fraction of the rate that the stages allow: that of the slowest device.
+
+    The time of a device is the sum of its stages' times. Good overlap is slightly above 1.
+    """
+    seconds = max(_seconds_per_image(stages) for stages in _stages_by_device(measurement))
+    return measurement.whole.median * seconds
 
 
 def _stages_by_device(measurement: Measurement) -> list[dict[str, Rate]]:

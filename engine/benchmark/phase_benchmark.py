@@ -44,11 +44,6 @@ class PhaseBenchmark:
         epochs, rest = divmod(self.calls, -(-length // self.steps))
         return min(epochs * length + rest * self.steps, self.prefetcher().available_until(0))
 
-    @property
-    def images(self) -> int:
-        """Images in a sample."""
-        return self.sample * self.job.recipe.batch_size
-
     def prefetcher(self) -> BatchPrefetcher:
         """Returns a prefetcher of as many epochs as a sample may need."""
         length = self.job.steps_per_epoch
@@ -96,16 +91,13 @@ def run_call(benchmark: PhaseBenchmark, batch: Batch) -> None:
 def workloads(benchmark: PhaseBenchmark) -> dict[str, Workload]:
     """Returns the workloads `input` and `whole`, and those of the phase's other stages."""
     batch = tf.nest.map_structure(lambda column: column[0], next(benchmark.batches()))
+    images = benchmark.sample * benchmark.job.recipe.batch_size
 
     def whole() -> None:
         for stacked in benchmark.batches():
             run_call(benchmark, stacked)
 
-    stages = {
-        "input": Workload(
-            lambda: collections.deque(benchmark.batches(), maxlen=0), benchmark.images
-        )
-    }
+    stages = {"input": Workload(lambda: collections.deque(benchmark.batches(), maxlen=0), images)}
     if benchmark.trainer.features:
         boundary = benchmark.trainer.features.restore(batch)
     else:
@@ -114,7 +106,7 @@ def workloads(benchmark: PhaseBenchmark) -> dict[str, Workload]:
         if benchmark.trainer.partition.frozen:
             stages["trunk"] = trunk_stage(benchmark, batch)
     stages["tail"] = tail_step(benchmark, batch._replace(inputs=tuple(boundary)))
-    stages["whole"] = Workload(whole, benchmark.images)
+    stages["whole"] = Workload(whole, images)
     return stages
 
 
