@@ -27,7 +27,7 @@ from engine.runs.checkpoints import TrainState
 from engine.runs.directory import RunDirectory, claim_directory
 from engine.runs.load_run import load_run
 from engine.training import phase as stages
-from engine.training.state import TrainJob
+from engine.training.job import TrainJob
 from pipelines.augment import augmentations
 from pipelines.loading import batches
 from pipelines.loading import prepare as ready

@@ -17,8 +17,8 @@ from engine.core.recipe import Phase, Recipe
 from engine.runs.checkpoints import TrainState
 from engine.runtime import hardware, stateless_random
 from engine.training.batch_prefetcher import BatchPrefetcher
+from engine.training.job import TrainJob
 from engine.training.phase import PhaseTrainer
-from engine.training.state import TrainJob
 
 # Calls of the training step in a sample: filling the prefetcher must not dominate.
 MIN_CALLS, MAX_CALLS = 6, 100

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from engine.inference.predictor import Predictor
-    from engine.training.state import TrainJob
+    from engine.training.job import TrainJob
     from pipelines.predict.image_stream import ImageStream
     from pipelines.sources.examples import Examples
 
@@ -112,7 +112,7 @@ def prepare_job(
 ) -> TrainJob:
     """Returns the recipe's training job, with a run directory in `folder`."""
     from engine.commands import training_data
-    from engine.training.state import TrainJob
+    from engine.training.job import TrainJob
     from pipelines.augment import augmentations
 
     run, logger = RunDirectory(folder / "run"), NoteLogger(log)

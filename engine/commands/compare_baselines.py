@@ -26,7 +26,7 @@ from engine.core.recipe import Recipe, to_json
 from engine.runtime import tensorflow_setup
 
 if TYPE_CHECKING:
-    from engine.training.state import TrainJob
+    from engine.training.job import TrainJob
 
 OURS = "bin/train"
 ROOT = str(Path(__file__).resolve().parents[2])

@@ -17,8 +17,8 @@ from engine.report.report_data import ReportContext
 from engine.runs import best_model
 from engine.runs.directory import RunDirectory
 from engine.runtime.shutdown import ShutdownRequested
+from engine.training.job import TrainJob
 from engine.training.results import FinalEvaluation
-from engine.training.state import TrainJob
 from pipelines.loading import batches, prepare
 
 OWN_DATA = "the run's own"

@@ -152,7 +152,7 @@ def _train(recipe: Recipe, threads: int, folder: Path, interrupt_at: int | None 
     from engine.frozen.array_store import CacheBudget
     from engine.models import classifier
     from engine.training import loop
-    from engine.training.state import TrainJob
+    from engine.training.job import TrainJob
     from pipelines.augment import augmentations
     from pipelines.loading import batches
     from pipelines.sources import sources

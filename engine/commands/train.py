@@ -20,7 +20,7 @@ from engine.runtime.shutdown import Shutdown
 
 if TYPE_CHECKING:
     from engine.evaluation.evaluate import Predictions
-    from engine.training.state import TrainJob
+    from engine.training.job import TrainJob
 
 # Fields of both TrainOptions and TrainJob.
 JOB_OPTIONS = (
@@ -160,7 +160,7 @@ def _prepare_job(
 ) -> TrainJob:
     from engine.commands import training_data
     from engine.training import setup
-    from engine.training.state import TrainJob
+    from engine.training.job import TrainJob
     from pipelines.augment import augmentations
 
     run, recipe = lock.run, options.recipe

@@ -15,9 +15,9 @@ from engine.runs.checkpoints import TrainState
 from engine.runs.history import write_history
 from engine.runs.retrying_writer import RetryingWriter
 from engine.runtime.shutdown import ShutdownRequested
+from engine.training.job import TrainJob
 from engine.training.nan_recovery import NanRecovery
 from engine.training.phase import PhaseTrainer
-from engine.training.state import TrainJob
 
 MIN_SECONDS = 10.0  # between checkpoints at the ends of epochs,
 MAX_SHARE = 0.01  # and the share of the time that they may take

@@ -36,6 +36,7 @@ from engine.runtime.shutdown import ShutdownRequested
 from engine.training.batch_prefetcher import BatchPrefetcher
 from engine.training.batchnorm_check import BatchNormCheck, check_batchnorm
 from engine.training.checkpoint_writer import CheckpointWriter
+from engine.training.job import TrainJob
 from engine.training.nan_recovery import NanRecovery, NonFiniteLossError
 from engine.training.phase import PhaseTrainer
 from engine.training.results import (
@@ -44,7 +45,6 @@ from engine.training.results import (
     evaluate_final_model,
     phase_result,
 )
-from engine.training.state import TrainJob
 
 
 def train(job: TrainJob) -> FinalEvaluation:

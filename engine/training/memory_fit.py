@@ -18,8 +18,8 @@ from engine.models import classifier
 from engine.runs.checkpoints import TrainState
 from engine.runs.directory import RunDirectory
 from engine.training.batchnorm_check import check_batchnorm
+from engine.training.job import TrainJob
 from engine.training.phase import PhaseTrainer
-from engine.training.state import TrainJob
 
 # TensorFlow raises the same error where these are exhausted.
 _FILE_ERRORS = ("No space left on device", "Too many open files", "Disk quota exceeded")

@@ -14,14 +14,13 @@ from engine.core.dataset import Batch
 from engine.core.errors import UserError
 from engine.core.files import write_csv
 from engine.core.recipe import Phase
-from engine.frozen.view_schedule import ViewSchedule
 from engine.runs import checkpoints
 from engine.runs.checkpoints import TrainState
 from engine.runs.nan_events import NanEvent, read_nan_events, write_nan_events
 from engine.runs.retrying_writer import RetryingWriter
+from engine.training.job import TrainJob
 from engine.training.metrics import TrainMetrics
 from engine.training.phase import PhaseTrainer
-from engine.training.state import TrainJob
 
 MAX_EVENTS = 3
 Arrays = dict[str, list[np.ndarray]]  # groups of arrays, as `checkpoints.load` returns them
@@ -29,12 +28,15 @@ COLUMNS = ("path", "label", "example", "epoch", "view")
 
 
 class NonFiniteLossError(Exception):
-    """The loss of a step, or a variable after it, is NaN or infinite."""
+    """The loss of a step, or a variable after it, is NaN or infinite.
 
-    def __init__(self, phase: Phase, step: int, what: str, views: ViewSchedule) -> None:
-        """step: of the run, from 0. what: is non-finite. views: of the phase."""
-        super().__init__(f"phase {phase.name!r}, step {step + 1}: {what}")
-        self.phase, self.step, self.views = phase, step, views
+    Attributes:
+      step: of the run, from 0.
+    """
+
+    def __init__(self, phase: Phase, step: int, message: str) -> None:
+        super().__init__(message)
+        self.phase, self.step = phase, step
 
 
 class NanRecovery:
@@ -59,7 +61,7 @@ class NanRecovery:
         if metrics.bad_step is not None:
             first = state.phase_start + state.epoch * self.job.steps_per_epoch
             what = f"the loss is {metrics.loss}"
-            raise NonFiniteLossError(trainer.phase, first + metrics.bad_step, what, trainer.views)
+            raise self._list_batch(trainer, first + metrics.bad_step, what)
         return metrics
 
     def require_finite(self, trainer: PhaseTrainer, state: TrainState) -> None:
@@ -73,10 +75,10 @@ class NanRecovery:
         moved = [*partition.variables, *partition.statistics(trainer.phase)]
         if not all(np.isfinite(variable.numpy()).all() for variable in moved):
             what = "its update left non-finite variables"
-            raise NonFiniteLossError(trainer.phase, state.step - 1, what, trainer.views)
+            raise self._list_batch(trainer, state.step - 1, what)
 
     def roll_back(self, error: NonFiniteLossError) -> tuple[TrainState, Arrays]:
-        """Lists the batch, records the event and reads the last checkpoint.
+        """Records the event and reads the last checkpoint.
 
         Returns:
           the state and the arrays to continue from; the initial weights without a checkpoint.
@@ -84,22 +86,22 @@ class NanRecovery:
         Raises:
           UserError: the run does not continue.
         """
-        job, listed = self.job, self._list_batch(error)
+        job = self.job
         if job.on_nan == "stop" or len(self.events) == MAX_EVENTS:
             halved = f", after the rate was halved {MAX_EVENTS} times" * (job.on_nan != "stop")
             raise UserError(
-                f"{listed}{halved}; lower the phase's learning_rate "
+                f"{error}{halved}; lower the phase's learning_rate "
                 f"({error.phase.learning_rate:g}) or give it clip_global_norm=1, with --overwrite"
             )
         state, arrays = checkpoints.load(job.run)
         if not arrays and not self.initial_weights:
             raise UserError(
-                f"{listed}; {job.run.checkpoints} was deleted, so there is nothing to roll back "
+                f"{error}; {job.run.checkpoints} was deleted, so there is nothing to roll back "
                 "to; start over with --overwrite"
             )
         self.events.append(NanEvent(error.phase.name, error.step, state.step))
         self.writer.attempt(self.save)  # else with the next checkpoint
-        job.logger.note(f"{listed}; rolling back to step {state.step} with half the learning rate")
+        job.logger.note(f"{error}; rolling back to step {state.step} with half the learning rate")
         return state, arrays or dict(self.initial_weights)
 
     def save(self) -> None:
@@ -111,12 +113,13 @@ class NanRecovery:
         if self.events:
             write_nan_events(self.job.run, self.events)
 
-    def _list_batch(self, error: NonFiniteLossError) -> str:
-        """Returns what happened, and where the batch is listed if it could be."""
-        loader, run, steps = self.job.loader, self.job.run, (error.step, error.step + 1)
+    def _list_batch(self, trainer: PhaseTrainer, step: int, what: str) -> NonFiniteLossError:
+        """Returns the error of a step, which says where its images are listed if they could be."""
+        message = f"phase {trainer.phase.name!r}, step {step + 1}: {what}"
+        loader, run = self.job.loader, self.job.run
         with contextlib.suppress(UserError):  # an image that can't be read any more hides nothing
-            stacked = next(iter(loader.train_batches(*steps, 1, error.views)))
-            batch = Batch(*(np.asarray(column)[0] for column in stacked))
+            stacked = next(trainer.train_batches(step, step + 1, 1))
+            batch = Batch(None, *(np.asarray(column)[0] for column in stacked[1:]))
             rows = [
                 {
                     "path": loader.example_name(int(batch.examples[index])),
@@ -128,5 +131,5 @@ class NanRecovery:
                 for index in np.flatnonzero(batch.weights)
             ]
             if self.writer.attempt(lambda: write_csv(run.nan_batch, COLUMNS, rows)):
-                return f"{error}; its images are listed in {run.nan_batch}"
-        return str(error)
+                message += f"; its images are listed in {run.nan_batch}"
+        return NonFiniteLossError(trainer.phase, step, message)

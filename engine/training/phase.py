@@ -27,8 +27,8 @@ from engine.runs.nan_events import NanEvent, reduce_rate
 from engine.runtime import background
 from engine.training import train_step
 from engine.training.freeze_check import FreezeCheck
+from engine.training.job import TrainJob
 from engine.training.metrics import MetricAccumulator
-from engine.training.state import TrainJob
 from engine.training.steps_per_execution import StepsPerExecution
 from engine.training.train_step import TrainStep
 

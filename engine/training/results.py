@@ -16,9 +16,9 @@ from engine.runs import checkpoints
 from engine.runs.best_model import BestModel, model_score
 from engine.runs.checkpoints import TrainState
 from engine.runtime import hardware
+from engine.training.job import TrainJob
 from engine.training.metrics import TrainMetrics
 from engine.training.phase import PhaseTrainer
-from engine.training.state import TrainJob
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ from engine.runs import checkpoints
 from engine.runs.best_model import load_best_model
 from engine.runs.directory import RunDirectory
 from engine.runtime import stateless_random
-from engine.training.state import TrainJob
+from engine.training.job import TrainJob
 
 MAX_LOGGED_IMAGES = 16  # augmented images in TensorBoard
 MAX_NAMED_CLASSES = 8

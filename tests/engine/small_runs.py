@@ -16,7 +16,8 @@ from engine.core.recipe import DataSpec, Recipe, parse_phase
 from engine.models import classifier
 from engine.runs import checkpoints, history
 from engine.runs.directory import RunDirectory, claim_directory
-from engine.training import loop, state
+from engine.training import loop
+from engine.training.job import TrainJob
 from pipelines.augment import augmentations
 from pipelines.loading import batches
 from pipelines.sources import examples, sources
@@ -113,7 +114,7 @@ def enliven(made: classifier.Classifier, recipe: Recipe) -> None:
     made.model.set_weights(_lively[key])
 
 
-def make_job(recipe, place, watcher, from_files=False, devices=None, **settings) -> state.TrainJob:
+def make_job(recipe, place, watcher, from_files=False, devices=None, **settings) -> TrainJob:
     """Images are taken from memory where not said otherwise: it saves a second each epoch."""
     run = RunDirectory(place)
     claim_directory(run, recipe, overwrite=False)
@@ -123,7 +124,7 @@ def make_job(recipe, place, watcher, from_files=False, devices=None, **settings)
     enliven(made, recipe)
     changes = augmentations.compose(recipe.augment)
     settings = {"log_every_steps": 1, "steps_per_execution": 1, **settings}
-    return state.TrainJob(recipe, made, loader, changes, run, watcher, **settings)
+    return TrainJob(recipe, made, loader, changes, run, watcher, **settings)
 
 
 def train(recipe, place, watcher=None, change=lambda job: None, **settings):

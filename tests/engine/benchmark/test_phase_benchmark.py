@@ -15,7 +15,7 @@ from engine.core.dataset import Batch
 from engine.frozen.array_store import CacheBudget
 from engine.models import classifier
 from engine.runs.directory import RunDirectory, claim_directory
-from engine.training.state import TrainJob
+from engine.training.job import TrainJob
 from pipelines.augment import augmentations
 from pipelines.loading import batches
 from pipelines.sources import sources

@@ -9,7 +9,6 @@ import pytest
 import tensorflow as tf
 
 from engine.core.call_syntax import parse_calls
-from engine.core.dataset import DataLoader
 from engine.frozen import trunk
 from engine.frozen.array_store import CacheBudget
 from engine.frozen.feature_cache import FeatureCache
@@ -34,13 +33,8 @@ class Case:
 
     cache: FeatureCache
     forward: FrozenForward
-    partition: freezing.ModelPartition
-    loader: DataLoader
+    loader: small.InMemoryDataLoader
     filled: list[int]  # the numbers of the batches that were read to fill rows
-
-    def image(self, example: int) -> np.ndarray:
-        batches = self.loader.split_batches("train")
-        return np.concatenate([np.array(batch.inputs) for batch in batches])[example]
 
     def numbers(self, example: int, view: int) -> tf.Tensor:
         """The augmentation's numbers for one example alone, float32 [1, draws]."""
@@ -74,20 +68,19 @@ def make(network):
     def make(text=CONTINUOUS, views=None, policy="float32") -> Case:
         augmentation = augmentations.compose(parse_calls(text))
         partition = freezing.partition_model(network, "top")
-        forward = FrozenForward(
-            SEED, augmentation, trunk.compile_frozen(partition.trunk, ComputeMode(policy))
-        )
+        compiled = trunk.compile_frozen(partition.trunk, ComputeMode(policy))
+        forward = FrozenForward(SEED, augmentation, compiled)
         loader, filled = small.InMemoryDataLoader(EXAMPLES, BATCH), []
 
-        def once(split, which=None):
+        def split_batches(split, which=None):
             assert split == "train"
             filled.extend(which)
             return loader.split_batches(split, which)
 
         slots = views.count if views else augmentation.outcomes
-        recorded = small.replaced(loader, split_batches=once)
+        recorded = small.replaced(loader, split_batches=split_batches)
         cache = FeatureCache(recorded, forward, views or ALL_OUTCOMES, slots, PLENTY)
-        return Case(cache, forward, partition, loader, filled)
+        return Case(cache, forward, loader, filled)
 
     return make
 
@@ -111,7 +104,7 @@ def test_row_is_the_trunk_output_of_its_image_and_draws(make, policy):
         rows = case.read(epoch)[0]
         assert rows.dtype == {4: np.uint32, 2: np.uint16}[dtype.size]
         for example in range(EXAMPLES):
-            alone = np.repeat(case.image(example)[None], BATCH, 0)
+            alone = np.repeat(case.loader.images[example][None], BATCH, 0)
             numbers = tf.tile(case.numbers(example, FIRST + (epoch - FIRST) % 2), [BATCH, 1])
             expected = case.forward.augmented(alone, numbers)[0]
             assert expected.dtype == dtype
@@ -211,7 +204,7 @@ def test_each_output_of_the_trunk_has_its_own_rows(make):
     cache.fill(FIRST)
     means, numbers = cache.lookup(np.arange(EXAMPLES), np.full(EXAMPLES, FIRST, np.int32))
     for example in range(EXAMPLES):
-        expected = case.image(example).mean((0, 1))
+        expected = case.loader.images[example].mean((0, 1))
         np.testing.assert_allclose(means[example].view(np.float32), expected, rtol=1e-5)
         first = np.float16(case.numbers(example, FIRST)[0, 0])
         assert numbers[example].view(np.float16) == first

@@ -20,7 +20,7 @@ from engine.runs.directory import RunDirectory, claim_directory
 from engine.runs.nan_events import NanEvent, read_nan_events, reduce_rate, write_nan_events
 from engine.runtime.shutdown import Shutdown
 from engine.training import loop
-from engine.training.state import TrainJob
+from engine.training.job import TrainJob
 from tests.engine import small
 from tests.engine.small_runs import Watcher, interrupt, same_end, small_recipe, train
 

@@ -4,7 +4,7 @@ import pytest
 
 from engine.core.recipe import Phase
 from engine.training import setup
-from engine.training.state import TrainJob
+from engine.training.job import TrainJob
 from tests.engine import small
 
 PHASES = (

@@ -1,4 +1,4 @@
-"""What a run is given: read by all modules of training."""
+"""What a run is given, in one value."""
 
 from __future__ import annotations
 
