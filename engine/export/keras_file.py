@@ -51,8 +51,8 @@ def load(source: ExportSource, path: Path) -> PredictFunction:
 def usage(source: ExportSource) -> str:
     program = snippets.pixel_program(
         source,
-        imports=("zipfile", "keras"),
-        lines="""\
+        "keras",
+        """\
 with zipfile.ZipFile("model.keras") as files:
     info = json.loads(files.read("model.json"))
 labels, rule = info["labels"], info["rule"]

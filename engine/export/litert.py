@@ -119,8 +119,8 @@ def load(source: ExportSource, path: Path) -> PredictFunction:
 def usage(source: ExportSource) -> str:
     program = snippets.pixel_program(
         source,
-        imports=("zipfile", "ai_edge_litert.interpreter"),
-        lines="""\
+        "ai_edge_litert.interpreter",
+        """\
 with zipfile.ZipFile("model.tflite") as files:
     labels = json.loads(files.read("model.json"))["labels"]
 model = ai_edge_litert.interpreter.Interpreter("model.tflite").get_signature_runner()
@@ -128,24 +128,21 @@ outputs = model(images=images)
 probabilities = outputs["probabilities"]
 decisions = outputs.get("decision", probabilities.argmax(-1))""",
     )
+    calibration = ""
+    if source.calibration_images is not None:
+        calibration = f"""
+Weights and arithmetic are int8 up to the logits, calibrated on {len(source.calibration_images)}
+training images.
+"""
     return f"""\
 {snippets.signature(source, source.rule.overrides_argmax)}
 It has one signature, `{SIGNATURE}`. `labels.txt` in the file holds one label per line, with `\\n`
 for a line break within a name; `model.json` holds the labels unchanged, the temperature, the
 decision rule and the resize method. {_app_support(source)}
-{_calibration(source)}
+{calibration}
 Run in the folder of the file, with the packages ai-edge-litert, numpy and Pillow:
 
 {program}"""
-
-
-def _calibration(source: ExportSource) -> str:
-    if source.calibration_images is None:
-        return ""
-    count = len(source.calibration_images)
-    return f"""
-Weights and arithmetic are int8 up to the logits, calibrated on {count} training images.
-"""
 
 
 def _app_support(source: ExportSource) -> str:

@@ -73,11 +73,12 @@ def load(source: ExportSource, path: Path) -> PredictFunction:
 def usage(source: ExportSource) -> str:
     program = snippets.pixel_program(
         source,
-        imports=("onnxruntime",),
-        lines="""\
+        "onnxruntime",
+        """\
 session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
 labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
 probabilities, decisions = session.run(["probabilities", "decision"], {"images": images})""",
+        standard=(),
     )
     return f"""\
 {snippets.signature(source)}

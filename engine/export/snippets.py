@@ -78,24 +78,25 @@ float32 [B, {count}]"""
     return f"{text}."
 
 
-def pixel_program(source: ExportSource, imports: Sequence[str], lines: str) -> str:
+def pixel_program(
+    source: ExportSource, package: str, lines: str, standard: Sequence[str] = ("zipfile",)
+) -> str:
     """Returns a plain Python program that predicts the images named on its command line.
 
     Args:
-      imports: the modules that `lines` needs.
+      package: what `lines` imports.
       lines: compute `labels`, `probabilities` and `decisions` from `images`.
+      standard: modules of the standard library that `lines` needs besides json and sys.
     """
     height, width, _ = source.input_shape
     resize = source.loaded_run.recipe.resize
-    standard = [name for name in imports if name == "zipfile"]
-    others = [name for name in imports if name != "zipfile"]
-    first = "\n".join(f"import {name}" for name in ("json", "sys", *standard))
-    second = "\n".join(f"import {name}" for name in (*sorted(others), "numpy as np"))
+    imports = "\n".join(f"import {name}" for name in ("json", "sys", *standard))
     return f"""\
 ```python
-{first}
+{imports}
 
-{second}
+import numpy as np
+import {package}
 from PIL import Image
 
 HEIGHT, WIDTH = {height}, {width}

@@ -102,7 +102,7 @@ def test_card_of_int8_names_calibration_images():
     source = export_cases.export_source(
         precision="int8", calibration_images=export_cases.smooth_images(5)
     )
-    assert "calibrated on 5 training images" in render(source, "litert")
+    assert "calibrated on 5\ntraining images" in render(source, "litert")
     assert "calibrated on" not in render(export_cases.export_source(), "litert")
 
 
@@ -134,7 +134,7 @@ def files(photographs, tmp_path_factory) -> list[Path]:
 
 def card_pixels_function(source):
     """Returns the function `pixels` of a card's program."""
-    text = program(snippets.pixel_program(source, ("zipfile",), "")).split("images =")[0]
+    text = program(snippets.pixel_program(source, "numpy", "")).split("images =")[0]
     scope: dict = {}
     exec(text, scope)
     return scope["pixels"]

@@ -92,7 +92,7 @@ def _each(reader: _Reader):
 
 def _references(reader: _Reader):
     ids = [values["id"] for _, values in reader.tags if "id" in values]
-    yield from {f"id {name!r} stands twice" for name in ids if ids.count(name) > 1}
+    yield from {f"duplicate id {name!r}" for name in ids if ids.count(name) > 1}
     for tag, values in reader.tags:
         for name in ("src", "href", "xlink:href", "data", "action", "srcset"):
             value = values.get(name)

@@ -21,72 +21,59 @@ from tests.engine.report.example_report import CONTEXT
 SIZE = 4  # of a batch
 
 
+LOADER = small.InMemoryDataLoader(count=30, size=SIZE)
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory) -> MeasuredModel:
-    """All thirty images of a feed, and what a network with random weights says of them."""
-    made, loader = small.network(), small.InMemoryDataLoader(count=30, size=SIZE)
-    answers = evaluate.collect_predictions(
-        eval_step.make_eval_step(made.model),
-        loader.split_batches("train"),
-        loader.classes,
-        lambda n: f"/d/{n}.png",
-    )
+    """All images of LOADER, and what a network with random weights predicts for them."""
+    classifier, batches = small.network(), functools.partial(LOADER.split_batches, "train")
+    step = eval_step.make_eval_step(classifier.model)
     return MeasuredModel(
         run=RunDirectory(tmp_path_factory.mktemp("run")),
         recipe=small.recipe(batch_size=SIZE, image_size=(small.SIDE, small.SIDE)),
-        classifier=made,
+        classifier=classifier,
         rule=DecisionRule(),
-        predictions=answers,
-        batches=functools.partial(loader.split_batches, "train"),
+        predictions=evaluate.collect_predictions(step, batches(), LOADER.classes),
+        batches=batches,
         fitted_on_these=False,
     )
 
 
-def opened(jpeg: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"), float)
-
-
 def test_mistakes_are_ordered_by_confidence_with_their_images(measured):
-    report = collect.collect_report(measured, CONTEXT)
-    answers = measured.predictions
-    probabilities = scipy.special.softmax(answers.logits, 1)
-    wrong = np.flatnonzero(answers.logits.argmax(1) != answers.labels)
-    assert len(report.mistakes) == len(wrong) > 5
-    sureness = [one.probability for one in report.mistakes]
-    assert sureness == sorted(sureness, reverse=True)
-    whole = np.concatenate([np.asarray(batch.inputs) for batch in measured.batches()])
-    for one in report.mistakes[: collect.MAX_IMAGES]:
-        number = int(one.name.split("/")[-1].split(".")[0])
-        assert number in wrong
-        assert one.given == answers.classes[answers.labels[number]]
-        assert one.probability == pytest.approx(probabilities[number].max(), rel=1e-5)
-        assert one.predicted == answers.classes[probabilities[number].argmax()]
-        shown = opened(one.image)
-        distances = [np.abs(shown - image).mean() for image in whole[:30]]
-        assert int(np.argmin(distances)) == number
-        assert opened(one.overlay).shape == shown.shape
-    assert [bool(one.image) for one in report.mistakes] == [
-        place < collect.MAX_IMAGES for place in range(len(wrong))
-    ]
+    mistakes = collect.collect_report(measured, CONTEXT).mistakes
+    probabilities = scipy.special.softmax(measured.predictions.logits, 1)
+    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+    wrong = np.flatnonzero(predicted != LOADER.labels)
+    numbers = wrong[np.argsort(-confidence[wrong])].tolist()
+    assert [int(mistake.name) for mistake in mistakes] == numbers
+    for number, mistake in zip(numbers, mistakes, strict=True):
+        assert mistake.given == LOADER.classes[LOADER.labels[number]]
+        assert mistake.predicted == LOADER.classes[predicted[number]]
+        assert mistake.probability == pytest.approx(confidence[number], rel=1e-5)
+    shown = [mistake.image for mistake in mistakes]
+    expected = [images.jpeg(LOADER.images[number]) for number in numbers[: collect.MAX_IMAGES]]
+    assert shown == expected + [b""] * (len(numbers) - len(expected))
+    with Image.open(io.BytesIO(mistakes[0].overlay)) as overlay:
+        assert overlay.size == (small.SIDE, small.SIDE)
 
 
 def test_suspects_have_label_and_suggestion(measured, monkeypatch):
-    loader = small.InMemoryDataLoader(count=30, size=SIZE)
     order = np.random.default_rng(0).permutation(30).astype(np.int32)
-    margin, suggested = np.where(np.arange(30) % 3 == 0, -0.5, 0.5), (loader.labels + 1) % 3
+    margin, suggested = np.where(np.arange(30) % 3 == 0, -0.5, 0.5), (LOADER.labels + 1) % 3
     issues = label_errors.LabelIssues(order, suggested, np.arange(30) % 6 == 0, margin)
-    check = label_errors.LabelCheck(issues, np.arange(30), loader.labels, 0.75, "a network")
+    check = label_errors.LabelCheck(issues, np.arange(30), LOADER.labels, 0.75, "a network")
     monkeypatch.setattr(label_errors, "check_labels", lambda *_: check)
     monkeypatch.setattr(collect, "MAX_IMAGES", 4)
-    found = collect.collect_report(dataclasses.replace(measured, training=loader), CONTEXT).labels
+    found = collect.collect_report(dataclasses.replace(measured, training=LOADER), CONTEXT).labels
     expected = [n for n in order.tolist() if n % 3 == 0]
-    labels = [loader.labels[n] for n in expected]
+    labels = [LOADER.labels[n] for n in expected]
     assert [one.name for one in found.suspects] == [str(n) for n in expected]
-    assert [one.given for one in found.suspects] == [loader.classes[n] for n in labels]
-    assert [one.suggested for one in found.suspects] == [loader.classes[n - 2] for n in labels]
+    assert [one.given for one in found.suspects] == [LOADER.classes[n] for n in labels]
+    assert [one.suggested for one in found.suspects] == [LOADER.classes[n - 2] for n in labels]
     assert [one.likely for one in found.suspects] == [n % 6 == 0 for n in expected]
     assert [bool(one.image) for one in found.suspects] == [True] * 4 + [False] * 6
-    assert found.suspects[0].image == images.jpeg(loader.images[expected[0]])
+    assert found.suspects[0].image == images.jpeg(LOADER.images[expected[0]])
     assert (found.examined, found.accuracy, found.features_of) == (30, 0.75, "a network")
 
 

@@ -30,7 +30,7 @@ def test_good_page_has_no_complaints():
         ("<h2>c", "<table></table><h2>c", "1 of <table> and 0 of <caption>"),
         ("<h2>c", "<script></script><h2>c", "<script> is more than text"),
         ("<h2>c", "<p onclick=x></p><h2>c", "<p> is more than text"),
-        ("<h2>c", "<p id=x></p><h2>c", "id 'x' stands twice"),
+        ("<h2>c", "<p id=x></p><h2>c", "duplicate id 'x'"),
         ("#x", "#y", "<a> leads to '#y', which is not there"),
         ("<h2>c", "<section aria-labelledby=q></section><h2>c", "aria-labelledby names 'q'"),
         ("<h2>c", "<p style='background: url(a.png)'></p><h2>c", "<p> reaches for 'a.png'"),
