@@ -28,7 +28,6 @@ OWN_FOLDERS = (
     Path(sysconfig.get_path("data"), "share", "unfreeze"),
 )
 REPEATABLE = ("phase",)  # flags that may be given several times
-MAX_FLAGFILE_BYTES = 1 << 20
 MAX_NAME_LENGTH = 100  # letters of a flag's name
 
 DefineFlags = Callable[[flags.FlagValues], None]
@@ -194,9 +193,12 @@ def _expand(argv: Sequence[str], ignored_in_files: Set[str]) -> tuple[list[str],
 def _read_flagfile(file: str) -> list[str]:
     """The lines of a flag file, less the empty ones and the comments (`#` or `//`)."""
     try:
-        text = _read_text(_find_flagfile(file))
+        # Editors on Windows put a mark before the text.
+        text = _find_flagfile(file).read_text("utf-8-sig")
+        if "\0" in text:
+            raise ValueError
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
         known = sorted({path.name for folder in OWN_FOLDERS for path in folder.glob("*.flags")})
         hint = nearest(Path(file).name, known)
         raise FlagError(
@@ -207,31 +209,11 @@ def _read_flagfile(file: str) -> list[str]:
     return [line for line in lines if line and not line.startswith(("#", "//"))]
 
 
-def _find_flagfile(file: str) -> str:
+def _find_flagfile(file: str) -> Path:
     """A file from the working directory, else the one of that name that Unfreeze comes with."""
     own = [folder / file for folder in OWN_FOLDERS if os.path.basename(file) == file]
-    candidates = [os.path.expanduser(file), *map(str, own)]
-    return next((path for path in candidates if os.path.exists(path)), candidates[0])
-
-
-def _read_text(file: str) -> str:
-    """The text of a file, less the mark that editors on Windows put before it.
-
-    Raises:
-      OSError: there is no such file.
-      ValueError: it is no text, or larger than any flag file.
-    """
-    with open(os.path.expanduser(file), "rb") as stream:
-        data = stream.read(MAX_FLAGFILE_BYTES + 1)  # and no more: a device has no end
-    if len(data) > MAX_FLAGFILE_BYTES:
-        raise ValueError(f"it is larger than {MAX_FLAGFILE_BYTES:,} bytes")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError("it is no text in UTF-8") from None
-    if "\0" in text:
-        raise ValueError("it holds a zero byte")
-    return text
+    candidates = [Path(file).expanduser(), *own]
+    return next((path for path in candidates if path.exists()), candidates[0])
 
 
 def help_text(command: str, usage: str, about: str | None, values: flags.FlagValues) -> str:

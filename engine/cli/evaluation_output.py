@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -32,35 +31,31 @@ def evaluation_json(result: EvaluationResult) -> str:
         result.operating_point,
         result.rule_metrics,
     )
-    values["operating_on_validation"] = _as_dict(result.fitted)
+    values["operating_on_validation"] = result.fitted
     return _as_json({"trained_on": result.trained_on, **values})
 
 
 def comparison_json(runs: Sequence[ComparedRun]) -> str:
-    return _as_json([_compared_run(run) for run in runs])
-
-
-def _compared_run(run: ComparedRun) -> dict[str, Any]:
-    metrics = run.evaluation.metrics
     names = (
         *("count", "accuracy", "accuracy_interval"),
         *("macro_f1", "macro_f1_interval", "loss"),
     )
-    return {
-        "run_dir": str(run.directory.path),
-        **{name: getattr(metrics, name) for name in names},
-        "calibration_error": run.evaluation.calibration.error_after,
-        "against_first": _as_dict(run.by_class),
-        "against_first_by_rule": _as_dict(run.by_rule),
-    }
+    return _as_json(
+        [
+            {
+                "run_dir": str(run.directory.path),
+                **{name: getattr(run.evaluation.metrics, name) for name in names},
+                "calibration_error": run.evaluation.calibration.error_after,
+                "against_first": run.by_class,
+                "against_first_by_rule": run.by_rule,
+            }
+            for run in runs
+        ]
+    )
 
 
 def _as_json(values: Any) -> str:
-    return json.dumps(values, indent=2, ensure_ascii=False)
-
-
-def _as_dict(value: Any) -> dict[str, Any] | None:
-    return None if value is None else dataclasses.asdict(value)
+    return json.dumps(values, indent=2, ensure_ascii=False, default=vars)  # of dataclasses
 
 
 def evaluation_table(result: EvaluationResult) -> str:

@@ -20,9 +20,9 @@ from engine.cli.flag_types import (
     define_path,
     define_switch,
 )
-from engine.cli.prediction_progress import PredictionProgress
 from engine.commands.predict import PRECISIONS, PredictOptions, predict
 from engine.commands.predict_to_file import predict_to_file
+from engine.commands.prediction_progress import PredictionProgress
 from engine.core.errors import UserError
 from engine.core.options import Option
 from engine.core.text import csv_cell, csv_path, printable, program
@@ -128,15 +128,7 @@ def print_table(predictions: Sequence[Prediction], decides: bool) -> None:
 
 
 def print_json(predictions: Sequence[Prediction], decides: bool) -> None:
-    rows = [
-        {
-            "path": one.path,
-            **({"decision": one.decision} if decides else {}),  # null where it is uncertain
-            "predictions": [{"label": label, "probability": p} for label, p in one.labels],
-            "problem": one.problem,
-        }
-        for one in predictions
-    ]
+    rows = list(map(predictions_format.as_json, predictions))
     print(json.dumps(rows, indent=2, ensure_ascii=False))
 
 

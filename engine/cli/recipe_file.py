@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
-from engine.cli import flags as cli_flags
 from engine.cli.command_line import FlagError
 from engine.core.conversion import parse_json
 from engine.core.errors import UserError
@@ -35,21 +33,12 @@ class RecipeFile:
     plan: bytes | None = None
 
 
-def read(file: str, explicit: Iterable[str]) -> RecipeFile:
+def read(file: str) -> RecipeFile:
     """Reads a run that is named after its file, or after the run whose file it is.
 
-    Args:
-      explicit: names of the flags that the user gave beside it.
-
     Raises:
-      FlagError: the file can't be read or holds no recipe, or a flag would change the recipe.
+      FlagError: the file can't be read or holds no recipe.
     """
-    for name in cli_flags.recipe_flags():
-        if name in explicit:
-            raise FlagError(
-                f"--{name} belongs to the recipe, which --recipe gives whole; omit it, or edit "
-                "a copy of the file"
-            )
     path = Path(os.path.expanduser(file)).absolute()
     run = RunDirectory(path.parent)
     of_run = path == run.recipe

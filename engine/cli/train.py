@@ -68,7 +68,11 @@ def train_options(parsed: ParsedFlags, argv: list[str]) -> TrainOptions:
     FlagError: a value does not fit, or no images are named.
     """
     if parsed.recipe is not None:
-        file = recipe_file.read(parsed.recipe, parsed.explicit)
+        why = (
+            "belongs to the recipe, which --recipe gives whole; omit it, or edit a copy of the file"
+        )
+        parsed.refuse(cli_flags.recipe_flags(), why)
+        file = recipe_file.read(parsed.recipe)
         recipe, name, plan = file.recipe, file.name, file.plan
     else:
         recipe, plan = cli_flags.build_recipe(parsed), None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import functools
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +104,8 @@ class Run:
         """
         model = self._predictor
         rows = [np.zeros([0, len(model.classes)], np.float32)]
-        for batch in _batches(_pixels(images, model.image_size, model.resize), batch_size):
+        pixels = _pixels(images, model.image_size, model.resize)
+        while batch := list(itertools.islice(pixels, batch_size)):
             rows.append(model.probabilities(np.stack(batch)).numpy())
         return np.concatenate(rows)
 
@@ -125,38 +127,20 @@ def _typed(row: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _batches(pixels: Iterator[np.ndarray], size: int) -> Iterator[Sequence[np.ndarray]]:
-    batch: list[np.ndarray] = []
-    for image in pixels:
-        batch.append(image)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
 def _pixels(
     images: Iterable[Image], image_size: tuple[int, int], resize: str
 ) -> Iterator[np.ndarray]:
     """Yields uint8 [H, W, 3] at the model's size."""
-    import tensorflow as tf
-
     from pipelines.decode import decode
 
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
-    def decoded(contents: tf.Tensor) -> tf.Tensor:
-        return decode.decode(contents, *image_size, resize)
-
+    decode_file = decode.make_decoder(image_size, resize)
     for number, image in enumerate(images):
         name = f"image {number}" if isinstance(image, bytes | np.ndarray) else os.fspath(image)
         try:
-            yield decoded(_encoded(image)).numpy()
-        except tf.errors.OpError as error:
-            raise UserError(f"{name}: {decode.reason(error)}") from None
+            yield decode_file(_encoded(image))
         except OSError as error:
             raise UserError(f"{name}: {error.strerror or error}") from None
-        except ValueError as error:
+        except (UserError, ValueError) as error:
             raise UserError(f"{name}: {error}") from None
 
 

@@ -6,9 +6,10 @@ import dataclasses
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from engine.commands.predict import PredictOptions, load_predictor, open_images
+from engine.commands.prediction_progress import PredictionProgress
 from engine.inference import predictions_file
 from engine.inference.predictions_file import PredictionCounts, PredictionsFile, PredictionsRequest
 from engine.runtime import tensorflow_setup
@@ -19,33 +20,12 @@ if TYPE_CHECKING:
     from engine.inference.predictor import Predictor
 
 
-class Progress(Protocol):
-    """What is told how far the predictions are."""
-
-    def start(self, total: int, counts: PredictionCounts) -> None:
-        """Called once; `counts` grows from then on."""
-
-    def note(self, line: str) -> None:
-        """A sentence for the user."""
-
-    def update(self) -> None:
-        """Called after each group of images."""
-
-
-class NoProgress:
-    """Drops everything."""
-
-    def start(self, total: int, counts: PredictionCounts) -> None: ...
-    def note(self, line: str) -> None: ...
-    def update(self) -> None: ...
-
-
 def predict_to_file(
     options: PredictOptions,
     path: Path,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-    shutdown: Shutdown | None = None,
+    overwrite: bool,
+    progress: PredictionProgress,
+    shutdown: Shutdown,
 ) -> PredictionCounts:
     """Writes a row for each image, and returns how many there are.
 
@@ -58,7 +38,6 @@ def predict_to_file(
       UserError: the file can't be written or belongs to something else, or there is no such image.
       ShutdownRequested: an end was requested; the same call continues after the rows so far.
     """
-    progress, shutdown = progress or NoProgress(), shutdown or Shutdown()
     request = _request(options, overwrite)
     interrupted = predictions_file.find_interrupted(path, request, overwrite)
     if interrupted is None:
@@ -102,7 +81,7 @@ def _predict_rest(
     model: Predictor,
     file: PredictionsFile,
     threads: int,
-    progress: Progress,
+    progress: PredictionProgress,
     shutdown: Shutdown,
 ) -> None:
     """Predicts the images that the file lacks."""

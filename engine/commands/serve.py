@@ -6,12 +6,11 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.commands.shared_options import ProcessOptions
-from engine.core.errors import UserError, require
+from engine.core.errors import require
 from engine.core.options import REQUIRED, option
 from engine.core.text import printable
 from engine.loggers.base import Logger, LoggerGroup
@@ -124,6 +123,7 @@ def _load(
     options: ServeOptions, run: RunDirectory, threads: int, logger: Logger, shutdown: Shutdown
 ) -> tuple[Model, BatchingOptions]:
     from engine.serving import served_model
+    from pipelines.decode import decode
 
     predictor = served_model.load(run, options.precision, logger.note)
     seconds = served_model.measure_batches(
@@ -136,7 +136,7 @@ def _load(
         "image_size": list(predictor.image_size),
     }
     model = Model(
-        make_decoder(predictor.image_size, predictor.resize),
+        decode.make_decoder(predictor.image_size, predictor.resize),
         functools.partial(served_model.predict, predictor),
         predictor.classes,
         predictor.rule,
@@ -144,27 +144,6 @@ def _load(
     )
     delay = options.max_batch_delay_ms / 1000
     return model, BatchingOptions(seconds, options.max_queue_size, delay, threads)
-
-
-def make_decoder(image_size: tuple[int, int], resize: str) -> Callable[[bytes], Any]:
-    """Returns bytes -> uint8 [H, W, 3], which raises a UserError for an unreadable image."""
-    import tensorflow as tf
-
-    from pipelines.decode import decode
-
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
-    def pixels(contents: tf.Tensor) -> tf.Tensor:
-        with tf.device("CPU"):
-            return decode.decode(contents, *image_size, resize)
-
-    def read(contents: bytes) -> Any:
-        try:
-            return pixels(contents).numpy()
-        except tf.errors.OpError as error:
-            raise UserError(decode.reason(error)) from None
-
-    read(tf.io.encode_png(tf.zeros([2, 2, 3], tf.uint8)).numpy())  # compiles
-    return read
 
 
 def _describe(about: dict[str, Any]) -> str:

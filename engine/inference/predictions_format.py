@@ -80,20 +80,21 @@ def _encode_csv(rows: Iterable[Sequence[Any]]) -> bytes:
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
+def as_json(prediction: Prediction) -> dict[str, Any]:
+    """Returns the values of a row in JSON."""
+    return {
+        "path": prediction.path,
+        "decision": decision_text(prediction) or None,
+        "predictions": [
+            {"label": label, "probability": _shortest(share)} for label, share in prediction.labels
+        ],
+        "problem": prediction.problem,
+    }
+
+
 def _json_rows(predictions: Iterable[Prediction], _: int) -> bytes:
-    values = (
-        {
-            "path": prediction.path,
-            "decision": decision_text(prediction) or None,
-            "predictions": [
-                {"label": label, "probability": _shortest(share)}
-                for label, share in prediction.labels
-            ],
-            "problem": prediction.problem,
-        }
-        for prediction in predictions
-    )
-    lines = (json.dumps(value, ensure_ascii=False, allow_nan=False) for value in values)
+    rows = map(as_json, predictions)
+    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
     # This error handler writes surrogates as JSON does.
     return "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
 

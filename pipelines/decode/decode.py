@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from engine.core.errors import UserError
@@ -105,3 +107,24 @@ def reason(error: Exception) -> str:
         return f"truncated or damaged {named.group(1)}"
     line = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", text).strip().splitlines()
     return line[0].strip() if line else type(error).__name__
+
+
+def make_decoder(image_size: tuple[int, int], resize: str) -> Callable[[bytes], np.ndarray]:
+    """Returns a function of the bytes of a file to uint8 [H, W, 3].
+
+    It raises a UserError for an image that can't be decoded.
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+    def pixels(contents: tf.Tensor) -> tf.Tensor:
+        with tf.device("CPU"):
+            return decode(contents, *image_size, resize)
+
+    def decode_file(contents: bytes) -> np.ndarray:
+        try:
+            return pixels(contents).numpy()
+        except tf.errors.OpError as error:
+            raise UserError(reason(error)) from None
+
+    decode_file(tf.io.encode_png(tf.zeros([2, 2, 3], tf.uint8)).numpy())  # compiles
+    return decode_file

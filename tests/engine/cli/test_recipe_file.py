@@ -9,6 +9,7 @@ import pytest
 
 from engine.cli import command_line, recipe_file
 from engine.cli import flags as cli_flags
+from engine.cli import train as cli_train
 from engine.core.recipe import digest, to_json
 from engine.runs.directory import RunDirectory
 
@@ -29,21 +30,29 @@ def run(tmp_path) -> RunDirectory:
     return made
 
 
-def refused(file: Path, *explicit: str) -> str:
+def train_options(file: Path, *flags: str, explicit: str | None = None):
+    """explicit: a flag that the user gave as well, whatever its value."""
+    argv = ["train", f"--recipe={file}", *flags]
+    parsed = command_line.parse("[flags]", cli_train.ALL, argv)
+    parsed.explicit += [explicit] if explicit else []
+    return cli_train.train_options(parsed, argv)
+
+
+def refused(file: Path, *flags: str, explicit: str | None = None) -> str:
     with pytest.raises(command_line.FlagError) as caught:
-        recipe_file.read(str(file), explicit)
+        train_options(file, *flags, explicit=explicit)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_recipe_file_has_the_recipe_of_the_flags(run):
-    assert recipe_file.read(str(run.recipe), []) == recipe_file.RecipeFile(RECIPE, "cells")
+    assert recipe_file.read(str(run.recipe)) == recipe_file.RecipeFile(RECIPE, "cells")
 
 
 def test_recipe_of_a_run_comes_with_its_plan(run):
     plan = json.dumps({"recipe": digest(RECIPE), "trials": {}}).encode()
     run.plan.write_bytes(plan)
-    assert recipe_file.read(str(run.recipe), []).plan == plan
+    assert recipe_file.read(str(run.recipe)).plan == plan
 
 
 @pytest.mark.parametrize(
@@ -51,13 +60,13 @@ def test_recipe_of_a_run_comes_with_its_plan(run):
 )
 def test_plan_of_another_recipe_is_ignored(run, plan):
     run.plan.write_bytes(plan)
-    assert recipe_file.read(str(run.recipe), []) == recipe_file.RecipeFile(RECIPE, "cells")
+    assert recipe_file.read(str(run.recipe)) == recipe_file.RecipeFile(RECIPE, "cells")
 
 
 def test_edited_recipe_of_a_run_has_no_plan(run):
     run.plan.write_text(json.dumps({"recipe": digest(RECIPE), "trials": {}}))
     run.recipe.write_text(changed(seed=8))
-    found = recipe_file.read(str(run.recipe), [])
+    found = recipe_file.read(str(run.recipe))
     assert (found.recipe.seed, found.plan) == (8, None)
 
 
@@ -65,30 +74,30 @@ def test_copied_recipe_has_no_plan_and_names_the_run(run):
     run.plan.write_text(json.dumps({"recipe": digest(RECIPE), "trials": {}}))
     copy = run.path / "mine.json"
     copy.write_text("\ufeff" + run.recipe.read_text(), "utf-8")  # editors on Windows add a mark
-    assert recipe_file.read(str(copy), []) == recipe_file.RecipeFile(RECIPE, "mine")
+    assert recipe_file.read(str(copy)) == recipe_file.RecipeFile(RECIPE, "mine")
 
 
 def test_recipe_in_the_working_directory_names_the_run(run, monkeypatch):
     monkeypatch.chdir(run.path)
-    assert recipe_file.read("recipe.json", []).name == "cells"
+    assert recipe_file.read("recipe.json").name == "cells"
 
 
 def test_flag_of_the_recipe_is_refused(run):
     for name in cli_flags.recipe_flags():
-        message = refused(run.recipe, "threads", name)
+        message = refused(run.recipe, "--threads=1", explicit=name)
         assert message.startswith(f"--{name} belongs to the recipe, which --recipe gives whole")
 
 
 def test_other_flags_are_allowed(run):
     alone = set(cli_flags.run_flags()) - set(cli_flags.recipe_flags())
     assert alone == {"threads", "cache_memory", "cache_dir"}
-    beside = {*alone, "run_dir", "overwrite"}
-    assert recipe_file.read(str(run.recipe), beside).recipe == RECIPE
+    flags = ("--threads=1", "--cache_memory=1GB", "--cache_dir=none", "--run_dir=r", "--overwrite")
+    assert train_options(run.recipe, *flags).recipe == RECIPE
 
 
 def test_negated_flag_is_refused(run):
-    parsed = command_line.parse("[flags]", cli_flags.RUN, ["train", "--nodeterministic"])
-    assert refused(run.recipe, *parsed.explicit).startswith("--deterministic belongs to the recipe")
+    message = refused(run.recipe, "--nodeterministic")
+    assert message.startswith("--deterministic belongs to the recipe")
 
 
 def changed(**values) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from engine.cli.flags import FlagError
-from engine.cli.prediction_progress import PredictionProgress
+from engine.commands.prediction_progress import PredictionProgress
 from engine.core.errors import UserError
 from engine.evaluation import decision_rule
 from engine.evaluation.decision_rule import DecisionRule
