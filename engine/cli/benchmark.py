@@ -27,7 +27,7 @@ from engine.cli.flag_types import (
 from engine.commands.benchmark import BenchmarkOptions, benchmark
 from engine.commands.compare_baselines import BaselineOptions, compare_baselines
 from engine.core.errors import UserError, choose
-from engine.core.files import write, write_image
+from engine.core.files import write_output
 from engine.core.options import declared_options
 from engine.core.recipe import PRECISIONS, Recipe
 from engine.models.backbones import BACKBONES
@@ -105,7 +105,7 @@ def compare_results(parsed: ParsedFlags) -> None:
     reports = [report.load(Path(word)) for word in parsed.arguments]
     print(compare.compare(reports))
     if parsed.plot:
-        write_image(parsed.plot, compare.plot(reports), "plot")
+        write_output(parsed.plot, compare.plot(reports), "plot")
 
 
 def self_test(parsed: ParsedFlags) -> None:
@@ -127,8 +127,7 @@ def measure(parsed: ParsedFlags, command: str) -> None:
         path = parsed.out
         if path.suffix != ".json" or path.is_dir():
             path = path / report.file_name(result)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, result.to_json().encode())
+        write_output(path, result.to_json().encode(), "out")
         print(f"written to {path}")
 
 

@@ -212,7 +212,7 @@ def _read_flagfile(file: str) -> list[str]:
 def _find_flagfile(file: str) -> Path:
     """A file from the working directory, else the one of that name that Unfreeze comes with."""
     own = [folder / file for folder in OWN_FOLDERS if os.path.basename(file) == file]
-    candidates = [Path(file).expanduser(), *own]
+    candidates = [Path(os.path.expanduser(file)), *own]
     return next((path for path in candidates if path.exists()), candidates[0])
 
 

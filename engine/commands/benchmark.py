@@ -101,22 +101,21 @@ def _measure(
     if options.predict:
         yield _measure_prediction(recipe, threads, folder, options.repeats, log)
         return
-    job = prepare_job(recipe, threads, options.cache, folder, log)
+    job = prepare_job(recipe, RunDirectory(folder / "run"), options.cache, threads, NoteLogger(log))
     for phase in recipe.phases:
         if phase.epochs:
             yield phase_benchmark.measure_phase(job, phase, options.repeats)
 
 
 def prepare_job(
-    recipe: Recipe, threads: int, cache: CacheOptions, folder: Path, log: Log
+    recipe: Recipe, run: RunDirectory, cache: CacheOptions, threads: int, logger: Logger
 ) -> TrainJob:
-    """Returns the recipe's training job, with a run directory in `folder`."""
+    """Returns the recipe's training job, new or to be resumed in `run`."""
     from engine.commands import training_data
     from engine.training.job import TrainJob
     from pipelines.augment import augmentations
 
-    run, logger = RunDirectory(folder / "run"), NoteLogger(log)
-    claim_directory(run, recipe, overwrite=True)
+    claim_directory(run, recipe, overwrite=False)
     classifier, loader, caches = training_data.prepare_model_and_data(
         recipe, run, cache.location(), threads, logger
     )

@@ -17,12 +17,13 @@ from engine.benchmark.baselines import BASELINES
 from engine.benchmark.measurement import Rate
 from engine.benchmark.time_to_accuracy import TimedRun
 from engine.benchmark.timing import Workload, measure_in_turn, speed_ratio
-from engine.commands.benchmark import decode_only, drain, prepare_job, repeats_option
+from engine.commands.benchmark import NoteLogger, decode_only, drain, prepare_job, repeats_option
 from engine.commands.evaluate import Log, ignore
 from engine.commands.shared_options import CacheOptions, ProcessOptions
 from engine.core.errors import choose
 from engine.core.options import option
 from engine.core.recipe import Recipe, to_json
+from engine.runs.directory import RunDirectory
 from engine.runtime import tensorflow_setup
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def compare_baselines(options: BaselineOptions, log: Log = ignore) -> Iterator[s
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        job = prepare_job(options.recipe, threads, options.cache, folder, log)
+        run = RunDirectory(folder / "run")
+        job = prepare_job(options.recipe, run, options.cache, threads, NoteLogger(log))
         yield from _compare_stages(job, threads, options.repeats)
         if options.seeds:
             yield from _time_to_accuracy(options, folder)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from engine.commands.shared_options import ProcessOptions
 from engine.core.errors import UserError
-from engine.core.files import write
+from engine.core.files import write_output
 from engine.core.options import option
 from engine.core.recipe import DataSpec
 from engine.runtime import tensorflow_setup
@@ -72,8 +72,8 @@ def write_report(examined: ExaminedDataset, folder: Path) -> tuple[Path, Path]:
 
     result, html, values = examined.summary, folder / "report.html", folder / "report.json"
     text = json.dumps(doctor_page.to_json(result), indent=2) + "\n"
-    _write("out", values, text.encode())
-    _write("out", html, doctor_page.page(result, examined.thumbnail).encode())
+    write_output(values, text.encode(), "out")
+    write_output(html, doctor_page.page(result, examined.thumbnail).encode(), "out")
     return html, values
 
 
@@ -86,20 +86,10 @@ def write_manifest(examined: ExaminedDataset, path: Path) -> CleanManifest:
     from pipelines.doctor.clean_manifest import clean_manifest
 
     manifest = clean_manifest(examined, str(path))
-    _write("write_manifest", path, manifest.contents)
+    write_output(path, manifest.contents, "write_manifest")
     return manifest
 
 
 def _same_file(one: Path, other: Path) -> bool:
     one, other = one.expanduser(), other.expanduser()
     return one.exists() and other.exists() and os.path.samefile(one, other)
-
-
-def _write(flag: str, path: Path, contents: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, contents)
-    except OSError as error:
-        raise UserError(
-            f"--{flag}: {path} can't be written ({error.strerror}); name another path"
-        ) from None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from engine.commands.evaluate import Log, ignore
 from engine.commands.shared_options import ProcessOptions, tta_option
 from engine.core.errors import require
-from engine.core.files import write_image
+from engine.core.files import write_output
 from engine.core.options import option
 from engine.core.text import printable
 from engine.evaluation.decision_rule import DecisionRule
@@ -100,7 +100,7 @@ def predict(options: PredictOptions, log: Log = ignore) -> PredictResult:
         inference.predict(model, groups, options.batch_size, options.top_k, bool(options.plot))
     )
     if options.plot:
-        write_image(Path(options.plot), _plot(options, model, predictions), "plot")
+        write_output(Path(options.plot), _plot(options, model, predictions), "plot")
     return PredictResult(predictions, model.rule)
 
 

@@ -7,16 +7,18 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from engine.commands.benchmark import NoteLogger
+from engine.commands.benchmark import NoteLogger, prepare_job
 from engine.commands.evaluate import Log, ignore
+from engine.commands.shared_options import CacheOptions
 from engine.core.call_syntax import parse_calls
 from engine.core.recipe import DataSpec, Recipe, parse_phase
 from engine.loggers.base import StepMetrics
-from engine.runs.directory import RunDirectory, claim_directory
+from engine.runs.directory import RunDirectory
 from engine.runtime import tensorflow_setup
 
 AUGMENTATION = "rotate(30)|shift(0.2)|shear(0.2)|zoom(0.2)|flip|brightness(0.2)|hue(10)"
@@ -149,30 +151,16 @@ class InterruptingLogger(NoteLogger):
 
 
 def _train(recipe: Recipe, threads: int, folder: Path, interrupt_at: int | None = None) -> dict:
-    from engine.frozen.array_store import CacheBudget
-    from engine.models import classifier
     from engine.training import loop
-    from engine.training.job import TrainJob
-    from pipelines.augment import augmentations
-    from pipelines.loading import batches
-    from pipelines.sources import sources
 
-    run = RunDirectory(folder)
-    claim_directory(run, recipe, overwrite=False)
-    loader = batches.ImageDataLoader(sources.load_examples(recipe.data), recipe, threads)
-    job = TrainJob(
-        recipe=recipe,
-        classifier=classifier.build(recipe, len(loader.classes)),
-        loader=loader,
-        augment=augmentations.compose(recipe.augment),
-        run=run,
-        logger=InterruptingLogger(interrupt_at),
-        cache_budget=CacheBudget(2**28),
-        checkpoint_minutes=0,
-        log_every_steps=1,
-        steps_per_execution=1,
-    )
-    return loop.train(job).result
+    run, logger = RunDirectory(folder), InterruptingLogger(interrupt_at)
+    job = prepare_job(recipe, run, CacheOptions(None, 2**28), threads, logger)
+    often: dict[str, Any] = {
+        "checkpoint_minutes": 0,
+        "log_every_steps": 1,
+        "steps_per_execution": 1,
+    }
+    return loop.train(dataclasses.replace(job, **often)).result
 
 
 CHECKS: dict[str, Callable[[Recipe, int], str]] = {

@@ -68,17 +68,18 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_image(path: Path, data: bytes, flag: str) -> None:
-    """Writes an image to the path that the user gave with a flag.
+def write_output(path: Path, data: bytes, flag: str) -> None:
+    """Writes a file to the path that the user gave with a flag, in a new folder if need be.
 
     Raises:
       UserError: it can't be written.
     """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(path, data)
     except OSError as error:
         raise UserError(
-            f"--{flag}={path}: can't be written ({error.strerror}); name another file"
+            f"--{flag}: {path} can't be written ({error.strerror}); name another path"
         ) from None
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from engine.core.dataset import Batch
-from engine.core.files import write_image
+from engine.core.files import write_output
 from engine.core.recipe import Recipe
 from engine.loggers import plots, tensorboard
 from engine.loggers.base import Logger, LoggerGroup
@@ -131,4 +131,4 @@ def show_augmented(job: TrainJob, path: Path) -> None:
     """
     batch, images = augment_first_batch(job)
     titles = [job.loader.classes[label] for label in np.asarray(batch.labels)]
-    write_image(path, plots.image_grid(images, titles), "show_augmented")
+    write_output(path, plots.image_grid(images, titles), "show_augmented")
