@@ -1,13 +1,12 @@
 """`unfreeze train …`, or `python -m engine.cli train …`: the programs of bin/ from any folder."""
 
-import functools
 import importlib
 import importlib.metadata
 import sys
 
 from engine.cli import main as program
-from engine.cli.command_line import FlagError
-from engine.core.errors import UserError, nearest
+from engine.cli.command_line import as_flag_errors
+from engine.core.errors import UserError, choose
 from engine.core.streams import open_streams
 
 PROGRAMS = ("train", "evaluate", "predict", "export", "serve", "doctor", "benchmark")
@@ -22,31 +21,27 @@ def main() -> None:
         print(USAGE)
     elif word == "--version":
         print(importlib.metadata.version("unfreeze"))
-    elif word in PROGRAMS:
-        sys.argv[:2] = [word]
-        program.main(functools.partial(_run, word))
     else:
-        program.main(lambda argv: _refuse(word))
+        program.main(_run)
 
 
-def _run(word: str, argv: list[str]) -> None:
+def _run(argv: list[str]) -> None:
     """
     Raises:
+      FlagError: there is no such program.
       UserError: an optional package is missing.
     """
+    with as_flag_errors():
+        choose(argv[1], dict.fromkeys(PROGRAMS), "program")
+    del argv[0]
     try:
-        importlib.import_module(f"engine.cli.{word}").main(argv)
+        importlib.import_module(f"engine.cli.{argv[0]}").main(argv)
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] in ("engine", "pipelines"):
             raise
         raise UserError(
             f"the package {error.name} is missing; install Unfreeze as unfreeze[export,serve]"
         ) from error
-
-
-def _refuse(word: str) -> None:
-    hint = nearest(word, PROGRAMS)
-    raise FlagError(f"{word!r} does not exist{hint}; allowed: {', '.join(PROGRAMS)}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -155,12 +154,8 @@ def _train(recipe: Recipe, threads: int, folder: Path, interrupt_at: int | None 
 
     run, logger = RunDirectory(folder), InterruptingLogger(interrupt_at)
     job = prepare_job(recipe, run, CacheOptions(None, 2**28), threads, logger)
-    often: dict[str, Any] = {
-        "checkpoint_minutes": 0,
-        "log_every_steps": 1,
-        "steps_per_execution": 1,
-    }
-    return loop.train(dataclasses.replace(job, **often)).result
+    job = dataclasses.replace(job, checkpoint_minutes=0, log_every_steps=1, steps_per_execution=1)
+    return loop.train(job).result
 
 
 CHECKS: dict[str, Callable[[Recipe, int], str]] = {

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.commands.shared_options import ProcessOptions
 from engine.core.errors import require
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("float32", "auto")
 LOCAL_HOST = "localhost"
+READY = "ready: {model} at {image_size[0]}x{image_size[1]}, {precision}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +116,7 @@ async def _serve(
             bound,
             lambda: _load(options, run, threads, logger, shutdown),
             stopping,
-            lambda model: logger.note(f"ready: {_describe(model.about)}"),
+            lambda model: logger.note(READY.format(**model.about)),
         )
 
 
@@ -144,8 +145,3 @@ def _load(
     )
     delay = options.max_batch_delay_ms / 1000
     return model, BatchingOptions(seconds, options.max_queue_size, delay, threads)
-
-
-def _describe(about: dict[str, Any]) -> str:
-    height, width = about["image_size"]
-    return f"{about['model']} at {height}x{width}, {about['precision']}"
