@@ -14,7 +14,7 @@ _HOMES = {
     "engine.cli.train": ("recipe_from_flags",),
     "engine.commands.shared_options": ("CacheOptions",),
     "engine.commands.train": ("TrainOptions", "train"),
-    "engine.commands.evaluate": ("EvaluateOptions", "RuleChange", "evaluate"),
+    "engine.commands.evaluate": ("EvaluateOptions", "evaluate"),
     "engine.commands.compare": ("CompareOptions", "compare"),
     "engine.commands.predict": ("PredictOptions", "predict"),
     "engine.commands.export": ("ExportOptions", "export"),

@@ -14,7 +14,7 @@ from engine.cli import main as cli_main
 from engine.cli.command_line import FlagError, ParsedFlags
 from engine.cli.flag_types import Choice, define, define_options, define_switch
 from engine.commands.compare import CompareOptions, compare
-from engine.commands.evaluate import EvaluateOptions, RuleChange, evaluate
+from engine.commands.evaluate import EvaluateOptions, evaluate
 from engine.core.options import declared_options
 
 FORMATS = {
@@ -32,7 +32,6 @@ def define_evaluate(values: flags.FlagValues) -> None:
     )
     define_switch(values, "compare", False, text)
     cli_flags.define_cache_dir(values)
-    define_options(values, RuleChange)
 
 
 def main(argv: list[str]) -> None:
@@ -60,16 +59,14 @@ def evaluate_options(parsed: ParsedFlags, **values: Any) -> EvaluateOptions:
     if parsed.arguments:
         raise FlagError(f"{parsed.arguments[0]!r} is no flag; runs follow --compare")
     parsed.require(run_dir=cli_flags.RUN_DIR_HINT)
-    change = parsed.options(RuleChange)
-    change_or_none = change if change.changes() else None
-    return parsed.options(EvaluateOptions, rule_change=change_or_none, **values)
+    return parsed.options(EvaluateOptions, **values)
 
 
 def compare_options(parsed: ParsedFlags, shared: dict[str, Any]) -> CompareOptions:
     """Raises:
     FlagError: fewer than two runs are named, or a flag has no use.
     """
-    only_evaluate = ("run_dir", "report", "price_per_hour", *declared_options(RuleChange))
+    only_evaluate = {*declared_options(EvaluateOptions)} - {*declared_options(CompareOptions)}
     parsed.refuse(only_evaluate, "has no use with --compare; omit one of them")
     if len(parsed.arguments) < 2:
         raise FlagError(

@@ -17,7 +17,7 @@ from engine.commands.shared_options import (
     tta_option,
 )
 from engine.core.errors import UserError, choose, require
-from engine.core.options import REQUIRED, check_options, option
+from engine.core.options import REQUIRED, option
 from engine.core.recipe import DataSpec
 from engine.core.text import program
 from engine.evaluation import (
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from engine.runs.load_run import LoadedRun
     from pipelines.loading.batches import SplitLoader
 
+RULE_OPTIONS = ("positive_class", "min_recall", "abstain", "plain")
 SPLITS = ("train", "validation", "test", "all")
 
 Log = Callable[[str], None]
@@ -74,14 +75,18 @@ class EvaluationData(ProcessOptions):
         return self.data is None and self.split_name == "validation"
 
 
-@dataclasses.dataclass(frozen=True)
-class RuleChange:
-    """A change of the decision rule that is saved with a run's model.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(EvaluationData):
+    """Which run is evaluated on which data, and how the decision rule saved with it changes first.
 
-    Raises:
-      UserError: the values don't fit, or exclude each other.
+    report: see `engine.commands.reporting.write_evaluation_report`.
+    command: the command that the report names.
     """
 
+    run_dir: Path = option(REQUIRED, "the run whose best model is evaluated")
+    report: Path | None = option(None, "folder for report.html and report.json")
+    price_per_hour: float | None = price_per_hour_option()
+    command: str = "unfreeze.evaluate(...)"
     positive_class: str | None = option(
         None,
         "the class that must not be missed: fits on the run's own validation split the threshold "
@@ -103,48 +108,30 @@ class RuleChange:
     )
 
     def __post_init__(self) -> None:
-        check_options(self)
-        changes = self.changes()
+        super().__post_init__()
+        changes = self.rule_changes
         if self.plain and len(changes) > 1:
             raise UserError(f"--plain and --{changes[0]}; allowed: one of them")
-        if (self.positive_class is None) != (self.min_recall is None):
+        if changes and self.tta:
             raise UserError(
-                "--positive_class and --min_recall go together, as --positive_class=defective "
-                "--min_recall=0.95; give both or neither"
+                f"--tta={self.tta} and --{changes[0]}: a saved rule is for predictions of the "
+                "image as it is; omit one of them"
             )
-
-    def changes(self) -> list[str]:
-        """The names of the fields that change something."""
-        values = dataclasses.asdict(self).items()
-        return [name for name, value in values if value is not None and value is not False]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(EvaluationData):
-    """Which run is evaluated on which data.
-
-    rule_change: made, and saved with the model, before the rule is evaluated.
-    report: see `engine.commands.reporting.write_evaluation_report`.
-    command: the command that the report names.
-    """
-
-    run_dir: Path = option(REQUIRED, "the run whose best model is evaluated")
-    rule_change: RuleChange | None = None
-    report: Path | None = option(None, "folder for report.html and report.json")
-    price_per_hour: float | None = price_per_hour_option()
-    command: str = "unfreeze.evaluate(...)"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rule_change and self.tta:
-            raise UserError(
-                f"--tta={self.tta} and --{self.rule_change.changes()[0]}: a saved rule is for "
-                "predictions of the image as it is; omit one of them"
-            )
+        require(
+            (self.positive_class is None) == (self.min_recall is None),
+            "--positive_class and --min_recall go together, as --positive_class=defective "
+            "--min_recall=0.95; give both or neither",
+        )
         require(
             self.price_per_hour is None or self.report is not None,
             "--price_per_hour has no use without --report; give --report=DIR, or omit it",
         )
+
+    @property
+    def rule_changes(self) -> list[str]:
+        """The names of the options that change the rule."""
+        values = {name: getattr(self, name) for name in RULE_OPTIONS}
+        return [name for name, value in values.items() if value is not None and value is not False]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +180,7 @@ def evaluate(options: EvaluateOptions, log: Log = ignore) -> EvaluationResult:
 
         write.refuse(options.report)
     # A threshold belongs to one model: while it is fitted, no other replaces that one.
-    with RunLock(directory) if options.rule_change else nullcontext():
+    with RunLock(directory) if options.rule_changes else nullcontext():
         threads = tensorflow_setup.start_tensorflow(options.threads, log=log)
         return _evaluate(directory, options, threads, log)
 
@@ -203,17 +190,17 @@ def _evaluate(
 ) -> EvaluationResult:
     from engine.runs.load_run import load_run
 
-    run, change, fitted = load_run(directory), options.rule_change, None
-    if change and change.positive_class is not None:  # before anything is computed
-        choose(change.positive_class, dict.fromkeys(run.classes), "--positive_class: class")
+    run, positive, fitted = load_run(directory), options.positive_class, None
+    if positive is not None:  # before anything is computed
+        choose(positive, dict.fromkeys(run.classes), "--positive_class: class")
     predictions, source = predict_split(run, options, threads, log)
-    if change:
+    if options.rule_changes:
         validation = predictions
-        if change.positive_class is not None and not options.own_validation:
+        if positive is not None and not options.own_validation:
             own = dataclasses.replace(options, data=None, split="validation")
             validation, _ = predict_split(run, own, threads, log)
-        rule = change_rule(run.rule, change, validation)
-        if change.positive_class is not None:
+        rule = change_rule(run.rule, options, validation)
+        if positive is not None:
             fitted = operating_point.operating_point_of_rule(validation, rule)
         _save_rule(directory, rule, log)
         run = dataclasses.replace(run, rule=rule)
@@ -300,7 +287,9 @@ def compute_metrics(
     )
 
 
-def change_rule(rule: DecisionRule, change: RuleChange, validation: Predictions) -> DecisionRule:
+def change_rule(
+    rule: DecisionRule, change: EvaluateOptions, validation: Predictions
+) -> DecisionRule:
     """The changed rule; a threshold is fitted on these predictions.
 
     Raises:
