@@ -25,7 +25,6 @@ class Parser(flags.ArgumentParser):
     allowed: in words, for help and errors.
     """
 
-    syntactic_help = ""
     allowed = ""
 
     def convert(self, argument: Any) -> Any:

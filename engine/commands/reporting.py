@@ -35,9 +35,8 @@ def write_training_report(
     Returns:
       in one line why there is no report; None where it was written.
     """
-    split = list(final.predictions)[
-        -1
-    ]  # the test split where there is one, on which nothing was tuned
+    # The test split where there is one, on which nothing was tuned.
+    split = list(final.predictions)[-1]
     context = ReportContext(
         split=split,
         data=OWN_DATA,
