@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from engine.inference.predictor import Predictor
-    from engine.training.job import TrainJob
     from pipelines.predict.image_stream import ImageStream
     from pipelines.sources.examples import Examples
 
@@ -97,30 +96,17 @@ def _measure(
 ) -> Iterator[Measurement]:
     """Yields the measurements of a recipe: of each phase, or of prediction."""
     from engine.benchmark import phase_benchmark
+    from engine.commands.training_data import prepare_job
 
     if options.predict:
         yield _measure_prediction(recipe, threads, folder, options.repeats, log)
         return
-    job = prepare_job(recipe, RunDirectory(folder / "run"), options.cache, threads, NoteLogger(log))
+    run = RunDirectory(folder / "run")
+    claim_directory(run, recipe, overwrite=False)
+    job = prepare_job(recipe, run, options.cache, threads, NoteLogger(log))
     for phase in recipe.phases:
         if phase.epochs:
             yield phase_benchmark.measure_phase(job, phase, options.repeats)
-
-
-def prepare_job(
-    recipe: Recipe, run: RunDirectory, cache: CacheOptions, threads: int, logger: Logger
-) -> TrainJob:
-    """Returns the recipe's training job, new or to be resumed in `run`."""
-    from engine.commands import training_data
-    from engine.training.job import TrainJob
-    from pipelines.augment import augmentations
-
-    claim_directory(run, recipe, overwrite=False)
-    classifier, loader, caches = training_data.prepare_model_and_data(
-        recipe, run, cache.location(), threads, logger
-    )
-    augmentation = augmentations.compose(recipe.augment)
-    return TrainJob(recipe, classifier, loader, augmentation, run, logger, **caches)
 
 
 def _measure_prediction(

@@ -17,13 +17,13 @@ from engine.benchmark.baselines import BASELINES
 from engine.benchmark.measurement import Rate
 from engine.benchmark.time_to_accuracy import TimedRun
 from engine.benchmark.timing import Workload, measure_in_turn, speed_ratio
-from engine.commands.benchmark import NoteLogger, decode_only, drain, prepare_job, repeats_option
+from engine.commands.benchmark import NoteLogger, decode_only, drain, repeats_option
 from engine.commands.evaluate import Log, ignore
 from engine.commands.shared_options import CacheOptions, ProcessOptions
 from engine.core.errors import choose
 from engine.core.options import option
 from engine.core.recipe import Recipe, to_json
-from engine.runs.directory import RunDirectory
+from engine.runs.directory import RunDirectory, claim_directory
 from engine.runtime import tensorflow_setup
 
 if TYPE_CHECKING:
@@ -68,9 +68,12 @@ def compare_baselines(options: BaselineOptions, log: Log = ignore) -> Iterator[s
     threads = tensorflow_setup.start_tensorflow(
         options.threads, options.recipe.deterministic, log=log
     )
+    from engine.commands.training_data import prepare_job
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run = RunDirectory(folder / "run")
+        claim_directory(run, options.recipe, overwrite=False)
         job = prepare_job(options.recipe, run, options.cache, threads, NoteLogger(log))
         yield from _compare_stages(job, threads, options.repeats)
         if options.seeds:

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from engine.commands.benchmark import NoteLogger, prepare_job
+from engine.commands.benchmark import NoteLogger
 from engine.commands.evaluate import Log, ignore
 from engine.commands.shared_options import CacheOptions
 from engine.core.call_syntax import parse_calls
 from engine.core.recipe import DataSpec, Recipe, parse_phase
 from engine.loggers.base import StepMetrics
-from engine.runs.directory import RunDirectory
+from engine.runs.directory import RunDirectory, claim_directory
 from engine.runtime import tensorflow_setup
 
 AUGMENTATION = "rotate(30)|shift(0.2)|shear(0.2)|zoom(0.2)|flip|brightness(0.2)|hue(10)"
@@ -150,9 +150,11 @@ class InterruptingLogger(NoteLogger):
 
 
 def _train(recipe: Recipe, threads: int, folder: Path, interrupt_at: int | None = None) -> dict:
+    from engine.commands.training_data import prepare_job
     from engine.training import loop
 
     run, logger = RunDirectory(folder), InterruptingLogger(interrupt_at)
+    claim_directory(run, recipe, overwrite=False)
     job = prepare_job(recipe, run, CacheOptions(None, 2**28), threads, logger)
     job = dataclasses.replace(job, checkpoint_minutes=0, log_every_steps=1, steps_per_execution=1)
     return loop.train(job).result

@@ -20,7 +20,6 @@ from engine.runtime.shutdown import Shutdown
 
 if TYPE_CHECKING:
     from engine.evaluation.evaluate import Predictions
-    from engine.training.job import TrainJob
 
 # Fields of both TrainOptions and TrainJob.
 JOB_OPTIONS = (
@@ -126,14 +125,29 @@ def _train(options: TrainOptions, lock: RunLock, logger: Logger, shutdown: Shutd
         options.threads, recipe.deterministic, log=logger.note
     )
 
+    from engine.commands import training_data
     from engine.runtime import distribution
-    from engine.training import loop
+    from engine.training import loop, setup
 
     devices = distribution.choose_strategy(
         tensorflow_setup.list_gpus(), recipe.batch_size, recipe.gradient_accumulation_steps
     )
     with lock.record_failure(), shutdown.unmasked():
-        job = _prepare_job(options, lock, threads, logger, shutdown, devices)
+        settings = {name: getattr(options, name) for name in JOB_OPTIONS}
+        job = training_data.prepare_job(
+            recipe,
+            run,
+            options.cache,
+            threads,
+            logger,
+            devices,
+            lock=lock,
+            shutdown=shutdown,
+            **settings,
+        )
+        job = setup.start_logging(job)
+        if options.show_augmented:
+            setup.show_augmented(job, Path(options.show_augmented))
         with devices.scope(), shutdown.deferred():
             final = loop.train(job)
             shutdown.disarm()  # what is finished is not to be called interrupted
@@ -148,42 +162,3 @@ def _train(options: TrainOptions, lock: RunLock, logger: Logger, shutdown: Shutd
                 job, final, options.command, options.price_per_hour
             )
     return TrainResult(run, final.result, final.predictions, report_error)
-
-
-def _prepare_job(
-    options: TrainOptions,
-    lock: RunLock,
-    threads: int,
-    logger: Logger,
-    shutdown: Shutdown,
-    devices: Any,
-) -> TrainJob:
-    from engine.commands import training_data
-    from engine.training import setup
-    from engine.training.job import TrainJob
-    from pipelines.augment import augmentations
-
-    run, recipe = lock.run, options.recipe
-    augmentation = augmentations.compose(recipe.augment)
-    augmentation.warm(recipe.batch_size, *recipe.image_size)
-    classifier, loader, caches = training_data.prepare_model_and_data(
-        recipe, run, options.cache.location(), threads, logger, devices
-    )
-    settings = {name: getattr(options, name) for name in JOB_OPTIONS}
-    job = setup.start_logging(
-        TrainJob(
-            recipe,
-            classifier,
-            loader,
-            augmentation,
-            run,
-            logger,
-            lock=lock,
-            shutdown=shutdown,
-            **caches,
-            **settings,
-        )
-    )
-    if options.show_augmented:
-        setup.show_augmented(job, Path(options.show_augmented))
-    return job

@@ -1,31 +1,33 @@
-"""The network and the data of a run: images listed, network built, first pass over the images."""
+"""Prepares a training job: images listed, network built, first pass over the images."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from engine.core.dataset import DataLoader
+from engine.commands.shared_options import CacheOptions
 from engine.core.recipe import Recipe
 from engine.frozen import trunk
 from engine.frozen.array_store import CacheBudget
 from engine.loggers.base import Logger
-from engine.models.classifier import Classifier
 from engine.runs.directory import RunDirectory
 from engine.runtime import tensorflow_setup
 from engine.training import setup
+from engine.training.job import TrainJob
+from pipelines.augment import augmentations
 from pipelines.loading import batches, prepare
-from pipelines.pixel_cache.cache import NOWHERE, CacheLocation
+from pipelines.pixel_cache.cache import NOWHERE
 from pipelines.sources import sources
 
 
-def prepare_model_and_data(
+def prepare_job(
     recipe: Recipe,
     run: RunDirectory,
-    cache: CacheLocation,
+    cache: CacheOptions,
     threads: int,
     logger: Logger,
     devices: Any = None,
-) -> tuple[Classifier, DataLoader, dict[str, Any]]:
+    **settings: Any,
+) -> TrainJob:
     """Builds the classifier and the data loader of a run.
 
     The network comes first: weights that can't be had are no reason to decode a million images.
@@ -33,24 +35,33 @@ def prepare_model_and_data(
 
     Args:
       devices: the `tf.distribute.Strategy` to build the network for, or None.
-
-    Returns:
-      the classifier, the loader, and the fields `cache_budget` and `compiled_trunks` of `TrainJob`.
+      settings: further fields of `TrainJob`.
 
     Raises:
       UserError: the images or the weights are not there, or can't be used.
     """
+    augmentation, place = augmentations.compose(recipe.augment), cache.location()
+    augmentation.warm(recipe.batch_size, *recipe.image_size)
     examples = sources.load_examples(recipe.data)
     classifier = setup.build(recipe, examples.classes, run, logger, devices)
     # The weights of a run that is resumed are still in its checkpoint.
     phases = [] if run.started() else [phase for phase in recipe.phases if phase.epochs][:1]
     with trunk.compile_in_background(classifier, recipe, phases, devices) as compiled:
-        pixel_cache = cache if recipe.cache in ("auto", "pixels") else NOWHERE
+        pixel_cache = place if recipe.cache in ("auto", "pixels") else NOWHERE
         examples, pixels = prepare.prepare_training_data(
             examples, recipe, run.bad_images, threads, logger.note, pixel_cache
         )
     used = pixels.nbytes if pixels and pixels.in_memory else 0
     device = tensorflow_setup.prefetch_device()
     loader = batches.ImageDataLoader(examples, recipe, threads, pixels, device)
-    budget = CacheBudget(cache.memory - used, cache.folder)
-    return classifier, loader, {"cache_budget": budget, "compiled_trunks": compiled}
+    return TrainJob(
+        recipe,
+        classifier,
+        loader,
+        augmentation,
+        run,
+        logger,
+        cache_budget=CacheBudget(place.memory - used, place.folder),
+        compiled_trunks=compiled,
+        **settings,
+    )

@@ -243,6 +243,6 @@ def test_first_phase_with_epochs_is_compiled_during_the_first_pass(
         run.best.touch()
     phases = ("--phase=head(epochs=0)", "--phase=middle(epochs=1)", "--phase=top(epochs=1)")
     logger = types.SimpleNamespace(note=print)
-    cache = CacheOptions(None, 0).location()
-    training_data.prepare_model_and_data(options_of(*phases).recipe, run, cache, 2, logger)
+    cache = CacheOptions(None, 0)
+    training_data.prepare_job(options_of(*phases).recipe, run, cache, 2, logger)
     assert compiled == expected
