@@ -136,9 +136,8 @@ def extract_features(
     mode, *others = precision.recipe_modes(recipe)
     if others:
         first = tf.cast(next(iter(loader.split_batches("train", [0]))).inputs, tf.float32)
-        mode = precision.choose_trial(
-            precision.run_trials([mode, *others], compile_mode, first)
-        ).mode
+        trials = precision.run_trials([mode, *others], compile_mode, first)
+        mode = precision.choose_trial(trials).mode
     run, rows = compile_mode(mode), []
     for batch in loader.split_batches("train", numbers):
         check_stop()
