@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.core.text import printable
+from engine.core.text import printable, program
 from engine.export import lite_metadata, snippets
 from engine.export.export_source import (
     FLOAT16,
@@ -150,7 +150,7 @@ def _app_support(source: ExportSource) -> str:
         return (
             "The file has TensorFlow Lite's metadata, but libraries that show the most likely\n"
             "label, such as MediaPipe's ImageClassifier, refuse its second output, `decision`. "
-            "For these,\nexport the run after `bin/evaluate --plain`."
+            f"For these,\nexport the run after `{program('evaluate')} --plain`."
         )
     return (
         "MediaPipe's ImageClassifier reads the metadata and takes the file unchanged;\n"

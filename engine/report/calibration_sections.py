@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engine.core.text import program
 from engine.evaluation.calibration import CalibrationBin
 from engine.evaluation.decision_rule import format_threshold
 from engine.evaluation.operating_point import AbstentionMetrics, OperatingPoint
@@ -27,14 +28,14 @@ def calibration(data: ReportData) -> Section:
     if measured.temperature == 1:
         series = {"without temperature scaling": measured.bins_after}
         text += (
-            f"{percent(measured.error_after)}. No temperature was fitted to reduce it; bin/train "
+            f"{percent(measured.error_after)}. No temperature was fitted to reduce it; training "
             "fits one at the end of a run."
         )
     else:
         text += (
             f"{percent(measured.error_before)} without temperature scaling, "
             f"{percent(measured.error_after)} with the temperature of {measured.temperature:.3f} "
-            "that bin/train fitted and that divides the logits."
+            "that training fitted and that divides the logits."
         )
     if measured.cross_fitted:
         text += (
@@ -81,7 +82,7 @@ def decisions(data: ReportData) -> Section:
     if data.abstention:
         parts += _abstention(data.abstention)
     if not parts:
-        flags = ("bin/evaluate", "--positive_class=CLASS", "--min_recall=0.95")
+        flags = (program("evaluate"), "--positive_class=CLASS", "--min_recall=0.95")
         parts = [
             paragraph(
                 "The decision is always the most likely class. For a class that must not be "

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from engine.core.recipe import to_json
-from engine.core.text import money
+from engine.core.text import command_line, money
 from engine.report import charts
 from engine.report.document import Section
 from engine.report.formatting import count, percent, seconds, size
@@ -131,9 +130,8 @@ def _machine(log: TrainingLog) -> Markup:
 
 
 def recipe(data: ReportData) -> Section:
-    again = shlex.join(
-        ["bin/train", f"--recipe={Path(data.run) / 'recipe.json'}", "--run_dir=runs/again"]
-    )
+    recipe_file = Path(data.run) / "recipe.json"
+    again = command_line("train", f"--recipe={recipe_file}", "--run_dir=runs/again")
     parts = [
         paragraph("The command that wrote this report:"),
         preformatted("Command", data.context.command),

@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from engine.core import text
 from engine.core.text import byte_size, csv_cell, csv_path, duration, money, printable, shorten
 
 
@@ -77,3 +78,9 @@ def test_printable_keeps_the_characters_asked_for():
 )
 def test_number_as_text(text, expected):
     assert text == expected
+
+
+def test_program_is_named_as_it_is_installed(monkeypatch, tmp_path):
+    assert text.command_line("train", "--data_dir=a b") == "bin/train '--data_dir=a b'"
+    monkeypatch.setattr(text, "_PROGRAMS", tmp_path)
+    assert text.command_line("train") == "unfreeze train"
