@@ -31,7 +31,7 @@ def input_tensors(operation: Any) -> list:
 def consumers(model: Any, operation: Any) -> set:
     """Returns the model's operations that read an operation's output.
 
-    Keras's public API knows no edges forward; folding needs to know that nobody else reads a
+    Keras's public API knows no edges forward; folding needs to know that nothing else reads a
     convolution.
     """
     return {node.operation for node in operation._outbound_nodes} & set(model.operations)

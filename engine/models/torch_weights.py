@@ -87,12 +87,12 @@ class _Tensor(NamedTuple):
 
 
 def _empty_dict() -> dict:
-    """Stands for `OrderedDict`, which is called without arguments."""
+    """Replaces `OrderedDict`, which is called without arguments."""
     return {}
 
 
 def _tensor(*arguments: Any) -> _Tensor:
-    """Stands for `_rebuild_tensor_v2`, whose last two arguments matter to training only."""
+    """Replaces `_rebuild_tensor_v2`, whose last two arguments matter to training only."""
     match arguments:
         case (_Storage() as storage, int(offset), tuple(sizes), tuple(strides), bool(), dict()):
             fits = len(sizes) == len(strides) <= _MAX_DIMENSIONS
@@ -135,7 +135,7 @@ class _StateDictUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         full_name = f"{module}.{name}"
         if full_name not in _NAMES:
-            raise _RefusedError(f"asks for {_shown(full_name)}: refused")
+            raise _RefusedError(f"names {_shown(full_name)}, which no state dict needs")
         return _NAMES[full_name]
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -180,7 +180,7 @@ def _unpickle(head: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
     memory for whatever length the pickle claims.
 
     Raises:
-      _RefusedError: the pickle is broken, or asks for anything that a state dict does not need.
+      _RefusedError: the pickle is broken, or holds anything that a state dict does not need.
     """
     unpickler = _StateDictUnpickler(head)
     try:

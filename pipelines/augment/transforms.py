@@ -3,7 +3,7 @@
 A geometry matrix is float32 [B, 3, 3] and takes an output pixel to the input pixel that is shown
 there, as column vectors (y, x, 1) in pixels from the image's centre. A colour matrix is float32
 [B, 4, 4] and takes (red, green, blue, 1), 0 to 255, to the new colour. Each resampling is one XLA
-program: compiled together, XLA would read the geometry anew for every channel.
+program: compiled together, XLA would read the geometry again for every channel.
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ def find_near_duplicates(grey: np.ndarray) -> np.ndarray:
     bits = [hashes(grey[start : start + _CHUNK]) for start in starts]
     pairs = _near(np.concatenate([np.zeros(0, np.uint64), *bits]))
     chunks = [pairs[start : start + _CHUNK] for start in range(0, len(pairs), _CHUNK)]
-    kept = [chunk[_correlation(grey, chunk) >= MIN_CORRELATION] for chunk in chunks]
-    return np.concatenate(kept) if kept else pairs
+    alike = [chunk[_correlation(grey, chunk) >= MIN_CORRELATION] for chunk in chunks]
+    return np.concatenate(alike) if alike else pairs
 
 
 def _near(bits: np.ndarray) -> np.ndarray:

@@ -106,7 +106,7 @@ class PublicHTTPS(urllib.request.HTTPSHandler):
 
 
 def _is_proxied(request: urllib.request.Request) -> bool:
-    """Whether the user's proxy, which may be anywhere itself, is asked for this public host."""
+    """Whether a proxy, wherever it is, gets the request; the host must be public then too."""
     if not (request.has_proxy() or request._tunnel_host):  # type: ignore[attr-defined]
         return False
     host = urllib.parse.urlsplit(request.full_url).hostname or ""

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 SECONDS = 20.0  # a guard against hanging: the slowest case takes a fraction of one
-MEMORY = 500 * 10**6  # bytes that the process may grow by: cases ask for little or for far more
+MEMORY = 500 * 10**6  # bytes that the process may grow by: cases need little or far more
 LONGEST = 5000  # letters of a message
 
 # What Python reports to whoever watches, when something is about to be executed.
@@ -68,7 +68,7 @@ def _most_memory() -> int:
 
 
 class Judge:
-    """Gives cases to readers, and counts those that were answered."""
+    """Passes cases to readers, and counts those that were answered."""
 
     def __init__(self, folder: Path, times: int) -> None:
         """times: how many times the default number of cases to try."""
@@ -95,8 +95,8 @@ class Judge:
                     with _in_time():
                         read(data)
                     results += 1
-                except error as told:
-                    self._check(name, data, str(told))
+                except error as message:
+                    self._check(name, data, str(message))
                     errors += 1
                 except (Exception, HungError) as fault:
                     pytest.fail(f"{name}: {fault!r} for {self._kept(data)}")

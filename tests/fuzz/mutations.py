@@ -71,7 +71,7 @@ VALUES: tuple[Any, ...] = (
 
 
 def json_cases(samples: Sequence[bytes], count: int, seed: int = 0) -> Iterator[bytes]:
-    """JSON texts with other values, keys that are gone, and keys that nobody knows."""
+    """JSON texts with other values, keys that are gone, and unknown keys."""
     for number in range(count):
         random = Random(f"{seed} {number}")
         value = json.loads(random.choice(samples))

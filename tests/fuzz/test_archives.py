@@ -20,6 +20,7 @@ from pipelines.pixel_cache import store
 from pipelines.pixel_cache.index import CacheIndex, stamp_images
 from pipelines.sources import tfrecord_index
 from pipelines.sources.examples import from_columns
+from tests.engine.models.pickles import Call
 from tests.fuzz.mutations import cases, unzipped, zip_cases, zipped
 from tests.fuzz.streams import SIZES, record_files
 
@@ -36,16 +37,6 @@ TOKENS = [
     *(b"(9999999999999,)", b"(", b"'<U400000000'", b"'|V0'", b"'|S0'", b"True", b"model/00000"),
     *(b"../", b"NaN", b"[[[[", b"{}", b'"step": ', b"}", b"]", b"-1", b"'<M8[s]'", b"[('a','O')]"),
 ]
-
-
-class Attack:
-    """Makes a folder where it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.path),)
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -79,7 +70,7 @@ def _bomb(members: dict[str, bytes], name: str, descr: str) -> bytes:
     return bytes(data)
 
 
-def _odd(sample: bytes, name: str, descr: str, attack: Attack) -> list[bytes]:
+def _odd(sample: bytes, name: str, descr: str, attack: Call) -> list[bytes]:
     """Archives that claim more than they have, or hold what is no array."""
     members = unzipped(sample)
     claims = [(descr, 10**10), (descr, 2**62), ("|S0", 2**40), ("|V0", 10**9), ("<U900000000", 9)]
@@ -107,16 +98,17 @@ def _judge_archive(judge, label: str, read: Any, sample: bytes, odd: list[bytes]
 
 @pytest.fixture
 def attack(tmp_path):
-    made = Attack(tmp_path / "executed")
-    yield made
-    assert not made.path.exists()
+    """Makes a folder where it is unpickled."""
+    folder = tmp_path / "executed"
+    yield Call(os.mkdir, str(folder))
+    assert not folder.exists()
 
 
 @pytest.fixture
 def run(tmp_path) -> RunDirectory:
-    made = RunDirectory(tmp_path / "run")
-    made.checkpoints.mkdir(parents=True)
-    return made
+    directory = RunDirectory(tmp_path / "run")
+    directory.checkpoints.mkdir(parents=True)
+    return directory
 
 
 def test_fuzzed_checkpoint_is_read_or_passed_over(judge, run, attack):

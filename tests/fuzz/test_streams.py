@@ -158,7 +158,7 @@ def service() -> Iterator[socketserver.TCPServer]:
         answer = b""
 
         def handle_error(self, *_: object) -> None:
-            pass  # who asked has heard enough
+            pass  # the client has heard enough
 
     with Quiet(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -175,9 +175,9 @@ def test_fuzzed_metadata_service_is_answered_or_unavailable(judge, service):
 
     def read(data: bytes) -> None:
         service.answer = data
-        for ask in questions:
+        for question in questions:
             try:
-                answer = ask(requester(time.monotonic() + 5, address))
+                answer = question(requester(time.monotonic() + 5, address))
             except UNAVAILABLE_ERRORS:
                 continue
             assert isinstance(answer, bool) or len(answer) <= 200

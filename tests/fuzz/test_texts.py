@@ -105,7 +105,7 @@ def test_fuzzed_manifest_is_read_or_refused(judge, tmp_path):
 
 
 def test_fuzzed_flag_file_is_read_or_refused(judge, tmp_path, monkeypatch):
-    """The flag files that come with the project, to the recipe that they stand for."""
+    """The flag files that come with the project, to the recipe that they mean."""
     monkeypatch.chdir(tmp_path)
 
     def read(data: bytes) -> None:

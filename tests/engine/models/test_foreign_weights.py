@@ -21,7 +21,7 @@ def refused(file) -> str:
 
 @pytest.mark.filterwarnings("ignore:Skipping nested container")
 @pytest.mark.parametrize("kind", ["keras", "h5"])
-def test_a_layer_that_is_code_is_never_made(tmp_path, kind):
+def test_layer_that_is_code_is_never_built(tmp_path, kind):
     marker = tmp_path / "executed"
 
     def code(x, marker=str(marker)):
@@ -66,7 +66,7 @@ def put_elsewhere(name: str, place, way: str) -> None:
 
 @pytest.mark.parametrize("name", ["whole.h5", "plain.weights.h5"])
 @pytest.mark.parametrize("way", ["bytes", "link"])
-def test_a_weight_file_reads_no_other_file(saved, tmp_path, name, way):
+def test_weight_file_reads_no_other_file(saved, tmp_path, name, way):
     (tmp_path / name).write_bytes((saved / name).read_bytes())
     (tmp_path / "secret").write_bytes(np.full((3, 3, 3, 32), 7, "f4").tobytes())
     with h5py.File(tmp_path / "other.h5", "w") as file:
@@ -75,5 +75,5 @@ def test_a_weight_file_reads_no_other_file(saved, tmp_path, name, way):
     refused(tmp_path / name)
 
 
-def test_without_the_link_the_file_is_taken(saved):
+def test_whole_model_file_is_loaded(saved):
     classifier.build(small.recipe(weights=str(saved / "whole.h5")), 2)

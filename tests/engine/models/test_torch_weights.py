@@ -46,7 +46,7 @@ def refuse(read):
         finally:
             tracemalloc.stop()
         assert time.monotonic() - began < 20
-        # A byte can ask for a tuple of one, and no more.
+        # A byte can mean a tuple of one, and no more.
         assert peak < 80 * len(content) + (1 << 20)
         message = str(caught.value)
         assert "net.pth" in message
@@ -137,9 +137,9 @@ def test_tensors_share_storages_in_any_order(read):
 def test_memo_and_layer_versions_are_read(read):
     """What PyTorch writes around its tensors: memo, `_metadata`."""
     metadata = part({"_metadata": collections.OrderedDict()}).replace(b"\x80\x02", b"")
-    kept = tensor().replace(pickles.REBUILD, pickles.REBUILD + b"q\x50") + b"r\x00\x01\x00\x00"
+    stored = tensor().replace(pickles.REBUILD, pickles.REBUILD + b"q\x50") + b"r\x00\x01\x00\x00"
     body = (
-        b"\x80\x02" + pickles.DICT + b")R(" + part("a") + kept + part("b") + b"j\x00\x01\x00\x00u"
+        b"\x80\x02" + pickles.DICT + b")R(" + part("a") + stored + part("b") + b"j\x00\x01\x00\x00u"
     )
     found = read(whole(body + metadata + b"b."))
     np.testing.assert_array_equal(found["a"], found["b"])

@@ -235,9 +235,9 @@ def test_every_augmentation_has_a_docstring(name):
 
 
 def test_warm_up_traces_the_shape():
-    made = augmentations.compose(parse_calls("rotate(30)|brightness"))
-    made.warm(2, 8, 6).join()
+    change = augmentations.compose(parse_calls("rotate(30)|brightness"))
+    change.warm(2, 8, 6).join()
     before = transforms.resample.experimental_get_tracing_count()
     images = tf.zeros((2, 8, 6, 3), tf.uint8)
-    made.apply(images, tf.zeros((2, made.draws)))
+    change.apply(images, tf.zeros((2, change.draws)))
     assert transforms.resample.experimental_get_tracing_count() == before > 0

@@ -37,16 +37,16 @@ def rows_of(count, labels=None, fingerprints=None, pairs=(), has_validation=True
 
 def listed(found, file) -> dict[str, dict]:
     """name of file -> row; what training makes of the list is looked at as well."""
-    made = clean_manifest(found, str(file))
-    file.write_bytes(made.contents)
+    manifest = clean_manifest(found, str(file))
+    file.write_bytes(manifest.contents)
     words = dict(
         word[2:].split("=", 1) for word in shlex.split(manifest_flags(found.examples, str(file)))
     )
     spec = DataSpec("manifest", words["manifest"], manifest_root=words.get("manifest_root"))
-    assert len(sources.load_examples(spec)) == made.listed
+    assert len(sources.load_examples(spec)) == manifest.listed
     rows = list(csv.DictReader(file.open(encoding="utf-8", errors="surrogateescape", newline="")))
-    assert len({row["path"] for row in rows}) == len(rows) == made.listed
-    assert made.listed + sum(made.omitted.values()) == len(found.examples)
+    assert len({row["path"] for row in rows}) == len(rows) == manifest.listed
+    assert manifest.listed + sum(manifest.omitted.values()) == len(found.examples)
     return {os.path.basename(row["path"]): row for row in rows}
 
 

@@ -1,4 +1,4 @@
-"""Who belongs together, and when that does harm."""
+"""Groups of duplicates, and the harm that they do."""
 
 import numpy as np
 import pytest

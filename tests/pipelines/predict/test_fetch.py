@@ -57,7 +57,7 @@ def test_server_that_sends_byte_by_byte_is_given_up(server, path, monkeypatch):
 
 
 def test_refused_connection_is_the_reason():
-    with socket.socket() as taken:  # bound and not listening: nobody else can answer there
+    with socket.socket() as taken:  # bound and not listening: nothing else can answer there
         taken.bind(("127.0.0.1", 0))
         message = refused(f"http://127.0.0.1:{taken.getsockname()[1]}/image")
     assert "could not be fetched" in message

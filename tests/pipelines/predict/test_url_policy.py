@@ -47,16 +47,16 @@ def test_name_of_a_private_host_is_refused(monkeypatch, address, scheme):
 def test_name_is_resolved_once(server, monkeypatch):
     """What was looked at is what is connected to; here the public address answers for us."""
     resolving(monkeypatch, "93.184.216.34", "127.0.0.1")
-    asked = []
+    connected = []
 
     def connect(target, *how):
-        asked.append(target)
-        raise ConnectionRefusedError("nobody there")
+        connected.append(target)
+        raise ConnectionRefusedError("no listener")
 
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(socket, "create_connection", connect)
-    assert "nobody there" in refused(f"http://cats.example:{server.server_port}/image", False)
-    assert asked == [("93.184.216.34", server.server_port)]
+    assert "no listener" in refused(f"http://cats.example:{server.server_port}/image", False)
+    assert connected == [("93.184.216.34", server.server_port)]
 
 
 def test_redirect_to_a_private_host_is_not_followed(server, monkeypatch):
@@ -69,7 +69,7 @@ def test_redirect_to_a_private_host_is_not_followed(server, monkeypatch):
 
 
 def test_private_host_behind_a_proxy_is_not_requested(server, monkeypatch):
-    """The proxy itself may be anywhere; it gives what it is asked for."""
+    """The proxy itself may be anywhere; it returns what is requested."""
     monkeypatch.setenv("http_proxy", server.address(""))
     monkeypatch.setenv("no_proxy", "")
     assert "not on the public internet" in refused("http://192.168.0.1/image", False)
