@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import keras
 import numpy as np
 import pytest
@@ -13,13 +15,8 @@ from engine.benchmark.phase_benchmark import PhaseBenchmark
 from engine.core.call_syntax import parse_calls
 from engine.core.dataset import Batch
 from engine.frozen.array_store import CacheBudget
-from engine.models import classifier
-from engine.runs.directory import RunDirectory, claim_directory
 from engine.training.job import TrainJob
-from pipelines.augment import augmentations
-from pipelines.loading import batches
-from pipelines.sources import sources
-from tests.engine.small_runs import Watcher, decoded, small_recipe
+from tests.engine.small_runs import Watcher, make_job, small_recipe
 
 SGD = "all(trainable=all, epochs=1, optimizer=sgd, learning_rate=1e-2)"
 CASES = {
@@ -36,34 +33,34 @@ def short_samples(monkeypatch):
 
 
 @pytest.fixture
-def prepare(coloured, tmp_path):
+def job(coloured, tmp_path):
+    """Makes a job of one phase."""
+
+    def job_of(phase: str, **changes) -> TrainJob:
+        recipe = small_recipe(coloured, (phase,), precision="float32", dropout=0.0, **changes)
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        settings = {"cache_budget": CacheBudget(2**26), "steps_per_execution": None}
+        return make_job(recipe, tmp_path / "run", Watcher(), **settings)
+
+    return job_of
+
+
+@pytest.fixture
+def prepare(job):
     """Prepares the phase of a job; returns its benchmark and a batch of images."""
 
     def prepared(phase: str, **changes) -> tuple[PhaseBenchmark, Batch]:
-        train_job = job(coloured, tmp_path / "run", phase, **changes)
+        train_job = job(phase, **changes)
         benchmark = phase_benchmark.prepare(train_job, train_job.recipe.phases[0])
         return benchmark, next(iter(train_job.loader.split_batches("train", [0])))
 
     return prepared
 
 
-def job(coloured, place, phase: str, **changes) -> TrainJob:
-    recipe = small_recipe(coloured, (phase,), precision="float32", dropout=0.0, **changes)
-    run = RunDirectory(place)
-    claim_directory(run, recipe, overwrite=True)
-    pixels = decoded(recipe.data.location)  # saves a second each epoch
-    loader = batches.ImageDataLoader(sources.load_examples(recipe.data), recipe, 2, pixels)
-    network = classifier.build(recipe, len(loader.classes))
-    changes = augmentations.compose(recipe.augment)
-    return TrainJob(
-        recipe, network, loader, changes, run, Watcher(), cache_budget=CacheBudget(2**26)
-    )
-
-
 @pytest.mark.parametrize("case", CASES)
-def test_measure_phase_has_stages_of_phase(coloured, tmp_path, case):
+def test_measure_phase_has_stages_of_phase(job, case):
     phase, stages = CASES[case]
-    train_job = job(coloured, tmp_path / "run", phase)
+    train_job = job(phase)
     row = phase_benchmark.measure_phase(train_job, train_job.recipe.phases[0], 2)
     assert set(row.stages) == stages
     assert row.shares_cores == (not tf.config.list_physical_devices("GPU"))
