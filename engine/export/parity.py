@@ -136,6 +136,11 @@ def table_rows(parity: Parity, export_format: ExportFormat) -> list[tuple[str, s
     """Returns the comparison as rows of name, value and note."""
     latency, original = parity.latency, parity.original_latency
     decoding, pixels = (", decoded", ", from pixels") if export_format.takes_bytes else ("", "")
+    share = f"{parity.share_of_weights:.1%} of the float32 weights"
+    single, batch = (
+        f"original: {milliseconds:.2f} ms{pixels}"
+        for milliseconds in (original.single_ms, original.batch_ms)
+    )
     return [
         ("images", f"{parity.images:,}", ""),
         ("same most likely label", f"{parity.agreement:.2%}", ""),
@@ -143,21 +148,9 @@ def table_rows(parity: Parity, export_format: ExportFormat) -> list[tuple[str, s
         ("largest difference", f"{parity.largest_difference:.1e}", "of a probability"),
         ("mean difference", f"{parity.mean_difference:.1e}", "of a probability"),
         ("accuracy", f"{parity.accuracy:.2%}", f"original: {parity.original_accuracy:.2%}"),
-        (
-            "size",
-            f"{parity.bytes / 1e6:.2f} MB",
-            f"{parity.share_of_weights:.1%} of the float32 weights",
-        ),
-        (
-            f"one image{decoding}",
-            f"{latency.single_ms:.2f} ms",
-            f"original: {original.single_ms:.2f} ms{pixels}",
-        ),
-        (
-            f"{latency.batch_size} images{decoding}",
-            f"{latency.batch_ms:.2f} ms",
-            f"original: {original.batch_ms:.2f} ms{pixels}",
-        ),
+        ("size", f"{parity.bytes / 1e6:.2f} MB", share),
+        (f"one image{decoding}", f"{latency.single_ms:.2f} ms", single),
+        (f"{latency.batch_size} images{decoding}", f"{latency.batch_ms:.2f} ms", batch),
     ]
 
 

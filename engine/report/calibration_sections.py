@@ -122,18 +122,12 @@ def _costs(point: OperatingPoint) -> Sequence[tuple[str, str, str]]:
     found, false_alarms, negatives = point.found, point.false_alarms, point.negatives
     positives, predicted = found + point.missed, found + false_alarms
     recall = f"{_share(found, positives)} ({span(point.recall_interval, 1)})"
+    others = f"{false_alarms:,} of {negatives:,} others"
+    right = f"{found:,} right of {count(predicted, 'decision')}"
     return (
         ("recall", recall, f"{found:,} found of {positives:,}, {point.missed:,} missed"),
-        (
-            "false alarms",
-            _share(false_alarms, negatives),
-            f"{false_alarms:,} of {negatives:,} others",
-        ),
-        (
-            "precision",
-            _share(found, predicted),
-            f"{found:,} right of {count(predicted, 'decision')}",
-        ),
+        ("false alarms", _share(false_alarms, negatives), others),
+        ("precision", _share(found, predicted), right),
     )
 
 
