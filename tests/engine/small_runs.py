@@ -105,13 +105,13 @@ def decoded(location: str) -> Decoded:
 _lively: dict[tuple, list[np.ndarray]] = {}
 
 
-def enliven(made: classifier.Classifier, recipe: Recipe) -> None:
+def enliven(network: classifier.Classifier, recipe: Recipe) -> None:
     """Else little of an image gets through, and what it is hardly counts."""
-    key = (recipe.backbone, recipe.image_size, recipe.hidden_units, recipe.seed, made.head.units)
+    key = (recipe.backbone, recipe.image_size, recipe.hidden_units, recipe.seed, network.head.units)
     if key not in _lively:
-        small.enliven(made.model)
-        _lively[key] = made.model.get_weights()
-    made.model.set_weights(_lively[key])
+        small.enliven(network.model)
+        _lively[key] = network.model.get_weights()
+    network.model.set_weights(_lively[key])
 
 
 def make_job(recipe, place, watcher, from_files=False, devices=None, **settings) -> TrainJob:
@@ -120,11 +120,11 @@ def make_job(recipe, place, watcher, from_files=False, devices=None, **settings)
     claim_directory(run, recipe, overwrite=False)
     pixels = None if from_files else decoded(recipe.data.location)
     loader = batches.ImageDataLoader(sources.load_examples(recipe.data), recipe, 2, pixels)
-    made = classifier.build(recipe, len(loader.classes), devices)
-    enliven(made, recipe)
+    network = classifier.build(recipe, len(loader.classes), devices)
+    enliven(network, recipe)
     changes = augmentations.compose(recipe.augment)
     settings = {"log_every_steps": 1, "steps_per_execution": 1, **settings}
-    return TrainJob(recipe, made, loader, changes, run, watcher, **settings)
+    return TrainJob(recipe, network, loader, changes, run, watcher, **settings)
 
 
 def train(recipe, place, watcher=None, change=lambda job: None, **settings):

@@ -134,11 +134,11 @@ def test_reason_has_trunk_passes_and_seconds_saved(count, refresh, epochs):
     schedule = ViewSchedule(0, count, refresh)
     views = np.stack([schedule(np.arange(TRAIN), epoch) for epoch in range(epochs)])
     passes = sum(len(set(column)) for column in views.T) / TRAIN
-    found = re.search(r"runs ([\d.]+) times? instead of (\d+), which saves about (\d+) s", reason)
-    assert float(found[1]) == pytest.approx(passes, rel=0.01)
-    assert int(found[2]) == epochs
+    numbers = re.search(r"runs ([\d.]+) times? instead of (\d+), which saves about (\d+) s", reason)
+    assert float(numbers[1]) == pytest.approx(passes, rel=0.01)
+    assert int(numbers[2]) == epochs
     saved = (epochs - passes) * TRAIN / 50
-    assert int(found[3]) == pytest.approx(saved, abs=1 + 0.2 * epochs)
+    assert int(numbers[3]) == pytest.approx(saved, abs=1 + 0.2 * epochs)
     assert f"for {count} view{'s' * (count > 1)} of each image" in reason
     assert f"{count * TRAIN * ROW / 1e6:.0f} MB in memory" in reason
 

@@ -100,10 +100,10 @@ def test_trials_compare_first_tensors_with_those_of_the_first_mode():
     calls = []
 
     def compile_mode(mode):
-        def function(given):
-            assert given is inputs
+        def function(batch):
+            assert batch is inputs
             calls.append(mode)
-            return [tf.cast(given, mode.dtype) / 3, tf.constant([float(len(calls))])]
+            return [tf.cast(batch, mode.dtype) / 3, tf.constant([float(len(calls))])]
 
         return function
 

@@ -79,10 +79,10 @@ def test_views_depend_on_example_and_epoch_only():
 def test_generations_match_exact_arithmetic():
     """floor(refresh e + u) in fractions; u is the float that a group has, exactly."""
     golden = (5**0.5 - 1) / 2
-    made = ViewSchedule(FIRST, 2, 0.1, 1)
+    schedule = ViewSchedule(FIRST, 2, 0.1, 1)
     for epoch in range(0, 60, 7):
-        got = made(EXAMPLES[:500], FIRST + epoch)
-        for example, view in enumerate(got):
+        views = schedule(EXAMPLES[:500], FIRST + epoch)
+        for example, view in enumerate(views):
             offset = fractions.Fraction((example * golden) % 1)
             generation = (fractions.Fraction(1, 10) * epoch + offset) // 1
             assert view == FIRST + epoch % 2 + 2 * generation

@@ -16,9 +16,9 @@ LABELS = RANDOM.integers(0, 5, 7).astype(np.int32)
 
 def test_cross_entropy_equals_scipy():
     expected = -special.log_softmax(LOGITS.astype(np.float64), axis=1)[np.arange(7), LABELS]
-    found = cross_entropy(LABELS, LOGITS)
-    assert found.dtype == "float32"
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    loss = cross_entropy(LABELS, LOGITS)
+    assert loss.dtype == "float32"
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.05, 0.3, 0.9])

@@ -65,8 +65,8 @@ EXPECTED = {
 def stepped(name, options, steps=2, scale_loss=False, gradients=GRADIENTS, **phase):
     """The optimizer, and kernel and bias after some steps."""
     variables = [keras.Variable(KERNEL, name="kernel"), keras.Variable(BIAS, name="bias")]
-    made = Phase("p", optimizer=name, learning_rate=RATE, **phase)
-    optimizer = optimizers.build(made, options, variables, scale_loss)
+    trained = Phase("p", optimizer=name, learning_rate=RATE, **phase)
+    optimizer = optimizers.build(trained, options, variables, scale_loss)
     for pair in gradients[:steps]:
         optimizer.apply([tf.constant(gradient) for gradient in pair], variables)
     return optimizer, *(variable.numpy() for variable in variables)

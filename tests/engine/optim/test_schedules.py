@@ -64,9 +64,9 @@ def test_schedule_follows_its_formula_with_any_options(name, data, peak, steps):
 @given(data=some.data(), peak=peaks, warmup=some.integers(1, 100), after=some.integers(0, 100))
 def test_warm_up_is_linear_and_delays_the_schedule(name, data, peak, warmup, after):
     chosen = data.draw(options(name))
-    found = rates(name, peak, warmup + after, chosen, warmup)
-    np.testing.assert_allclose(found[:warmup], peak * np.arange(1, warmup + 1) / warmup)
-    np.testing.assert_array_equal(found[warmup:], rates(name, peak, after, chosen))
+    values = rates(name, peak, warmup + after, chosen, warmup)
+    np.testing.assert_allclose(values[:warmup], peak * np.arange(1, warmup + 1) / warmup)
+    np.testing.assert_array_equal(values[warmup:], rates(name, peak, after, chosen))
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -74,8 +74,8 @@ def test_warm_up_is_linear_and_delays_the_schedule(name, data, peak, warmup, aft
 @pytest.mark.parametrize("warmup_steps", [0, 1, 7, 9])
 def test_rate_of_very_few_steps_is_from_zero_to_its_peak(name, steps, warmup_steps):
     rate = learning_rate(SCHEDULES[name], 3.0, steps, {}, warmup_steps)
-    found = np.array([rate(step) for step in range(max(steps, 1))])
-    assert np.all((found >= 0) & (found <= 3.0))
+    values = np.array([rate(step) for step in range(max(steps, 1))])
+    assert np.all((values >= 0) & (values <= 3.0))
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -168,12 +168,12 @@ class Saves(Watcher):
 
     def __init__(self, run: RunDirectory) -> None:
         super().__init__()
-        self.run, self.seen = run, []
+        self.run, self.saved = run, []
 
     def epoch(self, row, evaluation, best):
         files = sorted(self.run.checkpoints.glob("step_*.npz"))
         steps = [int(path.name.split("_")[1]) for path in files]
-        self.seen.append((row["step"], steps, self.run.best.exists()))
+        self.saved.append((row["step"], steps, self.run.best.exists()))
 
 
 @pytest.mark.parametrize(
@@ -194,8 +194,8 @@ def test_short_epochs_share_a_checkpoint(
     monkeypatch.setattr(checkpoint_writer, "MAX_SHARE", share)
     watcher = Saves(RunDirectory(tmp_path / "run"))
     train(small_recipe(coloured), tmp_path / "run", watcher, checkpoint_minutes=minutes)
-    assert watcher.seen[: len(expected)] == expected
-    assert len(watcher.seen) == 4
+    assert watcher.saved[: len(expected)] == expected
+    assert len(watcher.saved) == 4
     assert checkpoints.load(watcher.run)[0].step == 20
 
 

@@ -111,10 +111,10 @@ def test_metrics_are_those_before_the_update():
 
 
 def test_augmentation_gets_draws_of_its_examples():
-    seen = []
+    draws = []
 
     def apply(images, numbers):
-        tf.py_function(lambda n: seen.append(n.numpy()), [numbers], [])
+        tf.py_function(lambda n: draws.append(n.numpy()), [numbers], [])
         return tf.cast(images, tf.float32)
 
     batch = small.batch()._replace(epochs=tf.fill([6], 4), views=tf.range(6) + 7)
@@ -123,7 +123,7 @@ def test_augmentation_gets_draws_of_its_examples():
     expected = stateless_random.uniform(
         9, stateless_random.AUGMENT, tf.range(6) + 7, batch.examples, 5
     )
-    assert np.array_equal(seen[0], expected)
+    assert np.array_equal(draws[0], expected)
 
 
 def test_network_sees_augmented_images():
