@@ -1,11 +1,9 @@
 """Runs a program in an interpreter that has the packages of setup.cfg.
 
-Each program in bin/ begins with `import _bootstrap` and `_bootstrap.ensure()`. Where the running
-interpreter has what setup.cfg requires, that is all. Else the program starts again in `.venv`,
-which `_venv` makes first if necessary. As there, no syntax that Python 3.6 can't read.
+Where the running interpreter has what setup.cfg requires, a program goes on. Else it starts again
+in `.venv`, which `_venv` makes first if necessary. As there, no syntax that Python 3.6 can't read.
 """
 
-import operator
 import os
 import re
 import sys
@@ -15,10 +13,18 @@ from _venv import ROOT, VENV, clean_environment, fail, prepared_python
 # Names the environment that a program was restarted in, so that it is never restarted twice.
 RESTARTED = "UNFREEZE_RESTARTED_IN"
 
-OPERATORS = {"==": operator.eq, "!=": operator.ne, ">=": operator.ge, "<=": operator.le}
-OPERATORS.update({"<": operator.lt, ">": operator.gt})
-SPECIFIER = r"\s*(==|!=|>=|<=|<|>)\s*(\d+(?:\.\d+)*)(\.\*)?\s*"
-REQUIREMENT = re.compile(r"([A-Za-z0-9][\w.-]*)\s*((?:%s(?:,|$))*)$" % SPECIFIER)
+NUMBER = r"(\d+(?:\.\d+)*)"
+REQUIREMENT = re.compile(r"([A-Za-z0-9][\w.-]*)(?:>=%s|==%s\.\*)?$" % (NUMBER, NUMBER))
+
+
+def run(command, extras=()):
+    """Runs a command of engine.cli where the packages of setup.cfg and of these extras are."""
+    ensure(extras)
+    import importlib
+
+    from engine.cli import main
+
+    main.main(importlib.import_module("engine.cli." + command).main)
 
 
 def ensure(extras=()):
@@ -48,7 +54,6 @@ def restart_in_venv(missing):
         )
     python = prepared_python(missing)
     arguments = getattr(sys, "orig_argv", [sys.executable, *sys.argv])[1:]
-    sys.stdout.flush()
     os.execve(python, [python, *arguments], dict(clean_environment(), **{RESTARTED: VENV}))
 
 
@@ -73,40 +78,31 @@ def missing_requirements(extras=()):
 
 
 def is_met(requirement, metadata):
-    """Whether a distribution is installed whose version fits the requirement line."""
-    match = REQUIREMENT.match(requirement)
-    if not match:
-        raise ValueError(
-            "setup.cfg: got the requirement %r; allowed: a name with ==, !=, >=, <=, < or > and "
-            "numbers, such as numpy>=1.26,<3 or tensorflow==2.21.*" % requirement
-        )
-    try:
-        version = metadata.version(match.group(1))
-    except metadata.PackageNotFoundError:
-        return False
-    # A half-removed package has a folder, but no version in it.
-    return version is not None and fits(version, match.group(2))
-
-
-def fits(version, specifiers):
-    """Whether e.g. "2.21.1" fits "==2.21.*,!=2.21.0".
+    """Whether a distribution is installed whose version fits the requirement line.
 
     Release numbers alone are compared: "2.21.0rc1" counts as 2.21.0.
     """
-    return all(
-        OPERATORS[name](*padded(version, number, wildcard))
-        for name, number, wildcard in re.findall(SPECIFIER, specifiers)
-    )
+    match = REQUIREMENT.match(requirement)
+    if not match:
+        raise ValueError(
+            "setup.cfg: got the requirement %r; allowed: a name, alone or with a lowest version or "
+            "a series, such as numpy>=1.26 or tensorflow==2.21.*" % requirement
+        )
+    name, lowest, series = match.groups()
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    if version is None:  # a half-removed package has a folder, but no version in it
+        return False
+    if series:
+        return release(version)[: len(release(series))] == release(series)
+    return not lowest or release(version) >= release(lowest)
 
 
-def padded(version, number, wildcard):
-    """Both release numbers, of equal length: zeros fill the shorter, a wildcard cuts the version.
-
-    "4.9.10.post1" and "4.10" give [4, 9, 10] and [4, 10, 0].
-    """
-    have, want = (
-        [int(part) for part in re.split(r"[^\d.]", text)[0].split(".") if part]
-        for text in (version, number)
-    )
-    length = len(want) if wildcard else max(len(have), len(want))
-    return [(release + [0] * length)[:length] for release in (have, want)]
+def release(version):
+    """The numbers of a release, so that they compare: [4, 9, 10, 0] for "4.9.10.post1"."""
+    numbers = [int(part) for part in re.split(r"[^\d.]", version)[0].split(".") if part]
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return numbers

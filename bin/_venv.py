@@ -22,8 +22,6 @@ CPU_LOCK, CUDA_LOCK = (os.path.join(ROOT, "requirements-%s.txt" % n) for n in ("
 # What TensorFlow 2.21 has wheels for.
 OLDEST, NEWEST = (3, 10), (3, 13)
 MACHINES = ("x86_64", "aarch64")
-OLDEST_PIP = (22, 3)  # the first with `pip --python`
-DRIVER = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/usr/lib/wsl/lib/libcuda.so.1")
 VERSION = "%d.%d.%d" % tuple(sys.version_info[:3])
 
 
@@ -84,7 +82,7 @@ def has_nvidia_driver():
     import ctypes
 
     try:
-        return any(map(os.path.exists, DRIVER)) or bool(ctypes.CDLL("libcuda.so.1"))
+        return bool(ctypes.CDLL("libcuda.so.1"))
     except OSError:
         return False
 
@@ -137,11 +135,10 @@ def make_venv(host):
     options, pip = [], [PYTHON, "-I", "-m", "pip"]
     if run(host, "-I", "-c", "import ensurepip; ensurepip.version()").returncode:
         options, pip = ["--without-pip"], [host, "-m", "pip", "--python", PYTHON]
-        version = re.match(r"pip (\d+)\.(\d+)", run(host, "-m", "pip", "--version").stdout)
-        if not version or tuple(map(int, version.groups())) < OLDEST_PIP:
+        if run(host, "-m", "pip", "--python", host, "--version").returncode:
             fail(
-                "%s has neither ensurepip nor pip %d.%d or newer, so nothing can be installed; "
-                "run: sudo apt-get install python3-venv, and then this again" % (host, *OLDEST_PIP)
+                "%s has neither ensurepip nor pip 22.3 or newer, so nothing can be installed; "
+                "run: sudo apt-get install python3-venv, and then this again" % host
             )
     done = run(host, "-I", "-m", "venv", *options, VENV)
     if done.returncode:
@@ -152,7 +149,7 @@ def make_venv(host):
 def install(pip, lock, held):
     """Installs the lock file with the command `pip`; shows its progress on a terminal."""
     # On standard error, because standard output may be a file that waits for JSON.
-    shown = sys.stderr.isatty()
+    shown = bool(sys.stderr) and sys.stderr.isatty()
     # The lock file is complete, and pip before 23.1 goes astray where it resolves extras again.
     flags = ["--no-input", "--disable-pip-version-check", "--log", LOG]
     flags += ["install", "--no-deps", "--require-hashes", "-r", lock] + ["--quiet"] * (not shown)
@@ -163,7 +160,11 @@ def install(pip, lock, held):
     done = run(*pip, *flags, stdout=out, pass_fds=(held,), env=environment)
     if done.returncode:
         say("pip: " + last_error(done.stderr))
-        fail("the packages could not be installed; %s" % advice(done.stderr))
+        fail(
+            "the packages could not be installed; make sure that there is room on the disk and "
+            "that pip's package index can be reached, and run this again (%s has all that pip "
+            "printed)" % LOG
+        )
 
 
 def last_error(output):
@@ -171,15 +172,6 @@ def last_error(output):
     lines = [line.strip() for line in output.splitlines() if line.strip()] or ["no reason given"]
     errors = [i for i, line in enumerate(lines) if re.match(r"(\w*Error|ERROR|error):", line)]
     return " ".join(lines[(errors or [-1])[-1] :][:5])
-
-
-def advice(output):
-    """What to do about a failed installation."""
-    if re.search(r"No space left|Errno 28|Disk quota", output):
-        return "make room on the disk, here and for temporary files, and run this again"
-    if re.search(r"onnection broken|ConnectionError|timed out|NameResolution|ProxyError", output):
-        return "check that this machine reaches pip's package index, then run this again"
-    return "%s has all that pip printed; run this again when the cause is mended" % LOG
 
 
 def supported_python():

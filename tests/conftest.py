@@ -1,7 +1,10 @@
-"""What all tests share: `--slow` and `--soak`, a quiet TensorFlow and the photographs."""
+"""What all tests share: `--slow` and `--soak`, a quiet TensorFlow, images and a trained run."""
 
+import dataclasses
+import importlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,20 +65,18 @@ def pytest_terminal_summary(terminalreporter):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def tiny_backbone():
-    """Registered after the tests are collected: those of every backbone are without it."""
+def session(tmp_path_factory):
+    """Commands find TensorFlow started, the backbone tiny, and a cache of the session's own.
+
+    Tests of every backbone are collected before, and go without tiny.
+    """
+    from engine.runtime import tensorflow_setup
     from tests.engine import tiny
 
     tiny.register()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def running_tensorflow():
-    """Commands that tests call find TensorFlow started, with two threads."""
-    from engine.runtime import tensorflow_setup
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tensorflow_setup, "start_tensorflow", lambda *_, **__: 2)
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 
 
@@ -105,28 +106,50 @@ def coloured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.fixture(scope="module")
-def own_cache(tmp_path_factory):
-    """Images are kept here, and not in the cache of whoever runs the tests."""
-    place = tmp_path_factory.mktemp("cache")
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A finished run of `coloured`, which tests only read.
+
+    job: with the network as it ended. watcher: what was logged.
+    result: the values of result.json. augmented: the plot of the first batch.
+    """
+
+    path: Path
+    job: Any
+    watcher: Any
+    result: dict[str, Any]
+    augmented: Path
+
+
+@pytest.fixture(scope="session")
+def trained_run(coloured, tmp_path_factory) -> TrainedRun:
+    """Trained once a session: by bin/train's function, with all that it writes."""
+    from engine.commands.train import TrainOptions, train
+    from engine.training import loop
+    from tests.engine.small_runs import Watcher, small_recipe
+
+    folder, watcher, jobs, train_job = tmp_path_factory.mktemp("trained"), Watcher(), [], loop.train
+    options = TrainOptions(
+        small_recipe(coloured),
+        folder / "run",
+        log_every_steps=1,
+        price_per_hour=0.5,
+        show_augmented=folder / "augmented.png",
+        command="bin/train --backbone=tiny",
+    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(place))
-        yield place
+        patch.setattr(loop, "train", lambda job: jobs.append(job) or train_job(job))
+        result = train(options, watcher).result
+    return TrainedRun(options.run_dir, jobs[0], watcher, result, options.show_augmented)
 
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Runs a command in this process, where TensorFlow is at work already."""
-    import importlib
-
+    """Runs a command in this process, without signal handlers; `said` has what it printed."""
     from engine.cli import main as cli_main
-    from engine.runtime import tensorflow_setup
     from engine.runtime.shutdown import Shutdown
 
-    monkeypatch.setattr(tensorflow_setup, "start_tensorflow", lambda *_, **__: 2)
-    monkeypatch.setattr(
-        cli_main, "listen_for_shutdown", lambda *_: Shutdown()
-    )  # without signal handlers
+    monkeypatch.setattr(cli_main, "listen_for_shutdown", lambda *_: Shutdown())
 
     def called(name: str, *arguments) -> str:
         try:
@@ -149,24 +172,3 @@ def write(tmp_path):
         return f"--flagfile={tmp_path / name}"
 
     return make
-
-
-@pytest.fixture(scope="session")
-def made_run(tmp_path_factory) -> Path:
-    """A finished run to serve, of the backbone tiny with random weights."""
-    from engine.evaluation.decision_rule import DecisionRule
-    from tests.engine import saved_run
-    from tests.engine.commands.serving import CLASSES
-
-    place = tmp_path_factory.mktemp("served") / "run"
-    return saved_run.save(place, DecisionRule(temperature=1.5), CLASSES).path
-
-
-@pytest.fixture(scope="session")
-def service(made_run):
-    from tests.engine.commands.serving import served
-
-    with served(f"--run_dir={made_run}") as it:
-        yield it
-        status, out, err = it.end()
-        assert (status, out, err) == (0, "", ""), "whatever was sent to it"

@@ -43,7 +43,6 @@ def readme_program() -> str:
 def test_readme_example_runs_as_typed(coloured, tmp_path, monkeypatch, capsys):
     """With a folder of that name, and the network of tests in place of the flag file's."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     shutil.copytree(coloured, "flowers")
     shutil.copy(coloured / "red" / "00.jpg", "rose.jpg")
     shutil.copy(coloured / "blue" / "00.jpg", "tulip.jpg")

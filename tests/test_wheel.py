@@ -35,11 +35,9 @@ def installed(tmp_path_factory) -> Path:
 
 
 def run(program: Path, *arguments: str, cwd: Path, status: int = 0) -> str:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment["XDG_CACHE_HOME"] = str(cwd / "cache")
-    done = subprocess.run(
-        [program, *arguments], cwd=cwd, env=environment, capture_output=True, text=True
-    )
+    environment = {**os.environ, "PYTHONPATH": ""}
+    command = [program, *arguments]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
     assert done.returncode == status, done.stderr
     return done.stderr if status else done.stdout
 

@@ -19,8 +19,6 @@ import pytest
 
 BIN = Path(_bootstrap.__file__).parent
 
-METADATA = "Metadata-Version: 2.1\nName: unfreeze-probe\nVersion: 1.0\n"
-
 PROGRAM = """#!/usr/bin/env python3
 import _bootstrap
 
@@ -41,8 +39,8 @@ def repository(tmp_path):
     root = tmp_path / "repo with space"
     for folder in ("bin", "engine/core", "wheels"):
         (root / folder).mkdir(parents=True)
-    shutil.copy(BIN / "_bootstrap.py", root / "bin")
-    shutil.copy(BIN / "_venv.py", root / "bin")
+    for module in ("_bootstrap.py", "_venv.py"):
+        shutil.copy(BIN / module, root / "bin")
     (root / "engine" / "__init__.py").touch()
     shutil.copy(BIN.parent / "engine/core/streams.py", root / "engine/core")
     (root / "bin" / "hello").write_text(PROGRAM)
@@ -52,37 +50,42 @@ def repository(tmp_path):
 
 
 def write_wheel(folder: Path) -> str:
-    """A wheel made by hand, since to build one would need the network; returns its SHA-256."""
+    """Writes a wheel by hand, since to build one would need the network; returns its SHA-256."""
     info = "unfreeze_probe-1.0.dist-info"
+    files = {
+        "unfreeze_probe.py": "",
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: unfreeze-probe\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nTag: py3-none-any\n",
+    }
+    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
     wheel = folder / "unfreeze_probe-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("unfreeze_probe.py", "")
-        archive.writestr(f"{info}/METADATA", METADATA)
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        files = ("unfreeze_probe.py", f"{info}/METADATA", f"{info}/WHEEL", f"{info}/RECORD")
-        archive.writestr(f"{info}/RECORD", "".join(f"{file},,\n" for file in files))
+        for name, content in files.items():
+            archive.writestr(name, content)
     return hashlib.sha256(wheel.read_bytes()).hexdigest()
 
 
 def write_locks(root: Path, digest: str):
     machine = os.uname().machine
     lock = f"# download: {machine} 7 MB\nunfreeze-probe==1.0 --hash=sha256:{digest}\n"
-    (root / "requirements-cpu.txt").write_text(lock)
-    (root / "requirements-cuda.txt").write_text(lock)
+    for name in ("cpu", "cuda"):
+        (root / f"requirements-{name}.txt").write_text(lock)
 
 
-def start(root: Path, *arguments, python=sys.executable, **environment) -> subprocess.Popen:
+def install_by_hand(root: Path, site: Path):
+    """Puts the package into a folder of packages, without pip."""
+    with zipfile.ZipFile(next((root / "wheels").glob("*.whl"))) as wheel:
+        wheel.extractall(site)
+
+
+def start(root: Path, *arguments, python=sys.executable, **changes) -> subprocess.Popen:
     """Starts the program with pip cut off from every index, from a folder that is not the root."""
+    pip = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+    wheels = {"PIP_FIND_LINKS": (root / "wheels").as_uri()}
     return subprocess.Popen(
         [str(python), str(root / "bin" / "hello"), *arguments],
         cwd=root.parent,
-        env={
-            **os.environ,
-            "PIP_NO_INDEX": "1",
-            "PIP_FIND_LINKS": (root / "wheels").as_uri(),
-            "PIP_CONFIG_FILE": os.devnull,
-            **environment,
-        },
+        env={**os.environ, **pip, **wheels, **changes},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -115,36 +118,32 @@ def one_line(err: str) -> str:
 
 
 def test_environment_is_made_once_per_lock_file_and_the_program_restarted_in_it(repository):
+    venv = repository / ".venv"
     status, out, err = call(repository, "a b", "--c=d")
     assert status == 0, err
-    # The guard is taken away again: programs that this one starts must not inherit it.
-    assert out == f"{repository / '.venv'}|None|a b|--c=d\n"
+    # The guard is removed again: programs that this one starts must not inherit it.
+    assert out == f"{venv}|None|a b|--c=d\n"
     first, last = err.splitlines()
     assert "unfreeze-probe>=1.0" in first
     assert "7 MB" in first
     assert "ready" in last
 
-    left_over = repository / ".venv" / "left_over"
-    left_over.touch()
-    status, out, err = call(repository, "again")
-    assert (status, err) == (0, "")
-    assert out == f"{repository / '.venv'}|None|again\n"
-    assert left_over.exists()
+    (venv / "left_over").touch()
+    assert call(repository, "again") == (0, f"{venv}|None|again\n", "")
+    assert (venv / "left_over").exists()
 
     for lock in repository.glob("requirements-*.txt"):
         lock.write_text(lock.read_text() + "# changed\n")
     status, _, err = call(repository)
     assert status == 0
     assert "making .venv" in err
-    assert not left_over.exists()
+    assert not (venv / "left_over").exists()
 
 
 def test_interpreter_with_the_packages_is_used(repository, tmp_path):
-    with zipfile.ZipFile(next((repository / "wheels").glob("*.whl"))) as wheel:
-        wheel.extractall(tmp_path / "site")
-    status, out, err = call(repository, PYTHONPATH=str(tmp_path / "site"))
-    assert (status, err) == (0, "")
-    assert out == f"{sys.prefix}|None\n"
+    install_by_hand(repository, tmp_path / "site")
+    result = call(repository, PYTHONPATH=str(tmp_path / "site"))
+    assert result == (0, f"{sys.prefix}|None\n", "")
     assert not (repository / ".venv").exists()
 
 
@@ -242,10 +241,8 @@ def test_environment_made_by_hand_is_used_and_not_changed(repository):
     assert status == 1
     assert "lacks unfreeze-probe>=1.0" in one_line(err)
     assert sorted(venv.rglob("*")) == before
-
     (site,) = venv.glob("lib/python3*/site-packages")
-    with zipfile.ZipFile(next((repository / "wheels").glob("*.whl"))) as wheel:
-        wheel.extractall(site)
+    install_by_hand(repository, site)
     assert call(repository) == (0, f"{venv}|None\n", "")
 
 
@@ -260,7 +257,7 @@ def test_failed_installation_ends_with_the_reason_and_a_next_step(repository):
     assert "THESE PACKAGES DO NOT MATCH" in (repository / ".venv" / "setup.log").read_text()
 
 
-def test_folder_that_can_not_be_written_is_named_in_one_line(repository):
+def test_unwritable_folder_is_named_in_one_line(repository):
     # A file in the place of the folder stops root too, whom a read-only folder would not.
     (repository / ".venv").touch()
     status, _, err = call(repository)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import os
 import random
@@ -12,44 +11,44 @@ import subprocess
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from tests.bin.programs import SMALL, run, start
+from engine.runs.directory import RunDirectory
+from tests.bin.programs import run, start
+from tests.engine.small_runs import same_end
 
-pytestmark = pytest.mark.usefixtures("own_cache")
-
+COMMON = (
+    *("--weights=none", "--batch_size=8", "--validation_fraction=0.25", "--noreport"),
+    "--checkpoint_minutes=0",  # checkpoints after each step
+)
+# Which precision is fastest is measured by each run for itself.
 TINY = (
-    *("--backbone=tiny", "--weights=none", "--image_size=32", "--batch_size=8", "--noreport"),
-    *("--validation_fraction=0.25", "--phase=transfer(epochs=3)"),
+    *("--backbone=tiny", "--image_size=32", "--precision=float32", "--dropout=0.2"),
+    "--phase=transfer(epochs=3)",
     "--phase=fine_tune(trainable=middle, epochs=3, optimizer=sgd, learning_rate=1e-2)",
 )
-# Which precision is fastest here is measured by each run for itself; checkpoints after each step.
-FIXED = ("--dropout=0.2", "--checkpoint_minutes=0")
-FLOAT32 = (*FIXED, "--precision=float32")
-INTERRUPTED = 130
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+LITE = ("--backbone=efficientnet_lite0", "--image_size=64", "--dropout=0.2")
 KINDS = {
-    "views of kept features drawn anew": (
+    "cached features of views that are redrawn": (
         25,
-        (*SMALL[:3], *FLOAT32, "--validation_fraction=0.25", "--cache=features", "--augment=flip",
+        (*LITE, "--precision=float32", "--cache=features", "--augment=flip",
          "--phase=head(epochs=6, views=2, refresh=0.3, schedule=cosine, warmup_steps=4)",
          "--phase=top(trainable=block7, epochs=6, optimizer=adam, views=2, refresh=0.5)"),
     ),
-    "float16 with its loss scale, in pieces": (
+    "float16 with its loss scale, in microbatches": (
         25,
-        (*SMALL[:3], *FIXED, "--validation_fraction=0.25", "--precision=mixed_float16",
-         "--gradient_accumulation_steps=2",
-         "--cache=pixels", "--augment=rotate(10)|flip", "--phase=head(epochs=5)",
+        (*LITE, "--precision=mixed_float16", "--gradient_accumulation_steps=2", "--cache=pixels",
+         "--augment=rotate(10)|flip", "--phase=head(epochs=5)",
          "--phase=top(trainable=block7, epochs=5, optimizer=sgd, momentum=0.9, schedule=linear)"),
     ),
     "inception_v3": (
         5,
-        ("--backbone=inception_v3", "--weights=none", "--image_size=96", "--batch_size=8", *FLOAT32,
-         "--validation_fraction=0.25", "--phase=head(epochs=3)",
-         "--phase=top(trainable=mixed9, epochs=3, optimizer=sgd)"),
+        ("--backbone=inception_v3", "--image_size=96", "--precision=float32",
+         "--phase=head(epochs=3)", "--phase=top(trainable=mixed9, epochs=3, optimizer=sgd)"),
     ),
 }  # fmt: skip
+INTERRUPTED = 130
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 STARTED = 2.0  # seconds after which a program has surely read its flags, and listens to signals
 
 
@@ -77,62 +76,46 @@ def newest(place: Path) -> Path | None:
     return max((place / "checkpoints").glob("step_*.npz"), default=None)
 
 
-def same_end(one: Path, other: Path) -> None:
-    for mine, theirs in zip(arrays(one), arrays(other), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
-    rows = [
-        [row[:8] for row in csv.reader((place / "history.csv").open())] for place in (one, other)
-    ]
-    assert rows[0] == rows[1]
-
-
-def arrays(place: Path) -> list[np.ndarray]:
-    """Of the last checkpoint and the best model."""
-    files = [np.load(path) for path in (newest(place), place / "best.npz")]
-    names = [sorted(set(file.files) - {"values"}) for file in files]
-    return [file[name] for file, mine in zip(files, names, strict=True) for name in mine]
-
-
-def test_killed_and_asked_to_end_a_run_ends_with_the_same_bits(coloured, tmp_path):
-    """Killed, then asked to, each somewhere between a new checkpoint and the end."""
-    command = ("train", *TINY, *FLOAT32, f"--data_dir={coloured}")
+def test_run_that_is_killed_and_stopped_ends_with_the_same_bits(coloured, tmp_path):
+    """Killed, then stopped, each somewhere between a new checkpoint and the end."""
+    command = ("train", *TINY, *COMMON, f"--data_dir={coloured}")
     run(*command, f"--run_dir={tmp_path / 'undisturbed'}")
     place, seed = tmp_path / "killed", random.randrange(2**32)
-    chance = random.Random(seed)
+    moments = random.Random(seed)
     print("seed of the moments:", seed)
     for number in SIGNALS[:2]:
         before = newest(place)
         process = start(*command, f"--run_dir={place}", start_new_session=True)
         while process.poll() is None and newest(place) == before:
             time.sleep(0.02)
-        time.sleep(chance.uniform(0, 0.5))
+        time.sleep(moments.uniform(0, 0.5))
         end(process, number)
         if finished(place):
             break
     else:
         run(*command, f"--run_dir={place}")
-    same_end(place, tmp_path / "undisturbed")
+    assert same_end(RunDirectory(place), RunDirectory(tmp_path / "undisturbed"))
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", KINDS)
-def test_so_does_one_that_is_ended_time_and_again(coloured, tmp_path, kind):
-    """At any moment, from the start of the process on; begun anew where it came to its end."""
+def test_run_that_is_ended_many_times_ends_with_the_same_bits(coloured, tmp_path, kind):
+    """At any moment, from the start of the process on; a new run begins where one finished."""
     wanted, flags = KINDS[kind]
-    command = ("train", *flags, f"--data_dir={coloured}")
+    command = ("train", *flags, *COMMON, f"--data_dir={coloured}")
     started = time.monotonic()
     run(*command, f"--run_dir={tmp_path / 'undisturbed'}")
     whole, seed = time.monotonic() - started, random.randrange(2**32)
-    chance, ended, runs = random.Random(seed), 0, 0
+    moments, ended, runs = random.Random(seed), 0, 0
     print("seed of the moments:", seed)
     while ended < wanted:
         place, runs = tmp_path / f"run_{runs}", runs + 1
         while ended < wanted and not finished(place):
             process = start(*command, f"--run_dir={place}", start_new_session=True)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(moment := chance.uniform(0, whole))
-            ended += end(process, chance.choice(SIGNALS), listens=moment > STARTED)
+                process.wait(moment := moments.uniform(0, whole))
+            ended += end(process, moments.choice(SIGNALS), listens=moment > STARTED)
         if not finished(place):
             run(*command, f"--run_dir={place}")
-        same_end(place, tmp_path / "undisturbed")
+        assert same_end(RunDirectory(place), RunDirectory(tmp_path / "undisturbed"))
     print(f"{kind}: ended {ended} times, runs: {runs}, each with the same bits")

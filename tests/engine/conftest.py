@@ -1,14 +1,9 @@
-"""A run that several files of tests look at."""
+"""The trained run as tests of the loop compare with it."""
 
 import pytest
 
-from engine.training import loop
-from tests.engine.small_runs import Watcher, make_job, small_recipe
-
 
 @pytest.fixture(scope="session")
-def undisturbed(coloured, tmp_path_factory):
-    watcher = Watcher()
-    place = tmp_path_factory.mktemp("run") / "run"
-    made = make_job(small_recipe(coloured), place, watcher)
-    return made, watcher, loop.train(made).result
+def undisturbed(trained_run):
+    """The job, the watcher and the result of a run that nothing disturbed."""
+    return trained_run.job, trained_run.watcher, trained_run.result

@@ -11,7 +11,6 @@ from engine.evaluation.decision_rule import DEFAULT_RULE, DecisionRule
 from engine.models import classifier
 from engine.runs import checkpoints
 from engine.runs.directory import RunDirectory, claim_directory
-from tests.engine.small import enliven
 from tests.engine.small_runs import small_recipe
 
 CLASSES = ("blue", "red", "other")
@@ -24,7 +23,7 @@ def save(
     recipe: Recipe | None = None,
     **changes,
 ) -> RunDirectory:
-    """Its network has random weights that let images through.
+    """Saves a run of a network with random weights.
 
     Args:
       recipe: None for `small_recipe`, with `changes` where there are any.
@@ -32,9 +31,8 @@ def save(
     run, recipe = RunDirectory(place), recipe or small_recipe(place, **changes)
     claim_directory(run, recipe, overwrite=False)
     model = classifier.build(recipe, len(classes)).model
-    if recipe.weights == "none":
-        enliven(model)
     values = {"classes": list(classes), "rule": dataclasses.asdict(rule)}
     arrays = [variable.numpy() for variable in model.weights]
     write(run.best, checkpoints.pack({"model": arrays}, values))
+    write(run.result, b'{"status": "finished"}')
     return run

@@ -78,7 +78,6 @@ class InMemoryDataLoader(DataLoader):
         self.class_counts = tuple(np.bincount(self.labels, minlength=CLASSES).tolist())
         self.validation_examples, self.test_examples = 4, 0
         self.groups, self.identity = (), {}
-        self.groups, self.identity = (), {}
 
     def train_batches(self, first, stop, steps_per_execution=1, views=None, lookup=None):
         count, size = self.count, self.size

@@ -21,7 +21,7 @@ from engine.training.job import TrainJob
 from pipelines.augment import augmentations
 from pipelines.loading import batches
 from pipelines.sources import examples, sources
-from tests.engine import small, tiny
+from tests.engine import tiny
 
 PHASES = (
     "transfer(epochs=2, learning_rate=1e-2)",
@@ -102,18 +102,6 @@ def decoded(location: str) -> Decoded:
     return Decoded(small_recipe(location))
 
 
-_lively: dict[tuple, list[np.ndarray]] = {}
-
-
-def enliven(network: classifier.Classifier, recipe: Recipe) -> None:
-    """Else little of an image gets through, and what it is hardly counts."""
-    key = (recipe.backbone, recipe.image_size, recipe.hidden_units, recipe.seed, network.head.units)
-    if key not in _lively:
-        small.enliven(network.model)
-        _lively[key] = network.model.get_weights()
-    network.model.set_weights(_lively[key])
-
-
 def make_job(recipe, place, watcher, from_files=False, devices=None, **settings) -> TrainJob:
     """Images are taken from memory where not said otherwise: it saves a second each epoch."""
     run = RunDirectory(place)
@@ -121,7 +109,6 @@ def make_job(recipe, place, watcher, from_files=False, devices=None, **settings)
     pixels = None if from_files else decoded(recipe.data.location)
     loader = batches.ImageDataLoader(sources.load_examples(recipe.data), recipe, 2, pixels)
     network = classifier.build(recipe, len(loader.classes), devices)
-    enliven(network, recipe)
     changes = augmentations.compose(recipe.augment)
     settings = {"log_every_steps": 1, "steps_per_execution": 1, **settings}
     return TrainJob(recipe, network, loader, changes, run, watcher, **settings)

@@ -22,18 +22,23 @@ def register() -> None:
     BACKBONES.setdefault(NAME, Backbone(_build, 32, "symmetric", "stem|middle|top", "middle"))
 
 
-def environment() -> dict[str, str]:
-    """Environment variables with which a program, and what that starts, registers it as well."""
+def environment(**changes: str) -> dict[str, str]:
+    """Environment variables with which a program, and what that starts, registers it as well.
+
+    Args:
+      changes: further variables, such as those that `with_tiny/sitecustomize.py` names.
+    """
     folders = (str(Path(__file__).with_name("with_tiny")), str(ROOT))
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(folders), **changes}
 
 
 def _build(pixels: Any, weights: str) -> Any:
     """Stages `stem`, `middle` and `top`, each of a convolution, a normalization and a ReLU.
 
-    The middle convolution is depthwise. [B, H, W, 3] -> [B, H/8, W/8, 16].
+    The middle convolution is depthwise. [B, H, W, 3] -> [B, H/8, W/8, 16]. The normalizations start
+    with statistics that let images through: else what an image is would hardly count.
     """
-    from keras import layers
+    from keras import initializers, layers
 
     if weights not in SOURCES_OF_WEIGHTS:
         raise NotImplementedError(f"tiny has no weights in a file; got {weights}")
@@ -44,6 +49,12 @@ def _build(pixels: Any, weights: str) -> Any:
     }
     x = pixels
     for name, convolution in convolutions.items():
-        x = layers.BatchNormalization(name=f"{name}_norm")(convolution(x))
-        x = layers.ReLU(6.0, name=name)(x)
+        normalization = layers.BatchNormalization(
+            beta_initializer=initializers.RandomUniform(-0.2, 0.2),
+            gamma_initializer=initializers.RandomUniform(0.8, 1.2),
+            moving_mean_initializer=initializers.RandomUniform(-0.2, 0.2),
+            moving_variance_initializer=initializers.Constant(0.15),  # of activations of images
+            name=f"{name}_norm",
+        )
+        x = layers.ReLU(6.0, name=name)(normalization(convolution(x)))
     return x

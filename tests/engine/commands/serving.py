@@ -23,15 +23,15 @@ def start_service(*flags, **settings) -> subprocess.Popen:
 
 
 class Served:
-    """A service in a process of its own."""
+    """A service in a process of its own. lines: what it printed until it was ready."""
 
     def __init__(self, *flags, **settings) -> None:
         self.process = start_service(*flags, **settings)
-        first = self.process.stdout.readline()
-        self.address, self.lines = first.split(" ")[0], [first]
+        self.lines = [self.process.stdout.readline()]
         while self.lines[-1] and not self.lines[-1].startswith("ready"):
             self.lines.append(self.process.stdout.readline())
         assert self.lines[-1], self.process.communicate()
+        self.address = self.lines[0].split(" ")[0]
         self.port = int(self.address.rstrip("/").rpartition(":")[2])
 
     def post(self, *files: Path) -> list[dict]:

@@ -9,27 +9,21 @@ import signal
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from engine.cli import command_line
 from engine.cli import export as cli_export
 from engine.cli import flags as cli_flags
-from engine.cli import main as cli_main
 from engine.commands.export import ExportOptions, export
 from engine.core.errors import UserError
 from engine.core.files import write
 from engine.evaluation.decision_rule import DecisionRule
 from engine.runs import best_model
-from engine.runs.best_model import BestModel
-from engine.runs.checkpoints import TrainState, pack
+from engine.runs.checkpoints import pack
 from engine.runs.directory import RunDirectory
-from engine.runs.load_run import load_run
-from engine.runtime.shutdown import Shutdown
 from pipelines.loading import prepare
 from tests.bin.programs import start
-from tests.engine.small_runs import Watcher, make_job, small_recipe
-
-pytestmark = pytest.mark.usefixtures("own_cache")
+from tests.engine import saved_run
+from tests.engine.small_runs import Watcher, small_recipe
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +34,10 @@ def photographs(coloured, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(photographs, tmp_path_factory) -> RunDirectory:
-    """A run's directory with a model and a rule, as training leaves it."""
+    """A run of these images, with a rule."""
     place = tmp_path_factory.mktemp("trained") / "run"
-    made = make_job(small_recipe(photographs), place, Watcher())
-    best = BestModel(made.run, made.loader.classes)
-    best.replace(made.classifier.model.weights)
-    best.set_rule(DecisionRule(temperature=1.5, abstain=0.5))
-    best.save(TrainState())
-    return made.run
+    rule = DecisionRule(temperature=1.5, abstain=0.5)
+    return saved_run.save(place, rule, ("blue", "red"), small_recipe(photographs))
 
 
 @pytest.fixture(scope="module")
@@ -81,51 +71,33 @@ def test_program_prints_its_steps_and_the_comparison(exported):
     assert lines[-1] == f"written to {out}"
 
 
-def test_folder_holds_model_card_and_parity(exported, trained):
+def test_folder_holds_model_card_and_parity(exported):
+    """The exported model's predictions are compared in the tests of each format."""
     out, _ = exported
     assert {path.name for path in out.iterdir()} == {"1", "MODEL_CARD.md", "parity.json"}
     parity = json.loads((out / "parity.json").read_text())
     assert parity["images"] == 13
     assert parity["agreement"] == parity["same_decisions"] == 1
     assert parity["largest_difference"] < 1e-5
-    files = [path for path in (out / "1").rglob("*") if path.is_file()]
-    assert parity["bytes"] == sum(path.stat().st_size for path in files)
     assert parity["min_agreement"] == 0.995
-    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
-    signature = tf.saved_model.load(str(out / "1")).signatures["pixels"]
-    probabilities = signature(images=tf.constant(images))["probabilities"].numpy()
-    model = load_run(trained).model
-    logits = model(images.astype(np.float32), training=False).numpy() / 1.5
-    expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    assert np.abs(probabilities - expected).max() < 1e-5
 
 
-def test_warnings_about_images_go_to_the_error_stream(trained, tmp_path, monkeypatch, capsys):
+def test_warnings_about_images_go_to_the_error_stream(call, trained, tmp_path, monkeypatch):
     def prepare_data(recipe, classes, split, threads, log, *cache):
         log("left out: a.jpg: empty file")
         raise UserError("gone")
 
     monkeypatch.setattr(prepare, "prepare_evaluation_data", prepare_data)
-    monkeypatch.setattr(cli_main, "listen_for_shutdown", lambda *_: Shutdown())
     flags = (f"--run_dir={trained.path}", "--format=keras", f"--out={tmp_path / 'out'}")
     with pytest.raises(UserError, match="images can't be read"):
-        cli_export.main(["bin/export", *flags])
-    assert capsys.readouterr() == ("reading images\n", "left out: a.jpg: empty file\n")
-
-
-def test_earlier_export_is_kept_without_overwrite(exported, trained):
-    out, _ = exported
-    with pytest.raises(UserError, match="add --overwrite"):
-        export(ExportOptions(trained.path, "keras", out))
-    assert (out / "1" / "saved_model.pb").exists()
+        call("export", *flags)
+    assert call.said == ("reading images\n", "left out: a.jpg: empty file\n")
 
 
 def test_int8_is_calibrated_and_measured_on_moved_images(trained, photographs, tmp_path, capfd):
     moved, out = tmp_path / "moved", tmp_path / "there" / "out"
-    flags = (
-        f"--run_dir={trained.path}", "--format=litert", "--precision=int8", "--min_agreement=0",
-        f"--out={out}",
-    )  # fmt: skip
+    own = ("--precision=int8", "--min_agreement=0", f"--out={out}")
+    flags = (f"--run_dir={trained.path}", "--format=litert", *own)
     photographs.rename(moved)
     try:
         with pytest.raises(UserError, match="name the place as in training: --data_dir"):
@@ -136,8 +108,7 @@ def test_int8_is_calibrated_and_measured_on_moved_images(trained, photographs, t
     assert result.parity.images == 13, "divided as the run divides them"
     assert result.path == out / "model.tflite"
     assert result.path.is_file()
-    parity = json.loads((out / "parity.json").read_text())
-    assert parity["precision"] == "int8"
+    assert json.loads((out / "parity.json").read_text())["precision"] == "int8"
     assert [path.name for path in out.parent.iterdir()] == ["out"]
     assert capfd.readouterr() == ("", ""), "nothing is printed without a logger"
 
@@ -175,41 +146,8 @@ def test_sigterm_in_a_converter_leaves_nothing(trained, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-PLACES = ("--run_dir=R", "--out=o")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((), "--run_dir is missing"),
-        (PLACES, "--format is missing; allowed: saved_model, litert, onnx"),
-        (("--run_dir=R", "--format=onnx"), "--out is missing; name the folder to make"),
-        (("--format=tflite",), "(did you mean 'litert'?); allowed: saved_model, litert, onnx"),
-        (("--precision=int4",), "'int4' does not exist (did you mean 'int8'?)"),
-        (
-            (*PLACES, "--format=onnx", "--precision=float16"),
-            "--precision requires --format=litert; omit it, as onnx is float32",
-        ),
-        (
-            (*PLACES, "--format=onnx", "--min_agreement=99.5"),
-            "--min_agreement=99.5: '99.5'; allowed: a number, 0 to 1",
-        ),
-    ],
-)
-def test_flags_that_do_not_fit_are_refused(arguments, message):
-    with pytest.raises(command_line.FlagError, match=re.escape(message)):
-        options_of(*arguments)
-
-
-def test_data_flags_require_other_data(trained, tmp_path):
-    flags = (f"--run_dir={trained.path}", "--format=onnx", f"--out={tmp_path / 'o'}")
-    with pytest.raises(command_line.FlagError, match="--split_seed requires other data"):
-        options_of(*flags, "--split_seed=3")
-
-
-def test_missing_run_and_foreign_folder_are_refused(trained, tmp_path):
-    with pytest.raises(UserError, match="holds no run"):
-        options_of(f"--run_dir={tmp_path}", "--format=onnx", "--out=o")
+def test_folder_in_use_is_refused(exported, trained, tmp_path):
     (tmp_path / "thesis.txt").write_text("")
-    with pytest.raises(UserError, match="is not empty and not an export"):
-        export(ExportOptions(trained.path, "onnx", tmp_path))
+    for folder, message in {tmp_path: "not empty and not an ex", exported[0]: "overwrite"}.items():
+        with pytest.raises(UserError, match=message):
+            export(ExportOptions(trained.path, "onnx", folder))

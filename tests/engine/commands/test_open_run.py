@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 
 import numpy as np
@@ -43,6 +42,7 @@ def test_probabilities_are_the_same_from_paths_bytes_and_arrays(run, pixels, tmp
     mixed = run.probabilities([tmp_path / "one.png", png(pixels[1]), pixels[2]], batch_size=2)
     assert (mixed.dtype, mixed.shape) == (np.float32, (3, len(run.classes)))
     np.testing.assert_array_equal(mixed, run.probabilities(list(pixels), batch_size=2))
+    assert run.probabilities([]).shape == (0, len(run.classes))
 
 
 def test_probabilities_are_softmax_of_keras_logits_by_the_temperature(run, pixels):
@@ -51,10 +51,6 @@ def test_probabilities_are_softmax_of_keras_logits_by_the_temperature(run, pixel
     logits = run.model(fitting.astype(np.float32)).numpy()
     expected = scipy.special.softmax(logits / TEMPERATURE, -1)
     np.testing.assert_allclose(run.probabilities(fitting), expected, atol=1e-5)
-
-
-def test_no_images_give_no_rows(run):
-    assert run.probabilities([]).shape == (0, len(run.classes))
 
 
 @pytest.mark.parametrize(
@@ -72,17 +68,11 @@ def test_unreadable_image_is_named_in_one_line(run, image, message):
     assert "\n" not in str(caught.value)
 
 
-def test_history_has_the_rows_of_the_file_in_their_types(run):
-    assert run.history == []
+def test_history_and_result_are_those_of_the_files(run):
+    assert (run.history, run.result) == ([], {"status": "finished"})
     write_history(run._directory, [ROW])
     assert run.history == [ROW]
     assert {type(value) for value in run.history[0].values()} == {str, int, float}
-    with open(run.path / "history.csv", newline="") as file:
-        assert next(iter(csv.DictReader(file))).keys() == ROW.keys()
-
-
-def test_result_of_an_unfinished_run_is_empty(run):
-    assert run.result == {}
 
 
 def test_folder_without_a_run_is_refused(tmp_path):

@@ -9,7 +9,6 @@ import types
 
 import pytest
 
-from engine.cli import train as cli_train
 from engine.commands import reporting
 from engine.core.errors import UserError
 from engine.runs.directory import RunDirectory
@@ -21,12 +20,12 @@ from tests.engine.small_runs import Watcher
 
 
 @pytest.fixture
-def evaluate(call, trained_run, pixel_cache):
+def evaluate(call, trained_run):
     """Evaluates the run with a report; returns what is printed, and report.json."""
 
     def evaluated(folder, *flags):
-        own = (f"--run_dir={trained_run.path}", f"--cache_dir={pixel_cache}")
-        out = call("evaluate", *own, f"--report={folder}", "--format=json", *flags)
+        own = (f"--run_dir={trained_run.path}", f"--report={folder}", "--format=json")
+        out = call("evaluate", *own, *flags)
         assert complaints((folder / "report.html").read_text()) == []
         return json.loads(out), json.loads((folder / "report.json").read_text())
 
@@ -34,12 +33,11 @@ def evaluate(call, trained_run, pixel_cache):
 
 
 def test_training_writes_report(trained_run, coloured):
-    place = trained_run.path
-    assert f"report: {place / 'report' / 'report.html'}" in trained_run.notes
+    place, result = trained_run.path, trained_run.result
+    assert f"report: {place / 'report' / 'report.html'}" in trained_run.watcher.notes
     page = (place / "report" / "report.html").read_text()
     assert complaints(page) == []
     value = json.loads((place / "report" / "report.json").read_text())
-    result = json.loads((place / "result.json").read_text())
     assert value["split"] == "validation"
     assert value["accuracy"] == result["validation"]["accuracy"]
     assert value["loss"] == pytest.approx(result["validation"]["loss"])
@@ -54,32 +52,27 @@ def test_training_writes_report(trained_run, coloured):
     assert len(re.findall("<img ", page)) == 2 * wrong + suspects
 
 
-def test_report_of_train_split_checks_its_labels(evaluate, tmp_path):
-    printed, value = evaluate(tmp_path / "new" / "report", "--split=train")
-    assert (value["split"], value["accuracy"]) == ("train", printed["accuracy"])
-    assert value["label_check"]["examined"] == value["count"] == 39
+@pytest.mark.parametrize(("split", "count"), [("train", 39), ("validation", 13)])
+def test_report_of_own_data_checks_labels_of_training_split(evaluate, tmp_path, split, count):
+    printed, value = evaluate(tmp_path / "new" / "report", f"--split={split}")
+    assert (value["split"], value["accuracy"]) == (split, printed["accuracy"])
+    assert (value["label_check"]["examined"], value["count"]) == (39, count)
     assert (value["cost"], value["views"]) == (None, "")
 
 
 def test_report_of_other_data_has_no_label_check(evaluate, coloured, tmp_path):
-    _, value = evaluate(tmp_path, f"--data_dir={coloured}")
+    _, value = evaluate(tmp_path, f"--data_dir={coloured}", "--tta=flip")
     assert (value["split"], value["own"], value["data"]) == ("all", False, str(coloured))
     assert (value["label_check"], value["count"]) == (None, 52)
-
-
-def test_report_names_test_time_augmentation(evaluate, tmp_path):
-    _, value = evaluate(tmp_path, "--tta=flip")
     assert value["views"] == "the image and its mirror image"
-    assert value["label_check"]["examined"] == 39, "of the training split"
 
 
-def test_unwritable_report_is_one_line_after_the_metrics(call, trained_run, pixel_cache, tmp_path):
+def test_unwritable_report_is_one_line_after_the_metrics(call, trained_run, tmp_path):
     (tmp_path / "file").write_text("x")
-    place = tmp_path / "file" / "report"
-    flags = (f"--run_dir={trained_run.path}", f"--cache_dir={pixel_cache}", f"--report={place}")
-    message = f"--report={place}: can't be written (Not a directory); name another folder"
+    report = f"--report={tmp_path / 'file' / 'report'}"
+    message = f"{report}: can't be written (Not a directory); name another folder"
     with pytest.raises(UserError, match=re.escape(message)):
-        call("evaluate", *flags)
+        call("evaluate", f"--run_dir={trained_run.path}", report)
     assert "13 images: accuracy" in call.said.out
     assert call.said.err == ""
 
@@ -143,7 +136,3 @@ def test_report_is_not_written_into_another_run(monkeypatch, unreported, tmp_pat
     line = unreported(types.SimpleNamespace(owns_directory=lambda: False))
     assert "holds another run by now" in line
     assert not (tmp_path / "run").exists()
-
-
-def test_other_programs_know_the_flags_of_the_report():
-    assert {"report", "price_per_hour"} <= set(cli_train.names())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
@@ -23,16 +24,13 @@ from engine.core.errors import UserError
 from engine.runs.directory import RunDirectory
 from engine.runtime.shutdown import Shutdown, ShutdownRequested
 from engine.training import loop
-from pipelines.pixel_cache import scan
+from pipelines.loading import prepare
+from tests.engine.small_runs import Watcher, small_recipe
 
 SMALL = (
     *("--backbone=tiny", "--weights=none", "--image_size=32", "--batch_size=8"),
-    *("--validation_fraction=0.25", "--cache_dir=none", "--noreport", "--phase=head(epochs=1)"),
+    *("--validation_fraction=0.25", "--noreport", "--phase=head(epochs=1)"),
 )
-RESULT = {
-    "best": {"val_accuracy": 0.5, "phase": "head", "epoch": 1},
-    "validation": {"accuracy": 0.5},
-}
 
 
 @pytest.fixture
@@ -50,13 +48,13 @@ def shutdown(monkeypatch) -> Shutdown:
 
 @pytest.fixture
 def run_options(shutdown, monkeypatch) -> list:
-    """The options of the runs of a test, none of which trains."""
+    """The options of the runs of a test, none of which trains; all lack a report."""
     options: list[command.TrainOptions] = []
 
     def train(given, lock, logger, stop):
         assert stop is shutdown
         options.append(given)
-        return command.TrainResult(lock.run, {}, {})
+        return command.TrainResult(lock.run, {}, {}, "no report (x)")
 
     monkeypatch.setattr(command, "_train", train)
     return options
@@ -104,20 +102,9 @@ def test_flags_of_preemption_reach_the_shutdown(
     cli_train.main(["bin/train", f"--data_dir={coloured}", f"--run_dir={place}", *flags])
     assert len(run_options) == 1
     assert shutdown.requested == requested
-    assert capsys.readouterr().out.startswith(f"written to {place}; look at it with: ")
-
-
-def test_missing_report_is_said_on_the_error_stream(
-    run_options, monkeypatch, coloured, tmp_path, capsys
-):
-    def train(options, lock, logger, shutdown):
-        return command.TrainResult(lock.run, {}, {}, "no report (x); bin/evaluate writes one")
-
-    monkeypatch.setattr(command, "_train", train)
-    cli_train.main(["bin/train", f"--data_dir={coloured}", f"--run_dir={tmp_path / 'run'}"])
     out, err = capsys.readouterr()
-    assert out.startswith("written to ")
-    assert err == "train: no report (x); bin/evaluate writes one\n"
+    assert out.startswith(f"written to {place}; look at it with: ")
+    assert err == "train: no report (x)\n"
 
 
 def test_terminal_that_is_gone_does_not_end_a_run(run_options, monkeypatch, coloured, tmp_path):
@@ -130,25 +117,24 @@ def test_terminal_that_is_gone_does_not_end_a_run(run_options, monkeypatch, colo
     assert len(run_options) == 1
 
 
-def test_run_that_is_finished_is_not_called_interrupted(
+def test_signal_after_the_end_does_not_interrupt_a_run(
     shutdown, monkeypatch, coloured, tmp_path, capsys
 ):
     """The signal comes when all is done, and its results are about to be printed."""
     jobs = []
 
-    def figures(result):
+    def describe(result):
         shutdown._raise(signal.SIGTERM, None)
         yield f"best: {result['best']['val_accuracy']:.2%}"
 
-    final = types.SimpleNamespace(result=RESULT, predictions={})
+    final = types.SimpleNamespace(result={"best": {"val_accuracy": 0.5}}, predictions={})
     monkeypatch.setattr(loop, "train", lambda job: jobs.append(job) or final)
-    monkeypatch.setattr(command.train_summary, "describe_accuracy", figures)
-    place = tmp_path / "run"
-    flags = (f"--data_dir={coloured}", f"--run_dir={place}", "--on_nan=stop")
+    monkeypatch.setattr(command.train_summary, "describe_accuracy", describe)
+    flags = (f"--data_dir={coloured}", f"--run_dir={tmp_path / 'run'}", "--on_nan=stop")
     cli_train.main(["bin/train", *SMALL, *flags])
     assert shutdown.reason == "SIGTERM"
     assert "best: 50.00%" in capsys.readouterr().out
-    assert not (place / "result.json").exists(), "which the loop writes, and a failure"
+    assert not (tmp_path / "run" / "result.json").exists(), "no failure is recorded"
     (job,) = jobs
     assert (job.on_nan, job.shutdown) == ("stop", shutdown)
 
@@ -156,52 +142,41 @@ def test_run_that_is_finished_is_not_called_interrupted(
 def test_signal_within_tensorflow_is_no_failure(shutdown, monkeypatch, coloured, tmp_path):
     """Its C++ was building an error when the signal came, and made another of it."""
 
-    def scan_images(*_, **__):
+    def prepare_training_data(*_):
         try:
             shutdown._raise(signal.SIGTERM, None)
         except ShutdownRequested as error:
             raise RuntimeError("MISMATCH of original and normalized exception") from error
 
-    monkeypatch.setattr(scan, "scan_images", scan_images)
+    monkeypatch.setattr(prepare, "prepare_training_data", prepare_training_data)
     place = tmp_path / "run"
     with pytest.raises(ShutdownRequested, match="SIGTERM"):
         cli_train.main(["bin/train", *SMALL, f"--data_dir={coloured}", f"--run_dir={place}"])
     assert json.loads((place / "result.json").read_text())["status"] == "interrupted"
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        ("--data_dir={}/flowers", "the folder {}/flowers does not exist"),
-        ("--manifest={}/list.csv", "the manifest {}/list.csv does not exist"),
-    ],
-)
-def test_missing_images_are_named_before_an_earlier_run_of_another_recipe(
-    shutdown, tmp_path, flags, said
-):
+def test_missing_images_are_named_before_an_earlier_run_of_another_recipe(shutdown, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "recipe.json").write_text('{"backbone": "other", "phases": []}')
     (run / "best.npz").touch()
-    with pytest.raises(UserError) as caught:
-        cli_train.main(["bin/train", *SMALL, f"--run_dir={run}", flags.format(tmp_path)])
-    assert said.format(tmp_path) in str(caught.value)
+    flags = (f"--run_dir={run}", f"--data_dir={tmp_path}/flowers")
+    with pytest.raises(UserError, match=f"the folder {tmp_path}/flowers does not exist"):
+        cli_train.main(["bin/train", *SMALL, *flags])
     assert sorted(path.name for path in run.iterdir()) == ["best.npz", "recipe.json"]
 
 
-def test_missing_init_from_is_refused_unless_the_run_resumes(run_options, coloured, tmp_path):
-    run, other = tmp_path / "run", tmp_path / "nosuch"
-    flags = ("bin/train", *SMALL, f"--data_dir={coloured}", f"--run_dir={run}")
-    with pytest.raises(UserError, match=rf"--init_from={other}: holds no run with a model"):
-        cli_train.main([*flags, f"--init_from={other}"])
-    assert not run.exists()
+def test_run_resumes_without_the_run_that_it_started_from(run_options, coloured, tmp_path):
+    """Its weights are in a checkpoint."""
+    run, other = tmp_path / "run", tmp_path / "other"
+    flags = (f"--data_dir={coloured}", f"--run_dir={run}", f"--init_from={other}")
     other.mkdir()
     (other / "best.npz").touch()
-    cli_train.main([*flags, f"--init_from={other}"])
+    cli_train.main(["bin/train", *SMALL, *flags])
     (other / "best.npz").unlink()
     (run / "checkpoints" / "step_4.npz").touch()
-    cli_train.main([*flags, f"--init_from={other}"])
-    assert len(run_options) == 2, "a resumed run has its weights in a checkpoint"
+    cli_train.main(["bin/train", *SMALL, *flags])
+    assert len(run_options) == 2
 
 
 def test_without_a_logger_nothing_is_printed_and_out_of_memory_is_an_error(
@@ -221,28 +196,18 @@ def test_without_a_logger_nothing_is_printed_and_out_of_memory_is_an_error(
 
 @pytest.mark.parametrize(("started", "expected"), [(False, ["middle"]), (True, [])])
 def test_first_phase_with_epochs_is_compiled_during_the_first_pass(
-    tmp_path, monkeypatch, started, expected
+    coloured, tmp_path, monkeypatch, started, expected
 ):
     """Nothing of a run that is resumed, whose weights are not in the model yet."""
-    compiled = []
+    phases, compiled = ("head(epochs=0)", "middle(epochs=1)", "top(epochs=1)"), []
 
-    class Meanwhile:
-        def __init__(self, classifier, recipe, phases, devices):
-            compiled.extend(phase.name for phase in phases)
+    def compile_in_background(classifier, recipe, phases, devices):
+        compiled.extend(phase.name for phase in phases)
+        return contextlib.nullcontext()
 
-        __enter__ = __exit__ = lambda *_: None
-
-    monkeypatch.setattr(training_data.trunk, "compile_in_background", Meanwhile)
-    examples = types.SimpleNamespace(classes=())
-    monkeypatch.setattr(training_data.sources, "load_examples", lambda data: examples)
-    monkeypatch.setattr(training_data.setup, "build", lambda *_: None)
-    monkeypatch.setattr(training_data.prepare, "prepare_training_data", lambda *_: (examples, None))
-    monkeypatch.setattr(training_data.batches, "ImageDataLoader", lambda *_: None)
-    run = RunDirectory(tmp_path)
+    monkeypatch.setattr(training_data.trunk, "compile_in_background", compile_in_background)
     if started:
-        run.best.touch()
-    phases = ("--phase=head(epochs=0)", "--phase=middle(epochs=1)", "--phase=top(epochs=1)")
-    logger = types.SimpleNamespace(note=print)
-    cache = CacheOptions(None, 0)
-    training_data.prepare_job(options_of(*phases).recipe, run, cache, 2, logger)
+        (tmp_path / "best.npz").touch()
+    run, recipe = RunDirectory(tmp_path), small_recipe(coloured, phases)
+    training_data.prepare_job(recipe, run, CacheOptions(), 2, Watcher())
     assert compiled == expected
