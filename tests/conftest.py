@@ -28,7 +28,6 @@ LONGEST = (
     "test_loop.py",
     "test_phase_benchmark.py",
     "test_bootstrap.py",
-    "test_programs.py",
     "test_saved_model.py",
     "test_parity.py",
     "test_store.py",

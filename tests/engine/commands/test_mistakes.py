@@ -44,10 +44,7 @@ FLAG_ERRORS = (
     ("export RUN --format=onnx", "--out is missing; name the folder to make"),
     ("export RUN --format=tflite", "(did you mean 'litert'?); allowed: saved_model, litert, onnx"),
     ("export RUN --precision=int4", "'int4' does not exist (did you mean 'int8'?)"),
-    (
-        "export RUN --out=o --format=onnx --precision=float32",
-        "requires --format=litert; omit it, as onnx",
-    ),
+    ("export RUN --out=o --format=onnx --precision=float32", "litert; omit it, as onnx is float32"),
     ("export RUN --out=o --format=onnx --min_agreement=99.5", "'99.5'; allowed: a number, 0 to 1"),
     ("export RUN --out=o --format=onnx --split_seed=3", "--split_seed requires other data"),
     ("predict a.jpg --tta=1", "allowed: a whole number, 2 or more, or flip"),
