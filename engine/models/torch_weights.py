@@ -30,9 +30,9 @@ _HELP = (
     "torch.save(model.state_dict(), FILE, _use_new_zipfile_serialization=False)"
 )
 
-# The pickles of a network of a thousand layers take less than a quarter of these 4 MiB, which are
-# interpreted in seconds.
-_MAX_HEAD_BYTES = 1 << 22
+# The pickles of a network of a thousand layers take half of these 2 MiB, which are interpreted
+# in seconds.
+_MAX_HEAD_BYTES = 1 << 21
 # Tensors may share a storage. Their sum is limited to this multiple of the file's size, or a small
 # file could demand any amount of memory.
 _MAX_GROWTH = 2

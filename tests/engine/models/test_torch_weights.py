@@ -38,14 +38,14 @@ def refuse(read):
 
     def refuse_bytes(content: bytes, reason: str | None = None) -> None:
         tracemalloc.start()
-        began = time.monotonic()
+        began = time.process_time()
         try:
             with pytest.raises(UserError, match=reason) as caught:
                 read(content)
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        assert time.monotonic() - began < 20
+        assert time.process_time() - began < 20
         # A byte can mean a tuple of one, and no more.
         assert peak < 80 * len(content) + (1 << 20)
         message = str(caught.value)
