@@ -79,7 +79,8 @@ class DataSpec:
       validation_fraction: a fraction of the training split in (0, 1), or a number of examples, 1
         or more. Unused where the source has a validation split of its own.
       limit_examples: keeps that many examples of each split, evenly over the classes.
-      manifest_root: the folder that a manifest's paths are relative to; its own if None.
+      manifest_root: the folder that a manifest's relative paths count from and no path may leave;
+        its own if None.
     """
 
     source: str
@@ -97,7 +98,9 @@ class DataSpec:
     )
     on_bad_image: str = option("skip", "what a broken image does", choices=ON_BAD_IMAGE)
     manifest_root: str | None = option(
-        None, "folder that its paths may not leave; default: the manifest's"
+        None,
+        "folder that a manifest's relative paths count from, and that no path may leave; default: "
+        "the manifest's",
     )
 
     def __post_init__(self) -> None:

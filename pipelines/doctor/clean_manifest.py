@@ -41,22 +41,17 @@ def clean_manifest(examined: ExaminedDataset, file: str) -> CleanManifest:
     no later split separates them.
 
     Raises:
-      UserError: the images are not files of their own, or two classes would have the same name.
+      UserError: the images are not files of their own.
     """
     examples = examined.examples
     if np.any(examples.lengths != WHOLE_FILE):
         raise UserError("images in record files have no path of their own to be listed by")
-    for name, count in Counter(name.strip() for name in examples.classes).items():
-        if count > 1:
-            raise UserError(
-                f"--write_manifest: two class folders would both be called {name!r}; rename one"
-            )
     reasons = _reasons(examined)
     groups = _groups(examined, reasons == "")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(COLUMNS)
-    folder = os.path.dirname(os.path.abspath(file))
+    folder = _outer_root(examples, file) or os.path.dirname(os.path.abspath(file))
     listed = np.flatnonzero(reasons == "").tolist()
     for index in listed:
         label = examples.classes[examples.labels[index]]
@@ -70,12 +65,15 @@ def clean_manifest(examined: ExaminedDataset, file: str) -> CleanManifest:
 
 def manifest_flags(examples: Examples, file: str) -> str:
     """Returns the flags, quoted for a shell, with which a program reads the manifest."""
+    root = _outer_root(examples, file)
+    return shlex.join([f"--manifest={file}", *([f"--manifest_root={root}"] if root else [])])
+
+
+def _outer_root(examples: Examples, file: str) -> str | None:
+    """Returns the folder of all images, links followed, where it isn't in that of the manifest."""
     folder = os.path.realpath(os.path.dirname(os.path.abspath(file)))
     root = os.path.commonpath({os.path.dirname(os.path.realpath(path)) for path in examples.paths})
-    words = [f"--manifest={file}"]
-    if not os.path.join(root, "").startswith(os.path.join(folder, "")):
-        words.append(f"--manifest_root={root}")
-    return shlex.join(words)
+    return None if os.path.join(root, "").startswith(os.path.join(folder, "")) else root
 
 
 def _reasons(examined: ExaminedDataset) -> np.ndarray:
@@ -119,7 +117,7 @@ def _groups(examined: ExaminedDataset, fit: np.ndarray) -> np.ndarray:
 
 
 def _place(path: str, folder: str) -> str:
-    """Returns a relative path where it is below the manifest, so that both can move together."""
+    """Returns a relative path where it is below the folder, so that both can move together."""
     path = os.path.abspath(path)
     inside = path.startswith(os.path.join(folder, ""))
     return os.path.relpath(path, folder) if inside else path

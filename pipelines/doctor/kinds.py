@@ -44,6 +44,14 @@ _LEVELS = {
             *("imbalance", "", "some classes have far more images than others"),
             "add images, or choose --class_weights=balanced",
         ),
+        (
+            *("nested", "folder", "inside class folders"),
+            "make sure that the folders around them are the classes",
+        ),
+        (
+            *("unread_column", "column", "that isn't read but looks like a split or a group"),
+            "rename it, if it is one",
+        ),
         ("link_outside", "link", "to outside of the folder", "make sure that this is meant"),
         ("link_circle", "link", "in a circle", "remove the link"),
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from pipelines.decode import headers
 from pipelines.doctor import duplicates, kinds
 from pipelines.pixel_cache.cache import PixelCache
 from pipelines.pixel_cache.index import FACTS
-from pipelines.sources import sources
+from pipelines.sources import manifest, sources
 from pipelines.sources.examples import Examples
 
 HUGE_PIXELS = 50_000_000
@@ -143,15 +143,33 @@ def check_paths(spec: DataSpec, examples: Examples) -> list[Finding]:
     for root in roots:
         for kind, path, detail in _check_links(root, roots):
             cases[kind].append(Case((printable(path),), detail))
-        inner = sources.find_split_folders(root) if spec.source == "folders" else {}
-        for parent in (root, *inner.values()):
+    if folders:
+        parents = sources.class_parents(spec).values()
+        for parent in dict.fromkeys((spec.location, *parents)):
             cases["stray"] += [Case((printable(path),)) for path in _images_in(parent)]
+        cases["nested"] = _nested_folders(examples, parents)
+    if spec.source == "manifest":
+        columns = manifest.unread_columns(spec.location)
+        cases["unread_column"] = [
+            Case((printable(c),), f"is it the {name}?") for c, name in columns
+        ]
     cases["odd_name"] = [
         Case((examples.name(index),), examples=(index,))
         for index, path in enumerate(examples.paths)
         if path.encode(errors="ignore").decode() != path  # other bytes are surrogates
     ]
     return kinds.collect(cases)
+
+
+def _nested_folders(examples: Examples, parents: Iterable[str]) -> list[Case]:
+    """Lists the folders of images below class folders, with the class that they are read as."""
+    above = {os.path.normpath(parent) for parent in parents}
+    labels = dict(zip(map(os.path.dirname, examples.paths), examples.labels, strict=True))
+    return [
+        Case((printable(folder),), f"read as class {examples.classes[label]!r}")
+        for folder, label in sorted(labels.items())
+        if os.path.normpath(os.path.dirname(folder)) not in above
+    ]
 
 
 def _check_links(root: str, roots: list[str]) -> Iterator[tuple[str, str, str]]:

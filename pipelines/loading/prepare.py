@@ -17,7 +17,7 @@ from pipelines.pixel_cache.cache import NOWHERE, CacheLocation, PixelCache
 from pipelines.pixel_cache.index import MISSING
 from pipelines.pixel_cache.scan import BrokenImage
 from pipelines.sources import manifest, sources
-from pipelines.sources.examples import SPLITS, Examples
+from pipelines.sources.examples import SPLITS, Examples, as_printed
 
 Log = Callable[[str], None]
 
@@ -142,16 +142,20 @@ def _split_off_missing(spec: DataSpec, result: ScanResult) -> tuple[str, list[Br
     if spec.source != "manifest" or not missing:
         return "", result.broken
     paths = [image.path for image in missing]
-    sentence = manifest.describe_missing(spec.location, paths, len(result.examples))
+    sentence = manifest.describe_missing(
+        spec.location, spec.manifest_root, paths, len(result.examples)
+    )
     return sentence, [image for image in result.broken if image.reason != MISSING]
 
 
 def _relabel(examples: Examples, classes: tuple[str, ...]) -> Examples:
-    unknown = [name for name in examples.classes if name not in classes]
-    if unknown:
+    """Labels as a model with these classes does; names of classes without images don't matter."""
+    known = {as_printed(name): label for label, name in enumerate(classes)}
+    labels = np.array([known.get(as_printed(name), -1) for name in examples.classes], np.int32)
+    if np.any(unknown := labels[examples.labels] < 0):
+        name = examples.classes[examples.labels[np.argmax(unknown)]]
         raise UserError(
-            f"class {unknown[0]!r} of the data is unknown to the model, which knows "
+            f"class {name!r} of the data is unknown to the model, which knows "
             f"{', '.join(classes)}; rename or remove that class"
         )
-    labels = np.array([classes.index(name) for name in examples.classes], np.int32)
     return examples.replace(labels=labels[examples.labels], classes=classes)

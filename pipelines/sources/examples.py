@@ -11,21 +11,21 @@ import functools
 import hashlib
 import os
 import stat
+import unicodedata
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from engine.core.errors import UserError
 from engine.core.text import printable
 
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
 # What splits are called in folders, manifests and data sets of TFDS, the usual name first.
 SPLIT_NAMES = {
-    "train": TRAIN,
-    "validation": VALIDATION,
-    "val": VALIDATION,
-    "valid": VALIDATION,
-    "test": TEST,
+    **dict.fromkeys(("train", "training"), TRAIN),
+    **dict.fromkeys(("validation", "val", "valid", "dev", "eval"), VALIDATION),
+    **dict.fromkeys(("test", "testing"), TEST),
 }
 WHOLE_FILE = -1
 
@@ -113,6 +113,16 @@ class Examples:
         return printable(self.paths[index]) + inside
 
 
+def split_of(name: str) -> int | None:
+    """Returns the split that a name means, in any case and with `_set` or not, None for none."""
+    return SPLIT_NAMES.get(name.lower().removesuffix("_set"))
+
+
+def as_printed(name: str) -> str:
+    """Returns what names that look alike have in common: accents in one form, blanks merged."""
+    return " ".join(unicodedata.normalize("NFC", printable(name)).split())
+
+
 def from_columns(
     paths: Any,
     labels: Any,
@@ -124,8 +134,21 @@ def from_columns(
     splits: Any = None,
     groups: Any = None,
 ) -> Examples:
-    """Builds examples from sequences; by default plain files, all for training, without groups."""
-    count = len(paths)
+    """Builds examples from sequences; by default plain files, all for training, without groups.
+
+    Args:
+      classes: names as they are stored; the examples have them printable.
+
+    Raises:
+      UserError: two names of classes look alike.
+    """
+    count, shown = len(paths), {as_printed(name): name for name in reversed(classes)}
+    for name in classes:
+        if (other := shown[as_printed(name)]) != name:
+            raise UserError(
+                f"classes {other!a} and {name!a} look alike; give one of them another "
+                "name, or both the same"
+            )
     return Examples(
         paths=_strings(paths),
         offsets=np.zeros(count, np.int64) if offsets is None else offsets,
@@ -135,7 +158,7 @@ def from_columns(
         groups=_strings([""] * count if groups is None else groups),
         keys=_strings(keys),
         rows=np.arange(count),
-        classes=tuple(classes),
+        classes=tuple(map(printable, classes)),
     )
 
 

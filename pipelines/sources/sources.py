@@ -11,7 +11,7 @@ import re
 
 from engine.core.errors import UserError, choose
 from engine.core.recipe import DataSpec
-from engine.core.text import printable
+from engine.core.text import counted, printable, shorten
 from pipelines.sources import manifest
 from pipelines.sources.examples import (
     SPLIT_NAMES,
@@ -20,6 +20,7 @@ from pipelines.sources.examples import (
     VALIDATION,
     Examples,
     from_columns,
+    split_of,
 )
 from pipelines.sources.splits import add_validation_split, limit_examples
 
@@ -53,14 +54,15 @@ def require_locations(spec: DataSpec) -> None:
     Raises:
       UserError: a location is remote or does not exist.
     """
-    for place in (spec.location, spec.validation_location, spec.test_location):
+    others = (spec.validation_location, spec.test_location, spec.manifest_root)
+    for place in (spec.location, *others):
         if place and re.match(r"[a-z][a-z0-9+.-]*://", place, re.IGNORECASE):
             raise UserError(
                 f"{place} is a remote location; allowed: local files; copy it here first"
             )
         # TFDS data sets are names, and downloaded.
         if place and spec.source != "tfds" and not os.path.exists(os.path.expanduser(place)):
-            what = "manifest" if spec.source == "manifest" else "folder"
+            what = "manifest" if spec.source == "manifest" and place == spec.location else "folder"
             raise UserError(f"the {what} {printable(place)} does not exist; check its name")
 
 
@@ -75,44 +77,76 @@ def complete_splits(examples: Examples, spec: DataSpec) -> Examples:
 
 
 def from_folders(spec: DataSpec) -> Examples:
-    """Lists class folders, or `train`, `val` or `validation`, and `test` with class folders.
+    """Lists class folders, or class folders in a folder for each split.
 
     Raises:
       UserError: see `find_split_folders`.
     """
-    return _from_class_folders(find_split_folders(spec.location) or {TRAIN: spec.location})
+    return _from_class_folders(class_parents(spec))
+
+
+def class_parents(spec: DataSpec) -> dict[int, str]:
+    """Returns split -> the folder with its class folders, for the sources of folders.
+
+    Raises:
+      UserError: see `find_split_folders`.
+    """
+    if spec.source == "folders":
+        place = os.path.expanduser(spec.location)
+        return find_split_folders(place) or {TRAIN: place}
+    places = enumerate((spec.location, spec.validation_location, spec.test_location))
+    return {split: os.path.expanduser(place) for split, place in places if place}
 
 
 def find_split_folders(place: str) -> dict[int, str]:
     """Returns split -> folder, empty where a folder contains the class folders directly.
 
     Raises:
-      UserError: it contains two folders for one split, or folders beside the splits.
+      UserError: it contains two folders for one split, folders beside the splits, or what may be
+        splits of other names.
     """
     inside = _folders_in(place)
-    names = [name for name in inside if name in SPLIT_NAMES]
-    others = [name for name in inside if name not in SPLIT_NAMES]
-    folders = {SPLIT_NAMES[name]: inside[name] for name in names}
-    # A class may be called train, as long as its neighbours are classes too.
-    if TRAIN not in folders or (others and VALIDATION not in folders):
+    splits = {name: split for name in inside if (split := split_of(name)) is not None}
+    folders = {split: inside[name] for name, split in splits.items()}
+    others = [name for name in inside if name not in splits]
+    # A class may be called train, as long as it holds images and its neighbours are classes too.
+    if others and not (TRAIN in folders and (VALIDATION in folders or _folders_in(folders[TRAIN]))):
+        _require_different(place, inside)
         return {}
-    if len(folders) < len(names):
+    if TRAIN not in folders and not any(map(_folders_in, folders.values())):
+        return {}
+    if len(folders) < len(splits):
         raise UserError(
-            f"{place} contains {'/, '.join(names)}/, two of them for one split; "
+            f"{place} contains {'/, '.join(splits)}/, two of them for one split; "
             "remove or rename one of these"
         )
     if others:
         raise UserError(
-            f"{place} contains {printable(others[0])}/ beside {', '.join(names)}; "
-            "allowed: train, val or validation, and test; move it elsewhere"
+            f"{place} contains {printable(others[0])}/ beside {', '.join(splits)}; "
+            f"allowed: splits alone ({', '.join(SPLIT_NAMES)}); move it elsewhere"
         )
     return folders
 
 
+def _require_different(place: str, folders: dict[str, str]) -> None:
+    """Refuses folders that hold folders of the same names: splits more likely than classes."""
+    common: set[str] = set()
+    for folder in folders.values():
+        inside = set(_folders_in(folder))
+        common = common & inside if common else inside
+        if len(common) < 2:  # one, such as images/ in each class, is usual
+            return
+    if len(folders) > 1:
+        raise UserError(
+            f"{place} contains {counted(len(folders), 'folder', 'folders')} that all hold the same "
+            f"folders ({shorten(', '.join(sorted(common)), 80)}): classes or splits? rename splits "
+            f"({', '.join(SPLIT_NAMES)}), or name the folder of classes: --train_dir={place}"
+        )
+
+
 def from_split_folders(spec: DataSpec) -> Examples:
     """Lists class folders in one folder for each split."""
-    places = enumerate((spec.location, spec.validation_location, spec.test_location))
-    return _from_class_folders({split: place for split, place in places if place})
+    return _from_class_folders(class_parents(spec))
 
 
 def from_manifest(spec: DataSpec) -> Examples:
@@ -147,8 +181,7 @@ def _from_class_folders(places: dict[int, str]) -> Examples:
                 for file in _files_below(folder)
             ]
     paths, labels, splits, keys = zip(*rows, strict=True) if rows else ((), (), (), ())
-    classes = tuple(printable(name) for name in names)
-    return from_columns(paths, labels, classes, keys=keys, splits=splits)
+    return from_columns(paths, labels, tuple(names), keys=keys, splits=splits)
 
 
 def _is_junk(name: str) -> bool:

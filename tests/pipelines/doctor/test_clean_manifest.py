@@ -126,12 +126,6 @@ def test_manifest_keeps_odd_file_names(tmp_path):
     assert set(names) <= set(listed(found, tmp_path / "list.csv"))
 
 
-def test_manifest_of_classes_with_equal_names_is_refused(tmp_path):
-    found = examined_folder(tmp_path / "data", ["cats /a.jpg", "cats /b.jpg"])
-    with pytest.raises(UserError, match="both be called 'cats'; rename one"):
-        clean_manifest(found, "list.csv")
-
-
 def test_manifest_of_record_files_is_refused(examined):
     inside = examined.examples.replace(lengths=np.full(len(examined.examples), 9))
     records = dataclasses.replace(examined, examples=inside)

@@ -196,3 +196,27 @@ def test_images_beside_class_folders_of_a_split_are_strays(tmp_path):
     (tmp_path / "train" / "forgotten.jpg").write_bytes(saved(COLOUR, "JPEG"))
     (tmp_path / "train" / "readme.txt").write_text("no image")
     assert found(tmp_path) == {"stray": ["forgotten.jpg"]}
+
+
+def test_folders_inside_class_folders_are_reported_with_their_class(folder):
+    (folder / "dogs" / "small" / "brown").mkdir(parents=True)
+    (folder / "dogs" / "small" / "brown" / "two.jpg").write_bytes(saved(COLOUR, "JPEG"))
+    spec = DataSpec("folders", f"{folder}/")
+    (finding,) = quick_check.check_paths(spec, sources.list_examples(spec))
+    assert (finding.name, finding.cases[0].detail) == ("nested", "read as class 'dogs'")
+    assert finding.cases[0].places == (f"{folder}/dogs/small/brown",)
+
+
+@pytest.mark.parametrize(
+    ("header", "unread"),
+    [
+        ("path,label,data_split,patient_id,note", ["data_split", "patient_id"]),
+        ("path,label,fold,split,group,folder,session", []),
+    ],
+)
+def test_unread_columns_that_look_like_splits_or_groups_are_reported(tmp_path, header, unread):
+    (tmp_path / "list.csv").write_text(f"{header}\nx,a\ny,b\n")
+    spec = DataSpec("manifest", str(tmp_path / "list.csv"))
+    findings = quick_check.check_paths(spec, sources.list_examples(spec))
+    assert [case.places[0] for one in findings for case in one.cases] == unread
+    assert {one.name for one in findings} == ({"unread_column"} if unread else set())

@@ -46,12 +46,19 @@ def test_class_folders_get_the_same_validation_split_anywhere(tmp_path):
     assert training[0] == training[1]
 
 
-@pytest.mark.parametrize("name", ["val", "validation", "valid"])
-def test_existing_splits_are_used(tmp_path, name):
-    fill(tmp_path, *images("train/cat", 3), *images("train/dog", 4), "notes.txt")
-    fill(tmp_path, *images(f"{name}/cat", 2), *images(f"{name}/dog", 1))
+@pytest.mark.parametrize(
+    "names",
+    [
+        *("train val test", "Train Valid Test", "training validation testing"),
+        *("TRAIN dev TEST", "training_set eval test_set", "Training Val_Set Testing"),
+    ],
+)
+def test_splits_are_found_by_their_usual_names(tmp_path, names):
+    train, validation, test = names.split()
+    fill(tmp_path, *images(f"{train}/cat", 3), *images(f"{train}/dog", 4), "notes.txt")
+    fill(tmp_path, *images(f"{validation}/cat", 2), *images(f"{validation}/dog", 1))
     assert counts(folders(tmp_path)) == [(3, 4), (2, 1), (0, 0)]
-    fill(tmp_path, *images("test/cat", 5), *images("test/dog", 6))
+    fill(tmp_path, *images(f"{test}/cat", 5), *images(f"{test}/dog", 6))
     examples = folders(tmp_path)
     assert counts(examples) == [(3, 4), (2, 1), (5, 6)]
     assert "validation/cat/0.jpg" in examples.keys
@@ -66,6 +73,20 @@ def test_missing_validation_split_is_taken_from_train(tmp_path):
 def test_classes_may_be_called_train_and_test(tmp_path):
     fill(tmp_path, *images("train", 5), *images("test", 5), *images("bus", 5))
     assert folders(tmp_path).classes == ("bus", "test", "train")
+
+
+def test_nested_class_folders_are_read_at_the_outermost_level(tmp_path):
+    fill(tmp_path, *images("cat/day", 5), *images("cat/night", 5))  # cats alone have both
+    fill(tmp_path, *images("dog/day", 5), *images("bird/images", 5))
+    assert folders(tmp_path).classes == ("bird", "cat", "dog")
+
+
+def test_classes_that_look_like_splits_can_be_named_by_train_dir(tmp_path):
+    fill(tmp_path, *images("cat/day", 5), *images("cat/night", 5))
+    fill(tmp_path, *images("dog/day", 5), *images("dog/night", 5))
+    with pytest.raises(UserError, match=r"same folders \(day, night\).*--train_dir="):
+        folders(tmp_path)
+    assert sources.load_examples(DataSpec("split_folders", str(tmp_path))).classes == ("cat", "dog")
 
 
 def test_split_folders_reads_three_folders(tmp_path):
@@ -138,6 +159,13 @@ MISTAKES = {
         *("train/cat/1", "train/dog/1", "val/cat/2", "val/dog/2", "validation/cat/3"),
     ],
     "contains bus/ beside train, val": ["train/cat/1", "train/dog/1", "val/cat/2", "bus/dog/2"],
+    "contains runs/ beside Train": ["Train/cat/1", "Train/dog/1", "runs/plot.png"],
+    "2 folders that all hold the same folders": [
+        *("learn/cat/1", "learn/dog/1", "learn/bus/1", "check/cat/2", "check/dog/2"),
+    ],
+    "classes 'cafe.u0301' and 'caf.xe9' look alike": ["cafe\u0301/1", "caf\xe9/2"],
+    r"classes 'a.nb' and 'a..nb' look alike": ["a\nb/1", r"a\nb/2"],
+    r"classes 'dog' and 'dog ' look alike": ["dog/1", "dog /2"],
 }
 
 
@@ -191,12 +219,12 @@ def test_manifest_with_splits_groups_and_quoting(tmp_path):
     text = (
         "\ufeffLabel, path ,group,note,split\r\n"
         'cat,"a, b.jpg",g1,x,train\r\ncat,c.jpg,g2,x,VAL\r\ndog,d.jpg,g1,x,\r\n'
-        "dog,/abs/e.jpg,,x,validation\r\ndog,f.jpg,,x,test\r\n"
+        f"dog,{tmp_path}/e.jpg,,x,validation\r\ndog,f.jpg,,x,test\r\n"
     )
-    examples = manifest(tmp_path, text, manifest_root="/")
+    examples = manifest(tmp_path, text)
     assert counts(examples) == [(1, 1), (1, 1), (0, 1)]
     assert examples.groups.tolist() == ["g1", "g2", "g1", "", ""]
-    assert examples.paths[[0, 3]].tolist() == [str(tmp_path / "a, b.jpg"), "/abs/e.jpg"]
+    assert examples.paths[[0, 3]].tolist() == [f"{tmp_path}/a, b.jpg", f"{tmp_path}/e.jpg"]
 
 
 def test_manifest_groups_stay_in_one_split(tmp_path):
@@ -228,8 +256,43 @@ def test_manifest_path_outside_of_root_is_refused(tmp_path, path):
     text = f"path,label\na.jpg,a\nb.jpg,b\nc.jpg,b\n{path},a\n"
     with pytest.raises(UserError, match=r"line 5: .* is outside of .*--manifest_root=DIR"):
         manifest(data, text)
-    root = "/" if path.startswith("/") else str(tmp_path)
-    assert len(manifest(data, text, manifest_root=root)) == 4
+    absolute = text.replace(path, os.path.normpath(data / path))  # as the message says
+    assert len(manifest(data, absolute, manifest_root="/")) == 4
+
+
+def test_manifest_paths_count_from_the_root(tmp_path):
+    (tmp_path / "lists").mkdir()
+    text = "path,label\n" + "".join(f"images/{n}.jpg,{'ab'[n % 2]}\n" for n in range(4))
+    examples = manifest(tmp_path / "lists", text, manifest_root=str(tmp_path))
+    assert examples.paths[0] == str(tmp_path / "images" / "0.jpg")
+    assert examples.keys[0] == "images/0.jpg"
+    with pytest.raises(UserError, match=r"the folder .*/none does not exist"):
+        manifest(tmp_path / "lists", text, manifest_root=str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+def test_manifest_of_any_delimiter_and_encoding_is_read(tmp_path, delimiter, encoding):
+    rows = [("Filename", "Class"), ("ä, b;.jpg", "ä"), ("c|d.jpg", "b"), ("\t.jpg", "b")]
+    text = "\n".join(delimiter.join(f'"{cell}"' for cell in row) for row in rows)
+    mark = "\ufeff" if encoding == "utf-16-le" else ""
+    (tmp_path / "list.csv").write_bytes((mark + text).encode(encoding))
+    examples = sources.list_examples(DataSpec("manifest", str(tmp_path / "list.csv")))
+    assert examples.classes == ("b", "ä")
+    assert examples.keys.tolist() == [path for path, _ in rows[1:]]
+
+
+@pytest.mark.parametrize("path", ["filename", "image", "filepath", "File_Path"])
+@pytest.mark.parametrize("label", ["class", "target", "category"])
+def test_manifest_columns_are_found_by_their_usual_names(tmp_path, path, label):
+    text = f"id,{label},{path}\n1,a,x\n2,b,y\n3,a,z\n"
+    assert manifest(tmp_path, text).keys.tolist() == ["x", "y", "z"]
+
+
+def test_manifest_column_by_its_own_name_comes_before_others(tmp_path):
+    text = "image,path,class,label\n1,x,7,a\n2,y,8,b\n3,z,8,b\n"
+    examples = manifest(tmp_path, text)
+    assert (examples.classes, examples.keys.tolist()) == (("a", "b"), ["x", "y", "z"])
 
 
 def test_manifest_behind_a_link_is_read(tmp_path):
@@ -240,13 +303,18 @@ def test_manifest_behind_a_link_is_read(tmp_path):
 
 
 MANIFESTS = {
-    "no 'path'": "file,label\nx,a\n",
+    "columns photo, label and no 'path'": "photo,label\nx,a\n",
     "is it 'lable'": "path,lable\nx,a\n",
+    "is it 'img_name'": "img_name;label\nx;a\n",
+    "of which image and file may be the 'path'": "image,file,label\nx,y,a\n",
+    "of which label and label may be the 'label'": "path,label,label\nx,a,b\n",
+    "mark; save it as UTF-8": "p\0a\0t\0h\0,\0l\0a\0b\0e\0l\0\n\0",
     "is it 'groups'": "path,label,groups\nx,a,g\n",
     r"\(none\)": "",
     "line 3: path 'y', label ''": "path,label\nx,a\ny,  \n",
     "line 2: path 'x', label ''": "path,label\nx\n",
-    "line 2: split 'dev'": "path,label,split\nx,a,dev\n",
+    "line 2: split 'fold 1'": "path,label,split\nx,a,fold 1\n",
+    "classes 'a.nb' and 'a..nb' look alike": 'path,label\nx,"a\nb"\ny,a\\nb\n',
     "line 3: duplicate path ./x": "path,label\nx,a\n./x,b\n",
     "zero byte|no CSV": "path,label\nx\0y,a\n",
     "no CSV file": 'path,label\n"x"y,a\n',

@@ -30,6 +30,7 @@ class TinyColours(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     PARTS = {"train": 60, "validation": 12, "test": 10}  # noqa: RUF012
+    CLASSES = COLOURS
 
     def _info(self):
         return tfds.core.DatasetInfo(
@@ -39,7 +40,7 @@ class TinyColours(tfds.core.GeneratorBasedBuilder):
                 {
                     "image": tfds.features.Image(shape=(8, 8, 3)),
                     "image/name": tfds.features.Text(),
-                    "label": tfds.features.ClassLabel(names=COLOURS),
+                    "label": tfds.features.ClassLabel(names=self.CLASSES),
                 }
             ),
         )
@@ -58,6 +59,12 @@ class TinyTrain(TinyColours):
     """The same with a train split alone."""
 
     PARTS = {"train": 60}  # noqa: RUF012
+
+
+class TinyTwins(TinyTrain):
+    """Two classes whose names look alike."""
+
+    CLASSES = ("red", "gr\xfcn", "gru\u0308n")
 
 
 class TinyTexts(tfds.core.GeneratorBasedBuilder):
@@ -174,6 +181,11 @@ def test_data_set_without_images_or_of_unknown_name_is_refused():
         load("solar_cell")
     with pytest.raises(UserError, match="can't open 'tiny_train:7"):
         load("tiny_train:7.0.0")
+
+
+def test_class_names_that_look_alike_are_refused():
+    with pytest.raises(UserError, match=r"classes 'gr.xfcn' and 'gru.u0308n' look alike"):
+        load("tiny_twins")
 
 
 def test_failed_preparation_leaves_no_records(data_dir):
