@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,29 +17,25 @@ from engine.core.errors import UserError
 
 
 @contextmanager
-def open_atomic(path: Path, unique: bool = False) -> Iterator[BinaryIO]:
+def open_atomic(path: Path) -> Iterator[BinaryIO]:
     """Opens a file for writing that replaces `path` when the block ends without an error.
 
-    A link stays a link and leads to the new file. A device or pipe, such as `/dev/null`, is
-    written to directly.
-
-    Args:
-      unique: gives the temporary file a random name, for a path that several processes may write
-        at the same time. Otherwise it is `part_path(path)`.
+    A link at `path` is replaced, never followed: whoever placed it would choose what is
+    overwritten. A device, a pipe, or a link of the system such as `/dev/stdout` is written to
+    directly.
 
     Raises:
       OSError: it can't be written; the old file and no temporary one is there.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        with open(path, "wb") as file:
+    if _is_stream(path):
+        follow = 0 if path.is_symlink() else os.O_NOFOLLOW
+        with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | follow), "ab") as file:
             yield file
         return
-    path = Path(os.path.realpath(path))
-    part = part_path(path)
-    if unique:
-        part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
+    part = temporary_path(path)
     try:
-        with open(part, "wb") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(part, flags, 0o666), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -48,6 +45,37 @@ def open_atomic(path: Path, unique: bool = False) -> Iterator[BinaryIO]:
             part.unlink()
         raise
     sync_folder(path.parent)
+
+
+def _is_stream(path: Path) -> bool:
+    if path.is_symlink():
+        folder = os.path.realpath(path.parent)
+        return folder == "/dev" or folder.startswith("/proc/")
+    return path.exists() and not (path.is_file() or path.is_dir())
+
+
+def open_in_place(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> int:
+    """Opens a file that keeps its name while it is written; returns its descriptor.
+
+    Raises:
+      OSError: it can't be opened, or is a link, of any kind, or no regular file.
+    """
+    problem = f"{path.name} is a link"
+    try:
+        # Without O_NONBLOCK a named pipe would wait for its other end.
+        flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(path, flags, 0o644)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, problem, str(path)) from None
+        raise
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1:
+        return descriptor
+    os.close(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        problem = f"{path.name} is not a regular file"
+    raise OSError(errno.EINVAL, problem, str(path))
 
 
 def write(path: Path, data: bytes) -> None:
@@ -83,9 +111,14 @@ def write_output(path: Path, data: bytes, flag: str) -> None:
         ) from None
 
 
-def part_path(path: Path) -> Path:
-    """Returns the name of the temporary file while `path` is written."""
-    return path.with_name(f"{path.name}.part")
+def temporary_path(path: Path) -> Path:
+    """Returns a new name, which nobody can know before, for a file that becomes `path`."""
+    return path.with_name(f".{path.name}.{os.urandom(8).hex()}.part")
+
+
+def leftovers(folder: Path, name: str = "*") -> list[Path]:
+    """Returns the temporary files in a folder that killed processes left."""
+    return list(folder.glob(f".{name}.{'[0-9a-f]' * 16}.part"))
 
 
 def write_json(path: Path, value: Any) -> None:

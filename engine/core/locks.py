@@ -1,4 +1,4 @@
-"""Locks of the operating system on files and folders."""
+"""Locks of the operating system on files."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import fcntl
 import os
 from pathlib import Path
 
+from engine.core.files import open_in_place
+
 
 class FileLock:
-    """A lock on a file or folder that ends when it is closed or its process ends.
+    """A lock on a file that ends when it is closed or its process ends.
 
     Attributes:
       path: what was opened.
@@ -16,16 +18,13 @@ class FileLock:
     """
 
     def __init__(self, path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> None:
-        """Opens the file, and does not lock it yet.
-
-        Args:
-          flags: of `os.open`; a folder needs `os.O_RDONLY | os.O_DIRECTORY`.
+        """Opens the file with flags of `os.open`, and does not lock it yet.
 
         Raises:
-          OSError: it can't be opened.
+          OSError: see `open_in_place`.
         """
         self.path = path
-        self.descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
+        self.descriptor = open_in_place(path, flags)
 
     def acquire(self, *, shared: bool = False, wait: bool = False) -> bool:
         """Locks it, or turns a lock that is already held into one of this kind.
@@ -50,7 +49,7 @@ class FileLock:
     def is_current(self) -> bool:
         """Whether the path still names this file; False after it was removed or replaced."""
         try:
-            return os.path.samestat(os.fstat(self.descriptor), os.stat(self.path))
+            return os.path.samestat(os.fstat(self.descriptor), os.lstat(self.path))
         except FileNotFoundError:
             return False
 

@@ -65,8 +65,7 @@ def _locked(out: Path) -> Iterator[None]:
     Raises:
       UserError: another process holds it.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-    with FileLock(_beside(out, "lock"), flags) as lock:
+    with FileLock(_beside(out, "lock")) as lock:
         if not (lock.acquire() and lock.is_current()):
             raise UserError(
                 f"--out={out}: another export to it is running; wait for it or name another --out="

@@ -8,6 +8,7 @@ At the end FILE.part becomes FILE, and FILE.json says how it was made.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import time
@@ -236,6 +237,9 @@ class PredictionsFile:
     def _open_locked(self) -> int:
         """Opens the part for this process alone."""
         lock = FileLock(self.paths.part)
+        if os.fstat(lock.descriptor).st_uid != os.geteuid():
+            lock.close()
+            raise OSError(errno.EPERM, f"{self.paths.part.name} belongs to another user")
         if lock.acquire() and lock.is_current():  # else its last holder has just finished
             return lock.descriptor
         lock.close()

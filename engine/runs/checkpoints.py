@@ -84,7 +84,7 @@ def save(run: RunDirectory, state: TrainState, variables: dict[str, Sequence[Any
     write(path, pack(variables, dataclasses.asdict(state)))
     older = [other for other in _newest_first(run) if other.name < path.name]
     keep = {path, *older[: KEEP - 1]}
-    for other in run.checkpoints.glob("step_*"):  # partial files of a killed process too
+    for other in _newest_first(run):
         if other not in keep:
             other.unlink(missing_ok=True)
     return path

@@ -96,6 +96,9 @@ def claim_directory(
       UserError: it holds a finished run, a run of another recipe, or other files.
     """
     require_own_directory(run)
+    for path in (*files.leftovers(run.path), *files.leftovers(run.checkpoints)):
+        with suppress(OSError):
+            path.unlink()
     # A run that failed before its first step has left its own plans.
     if overwrite or not run.recipe.exists() or not run.started():
         _clear(run)
@@ -126,8 +129,8 @@ def require_own_directory(run: RunDirectory) -> None:
     Raises:
       UserError: the folder holds neither a run nor the remains of one killed at its start.
     """
-    own = {run.checkpoints.name, run.lock.name, files.part_path(run.recipe).name}
-    names = _names(run.path)
+    own = {run.checkpoints.name, run.lock.name}
+    names = _names(run.path) - {path.name for path in files.leftovers(run.path, run.recipe.name)}
     # Checkpoints without a recipe belong to something else: a run writes its recipe first.
     if not (names <= own and not _names(run.checkpoints)) and not _holds_run(run):
         raise UserError(
@@ -156,7 +159,7 @@ def _clear(run: RunDirectory) -> None:
     Raises:
       UserError: a file can't be deleted; it would become part of the next run.
     """
-    aside = files.part_path(run.best)
+    aside = files.temporary_path(run.best)
     try:
         with suppress(FileNotFoundError):
             os.replace(run.best, aside)
@@ -166,7 +169,7 @@ def _clear(run: RunDirectory) -> None:
         reports = (run.history, run.plot, run.result, run.bad_images, run.nan_batch)
         for path in (run.plan, run.nan_events, *reports, run.best):
             path.unlink(missing_ok=True)
-            files.part_path(path).unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
     except OSError as error:
         with suppress(OSError):
             os.replace(aside, run.best)

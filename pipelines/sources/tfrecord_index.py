@@ -67,7 +67,7 @@ def index_records(files: list[str], image: str, label: str, cache: str) -> np.nd
         ]
         records = np.array(rows, RECORD)
         # In a read-only folder or on a full disk the next run builds the index again.
-        with suppress(OSError), open_atomic(Path(cache), unique=True) as file:
+        with suppress(OSError), open_atomic(Path(cache)) as file:
             np.savez(file, key=key, records=records)
     return records
 

@@ -49,22 +49,43 @@ def test_pipe_is_written_to_and_stays_a_pipe(tmp_path):
     os.close(reader)
 
 
-@pytest.mark.parametrize("before", [b"old", None])
-def test_link_stays_a_link_to_the_written_file(tmp_path, before):
-    """As `--write_manifest=/dev/stdout`, a link to the file that the shell redirects to."""
-    (tmp_path / "there").mkdir()
-    if before:
-        (tmp_path / "there" / "real").write_bytes(before)
-    (tmp_path / "link").symlink_to("there/real")
-    files.write(tmp_path / "link", b"new")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "there" / "real").read_bytes() == b"new"
-    assert [path.name for path in (tmp_path / "there").iterdir()] == ["real"]
+@pytest.mark.parametrize("kind", ["file", "missing", "folder", "pipe"])
+def test_planted_link_is_replaced_and_what_it_leads_to_stays(tmp_path, kind):
+    victim, path = tmp_path / "victim", tmp_path / "plot.png"
+    plant = {"file": lambda: victim.write_bytes(b"theirs"), "folder": victim.mkdir}
+    plant.get(kind, lambda: kind == "pipe" and os.mkfifo(victim))()
+    path.symlink_to(victim)
+    files.write(path, b"new")
+    assert not path.is_symlink()
+    assert path.read_bytes() == b"new"
+    assert kind != "file" or victim.read_bytes() == b"theirs"
+    assert victim.exists() == (kind != "missing")
 
 
-def test_concurrent_writers_with_unique_names_leave_one_whole_file(tmp_path):
+def test_standard_output_is_written_to(tmp_path, monkeypatch):
+    """`--write_manifest=/dev/stdout`: what the shell redirects to is appended to."""
+    output = tmp_path / "output"
+    with open(output, "w") as file:
+        file.write("before,")
+        file.flush()
+        (tmp_path / "stdout").symlink_to(f"/proc/self/fd/{file.fileno()}")
+        monkeypatch.setattr(files.os.path, "realpath", lambda _: "/dev")
+        files.write(tmp_path / "stdout", b"new")
+    assert output.read_text() == "before,new"
+
+
+def test_temporary_name_taken_by_a_link_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "urandom", bytes)
+    (tmp_path / "victim").write_bytes(b"theirs")
+    files.temporary_path(tmp_path / "index").symlink_to("victim")
+    with pytest.raises(FileExistsError):
+        files.write(tmp_path / "index", b"new")
+    assert (tmp_path / "victim").read_bytes() == b"theirs"
+
+
+def test_concurrent_writers_leave_one_whole_file(tmp_path):
     path = tmp_path / "index"
-    with files.open_atomic(path, unique=True) as first, files.open_atomic(path, unique=True) as two:
+    with files.open_atomic(path) as first, files.open_atomic(path) as two:
         first.write(b"first")
         two.write(b"second")
     assert path.read_bytes() == b"first"

@@ -53,8 +53,18 @@ def test_lock_of_a_removed_or_replaced_file_is_not_current(path):
         assert not lock.is_current()
 
 
-def test_folder_can_be_locked(tmp_path):
-    flags = os.O_RDONLY | os.O_DIRECTORY
-    with FileLock(tmp_path, flags) as first, FileLock(tmp_path, flags) as second:
-        assert first.acquire()
-        assert not second.acquire()
+@pytest.mark.parametrize(
+    ("plant", "problem"),
+    [
+        (os.symlink, "lock is a link"),
+        (os.link, "lock is a link"),
+        (lambda _, path: os.mkfifo(path), "lock is not a regular file"),
+    ],
+)
+def test_planted_lock_is_refused_and_what_it_leads_to_stays(path, tmp_path, plant, problem):
+    victim = tmp_path / "victim"
+    victim.write_text("theirs")
+    plant(victim, path)
+    with pytest.raises(OSError, match=problem):
+        FileLock(path)
+    assert victim.read_text() == "theirs"

@@ -274,3 +274,17 @@ def test_full_disk_is_reported_and_rows_stay(path, monkeypatch):
     monkeypatch.undo()
     start_or_resume(path)
     assert path.read_bytes() == whole(path)
+
+
+@pytest.mark.parametrize("kind", ["link", "foreign"])
+def test_planted_part_is_refused_and_stays(path, monkeypatch, kind):
+    victim = beside(path, ".part") if kind == "foreign" else path.with_name("victim")
+    victim.write_bytes(b"theirs")
+    if kind == "link":
+        beside(path, ".part").symlink_to(victim)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: os.stat(victim).st_uid + 1)
+    problem = {"link": "is a link", "foreign": "belongs to another user"}[kind]
+    with pytest.raises(UserError, match=rf"can't be written \({path.name}.part {problem}\); name"):
+        open_file(path)
+    assert victim.read_bytes() == b"theirs"

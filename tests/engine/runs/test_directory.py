@@ -55,6 +55,8 @@ def test_claim_resumes_unfinished_run(run):
     (run.checkpoints / "step_000000001_phase_000.npz").write_bytes(b"mine")
     files.write_json(run.result, {"status": "failed"})
     before = content(run.path)
+    for path in (run.history, run.checkpoints / "step_000000002_phase_000.npz"):
+        files.temporary_path(path).write_bytes(b"half, of a killed process")
     claim_directory(run, MINE, overwrite=False, plan=b"otherwise")
     assert content(run.path) == before
     assert run.plan.read_bytes() == b"decided"
@@ -92,7 +94,7 @@ def test_working_directory_may_be_a_run(run, monkeypatch):
 def test_overwrite_deletes_run_files_only(run):
     finish(run)
     (run.path / "notes.txt").write_text("mine")
-    Path(f"{run.best}.part").write_bytes(b"half")
+    files.temporary_path(run.best).write_bytes(b"half")
     claim_directory(run, OTHER, overwrite=True, plan=b"new")
     assert run.read_recipe() == OTHER
     assert run.plan.read_bytes() == b"new"
@@ -154,7 +156,7 @@ def test_folder_with_other_recipe_json_is_refused(run, text):
 
 def test_run_killed_at_start_can_be_claimed(run):
     run.checkpoints.mkdir(parents=True)
-    (run.path / "recipe.json.part").write_text("{")
+    files.temporary_path(run.recipe).write_text("{")
     with RunLock(run):
         claim_directory(run, MINE, overwrite=False)
     assert run.read_recipe() == MINE

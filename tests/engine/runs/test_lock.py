@@ -154,3 +154,14 @@ def test_recreate_without_lock_takes_none(run):
     assert lock.owns_directory()
     assert lock.recreate_directory(MINE)
     assert not run.lock.exists()
+
+
+def test_planted_lock_is_refused_and_its_target_stays(run, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("theirs")
+    run.path.mkdir(parents=True)
+    run.lock.symlink_to(victim)
+    message = r"can't be written \(lock is a link\); name another --run_dir="
+    with pytest.raises(UserError, match=message), RunLock(run):
+        pass
+    assert victim.read_text() == "theirs"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from engine.core import files
 from engine.core.errors import UserError
 from engine.core.recipe import Phase
 from engine.frozen.array_store import CacheBudget
@@ -190,13 +191,12 @@ class Impatient(Shutdown):
 def test_nan_recovery_with_full_disk_keeps_event_in_memory(coloured, half, tmp_path, monkeypatch):
     """It is written with the next checkpoint."""
     watcher, place, fsync = Watcher(), tmp_path / "run", directory.os.fsync
-    parts = [place / f"{name}.part" for name in ("nan_batch.csv", "nan_events.json")]
 
     def rolled_back() -> bool:
         return any("half the learning rate" in note for note in watcher.notes)
 
     def full(handle):
-        if any(part.exists() for part in parts) and not rolled_back():
+        if any(files.leftovers(place, "nan_*")) and not rolled_back():
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(handle)
 
