@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.metadata
-import sys
 
 from engine.cli import main as program
 from engine.cli.command_line import as_flag_errors
@@ -16,13 +15,7 @@ USAGE = f"usage: unfreeze {{{','.join(PROGRAMS)}}} [flags]; unfreeze train --hel
 def main() -> None:
     """Runs the program that the first word names."""
     open_streams()
-    word = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if word in ("--help", "-h", "help"):
-        print(USAGE)
-    elif word == "--version":
-        print(importlib.metadata.version("unfreeze"))
-    else:
-        program.main(_run)
+    program.main(_run)
 
 
 def _run(argv: list[str]) -> None:
@@ -31,11 +24,18 @@ def _run(argv: list[str]) -> None:
       FlagError: there is no such program.
       UserError: an optional package is missing.
     """
+    word = argv[1] if len(argv) > 1 else "--help"
+    if word in ("--help", "-h", "help"):
+        print(USAGE)
+        return
+    if word == "--version":
+        print(importlib.metadata.version("unfreeze"))
+        return
     with as_flag_errors():
-        choose(argv[1], dict.fromkeys(PROGRAMS), "program")
+        choose(word, dict.fromkeys(PROGRAMS), "program")
     del argv[0]
     try:
-        importlib.import_module(f"engine.cli.{argv[0]}").main(argv)
+        importlib.import_module(f"engine.cli.{word}").main(argv)
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] in ("engine", "pipelines"):
             raise

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import os
+import errno
 import signal
 import sys
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from engine.cli.command_line import FlagError
 from engine.core.errors import UserError
+from engine.core.streams import lost_output
 from engine.core.text import command_line
 from engine.runtime import background, cloud_metadata, native_stderr
 from engine.runtime.shutdown import Shutdown, ShutdownRequested
@@ -20,13 +20,19 @@ STOPPED = 75  # EX_TEMPFAIL of sysexits.h: no failure, start it again
 
 
 def main(work: Callable[[list[str]], None]) -> None:
-    """Runs a program; a user's mistake is one line on the error stream and no traceback."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not know every letter
-        sys.stdout.reconfigure(errors="backslashreplace")
+    """Runs a program; a user's mistake is one line on the error stream and no traceback.
+
+    Output that can't be written is dropped, and ends no work. A reader that has gone away, such as
+    `head`, has seen enough; for any other reason the program ends with 1.
+    """
     native_stderr.drop_decoder_noise()
     try:
         work(sys.argv)
-        _flush()  # here, where a reader that has gone away is no surprise
+        error = lost_output(sys.stdout)
+        if error and error.errno != errno.EPIPE:
+            raise UserError(
+                f"part of the output can't be written ({error.strerror}); make room where it goes"
+            )
     except UserError as error:
         raise _exit(error, 2 if isinstance(error, FlagError) else 1) from None
     except ShutdownRequested as error:
@@ -36,31 +42,11 @@ def main(work: Callable[[list[str]], None]) -> None:
         background.cancel()
         reason = "interrupted; the same command starts it again"
         raise _exit(reason, INTERRUPTED) from None
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        _discard_output()
-        raise SystemExit(1) from None
 
 
 def _exit(reason: object, status: int) -> SystemExit:
     log(f"{_program()}: {reason}")
     return SystemExit(status)
-
-
-def _flush() -> None:
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _discard_output()
-        raise UserError(
-            f"the end of the output can't be written ({error.strerror}); make room where it goes"
-        ) from None
-
-
-def _discard_output() -> None:
-    """Else Python would try once more to write what is left."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _program() -> str:

@@ -18,11 +18,19 @@ from engine.loggers.base import Logger, StepMetrics
 PLAIN_SECONDS = 15.0  # between two plain lines within an epoch
 
 
+class LogConsole(Console):
+    """A console whose reader may go away."""
+
+    def on_broken_pipe(self) -> None:
+        """Prints no more; rich would end the process, and the run with it."""
+        self.quiet = True
+
+
 class ConsoleLogger(Logger):
     """Prints what a run logs. Use it as a context: the live line ends with the block."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, file=sys.stdout)
+        self.console = console or LogConsole(highlight=False, file=sys.stdout)
         self.live: Live | None = None
         self.last_plain = time.monotonic()
 

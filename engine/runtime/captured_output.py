@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 
@@ -26,10 +25,10 @@ def capture_native_stderr() -> AbstractContextManager[None]:
 
 @contextmanager
 def _capture(descriptors: Iterable[int]) -> Iterator[None]:
-    """Redirects descriptors to a file; a block that is interrupted has not failed."""
+    """Redirects descriptors to a file in memory; a block that is interrupted has not failed."""
     _flush()
     originals = {descriptor: os.dup(descriptor) for descriptor in descriptors}
-    with tempfile.TemporaryFile() as captured:
+    with open(os.memfd_create("captured"), "w+b") as captured:
         for descriptor in originals:
             os.dup2(captured.fileno(), descriptor)
         try:
@@ -37,7 +36,8 @@ def _capture(descriptors: Iterable[int]) -> Iterator[None]:
         except Exception:
             _flush()
             captured.seek(0)
-            os.write(originals[STDERR], captured.read())
+            with suppress(OSError):  # nobody reads it
+                os.write(originals[STDERR], captured.read())
             raise
         finally:
             _flush()

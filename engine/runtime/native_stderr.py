@@ -14,6 +14,8 @@ import re
 import signal
 import sys
 
+from engine.core.streams import open_output
+
 # The texts are those of jerror.h (libjpeg-turbo), pngerror.c (libpng), jpeg_mem.cc and png_io.cc.
 NOISE = re.compile(
     rb"Corrupt JPEG data|Premature end of JPEG|Unsupported JPEG |Unsupported marker type"
@@ -47,7 +49,7 @@ def drop_decoder_noise() -> None:
     os.close(reader)
     os.dup2(writer, 2)
     os.close(writer)
-    sys.stderr = open(terminal, "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
+    sys.stderr = open_output(sys.stderr, terminal)
 
 
 def _above_the_streams(descriptor: int) -> int:
@@ -67,7 +69,8 @@ def _filter_lines(reader: int, terminal: int) -> None:
     os.closerange(0, first)
     os.closerange(first + 1, second)
     os.closerange(second + 1, os.sysconf("SC_OPEN_MAX"))
-    with open(reader, "rb") as lines, contextlib.suppress(OSError):
+    with open(reader, "rb") as lines:
         for line in lines:
             if not NOISE.match(line):
-                os.write(terminal, line)
+                with contextlib.suppress(OSError):
+                    os.write(terminal, line)

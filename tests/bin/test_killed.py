@@ -77,9 +77,15 @@ def newest(place: Path) -> Path | None:
 
 
 def test_run_that_is_killed_and_stopped_ends_with_the_same_bits(coloured, tmp_path):
-    """Killed, then stopped, each somewhere between a new checkpoint and the end."""
+    """Killed, then stopped, each somewhere between a new checkpoint and the end.
+
+    The run left alone goes on though nobody reads what it prints.
+    """
     command = ("train", *TINY, *COMMON, f"--data_dir={coloured}")
-    run(*command, f"--run_dir={tmp_path / 'undisturbed'}")
+    alone = start(*command, f"--run_dir={tmp_path / 'undisturbed'}")
+    alone.stdout.close()
+    alone.stderr.close()
+    assert alone.wait(600) == 0
     place, seed = tmp_path / "killed", random.randrange(2**32)
     moments = random.Random(seed)
     print("seed of the moments:", seed)

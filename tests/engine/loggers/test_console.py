@@ -14,7 +14,7 @@ from engine.core.recipe import Phase
 from engine.evaluation.evaluate import Evaluation
 from engine.loggers import console
 from engine.loggers.base import StepMetrics
-from engine.loggers.console import ConsoleLogger, describe_step
+from engine.loggers.console import ConsoleLogger, LogConsole, describe_step
 
 METRICS = StepMetrics(
     phase=Phase("tune", epochs=3), epoch=2, step=70, step_of_epoch=20, steps_per_epoch=50,
@@ -75,6 +75,18 @@ def test_full_disk_does_not_end_logging(live):
         logger.note("there is room again")
         out.full = True
     assert "there is room again" in out.getvalue()
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_reader_that_goes_away_does_not_end_logging(live):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    with ConsoleLogger(LogConsole(file=Closed(), force_terminal=live)) as logger:
+        logger.note("nobody reads this")
+        logger.step(METRICS)
+        logger.epoch(ROW, EVALUATION, best=True)
 
 
 @pytest.mark.parametrize("line", ["[bold]a[/bold]", "a :cat: in /x/:dog:.jpg", "[/]", "a   b"])
