@@ -6,6 +6,7 @@ ten images decodes ten.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -19,7 +20,7 @@ from engine.core.recipe import Recipe
 from engine.core.text import byte_size
 from pipelines.decode import decode, headers
 from pipelines.pixel_cache import scan, store
-from pipelines.pixel_cache.cache import NOWHERE, CacheLocation, PixelCache, prefaulted
+from pipelines.pixel_cache.cache import NOWHERE, CacheLocation, PixelCache, checksums, prefaulted
 from pipelines.pixel_cache.index import CacheIndex, stamp_images, system_reason
 from pipelines.pixel_cache.scan import BrokenImage, ImageFacts
 from pipelines.pixel_cache.store import PixelWriter
@@ -69,10 +70,13 @@ class PixelCacheBuilder:
         self.examples, self.recipe, self.threads = examples, recipe, threads
         self.log, self.location = log, location
         self.shape = (*recipe.image_size, 3)
-        stamps, self.faults = stamp_images(examples.paths, examples.offsets, examples.lengths)
-        self.present = np.flatnonzero(stamps != b"")
-        self.images = examples.take(self.present)
-        self.index = CacheIndex.of(self._definition(), self.images, stamps[self.present])
+        stamps, changed, self.faults = stamp_images(
+            examples.paths, examples.offsets, examples.lengths
+        )
+        self.present = present = np.flatnonzero(stamps != b"")
+        self.images = examples.take(present)
+        definition = self._definition()
+        self.index = CacheIndex.of(definition, self.images, stamps[present], changed[present])
         self.nbytes = len(self.images) * int(np.prod(self.shape))
         self.fits = self.nbytes <= location.memory
         self.missing = np.ones(len(self.images), dtype=bool)
@@ -95,6 +99,8 @@ class PixelCacheBuilder:
             while caches:  # closes each, so that it can be removed if the new one replaces it
                 self._copy(caches.pop(0))
             if self.missing.any():
+                if complete:  # but damaged
+                    self.writer = self._new_writer()
                 self._decode()
             else:
                 self._log_cached()
@@ -120,10 +126,35 @@ class PixelCacheBuilder:
         if self.location.folder is None or not len(self.images):
             return []
         caches = store.open_all(self.location.folder, self.index.definition, self.shape)
+        self._compare_touched(caches)
         return sorted(caches, key=self._count_in, reverse=True)
 
+    def _compare_touched(self, caches: list[PixelCache]) -> None:
+        """Finds files that changed in another way than by size and time, by their contents.
+
+        Those with the same contents count as unchanged from now on.
+        """
+        facts, indices = self.index.facts, [cache.index for cache in caches]
+        found = [index.find_stamps(facts["stamp"]) for index in indices]
+        touched = [
+            (rows >= 0) & (index.facts["changed"][rows] != facts["changed"])
+            for index, rows in zip(indices, found, strict=True)
+        ]
+        numbers = np.flatnonzero(np.any(touched, axis=0) if touched else ())
+        if not len(numbers):
+            return
+        self.log(f"reading {len(numbers):,} images again, whose files were touched since")
+        fingerprints = np.full(len(self.images), -1)
+        fingerprints[numbers] = scan.fingerprint_images(self.images.take(numbers), self.threads)
+        for cache, rows, mask in zip(caches, found, touched, strict=True):
+            theirs = cache.index.facts
+            same = mask & (theirs["fingerprint"][rows] == fingerprints)
+            theirs["changed"][rows[same]] = facts["changed"][same]
+            with contextlib.suppress(OSError):  # the next run reads them again
+                store.save_index(cache)
+
     def _count_in(self, cache: PixelCache) -> int:
-        return int(np.count_nonzero(cache.index.find(self.index.facts["stamp"]) >= 0))
+        return int(np.count_nonzero(cache.index.find(self.index.facts) >= 0))
 
     def _is_complete(self, caches: list[PixelCache]) -> bool:
         """Whether the first cache has all images."""
@@ -141,8 +172,8 @@ class PixelCacheBuilder:
             return None
 
     def _copy(self, cache: PixelCache) -> None:
-        """Copies the missing rows that a cache has."""
-        theirs = cache.index.find(self.index.facts["stamp"])
+        """Copies the missing rows that a cache has, except damaged ones."""
+        theirs = cache.index.find(self.index.facts)
         ours = np.flatnonzero(self.missing & (theirs >= 0))
         ours = ours[np.argsort(theirs[ours])]  # in the order on the disk
         self.index.facts[ours] = cache.index.facts[theirs[ours]]
@@ -152,7 +183,8 @@ class PixelCacheBuilder:
         ours = ours[~broken]
         for rows in np.split(ours, np.arange(_BATCH, len(ours), _BATCH)):
             try:
-                self._put(rows, cache.take(theirs[rows]))
+                images, intact = cache.take_checked(theirs[rows])
+                self._put(rows[intact], images[intact])
             except OSError:  # a bad sector: the rest is decoded
                 return
 
@@ -169,6 +201,7 @@ class PixelCacheBuilder:
         def collect(numbers: np.ndarray, batch: ImageFacts) -> None:
             facts["orientation"][rows[numbers]] = batch.orientations
             facts["fingerprint"][rows[numbers]] = batch.fingerprints
+            facts["checksum"][rows[numbers]] = checksums(batch.pixels)
             with_header = numbers[sampled[numbers]]
             facts["header"][rows[with_header]] = headers.read_headers(examples, with_header)
             self._put(rows[numbers], batch.pixels)
@@ -227,7 +260,7 @@ class PixelCacheBuilder:
         """Returns what an index knows of each example, and its pixels."""
         rows = np.arange(len(self.images))
         if index is not self.index:
-            rows = index.find(self.index.facts["stamp"])
+            rows = index.find(self.index.facts)
         broken = index.broken[rows]
         reasons = self.faults | dict(
             zip(self.present[broken].tolist(), index.reasons[rows[broken]], strict=True)

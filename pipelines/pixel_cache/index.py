@@ -18,20 +18,23 @@ from pipelines.decode import headers
 from pipelines.sources import archives
 from pipelines.sources.examples import Examples
 
-FORMAT = 4  # of the index file; raise it when the meaning changes
+FORMAT = 5  # of the index file; raise it when the meaning changes
 MISSING = os.strerror(errno.ENOENT).lower()  # the reason given for a file that does not exist
 STAMP = np.dtype("S16")
-# Of an image: its stamp; where its bytes are in its file, as in `Examples`; FarmHash64 of them; its
-# EXIF orientation, 1 to 8, though the pixels are upright already, or 0 for a broken image; its
-# header, blank where none was read.
+# Of an image: its stamp; when its file last changed in any way, in nanoseconds (ctime); where its
+# bytes are in its file, as in `Examples`; FarmHash64 of them; its EXIF orientation, 1 to 8, though
+# the pixels are upright already, or 0 for a broken image; its header, blank where none was read;
+# the checksum of its pixels.
 FACTS = np.dtype(
     [
         ("stamp", STAMP),
+        ("changed", np.int64),
         ("offset", np.int64),
         ("length", np.int64),
         ("fingerprint", np.int64),
         ("orientation", np.uint8),
         ("header", headers.COLUMN),
+        ("checksum", np.uint64),
     ]
 )
 _MAX_BYTES = 1 << 30  # of an unpacked index; millions of images take less
@@ -57,10 +60,13 @@ class CacheIndex:
     encoded_paths: bytes = b""
 
     @classmethod
-    def of(cls, definition: str, images: Examples, stamps: np.ndarray) -> CacheIndex:
-        """Returns an index of images that are not decoded yet; stamps: STAMP [N]."""
+    def of(
+        cls, definition: str, images: Examples, stamps: np.ndarray, changed: np.ndarray
+    ) -> CacheIndex:
+        """Returns an index of images that are not decoded yet; see `stamp_images`."""
         facts = np.zeros(len(images), FACTS)
-        facts["stamp"], facts["offset"], facts["length"] = stamps, images.offsets, images.lengths
+        facts["stamp"], facts["changed"] = stamps, changed
+        facts["offset"], facts["length"] = images.offsets, images.lengths
         reasons = np.full(len(images), "", dtype=object)
         return cls(definition, facts, reasons, b"\0".join(images.encoded_paths()))
 
@@ -72,8 +78,17 @@ class CacheIndex:
         """bool [N]."""
         return self.reasons != ""
 
-    def find(self, stamps: np.ndarray) -> np.ndarray:
-        """Returns the row of each stamp (STAMP [n]), int64 [n], -1 where there is none."""
+    def find(self, images: np.ndarray) -> np.ndarray:
+        """Returns the row of each unchanged image (FACTS [n]), int64 [n], -1 for none."""
+        rows = self.find_stamps(images["stamp"])
+        return np.where(self.facts["changed"][rows] == images["changed"], rows, -1)
+
+    def find_stamps(self, stamps: np.ndarray) -> np.ndarray:
+        """Returns the row of each stamp (STAMP [n]), int64 [n], -1 where there is none.
+
+        Size and time of such a file are as they were, which a tool that restores times can achieve
+        with other contents.
+        """
         own = self.facts["stamp"]
         order = np.argsort(own)
         positions = np.searchsorted(own, stamps, sorter=order)
@@ -114,7 +129,7 @@ def load(path: str | os.PathLike[str], definition: str) -> CacheIndex | None:
 
 def stamp_images(
     paths: Sequence[str] | np.ndarray, offsets: np.ndarray, lengths: np.ndarray
-) -> tuple[np.ndarray, dict[int, str]]:
+) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
     """Digests (absolute path, size, modification time, offset, length) of each image.
 
     No file is opened: to open a named pipe would wait for a writer that never comes.
@@ -123,23 +138,25 @@ def stamp_images(
       paths, offsets, lengths: N of each, as in `Examples`.
 
     Returns:
-      STAMP [N], all zero where there is no readable file; and index -> reason for these.
+      STAMP [N], all zero where there is no readable file; when each file last changed, int64 [N],
+      nanoseconds; and index -> reason for those without.
     """
     status_of = functools.lru_cache(_REMEMBERED_FILES)(_status)
-    digests, faults = [], {}
+    digests, changed, faults = [], np.zeros(len(paths), np.int64), {}
     ranges = zip(offsets.tolist(), lengths.tolist(), strict=True)
     for number, (path, byte_range) in enumerate(zip(paths, ranges, strict=True)):
         try:
-            text = status_of(path) + _RANGE.pack(*byte_range)
+            text, changed[number] = status_of(path)
+            text += _RANGE.pack(*byte_range)
             digests.append(hashlib.blake2b(text, digest_size=STAMP.itemsize).digest())
         except OSError as error:
             faults[number] = system_reason(error)
             digests.append(bytes(STAMP.itemsize))
-    return np.frombuffer(b"".join(digests), dtype=STAMP), faults
+    return np.frombuffer(b"".join(digests), dtype=STAMP), changed, faults
 
 
-def _status(path: str) -> bytes:
-    """Returns what a stamp takes from the file system.
+def _status(path: str) -> tuple[bytes, int]:
+    """Returns what a stamp takes from the file system, and when the file last changed.
 
     Raises:
       OSError: there is no regular file, or it may not be read.
@@ -151,7 +168,8 @@ def _status(path: str) -> bytes:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     # `abspath` takes longer than all the rest, and nearly every path is absolute already.
     absolute = path if path.startswith("/") else os.path.abspath(path)
-    return os.fsencode(absolute) + b"\0" + _STATUS.pack(status.st_size, status.st_mtime_ns)
+    text = os.fsencode(absolute) + b"\0" + _STATUS.pack(status.st_size, status.st_mtime_ns)
+    return text, status.st_ctime_ns
 
 
 def system_reason(error: OSError) -> str:

@@ -74,11 +74,11 @@ def scan_images(
     Returns:
       The broken ones in order.
     """
-    faults = stamp_images(examples.paths, examples.offsets, examples.lengths)[1]
+    faults = stamp_images(examples.paths, examples.offsets, examples.lengths)[-1]
     broken = [BrokenImage(n, examples.name(n), why, permanent=False) for n, why in faults.items()]
     rest = np.setdiff1d(np.arange(len(examples)), np.array(list(faults), dtype=np.int64))
     decoded = np.zeros(len(examples), dtype=bool)
-    for numbers, *facts in _decode_all(examples, rest, decode, threads):
+    for numbers, *facts in _read_all(examples, rest, lambda c: _facts(c, decode), threads):
         decoded[numbers] = True
         collect(numbers, ImageFacts(*facts))
     for index in rest[~decoded[rest]]:
@@ -88,19 +88,31 @@ def scan_images(
     return sorted(broken, key=lambda image: image.index)
 
 
-def _decode_all(
-    examples: Examples, numbers: np.ndarray, decode: Decode, threads: int
+def fingerprint_images(examples: Examples, threads: int) -> np.ndarray:
+    """Returns the fingerprints of encoded images, int64 [N], as `ImageFacts`; -1 if unreadable."""
+    fingerprints = np.full(len(examples), -1)
+    every = np.arange(len(examples))
+    for numbers, values in _read_all(examples, every, lambda c: (_fingerprint(c),), threads):
+        fingerprints[numbers] = values
+    return fingerprints
+
+
+def _read_all(
+    examples: Examples,
+    numbers: np.ndarray,
+    facts_of: Callable[[tf.Tensor], tuple[tf.Tensor, ...]],
+    threads: int,
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yields the numbers of the images that decode and their facts, in batches."""
+    """Yields, in batches, the numbers of the images whose bytes have facts, and these facts."""
     if not len(numbers):
         return  # saves half a second for a pipeline without input
     read_bytes = make_reader(examples)
 
-    def decode_example(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return number, *_facts(read_bytes(number), decode)
+    def read_example(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return number, *facts_of(read_bytes(number))
 
     dataset = tf.data.Dataset.from_tensor_slices(numbers.astype(np.int32))
-    dataset = dataset.map(decode_example, IMAGES_PER_THREAD * threads, deterministic=False)
+    dataset = dataset.map(read_example, IMAGES_PER_THREAD * threads, deterministic=False)
     dataset = dataset.ignore_errors()
     size = np.prod(dataset.element_spec[1].shape)
     dataset = dataset.batch(int(max(1, min(_BATCH, _BATCH_BYTES // size))))
@@ -116,7 +128,11 @@ def _facts(contents: tf.Tensor, decode: Decode) -> tuple[tf.Tensor, tf.Tensor, t
     orientation = tf.cond(
         formats.is_jpeg(contents), lambda: exif.in_jpeg(contents), lambda: _in_others(contents)
     )
-    return pixels, orientation, tf.strings.to_hash_bucket_fast(contents, _FINGERPRINTS)
+    return pixels, orientation, _fingerprint(contents)
+
+
+def _fingerprint(contents: tf.Tensor) -> tf.Tensor:
+    return tf.strings.to_hash_bucket_fast(contents, _FINGERPRINTS)
 
 
 @outlined(TEXT)

@@ -22,13 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.core.files import sync_folder
+from engine.core.files import open_atomic, sync_folder
 from engine.core.locks import FileLock
 from pipelines.pixel_cache import index as index_files
-from pipelines.pixel_cache.cache import PixelCache, PixelFile
+from pipelines.pixel_cache.cache import INDEX, PIXELS, PixelCache, PixelFile
 from pipelines.pixel_cache.index import CacheIndex, stamp_images
 
-PIXELS, INDEX = "pixels.u8", "index.npz"
 PART = ".part-"
 RESERVED = 0.02  # of the file system stays free, or the run's own files would find no space
 _CHUNK_BYTES = 1 << 20  # written between two calls of `give_way`
@@ -122,7 +121,7 @@ class PixelWriter:
             # Damaged, or of a run that did the same at the same time and has its file open.
             replaced = _set_aside(final) if final.exists() else None
             os.rename(self.path, final)
-            self.path = final
+            self.path, self.file.path = final, final / PIXELS
             self.file.acquire(shared=True)
         sync_folder(final.parent)
         if replaced:
@@ -160,7 +159,21 @@ def is_obsolete(path: Path, new: CacheIndex) -> bool:
         return False
     stamps = old.facts["stamp"]
     unchanged = stamp_images(old.paths(), old.facts["offset"], old.facts["length"])[0] == stamps
-    return bool(np.all(new.find(stamps[unchanged & (stamps != b"")]) >= 0))
+    return bool(np.all(new.find_stamps(stamps[unchanged & (stamps != b"")]) >= 0))
+
+
+def save_index(cache: PixelCache) -> None:
+    """Replaces the index of a complete cache, unless the cache was replaced meanwhile.
+
+    Raises:
+      OSError: it can't be written.
+    """
+    assert cache.file
+    path = cache.file.path.with_name(INDEX)
+    with _names_locked(path.parents[1]):
+        if cache.file.is_current():
+            with open_atomic(path) as file:
+                cache.index.save(file)
 
 
 @contextlib.contextmanager

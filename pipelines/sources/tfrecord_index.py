@@ -25,7 +25,7 @@ from pipelines.sources import archives
 
 _HEADER_BYTES = 12  # length, checksum of its 8 bytes
 _FOOTER_BYTES = 4  # checksum of the data
-_FORMAT = 2  # of the index; raise it when its meaning changes
+_FORMAT = 3  # of the index; raise it when its meaning changes
 
 
 # A record: its file's index and its number there; where its encoded image is, and its label.
@@ -42,7 +42,7 @@ def index_records(files: list[str], image: str, label: str, cache: str) -> np.nd
       image: name of the feature with the encoded image, one string.
       label: name of the feature with the label, one integer.
       cache: path of the index. It is written where it is missing or was made for other sizes,
-        modification times or features, unless that fails.
+        times or features, unless that fails.
 
     Returns:
       RECORD [N], in the order of the files.
@@ -55,7 +55,7 @@ def index_records(files: list[str], image: str, label: str, cache: str) -> np.nd
     except OSError as error:
         raise _unreadable(error) from None
     marks = [
-        (os.path.basename(file), status.st_size, status.st_mtime_ns)
+        (os.path.basename(file), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         for file, status in zip(files, stats, strict=True)
     ]
     text = json.dumps([_FORMAT, image, label, marks])

@@ -183,8 +183,8 @@ def test_fuzzed_pixel_index_is_read_or_passed_over(judge, tmp_path, attack):
     for path in paths:
         Path(path).write_bytes(path.encode())
     examples = from_columns(paths, [0] * 5, ("a",), keys=paths)
-    stamps = stamp_images(paths, examples.offsets, examples.lengths)[0]
-    index = CacheIndex.of("how", examples, stamps)
+    stamps, changed, _ = stamp_images(paths, examples.offsets, examples.lengths)
+    index = CacheIndex.of("how", examples, stamps, changed)
     index.facts["orientation"], index.reasons[3] = [1, 8, 1, 0, 6], "it is cut off"
     cache = tmp_path / "cache"
     writer = store.PixelWriter(cache, "how", stamps, (2, 2, 3))
@@ -194,7 +194,7 @@ def test_fuzzed_pixel_index_is_read_or_passed_over(judge, tmp_path, attack):
     def read(data: bytes) -> None:
         file.write_bytes(data)
         for pixels in store.open_all(cache, "how", (2, 2, 3)):
-            assert len(pixels.index.find(stamps)) == 5
+            assert len(pixels.index.find_stamps(stamps)) == 5
             assert pixels.index.facts["orientation"].max() <= 8
             assert all(isinstance(reason, str) for reason in pixels.index.reasons)
         store.is_obsolete(writer.path, index)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from engine.core.recipe import DataSpec, Phase, Recipe
 from pipelines.decode import decode
+from pipelines.pixel_cache import index as index_files
 from pipelines.pixel_cache.build import PixelCacheBuilder, ScanResult
 from pipelines.pixel_cache.cache import NOWHERE, CacheLocation
 from pipelines.pixel_cache.index import FACTS, CacheIndex
@@ -47,12 +48,31 @@ def write(folder: Path, count: int, first: int = 0) -> list[Path]:
     return paths
 
 
+def replace(path: Path, contents: bytes) -> None:
+    """Replaces the start of a file's contents; its size and its time stay."""
+    status = path.stat()
+    path.write_bytes((contents + bytes(status.st_size))[: status.st_size])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
 def spoil(*paths: Path) -> None:
-    """Makes files undecodable without a change that `stat` shows."""
+    """Makes files undecodable without a change that `index` sees: not even of their ctime."""
     for path in paths:
-        status = path.stat()
-        path.write_bytes(b"x" * status.st_size)
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        SPOILED[str(path)] = index_files._status(str(path))
+        replace(path, b"x")
+
+
+SPOILED: dict[str, tuple[bytes, int]] = {}
+_status = index_files._status
+
+
+def _status_before(path: str) -> tuple[bytes, int]:
+    """As `_status`, with the ctime that a file had before it was spoiled."""
+    now, before = _status(path), SPOILED.get(path)
+    return before if before and before[0] == now[0] else now
+
+
+index_files._status = _status_before
 
 
 def quick_decode(contents, height, width, resize="squash"):

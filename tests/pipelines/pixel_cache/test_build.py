@@ -25,6 +25,7 @@ from tests.pipelines.cached import (
     folders,
     image,
     indices,
+    replace,
     spoil,
     taken,
     write,
@@ -64,6 +65,35 @@ def test_changed_file_alone_is_decoded_again(paths, cache, memory, change):
     assert len(folders(cache)) == 1, "the old one is obsolete"
 
 
+def test_file_replaced_at_equal_size_and_time_is_decoded_again(paths, cache, memory):
+    wanted = expected(paths)
+    bitmap = saved(Image.fromarray(wanted[0]), "BMP")
+    paths[3].write_bytes(bitmap)
+    build(paths, cache, memory)
+    replace(paths[3], saved(Image.fromarray(wanted[1]), "BMP"))
+    wanted[3] = wanted[1]
+    for _ in range(2):
+        lines = []
+        check(build(paths, cache, memory, lines.append), wanted)
+        spoil(*paths)
+    assert len(folders(cache)) == 1
+
+
+def test_touched_files_are_read_once_and_not_decoded(paths, cache, memory):
+    wanted = expected(paths)
+    build(paths, cache, memory)
+    for path in paths[2:5]:
+        path.chmod(0o600)
+    lines = []
+    check(build(paths, cache, memory, lines.append), wanted)
+    assert lines[0] == "reading 3 images again, whose files were touched since"
+    assert "from the cache" in lines[1]
+    spoil(*paths)
+    lines.clear()
+    check(build(paths, cache, memory, lines.append), wanted)
+    assert len(lines) == 1
+
+
 def test_subset_is_not_decoded_and_of_a_grown_dataset_only_new_images(
     tmp_path, paths, cache, memory
 ):
@@ -97,9 +127,6 @@ def test_broken_images_are_remembered_with_their_reasons(paths, cache, memory):
     assert first.examples.rows[[2, 5, 7]].tolist() == [-1, -1, -1]
     if memory:
         assert not first.pixels.memory[2].any(), "not what this memory held before"
-    status = paths[2].stat()
-    paths[2].write_bytes(image(1)[: status.st_size])
-    os.utime(paths[2], ns=(status.st_atime_ns, status.st_mtime_ns))
     second = build(paths, cache, memory)
     assert second.broken == first.broken
     np.testing.assert_array_equal(taken(second), taken(first))

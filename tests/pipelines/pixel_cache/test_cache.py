@@ -18,6 +18,7 @@ SHAPE = (13, 7, 3)
 COUNT = 50
 IMAGES = np.random.default_rng(0).integers(0, 256, (COUNT, *SHAPE), np.uint8)
 INDEX = blank_index(COUNT)
+INDEX.facts["checksum"] = cache.checksums(IMAGES)
 
 
 @pytest.fixture

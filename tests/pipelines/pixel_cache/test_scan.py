@@ -88,7 +88,7 @@ def test_all_none_and_no_images_are_broken(files, name, count, broken):
 @pytest.mark.parametrize("attempt", ["first", "second"])
 def test_every_decoded_image_is_collected_once(files, monkeypatch, attempt):
     if attempt == "second":
-        monkeypatch.setattr(scan, "_decode_all", lambda *_: [])
+        monkeypatch.setattr(scan, "_read_all", lambda *_: [])
     collected = {}
 
     def collect(numbers, facts):

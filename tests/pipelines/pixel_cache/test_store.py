@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.core.errors import UserError
 from pipelines.pixel_cache import index, store
 from tests.pipelines.cached import (
     MEMORY,
@@ -103,6 +104,29 @@ def test_damaged_cache_is_replaced(paths, cache, file, damage):
     spoil(*paths)
     assert build(paths, cache, memory=0).broken == []
     assert name in folders(cache)
+
+
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 4
+    path.write_bytes(data)
+
+
+def test_flipped_bit_in_cached_pixels_is_decoded_again(paths, cache):
+    """In memory: that image alone. From the disk: the run ends, and the next decodes all."""
+    build(paths, cache)
+    (name,) = folders(cache)
+    for place in (0, 7 * ROW - 1):
+        flip(cache / name / "pixels.u8", place)
+        lines = []
+        check(build(paths, cache, log=lines.append), expected(paths))
+        assert lines[0].startswith("decoding 1 of 10 images")
+    flip(cache / name / "pixels.u8", 3 * ROW)
+    with pytest.raises(UserError, match=r"pixels.u8: 1 images are damaged; run the same command"):
+        taken(build(paths, cache, memory=0))
+    lines = []
+    check(build(paths, cache, memory=0, log=lines.append), expected(paths))
+    assert lines[0].startswith("decoding 10 images")
 
 
 @pytest.mark.parametrize("fault", ["reserve", "space", "write", "publish", "folder"])

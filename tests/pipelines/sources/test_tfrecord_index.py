@@ -85,8 +85,9 @@ def test_index_is_built_once_and_again_when_files_change(files, cache, monkeypat
     np.testing.assert_array_equal(first, again)
     write(files[1], [serialised(image=b"new", label=3)])
     assert len(index(files, cache)["label"]) == 66
-    write(files[1], [serialised(image=b"two", label=4)])  # of the same size, another time
-    os.utime(files[1], ns=(1, 1))
+    status = os.stat(files[1])
+    write(files[1], [serialised(image=b"two", label=4)])  # of the same size and time
+    os.utime(files[1], ns=(status.st_atime_ns, status.st_mtime_ns))
     assert 4 in index(files, cache)["label"][40:41]
     assert not [name for name in os.listdir(cache.parent) if name.endswith(".part")]
 
