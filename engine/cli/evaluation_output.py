@@ -22,15 +22,7 @@ MAX_CONFUSION_CLASSES = 30  # whose confusion matrix a terminal has room for
 
 
 def evaluation_json(result: EvaluationResult) -> str:
-    from engine.evaluation.metrics_json import metrics_as_json
-
-    values = metrics_as_json(
-        result.metrics,
-        result.calibration,
-        result.rule,
-        result.operating_point,
-        result.rule_metrics,
-    )
+    values = result.metrics_as_json()
     values["operating_on_validation"] = result.fitted
     return _as_json({"trained_on": result.trained_on, **values})
 
@@ -94,7 +86,7 @@ def _headline(result: EvaluationResult) -> list[str]:
 
 def _rule_accuracy(result: EvaluationResult) -> list[str]:
     """The accuracy of the predictions by a rule that is more than a temperature."""
-    metrics = result.rule_metrics
+    metrics = result.decisions
     if metrics is None:
         return []
     if not metrics.sure:
@@ -142,7 +134,7 @@ def _calibration(result: EvaluationResult) -> list[str]:
     calibration = result.calibration
     before = f"calibration error {calibration.error_before:.2%}"
     if calibration.temperature == 1:
-        return [f"{before}; no temperature was fitted"]
+        return [f"{before}; the model has no temperature"]
     after = f"with temperature {calibration.temperature:.3f}: {calibration.error_after:.2%}"
     return [f"{before}; {after}"]
 

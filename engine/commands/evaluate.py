@@ -20,17 +20,11 @@ from engine.core.errors import UserError, choose, require
 from engine.core.options import REQUIRED, option
 from engine.core.recipe import DataSpec
 from engine.core.text import program
-from engine.evaluation import (
-    calibration,
-    classification_metrics,
-    decision_rule,
-    operating_point,
-)
-from engine.evaluation.calibration import Reliability
-from engine.evaluation.classification_metrics import ClassificationMetrics
+from engine.evaluation import decision_rule, operating_point
 from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.evaluate import Predictions, collect_predictions
-from engine.evaluation.operating_point import AbstentionMetrics, OperatingPoint
+from engine.evaluation.model_metrics import ModelMetrics, measure_model
+from engine.evaluation.operating_point import OperatingPoint
 from engine.runs.directory import RunDirectory
 from engine.runs.lock import RunLock
 from engine.runtime import tensorflow_setup
@@ -134,14 +128,12 @@ class EvaluateOptions(EvaluationData):
         return [name for name, value in values.items() if value is not None and value is not False]
 
 
-@dataclasses.dataclass(frozen=True)
-class EvaluationResult:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationResult(ModelMetrics):
     """A run's model on one split.
 
     run: the loaded run, its rule as it is now.
     source: the images, in the order of the predictions.
-    rule_metrics: how right the rule's predictions are, less the uncertain ones; None where a
-      prediction is always the likeliest class.
     fitted: what a threshold that was just fitted does on the validation split.
     trained_on: how many of the images the model was trained on, where they are not the run's own.
     """
@@ -150,20 +142,8 @@ class EvaluationResult:
     run: LoadedRun
     predictions: Predictions
     source: SplitLoader
-    metrics: ClassificationMetrics
-    calibration: Reliability
-    operating_point: OperatingPoint | None
-    rule_metrics: AbstentionMetrics | None
     fitted: OperatingPoint | None = None
     trained_on: int = 0
-
-    @property
-    def rule(self) -> DecisionRule:
-        return self.run.rule
-
-    @property
-    def abstention(self) -> AbstentionMetrics | None:
-        return None if self.rule.abstain is None else self.rule_metrics
 
 
 def evaluate(options: EvaluateOptions, log: Log = ignore) -> EvaluationResult:
@@ -274,16 +254,13 @@ def warn_of_trained(run: RunDirectory, count: int, total: int, log: Log) -> None
 def compute_metrics(
     run: LoadedRun, predictions: Predictions, source: SplitLoader, options: EvaluationData
 ) -> EvaluationResult:
-    rule = run.rule
+    measured = measure_model(predictions, run.rule, options.own_validation)
     return EvaluationResult(
+        **vars(measured),
         split=options.split_name,
         run=run,
         predictions=predictions,
         source=source,
-        metrics=classification_metrics.classification_metrics(predictions, rule),
-        calibration=calibration.measure_reliability(predictions, rule, options.own_validation),
-        operating_point=operating_point.operating_point_of_rule(predictions, rule),
-        rule_metrics=operating_point.decisions_of_rule(predictions, rule),
     )
 
 

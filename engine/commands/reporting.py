@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
+import time
 from pathlib import Path
 
 from engine.commands.evaluate import EvaluateOptions, EvaluationResult, Log, ignore
 from engine.core.dataset import DataLoader
 from engine.core.errors import UserError
-from engine.core.text import command_line
+from engine.core.text import command_line, duration
+from engine.evaluation.model_metrics import measure_model
 from engine.report import write
 from engine.report.collect import MeasuredModel, collect_report
 from engine.report.report_data import ReportContext
@@ -45,12 +47,15 @@ def write_training_report(
         command=command,
         price_per_hour=price_per_hour,
     )
+    started = time.perf_counter()
     try:
         data = collect_report(_trained_model(job, final, split), context, job.shutdown.check)
         job.shutdown.check()
         if job.lock and not job.lock.owns_directory():
             raise UserError(f"{job.run.path} holds another run by now")
-        job.logger.note(f"report: {write.write(job.run.report, data)}")
+        seconds = time.perf_counter() - started
+        page = write.write(job.run.report, dataclasses.replace(data, seconds=seconds))
+        job.logger.note(f"report: {page} ({duration(time.perf_counter() - started)})")
         return None
     except (Exception, ShutdownRequested) as error:
         plain = isinstance(error, UserError | OSError | ShutdownRequested)
@@ -61,14 +66,15 @@ def write_training_report(
 
 
 def _trained_model(job: TrainJob, final: FinalEvaluation, split: str) -> MeasuredModel:
+    predictions = final.predictions[split]
+    rule = best_model.decision_rule_of(job.run, best_model.load_best_model(job.run)[1])
     return MeasuredModel(
         run=job.run,
         recipe=job.recipe,
         classifier=job.classifier,
-        rule=best_model.decision_rule_of(job.run, best_model.load_best_model(job.run)[1]),
-        predictions=final.predictions[split],
+        measured=measure_model(predictions, rule, fitted_on_these=split == "validation"),
+        predictions=predictions,
         batches=functools.partial(job.loader.split_batches, split),
-        fitted_on_these=split == "validation",
         training=job.loader,
     )
 
@@ -83,14 +89,14 @@ def write_evaluation_report(
     """
     run, own, folder = result.run, options.data is None, options.report
     assert folder
+    started = time.perf_counter()
     model = MeasuredModel(
         run=RunDirectory(Path(options.run_dir)),
         recipe=run.recipe,
         classifier=run.classifier,
-        rule=run.rule,
+        measured=result,
         predictions=result.predictions,
         batches=result.source.batches,
-        fitted_on_these=options.own_validation,
         training=_training_data(result, options, log) if own else None,
     )
     context = ReportContext(
@@ -104,8 +110,9 @@ def write_evaluation_report(
         trained_on=result.trained_on,
     )
     data = collect_report(model, context)
+    seconds = time.perf_counter() - started
     try:
-        return write.write(folder, data)
+        return write.write(folder, dataclasses.replace(data, seconds=seconds))
     except OSError as error:
         raise UserError(
             f"--report={folder}: can't be written ({error.strerror}); name another folder"

@@ -13,6 +13,8 @@ from typing import Any
 def describe_accuracy(result: dict[str, Any]) -> Iterator[str]:
     """Yields lines with the accuracies of a `result.json`.
 
+    They are followed by the calibration and the verdict.
+
     An epoch is evaluated with its frozen layers in their fastest precision, and the saved model in
     float32: where these differ, both are given.
     """
@@ -21,7 +23,26 @@ def describe_accuracy(result: dict[str, Any]) -> Iterator[str]:
     line = f"best: {epoch} on validation, {best['phase']} epoch {best['epoch']}"
     yield line if epoch == model else f"{line}; saved in float32: {model}"
     if "test" in result:
-        yield f"test: {result['test']['accuracy']:.2%} of {result['test']['count']}"
+        yield f"test: {_share(result['test'])}"
+    yield _calibration(result["calibration"])
+    yield from result["verdict"]
+
+
+def _share(split: dict[str, Any]) -> str:
+    low, high = split["accuracy_interval"]
+    return f"{split['accuracy']:.2%} of {split['count']} (95%: {low:.1%} to {high:.1%})"
+
+
+def _calibration(values: dict[str, float]) -> str:
+    """Says whether the fitted temperature was saved; the errors are cross-fitted."""
+    fitted = values["fitted_temperature"]
+    errors = f"expected error {values['error_before']:.2%} without it, {values['error_after']:.2%}"
+    if values["temperature"] == fitted:
+        return f"calibration: temperature {fitted:.3f} saved; {errors} with it, cross-fitted"
+    return (
+        f"calibration: no temperature saved, since {fitted:.3f} does not improve it beyond noise; "
+        f"{errors} with it, cross-fitted"
+    )
 
 
 def tensorboard_command(run: Path) -> str:

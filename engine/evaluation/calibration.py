@@ -11,6 +11,7 @@ import numpy as np
 from engine.evaluation import decision_rule
 from engine.evaluation.decision_rule import DEFAULT_RULE, DecisionRule, log_probabilities
 from engine.evaluation.evaluate import Predictions
+from engine.evaluation.intervals import Z
 
 BINS = 15  # as in Guo et al. 2017
 # Prior standard deviation of the log temperature. It weighs as little as an image or two, and keeps
@@ -94,11 +95,60 @@ def cross_fit_probabilities(logits: np.ndarray, labels: np.ndarray) -> np.ndarra
     return probabilities
 
 
+class TemperatureTrial(NamedTuple):
+    """What a fitted temperature does to images that it was not fitted on, by cross-fitting.
+
+    Attributes:
+      temperature: fitted on all images.
+      error_before, error_after: expected calibration errors, 0 to 1.
+      gain, gain_error: by how much the mean cross entropy falls, in nats, and its standard error.
+    """
+
+    temperature: float
+    error_before: float
+    error_after: float
+    gain: float
+    gain_error: float
+
+    @property
+    def helps(self) -> bool:
+        """Whether calibration improves beyond noise.
+
+        A temperature leaves the order of the classes as it is, so what it changes of the cross
+        entropy, a proper score, is calibration. The standard error is that of paired differences.
+        """
+        return self.error_after < self.error_before and self.gain > Z * self.gain_error
+
+
+def try_temperature(logits: np.ndarray, labels: np.ndarray) -> TemperatureTrial:
+    """Fits a temperature, and measures what it is worth on images that it was not fitted on.
+
+    Args:
+      logits: [N, classes].
+      labels: int [N].
+    """
+    before, after = np.exp(log_probabilities(logits)), cross_fit_probabilities(logits, labels)
+    error_before, error_after = (
+        expected_calibration_error(calibration_bins(each, labels)) for each in (before, after)
+    )
+    rows, tiny = np.arange(len(labels)), np.finfo(np.float64).tiny
+    gains = np.log(np.maximum(after[rows, labels], tiny))
+    gains -= np.log(np.maximum(before[rows, labels], tiny))
+    gain_error = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else np.inf
+    return TemperatureTrial(
+        temperature=fit_temperature(logits, labels),
+        error_before=error_before,
+        error_after=error_after,
+        gain=float(gains.mean()),
+        gain_error=float(gain_error),
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Reliability:
     """The data of a reliability diagram, before and after temperature scaling.
 
-    temperature: the decision rule's; 1 if none was fitted.
+    temperature: the decision rule's; 1 if it has none.
     error_before, error_after: expected calibration errors, 0 to 1.
     bins_before, bins_after: what the errors are computed from.
     cross_fitted: whether each half of the images was scaled with the other half's temperature.
@@ -119,7 +169,7 @@ def measure_reliability(
 
     Args:
       predictions: what to measure.
-      rule: its temperature; a temperature of 1 was not fitted.
+      rule: its temperature; 1 is none.
       fitted_on_these: whether the temperature was fitted on these predictions. It would look too
         good on them, so they are cross-fitted.
     """

@@ -16,7 +16,6 @@ from engine.evaluation.intervals import (
     f1_scores,
     macro_f1,
     macro_f1_interval,
-    wilson,
 )
 
 TOP_K = (3, 5)
@@ -92,11 +91,11 @@ class Curve(NamedTuple):
 def classification_metrics(predictions: Predictions, rule: DecisionRule) -> ClassificationMetrics:
     """Computes all metrics; the rule's temperature matters to the ranking of images alone."""
     evaluation = predictions.evaluation()
-    confusion, count = evaluation.confusion, evaluation.count
+    confusion = evaluation.confusion
     return ClassificationMetrics(
-        count=count,
+        count=evaluation.count,
         accuracy=evaluation.accuracy,
-        accuracy_interval=wilson(int(np.trace(confusion)), count),
+        accuracy_interval=evaluation.accuracy_interval,
         loss=evaluation.loss,
         macro_f1=macro_f1(confusion),
         macro_f1_interval=macro_f1_interval(confusion),

@@ -11,6 +11,7 @@ import numpy as np
 from engine.core.dataset import Batch
 from engine.core.errors import UserError
 from engine.evaluation.decision_rule import log_probabilities
+from engine.evaluation.intervals import Interval, wilson
 
 # Inputs and labels of a batch -> losses, float32 [B], and logits, float32 [B, classes].
 EvalStep = Callable[[Any, Any], tuple[Any, Any]]
@@ -34,6 +35,10 @@ class Evaluation:
     @property
     def accuracy(self) -> float:
         return float(np.trace(self.confusion)) / self.count
+
+    @property
+    def accuracy_interval(self) -> Interval:
+        return wilson(int(np.trace(self.confusion)), self.count)
 
 
 def evaluate(step: EvalStep, batches: Iterable[Batch], classes: int) -> Evaluation:

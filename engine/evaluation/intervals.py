@@ -32,6 +32,18 @@ def wilson(correct: int, count: int) -> Interval:
     return Interval(float(interval.low), float(interval.high))
 
 
+def difference(share: float, interval: Interval, other: float, of_other: Interval) -> Interval:
+    """Returns the interval of the difference of two independent shares, `share - other`.
+
+    Source: Newcombe 1998, Interval Estimation for the Difference between Independent Proportions,
+    method 10; from Wilson's intervals of the two.
+    """
+    gap = share - other
+    low = np.hypot(share - interval.low, of_other.high - other)
+    high = np.hypot(interval.high - share, other - of_other.low)
+    return Interval(float(gap - low), float(gap + high))
+
+
 def f1_scores(confusion: np.ndarray) -> np.ndarray:
     """Returns the F1 of each class, 0 for a class without labels and predictions."""
     sums = confusion.sum(0) + confusion.sum(1)

@@ -125,10 +125,11 @@ def _run_metrics(result: dict[str, Any]) -> str:
     heads = ("split", "images", "accuracy", "95 % interval (Wilson)", "loss")
     text = f"{_table(heads, rows)}\n\nThe best epoch was chosen on the validation split."
     if calibration := result.get("calibration"):
+        saved = calibration["temperature"] != 1
         text += (
-            "\nThe temperature was fitted there too. The expected calibration error is "
-            f"{calibration['error_before']:.2%} without it and {calibration['error_after']:.2%} "
-            "with it, cross-fitted on two halves of the images."
+            f"\nA temperature was fitted there too{'' if saved else ', and did not help'}. The "
+            f"expected calibration error is {calibration['error_before']:.2%} without it and "
+            f"{calibration['error_after']:.2%} with it, cross-fitted on two halves of the images."
         )
     return text
 

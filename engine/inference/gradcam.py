@@ -51,7 +51,9 @@ class GradCam:
     def _heat(self, images: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         maps = self._below(tf.cast(images, tf.float32))
         logits = self._above(maps, training=False)
-        # Each logit depends on its own image alone, so the sum's gradient is that of each.
+        # Of a logit only its distance to the others changes the probabilities. Each depends on its
+        # own image alone, so the sum's gradient is that of each.
+        logits -= tf.reduce_mean(logits, -1, keepdims=True)
         explained = tf.reduce_sum(tf.gather(logits, classes, batch_dims=1))
         weights = tf.reduce_mean(tf.gradients(explained, maps)[0], [1, 2], keepdims=True)
         positive = tf.nn.relu(tf.reduce_sum(weights * maps, -1))

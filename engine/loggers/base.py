@@ -42,8 +42,8 @@ class Logger:
     def epoch(self, row: dict[str, Any], evaluation: Evaluation, best: bool) -> None:
         """Logs a row of history, once the epoch is evaluated."""
 
-    def end(self) -> None:
-        """Called once all phases are over."""
+    def end(self, result: dict[str, Any]) -> None:
+        """Logs the values of `result.json`, once the run is finished."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +64,6 @@ class LoggerGroup(Logger):
         for member in self.members:
             member.epoch(row, evaluation, best)
 
-    def end(self) -> None:
+    def end(self, result: dict[str, Any]) -> None:
         for member in self.members:
-            member.end()
+            member.end(result)

@@ -1,4 +1,8 @@
-"""TensorBoard: scalars by step and epoch, images, the graph, hyperparameters."""
+"""TensorBoard: scalars by step and epoch, images, the graph, hyperparameters.
+
+A run `a` has three names there: `a` with its hyperparameters and final metrics, which are a row of
+the HParams page, and `a/train` and `a/validation` with its curves.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ from engine.loggers.base import Logger, StepMetrics
 from engine.runs import history
 from engine.runs.directory import RunDirectory
 
-TRAIN, VALIDATION = "train", "validation"
+RUN, TRAIN, VALIDATION = "run", "train", "validation"
 
 
 def _ignore_full_disk(method: Callable[..., None]) -> Callable[..., None]:
@@ -47,28 +51,36 @@ class TensorBoardLogger(Logger):
     """Writes event files."""
 
     def __init__(self, run: RunDirectory, classes: tuple[str, ...], model: keras.Model) -> None:
-        self.classes, self.model = classes, model
-        self.writers = {split: _make_writer(run.events / split) for split in (TRAIN, VALIDATION)}
+        self.classes, self.model, self.trial = classes, model, str(run.path)
+        folders = {RUN: run.path, TRAIN: run.train_events, VALIDATION: run.validation_events}
+        self.writers = {name: _make_writer(folder) for name, folder in folders.items()}
 
     @_ignore_full_disk
     def begin(self, recipe: Recipe, augmented: np.ndarray) -> None:
         """Writes augmented images, uint8 [N, H, W, 3], and hyperparameters before training."""
         with self.writers[TRAIN].as_default():
             tf.summary.image("augmented", augmented, step=0, max_outputs=len(augmented))
-            hparams.hparams(_flatten(recipe))
+        with self.writers[RUN].as_default():
+            # By default runs of equal hyperparameters would share a row.
+            hparams.hparams(_flatten(recipe), trial_id=self.trial)
+        self.writers[RUN].flush()
 
     @_ignore_full_disk
-    def end(self) -> None:
-        """Writes the graph, at the end since it takes seconds for a deep network."""
+    def end(self, result: dict[str, Any]) -> None:
+        """Writes the saved model's metrics and its graph, which takes seconds for a deep one."""
+        for split in (VALIDATION, "test"):
+            if split in result:
+                scalars = {f"{split}/{name}": result[split][name] for name in ("accuracy", "loss")}
+                self._write(RUN, scalars, step=0)
 
         @tf.function(autograph=False)
         def forward(pixels):
             return self.model(pixels, training=False)
 
         pixels = tf.TensorSpec(self.model.inputs[0].shape, tf.float32)
-        with self.writers[TRAIN].as_default():
+        with self.writers[RUN].as_default():
             tf.summary.graph(forward.get_concrete_function(pixels).graph)
-        self.writers[TRAIN].flush()
+        self.writers[RUN].flush()
 
     @_ignore_full_disk
     def step(self, metrics: StepMetrics) -> None:
@@ -95,8 +107,8 @@ class TensorBoardLogger(Logger):
         for writer in self.writers.values():
             writer.flush()
 
-    def _write(self, split: str, scalars: dict[str, float], step: int) -> None:
-        with self.writers[split].as_default():
+    def _write(self, writer: str, scalars: dict[str, float], step: int) -> None:
+        with self.writers[writer].as_default():
             for name, value in scalars.items():
                 tf.summary.scalar(name, value, step=step)
 
@@ -105,6 +117,7 @@ def _flatten(recipe: Recipe) -> dict[str, Any]:
     """Returns the recipe as one level of numbers and texts, for the hyperparameter page."""
     plain = (bool, int, float, str)
     values = {k: v for k, v in dataclasses.asdict(recipe).items() if isinstance(v, plain)}
+    values["data"] = recipe.data.location
     values["augment"] = "|".join(str(call) for call in recipe.augment)
     values["image_size"] = "x".join(str(side) for side in recipe.image_size)
     for phase in recipe.phases:

@@ -16,7 +16,7 @@ from engine.report.report_data import ReportData
 
 
 def calibration(data: ReportData) -> Section:
-    measured = data.reliability
+    measured = data.calibration
     text = (
         "A calibrated model with a confidence of 80 % is right 80 times in 100. The expected "
         "calibration error is the mean distance from that: "
@@ -28,8 +28,9 @@ def calibration(data: ReportData) -> Section:
     if measured.temperature == 1:
         series = {"without temperature scaling": measured.bins_after}
         text += (
-            f"{percent(measured.error_after)}. No temperature was fitted to reduce it; training "
-            "fits one at the end of a run."
+            f"{percent(measured.error_after)}. The model has no temperature: training saves one "
+            "only where it improves the calibration of validation images that it was not fitted "
+            "on, beyond noise."
         )
     else:
         text += (

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from engine.core.dataset import Batch, DataLoader
 from engine.core.recipe import Recipe
-from engine.evaluation import decision_rule, operating_point
-from engine.evaluation.calibration import measure_reliability
-from engine.evaluation.classification_metrics import (
-    ClassificationMetrics,
-    classification_metrics,
-    precision_recall_curve,
-    roc_curve,
-)
-from engine.evaluation.decision_rule import DecisionRule
+from engine.evaluation import decision_rule
+from engine.evaluation.classification_metrics import precision_recall_curve, roc_curve
 from engine.evaluation.evaluate import Predictions
+from engine.evaluation.model_metrics import ModelMetrics
 from engine.models.classifier import Classifier
 from engine.report import images, training_log
 from engine.report.images import ImageSource
@@ -35,6 +30,7 @@ from engine.runs.directory import RunDirectory
 
 MAX_IMAGES = 24  # shown of mistakes and of label errors
 MAX_CURVES = 5  # classes whose curves are drawn
+METRICS = [field.name for field in dataclasses.fields(ModelMetrics)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,17 +39,15 @@ class MeasuredModel:
 
     batches: returns the batches of these images with the given numbers, in their order, as
       `DataLoader.split_batches` does.
-    fitted_on_these: whether the rule's temperature was fitted on these predictions.
     training: the training data, whose labels are checked; None if not at hand.
     """
 
     run: RunDirectory
     recipe: Recipe
     classifier: Classifier
-    rule: DecisionRule
+    measured: ModelMetrics
     predictions: Predictions
     batches: Callable[[list[int]], Iterable[Batch]]
-    fitted_on_these: bool
     training: DataLoader | None = None
 
 
@@ -70,30 +64,24 @@ def collect_report(
     Raises:
       UserError: an image can no longer be read.
     """
-    predictions, rule = model.predictions, model.rule
-    metrics = classification_metrics(predictions, rule)
-    check_stop()
+    mistakes = _mistakes(model, check_stop)
+    labels = _check_labels(model, model.training, check_stop) if model.training else None
     return ReportData(
+        **{name: getattr(model.measured, name) for name in METRICS},
         run=str(model.run.path),
         recipe=model.recipe,
         context=context,
-        rule=rule,
-        metrics=metrics,
-        curves=class_curves(predictions, rule, metrics),
-        reliability=measure_reliability(predictions, rule, model.fitted_on_these),
-        operating_point=operating_point.operating_point_of_rule(predictions, rule),
-        decisions=operating_point.decisions_of_rule(predictions, rule),
-        mistakes=_mistakes(model, check_stop),
-        labels=_check_labels(model, model.training, check_stop) if model.training else None,
+        curves=class_curves(model.predictions, model.measured),
+        mistakes=mistakes,
+        labels=labels,
         training=training_log.read(model.run),
     )
 
 
-def class_curves(
-    predictions: Predictions, rule: DecisionRule, metrics: ClassificationMetrics
-) -> tuple[ClassCurves, ...]:
+def class_curves(predictions: Predictions, measured: ModelMetrics) -> tuple[ClassCurves, ...]:
     """Of two classes the positive or second one; of more those with the smallest areas."""
-    areas = {row.name: row.roc_area for row in metrics.per_class if row.roc_area is not None}
+    rows, rule = measured.metrics.per_class, measured.rule
+    areas = {row.name: row.roc_area for row in rows if row.roc_area is not None}
     if len(predictions.classes) == 2:
         positive = rule.positive_class or predictions.classes[1]
         names = [name for name in areas if name == positive]
@@ -108,14 +96,15 @@ def class_curves(
 
 
 def _mistakes(model: MeasuredModel, check_stop: Callable[[], None]) -> tuple[Mistake, ...]:
-    """Returns all mistakes, the most confident first; the first MAX_IMAGES with images."""
+    """Returns all mistakes, the most confident first; MAX_IMAGES of them with images."""
     predictions = model.predictions
     predicted = predictions.logits.argmax(-1)
-    confidence = decision_rule.probabilities(model.rule, predictions.logits).max(-1)
+    confidence = decision_rule.probabilities(model.measured.rule, predictions.logits).max(-1)
     wrong = np.flatnonzero(predicted != predictions.labels)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
     source = ImageSource(model.batches, model.recipe.batch_size, check_stop)
-    classes = {int(n): int(predicted[n]) for n in wrong[:MAX_IMAGES]}
+    shown = _spread(list(zip(predictions.labels[wrong], predicted[wrong], strict=True)))
+    classes = {int(n): int(predicted[n]) for n in wrong[shown[:MAX_IMAGES]]}
     jpegs = images.explain_images(model.classifier, source, classes)
     return tuple(
         Mistake(
@@ -127,6 +116,19 @@ def _mistakes(model: MeasuredModel, check_stop: Callable[[], None]) -> tuple[Mis
         )
         for n in wrong.tolist()
     )
+
+
+def _spread(pairs: Sequence[tuple[int, int]]) -> list[int]:
+    """Returns the order in which each pair comes once before one comes again.
+
+    The most confident mistakes are often many images of the same thing.
+    """
+    earlier: Counter[tuple[int, int]] = Counter()
+    rounds = []
+    for pair in pairs:
+        rounds.append(earlier[pair])
+        earlier[pair] += 1
+    return np.argsort(rounds, kind="stable").tolist()
 
 
 def _check_labels(

@@ -17,10 +17,11 @@ def mistakes(data: ReportData) -> Section:
         by = " by the most likely class" if data.rule.overrides_argmax else ""
         intro = paragraph(
             f"{count(len(data.mistakes), 'image')} of {data.metrics.count:,} got a wrong "
-            f"prediction{by}. Images are shown as the network sees them, the most confident "
-            "mistakes first; the heat map beside each marks the evidence for the predicted class "
-            "(Grad-CAM, yellow is strong, blue is weak). The prediction can be right and the label "
-            "wrong."
+            f"prediction{by}. Images are shown as the network sees them: the most confident "
+            "mistake of each label and prediction, then the next of each. The heat map beside an "
+            "image marks what speaks for the predicted class rather than the others (Grad-CAM; "
+            "yellow is the strongest evidence in this image, blue is none). The prediction can be "
+            "right and the label wrong."
         )
         body = join([intro, _gallery(data.mistakes, _mistake, "wall", "report.json")])
     else:
@@ -29,7 +30,9 @@ def mistakes(data: ReportData) -> Section:
 
 
 def _mistake(mistake: Mistake) -> tuple[Markup, Markup]:
-    evidence = image(mistake.overlay, f"Evidence for {mistake.predicted}")
+    evidence = tag("p", f"no region speaks for {mistake.predicted}", class_="muted")
+    if mistake.overlay:
+        evidence = image(mistake.overlay, f"Evidence for {mistake.predicted}")
     images = tag("div", image(mistake.image, mistake.name), evidence, class_="images")
     given, predicted = tag("strong", mistake.given), tag("strong", mistake.predicted)
     probability = percent(mistake.probability, 1)

@@ -49,6 +49,8 @@ def explain_images(
 ) -> dict[int, tuple[bytes, bytes]]:
     """Returns JPEGs of images, and of the same under the heat map of a class.
 
+    The second is empty where no region is evidence for the class.
+
     Args:
       classifier: whose prediction to explain.
       source: the images.
@@ -62,7 +64,7 @@ def explain_images(
     for number, image in read_images(source, classes):
         source.check_stop()
         (heat,) = explain(image[None], np.array([classes[number]], np.int32))
-        jpegs[number] = jpeg(image), jpeg(gradcam.overlay(image, heat))
+        jpegs[number] = jpeg(image), jpeg(gradcam.overlay(image, heat)) if heat.any() else b""
     return jpegs
 
 

@@ -13,6 +13,7 @@ from engine.report.report_data import ReportData
 
 # In their order on the page; a section without content is None.
 SECTIONS = (
+    run_sections.verdict,
     class_sections.classes,
     class_sections.confusion,
     class_sections.curves,

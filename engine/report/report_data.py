@@ -6,11 +6,8 @@ import dataclasses
 from typing import Any
 
 from engine.core.recipe import Recipe, to_json
-from engine.evaluation.calibration import Reliability
-from engine.evaluation.classification_metrics import ClassificationMetrics, Curve
-from engine.evaluation.decision_rule import DecisionRule
-from engine.evaluation.metrics_json import metrics_as_json
-from engine.evaluation.operating_point import AbstentionMetrics, OperatingPoint
+from engine.evaluation.classification_metrics import Curve
+from engine.evaluation.model_metrics import ModelMetrics
 from engine.report.training_log import TrainingLog
 
 
@@ -51,7 +48,8 @@ class Mistake:
 
     given: the label.
     probability: of the predicted class.
-    image, overlay: JPEGs of the image and of its heat map; empty if not shown.
+    image, overlay: JPEGs of the image and of its heat map; empty if not shown, the second also
+      where no region is evidence for the prediction.
     """
 
     name: str
@@ -96,40 +94,32 @@ class LabelCheckSummary:
     note: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class ReportData:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportData(ModelMetrics):
     """All data of a report; None for what the run or its rule does not have.
 
     run: the run's directory.
     curves: of a few classes, those that are separated worst.
-    decisions: the metrics of the rule's decisions, apart from uncertain ones.
     labels: the label check of the training split.
+    seconds: that the report took, but for writing it.
     """
 
     run: str
     recipe: Recipe
     context: ReportContext
-    rule: DecisionRule
-    metrics: ClassificationMetrics
     curves: tuple[ClassCurves, ...]
-    reliability: Reliability
-    operating_point: OperatingPoint | None
-    decisions: AbstentionMetrics | None
     mistakes: tuple[Mistake, ...]
     labels: LabelCheckSummary | None
     training: TrainingLog | None
-
-    @property
-    def abstention(self) -> AbstentionMetrics | None:
-        return None if self.rule.abstain is None else self.decisions
+    seconds: float = 0.0
 
     @property
     def cost(self) -> float | None:
-        """Returns the cost of training, in the currency of the price."""
+        """Returns the cost of training and this report, in the currency of the price."""
         price = self.context.price_per_hour
         if price is None or self.training is None:
             return None
-        return price * self.training.seconds_total / 3600
+        return price * (self.training.seconds_total + self.seconds) / 3600
 
 
 def as_json(data: ReportData) -> dict[str, Any]:
@@ -140,12 +130,11 @@ def as_json(data: ReportData) -> dict[str, Any]:
         "image_size": data.recipe.image_size,
         "recipe": to_json(data.recipe),
         **_as_dict(data.context),
-        **metrics_as_json(
-            data.metrics, data.reliability, data.rule, data.operating_point, data.decisions
-        ),
+        **data.metrics_as_json(),
         "mistakes": [_as_dict(mistake) for mistake in data.mistakes],
         "label_check": _as_dict(data.labels),
         "training": _as_dict(data.training),
+        "report_seconds": data.seconds,
         "cost": data.cost,
     }
 

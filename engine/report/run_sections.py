@@ -6,14 +6,39 @@ from pathlib import Path
 
 from engine.core.recipe import to_json
 from engine.core.text import command_line, money
+from engine.evaluation.intervals import difference
 from engine.report import charts
 from engine.report.document import Section
-from engine.report.formatting import count, percent, seconds, size
+from engine.report.formatting import count, percent, seconds, size, span
 from engine.report.markup import Markup, details, join, paragraph, preformatted, table, tag
 from engine.report.report_data import ReportData
 from engine.report.training_log import TrainingLog
 
 _NOT_FINISHED = "The run is not finished, or its history.csv and result.json are missing."
+
+
+def verdict(data: ReportData) -> Section | None:
+    log = data.training
+    if log is None or not (log.verdict or log.splits):
+        return None
+    rows = [
+        (name, f"{split.count:,}", percent(split.accuracy), span(split.accuracy_interval),
+         f"{split.loss:.4f}")
+        for name, split in log.splits.items()
+    ]  # fmt: skip
+    if len(log.splits) == 2:
+        (one, of_one), (other, of_other) = log.splits.items()
+        shares = (of_other.accuracy, of_other.accuracy_interval)
+        gap = difference(*shares, of_one.accuracy, of_one.accuracy_interval)
+        points = f"{100 * (of_other.accuracy - of_one.accuracy):+.2f} points"
+        interval = f"{100 * gap.low:+.2f} to {100 * gap.high:+.2f} points"
+        loss = f"{of_other.loss - of_one.loss:+.4f}"
+        rows.append((f"{other} less {one}", "", points, interval, loss))
+    heads = ("split", "images", "accuracy", "95 % interval", "loss")
+    found = table("The saved model at the end of the run", heads, rows)
+    return Section(
+        "verdict", "How the run went", "Verdict", join([paragraph(" ".join(log.verdict)), found])
+    )
 
 
 def training(data: ReportData) -> Section:
@@ -72,12 +97,12 @@ def resources(data: ReportData) -> Section | None:
     log = data.training
     if log is None:
         return None
-    parts = (_total(data, log), _time(log), _machine(log))
+    parts = (_total(data, log), _time(data, log), _machine(log))
     return Section("resources", "Resources", "Resources", join(parts))
 
 
 def _total(data: ReportData, log: TrainingLog) -> Markup:
-    words = [f"{seconds(log.seconds_total)} of training"]
+    words = [f"{seconds(log.seconds_total)} of training", f"{seconds(data.seconds)} of report"]
     if log.seconds_to_first_step is not None:
         started = seconds(log.seconds_to_first_step)
         words.append(f"first step {started} after the start of the program")
@@ -86,11 +111,11 @@ def _total(data: ReportData, log: TrainingLog) -> Markup:
         words.append(f"at most {size(value)} of memory on {place}")
     text = f"{'; '.join(words)}."
     if data.cost is not None:
-        text += f" At {data.context.price_per_hour:g} an hour this cost {money(data.cost)}."
+        text += f" At {data.context.price_per_hour:g} an hour both cost {money(data.cost)}."
     return paragraph(text)
 
 
-def _time(log: TrainingLog) -> Markup:
+def _time(data: ReportData, log: TrainingLog) -> Markup:
     spent = log.spent
     parts = {
         "steps": spent["seconds"] - spent["wait_seconds"],
@@ -100,7 +125,7 @@ def _time(log: TrainingLog) -> Markup:
         "checkpoints": spent["save_seconds"],
     }
     rest = max(log.seconds_total - sum(parts.values()), 0.0)
-    parts["compiling, final evaluation, other"] = rest
+    parts |= {"compiling, final evaluation, other": rest, "this report": data.seconds}
     total = max(sum(parts.values()), 1e-9)
     rows = [
         (what, seconds(value), join([percent(value / total, 1), _bar(value / total)]))

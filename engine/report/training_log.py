@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from engine.evaluation.intervals import Interval, wilson
 from engine.runs.directory import RunDirectory
 
 # The keys of `spent` in `result.json`.
@@ -39,14 +40,31 @@ class PhaseLog:
 
 
 @dataclasses.dataclass(frozen=True)
+class SplitResult:
+    """The saved model on a split, when the run ended."""
+
+    accuracy: float
+    loss: float
+    count: int
+
+    @property
+    def accuracy_interval(self) -> Interval:
+        return wilson(round(self.accuracy * self.count), self.count)
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainingLog:
     """A finished run, from its first epoch to its last.
 
+    verdict: sentences on how it went.
+    splits: the results by split: validation, and test where there is one.
     best_epoch: index of the saved model's epoch in `epochs`; None if it is not there.
     spent: seconds by activity, the keys of SPENT.
     peak_memory_bytes: by device.
     """
 
+    verdict: tuple[str, ...]
+    splits: dict[str, SplitResult]
     epochs: tuple[Epoch, ...]
     best_epoch: int | None
     phases: tuple[PhaseLog, ...]
@@ -75,7 +93,10 @@ def _training_log(result: Mapping[str, Any], epochs: tuple[Epoch, ...]) -> Train
     best = (result["best"]["phase"], result["best"]["epoch"])
     indices = [index for index, row in enumerate(epochs) if (row.phase, row.epoch) == best]
     first, peaks = result["seconds_to_first_step"], result["peak_memory_bytes"]
+    splits = [name for name in ("validation", "test") if name in result]
     return TrainingLog(
+        verdict=tuple(map(str, result["verdict"])),
+        splits={name: _parse_row(SplitResult, result[name]) for name in splits},
         epochs=epochs,
         best_epoch=indices[0] if indices else None,
         phases=tuple(_parse_row(PhaseLog, phase) for phase in result["phases"]),

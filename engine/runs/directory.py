@@ -45,7 +45,14 @@ class RunDirectory:
     best = _PathInside("best.npz")
     report = _PathInside("report")
     lock = _PathInside("lock")
-    events = _PathInside("events")
+    train_events = _PathInside("train")
+    validation_events = _PathInside("validation")
+    profile = _PathInside("plugins")
+
+    def event_files(self) -> list[Path]:
+        """TensorBoard's files. Its name of a run is the path of the folder that they are in."""
+        folders = (self.path, self.train_events, self.validation_events)
+        return [file for folder in folders for file in folder.glob("events.out.tfevents.*")]
 
     def read_recipe(self) -> Recipe:
         """Reads the recipe of this run.
@@ -163,13 +170,16 @@ def _clear(run: RunDirectory) -> None:
     try:
         with suppress(FileNotFoundError):
             os.replace(run.best, aside)
-        for folder in (run.checkpoints, run.events, run.report):
+        for folder in (run.checkpoints, run.profile, run.report):
             if folder.exists():
                 shutil.rmtree(folder)
         reports = (run.history, run.plot, run.result, run.bad_images, run.nan_batch)
-        for path in (run.plan, run.nan_events, *reports, run.best):
+        for path in (run.plan, run.nan_events, *reports, *run.event_files(), run.best):
             path.unlink(missing_ok=True)
         aside.unlink(missing_ok=True)
+        for folder in (run.train_events, run.validation_events):
+            with suppress(OSError):  # it is not there, or holds files of others
+                folder.rmdir()
     except OSError as error:
         with suppress(OSError):
             os.replace(aside, run.best)

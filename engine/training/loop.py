@@ -80,7 +80,7 @@ class Trainer:
             initial_weights = {"model": [v.numpy() for v in job.classifier.model.weights]}
             self.arrays = dict(initial_weights)
         self.best = BestModel(job.run, job.loader.classes)
-        self.profiler = Profiler(job.profile_steps, job.run.events, job.logger.note)
+        self.profiler = Profiler(job.profile_steps, job.run.path, job.logger.note)
         writer = RetryingWriter(
             job.lock or RunLock(job.run), job.recipe, job.logger.note, job.shutdown
         )
@@ -98,7 +98,6 @@ class Trainer:
             else:
                 state.phase += 1
         self.profiler.end_run(state.step)
-        job.logger.end()
         final = evaluate_final_model(job, state, self.best)
         self.checkpoint_writer.record_seconds(state)
         times = {
@@ -107,6 +106,7 @@ class Trainer:
         }
         final = dataclasses.replace(final, result=final.result | times)
         self.checkpoint_writer.finish(state, final.result)
+        job.logger.end(final.result)
         return final
 
     def _restore(self) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from engine.evaluation import calibration, eval_step
-from engine.evaluation.decision_rule import DecisionRule
+from engine.evaluation.decision_rule import DEFAULT_RULE, DecisionRule
 from engine.evaluation.evaluate import Evaluation, Predictions, collect_predictions
 from engine.runs import checkpoints
 from engine.runs.best_model import BestModel, model_score
 from engine.runs.checkpoints import TrainState
 from engine.runtime import hardware
+from engine.training import verdict
 from engine.training.job import TrainJob
 from engine.training.metrics import TrainMetrics
 from engine.training.phase import PhaseTrainer
@@ -93,6 +94,7 @@ def evaluate_final_model(job: TrainJob, state: TrainState, best: BestModel) -> F
         )
         for split in splits
     }
+    evaluations = {split: of_split.evaluation() for split, of_split in predictions.items()}
     rule, calibrated = _calibrate(predictions["validation"])
     best.set_rule(rule)
     result = {
@@ -100,7 +102,8 @@ def evaluate_final_model(job: TrainJob, state: TrainState, best: BestModel) -> F
         "classes": list(job.loader.classes),
         "best": state.best,
         "final": model_score(state.history[-1]),
-        **{split: _summarize(of_split.evaluation()) for split, of_split in predictions.items()},
+        **{split: _summarize(evaluation) for split, evaluation in evaluations.items()},
+        "verdict": verdict.verdict(state.history, evaluations),
         "calibration": calibrated,
         "phases": state.phases,
         "spent": state.spent,
@@ -111,13 +114,17 @@ def evaluate_final_model(job: TrainJob, state: TrainState, best: BestModel) -> F
     return FinalEvaluation(result, predictions)
 
 
-def _summarize(evaluation: Evaluation) -> dict[str, float]:
-    return {name: getattr(evaluation, name) for name in ("accuracy", "loss", "count")}
+def _summarize(evaluation: Evaluation) -> dict[str, Any]:
+    values = {name: getattr(evaluation, name) for name in ("accuracy", "loss", "count")}
+    return {**values, "accuracy_interval": list(evaluation.accuracy_interval)}
 
 
 def _calibrate(predictions: Predictions) -> tuple[DecisionRule, dict[str, float]]:
-    """Returns the rule with the fitted temperature, and its effect for `result.json`."""
-    rule = DecisionRule(calibration.fit_temperature(predictions.logits, predictions.labels))
-    measured = calibration.measure_reliability(predictions, rule, fitted_on_these=True)
-    names = ("temperature", "error_before", "error_after")
-    return rule, {name: getattr(measured, name) for name in names}
+    """Returns the rule, with the fitted temperature where it helps, and values for `result.json`.
+
+    The errors are without and with the fitted temperature, whether or not it is saved.
+    """
+    trial = calibration.try_temperature(predictions.logits, predictions.labels)
+    rule = DecisionRule(trial.temperature) if trial.helps else DEFAULT_RULE
+    values = {**trial._asdict(), "temperature": rule.temperature}
+    return rule, {"fitted_temperature": trial.temperature, **values}

@@ -51,7 +51,7 @@ class Watcher:
         if moment.step == self.stop_at:
             raise InterruptedError
 
-    def end(self):
+    def end(self, result):
         pass
 
     def epoch(self, row, evaluation, best):

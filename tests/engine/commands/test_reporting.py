@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import signal
@@ -33,8 +34,9 @@ def evaluate(call, trained_run):
 
 
 def test_training_writes_report(trained_run, coloured):
-    place, result = trained_run.path, trained_run.result
-    assert f"report: {place / 'report' / 'report.html'}" in trained_run.watcher.notes
+    place, result, notes = trained_run.path, trained_run.result, trained_run.watcher.notes
+    written = f"report: {place / 'report' / 'report.html'} ("
+    assert any(note.startswith(written) for note in notes)
     page = (place / "report" / "report.html").read_text()
     assert complaints(page) == []
     value = json.loads((place / "report" / "report.json").read_text())
@@ -42,7 +44,12 @@ def test_training_writes_report(trained_run, coloured):
     assert value["accuracy"] == result["validation"]["accuracy"]
     assert value["loss"] == pytest.approx(result["validation"]["loss"])
     assert value["calibration"]["temperature"] == result["calibration"]["temperature"]
-    assert value["cost"] == pytest.approx(0.5 * result["seconds_total"] / 3600)
+    seconds = result["seconds_total"] + value["report_seconds"]
+    assert value["cost"] == pytest.approx(0.5 * seconds / 3600)
+    assert value["report_seconds"] > 0
+    assert value["training"]["verdict"] == result["verdict"]
+    assert " ".join(result["verdict"]) in html.unescape(page)
+    assert set(result["verdict"]) < set(notes)
     assert value["command"].startswith("bin/train --backbone=tiny")
     assert value["label_check"]["examined"] == 39
     wrong = round((1 - value["accuracy"]) * value["count"])

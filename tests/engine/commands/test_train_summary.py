@@ -9,16 +9,31 @@ import pytest
 
 from engine.commands import train_summary
 
+CALIBRATION = {
+    "temperature": 1.3,
+    "fitted_temperature": 1.3,
+    "error_before": 0.021,
+    "error_after": 0.008,
+}
 BEST = {"val_accuracy": 0.9375, "phase": "fine_tune", "epoch": 9}
 
 
 @pytest.mark.parametrize(("saved", "end"), [(0.9375, ""), (0.875, "; saved in float32: 87.50%")])
 def test_saved_model_with_another_accuracy_has_both_printed(saved, end):
     line = f"best: 93.75% on validation, fine_tune epoch 9{end}"
-    result = {"best": BEST, "validation": {"accuracy": saved}}
-    assert list(train_summary.describe_accuracy(result)) == [line]
-    result["test"] = {"accuracy": 0.5, "count": 8}
-    assert list(train_summary.describe_accuracy(result)) == [line, "test: 50.00% of 8"]
+    validation = {"accuracy": saved}
+    result = {"best": BEST, "validation": validation, "calibration": CALIBRATION, "verdict": ["x."]}
+    *lines, calibration, verdict = train_summary.describe_accuracy(result)
+    assert (lines, verdict) == ([line], "x.")
+    errors = "expected error 2.10% without it, 0.80% with it, cross-fitted"
+    assert calibration == f"calibration: temperature 1.300 saved; {errors}"
+    result["test"] = {"accuracy": 0.5, "count": 8, "accuracy_interval": (0.2152, 0.7848)}
+    result["calibration"] = {**CALIBRATION, "temperature": 1.0}
+    _, test, calibration, _ = train_summary.describe_accuracy(result)
+    assert test == "test: 50.00% of 8 (95%: 21.5% to 78.5%)"
+    assert calibration == (
+        f"calibration: no temperature saved, since 1.300 does not improve it beyond noise; {errors}"
+    )
 
 
 @pytest.mark.slow

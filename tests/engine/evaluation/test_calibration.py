@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from engine.evaluation.calibration import (
     expected_calibration_error,
     fit_temperature,
     measure_reliability,
+    try_temperature,
 )
 from engine.evaluation.decision_rule import DEFAULT_RULE, DecisionRule
 from tests.engine.evaluation.random_predictions import random_predictions
@@ -117,6 +119,32 @@ def test_cross_fit_uses_the_other_halfs_temperature():
 def test_cross_fit_of_few_images_is_finite(count):
     probabilities = cross_fit_probabilities(np.float32([[1, 0]] * count), np.zeros(count, int))
     np.testing.assert_allclose(probabilities.sum(-1), 1)
+
+
+@pytest.mark.parametrize(
+    ("count", "temperature", "helps"),
+    [(2000, 2.0, True), (2000, 0.5, True), (2000, 1.0, False), (20, 1.0, False), (2, 2.0, False)],
+)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_temperature_helps_only_beyond_noise(count, temperature, helps, seed):
+    trial = try_temperature(*draw(count, temperature, seed=seed))
+    assert trial.helps == helps
+
+
+def test_temperature_trial_is_cross_fitted():
+    logits, labels = draw(300, 1.6)
+    trial, crossed = try_temperature(logits, labels), cross_fit_probabilities(logits, labels)
+    before = scipy.special.log_softmax(logits.astype(float), -1)
+    gains = np.log(crossed[range(300), labels]) - before[range(300), labels]
+    assert trial.temperature == fit_temperature(logits, labels)
+    assert trial.error_after == expected_calibration_error(calibration_bins(crossed, labels))
+    assert (trial.gain, trial.gain_error) == pytest.approx((gains.mean(), scipy.stats.sem(gains)))
+
+
+def test_temperature_with_a_larger_calibration_error_does_not_help():
+    """Cross entropy can fall though the error of the bins rises."""
+    trial = try_temperature(*draw(2000, 2.0))
+    assert not trial._replace(error_after=trial.error_before).helps
 
 
 PREDICTIONS = random_predictions(200, margin=1)

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from engine.evaluation.intervals import f1_intervals, macro_f1, macro_f1_interval, wilson
+from engine.evaluation.intervals import (
+    difference,
+    f1_intervals,
+    macro_f1,
+    macro_f1_interval,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,6 +27,12 @@ from engine.evaluation.intervals import f1_intervals, macro_f1, macro_f1_interva
 )
 def test_wilson_as_published(correct, count, expected):
     assert wilson(correct, count) == pytest.approx(expected, abs=5e-5)
+
+
+def test_difference_as_published():
+    """Newcombe 1998, table II, method 10: 56 of 70 less 48 of 80."""
+    found = difference(56 / 70, wilson(56, 70), 48 / 80, wilson(48, 80))
+    assert found == pytest.approx((0.0524, 0.3339), abs=5e-5)
 
 
 CONFUSION = np.array([[30, 4, 1], [2, 12, 0], [3, 1, 7]])

@@ -39,10 +39,14 @@ def scaled(raw: np.ndarray) -> np.ndarray:
 
 
 def test_heat_before_one_dense_layer_is_the_class_activation_map():
-    """Zhou et al. 2016: the maps, weighted as the layer weights their means."""
+    """Zhou et al. 2016: the maps, weighted as the layer weights their means.
+
+    The weights are less their mean over the classes, which no probability depends on.
+    """
     net, images = network(), random_images()
     classes = np.arange(len(images)) % small.CLASSES
-    kernel = net.head.kernel.numpy()[:, classes].T
+    kernel = net.head.kernel.numpy()
+    kernel = (kernel - kernel.mean(1, keepdims=True))[:, classes].T
     expected = scaled(np.einsum("bhwc,bc->bhw", last_maps(net, images), kernel))
     heat = gradcam.from_classifier(net)(images, classes)
     assert heat.dtype == np.float32
@@ -59,7 +63,8 @@ def test_heat_behind_a_hidden_layer_equals_finite_differences():
 
     def logit(means: np.ndarray) -> np.ndarray:
         hidden = np.maximum(means @ weights[0] + weights[1], 0)
-        return (hidden @ weights[2] + weights[3])[:, 2]
+        logits = hidden @ weights[2] + weights[3]
+        return logits[:, 2] - logits.mean(1)
 
     means, step = maps.mean((1, 2)), 1e-6
     slopes = np.stack([logit(means + step * one) - logit(means - step * one)
@@ -71,9 +76,21 @@ def test_heat_behind_a_hidden_layer_equals_finite_differences():
 
 def test_heat_without_evidence_is_0():
     net = network()
-    net.head.kernel.assign(-np.abs(net.head.kernel.numpy()))
+    kernel = np.zeros(net.head.kernel.shape)
+    kernel[:, 0] = -1
+    net.head.kernel.assign(kernel)
     heat = gradcam.from_classifier(net)(random_images(), np.zeros(8, int))
     assert np.array_equal(heat, np.zeros_like(heat))
+
+
+def test_heat_does_not_depend_on_what_all_logits_share():
+    """A head learns its weights but for a common part, which stays as it was drawn."""
+    net, images = network(), random_images()
+    classes = np.arange(8) % small.CLASSES
+    before = gradcam.from_classifier(net)(images, classes)
+    net.head.kernel.assign_sub(np.full(net.head.kernel.shape, 10.0))
+    np.testing.assert_allclose(gradcam.from_classifier(net)(images, classes), before, atol=1e-4)
+    assert before.any((1, 2)).sum() > 4
 
 
 def test_gradcam_traces_once_for_any_number_of_images(monkeypatch):

@@ -6,11 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from engine.evaluation.calibration import measure_reliability
-from engine.evaluation.classification_metrics import classification_metrics
 from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.evaluate import Predictions
-from engine.evaluation.operating_point import decisions_of_rule, operating_point_of_rule
+from engine.evaluation.model_metrics import measure_model
 from engine.report.collect import class_curves
 from engine.report.images import jpeg
 from engine.report.report_data import (
@@ -20,7 +18,7 @@ from engine.report.report_data import (
     ReportData,
     SuspectLabel,
 )
-from engine.report.training_log import Epoch, PhaseLog, TrainingLog
+from engine.report.training_log import Epoch, PhaseLog, SplitResult, TrainingLog
 from tests.engine import small
 
 RULE = DecisionRule(1.5, "class 1", 0.3, 0.95, 0.5)
@@ -29,6 +27,8 @@ CONTEXT = ReportContext(
 )
 SQUARE = jpeg(np.full((8, 8, 3), 90, np.uint8))
 TRAINING = TrainingLog(
+    verdict=("It overfitted.", "Test is below validation."),
+    splits={"validation": SplitResult(0.9, 0.3, 300), "test": SplitResult(0.8, 0.5, 400)},
     epochs=tuple(
         Epoch("head" if n < 2 else "all", n % 2 + 1, 1 / (n + 1), 0.5 + n / 10, 1 / (n + 2),
               0.55 + n / 10, 1e-3, 1234.5, 2.0)
@@ -65,22 +65,19 @@ def suspects(*likely: bool) -> LabelCheckSummary:
 def report(classes: int = 3, rule: DecisionRule = RULE, images: int = 300, **changes) -> ReportData:
     """Everything that a page can show."""
     found = predictions(classes, images)
-    metrics = classification_metrics(found, rule)
+    measured = measure_model(found, rule, True)
     data = ReportData(
+        **vars(measured),
         run="runs/flowers",
         recipe=small.recipe(image_size=(192, 256)),
         context=CONTEXT,
-        rule=rule,
-        metrics=metrics,
-        curves=class_curves(found, rule, metrics),
-        reliability=measure_reliability(found, rule, True),
-        operating_point=operating_point_of_rule(found, rule),
-        decisions=decisions_of_rule(found, rule),
+        curves=class_curves(found, measured),
         mistakes=(
             Mistake("/data/val/1.jpg", "class 0", "class 1", 0.987, SQUARE, SQUARE),
             Mistake("/data/val/sub/2.jpg", "class 1", "class 0", 0.9),
         ),
         labels=suspects(True),
         training=TRAINING,
+        seconds=10.0,
     )
     return dataclasses.replace(data, **changes)

@@ -10,8 +10,8 @@ import scipy.special
 from PIL import Image
 
 from engine.evaluation import eval_step, evaluate, label_errors
-from engine.evaluation.classification_metrics import classification_metrics
 from engine.evaluation.decision_rule import DecisionRule
+from engine.evaluation.model_metrics import measure_model
 from engine.report import collect, images
 from engine.report.collect import MeasuredModel
 from engine.runs.directory import RunDirectory
@@ -29,18 +29,23 @@ def measured(tmp_path_factory) -> MeasuredModel:
     """All images of LOADER, and what a network with random weights predicts for them."""
     classifier, batches = small.network(), functools.partial(LOADER.split_batches, "train")
     step = eval_step.make_eval_step(classifier.model)
+    predictions = evaluate.collect_predictions(step, batches(), LOADER.classes)
     return MeasuredModel(
         run=RunDirectory(tmp_path_factory.mktemp("run")),
         recipe=small.recipe(batch_size=SIZE, image_size=(small.SIDE, small.SIDE)),
         classifier=classifier,
-        rule=DecisionRule(),
-        predictions=evaluate.collect_predictions(step, batches(), LOADER.classes),
+        measured=measure_model(predictions, DecisionRule(), False),
+        predictions=predictions,
         batches=batches,
-        fitted_on_these=False,
     )
 
 
-def test_mistakes_are_ordered_by_confidence_with_their_images(measured):
+def with_rule(model: MeasuredModel, rule: DecisionRule) -> MeasuredModel:
+    return dataclasses.replace(model, measured=measure_model(model.predictions, rule, False))
+
+
+def test_mistakes_are_ordered_by_confidence_and_shown_by_pair(measured, monkeypatch):
+    monkeypatch.setattr(collect, "MAX_IMAGES", 7)
     mistakes = collect.collect_report(measured, CONTEXT).mistakes
     probabilities = scipy.special.softmax(measured.predictions.logits, 1)
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
@@ -51,10 +56,15 @@ def test_mistakes_are_ordered_by_confidence_with_their_images(measured):
         assert mistake.given == LOADER.classes[LOADER.labels[number]]
         assert mistake.predicted == LOADER.classes[predicted[number]]
         assert mistake.probability == pytest.approx(confidence[number], rel=1e-5)
-    shown = [mistake.image for mistake in mistakes]
-    expected = [images.jpeg(LOADER.images[number]) for number in numbers[: collect.MAX_IMAGES]]
-    assert shown == expected + [b""] * (len(numbers) - len(expected))
-    with Image.open(io.BytesIO(mistakes[0].overlay)) as overlay:
+    shown = [number for number, mistake in zip(numbers, mistakes, strict=True) if mistake.image]
+    pairs = [(LOADER.labels[number], predicted[number]) for number in numbers]
+    rounds = [pairs[:place].count(pair) for place, pair in enumerate(pairs)]
+    assert max(rounds) > 1
+    expected = sorted(range(len(numbers)), key=lambda place: (rounds[place], place))[:7]
+    assert shown == [numbers[place] for place in sorted(expected)]
+    first = next(mistake for mistake in mistakes if mistake.image)
+    assert first.image == images.jpeg(LOADER.images[shown[0]])
+    with Image.open(io.BytesIO(first.overlay)) as overlay:
         assert overlay.size == (small.SIDE, small.SIDE)
 
 
@@ -82,13 +92,13 @@ def test_rule_gives_operating_point_decisions_and_abstention(measured):
     assert plain.operating_point is plain.decisions is plain.abstention is None
     assert plain.labels is None, "without training data"
     rule = DecisionRule(1.0, "b", 0.3, 0.9, 0.34)
-    found = collect.collect_report(dataclasses.replace(measured, rule=rule), CONTEXT)
+    found = collect.collect_report(with_rule(measured, rule), CONTEXT)
     of_class = measured.predictions.labels == 1
     probabilities = scipy.special.softmax(measured.predictions.logits, 1)
     assert found.operating_point.found == (probabilities[of_class, 1] >= 0.3).sum()
     assert found.abstention.uncertain == (probabilities.max(1) < 0.34).sum()
     rule = dataclasses.replace(rule, abstain=None)
-    found = collect.collect_report(dataclasses.replace(measured, rule=rule), CONTEXT)
+    found = collect.collect_report(with_rule(measured, rule), CONTEXT)
     assert found.decisions.uncertain == 0
     assert found.abstention is None
 
@@ -107,8 +117,8 @@ def test_curve_of_two_classes_is_the_positive_ones(measured, rule, name):
     answers = measured.predictions
     keep = np.flatnonzero(answers.labels < 2)
     two = evaluate.Predictions(("a", "b"), answers.labels[keep], answers.logits[keep, :2])
-    found = classification_metrics(two, rule)
-    assert [curve.name for curve in collect.class_curves(two, rule, found)] == [name]
+    curves = collect.class_curves(two, measure_model(two, rule, False))
+    assert [curve.name for curve in curves] == [name]
 
 
 def test_collect_ends_when_stopped(measured):

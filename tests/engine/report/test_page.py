@@ -113,13 +113,14 @@ def test_page_has_decisions_time_and_cost(everything):
         "The decision is class 1 where its probability is at least 0.3000",
         "fitted for a recall of 95.0 %",
         "A decision is uncertain where no class has a probability of 50.0 %",
-        "At 4 an hour this cost 0.10",  # 90 s
+        "At 4 an hour both cost 0.111",  # 100 s
         "first step 7.0 s after",
         "at most 1.97 GB of memory on the host",
         "A Processor, 2 cores",
         "A Card",
-        "steps 4.0 s 4.4 %",  # 6 s of steps, of which 2 s waiting, of 90 s in all
-        "waiting for data 2.0 s 2.2 %",
+        "steps 4.0 s 4.0 %",  # 6 s of steps, of which 2 s waiting, of 100 s in all
+        "waiting for data 2.0 s 2.0 %",
+        "this report 10 s 10.0 %",
         "other 1 min 22 s",
         "The saved model is from all epoch 2",
     ):
@@ -209,14 +210,30 @@ def test_share_with_denominator_0_is_a_dash():
         assert row in shown
 
 
+def test_page_begins_with_verdict_and_validation_beside_test(everything):
+    shown = text(everything)
+    assert "It overfitted. Test is below validation." in shown
+    assert "validation 300 90.00 %" in shown
+    assert "test 400 80.00 %" in shown
+    assert "test less validation -10.00 points -15.10 to -4.66 points +0.2000" in shown
+    log = example.TRAINING
+    lone = dataclasses.replace(log, splits={"validation": log.splits["validation"]})
+    assert "test less validation" not in said(training=lone)
+
+
+def test_mistake_without_evidence_says_so():
+    mistake = Mistake("a.jpg", "class 0", "class 1", 0.9, example.SQUARE)
+    assert "no region speaks for class 1" in said(mistakes=(mistake,))
+
+
 def test_calibration_says_which_temperature_was_used():
     answers = example.predictions(3)
     own, other = (measure_reliability(answers, DecisionRule(1.5), here) for here in (True, False))
     crossed = "each half of them is scaled here with the temperature of the other half"
-    assert crossed in said(reliability=own)
-    assert crossed not in said(reliability=other)
-    shown = said(reliability=measure_reliability(answers, DEFAULT_RULE, True))
-    assert "No temperature was fitted to reduce it" in shown
+    assert crossed in said(calibration=own)
+    assert crossed not in said(calibration=other)
+    shown = said(calibration=measure_reliability(answers, DEFAULT_RULE, True))
+    assert "The model has no temperature" in shown
     assert "before temperature scaling" not in shown
     assert "temperature of 1.000" not in shown
 

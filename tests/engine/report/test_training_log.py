@@ -14,6 +14,8 @@ HISTORY = (
 RESULT = {
     "status": "finished",
     "best": {"phase": "top", "epoch": 1, "val_accuracy": 0.75, "val_loss": 0.6},
+    "verdict": ["It settled."],
+    "validation": {"accuracy": 0.75, "loss": 0.6, "count": 8, "accuracy_interval": [0.4, 0.93]},
     "phases": [
         {"name": "head", "epochs": 1, "steps": 5, "trainable_parameters": 30, "seconds": 2.5},
     ],
@@ -41,6 +43,9 @@ def test_log_of_a_finished_run_is_read(tmp_path):
     assert found.spent["save_seconds"] == 0  # a run so short that it saved none
     assert found.spent["seconds"] == 4
     assert found.peak_memory_bytes == {"host": 10}
+    assert found.verdict == ("It settled.",)
+    assert found.splits == {"validation": training_log.SplitResult(0.75, 0.6, 8)}
+    assert found.splits["validation"].accuracy_interval == pytest.approx((0.409, 0.929), abs=1e-3)
 
 
 @pytest.mark.parametrize(

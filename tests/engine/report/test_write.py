@@ -35,7 +35,7 @@ def test_report_files_have_their_content(tmp_path):
     assert value["label_check"]["suspects"] == [
         {"name": "/data/train/0.jpg", "given": "class 0", "suggested": "class 1", "likely": True}
     ]
-    assert value["cost"] == pytest.approx(4 * 90 / 3600)
+    assert value["cost"] == pytest.approx(4 * 100 / 3600)
     assert value["training"]["epochs"][0]["phase"] == "head"
     assert sum(row["images"] for row in value["calibration"]["bins_after"]) == 300
 

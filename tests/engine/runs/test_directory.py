@@ -35,7 +35,10 @@ def finish(run: RunDirectory) -> None:
     claim_directory(run, MINE, overwrite=False)
     files.write_json(run.result, {"status": "finished"})
     (run.checkpoints / "step_000000001_phase_000.npz").write_bytes(b"old")
-    run.events.mkdir()
+    for folder in (run.train_events, run.validation_events, run.profile):
+        folder.mkdir()
+    for folder in (run.path, run.train_events, run.validation_events):
+        (folder / "events.out.tfevents.1").write_bytes(b"old")
     run.report.mkdir()
     (run.report / "report.html").write_bytes(b"old")
     for path in (run.plan, run.history, run.plot, run.bad_images, run.best):

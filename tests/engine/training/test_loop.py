@@ -50,15 +50,16 @@ def test_history_has_one_row_for_each_epoch(undisturbed):
     assert [row["step"] for row in watcher.rows] == [5, 10, 15, 20]
 
 
-def test_saved_rule_has_temperature_of_validation_split(undisturbed):
+def test_saved_rule_has_the_temperature_of_validation_where_it_helps(undisturbed):
     job, _, result = undisturbed
     run, batches = load_run(job.run), job.loader.split_batches("validation")
     step = eval_step.make_eval_step(run.model)
     predictions = evaluation.collect_predictions(step, batches, run.classes)
-    fitted = calibration.fit_temperature(predictions.logits, predictions.labels)
-    assert run.rule.temperature == pytest.approx(fitted, rel=1e-4)
-    assert run.rule == DecisionRule(result["calibration"]["temperature"])
-    assert run.rule.temperature != 1
+    trial = calibration.try_temperature(predictions.logits, predictions.labels)
+    values = result["calibration"]
+    assert values["fitted_temperature"] == pytest.approx(trial.temperature, rel=1e-4)
+    expected = values["fitted_temperature"] if trial.helps else 1
+    assert run.rule == DecisionRule(expected) == DecisionRule(values["temperature"])
 
 
 def test_result_lists_trained_phases(undisturbed):
@@ -78,9 +79,9 @@ def test_saved_model_scores_as_result_says(undisturbed):
     job, _, result = undisturbed
     step = eval_step.make_eval_step(load_run(job.run).model)
     again = evaluation.evaluate(step, job.loader.split_batches("validation"), 2)
-    assert result["validation"] == pytest.approx(
-        {"accuracy": again.accuracy, "loss": again.loss, "count": 13}, rel=1e-6
-    )
+    found = [result["validation"][name] for name in ("accuracy", "loss", "count")]
+    assert found == pytest.approx([again.accuracy, again.loss, 13], rel=1e-6)
+    assert result["validation"]["accuracy_interval"] == list(again.accuracy_interval)
     # While it trained, the frozen layers were compiled apart.
     assert again.accuracy == result["best"]["val_accuracy"]
     assert again.loss == pytest.approx(result["best"]["val_loss"], rel=1e-4)
