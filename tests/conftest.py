@@ -110,14 +110,13 @@ class TrainedRun:
     """A finished run of `coloured`, which tests only read.
 
     job: with the network as it ended. watcher: what was logged.
-    result: the values of result.json. augmented: the plot of the first batch.
+    result: the values of result.json.
     """
 
     path: Path
     job: Any
     watcher: Any
     result: dict[str, Any]
-    augmented: Path
 
 
 @pytest.fixture(scope="session")
@@ -133,13 +132,12 @@ def trained_run(coloured, tmp_path_factory) -> TrainedRun:
         folder / "run",
         log_every_steps=1,
         price_per_hour=0.5,
-        show_augmented=folder / "augmented.png",
         command="bin/train --backbone=tiny",
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "train", lambda job: jobs.append(job) or train_job(job))
         result = train(options, watcher).result
-    return TrainedRun(options.run_dir, jobs[0], watcher, result, options.show_augmented)
+    return TrainedRun(options.run_dir, jobs[0], watcher, result)
 
 
 @pytest.fixture

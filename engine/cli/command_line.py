@@ -28,6 +28,14 @@ OWN_FOLDERS = (
     Path(sysconfig.get_path("data"), "share", "unfreeze"),
 )
 REPEATABLE = ("phase",)  # flags that may be given several times
+# Flags that name the images, each with those that go with it alone. One holds: that of the command
+# line, else that of the last flag file that has one.
+SOURCES = {
+    "data_dir": (),
+    "train_dir": ("val_dir", "test_dir"),
+    "dataset": (),
+    "manifest": ("manifest_root",),
+}
 MAX_NAME_LENGTH = 100  # letters of a flag's name
 
 DefineFlags = Callable[[flags.FlagValues], None]
@@ -52,10 +60,18 @@ class ParsedFlags:
 
     explicit: names of the flags that the user gave, in order.
     arguments: the words that are no flags.
+    other_data: whether the command line names other images than its flag files.
     """
 
-    def __init__(self, values: flags.FlagValues, explicit: list[str], arguments: list[str]) -> None:
+    def __init__(
+        self,
+        values: flags.FlagValues,
+        explicit: list[str],
+        arguments: list[str],
+        other_data: bool = False,
+    ) -> None:
         self._values, self.explicit, self.arguments = values, explicit, arguments
+        self.other_data = other_data
 
     def __getattr__(self, name: str) -> Any:
         return self._values[name].value
@@ -122,7 +138,8 @@ def parse(
     if {"--help", "-help", "-h", "-?"} & set(argv[1:]):
         print(help_text(command, usage, about, values), flush=True)
         raise SystemExit(0)
-    tokens, rest = _expand(argv[1:], {*ignored_in_files} - {*values})
+    placed, rest = _expand(argv[1:], {*ignored_in_files} - {*values})
+    tokens, other_data = _choose_source(placed)
     for token in tokens:
         if len(_name(token)) > MAX_NAME_LENGTH:  # absl would look for a similar name for ever
             raise _unknown(command, _name(token), values)
@@ -137,7 +154,7 @@ def parse(
     if arguments and not usage.endswith("..."):
         raise FlagError(_unexpected(command, arguments[0]))
     explicit = [name for token in tokens if (name := _flag_of(token, values)) in values]
-    return ParsedFlags(values, explicit, arguments)
+    return ParsedFlags(values, explicit, arguments, other_data)
 
 
 def _unknown(command: str, name: str, values: flags.FlagValues) -> FlagError:
@@ -160,34 +177,62 @@ def _flag_of(token: str, values: flags.FlagValues) -> str:
     return name if name in values else name.removeprefix("no")
 
 
-def _expand(argv: Sequence[str], ignored_in_files: Set[str]) -> tuple[list[str], list[str]]:
+def _expand(
+    argv: Sequence[str], ignored_in_files: Set[str]
+) -> tuple[list[tuple[str, str | None]], list[str]]:
     """Replaces flag files by their lines, less what the command line overrides.
 
     Returns:
-      the tokens before `--`, and `--` with what follows, which are arguments.
+      the tokens before `--`, each with the flag file that it is from or None, and `--` with what
+      follows, which are arguments.
     """
-    tokens: list[tuple[str, bool]] = []
-    waiting = deque((token, False) for token in argv)
+    tokens: list[tuple[str, str | None]] = []
+    waiting: deque[tuple[str, str | None]] = deque((token, None) for token in argv)
     read: set[str] = set()
     while waiting and waiting[0][0] != "--":
-        token, from_file = waiting.popleft()
+        token, place = waiting.popleft()
         if _name(token) != "flagfile":
-            tokens.append((token, from_file))
+            tokens.append((token, place))
             continue
         file = token.split("=", 1)[1] if "=" in token else waiting.popleft()[0] if waiting else ""
-        if not (from_file and file in read):  # a file that names itself would never end
+        if place is None or file not in read:  # a file that names itself would never end
             read.add(file)
-            waiting.extendleft((line, True) for line in reversed(_read_flagfile(file)))
-    direct = {_name(token) for token, from_file in tokens if not from_file}
+            waiting.extendleft((line, file) for line in reversed(_read_flagfile(file)))
+    direct = {_name(token) for token, place in tokens if place is None}
     dropped = {
         *(direct & set(REPEATABLE)),
         *ignored_in_files,
         *(f"no{name}" for name in ignored_in_files),
     }
     remaining = [
-        token for token, from_file in tokens if not (from_file and _name(token) in dropped)
+        (token, place) for token, place in tokens if place is None or _name(token) not in dropped
     ]
     return remaining, [token for token, _ in waiting]
+
+
+def _choose_source(tokens: list[tuple[str, str | None]]) -> tuple[list[str], bool]:
+    """Drops the flags of all sources of images but the one that holds.
+
+    Returns:
+      the tokens, and whether the command line's source replaced one of a flag file.
+
+    Raises:
+      FlagError: two sources in the same place.
+    """
+    named = [(_name(token), place) for token, place in tokens if _name(token) in SOURCES]
+    if not named:
+        return [token for token, _ in tokens], False
+    places = [place for _, place in named]
+    holds = None if None in places else places[-1]
+    first, *others = dict.fromkeys(name for name, place in named if place == holds)
+    if others:
+        where = f" in {holds}" if holds else ""
+        raise FlagError(
+            f"--{first} and --{others[0]}{where} both name the images; omit one of them"
+        )
+    dropped = {*SOURCES, *(flag for name in {*SOURCES} - {first} for flag in SOURCES[name])}
+    remaining = [token for token, place in tokens if place == holds or _name(token) not in dropped]
+    return remaining, holds is None and any(place is not None for place in places)
 
 
 def _read_flagfile(file: str) -> list[str]:

@@ -10,7 +10,13 @@ from pathlib import Path
 
 from absl import flags
 
-from engine.cli.command_line import FlagError, ParsedFlags, as_flag_errors, flag_names
+from engine.cli.command_line import (
+    SOURCES,
+    FlagError,
+    ParsedFlags,
+    as_flag_errors,
+    flag_names,
+)
 from engine.cli.flag_types import (
     AUTO,
     Bytes,
@@ -136,18 +142,17 @@ def build_data_spec(parsed: ParsedFlags) -> DataSpec | None:
       FlagError: a value that does not fit.
     """
     sources = [name for name in parsed.explicit if name in SOURCE_FLAGS]
-    for name in ("val_dir", "test_dir"):
-        if name in parsed.explicit and "train_dir" not in sources:
-            raise UserError(f"--{name} requires --train_dir; give both, or --data_dir alone")
-    last = sources[-1] if sources else None
-    if "manifest_root" in parsed.explicit and last != "manifest":
-        raise UserError("--manifest_root requires --manifest; give both, or omit it")
-    if last is None:
+    for source, companions in SOURCES.items():
+        for name in companions:
+            if name in parsed.explicit and source not in sources:
+                raise UserError(f"--{name} requires --{source}; give both, or omit it")
+    if not sources:
         return None
-    location = getattr(parsed, last)
+    name = sources[0]
+    location = getattr(parsed, name)
     if not location:
-        raise UserError(f"--{last}= is empty; give the folder of your images, or omit it")
-    source = SOURCE_FLAGS[last]
+        raise UserError(f"--{name}= is empty; give the folder of your images, or omit it")
+    source = SOURCE_FLAGS[name]
     folders = source == "split_folders"
     return parsed.options(
         DataSpec,

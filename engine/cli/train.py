@@ -29,7 +29,7 @@ SIGNALS = ("SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU", "SIGURG", "SIGALRM")
 
 
 def define_train(values: flags.FlagValues) -> None:
-    text = "folder of the run; default: runs/ and the name of the flag file, the recipe or its run"
+    text = "folder of the run; default: runs/ and the name of the flag file, recipe or images"
     define_path(values, "run_dir", None, text)
     define_text(values, "recipe", None, recipe_file.HELP)
     define_options(values, TrainOptions)
@@ -76,7 +76,8 @@ def train_options(parsed: ParsedFlags, argv: list[str]) -> TrainOptions:
         recipe, name, plan = file.recipe, file.name, file.plan
     else:
         recipe, plan = cli_flags.build_recipe(parsed), None
-        name = command_line.flagfile_name(argv) or Path(recipe.data.location).name
+        flagfile = None if parsed.other_data else command_line.flagfile_name(argv)
+        name = flagfile or Path(recipe.data.location).name
     return parsed.options(
         TrainOptions,
         recipe=recipe,

@@ -55,7 +55,6 @@ class TrainOptions(ProcessOptions):
     )
     report: bool = option(True, "write report/report.html at the end")
     price_per_hour: float | None = price_per_hour_option()
-    show_augmented: Path | None = option(None, "PNG to write with the first augmented batch")
     command: str = "unfreeze.train(...)"
 
 
@@ -146,8 +145,6 @@ def _train(options: TrainOptions, lock: RunLock, logger: Logger, shutdown: Shutd
             **settings,
         )
         job = setup.start_logging(job)
-        if options.show_augmented:
-            setup.show_augmented(job, Path(options.show_augmented))
         with devices.scope(), shutdown.deferred():
             final = loop.train(job)
             shutdown.disarm()  # what is finished is not to be called interrupted

@@ -154,16 +154,3 @@ def _shorten(text: str, width: float) -> str:
         return text
     half = int(len(text) * width / full_width) // 2
     return f"{text[:half]}…{text[len(text) - half :]}"
-
-
-def image_grid(images: np.ndarray, titles: Sequence[str], columns: int = 8) -> bytes:
-    """Plots the first MAX_IMAGES images in rows: uint8 [N, H, W, 3]."""
-    images, titles = images[:MAX_IMAGES], titles[:MAX_IMAGES]
-    rows = -(-len(images) // columns)
-    figure = Figure(figsize=(1.6 * columns, 1.8 * rows), dpi=100, layout="constrained")
-    for index, (image, title) in enumerate(zip(images, titles, strict=True)):
-        axes = figure.add_subplot(rows, columns, index + 1)
-        axes.imshow(image)
-        axes.set_title(title, fontsize=7)
-        axes.axis("off")
-    return _png(figure)

@@ -79,6 +79,14 @@ def partition_model(classifier: Classifier, trainable: str) -> ModelPartition:
     )
 
 
+def require_trainable(classifier: Classifier, trainable: str) -> None:
+    """Raises:
+    UserError: as `partition_model`.
+    """
+    if trainable not in ("head", "all", *classifier.stages):
+        _named_layer(classifier, trainable)
+
+
 def _operations_below(classifier: Classifier, graph: _Graph, trainable: str) -> set:
     """The operations below the cut."""
     if trainable == "all":

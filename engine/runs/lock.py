@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from engine.core.errors import UserError
@@ -30,6 +32,7 @@ class RunLock:
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
         self._file: FileLock | None = None
+        self._created: list[Path] = []  # the directory and its parents, where they were missing
 
     def __enter__(self) -> RunLock:
         """Takes the lock; the lock of a process that died is free.
@@ -39,7 +42,9 @@ class RunLock:
         """
         try:
             require_own_directory(self.run)
-            self.run.path.mkdir(parents=True, exist_ok=True)
+            path = self.run.path
+            self._created = [folder for folder in (path, *path.parents) if not folder.exists()]
+            path.mkdir(parents=True, exist_ok=True)
             self._acquire()
         except OSError as error:
             raise UserError(
@@ -48,10 +53,22 @@ class RunLock:
             ) from None
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, _: Any) -> None:
+        """Releases the lock, and removes what it created for a run that was refused."""
+        begun = self.run.started() or self.run.nan_batch.exists()
+        named = str(self.run.path) in str(error)  # such as the list of broken images
+        if isinstance(error, UserError) and not begun and not named:
+            self._remove_created()
         if self._file:
             self._file.close()
             self._file = None
+
+    def _remove_created(self) -> None:
+        if self._created and self.owns_directory():
+            shutil.rmtree(self.run.path, ignore_errors=True)
+            with suppress(OSError):  # another run is in there
+                for folder in self._created[1:]:
+                    folder.rmdir()
 
     def _acquire(self) -> None:
         """Locks the file at its path now, in place of the one held before.

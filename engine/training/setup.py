@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from engine.core.dataset import Batch
-from engine.core.files import write_output
 from engine.core.recipe import Recipe
-from engine.loggers import plots, tensorboard
+from engine.loggers import tensorboard
 from engine.loggers.base import Logger, LoggerGroup
 from engine.models import classifier, freezing
 from engine.models.classifier import Classifier
@@ -37,12 +35,14 @@ def build(
     """Builds the classifier with the weights that the run starts with, on these devices.
 
     Raises:
-      UserError: weights that can't be loaded or don't fit.
+      UserError: weights that can't be loaded or don't fit, or a phase's `trainable` does not exist.
     """
     # A run that resumes has its weights in the checkpoint: nothing is downloaded for it.
     if any(run.checkpoints.glob("step_*.npz")):
         recipe = dataclasses.replace(recipe, weights="none", init_from=None)
     network = classifier.build(recipe, len(classes), devices)
+    for phase in recipe.phases:
+        freezing.require_trainable(network, phase.trainable)
     if recipe.init_from:
         logger.note(start_from(RunDirectory(Path(recipe.init_from)), network, classes))
     return network
@@ -68,15 +68,11 @@ def start_from(run: RunDirectory, network: Classifier, classes: tuple[str, ...])
 
 
 def start_logging(job: TrainJob) -> TrainJob:
-    """Logs what the run will do; returns the job with a TensorBoard logger beside its own.
-
-    Raises:
-      UserError: a phase's `trainable` does not exist.
-    """
+    """Logs what the run will do; returns the job with a TensorBoard logger beside its own."""
     for line in list(describe(job)):
         job.logger.note(line)
     board = tensorboard.TensorBoardLogger(job.run, job.loader.classes, job.classifier.model)
-    board.begin(job.recipe, augment_first_batch(job)[1][:MAX_LOGGED_IMAGES])
+    board.begin(job.recipe, augment_first_batch(job)[:MAX_LOGGED_IMAGES])
     return dataclasses.replace(job, logger=LoggerGroup((job.logger, board)))
 
 
@@ -112,23 +108,12 @@ def _shorten(names: Sequence[str]) -> str:
     return ", ".join(names[:MAX_NAMED_CLASSES]) + (f", … ({more} more)" if more > 0 else "")
 
 
-def augment_first_batch(job: TrainJob) -> tuple[Batch, np.ndarray]:
-    """Returns the first batch, and its images as the network sees them, uint8 [B, H, W, 3]."""
+def augment_first_batch(job: TrainJob) -> np.ndarray:
+    """Returns the images of the first batch as the network sees them, uint8 [B, H, W, 3]."""
     stacked = next(iter(job.loader.train_batches(0, 1)))
     batch = tf.nest.map_structure(lambda column: column[0], stacked)
     numbers = stateless_random.uniform(
         job.recipe.seed, stateless_random.AUGMENT, batch.views, batch.examples, job.augment.draws
     )
     images = job.augment.apply(batch.inputs, numbers)
-    return batch, tf.cast(tf.round(images), tf.uint8).numpy()
-
-
-def show_augmented(job: TrainJob, path: Path) -> None:
-    """Writes the run's first batch as the network sees it, a grid of images as PNG.
-
-    Raises:
-      UserError: the file can't be written.
-    """
-    batch, images = augment_first_batch(job)
-    titles = [job.loader.classes[label] for label in np.asarray(batch.labels)]
-    write_output(path, plots.image_grid(images, titles), "show_augmented")
+    return tf.cast(tf.round(images), tf.uint8).numpy()

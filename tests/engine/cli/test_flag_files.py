@@ -122,6 +122,45 @@ def test_flag_file_names_the_run():
     assert command_line.flagfile_name(["train", "--seed=1"]) is None
 
 
+MANIFEST = "--manifest=/m.csv\n--manifest_root=/m\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "flags", "location", "name"),
+    [
+        (MANIFEST, (), "/m.csv", "my"),
+        (MANIFEST, ("--data_dir=/cats",), "/cats", "cats"),
+        (MANIFEST, ("--manifest=/n",), "/n", "n"),
+        ("--train_dir=/a\n--val_dir=/b\n--dataset=x\n", ("--data_dir=/cats",), "/cats", "cats"),
+        ("--seed=3\n", ("--data_dir=/cats",), "/cats", "my"),
+        (MANIFEST + "--flagfile={}\n", (), "/inner", "my"),
+        ("--flagfile={}\n--dataset=cats\n", (), "cats", "my"),
+    ],
+)
+@pytest.mark.parametrize("first", [True, False], ids=["file first", "file last"])
+def test_source_of_the_command_line_replaces_those_of_files(
+    write, files, flags, location, name, first
+):
+    file = write(files.format(write("--data_dir=/inner\n", "inner.flags").split("=")[1]))
+    given = (file, *flags) if first else (*flags, file)
+    options = cli_train.train_options(
+        command_line.parse("[flags]", cli_train.ALL, argv := ["train", *given]), argv
+    )
+    assert (options.recipe.data.location, options.run_dir) == (location, Path("runs", name))
+    assert options.recipe.data.validation_location is None
+    kept = files == MANIFEST and location in ("/m.csv", "/n")
+    assert options.recipe.data.manifest_root == ("/m" if kept else None)
+
+
+def test_two_sources_in_the_same_place_are_refused(write):
+    both = ("--data_dir=/a", "--dataset=cats")
+    assert refused(*both, read=parse) == (
+        "--data_dir and --dataset both name the images; omit one of them"
+    )
+    file = write("\n".join(both))
+    assert refused(file, read=parse).startswith("--data_dir and --dataset in /")
+
+
 lines = some.lists(
     some.builds("--seed={}".format, some.integers(0, 99))
     | some.builds("--dropout={!r}".format, some.floats(0, 0.9))

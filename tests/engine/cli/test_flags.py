@@ -19,14 +19,14 @@ from tests.engine.cli.flagged import parse, recipe, refused
 @pytest.mark.parametrize(
     ("arguments", "source", "location"),
     [
-        (["--data_dir=/a", "--dataset=cats"], "tfds", "cats"),
-        (["--dataset=cats", "--data_dir=/a"], "folders", "/a"),
-        (["--data_dir=/a", "--train_dir", "/b", "--val_dir=/c"], "split_folders", "/b"),
+        (["--data_dir=/a"], "folders", "/a"),
+        (["--data_dir=/b", "--data_dir=/a"], "folders", "/a"),
+        (["--train_dir", "/b", "--val_dir=/c"], "split_folders", "/b"),
         (["--manifest=/m.csv"], "manifest", "/m.csv"),
         (["--manifest=gs://bucket/m.csv"], "manifest", "gs://bucket/m.csv"),
     ],
 )
-def test_last_source_of_images_counts(arguments, source, location):
+def test_source_of_images_is_read(arguments, source, location):
     found = cli_flags.build_data_spec(parse(*arguments))
     assert (found.source, found.location) == (source, location)
 
@@ -42,7 +42,7 @@ def test_paths_are_made_absolute(monkeypatch, tmp_path):
 
 
 PLACES = {
-    "train": ("run_dir", "show_augmented"),
+    "train": ("run_dir",),
     "evaluate": ("run_dir", "report"),
     "predict": ("run_dir", "plot", "out"),
     "export": ("run_dir", "out"),

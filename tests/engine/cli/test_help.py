@@ -38,7 +38,6 @@ def test_help_lists_all_flags_without_tensorflow(name):
         "checkpoint_minutes",
         "log_every_steps",
         "steps_per_execution",
-        "show_augmented",
     )
     for flag in [*values, *own]:
         assert any(line.startswith((f"--{flag}=", f"--[no]{flag}")) for line in listed), flag

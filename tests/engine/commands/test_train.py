@@ -68,13 +68,13 @@ def options_of(*arguments) -> command.TrainOptions:
 def test_flags_reach_the_options():
     options = options_of(
         *("--run_dir=r", "--threads=3", "--cache_memory=1GB", "--cache_dir=/c", "--overwrite"),
-        *("--on_nan=stop", "--profile_steps=2-4", "--show_augmented=a.png", "--noreport"),
+        *("--on_nan=stop", "--profile_steps=2-4", "--noreport"),
         "--price_per_hour=2",
     )
     assert (options.run_dir, options.threads, options.overwrite) == (Path("r"), 3, True)
     assert options.cache == CacheOptions(Path("/c"), 10**9)
     assert (options.on_nan, options.profile_steps, options.report) == ("stop", (2, 4), False)
-    assert (options.show_augmented, options.price_per_hour) == (Path("a.png"), 2)
+    assert options.price_per_hour == 2
     assert options.command.startswith("bin/train --data_dir=x --run_dir=r")
 
 
@@ -164,6 +164,16 @@ def test_missing_images_are_named_before_an_earlier_run_of_another_recipe(shutdo
     with pytest.raises(UserError, match=f"the folder {tmp_path}/flowers does not exist"):
         cli_train.main(["bin/train", *SMALL, *flags])
     assert sorted(path.name for path in run.iterdir()) == ["best.npz", "recipe.json"]
+
+
+def test_unknown_stage_is_refused_before_images_are_decoded(
+    shutdown, monkeypatch, coloured, tmp_path
+):
+    monkeypatch.setattr(prepare, "prepare_training_data", None)
+    flags = (f"--data_dir={coloured}", f"--run_dir={tmp_path / 'run'}", "--phase=a(trainable=tip)")
+    with pytest.raises(UserError, match=r"trainable=tip: .* \(did you mean 'top'\?\)"):
+        cli_train.main(["bin/train", *SMALL, *flags])
+    assert not list(tmp_path.iterdir())
 
 
 def test_run_resumes_without_the_run_that_it_started_from(run_options, coloured, tmp_path):

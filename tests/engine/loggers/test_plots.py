@@ -137,19 +137,10 @@ def test_long_names_fit_their_column(drawn, seen, shape):
     assert axes[-1].get_yticklabels()[1].get_text() == "red"
 
 
-def test_image_grid_has_rows_of_eight(drawn):
-    shown = pixels(plots.image_grid(np.stack([RED] * 10), [f"red {n}" for n in range(10)]))
-    assert [axes.get_title() for axes in drawn[0].axes] == [f"red {n}" for n in range(10)]
-    assert len({round(axes.get_position().y0, 3) for axes in drawn[0].axes}) == 2
-    share = np.all(shown == RED[0, 0], axis=-1).mean()
-    assert share > 0.2, "the images' own colour is on the sheet"
-
-
 def test_names_are_not_formulas():
     labels = [(name, 0.25) for name in ODD]
     plots.confusion(np.eye(3, dtype=int), ODD)
     plots.predictions([PlottedPrediction(ODD[0], RED, labels, ODD[1], (RED, ODD[2]))])
-    plots.image_grid(np.stack([RED] * 3), ODD)
 
 
 def test_plots_are_limited_to_png_size(drawn, monkeypatch):
@@ -157,8 +148,7 @@ def test_plots_are_limited_to_png_size(drawn, monkeypatch):
     assert 3.2 * 100 * plots.MAX_IMAGES < 2**16
     monkeypatch.setattr(plots, "MAX_IMAGES", 3)
     plots.predictions([PlottedPrediction("a.jpg", RED, [("red", 1.0)])] * 5)
-    plots.image_grid(np.stack([RED] * 5), ["red"] * 5)
-    assert [len(figure.axes) for figure in drawn] == [6, 3]
+    assert [len(figure.axes) for figure in drawn] == [6]
 
 
 def test_empty_plot_is_white():

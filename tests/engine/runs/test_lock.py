@@ -72,6 +72,33 @@ def test_lock_ends_with_its_block(run):
         pass
 
 
+@pytest.mark.parametrize(
+    ("error", "left"),
+    [
+        (UserError("--data_dir: no images"), set()),
+        (UserError("all are listed in {run}/bad_images.csv"), {"runs", "cats", "lock"}),
+        (KeyboardInterrupt(), {"runs", "cats", "lock"}),
+    ],
+    ids=["refused", "refused with a list", "interrupted"],
+)
+def test_refused_run_leaves_no_directory(run, tmp_path, error, left):
+    if isinstance(error, UserError):
+        error = UserError(str(error).format(run=run.path))
+    with pytest.raises(type(error)), RunLock(run):
+        raise error
+    assert {path.name for path in tmp_path.rglob("*")} == left
+
+
+def test_refusal_leaves_a_run_that_was_there_and_its_neighbours(run):
+    claim_directory(run, MINE, overwrite=False)
+    other = RunDirectory(run.path.with_name("dogs"))
+    for place in (run, other):
+        with pytest.raises(UserError), RunLock(place):
+            raise UserError("refused")
+    assert run.read_recipe() == MINE
+    assert not other.path.exists()
+
+
 def test_unwritable_directory_is_refused(tmp_path):
     """Below a file, since tests may run as root, who can write to every folder."""
     (tmp_path / "file").write_text("")
