@@ -16,6 +16,7 @@ from engine.cli import train as cli_train
 from engine.cli.flag_types import define_options, define_path
 from engine.commands import doctor
 from engine.commands.doctor import DoctorOptions
+from engine.core.findings import ERROR
 
 if TYPE_CHECKING:
     from pipelines.doctor.examine import ExaminedDataset
@@ -27,6 +28,9 @@ def define_doctor(values: flags.FlagValues) -> None:
 
 
 def main(argv: list[str]) -> None:
+    """Raises:
+    SystemExit: the images have errors.
+    """
     groups = (cli_flags.define_images, define_doctor)
     parsed = command_line.parse("[flags]", groups, argv, cli_train.names(), __doc__)
     options = doctor_options(parsed)
@@ -46,6 +50,8 @@ def main(argv: list[str]) -> None:
         print(f"written to {html} and {figures}")
     if options.write_manifest:
         write_manifest(examined, options.write_manifest)
+    if any(finding.kind.level == ERROR for finding in examined.summary.findings):
+        raise SystemExit(1)
 
 
 def doctor_options(parsed: command_line.ParsedFlags) -> DoctorOptions:

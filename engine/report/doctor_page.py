@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from engine.core.findings import LEVELS, Case, DatasetExamination, Finding
+from engine.core.findings import ERROR, LEVELS, Case, DatasetExamination, Finding
 from engine.core.text import counted
 from engine.report.document import Section, document
 from engine.report.markup import Markup, image, join, paragraph, table, tag
@@ -25,9 +25,21 @@ def page(result: DatasetExamination, thumbnail: Thumbnail) -> str:
     Args:
       thumbnail: index of an example -> JPEG, or None where there is none to show.
     """
-    sections = [_classes(result), *(_section(f, result.root, thumbnail) for f in result.findings)]
+    errors, others = (
+        [_section(finding, result.root, thumbnail) for finding in findings]
+        for findings in _errors_first(result)
+    )
     found = summary(result.findings) if result.findings else "no problems"
-    return document(TITLE, ("Data set report", TITLE, f"{_examined(result)}: {found}."), sections)
+    return document(
+        TITLE,
+        ("Data set report", TITLE, f"{_examined(result)}: {found}."),
+        [*errors, _classes(result), *others],
+    )
+
+
+def _errors_first(result: DatasetExamination) -> tuple[list[Finding], list[Finding]]:
+    errors = [finding for finding in result.findings if finding.kind.level == ERROR]
+    return errors, [finding for finding in result.findings if finding.kind.level != ERROR]
 
 
 def _classes(result: DatasetExamination) -> Section:
@@ -63,17 +75,26 @@ def _figure(case: Case, root: str, thumbnail: Thumbnail) -> Markup:
 def lines(result: DatasetExamination) -> Iterator[str]:
     """Yields the report for a terminal."""
     yield f"{_examined(result)}, {result.images / result.seconds:,.0f} a second"
+    errors, others = _errors_first(result)
+    yield from _finding_lines(errors, result.root)
+    if errors:
+        yield ""
     for split, classes in result.counts.items():
         each = ", ".join(f"{count:,} {name}" for name, count in classes.items())
-        yield f"{split}: {each if len(classes) <= _LINE_CLASSES else f'{len(classes)} classes'}"
-    for finding in result.findings:
-        yield ""
-        yield f"{finding.kind.level}: {finding.counted}; {finding.kind.advice}"
-        yield from (f"  {_describe(case, result.root)}" for case in finding.cases[:LINE_CASES])
-        if len(finding.cases) > LINE_CASES:
-            yield f"  and {len(finding.cases) - LINE_CASES:,} more"
+        present = counted(sum(map(bool, classes.values())), "class", "classes")
+        yield f"{split}: {each if len(classes) <= _LINE_CLASSES else present}"
+    yield from _finding_lines(others, result.root)
     yield ""
     yield summary(result.findings)
+
+
+def _finding_lines(findings: list[Finding], root: str) -> Iterator[str]:
+    for finding in findings:
+        yield ""
+        yield f"{finding.kind.level}: {finding.counted}; {finding.kind.advice}"
+        yield from (f"  {_describe(case, root)}" for case in finding.cases[:LINE_CASES])
+        if len(finding.cases) > LINE_CASES:
+            yield f"  and {len(finding.cases) - LINE_CASES:,} more"
 
 
 def _examined(result: DatasetExamination) -> str:

@@ -39,6 +39,7 @@ class RunDirectory:
     plot = _PathInside("history.png")
     result = _PathInside("result.json")
     bad_images = _PathInside("bad_images.csv")
+    missing_classes = _PathInside("missing_classes.csv")
     nan_events = _PathInside("nan_events.json")
     nan_batch = _PathInside("nan_batch.csv")
     checkpoints = _PathInside("checkpoints")
@@ -173,8 +174,9 @@ def _clear(run: RunDirectory) -> None:
         for folder in (run.checkpoints, run.profile, run.report):
             if folder.exists():
                 shutil.rmtree(folder)
-        reports = (run.history, run.plot, run.result, run.bad_images, run.nan_batch)
-        for path in (run.plan, run.nan_events, *reports, *run.event_files(), run.best):
+        reports = (run.plot, run.bad_images, run.missing_classes, run.nan_events, run.nan_batch)
+        values = (run.plan, run.history, run.result)
+        for path in (*values, *reports, *run.event_files(), run.best):
             path.unlink(missing_ok=True)
         aside.unlink(missing_ok=True)
         for folder in (run.train_events, run.validation_events):

@@ -22,6 +22,7 @@ from pipelines.pixel_cache.index import FACTS, MISSING
 from pipelines.pixel_cache.scan import BrokenImage, ImageFacts
 from pipelines.sources import sources, splits
 from pipelines.sources.examples import SPLITS, VALIDATION, Examples, read
+from pipelines.sources.validate import missing_classes
 
 THUMBNAIL_SIDE = 112  # pixels
 _KINDS_OF_REASONS = {
@@ -131,6 +132,8 @@ def examine(spec: DataSpec, threads: int, progress: Callable[[int, int], None]) 
         *duplicates.duplicate_findings(examples, alike, "near_duplicates"),
         *quick_check.find_imbalance(examples),
     ]
+    missing = [Case((name,), f"not in {part}") for part, name in missing_classes(examples)]
+    findings += kinds.collect({"missing_class": missing})
     summary = DatasetExamination(
         _root(examples),
         count,

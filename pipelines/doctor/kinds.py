@@ -56,6 +56,10 @@ _LEVELS = {
         ("link_circle", "link", "in a circle", "remove the link"),
     ),
     NOTE: (
+        (
+            *("missing_class", "class name", "without images in a split"),
+            "nothing: the split's metrics are of the others",
+        ),
         ("duplicates", "file", "with further copies", "one of each is enough"),
         ("near_duplicates", "group", "of near-duplicates", "look at them"),
         ("wrong_name", "image", "named as another format", "nothing: contents count, not names"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,10 @@ from pipelines.pixel_cache.cache import NOWHERE, CacheLocation, PixelCache
 from pipelines.pixel_cache.index import MISSING
 from pipelines.pixel_cache.scan import BrokenImage
 from pipelines.sources import manifest, sources
-from pipelines.sources.examples import SPLITS, Examples, as_printed
+from pipelines.sources.examples import SPLITS, TRAIN, Examples, as_printed
+from pipelines.sources.validate import missing_classes
+
+MISSING_CLASSES = "missing_classes.csv"
 
 Log = Callable[[str], None]
 
@@ -31,6 +35,8 @@ def prepare_training_data(
     location: CacheLocation = NOWHERE,
 ) -> tuple[Examples, PixelCache | None]:
     """Excludes broken images, lists them in `report`, and caches the pixels of the others.
+
+    Classes that a split lacks are listed in `missing_classes.csv` beside it.
 
     Args:
       examples: the recipe's data, as `sources.load_examples` lists it.
@@ -53,6 +59,7 @@ def prepare_training_data(
     if others:
         are = counted(len(others), "broken image is", "broken images are")
         log(f"{are} left out, listed with the reasons in {report}")
+    _report_missing_classes(usable, report.with_name(MISSING_CLASSES), log)
     for line in quick_check.quick_check(recipe.data, usable, result.pixels):
         log(line)
     return usable, result.pixels
@@ -77,8 +84,7 @@ def prepare_evaluation_data(
     Raises:
       UserError: the data has a class that the model does not know, or no usable image.
     """
-    examples = _relabel(sources.load_examples(recipe.data), classes)
-    examples = examples if split == "all" else examples.subset(split)
+    examples = _relabel(sources.load_split(recipe.data, split), classes)
     result = PixelCacheBuilder(examples, recipe, threads, log, location).open_existing()
     result = result or PixelCacheBuilder(examples, recipe, threads, log).build()
     missing, others = _split_off_missing(recipe.data, result)
@@ -91,6 +97,8 @@ def prepare_evaluation_data(
     if result.broken and (recipe.data.on_bad_image == "fail" or not len(rest)):
         unusable = f"{len(broken):,} of {counted(len(result.examples), 'image', 'images')}"
         raise UserError(f"{unusable} can't be used; repair or remove what is named above")
+    if not len(rest) and split == "all":
+        raise UserError(f"{recipe.data.location} has no images; name others, as with --data_dir")
     if not len(rest):
         raise UserError(f"--split={split}: the data has no such examples; give another --split")
     return rest, result.pixels
@@ -107,7 +115,7 @@ def exclude_broken(
 
     Raises:
       UserError: there are broken ones and they are not to be skipped; or a class loses all its
-        images in a split.
+        training images, or another split all of its own.
     """
     write_csv(
         report,
@@ -122,15 +130,33 @@ def exclude_broken(
             "or use --on_bad_image=skip"
         )
     rest = examples.without(np.array([image.index for image in broken], dtype=np.int64))
-    for split in SPLITS:
-        before, after = (some.subset(split).class_counts() for some in (examples, rest))
-        for name, had, left in zip(examples.classes, before, after, strict=True):
-            if had and not left:
-                raise UserError(
-                    f"no image of class {name!r} in {split} can be used, of {had:,}; "
-                    f"{report} lists all with the reasons; replace them"
-                )
+    before, after = (some.subset(SPLITS[TRAIN]).class_counts() for some in (examples, rest))
+    for name, had, left in zip(examples.classes, before, after, strict=True):
+        if had and not left:
+            raise _no_usable(f"of class {name!r} in train", had, report)
+    for split, had, left in zip(SPLITS, examples.split_counts(), rest.split_counts(), strict=True):
+        if had and not left:
+            raise _no_usable(f"in {split}", had, report)
     return rest
+
+
+def _no_usable(what: str, count: int, report: Path) -> UserError:
+    return UserError(
+        f"no image {what} can be used, of {count:,}; {report} lists all with the reasons; "
+        "replace them"
+    )
+
+
+def _report_missing_classes(examples: Examples, file: Path, log: Log) -> None:
+    file.unlink(missing_ok=True)
+    missing = missing_classes(examples)
+    if missing:
+        write_csv(file, ("split", "class"), [{"split": s, "class": name} for s, name in missing])
+    for split, count in Counter(split for split, _ in missing).items():
+        log(
+            f"note: {split} has no images of {count:,} of the {len(examples.classes):,} classes, "
+            f"listed in {file}; its metrics are of the others"
+        )
 
 
 def _split_off_missing(spec: DataSpec, result: ScanResult) -> tuple[str, list[BrokenImage]]:

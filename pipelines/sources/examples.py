@@ -102,6 +102,10 @@ class Examples:
         """Returns the number of examples of each class, in the order of `classes`."""
         return tuple(np.bincount(self.labels, minlength=len(self.classes)).tolist())
 
+    def split_counts(self) -> tuple[int, ...]:
+        """Returns the number of examples of each split, in the order of `SPLITS`."""
+        return tuple(np.bincount(self.splits, minlength=len(SPLITS)).tolist())
+
     def encoded_paths(self) -> np.ndarray:
         """Returns paths as bytes objects, as TensorFlow takes names of any encoding."""
         encode = functools.cache(os.fsencode)  # record files have many examples each

@@ -23,18 +23,32 @@ from pipelines.sources.examples import (
     split_of,
 )
 from pipelines.sources.splits import add_validation_split, limit_examples
+from pipelines.sources.validate import validate_examples
 
 # Files of file managers and archivers, in lower case. Hidden names are ignored anyway.
 JUNK = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
 
 
 def load_examples(spec: DataSpec) -> Examples:
-    """Lists the examples, adds a validation split and limits them as the spec says.
+    """Lists the examples to train on: checked, with a validation split, limited.
 
     Raises:
       UserError: see `list_examples` and `complete_splits`.
     """
     return complete_splits(list_examples(spec), spec)
+
+
+def load_split(spec: DataSpec, split: str) -> Examples:
+    """Lists one split, or `all`, to evaluate on: unchecked, limited, divided only if need be.
+
+    Raises:
+      UserError: see `list_examples`, `add_validation_split` and `limit_examples`.
+    """
+    examples = list_examples(spec)
+    if split in (SPLITS[TRAIN], SPLITS[VALIDATION]):
+        examples = add_validation_split(examples, spec)
+    examples = limit_examples(examples, spec.limit_examples, spec.split_seed)
+    return examples if split == "all" else examples.subset(split)
 
 
 def list_examples(spec: DataSpec) -> Examples:
@@ -70,8 +84,9 @@ def complete_splits(examples: Examples, spec: DataSpec) -> Examples:
     """Checks listed examples, adds a validation split and limits them as the spec says.
 
     Raises:
-      UserError: see `add_validation_split` and `limit_examples`.
+      UserError: see `validate_examples`, `add_validation_split` and `limit_examples`.
     """
+    validate_examples(examples)
     examples = add_validation_split(examples, spec)
     return limit_examples(examples, spec.limit_examples, spec.split_seed)
 

@@ -17,7 +17,6 @@ from engine.core.errors import UserError
 from engine.core.recipe import DataSpec
 from pipelines.sources.examples import SPLITS, TRAIN, VALIDATION, WHOLE_FILE, Examples, join
 from pipelines.sources.identical_files import first_identical_file
-from pipelines.sources.validate import validate_examples
 
 
 def rank_keys(keys: np.ndarray, seed: int) -> np.ndarray:
@@ -195,17 +194,14 @@ def limit_examples(examples: Examples, count: int | None, seed: int) -> Examples
 def add_validation_split(examples: Examples, spec: DataSpec) -> Examples:
     """Adds a validation split where there is none.
 
-    Files are checked first, and files with the same content stay together when the validation split
-    is taken from training. Record files are not checked.
+    Files with the same content stay together; record files are not compared.
 
     Raises:
-      UserError: see `validate_examples` and `take_validation_split`.
+      UserError: see `take_validation_split`.
     """
-    files = bool(np.all(examples.lengths == WHOLE_FILE))
-    if files:
-        validate_examples(examples)
     if np.any(examples.splits == VALIDATION):
         return examples
+    files = bool(np.all(examples.lengths == WHOLE_FILE))
     tied = examples.replace(groups=_group_duplicates(examples)) if files else examples
     return take_validation_split(tied, spec.validation_fraction, spec.split_seed)
 

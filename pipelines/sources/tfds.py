@@ -17,9 +17,8 @@ import tensorflow_datasets as tfds
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec
 from pipelines.sources import tfrecord_index
-from pipelines.sources.examples import SPLIT_NAMES, TRAIN, Examples, from_columns, join
+from pipelines.sources.examples import SPLIT_NAMES, Examples, from_columns, join
 from pipelines.sources.tfds_prepare import one_line, prepare
-from pipelines.sources.validate import require_classes
 
 
 def load_tfds(spec: DataSpec) -> Examples:
@@ -39,15 +38,12 @@ def load_tfds(spec: DataSpec) -> Examples:
     names = [name for name in SPLIT_NAMES if name in builder.info.splits]
     first = {SPLIT_NAMES[name]: name for name in reversed(names)}
     splits = [_list_split(builder, first[split], split, image, label) for split in sorted(first)]
-    examples = join(splits) if splits else from_columns([], [], (), keys=[])
-    require_classes(examples)
-    if not np.any(examples.splits == TRAIN):
-        present = ", ".join(builder.info.splits)
+    if not splits:
         raise UserError(
-            f"data set {spec.location!r} has no train split, only {present}; "
-            "use another, or write a manifest and give --manifest"
+            f"data set {spec.location!r} has the splits {', '.join(builder.info.splits)}; allowed: "
+            f"{', '.join(SPLIT_NAMES)}; use another, or write a manifest and give --manifest"
         )
-    return examples
+    return join(splits)
 
 
 def find_builder(name: str) -> Any:

@@ -26,7 +26,7 @@ def find_trained_on(trained: DataSpec, measured: DataSpec, examples: Examples) -
     if trained.source == "tfds" and measured.location != trained.location:
         return none  # it may have to be downloaded, and its files contain nothing else
     try:
-        known = sources.load_examples(trained).subset("train")
+        known = sources.load_split(trained, "train")
     except UserError:
         return none
     if np.all(known.lengths == WHOLE_FILE) and np.all(examples.lengths == WHOLE_FILE):

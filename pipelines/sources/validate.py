@@ -1,4 +1,4 @@
-"""Checks of a data set of files before any image is read."""
+"""Checks of what is to be trained on, before any image is read."""
 
 from __future__ import annotations
 
@@ -6,30 +6,41 @@ import numpy as np
 
 from engine.core.errors import UserError
 from engine.core.text import printable
-from pipelines.sources.examples import SPLITS, VALIDATION, Examples
+from pipelines.sources.examples import SPLITS, TRAIN, WHOLE_FILE, Examples
 from pipelines.sources.identical_files import first_identical_file
 
 
 def validate_examples(examples: Examples) -> None:
-    """Checks classes and splits; the validation split may be missing.
+    """Checks classes and splits; validation and test may lack classes, or be missing.
+
+    Of record files only that there is something to train on is checked.
 
     Raises:
-      UserError: no image, an empty or a single class, a class in one split only, or a group or the
-        same file in two splits.
+      UserError: no image to train on, fewer than two classes, a class without training images, or a
+        group or the same file in two splits.
     """
-    require_classes(examples)
-    for name, count in zip(examples.classes, examples.class_counts(), strict=True):
-        if count == 0:
-            raise UserError(f"class {name!r} has no images; add some, or remove its empty folder")
-    has_validation = bool(np.any(examples.splits == VALIDATION))
-    _check_every_class(examples, SPLITS[:2] if has_validation else SPLITS[:1])
+    _require_classes(examples)
+    if np.any(examples.lengths != WHOLE_FILE):
+        return
+    _require_training_images(examples)
     if len(np.unique(examples.splits)) > 1:
         _check_groups(examples)
         _check_copies(examples)
 
 
-def require_classes(examples: Examples) -> None:
-    """Raises a UserError where there is no image or fewer than two classes."""
+def missing_classes(examples: Examples) -> list[tuple[str, str]]:
+    """Returns (split, class) for the classes that a split lacks, of splits with images."""
+    parts = ((split, examples.subset(split)) for split in SPLITS)
+    return [
+        (split, name)
+        for split, part in parts
+        if len(part)
+        for name, count in zip(part.classes, part.class_counts(), strict=True)
+        if not count
+    ]
+
+
+def _require_classes(examples: Examples) -> None:
     if not len(examples):
         raise UserError("no images at all; put each class's images in a folder of its own")
     if len(examples.classes) < 2:
@@ -37,18 +48,28 @@ def require_classes(examples: Examples) -> None:
             f"only one class, {examples.classes[0]!r}; a classifier needs two or more: "
             "put each class's images in a folder of its own"
         )
+    if not np.any(examples.splits == TRAIN):
+        raise UserError(
+            f"no images to train on, only in {_splits_of(examples)}; name those to train on, or "
+            "write a manifest and give --manifest"
+        )
 
 
-def _check_every_class(examples: Examples, splits: tuple[str, ...]) -> None:
-    counts = {split: examples.subset(split).class_counts() for split in SPLITS}
-    for label, name in enumerate(examples.classes):
-        for split in splits:
-            if counts[split][label] == 0:
-                where = " and ".join(other for other in SPLITS if counts[other][label])
-                raise UserError(
-                    f"class {name!r} has images in {where} but none in {split}; "
-                    f"give it some in {split} too, or remove it from {where}"
-                )
+def _require_training_images(examples: Examples) -> None:
+    counts = examples.subset(SPLITS[TRAIN]).class_counts()
+    for label, (name, count) in enumerate(zip(examples.classes, counts, strict=True)):
+        if not count:
+            where = _splits_of(examples.take(examples.labels == label))
+            raise UserError(
+                f"class {name!r} has images in {where} but none in train; "
+                f"give it some in train too, or remove it from {where}"
+                if where
+                else f"class {name!r} has no images; add some, or remove its empty folder"
+            )
+
+
+def _splits_of(examples: Examples) -> str:
+    return " and ".join(SPLITS[split] for split in np.unique(examples.splits))
 
 
 def _check_groups(examples: Examples) -> None:

@@ -249,6 +249,35 @@ def correct_by_image(run: RunDirectory) -> dict[Path, bool]:
     return dict(zip((Path(path).resolve() for path in paths), right, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [
+        (["red/00.jpg"], 1),
+        (["red/00.jpg", "red/01.jpg", "blue/", "unknown/"], 2),
+        (["train/red/00.jpg", "val/red/00.jpg", "test/blue/00.jpg"], 3),
+        (["test/red/00.jpg"], 1),
+    ],
+    ids=["one image", "empty classes", "one file in two splits", "test split alone"],
+)
+def test_other_data_is_evaluated_as_it_is(evaluate, run, coloured, tmp_path, names, count):
+    for name in names:
+        place = tmp_path / "data" / name
+        (place if name.endswith("/") else place.parent).mkdir(parents=True, exist_ok=True)
+        if not name.endswith("/"):
+            image = coloured / place.parent.name / place.name
+            place.write_bytes(image.read_bytes() + b"not trained on")
+    flags = (f"--run_dir={run.path}", f"--data_dir={tmp_path / 'data'}")
+    assert evaluate(*flags)["count"] == count
+
+
+def test_single_image_has_a_table_and_a_report(call, run, coloured, tmp_path):
+    (tmp_path / "data" / "red").mkdir(parents=True)
+    shutil.copy(coloured / "red" / "00.jpg", tmp_path / "data" / "red")
+    flags = (f"--data_dir={tmp_path / 'data'}", f"--report={tmp_path / 'page'}")
+    assert "accuracy" in call("evaluate", f"--run_dir={run.path}", *flags)
+    assert (tmp_path / "page" / "report.html").is_file()
+
+
 def test_compare_uses_the_images_that_both_runs_have(call, evaluate, models, coloured, tmp_path):
     """One names the folder by a link: images are known by where they really lie."""
     (tmp_path / "link").symlink_to(coloured)

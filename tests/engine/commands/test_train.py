@@ -21,6 +21,7 @@ from engine.commands import memory_probe, training_data
 from engine.commands import train as command
 from engine.commands.shared_options import CacheOptions
 from engine.core.errors import UserError
+from engine.core.recipe import DataSpec
 from engine.runs.directory import RunDirectory
 from engine.runtime.shutdown import Shutdown, ShutdownRequested
 from engine.training import loop
@@ -221,3 +222,25 @@ def test_first_phase_with_epochs_is_compiled_during_the_first_pass(
     run, recipe = RunDirectory(tmp_path), small_recipe(coloured, phases)
     training_data.prepare_job(recipe, run, CacheOptions(), 2, Watcher())
     assert compiled == expected
+
+
+def test_run_on_splits_that_lack_classes_names_them_and_ends_with_a_report(coloured, tmp_path):
+    splits = {"blue": ("train", "validation"), "red": ("train", "test")}
+    rows = [
+        f"{coloured}/{name}/{number:02}.jpg,{name},{parts[number % 2]}"
+        for name, parts in splits.items()
+        for number in range(26)
+    ]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,split", *rows]))
+    data = DataSpec("manifest", str(tmp_path / "list.csv"), manifest_root=str(coloured))
+    recipe, watcher = small_recipe(coloured, ["head(epochs=1)"], data=data), Watcher()
+    run = tmp_path / "run"
+    result = command.train(command.TrainOptions(recipe, run, cache=CacheOptions(None)), watcher)
+    assert result.report_error is None
+    listed = (run / "missing_classes.csv").read_text()
+    assert listed == "split,class\nvalidation,red\ntest,blue\n"
+    notes = [note for note in watcher.notes if str(run / "missing_classes.csv") in note]
+    assert [note.partition(",")[0] for note in notes] == [
+        "note: validation has no images of 1 of the 2 classes",
+        "note: test has no images of 1 of the 2 classes",
+    ]

@@ -55,16 +55,29 @@ def test_page_without_findings_says_so():
     assert "examined in 2.0 s: no problems." in shown(findings=())
 
 
+def test_page_has_errors_first():
+    headings = ("error: files without contents", "Images of each class", "note: groups of near")
+    places = [shown().index(heading) for heading in headings]
+    assert places == sorted(places)
+
+
+def test_terminal_counts_the_classes_that_a_split_has_images_of():
+    counts = {"validation": {f"class {number}": number % 3 for number in range(12)}}
+    lines = doctor_page.lines(dataclasses.replace(RESULT, counts=counts))
+    assert "validation: 8 classes" in lines
+
+
 def test_terminal_shows_some_cases_and_counts_the_rest():
     assert "\n".join(doctor_page.lines(RESULT)) == (
         "29 images in /data/ examined in 2.0 s, 14 a second\n"
-        "train: 27 cats, 2 dogs<b>\n"
         "\n"
         "error: 9 files without contents; copy again or remove\n"
         "  0.jpg: empty file\n"
         "  1.jpg: empty file\n"
         "  2.jpg: empty file\n"
         "  and 6 more\n"
+        "\n"
+        "train: 27 cats, 2 dogs<b>\n"
         "\n"
         "note: 1 group of near-duplicates; look at them\n"
         "  0.png (train, cats), 1.png (train, cats), 2.png (train, cats), 3.png (train, cats)"

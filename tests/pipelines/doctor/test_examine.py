@@ -57,6 +57,16 @@ def test_refused_data_is_limited_too(tmp_path):
     assert len(found.examples) == 2
 
 
+def test_classes_that_a_split_lacks_are_notes(tmp_path):
+    for number, name in enumerate(("train/cats", "train/dogs", "train/owls", "val/dogs")):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "1.jpg").write_bytes(scene(number))
+    spec = DataSpec("folders", str(tmp_path))
+    (finding,) = examine.examine(spec, 2, lambda *_: None).summary.findings
+    assert (finding.name, finding.kind.level) == ("missing_class", "note")
+    assert [case.places for case in finding.cases] == [("cats",), ("owls",)]
+
+
 def test_folder_name_not_in_utf8_is_reported_escaped(tmp_path):
     place = os.path.join(os.fsencode(tmp_path), b"\xff", b"only")
     os.makedirs(place)

@@ -64,6 +64,34 @@ def test_splits_are_found_by_their_usual_names(tmp_path, names):
     assert "validation/cat/0.jpg" in examples.keys
 
 
+def test_validation_and_test_may_lack_classes(tmp_path):
+    fill(tmp_path, *images("train/bird", 3), *images("train/cat", 3), *images("train/dog", 3))
+    fill(tmp_path, *images("val/cat", 2), *images("val/dog", 1), *images("test/bird", 1))
+    (tmp_path / "val" / "bird").mkdir()
+    assert counts(folders(tmp_path)) == [(3, 3, 3), (0, 2, 1), (1, 0, 0)]
+
+
+def test_data_to_evaluate_on_is_not_held_to_the_rules_of_training(tmp_path):
+    fill(tmp_path, "train/cat/1.jpg", "val/cat/1.jpg", "test/dog/1.jpg", contents=b"the same")
+    spec = DataSpec("folders", str(tmp_path))
+    with pytest.raises(UserError, match="'dog' has images in test but none in train"):
+        sources.load_examples(spec)
+    found = [sources.load_split(spec, split).class_counts() for split in ("all", "train", "test")]
+    assert found == [(2, 1), (1, 0), (0, 1)]
+    one = DataSpec("folders", str(tmp_path / "test"))
+    assert sources.load_split(one, "all").classes == ("dog",)
+
+
+@pytest.mark.parametrize("limit", [None, 6])
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_split_to_evaluate_on_is_that_of_training(tmp_path, split, limit):
+    fill(tmp_path, *images("cat", 10), *images("dog", 20), *images("copies", 3))
+    fill(tmp_path, *images("dog/copies", 4), contents=b"the same")
+    spec = DataSpec("folders", str(tmp_path), limit_examples=limit)
+    examples = sources.load_examples(spec).subset(split)
+    assert sources.load_split(spec, split).keys.tolist() == examples.keys.tolist()
+
+
 def test_missing_validation_split_is_taken_from_train(tmp_path):
     fill(tmp_path, *images("train/cat", 10), *images("train/dog", 10))
     fill(tmp_path, *images("test/cat", 1), *images("test/dog", 1))
@@ -149,11 +177,11 @@ MISTAKES = {
     "only one class, 'cat'": ["cat/1", "cat/2"],
     "no images at all": ["cat/.keep", "dog/.keep"],
     "contains no folders": ["1.jpg", "2.jpg"],
-    "'bird' has images in train but none in validation": [
-        *("train/cat/1", "train/dog/1", "train/bird/1", "val/cat/2", "val/dog/2"),
-    ],
     "'bird' has images in validation but none in train": [
         *("train/cat/1", "train/dog/1", "val/bird/1", "val/cat/2", "val/dog/2"),
+    ],
+    "no images to train on, only in validation and test": [
+        *("val/cat/1", "val/dog/1", "test/cat/2", "test/dog/2"),
     ],
     "train/, val/, validation/, two of them for one split": [
         *("train/cat/1", "train/dog/1", "val/cat/2", "val/dog/2", "validation/cat/3"),
