@@ -122,10 +122,7 @@ class Number(Parser):
     """A finite number of a kind (int or float) that an option allows, or the option's word."""
 
     def __init__(self, kind: type, option: Option) -> None:
-        self.kind, self.option = kind, option
-        parts = [{int: "a whole number", float: "a number"}[kind], option.limits]
-        parts += [f"or {option.word}"] if option.word else []
-        self.allowed = ", ".join(filter(None, parts))
+        self.kind, self.option, self.allowed = kind, option, option.describe(kind)
 
     def convert(self, argument: str | float) -> Any:
         if self.option.word and argument == self.option.word:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Iterable
 from typing import Any
 
@@ -53,6 +54,12 @@ class Option:
             parts.append(f"below {self.below}")
         return ", ".join(parts)
 
+    def describe(self, kind: type) -> str:
+        """`a whole number, 2 or more, or flip`; kind: int or float."""
+        parts = [{int: "a whole number", float: "a number"}[kind], self.limits]
+        parts += [f"or {self.word}"] if self.word else []
+        return ", ".join(filter(None, parts))
+
 
 def option(default: Any, help: str = "", **limits: Any) -> Any:
     """Returns a field of a dataclass.
@@ -79,11 +86,18 @@ def check_options(options: Any, where: str = "") -> None:
     Raises:
       UserError: a value is not allowed; the message begins with `where`.
     """
-    for name, allowed in declared_options(type(options)).items():
-        value = getattr(options, name)
-        if value is None or (allowed.word is not None and value == allowed.word):
+    for field in dataclasses.fields(options):
+        allowed, value = field.metadata.get(KEY), getattr(options, field.name)
+        if allowed is None or (value is None and field.default is None):
             continue
+        what = f"{where}{field.name}"
+        require(value is not None, f"{what}=None; allowed: a value; give one")
         if allowed.choices:
-            choose(value, dict.fromkeys(allowed.choices), f"{where}{name}")
-        elif allowed.limits:
-            require(allowed.allows(value), f"{where}{name}={value}; allowed: {allowed.limits}")
+            choose(str(value), dict.fromkeys(allowed.choices), what)
+        elif allowed.limits and not (allowed.word and value == allowed.word):
+            kind = float if "float" in str(field.type) else int
+            fits = isinstance(value, numbers.Real if kind is float else numbers.Integral)
+            require(
+                fits and not isinstance(value, bool) and allowed.allows(value),
+                f"{what}={value!r}; allowed: {allowed.describe(kind)}",
+            )

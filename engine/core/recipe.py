@@ -104,13 +104,13 @@ class DataSpec:
     )
 
     def __post_init__(self) -> None:
+        check_options(self)
         fraction = self.validation_fraction
         require(
             0 < fraction < 1 or (fraction >= 1 and float(fraction).is_integer()),
             f"validation_fraction={fraction}; allowed: a fraction between 0 and 1, "
             "or a whole number of examples",
         )
-        check_options(self)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -162,8 +162,8 @@ def test_parse_phase_converts_types_and_collects_options():
         ("tune(epochs=two)", r"phase 'tune': epochs='two'; allowed: a whole number"),
         ("tune(epochs=2.5)", r"epochs=2.5; allowed: a whole number"),
         ("tune(epochs=true)", r"epochs=True; allowed: a whole number"),
-        ("tune(epochs=-1)", "phase 'tune': epochs=-1; allowed: 0 or more"),
-        ("tune(learning_rate=0)", "learning_rate=0.0; allowed: above 0"),
+        ("tune(epochs=-1)", "phase 'tune': epochs=-1; allowed: a whole number, 0 or more"),
+        ("tune(learning_rate=0)", "learning_rate=0.0; allowed: a number, above 0"),
         ("tune(learning_rate=nan)", "learning_rate='nan'; allowed: a number"),
         ("tune(trainable=9)", "trainable=9; allowed: a word"),
         ("tune(refresh=0.5)", "refresh=0.5 requires views=K"),
@@ -185,11 +185,12 @@ def test_phase_with_non_finite_number_is_refused(key, rate):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 0}, "batch_size=0; allowed: 1 or more"),
+        ({"batch_size": 0}, "batch_size=0; allowed: a whole number, 1 or more"),
         ({"image_size": (0, 8)}, "image_size="),
-        ({"dropout": 1.0}, "dropout=1.0; allowed: 0 or more, below 1"),
+        ({"dropout": 1.0}, "dropout=1.0; allowed: a number, 0 or more, below 1"),
         ({"label_smoothing": -0.1}, "label_smoothing=-0.1"),
         ({"seed": 2**32}, "seed=4294967296"),
+        ({"seed": None}, "seed=None; allowed: a value"),
         ({"precision": "bfloat16"}, r"did you mean 'mixed_bfloat16'\?"),
         ({"xla": "yes"}, r"xla 'yes' .*allowed: auto, on, off"),
         ({"cache": "feature"}, r"cache .*did you mean 'features'\?.*auto, none, pixels, features"),
@@ -213,10 +214,11 @@ def test_invalid_recipe_is_refused_with_allowed_values(changes, message):
     [
         *(("validation_fraction", value) for value in (0, 1.5, float("nan"), float("inf"))),
         ("limit_examples", 0),
+        ("split_seed", "x"),
     ],
 )
 def test_invalid_data_spec_is_refused(key, value):
-    with pytest.raises(UserError, match=f"{key}={value}; allowed: "):
+    with pytest.raises(UserError, match=f"{key}={value!r}; allowed: "):
         DataSpec("folders", "x", **{key: value})
 
 
