@@ -23,7 +23,8 @@ class Limits:
     file_bytes: of a file; a request may have FILE_SIZES_PER_REQUEST times as many.
     files: in a request.
     seconds: of a request, from its head to its response.
-    idle_seconds: of a connection, until the head of its next request is complete.
+    idle_seconds: of a connection, until the head of its first request is complete; then from each
+      response, which must be read in that time, to the complete head of the next request.
     connections: open at a time.
     """
 

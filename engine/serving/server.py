@@ -93,7 +93,7 @@ async def run(
         shutdown_timeout=SHUTDOWN_SECONDS,
     )
     await runner.setup()
-    connect = functools.partial(_connect, cast(web.Server, runner.server), service.limits)
+    connect = functools.partial(_NewConnection, cast(web.Server, runner.server), service.limits)
     loop = asyncio.get_running_loop()
     listener = await loop.create_server(connect, sock=bound, backlog=BACKLOG)
     loading: asyncio.Future = loop.run_in_executor(None, load)
@@ -114,11 +114,19 @@ async def run(
         await runner.cleanup()
 
 
-def _connect(server: web.Server, limits: Limits) -> asyncio.Protocol:
-    """Returns the handler of a new connection; aiohttp itself does not limit their number."""
-    return server() if len(server.connections) < limits.connections else _RefusedConnection()
+class _NewConnection(asyncio.Protocol):
+    """Becomes a connection of aiohttp's, which has no limit on their number.
 
+    Counted when it is made: of a burst, asyncio creates all protocols before the first is made.
+    """
 
-class _RefusedConnection(asyncio.Protocol):
+    def __init__(self, server: web.Server, limits: Limits) -> None:
+        self._server, self._limits = server, limits
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast(asyncio.Transport, transport).abort()
+        if len(self._server.connections) >= self._limits.connections:
+            cast(asyncio.Transport, transport).abort()
+            return
+        handler = self._server()
+        transport.set_protocol(handler)
+        handler.connection_made(transport)

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import logging
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,11 @@ from engine.serving.uploads import UploadReader
 
 DEFAULT_TOP_K = 5
 LOADING, READY, STOPPING = "loading", "ready", "stopping"
-_PAGE_FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
+_PAGE_FILES = {
+    "/": ("page.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+}
 # Of every response but aiohttp's to malformed requests. The page loads only its own two files, and
 # shows images that the user chose (`blob:`); no other page may frame it.
 HEADERS = {
@@ -72,6 +77,9 @@ class Service:
         self._batcher: Batcher | None = None
         self._work: asyncio.Task | None = None
         self._active = 0
+        self._reading: weakref.WeakKeyDictionary[asyncio.Transport, asyncio.TimerHandle] = (
+            weakref.WeakKeyDictionary()  # of connections: aborts those that don't read a response
+        )
 
     def application(self) -> web.Application:
         """Returns the aiohttp application."""
@@ -104,6 +112,9 @@ class Service:
         """Counts and checks a request; every error becomes a line of JSON."""
         started, status = time.monotonic(), 499  # nginx's status of disconnected clients
         self._active += 1
+        connection = request.transport
+        if connection and (timer := self._reading.pop(connection, None)):
+            timer.cancel()
         try:
             response = await self._respond(request, handler)
             status = response.status
@@ -116,6 +127,10 @@ class Service:
         response.headers.update(HEADERS)
         if self.state == STOPPING:
             response.force_close()
+        if connection:
+            self._reading[connection] = asyncio.get_running_loop().call_later(
+                self.limits.idle_seconds, _abort, weakref.ref(connection)
+            )
         return response
 
     async def _respond(self, request: web.Request, handler: Callable) -> web.StreamResponse:
@@ -181,8 +196,16 @@ class Service:
         raise RefusalError(422, message, files=files)
 
 
-async def _show_page(request: web.Request) -> web.FileResponse:
-    return web.FileResponse(Path(__file__).with_name(_PAGE_FILES[request.path]))
+def _abort(connection: weakref.ref[asyncio.Transport]) -> None:
+    if open_connection := connection():
+        open_connection.abort()
+
+
+async def _show_page(request: web.Request) -> web.Response:
+    # No FileResponse: asyncio can't abort a connection within `sendfile`.
+    name, kind = _PAGE_FILES[request.path]
+    text = Path(__file__).with_name(name).read_text("utf-8")
+    return web.Response(text=text, content_type=kind)
 
 
 def _parse_top_k(request: web.Request, classes: int) -> int:

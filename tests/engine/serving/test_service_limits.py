@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import socket
 
+import aiohttp
 import pytest
 
 from engine.serving.limits import MAX_REQUESTS_IN_MEMORY, Limits
@@ -85,6 +88,44 @@ async def test_idle_connection_is_closed(service):
     request = HEAD.replace(b"POST /predict", b"GET /healthz") + b"\r\n"
     response = await send_raw(service.port, request)
     assert response.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("path", [b"/healthz", b"/page.js"])
+@with_service(limits=Limits(idle_seconds=0.3, connections=3))
+async def test_clients_that_do_not_read_are_disconnected(service, path):
+    request = b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    clients = [socket.socket() for _ in range(3)]
+    for client in clients:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        client.connect(("127.0.0.1", service.port))
+        client.setblocking(False)
+        client.send(request * 1000)
+    await asyncio.sleep(0.1)
+    assert await send_raw(service.port, HEAD) == b"", "the limit of connections is not reached"
+    status = None
+    while status != 200:
+        await asyncio.sleep(0.05)
+        with contextlib.suppress(aiohttp.ClientError):
+            status, _ = await service.post(ANT)
+    for client in clients:
+        client.close()
+
+
+@with_service(limits=Limits(connections=3))
+async def test_connections_of_a_burst_are_limited(service):
+    clients = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(50)]
+    await asyncio.sleep(0.1)
+    request = HEAD.replace(b"POST /predict", b"GET /healthz") + b"Connection: close\r\n\r\n"
+    for client in clients:
+        client.setblocking(False)
+        with contextlib.suppress(ConnectionError):
+            client.send(request)
+    await asyncio.sleep(0.3)
+    responses = 0
+    for client in clients:
+        with client, contextlib.suppress(ConnectionError):
+            responses += client.recv(12) == b"HTTP/1.1 200"
+    assert responses == 3
 
 
 @with_service(limits=Limits(connections=3))
