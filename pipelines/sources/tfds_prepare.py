@@ -1,6 +1,6 @@
 """Downloads and prepares a data set by TensorFlow Datasets, once for all processes.
 
-Files that a killed run left are removed by the next.
+A failed or interrupted run removes its unfinished files; those of a killed one the next removes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import sys
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -24,8 +25,10 @@ from engine.core.locks import FileLock
 from engine.core.text import shorten
 
 INSTEAD = "--data_dir=FOLDER and --flagfile=solar_cells.flags need no download"
+_UNFINISHED = "*.tmp.*"  # downloads
 _ABANDONED_SECONDS = 3600  # an active download writes more often
 _CONNECT_SECONDS = 5
+_ALL_SECONDS = 8.0  # name look-ups have no timeout of their own
 
 
 def prepare(builder: Any) -> None:
@@ -45,8 +48,9 @@ def prepare(builder: Any) -> None:
         with FileLock(folder.parent / ".lock") as lock:
             lock.acquire(wait=True)
             if not builder.is_prepared():
-                _remove_leftovers(folder, Path(os.fspath(builder.data_dir_root)) / "downloads")
-                _download_and_prepare(builder)
+                downloads = Path(os.fspath(builder.data_dir_root)) / "downloads"
+                _remove_leftovers(folder, downloads)
+                _download_and_prepare(builder, downloads)
     except OSError as error:
         raise UserError(
             f"{builder.info.full_name} can't be prepared in {folder.parent}: {one_line(error)}; "
@@ -55,15 +59,25 @@ def prepare(builder: Any) -> None:
 
 
 def find_problem(urls: Iterable[str] | None) -> str | None:
-    """Returns why a host of these URLs can't be reached, or None.
+    """Returns why a host of these URLs can't be reached, or None, within 8 seconds.
 
     A connection is opened to each host, or to the proxy that the environment names, and closed.
     """
-    for host, url in {_endpoint(url): url for url in urls or () if "://" in url}.items():
+    hosts = {_endpoint(url): url for url in urls or () if "://" in url}
+    problems: list[str | None] = []
+    connect = threading.Thread(target=lambda: problems.append(_connect(hosts)), daemon=True)
+    connect.start()
+    connect.join(_ALL_SECONDS)
+    names = ", ".join(host for host, _ in hosts)
+    return problems[0] if problems else f"no connection to {names} in {_ALL_SECONDS:g} s"
+
+
+def _connect(hosts: dict[tuple[str, int], str]) -> str | None:
+    for host, url in hosts.items():
         try:
             socket.create_connection(host, timeout=_CONNECT_SECONDS).close()
-        except OSError as error:
-            return f"no connection to {host[0]} ({error.strerror or error}) for {url}"
+        except (OSError, UnicodeError) as error:
+            return f"no connection to {host[0]} ({one_line(error)}) for {url}"
     return None
 
 
@@ -77,8 +91,9 @@ def _endpoint(url: str) -> tuple[str, int]:
     return parts.hostname or "", parts.port or ports.get(parts.scheme, 80)
 
 
-def _download_and_prepare(builder: Any) -> None:
+def _download_and_prepare(builder: Any, downloads: Path) -> None:
     config = tfds.download.DownloadConfig(try_download_gcs=False)
+    earlier = set(downloads.rglob(_UNFINISHED))
     if not builder.url_infos:
         tfds.disable_progress_bar()  # a few seconds of local work
     try:
@@ -96,6 +111,9 @@ def _download_and_prepare(builder: Any) -> None:
             f"{builder.info.full_name} could not be downloaded and prepared: {one_line(error)}; "
             f"start the same command again, or continue without it: {INSTEAD}"
         ) from None
+    finally:  # TFDS removes unfinished records, but not unfinished downloads
+        for unfinished in set(downloads.rglob(_UNFINISHED)) - earlier:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def one_line(error: Exception) -> str:
@@ -108,7 +126,7 @@ def _remove_leftovers(folder: Path, downloads: Path) -> None:
     """Removes what a killed process left: TFDS prepares in `incomplete.XXXXXX_VERSION` beside."""
     for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
         shutil.rmtree(leftover, ignore_errors=True)
-    for leftover in downloads.rglob("*.tmp.*"):
+    for leftover in downloads.rglob(_UNFINISHED):
         with contextlib.suppress(OSError):
             newest = max(path.stat().st_mtime for path in (leftover, *leftover.rglob("*")))
             if newest < time.time() - _ABANDONED_SECONDS:

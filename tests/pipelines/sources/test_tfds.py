@@ -1,7 +1,9 @@
 """TensorFlow Datasets: tiny data sets written here, read back at their place, offline."""
 
+import errno
 import os
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -194,6 +196,27 @@ def test_failed_preparation_leaves_no_records(data_dir):
     assert [path.name for path in (data_dir / "tiny_broken").iterdir()] == [".lock"]
 
 
+@pytest.mark.parametrize(
+    ("failure", "raised"),
+    [(OSError(errno.ENOSPC, "full"), UserError), (KeyboardInterrupt(), KeyboardInterrupt)],
+)
+def test_unfinished_downloads_of_a_failed_preparation_are_removed(
+    data_dir, monkeypatch, failure, raised
+):
+    earlier, unfinished = (data_dir / "downloads" / f"x.zip.tmp.{i}" for i in "ab")
+    earlier.mkdir(parents=True)
+
+    def download(*_, **__):
+        unfinished.mkdir()
+        (unfinished / "half").write_bytes(b"x")
+        raise failure
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", download)
+    with pytest.raises(raised):
+        load("tiny_train")
+    assert list((data_dir / "downloads").iterdir()) == [earlier]
+
+
 def test_leftovers_of_a_killed_process_are_removed(data_dir):
     left = data_dir / "tiny_train" / "incomplete.ABCDEF_1.0.0"
     under_way, abandoned = (data_dir / "downloads" / f"x.zip.tmp.{i}" for i in "ab")
@@ -234,10 +257,15 @@ def test_no_connection_ends_soon_and_leaves_nothing(data_dir, monkeypatch):
     assert not list(data_dir.iterdir())
 
 
-def test_connections_are_tried_directly_or_through_the_proxy(monkeypatch):
+@pytest.fixture
+def no_proxies(monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.mark.usefixtures("no_proxies")
+def test_connections_are_tried_directly_or_through_the_proxy(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert tfds_prepare.find_problem([f"http://127.0.0.1:{port}/file"]) is None
@@ -245,3 +273,13 @@ def test_connections_are_tried_directly_or_through_the_proxy(monkeypatch):
         assert tfds_prepare.find_problem(["https://host.invalid/file"]) is None
     assert "127.0.0.1" in tfds_prepare.find_problem([f"http://127.0.0.1:{port}/file"])
     assert tfds_prepare.find_problem(None) is None
+
+
+@pytest.mark.usefixtures("no_proxies")
+def test_name_server_without_answer_ends_soon(monkeypatch):
+    answer = threading.Event()
+    monkeypatch.setattr(tfds_prepare, "_ALL_SECONDS", 0.1)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer.wait(20) and [])
+    problem = tfds_prepare.find_problem(["http://a.invalid/x", "http://b.invalid/y"])
+    answer.set()
+    assert problem == "no connection to a.invalid, b.invalid in 0.1 s"
