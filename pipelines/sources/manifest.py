@@ -216,7 +216,8 @@ def _columns(file: str, header: Sequence[str]) -> list[str]:
         if fits:
             names[names.index(fits[0])] = name
             continue
-        near = [c for c in names if difflib.get_close_matches(c, usual, n=1, cutoff=0.75)]
+        similar = difflib.get_close_matches
+        near = [column for column in dict.fromkeys(names) if similar(column, usual, 1, 0.75)]
         if near or name in REQUIRED:
             hint = f" (is it {' or '.join(map(repr, near))}?)" if near else ""
             raise UserError(f"{shown} and no {name!r}{hint}{allowed}")

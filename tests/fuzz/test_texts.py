@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = [
     b"path,label,split,group\na.jpg,cat,train,1\nb.jpg,dog,val,1\n\nc/d.jpg,cat,test,\n",
     b'\xef\xbb\xbf"label";"path"\r\n'.replace(b";", b",") + b'dog,"a ""b"",\nc.png"\r\n',
+    "Filename;Class\r\nä.jpg;Käfer\r\n".encode("utf-16"),
     "path,weight,label\nä/€.jpg,3,Käfer\n".encode() + b"\xff.jpg,1,K\xe4fer\n",
 ]
 MANIFEST_TOKENS = [b'"', b'""', b",", b'"\n', b"path", b"label", b"splits", b"../", b"~", b"C:\\"]

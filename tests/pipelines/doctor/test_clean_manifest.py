@@ -43,7 +43,9 @@ def listed(found, file) -> dict[str, dict]:
         word[2:].split("=", 1) for word in shlex.split(manifest_flags(found.examples, str(file)))
     )
     spec = DataSpec("manifest", words["manifest"], manifest_root=words.get("manifest_root"))
-    assert len(sources.load_examples(spec)) == manifest.listed
+    examples = sources.load_examples(spec)
+    assert len(examples) == manifest.listed
+    assert all(map(os.path.isfile, examples.paths))
     rows = list(csv.DictReader(file.open(encoding="utf-8", errors="surrogateescape", newline="")))
     assert len({row["path"] for row in rows}) == len(rows) == manifest.listed
     assert manifest.listed + sum(manifest.omitted.values()) == len(found.examples)

@@ -13,3 +13,10 @@ def test_files_become_links_and_records_copies(tmp_path):
     assert sorted(names) == ["00000/0000001.jpg", "00001/0000000.png"]
     assert names["00001/0000000.png"].readlink() == image
     assert names["00000/0000001.jpg"].read_bytes() == b"\xff\xd8 two"
+
+
+def test_classes_without_images_have_folders(tmp_path):
+    write_class_folders(from_columns(["/a.png"], [1], ("x", "y", "z"), keys="a"), tmp_path / "out")
+    assert sorted(place.name for place in (tmp_path / "out").iterdir()) == [
+        *("00000", "00001", "00002"),
+    ]
