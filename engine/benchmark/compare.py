@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -117,12 +116,9 @@ def compare(reports: Sequence[Report]) -> str:
 
 def plot(reports: Sequence[Report]) -> bytes:
     """Returns the comparison as a PNG; omits costs without any price."""
-    import matplotlib
+    from engine.loggers.fonts import as_png
 
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"text.parse_math": False}):  # names may contain `$`
-        draw(reports).savefig(buffer, format="png")
-    return buffer.getvalue()
+    return as_png(draw)(reports)
 
 
 def draw(reports: Sequence[Report]) -> Figure:

@@ -114,10 +114,9 @@ def cpu_label(report: Report) -> str:
     )
 
 
-def file_name(report: Report) -> str:
-    """Returns a file name for the result, unique for each machine and time."""
-    text = f"{machine_label(report)} {report.when.replace(':', '')}"
-    words = re.findall(r"[A-Za-z0-9.-]+", text)
+def file_name(label: str, when: str) -> str:
+    """Returns a file name for the result of a machine, or of another label, at a time."""
+    words = re.findall(r"[A-Za-z0-9.-]+", f"{label} {when.replace(':', '')}")
     return "_".join(words)[:MAX_FILE_NAME_LENGTH].lstrip(".-") + ".json"
 
 

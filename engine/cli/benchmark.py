@@ -24,8 +24,12 @@ from engine.cli.flag_types import (
     define_path,
     define_switch,
 )
-from engine.commands.benchmark import BenchmarkOptions, benchmark
-from engine.commands.compare_baselines import BaselineOptions, compare_baselines
+from engine.commands.benchmark import BenchmarkOptions, benchmark, now
+from engine.commands.compare_baselines import (
+    BaselineOptions,
+    compare_baselines,
+    comparison_json,
+)
 from engine.core.errors import UserError, choose
 from engine.core.files import write_output
 from engine.core.options import declared_options
@@ -36,7 +40,7 @@ VARIED = ("batch_sizes", "precisions", "backbones")
 # The flags that each mode reads, beside those of a run.
 MODES: dict[str, Collection[str]] = {
     "": (*VARIED, "out", *declared_options(BenchmarkOptions)),
-    "compare_baselines": declared_options(BaselineOptions),
+    "compare_baselines": ("out", *declared_options(BaselineOptions)),
     "compare": ("plot",),
     "self_test": (),
 }
@@ -71,9 +75,7 @@ def main(argv: list[str]) -> None:
     elif mode == "self_test":
         self_test(parsed)
     elif mode == "compare_baselines":
-        options = parsed.options(BaselineOptions, **_recipe_and_cache(parsed))
-        for line in compare_baselines(options, cli_main.log):
-            print(line, flush=True)
+        compare_with_baselines(parsed, cli_main.command_text(argv))
     else:
         measure(parsed, cli_main.command_text(argv))
 
@@ -116,6 +118,27 @@ def self_test(parsed: ParsedFlags) -> None:
         raise UserError(f"self test: {', '.join(failed)} failed on this machine")
 
 
+def compare_with_baselines(parsed: ParsedFlags, command: str) -> None:
+    """Compares, prints a line at a time, and writes the result file."""
+    options = parsed.options(BaselineOptions, **_recipe_and_cache(parsed))
+    rows = []
+    for row in compare_baselines(options, cli_main.log):
+        print(row, flush=True)
+        rows.append(row)
+    when = now()
+    write_result(parsed, ("baselines", when), comparison_json(rows, when, command))
+
+
+def write_result(parsed: ParsedFlags, name: tuple[str, str], text: str) -> None:
+    """Writes the file that `--out` names, or one in that folder called after `name`."""
+    if parsed.out:
+        path = parsed.out
+        if path.suffix != ".json" or path.is_dir():
+            path = path / report.file_name(*name)
+        write_output(path, text.encode(), "out")
+        print(f"written to {path}")
+
+
 def measure(parsed: ParsedFlags, command: str) -> None:
     """Measures, prints the table, and writes the result file."""
     shared = _recipe_and_cache(parsed)
@@ -123,12 +146,7 @@ def measure(parsed: ParsedFlags, command: str) -> None:
     options = parsed.options(BenchmarkOptions, recipes=recipes, command=command, **shared)
     result = benchmark(options, cli_main.log)
     print(report.format_table(result))
-    if parsed.out:
-        path = parsed.out
-        if path.suffix != ".json" or path.is_dir():
-            path = path / report.file_name(result)
-        write_output(path, result.to_json().encode(), "out")
-        print(f"written to {path}")
+    write_result(parsed, (report.machine_label(result), result.when), result.to_json())
 
 
 def _recipe_and_cache(parsed: ParsedFlags) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import logging
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +27,7 @@ def main(work: Callable[[list[str]], None]) -> None:
     Output that can't be written is dropped, and ends no work. A reader that has gone away, such as
     `head`, has seen enough; for any other reason the program ends with 1.
     """
+    _silence_libraries()
     native_stderr.drop_decoder_noise()
     try:
         work(sys.argv)
@@ -42,6 +45,13 @@ def main(work: Callable[[list[str]], None]) -> None:
         background.cancel()
         reason = "interrupted; the same command starts it again"
         raise _exit(reason, INTERRUPTED) from None
+
+
+def _silence_libraries() -> None:
+    """Drops what libraries warn programmers of, unless Python was asked to show it."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 def _exit(reason: object, status: int) -> SystemExit:

@@ -85,10 +85,14 @@ def benchmark(options: BenchmarkOptions, log: Log = ignore) -> Report:
         software=hardware.describe_software(),
         instance_type=options.instance_type or cloud.instance_type(),
         price_per_hour=options.price_per_hour,
-        when=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        when=now(),
         command=options.command,
         rows=tuple(rows),
     )
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def _measure(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.benchmark import time_to_accuracy
 from engine.benchmark.baselines import BASELINES
@@ -24,7 +25,7 @@ from engine.core.errors import choose
 from engine.core.options import option
 from engine.core.recipe import Recipe, to_json
 from engine.runs.directory import RunDirectory, claim_directory
-from engine.runtime import tensorflow_setup
+from engine.runtime import hardware, tensorflow_setup
 
 if TYPE_CHECKING:
     from engine.training.job import TrainJob
@@ -59,8 +60,40 @@ class BaselineOptions(ProcessOptions):
             choose(name, BASELINES, "--baselines: baseline")
 
 
-def compare_baselines(options: BaselineOptions, log: Log = ignore) -> Iterator[str]:
-    """Yields a line for each comparison of stages, for each whole run, and for their medians.
+@dataclasses.dataclass(frozen=True)
+class StageComparison:
+    """Images/s of a stage here and there, and the ratios of the rounds."""
+
+    stage: str
+    ours: Rate
+    theirs: Rate
+    ratio: Rate
+
+    def __str__(self) -> str:
+        ours, theirs, ratio = self.ours.median, self.theirs.median, self.ratio
+        return (
+            f"{self.stage:36} {ours:9,.0f} / {theirs:9,.0f} images/s = {ratio.median:7.3g} x "
+            f"({ratio.low:.3g} to {ratio.high:.3g})"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeRun:
+    """A program trained until an evaluation reached the target, or to its end."""
+
+    program: str
+    seed: int
+    target_accuracy: float
+    run: TimedRun
+
+    def __str__(self) -> str:
+        return f"seed {self.seed}, {self.program}: {_describe(self.run, self.target_accuracy)}"
+
+
+def compare_baselines(
+    options: BaselineOptions, log: Log = ignore
+) -> Iterator[str | StageComparison | WholeRun]:
+    """Yields comparisons of stages, whole runs, and lines with their medians.
 
     Raises:
       UserError: images or weights are not there.
@@ -80,8 +113,25 @@ def compare_baselines(options: BaselineOptions, log: Log = ignore) -> Iterator[s
             yield from _time_to_accuracy(options, folder)
 
 
-def _compare_stages(job: TrainJob, threads: int, repeats: int) -> Iterator[str]:
-    """Yields a line for each stage compared with plain Keras or decoding alone."""
+def comparison_json(rows: Iterable[Any], when: str, command: str) -> str:
+    """Returns what `compare_baselines` yields, less its lines of text, as a JSON file."""
+    rows = list(rows)
+    kinds: dict[str, Any] = {"stages": StageComparison, "runs": WholeRun}
+    values = {
+        "machine": hardware.describe_machine(),
+        "software": hardware.describe_software(),
+        "when": when,
+        "command": command,
+        **{
+            name: [dataclasses.asdict(row) for row in rows if isinstance(row, kind)]
+            for name, kind in kinds.items()
+        },
+    }
+    return json.dumps(values, indent=2, allow_nan=False) + "\n"
+
+
+def _compare_stages(job: TrainJob, threads: int, repeats: int) -> Iterator[str | StageComparison]:
+    """Yields each stage compared with plain Keras or decoding alone, after a title."""
     from engine.benchmark import keras_comparison, phase_benchmark
 
     recipe, (height, width) = job.recipe, job.recipe.image_size
@@ -106,17 +156,13 @@ def _compare_stages(job: TrainJob, threads: int, repeats: int) -> Iterator[str]:
         yield _ratio(f"{phase.name}: loop / bare step", pair, 2 * repeats)
 
 
-def _ratio(title: str, pair: tuple[Workload, Workload], repeats: int) -> str:
+def _ratio(stage: str, pair: tuple[Workload, Workload], repeats: int) -> StageComparison:
     samples = measure_in_turn(dict(zip(("ours", "theirs"), pair, strict=True)), repeats)
     ours, theirs = (Rate.of(samples[name]) for name in ("ours", "theirs"))
-    times = speed_ratio(samples["ours"], samples["theirs"])
-    return (
-        f"{title:36} {ours.median:9,.0f} / {theirs.median:9,.0f} images/s = {times.median:7.3g} x "
-        f"({times.low:.3g} to {times.high:.3g})"
-    )
+    return StageComparison(stage, ours, theirs, speed_ratio(samples["ours"], samples["theirs"]))
 
 
-def _compare_input(job: TrainJob, threads: int, repeats: int) -> Iterator[str]:
+def _compare_input(job: TrainJob, threads: int, repeats: int) -> Iterator[StageComparison]:
     """Compares batches from files and from the pixel cache with decoding alone."""
     from pipelines.loading import batches
     from pipelines.sources import sources
@@ -133,7 +179,7 @@ def _compare_input(job: TrainJob, threads: int, repeats: int) -> Iterator[str]:
     yield _ratio("input in use / bare decoding", (cached, decoding), repeats)
 
 
-def _time_to_accuracy(options: BaselineOptions, folder: Path) -> Iterator[str]:
+def _time_to_accuracy(options: BaselineOptions, folder: Path) -> Iterator[str | WholeRun]:
     """Times whole runs, in turn, from process start until an evaluation reaches the target."""
     from pipelines.sources import class_folders, sources
 
@@ -149,7 +195,7 @@ def _time_to_accuracy(options: BaselineOptions, folder: Path) -> Iterator[str]:
         command = command or _baseline_command(name, recipe, folder / "images")
         run = time_to_accuracy.run(command, target, {"PYTHONPATH": ROOT})
         timed_runs[name].append(run)
-        yield f"seed {recipe.seed}, {name}: {_describe(run, target)}"
+        yield WholeRun(name, recipe.seed, target, run)
     yield from _medians(timed_runs, target)
 
 

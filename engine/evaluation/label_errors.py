@@ -203,11 +203,10 @@ def _fit_regression(features: np.ndarray, labels: np.ndarray, width: int) -> Any
 
     It does not follow wrong labels among those that it is fitted on.
     """
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # it is close enough by then
+        warnings.simplefilter("ignore")  # of no convergence, or of many classes for the images
         return LogisticRegression(C=1 / width, max_iter=MAX_ITERATIONS).fit(features, labels)
 
 

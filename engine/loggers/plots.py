@@ -6,16 +6,16 @@ Every function returns the bytes of a PNG.
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator
+
+from engine.loggers.fonts import as_png
 
 TRAIN, VALIDATION, GRID = "#4c72b0", "#dd8452", "#e4e4e4"
 MAX_IMAGES = 160  # in one plot; a PNG of matplotlib has fewer than 2**16 pixels on a side
@@ -23,16 +23,9 @@ DPI, TEXT_SIZE = 100, 10  # of predictions; the size in points
 WIDTHS = {2: 9, 3: 12}  # of predictions in inches, by their columns
 NAME_SHARE = 0.45  # of a column, for the names beside the bars
 
-matplotlib.rcParams["text.parse_math"] = False  # classes and files may have `$` in their names
 
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
-
-
-def history(rows: Sequence[dict[str, Any]], phases: Sequence[str]) -> bytes:
+@as_png
+def history(rows: Sequence[dict[str, Any]], phases: Sequence[str]) -> Figure:
     """Plots accuracy and loss of all epochs, with each phase marked."""
     figure = Figure(figsize=(11, 4.2), dpi=110, layout="constrained")
     epochs = np.arange(1, len(rows) + 1)
@@ -49,7 +42,7 @@ def history(rows: Sequence[dict[str, Any]], phases: Sequence[str]) -> bytes:
         axes.spines[["top", "right"]].set_visible(False)
         _mark_phases(axes, [row["phase"] for row in rows], phases)
         axes.legend(frameon=False, loc="lower right" if what == "accuracy" else "upper right")
-    return _png(figure)
+    return figure
 
 
 def _mark_phases(axes: Any, names: Sequence[str], phases: Sequence[str]) -> None:
@@ -66,7 +59,8 @@ def _mark_phases(axes: Any, names: Sequence[str], phases: Sequence[str]) -> None
         )  # fmt: skip
 
 
-def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
+@as_png
+def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     """Plots a confusion matrix: labels down, predictions across, coloured by share of the row.
 
     Args:
@@ -87,7 +81,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
         for (row, column), number in np.ndenumerate(matrix):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(number), ha="center", va="center", color=colour)
-    return _png(figure)
+    return figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +100,8 @@ class PlottedPrediction:
     evidence: tuple[np.ndarray, str] | None = None
 
 
-def predictions(items: Sequence[PlottedPrediction]) -> bytes:
+@as_png
+def predictions(items: Sequence[PlottedPrediction]) -> Figure:
     """Plots each image beside the bars of its labels, for the first MAX_IMAGES images.
 
     Heat maps come between the two. Names that are too long are shortened in the middle.
@@ -130,7 +125,7 @@ def predictions(items: Sequence[PlottedPrediction]) -> bytes:
         _draw_bars(axes[-1], item.labels, names_width)
         if item.decision is not None:
             axes[-1].set_title(_shorten(f"-> {item.decision}", title_width), fontsize=TEXT_SIZE)
-    return _png(figure)
+    return figure
 
 
 def _draw_bars(axes: Any, labels: Sequence[tuple[str, float]], width: float) -> None:

@@ -172,8 +172,8 @@ def test_machine_label_prefers_instance_type(changes, expected):
 
 def test_file_name_is_unique_by_machine_and_time():
     first = report(instance_type="../a b/\\c")
-    names = {reports.file_name(first), reports.file_name(report(when="2026-01-02T03:04:06"))}
-    names.add(reports.file_name(dataclasses.replace(first, when="2027-01-01T00:00:00")))
+    times = (first.when, "2026-01-02T03:04:06", "2027-01-01T00:00:00")
+    names = {reports.file_name(reports.machine_label(first), when) for when in times}
     assert len(names) == 3
     for name in names:
         assert Path(name).name == name

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -218,3 +220,16 @@ def test_letter_unknown_to_the_terminal_is_escaped():
     out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
     assert out == "B\\xe4ume\\u2026 \\udcff\n"
+
+
+@pytest.mark.parametrize("options", [[], ["default"]])
+def test_libraries_warn_only_where_python_was_asked(monkeypatch, capsys, options):
+    """Such as matplotlib and joblib of a home that can't be written."""
+    logger = logging.getLogger("matplotlib")
+    monkeypatch.setattr(sys, "warnoptions", options)
+    monkeypatch.setattr(logger, "level", logging.NOTSET)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        end_of(lambda argv: warnings.warn("a library's", stacklevel=1), monkeypatch, capsys)
+    assert len(caught) == len(options)
+    assert (logger.level == logging.ERROR) == (not options)

@@ -76,8 +76,8 @@ def test_prediction_is_measured_with_its_decoding_and_network(measure, tmp_path)
     assert "tiny 32x32, float32, phase predict" in out
 
 
-def test_stages_are_compared_with_keras(measure):
-    out = measure("--compare_baselines", "--seeds=0")
+def test_stages_are_compared_with_keras_and_written(measure, tmp_path):
+    out = measure("--compare_baselines", "--seeds=0", f"--out={tmp_path}")
     for title in (
         "augmentation / Keras layers", "input from files / bare decoding",
         "transfer: frozen layers / Keras", "fine_tune: update / Keras",
@@ -85,17 +85,28 @@ def test_stages_are_compared_with_keras(measure):
     ):  # fmt: skip
         assert re.search(rf"{title} +[\d,]+ / +[\d,]+ images/s = ", out)
     assert "seed 0" not in out
+    (path,) = tmp_path.glob("baselines_*.json")
+    assert f"written to {path}" in out
+    written = json.loads(path.read_text())
+    assert written["runs"] == []
+    assert written["command"].startswith("bin/benchmark --backbone=tiny")
+    for row in written["stages"]:
+        assert f"{row['stage']:36} {row['ours']['median']:9,.0f} / " in out
+        assert row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
 
 
 @pytest.mark.parametrize(
     "baseline", ["image_data_generator", pytest.param("fit", marks=pytest.mark.slow)]
 )
-def test_whole_runs_are_timed_to_the_target_accuracy(measure, monkeypatch, baseline):
+def test_whole_runs_are_timed_to_the_target_accuracy(measure, monkeypatch, baseline, tmp_path):
     """Of processes: `bin/train`, and a baseline."""
     monkeypatch.setattr(compare_baselines, "_compare_stages", lambda *_: [])
     monkeypatch.setattr(compare_baselines, "ROOT", tiny.environment()["PYTHONPATH"])
     flags = ("--compare_baselines", f"--baselines={baseline}", "--target_accuracy=0.5")
-    out = measure(*flags)
+    out = measure(*flags, f"--out={tmp_path / 'runs.json'}")
+    runs = json.loads((tmp_path / "runs.json").read_text())["runs"]
+    assert [(run["program"], run["seed"]) for run in runs] == [("bin/train", 0), (baseline, 0)]
+    assert all(run["run"]["epochs"][-1][1] >= 0.5 for run in runs)
     for name in ("bin/train", baseline):
         assert re.search(rf"seed 0, {name}: 50.0% in epoch \d", out)
         assert re.search(rf"first read to target +{name} ", out)

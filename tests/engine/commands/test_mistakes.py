@@ -18,7 +18,7 @@ FLAG_ERRORS = (
     ("benchmark --data_dir=x --compare_baselines --baselines=fits", "did you mean 'fit'"),
     ("benchmark --plot=a.png", "--plot has no use here; it goes with --compare"),
     ("benchmark --seeds=3", "--seeds has no use here; it goes with --compare_baselines"),
-    ("benchmark --compare_baselines --out=a.json", "--out has no use with --compare_baselines"),
+    ("benchmark --compare --out=a.json b.json", "--out has no use with --compare"),
     ("benchmark --compare --repeats=3 a.json", "it goes alone or with --compare_baselines"),
     ("benchmark --compare --self_test", "--self_test; allowed: one of them"),
     ("doctor", "no images are named; give --data_dir"),

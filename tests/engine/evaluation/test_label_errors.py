@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+import warnings
 
 import keras
 import numpy as np
@@ -297,3 +298,10 @@ def test_flipped_labels_of_photographs_are_found(photographs, seed):
         f"first 4 %; {wrong.sum()} issues, {wrong[flipped].sum()} of them flipped"
     )
     assert share >= 0.8
+
+
+def test_nearly_as_many_classes_as_images_are_checked_without_a_warning():
+    labels = np.arange(48) % 30
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        out_of_fold(np.random.default_rng(0).normal(size=(48, 8)), labels, 30)

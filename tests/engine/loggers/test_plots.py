@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.loggers import plots
+from engine.loggers import fonts, plots
 from engine.loggers.plots import PlottedPrediction
 
 ODD = ("a$b$c{", "$\\frac$", "täglich")  # what matplotlib would read as a formula
@@ -20,13 +20,13 @@ RED = np.full((30, 40, 3), (250, 10, 20), np.uint8)
 def drawn(monkeypatch) -> list:
     """The matplotlib figures behind the images."""
     figures = []
-    png = plots._png
+    png = fonts.png
 
     def keep(figure):
         figures.append(figure)
         return png(figure)
 
-    monkeypatch.setattr(plots, "_png", keep)
+    monkeypatch.setattr(fonts, "png", keep)
     return figures
 
 
