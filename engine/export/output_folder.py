@@ -1,7 +1,7 @@
 """The output folder of an export: built beside, renamed at the end, removed after a failure.
 
 While `out` is built, a lock lies beside it. The lock ends with its process, so what a killed export
-left is removed by the next one to `out`.
+left is removed by the next one to `out`, if it is the user's own.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ def create(out: Path, overwrite: bool) -> Iterator[Path]:
         with _locked(out):
             _restore(replaced, out)  # of an export that was killed between two renames
             require_free(out, overwrite)
-            shutil.rmtree(partial, ignore_errors=True)
+            if _is_own(partial):
+                shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
             try:
-                partial.mkdir()
                 yield partial
                 _sync(partial)
                 require_free(out, overwrite)  # `out` may have been filled meanwhile
@@ -60,27 +61,46 @@ def _beside(out: Path, kind: str) -> Path:
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Holds the lock of `out`, a file that is removed at the end.
+    """Holds the lock of `out`, a file that is removed at the end, if the file system has locks.
 
     Raises:
       UserError: another process holds it.
     """
     with FileLock(_beside(out, "lock")) as lock:
-        if not (lock.acquire() and lock.is_current()):
+        try:
+            free = lock.acquire() and lock.is_current()
+        except OSError:  # no locks
+            free = True
+        if not free:
             raise UserError(
                 f"--out={out}: another export to it is running; wait for it or name another --out="
             )
         try:
             yield
         finally:
-            lock.path.unlink(missing_ok=True)
+            with suppress(OSError):
+                lock.path.unlink()
 
 
 def _restore(replaced: Path, out: Path) -> None:
+    if not (_is_own(replaced) and _is_export(replaced)):
+        return
     if out.exists():
         shutil.rmtree(replaced, ignore_errors=True)
-    elif replaced.is_dir() and not replaced.is_symlink():
+    else:
         os.rename(replaced, out)
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether it is a folder of this user and no link: others know the name too."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    return folder.stat().st_uid == os.geteuid()
+
+
+def _is_export(folder: Path) -> bool:
+    names = _export_names(folder)
+    return names is not None and set(os.listdir(folder)) <= names
 
 
 def require_free(out: Path, overwrite: bool) -> None:
@@ -124,12 +144,17 @@ def _export_names(out: Path) -> set[str] | None:
 
 
 def _move_into_place(partial: Path, replaced: Path, out: Path) -> None:
-    if out.exists():
+    earlier = out.exists() and any(out.iterdir())
+    if earlier:
         os.rename(out, replaced)
     try:
         os.rename(partial, out)
-    finally:
-        _restore(replaced, out)
+    except BaseException:
+        if earlier:
+            os.rename(replaced, out)
+        raise
+    if earlier:  # what a killed export leaves under this name is removed by the next
+        os.rename(replaced, partial)
 
 
 def _sync(folder: Path) -> None:
@@ -142,7 +167,7 @@ def _sync(folder: Path) -> None:
 
 def _write_error_reason(error: BaseException, folder: Path) -> str | None:
     """Returns why the folder can't be written; None for errors about anything else."""
-    for cause in map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.ENOLCK)):
+    for cause in map(os.strerror, (errno.ENOSPC, errno.EDQUOT)):
         if cause in str(error):  # TensorFlow's errors have no errno
             return cause
     if isinstance(error, OSError) and isinstance(error.filename, str):

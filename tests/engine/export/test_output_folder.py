@@ -1,6 +1,7 @@
 """The output folder of an export: what is refused, and that failures leave nothing."""
 
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -199,3 +200,37 @@ def test_planted_links_are_not_followed(tmp_path, kind):
     assert contents(tmp_path / "theirs") == ["thesis.txt"]
     assert not (tmp_path / "new").exists()
     assert not (tmp_path / "out").is_symlink()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_folders_of_the_work_names_that_are_no_exports_are_left(tmp_path, overwrite, earlier):
+    if earlier:
+        export(tmp_path / "out")
+    (tmp_path / ".out.export-old").mkdir()
+    (tmp_path / ".out.export-old" / "thesis.txt").write_text("years of work")
+    with suppress(UserError):
+        export(tmp_path / "out", overwrite)
+    assert contents(tmp_path / ".out.export-old") == ["thesis.txt"]
+    assert (tmp_path / "out" / "model.onnx").exists()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("kind", ["part", "old"])
+def test_work_folders_of_other_users_are_left(tmp_path, monkeypatch, kind):
+    export(tmp_path / f".out.export-{kind}", text="theirs")
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with suppress(UserError):
+        export(tmp_path / "out")
+    assert (tmp_path / f".out.export-{kind}" / "model.onnx").read_text() == "theirs"
+    assert (tmp_path / "out").exists() == (kind == "old")
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_export_to_file_system_without_locks(tmp_path, monkeypatch, number):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    export(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
