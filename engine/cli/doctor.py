@@ -1,4 +1,7 @@
-"""Examines images before training: what is broken, duplicate, mislabelled or unusual."""
+"""Examines images before training: what is broken, duplicate, mislabelled or unusual.
+
+Ends with 1 where there are errors.
+"""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ _LEVELS = {
     NOTE: (
         (
             *("missing_class", "class name", "without images in a split"),
-            "nothing: the split's metrics are of the others",
+            "add some, or leave their recall there unmeasured",
         ),
         ("duplicates", "file", "with further copies", "one of each is enough"),
         ("near_duplicates", "group", "of near-duplicates", "look at them"),

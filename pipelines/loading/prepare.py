@@ -155,7 +155,7 @@ def _report_missing_classes(examples: Examples, file: Path, log: Log) -> None:
     for split, count in Counter(split for split, _ in missing).items():
         log(
             f"note: {split} has no images of {count:,} of the {len(examples.classes):,} classes, "
-            f"listed in {file}; its metrics are of the others"
+            f"listed in {file}; their recall is not measured"
         )
 
 

@@ -63,6 +63,12 @@ class TinyTrain(TinyColours):
     PARTS = {"train": 60}  # noqa: RUF012
 
 
+class TinyTest(TinyColours):
+    """The same with a test split alone."""
+
+    PARTS = {"test": 10}  # noqa: RUF012
+
+
 class TinyTwins(TinyTrain):
     """Two classes whose names look alike."""
 
@@ -183,6 +189,12 @@ def test_data_set_without_images_or_of_unknown_name_is_refused():
         load("solar_cell")
     with pytest.raises(UserError, match="can't open 'tiny_train:7"):
         load("tiny_train:7.0.0")
+
+
+def test_data_set_without_train_split_can_be_evaluated_on_only():
+    with pytest.raises(UserError, match="no images to train on, only in test"):
+        load("tiny_test")
+    assert len(sources.load_split(DataSpec("tfds", "tiny_test"), "all")) == 5
 
 
 def test_class_names_that_look_alike_are_refused():
