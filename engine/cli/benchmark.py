@@ -47,7 +47,7 @@ MODES: dict[str, Collection[str]] = {
 
 
 def define_benchmark(values: flags.FlagValues) -> None:
-    text = "several, as 16,32,64; default: the recipe's"
+    text = "several; default: the recipe's"
     define(values, "batch_sizes", None, WholeNumbers(), text)
     text = f"several of {', '.join(PRECISIONS)}; default: the recipe's"
     define(values, "precisions", None, Names(), text)
@@ -89,7 +89,7 @@ def _mode(parsed: ParsedFlags) -> str:
     if len(modes) > 1:
         raise FlagError(f"--{modes[0]} and --{modes[1]}; allowed: one of them")
     mode = modes[0] if modes else ""
-    for name in parsed.explicit:
+    for name in parsed.set_flags():
         readers = [
             f"with --{one}" if one else "alone" for one, read in MODES.items() if name in read
         ]
@@ -98,6 +98,9 @@ def _mode(parsed: ParsedFlags) -> str:
             raise FlagError(f"--{name} has no use {place}; it goes {' or '.join(readers)}")
     if parsed.batch_size == AUTO:
         raise FlagError("--batch_size=auto is for training; measure several: --batch_sizes")
+    out = parsed.out
+    if out and not (out.is_dir() or out.suffix == ".json" or not (out.suffix or out.exists())):
+        raise FlagError(f"--out={out}; allowed: a file that ends in .json, or a folder")
     return mode
 
 

@@ -36,7 +36,9 @@ SOURCES = {
     "dataset": (),
     "manifest": ("manifest_root",),
 }
+NEVER_EMPTY = ("run_dir", "out")  # other paths are omitted by `--name=`
 MAX_NAME_LENGTH = 100  # letters of a flag's name
+MAX_FLAG_FILE_BYTES = 1 << 20
 
 DefineFlags = Callable[[flags.FlagValues], None]
 Options = TypeVar("Options")
@@ -76,6 +78,11 @@ class ParsedFlags:
     def __getattr__(self, name: str) -> Any:
         return self._values[name].value
 
+    def set_flags(self) -> list[str]:
+        """The explicit flags without those that `--noname` or `--name=` leaves unset."""
+        values = ((name, getattr(self, name)) for name in self.explicit)
+        return [name for name, value in values if value is not None and value is not False]
+
     def require(self, **hints: str) -> None:
         """Raises:
         FlagError: one of these flags is missing; the message ends with its hint.
@@ -95,11 +102,15 @@ class ParsedFlags:
         with as_flag_errors():
             return kind(**{name: getattr(self, name) for name in names}, **values)
 
-    def refuse(self, names: Container[str], why: str) -> None:
-        """Raises:
-        FlagError: the user gave one of these flags; the message says why it can't be.
+    def refuse(self, names: Container[str], why: str, unset: bool = False) -> None:
         """
-        for name in self.explicit:
+        Args:
+          unset: refuse `--noname` and `--name=`, too.
+
+        Raises:
+          FlagError: the user set one of these flags; the message says why it can't be.
+        """
+        for name in self.explicit if unset else self.set_flags():
             if name in names:
                 raise FlagError(f"--{name} {why}")
 
@@ -154,6 +165,9 @@ def parse(
     if arguments and not usage.endswith("..."):
         raise FlagError(_unexpected(command, arguments[0]))
     explicit = [name for token in tokens if (name := _flag_of(token, values)) in values]
+    for name in {*explicit} & {*NEVER_EMPTY}:
+        if not values[name].value:
+            raise FlagError(f"--{name}= is empty; give a path, or omit it")
     return ParsedFlags(values, explicit, arguments, other_data)
 
 
@@ -238,12 +252,14 @@ def _choose_source(tokens: list[tuple[str, str | None]]) -> tuple[list[str], boo
 def _read_flagfile(file: str) -> list[str]:
     """The lines of a flag file, less the empty ones and the comments (`#` or `//`)."""
     try:
-        # Editors on Windows put a mark before the text.
-        text = _find_flagfile(file).read_text("utf-8-sig")
-        if "\0" in text:
+        with _find_flagfile(file).open("rb") as stream:  # a device has no end
+            data = stream.read(MAX_FLAG_FILE_BYTES + 1)
+        text = data.decode("utf-8-sig")  # editors on Windows put a mark before the text
+        if "\0" in text or len(data) > MAX_FLAG_FILE_BYTES:
             raise ValueError
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        no_text = f"it is no text in UTF-8 of up to {MAX_FLAG_FILE_BYTES:,} bytes"
+        reason = error.strerror if isinstance(error, OSError) else no_text
         known = sorted({path.name for folder in OWN_FOLDERS for path in folder.glob("*.flags")})
         hint = nearest(Path(file).name, known)
         raise FlagError(

@@ -16,7 +16,7 @@ from rich.progress import Progress
 from engine.cli import command_line
 from engine.cli import flags as cli_flags
 from engine.cli import train as cli_train
-from engine.cli.flag_types import define_options, define_path
+from engine.cli.flag_types import define_options, define_text
 from engine.commands import doctor
 from engine.commands.doctor import DoctorOptions
 from engine.core.findings import ERROR
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def define_doctor(values: flags.FlagValues) -> None:
-    define_path(values, "out", "doctor", "folder for report.html and report.json, or none")
+    define_text(values, "out", "doctor", "folder for report.html and report.json, or none")
     define_options(values, DoctorOptions)
 
 
@@ -48,8 +48,8 @@ def main(argv: list[str]) -> None:
 
     for line in doctor_page.lines(examined.summary):
         print(line)
-    if parsed.out != Path("none"):
-        html, figures = doctor.write_report(examined, parsed.out)
+    if parsed.out != "none":
+        html, figures = doctor.write_report(examined, Path(parsed.out).expanduser())
         print(f"written to {html} and {figures}")
     if options.write_manifest:
         write_manifest(examined, options.write_manifest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pathlib
 import re
@@ -155,8 +156,11 @@ def define_options(
       omit: names of options that get no flag here.
       parsers: of flags whose type is not the field's.
     """
-    hints = typing.get_type_hints(kind)
-    for name, option in declared_options(kind).items():
+    hints, options = typing.get_type_hints(kind), declared_options(kind)
+    # A class's own fields before those of its bases, which are about the process.
+    annotated = (name for one in kind.__mro__ for name in inspect.get_annotations(one))
+    for name in (name for name in dict.fromkeys(annotated) if name in options):
+        option = options[name]
         if not option.help or name in omit or name in values:
             continue
         default = kind.__dataclass_fields__[name].default  # type: ignore[attr-defined]

@@ -71,7 +71,7 @@ def train_options(parsed: ParsedFlags, argv: list[str]) -> TrainOptions:
         why = (
             "belongs to the recipe, which --recipe gives whole; omit it, or edit a copy of the file"
         )
-        parsed.refuse(cli_flags.recipe_flags(), why)
+        parsed.refuse(cli_flags.recipe_flags(), why, unset=True)
         file = recipe_file.read(parsed.recipe)
         recipe, name, plan = file.recipe, file.name, file.plan
     else:

@@ -35,6 +35,11 @@ def test_flags_after_a_flag_file_override_it(write):
     assert recipe("--batch_size=4", file).batch_size == 8, "the last holds"
 
 
+def test_flag_file_may_be_a_word_of_its_own(write):
+    found = recipe(*write("--seed=3\n--batch_size=8\n").split("="), "--batch_size=4")
+    assert (found.seed, found.batch_size) == (3, 4)
+
+
 def test_phases_on_the_command_line_replace_those_of_the_file(write):
     file = write("--phase=a(epochs=1)\n--phase=b(epochs=1)\n")
     assert phases(recipe(file, "--phase=c()")) == ["c"]
@@ -82,6 +87,7 @@ def test_flag_files_are_utf8_wherever_they_are_read(write):
         ("--flagfile=", "can't be read"),
         ("--flagfile", "can't be read"),
         (f"--flagfile={ROOT}", "Is a directory"),
+        ("--flagfile=/dev/zero", "no text in UTF-8 of up to 1,048,576 bytes"),
     ],
 )  # fmt: skip
 def test_unreadable_flag_file_is_refused_with_the_nearest_name(flag, reason):

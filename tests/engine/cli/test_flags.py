@@ -47,7 +47,7 @@ PLACES = {
     "predict": ("run_dir", "plot", "out"),
     "export": ("run_dir", "out"),
     "serve": ("run_dir",),
-    "doctor": ("out", "write_manifest"),
+    "doctor": ("write_manifest",),
     "benchmark": ("out", "plot"),
 }
 
@@ -86,6 +86,18 @@ def test_manifest_root_requires_manifest():
             cli_flags.build_data_spec(parse(*filter(None, ("--manifest_root=/a", other))))
     found = cli_flags.build_data_spec(parse("--manifest=a.csv", "--manifest_root=images"))
     assert os.path.isabs(found.manifest_root)
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [(name, flag) for name in PLACES for flag in PLACES[name]] + [("doctor", "out")],
+)
+def test_empty_path_is_refused_or_omits_what_is_written(call, name, flag):
+    with pytest.raises(command_line.FlagError) as caught:
+        call(name, f"--{flag}=")
+    assert (str(caught.value) == f"--{flag}= is empty; give a path, or omit it") == (
+        flag in ("run_dir", "out")
+    )
 
 
 def test_empty_folder_is_refused():

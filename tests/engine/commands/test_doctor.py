@@ -3,11 +3,13 @@
 import csv
 import json
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from engine.cli.command_line import FlagError
 from engine.commands.train import TrainOptions, train
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec
@@ -123,3 +125,16 @@ def test_doctor_with_an_unwritable_folder_prints_its_findings(call, coloured, tm
     with pytest.raises(UserError, match=r"^--out: .* can't be written"):
         call("doctor", f"--data_dir={coloured}", f"--out={tmp_path / 'file' / 'inside'}")
     assert "52 images in " in call.said.out
+
+
+@pytest.mark.parametrize(
+    ("out", "folder"), [("none", None), ("./none", "none"), ("~/page", "page"), ("", None)]
+)
+def test_doctor_writes_its_report_to_the_folder_that_out_names(
+    call, coloured, tmp_path, monkeypatch, out, folder
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with nullcontext() if out else pytest.raises(FlagError, match="--out= is empty; give a path"):
+        call("doctor", f"--data_dir={coloured}", f"--out={out}")
+    assert [path.name for path in tmp_path.iterdir()] == ([folder] if folder else [])

@@ -12,10 +12,12 @@ from engine.runtime import tensorflow_setup
 
 FLAG_ERRORS = (
     ("benchmark --compare", "no file is named"),
+    ("benchmark --compare --nopredict --plot=", "no file is named"),
     ("benchmark result.json", "result files follow --compare"),
     ("benchmark --data_dir=x --backbones=mobilnet", "did you mean 'mobilenet'"),
     ("benchmark --data_dir=x --batch_sizes=16,many", "allowed: whole numbers"),
     ("benchmark --data_dir=x --compare_baselines --baselines=fits", "did you mean 'fit'"),
+    ("benchmark --data_dir=x --out=taken.csv", "allowed: a file that ends in .json, or a folder"),
     ("benchmark --plot=a.png", "--plot has no use here; it goes with --compare"),
     ("benchmark --seeds=3", "--seeds has no use here; it goes with --compare_baselines"),
     ("benchmark --compare --out=a.json b.json", "--out has no use with --compare"),
@@ -26,6 +28,7 @@ FLAG_ERRORS = (
     ("doctor --manifest=list.csv --write_manifest=link.csv", "is the manifest that is read, which"),
     ("evaluate", "--run_dir is missing"),
     ("evaluate --compare run", "--compare takes two runs or more"),
+    ("evaluate --compare run --noplain", "--compare takes two runs or more"),
     ("evaluate --compare run run --abstain=0", "--abstain has no use with --compare"),
     ("evaluate --compare a b --price_per_hour=0", "--price_per_hour has no use with --compare"),
     ("evaluate RUN --positive_class=blue", "--positive_class and --min_recall go together"),
@@ -51,6 +54,7 @@ FLAG_ERRORS = (
     ("predict a.jpg --tta=mirror", "allowed: a whole number, 2 or more, or flip"),
     ("predict a.jpg --tta=4", "give --run_dir, or --tta=flip"),
     ("predict a.jpg --explain", "--explain draws into a plot; give --plot=FILE.png with it"),
+    ("predict --nooverwrite", "no image is named"),
     ("predict a.jpg --overwrite", "--overwrite has no use without --out"),
     ("predict a.jpg --out=a.txt", "a.txt: ending '.txt' does not exist"),
     ("predict a.jpg --out=answers", "allowed: .csv, .jsonl"),
