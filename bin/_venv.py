@@ -84,7 +84,7 @@ def has_nvidia_driver():
     try:
         return bool(ctypes.CDLL("libcuda.so.1"))
     except OSError:
-        return False
+        return os.path.exists("/usr/lib/wsl/lib/libcuda.so.1")  # of WSL2, on no path of the loader
 
 
 def set_up(missing):

@@ -1,4 +1,4 @@
-"""What all tests share: `--slow` and `--soak`, a quiet TensorFlow, images and a trained run."""
+"""What all tests share: `--slow` and `--soak`, TensorFlow's log level, images and a trained run."""
 
 import dataclasses
 import importlib

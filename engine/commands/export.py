@@ -95,7 +95,7 @@ def export(
 
     Args:
       logger: receives progress messages; nothing is printed without one.
-      shutdown: what may ask the export to end from outside; a converter ends first.
+      shutdown: a request to stop, such as a signal; a converter ends first.
       warn: receives a line about images that can't be read; the logger by default.
 
     Raises:

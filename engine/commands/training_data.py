@@ -28,10 +28,10 @@ def prepare_job(
     devices: Any = None,
     **settings: Any,
 ) -> TrainJob:
-    """Builds the classifier and the data loader of a run.
+    """Lists a run's images, builds its network, scans the images, and returns the job.
 
-    The network comes first: weights that can't be had are no reason to decode a million images.
-    The first phase's frozen layers are compiled during the first pass over the images.
+    The network is built before the scan: without its weights no image needs to be decoded. The
+    first phase's frozen layers are compiled during the first pass over the images.
 
     Args:
       devices: the `tf.distribute.Strategy` to build the network for, or None.

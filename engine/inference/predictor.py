@@ -83,7 +83,9 @@ class Predictor:
         if not self.parts:
             return self
         trunk, upper = compile_frozen(self.parts[0], FLOAT32), self.parts[1]
-        return self.computed_by(lambda images: upper(trunk(tf.cast(images, tf.float32))[0]))
+        model = self.computed_by(lambda images: upper(trunk(tf.cast(images, tf.float32))[0]))
+        model.parts = self.parts  # from which other modes can still be built
+        return model
 
     def in_fastest_mode(self, images: Any, log: Callable[[str], None]) -> Predictor:
         """Returns the model in the fastest compute mode within tolerance on these images.

@@ -120,15 +120,15 @@ def _threshold(data: ReportData, point: OperatingPoint) -> list[Markup]:
 
 
 def _costs(point: OperatingPoint) -> Sequence[tuple[str, str, str]]:
-    found, false_alarms, negatives = point.found, point.false_alarms, point.negatives
-    positives, predicted = found + point.missed, found + false_alarms
-    recall = f"{_share(found, positives)} ({span(point.recall_interval, 1)})"
+    hits, false_alarms, negatives = point.found, point.false_alarms, point.negatives
+    positives, predicted = hits + point.missed, hits + false_alarms
+    recall = f"{_share(hits, positives)} ({span(point.recall_interval, 1)})"
     others = f"{false_alarms:,} of {negatives:,} others"
-    right = f"{found:,} right of {count(predicted, 'decision')}"
+    right = f"{hits:,} right of {count(predicted, 'decision')}"
     return (
-        ("recall", recall, f"{found:,} found of {positives:,}, {point.missed:,} missed"),
+        ("recall", recall, f"{hits:,} found of {positives:,}, {point.missed:,} missed"),
         ("false alarms", _share(false_alarms, negatives), others),
-        ("precision", _share(found, predicted), right),
+        ("precision", _share(hits, predicted), right),
     )
 
 

@@ -29,10 +29,10 @@ def page(result: DatasetExamination, thumbnail: Thumbnail) -> str:
         [_section(finding, result.root, thumbnail) for finding in findings]
         for findings in _errors_first(result)
     )
-    found = summary(result.findings) if result.findings else "no problems"
+    counts = summary(result.findings) if result.findings else "no problems"
     return document(
         TITLE,
-        ("Data set report", TITLE, f"{_examined(result)}: {found}."),
+        ("Data set report", TITLE, f"{_examined(result)}: {counts}."),
         [*errors, _classes(result), *others],
     )
 

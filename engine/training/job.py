@@ -1,4 +1,4 @@
-"""What a run is given, in one value."""
+"""The job that the training loop runs, in one value."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def test_all_outcomes_cached_draw_as_without_a_cache(text):
     augmentation = augmentations.compose(parse_calls(text))
     loader = small.InMemoryDataLoader(EXAMPLES, BATCH)
     outputs = [((small.SIDE, small.SIDE, 3), "float32")]
-    forward = OtherTrunk(augmentation, outputs, lambda *given: [augmentation.apply(*given)])
+    forward = OtherTrunk(augmentation, outputs, lambda *inputs: [augmentation.apply(*inputs)])
     cache = FeatureCache(loader, forward, ALL_OUTCOMES, augmentation.outcomes, PLENTY)
     assert cache.enumerated
     different = set()

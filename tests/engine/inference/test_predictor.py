@@ -96,8 +96,11 @@ def test_half_precision_is_close_with_its_last_layers_in_float32(model):
 
 def test_float32_mode_is_the_model_itself_and_constant_kernels_are_close(model):
     assert model.in_mode(FLOAT32) is model
-    constant = model.with_constant_kernels().probabilities(IMAGES)
-    np.testing.assert_allclose(constant, model.probabilities(IMAGES), atol=1e-5)
+    constant = model.with_constant_kernels()
+    np.testing.assert_allclose(
+        constant.probabilities(IMAGES), model.probabilities(IMAGES), atol=1e-5
+    )
+    assert constant.in_mode(HALF).mode == HALF, "other modes can still be built"
 
 
 @pytest.mark.parametrize("mode", [FLOAT32, HALF])

@@ -49,7 +49,7 @@ def disk(monkeypatch) -> Disk:
 def nearly(monkeypatch) -> Disk:
     """Full for checkpoints, though not for a row of history."""
     disk, real = Disk(), checkpoints.save
-    monkeypatch.setattr(checkpoints, "save", lambda *given: disk.fails() or real(*given))
+    monkeypatch.setattr(checkpoints, "save", lambda *values: disk.fails() or real(*values))
     return disk
 
 

@@ -1,7 +1,7 @@
 """Changes a program that a test starts; see `tests.engine.tiny`.
 
 Python imports this before the program. The backbone `tiny` is registered, for which no TensorFlow
-is imported. Environment variables ask for more:
+is imported. Environment variables change more:
 
 FITTING: a device on which more than so many images at a time don't fit.
 TRIAL: trials of what fits write their process number to this file, and then do nothing.
