@@ -97,6 +97,8 @@ def _scan(index: int, file: str, image: str, label: str) -> list[tuple[int, ...]
             while place < size:
                 header = stream.read(_HEADER_BYTES)
                 length = int.from_bytes(header[:8], "little")
+                if len(header) == _HEADER_BYTES and header[8:] != masked_crc32c(header[:8]):
+                    raise ValueError("no TFRecord header: wrong checksum of its length")
                 end = place + _HEADER_BYTES + length + _FOOTER_BYTES
                 if end > size:
                     raise ValueError(f"the file ends at byte {size}, the record at byte {end}")
@@ -118,6 +120,24 @@ def _scan(index: int, file: str, image: str, label: str) -> list[tuple[int, ...]
 def _unreadable(error: OSError) -> UserError:
     name = printable(str(error.filename))
     return UserError(f"{name} can't be read: {error.strerror}; prepare the data set again")
+
+
+def masked_crc32c(data: bytes) -> bytes:
+    """Returns the checksum of record files: CRC-32C (RFC 3720), rotated and shifted."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = (crc >> 8) ^ _CRC_TABLE[(crc ^ byte) & 255]
+    crc ^= 0xFFFFFFFF
+    return (((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
+
+
+def _crc_of_byte(crc: int) -> int:
+    for _ in range(8):
+        crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)  # Castagnoli's polynomial, reflected
+    return crc
+
+
+_CRC_TABLE = tuple(map(_crc_of_byte, range(256)))
 
 
 def _parse_example(record: bytes, image: str, label: str) -> tuple[int, int, int]:

@@ -135,10 +135,19 @@ def test_damage_is_named_with_its_place(tmp_path, cache):
     for damaged, message in [
         *((whole[: size + cut], f"byte {size}: the file ends at") for cut in (1, 11, 12, size - 1)),
         (whole[: size + 12] + b"\xff" + whole[size + 13 :], f"byte {size}: no tf.train.Example"),
-        (b"\x1f\x8b" + RNG.bytes(200), "byte 0: the file ends at byte 202"),
+        (b"\x1f\x8b" + RNG.bytes(200), "byte 0: no TFRecord header: wrong checksum"),
     ]:
         broken.write_bytes(damaged)
         with pytest.raises(UserError, match=message):
             index([str(broken)], cache)
     with pytest.raises(UserError, match="can't be read"):
         index([str(tmp_path / "none")], cache)
+
+
+def test_damaged_length_is_refused_before_so_much_is_read(tmp_path, cache):
+    file = tmp_path / "file"
+    with open(file, "wb") as stream:
+        stream.write((10**12).to_bytes(8, "little") + bytes(4))
+        stream.truncate(10**12 + 16)  # sparse
+    with pytest.raises(UserError, match="record at byte 0: no TFRecord header: wrong checksum"):
+        index([os.fspath(file)], cache)
