@@ -120,7 +120,9 @@ def export(
         )
         source = export_source.ExportSource(
             model,
-            decode=lambda contents: decode.decode(contents, *recipe.image_size, recipe.resize),
+            decode=lambda contents: decode.decode(
+                contents, *recipe.image_size, recipe.resize, alone=False
+            ),
             precision=options.precision,
             calibration_images=calibration_images,
             threads=threads,

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from engine.core.errors import UserError
 from engine.core.recipe import RESIZES
-from pipelines.decode import exif, formats, resizing
+from pipelines.decode import bounds, exif, formats, resizing
 
 VERSION = 2  # raise it when the pixels of any image change, so that cached ones are discarded
 REDUCTIONS = (1, 2, 4, 8)  # factors that libjpeg supports
@@ -26,7 +26,9 @@ SPARE = 2  # the reduced image is at least this many times the target
 
 
 @tf.autograph.experimental.do_not_convert
-def decode(contents: tf.Tensor, height: int, width: int, resize: str = "squash") -> tf.Tensor:
+def decode(
+    contents: tf.Tensor, height: int, width: int, resize: str = "squash", alone: bool = True
+) -> tf.Tensor:
     """Decodes one image of any supported format, applies EXIF orientation and resizes it.
 
     Supported are JPEG (grey, CMYK, progressive), PNG, BMP, GIF and WebP (the first frame of each),
@@ -37,6 +39,7 @@ def decode(contents: tf.Tensor, height: int, width: int, resize: str = "squash")
       contents: string scalar, the bytes of the file.
       height, width: of the result, in pixels, above 0.
       resize: `squash`, `crop` or `pad`: see `resizing.placement`.
+      alone: whether a large image waits for others of this process; False in an exported model.
 
     Returns:
       uint8 [height, width, 3], RGB, 0…255.
@@ -52,41 +55,56 @@ def decode(contents: tf.Tensor, height: int, width: int, resize: str = "squash")
     target = tf.constant([height, width])
     image = tf.cond(
         formats.is_jpeg(contents),
-        lambda: _jpeg(contents, target, resize),
-        lambda: _other(contents, target, resize),
+        lambda: _jpeg(contents, target, resize, alone),
+        lambda: _other(contents, target, resize, alone),
     )
     return tf.ensure_shape(image, [height, width, 3])
 
 
-def _jpeg(contents: tf.Tensor, target: tf.Tensor, resize: str) -> tf.Tensor:
+def _jpeg(contents: tf.Tensor, target: tf.Tensor, resize: str, alone: bool) -> tf.Tensor:
     size = tf.io.extract_jpeg_shape(contents)[:2]
-    contents = formats.checked(contents, formats.require_size(size[0], size[1]))
+    scans = bounds.count_scans(contents, size)
+    contents = bounds.checked(
+        contents, bounds.require_size(size), bounds.require_few_scans(scans, size)
+    )
     orientation = exif.in_jpeg(contents)
     stored = exif.stored_size(target, orientation)
     scale, offset = resizing.placement(size, stored, resize)
-    pixels, reduction = _reduced(contents, scale)
-    # Blocks at the right and lower edge may exceed the image: `scale` counts true pixels.
-    small = resizing.resample(pixels, scale * reduction, offset, stored)
-    return exif.upright(small, orientation)
+    index = _reduction(scale)
+    factor = tf.constant(REDUCTIONS)[index]
+
+    def read() -> tf.Tensor:
+        readers = [
+            functools.partial(tf.io.decode_jpeg, contents, 3, ratio, dct_method="INTEGER_ACCURATE")
+            for ratio in REDUCTIONS
+        ]
+        pixels = tf.switch_case(index, readers)
+        # Blocks at the right and lower edge may exceed the image: `scale` counts true pixels.
+        shrunk = scale * tf.cast(factor, tf.float32)
+        return exif.upright(resizing.resample(pixels, shrunk, offset, stored), orientation)
+
+    # Of several scans libjpeg holds the whole image, however small it becomes.
+    held = size // tf.where(scans > 1, 1, factor)
+    return bounds.in_turn(bounds.is_large(held, stored[0]), read, alone)
 
 
-def _reduced(contents: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns uint8 [h, w, 3] and the reduction, float32 scalar, 1 or more."""
+def _reduction(scale: tf.Tensor) -> tf.Tensor:
+    """Returns the place in REDUCTIONS of the factor by which libjpeg shrinks, int32 scalar."""
     factors = tf.constant(REDUCTIONS, tf.float32)
     allowed = factors * (SPARE * tf.reduce_max(scale)) <= 1.0
-    index = tf.reduce_sum(tf.cast(allowed[1:], tf.int32))
-    readers = [
-        functools.partial(tf.io.decode_jpeg, contents, 3, ratio, dct_method="INTEGER_ACCURATE")
-        for ratio in REDUCTIONS
-    ]
-    return tf.switch_case(index, readers), factors[index]
+    return tf.reduce_sum(tf.cast(allowed[1:], tf.int32))
 
 
-def _other(contents: tf.Tensor, target: tf.Tensor, resize: str) -> tf.Tensor:
-    pixels, orientation = formats.read_other(contents)
-    stored = exif.stored_size(target, orientation)
-    scale, offset = resizing.placement(tf.shape(pixels)[:2], stored, resize)
-    return exif.upright(resizing.resample(pixels, scale, offset, stored), orientation)
+def _other(contents: tf.Tensor, target: tf.Tensor, resize: str, alone: bool) -> tf.Tensor:
+    size = formats.measure_other(contents)
+
+    def read() -> tf.Tensor:
+        pixels, orientation = formats.read_other(contents)
+        stored = exif.stored_size(target, orientation)
+        scale, offset = resizing.placement(tf.shape(pixels)[:2], stored, resize)
+        return exif.upright(resizing.resample(pixels, scale, offset, stored), orientation)
+
+    return bounds.in_turn(bounds.is_large(size, tf.reduce_max(target)), read, alone)
 
 
 def reason(error: Exception) -> str:

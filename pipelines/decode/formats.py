@@ -13,38 +13,26 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from pipelines.decode import exif, gif
+from pipelines.decode.bounds import checked, require, require_few_texts, require_size
 from pipelines.decode.file_bytes import TEXT, integers, outlined
 
-PIXEL_LIMIT = 178_956_970  # pixels: where Pillow raises DecompressionBombError
 JPEG_MAGIC = b"\xff\xd8\xff"
 NOT_AN_IMAGE = "not an image (JPEG, PNG, BMP, GIF, WebP)"
 _ALL = 2**31 - 1  # bytes
-TOO_LARGE = f"more than {PIXEL_LIMIT:,} pixels"
+_CANVASES = 4  # that libwebp allocates for an animation
 
 
 class ImageFormat(NamedTuple):
-    """A format's first bytes and its reader: contents -> (uint8 [h, w, 3], orientation 1…8)."""
+    """A format's first bytes and its readers.
+
+    size: contents -> int32 [2], height and width as its header claims.
+    read: contents -> (uint8 [h, w, 3], orientation 1…8); the size has been checked.
+    """
 
     magic: bytes
     magic_at: int
+    size: Callable[[tf.Tensor], tf.Tensor]
     read: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-
-
-def require(condition: tf.Tensor, reason: str | tf.Tensor) -> tf.Operation:
-    """Refuses the image with a reason of one short line unless the condition holds."""
-    return tf.raw_ops.Assert(condition=condition, data=[tf.convert_to_tensor(reason)])
-
-
-def require_size(height: tf.Tensor, width: tf.Tensor) -> tf.Operation:
-    """Refuses an image whose header claims more than PIXEL_LIMIT pixels."""
-    area = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
-    return require(area <= PIXEL_LIMIT, TOO_LARGE)
-
-
-def checked(contents: tf.Tensor, *checks: tf.Operation | None) -> tf.Tensor:
-    """Returns the contents once the checks have passed; eager ones have run and are None."""
-    with tf.control_dependencies(checks):
-        return tf.identity(contents)
 
 
 def is_jpeg(contents: tf.Tensor) -> tf.Tensor:
@@ -53,53 +41,75 @@ def is_jpeg(contents: tf.Tensor) -> tf.Tensor:
 
 
 @outlined(TEXT)
+def measure_other(contents: tf.Tensor) -> tf.Tensor:
+    """Returns the height and width that the header of another format than JPEG claims, int32 [2].
+
+    Raises:
+      tf.errors.InvalidArgumentError: too large, or of an unknown kind.
+    """
+    readers = [lambda entry=entry: entry.size(contents) for entry in OTHERS.values()]
+    size = tf.switch_case(_format_index(contents), [*readers, lambda: _unknown(contents)])
+    return checked(size, require_size(size))
+
+
+@outlined(TEXT)
 def read_other(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes formats other than JPEG.
 
     Args:
-      contents: string scalar.
+      contents: string scalar that `measure_other` has accepted.
 
     Returns:
       uint8 [h, w, 3] and the orientation, int32 scalar, 1…8.
 
     Raises:
-      tf.errors.InvalidArgumentError: the file is of another format, damaged, or unsupported.
+      tf.errors.InvalidArgumentError: the file is damaged, or unsupported.
     """
+    readers = [lambda entry=entry: entry.read(contents) for entry in OTHERS.values()]
+    return tf.switch_case(_format_index(contents), readers)
+
+
+def _format_index(contents: tf.Tensor) -> tf.Tensor:
+    """Returns the place in `OTHERS`, int32 scalar, its length for no format."""
     padded = tf.strings.join([tf.strings.substr(contents, 0, 16), b"\0" * 16])
     matches = [
         tf.strings.substr(padded, entry.magic_at, len(entry.magic)) == entry.magic
         for entry in OTHERS.values()
     ]
-    index = tf.argmax(tf.stack([*matches, tf.constant(True)]), output_type=tf.int32)
-    readers = [lambda entry=entry: entry.read(contents) for entry in OTHERS.values()]
-    return tf.switch_case(index, [*readers, lambda: _unknown(contents)])
+    return tf.argmax(tf.stack([*matches, tf.constant(True)]), output_type=tf.int32)
 
 
-def _unknown(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _unknown(contents: tf.Tensor) -> tf.Tensor:
     reason = tf.where(tf.strings.length(contents) == 0, "empty file", NOT_AN_IMAGE)
-    return checked(tf.zeros([1, 1, 3], tf.uint8), require(False, reason)), tf.constant(1)
+    return checked(tf.zeros([2], tf.int32), require(False, reason))
+
+
+def _png_size(contents: tf.Tensor) -> tf.Tensor:
+    return integers(contents, 16, 2, tf.int32, little_endian=False)[::-1]
 
 
 def _png(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    width, height = tf.unstack(integers(contents, 16, 2, tf.int32, little_endian=False))
-    contents = checked(contents, require_size(height, width))
+    contents = checked(contents, require_few_texts(contents))
     return tf.io.decode_png(contents, channels=3), exif.in_png(contents)
 
 
+def _gif_size(contents: tf.Tensor) -> tf.Tensor:
+    return integers(contents, 6, 2, tf.uint16)[::-1]
+
+
 def _gif(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    width, height = tf.unstack(integers(contents, 6, 2, tf.uint16))
+    height, width = tf.unstack(_gif_size(contents))
     contents, frame = gif.first_frame(contents)
     # TensorFlow returns the first frame only, without the screen around it.
     fills = tf.reduce_all((frame == tf.stack([0, 0, width, height])) | (frame < 0))
     contents = checked(
         contents,
-        require_size(height, width),
         require(fills, "GIF whose first frame does not fill it, which TensorFlow misplaces"),
     )
     return _first_frame(contents, channels=3), tf.constant(1)
 
 
-def _webp(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _webp_size(contents: tf.Tensor) -> tf.Tensor:
     """Finds the size by the container specification, RFC 6386 (VP8) and RFC 9649 (VP8L)."""
     head = integers(contents, 0, 21)
     kind = head[15]
@@ -110,13 +120,18 @@ def _webp(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     size = tf.where(kind == ord("X"), extended, tf.where(kind == ord("L"), lossless, lossy))
     known = tf.reduce_all(head[12:15] == [*b"VP8"]) & tf.reduce_any(kind == [*b"X L"])
     # Otherwise TensorFlow would try other formats, and libwebp bare pixels.
-    contents = checked(
-        contents,
-        require(tf.reduce_all(head[:4] == [*b"RIFF"]) & known, "WebP of an unknown kind"),
-        require_size(size[0], size[1]),
-    )
-    animated = (kind == ord("X")) & (head[20] // 2 % 2 == 1)
-    whole = tf.cond(animated, lambda: _with_alpha_flag(contents), lambda: contents)
+    known &= tf.reduce_all(head[:4] == [*b"RIFF"])
+    canvases = tf.where(_is_animated(contents), _CANVASES, 1)
+    return checked(size, require(known, "WebP of an unknown kind"), require_size(size, canvases))
+
+
+def _is_animated(contents: tf.Tensor) -> tf.Tensor:
+    kind, flags = tf.unstack(tf.gather(integers(contents, 0, 21), [15, 20]))
+    return (kind == ord("X")) & (flags // 2 % 2 == 1)
+
+
+def _webp(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    whole = tf.cond(_is_animated(contents), lambda: _with_alpha_flag(contents), lambda: contents)
     return _first_frame(whole, channels=0)[:, :, :3], exif.in_webp(contents)
 
 
@@ -130,26 +145,32 @@ def _with_alpha_flag(contents: tf.Tensor) -> tf.Tensor:
     return tf.strings.join([before, b"\x12", behind])
 
 
+def _bmp_size(contents: tf.Tensor) -> tf.Tensor:
+    """Rows of negative height are stored from the top; -2^31 stays negative."""
+    offset, header_size, width, height = tf.unstack(integers(contents, 10, 4, tf.int32))
+    valid = (header_size >= 40) & (width > 0) & (offset > 0) & (height > -(2**31))
+    size = tf.stack([tf.abs(height), width])
+    return checked(size, require(valid, "BMP of an old or broken kind"))
+
+
 def _bmp(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Reads Windows bitmaps of 24 and 32 bits, and of 8 with a plain grey palette.
 
     TensorFlow reads palette indices as greys, and ignores compression and bit masks.
     """
-    offset, header_size, width, height = tf.unstack(integers(contents, 10, 4, tf.int32))
+    offset, header_size = tf.unstack(integers(contents, 10, 2, tf.int32))
+    rows, width = tf.unstack(_bmp_size(contents))
     bits, compression = integers(contents, 28, 1, tf.uint16)[0], _integer(contents, 30)
     masks = tf.reduce_all(integers(contents, 54, 3, tf.int32) == [0xFF0000, 0xFF00, 0xFF])
     plain = (compression == 0) | ((compression == 3) & (bits == 32) & masks)
     grey = (bits == 8) & _has_grey_palette(contents, header_size)
-    rows = tf.abs(tf.cast(height, tf.int64))
     stride = (tf.cast(width, tf.int64) * tf.cast(bits, tf.int64) + 31) // 32 * 4
-    end = tf.cast(offset, tf.int64) + stride * rows
+    end = tf.cast(offset, tf.int64) + stride * tf.cast(rows, tf.int64)
     contents = checked(
         contents,
-        require((header_size >= 40) & (width > 0) & (offset > 0), "BMP of an old or broken kind"),
         require((bits == 24) | (bits == 32) | (bits == 8), "BMP of 1, 4 or 16 bits a pixel"),
         require(plain, "compressed BMP, which TensorFlow cannot decode"),
         require(grey | (bits != 8), "palette BMP, which TensorFlow decodes to wrong colours"),
-        require_size(rows, width),
         require(end <= tf.cast(tf.strings.length(contents), tf.int64), "truncated BMP"),
     )
     # TensorFlow refuses the few bytes that some programs write behind the pixels.
@@ -178,8 +199,8 @@ def _integer(contents: tf.Tensor, at: int) -> tf.Tensor:
 
 
 OTHERS = {
-    "PNG": ImageFormat(b"\x89PNG\r\n\x1a\n", 0, _png),
-    "BMP": ImageFormat(b"BM", 0, _bmp),
-    "GIF": ImageFormat(b"GIF8", 0, _gif),
-    "WebP": ImageFormat(b"WEBP", 8, _webp),
+    "PNG": ImageFormat(b"\x89PNG\r\n\x1a\n", 0, _png_size, _png),
+    "BMP": ImageFormat(b"BM", 0, _bmp_size, _bmp),
+    "GIF": ImageFormat(b"GIF8", 0, _gif_size, _gif),
+    "WebP": ImageFormat(b"WEBP", 8, _webp_size, _webp),
 }

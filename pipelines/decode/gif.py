@@ -13,7 +13,7 @@ import tensorflow as tf
 _SCREEN = 13  # bytes: signature and logical screen descriptor
 _EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, b"\x3b"
 _MAX_EXTENSIONS = 1000  # before the frame
-_MIN_BLOCK = 32  # mean bytes of blocks
+_MIN_BLOCK = 64  # mean bytes of blocks
 _SPARE = 16  # zeros behind the file: they end a truncated one
 
 

@@ -15,7 +15,7 @@ from engine.core.errors import UserError
 from engine.core.findings import Case, DatasetExamination, Finding
 from engine.core.recipe import DataSpec
 from engine.core.text import printable
-from pipelines.decode import decode, formats, headers
+from pipelines.decode import bounds, decode, formats, headers
 from pipelines.doctor import duplicates, kinds, near_duplicates, quick_check
 from pipelines.pixel_cache import scan
 from pipelines.pixel_cache.index import FACTS, MISSING
@@ -28,7 +28,7 @@ THUMBNAIL_SIDE = 112  # pixels
 _KINDS_OF_REASONS = {
     "empty file": "empty",
     formats.NOT_AN_IMAGE: "no_image",
-    formats.TOO_LARGE: "bomb",
+    bounds.TOO_LARGE: "bomb",
     MISSING: "missing",
 }
 

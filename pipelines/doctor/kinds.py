@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from engine.core.findings import ERROR, NOTE, WARNING, Case, Finding, FindingKind
-from pipelines.decode.formats import TOO_LARGE
+from pipelines.decode.bounds import TOO_LARGE
 
 # From the most to the least severe; reports keep this order. Of each: name, noun, problem, advice.
 _LEVELS = {
