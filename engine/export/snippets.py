@@ -58,7 +58,7 @@ def preprocessing_steps(source: ExportSource) -> str:
     resize = source.loaded_run.recipe.resize
     return f"""\
 1. Decode the image and rotate it by its EXIF orientation.
-2. Convert it to RGB: drop alpha, repeat grey.
+2. Convert it to RGB: drop alpha, repeat grey; of 16-bit levels take the upper byte.
 3. Resize it to {height} x {width} pixels (height x width) by `{resize}`: {STEPS[resize]}.
    The filter is the antialiased triangle: Pillow's BILINEAR in mode "F" (float), rounded once at
    the end; in byte modes Pillow rounds after each pass. In 50 photographs at most one value in
@@ -105,6 +105,8 @@ HEIGHT, WIDTH = {height}, {width}
 def pixels(path):
     image = Image.open(path)
     orientation = image.getexif().get(0x0112)  # applied after resizing
+    if image.mode.startswith("I"):  # 16 bits of grey
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     width, height = (HEIGHT, WIDTH) if orientation in (5, 6, 7, 8) else (WIDTH, HEIGHT)
 {BEFORE_READING.get(resize, "")}\
     _, box = image.draft(None, (2 * width, 2 * height)) or (None, (0, 0, *image.size))

@@ -52,7 +52,9 @@ def require_size(size: tf.Tensor, share: tf.Tensor | int = 1) -> tf.Operation:
       share: the area has to fit into the limit so many times.
     """
     size = tf.cast(size, tf.int64)
-    fits = (_area(size) <= PIXEL_LIMIT // tf.cast(share, tf.int64)) & (tf.reduce_max(size) <= SIDE_LIMIT)
+    fits = (_area(size) <= PIXEL_LIMIT // tf.cast(share, tf.int64)) & (
+        tf.reduce_max(size) <= SIDE_LIMIT
+    )
     return require(fits, TOO_LARGE)
 
 

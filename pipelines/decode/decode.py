@@ -20,8 +20,10 @@ from engine.core.errors import UserError
 from engine.core.recipe import RESIZES
 from pipelines.decode import bounds, exif, formats, resizing
 
-VERSION = 2  # raise it when the pixels of any image change, so that cached ones are discarded
+VERSION = 3  # raise it when the pixels of any image change, so that cached ones are discarded
 REDUCTIONS = (1, 2, 4, 8)  # factors that libjpeg supports
+# The first bytes of a JPEG file and Adobe's segment: version 100, no transform of colours.
+ADOBE_MARK = b"\xff\xd8\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"
 SPARE = 2  # the reduced image is at least this many times the target
 
 
@@ -62,7 +64,9 @@ def decode(
 
 
 def _jpeg(contents: tf.Tensor, target: tf.Tensor, resize: str, alone: bool) -> tf.Tensor:
-    size = tf.io.extract_jpeg_shape(contents)[:2]
+    shape = tf.io.extract_jpeg_shape(contents)
+    size = shape[:2]
+    contents = tf.cond(shape[2] == 4, lambda: _marked_by_adobe(contents), lambda: contents)
     scans = bounds.count_scans(contents, size)
     contents = bounds.checked(
         contents, bounds.require_size(size), bounds.require_few_scans(scans, size)
@@ -86,6 +90,14 @@ def _jpeg(contents: tf.Tensor, target: tf.Tensor, resize: str, alone: bool) -> t
     # Of several scans libjpeg holds the whole image, however small it becomes.
     held = size // tf.where(scans > 1, 1, factor)
     return bounds.in_turn(bounds.is_large(held, stored[0]), read, alone)
+
+
+def _marked_by_adobe(contents: tf.Tensor) -> tf.Tensor:
+    """Says of a CMYK JPEG that its levels are inverted, as Pillow and browsers take all of them.
+
+    TensorFlow does so only for files with Adobe's marker. A file's own comes later and counts.
+    """
+    return tf.strings.join([ADOBE_MARK, tf.strings.substr(contents, 2, 2**31 - 1)])
 
 
 def _reduction(scale: tf.Tensor) -> tf.Tensor:

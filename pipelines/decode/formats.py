@@ -12,12 +12,11 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from pipelines.decode import exif, gif
+from pipelines.decode import exif, gif, unsupported
 from pipelines.decode.bounds import checked, require, require_few_texts, require_size
 from pipelines.decode.file_bytes import TEXT, integers, outlined
 
 JPEG_MAGIC = b"\xff\xd8\xff"
-NOT_AN_IMAGE = "not an image (JPEG, PNG, BMP, GIF, WebP)"
 _ALL = 2**31 - 1  # bytes
 _CANVASES = 4  # that libwebp allocates for an animation
 
@@ -80,8 +79,7 @@ def _format_index(contents: tf.Tensor) -> tf.Tensor:
 
 
 def _unknown(contents: tf.Tensor) -> tf.Tensor:
-    reason = tf.where(tf.strings.length(contents) == 0, "empty file", NOT_AN_IMAGE)
-    return checked(tf.zeros([2], tf.int32), require(False, reason))
+    return checked(tf.zeros([2], tf.int32), require(False, unsupported.describe(contents)))
 
 
 def _png_size(contents: tf.Tensor) -> tf.Tensor:

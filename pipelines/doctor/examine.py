@@ -15,7 +15,7 @@ from engine.core.errors import UserError
 from engine.core.findings import Case, DatasetExamination, Finding
 from engine.core.recipe import DataSpec
 from engine.core.text import printable
-from pipelines.decode import bounds, decode, formats, headers
+from pipelines.decode import bounds, decode, headers, unsupported
 from pipelines.doctor import duplicates, kinds, near_duplicates, quick_check
 from pipelines.pixel_cache import scan
 from pipelines.pixel_cache.index import FACTS, MISSING
@@ -26,8 +26,8 @@ from pipelines.sources.validate import missing_classes
 
 THUMBNAIL_SIDE = 112  # pixels
 _KINDS_OF_REASONS = {
-    "empty file": "empty",
-    formats.NOT_AN_IMAGE: "no_image",
+    unsupported.EMPTY: "empty",
+    **dict.fromkeys(unsupported.REASONS, "no_image"),
     bounds.TOO_LARGE: "bomb",
     MISSING: "missing",
 }
@@ -166,8 +166,5 @@ def _broken_findings(broken: list[BrokenImage], examples: Examples) -> list[Find
     for one in broken:
         other = "damaged" if one.permanent else "unreadable"
         kind, detail = _KINDS_OF_REASONS.get(one.reason, other), one.reason
-        if kind == "no_image":
-            format = headers.read_headers(examples, np.array([one.index]))["format"][0].decode()
-            detail = detail if format == headers.UNKNOWN else f"{format}, which is not supported"
         cases[kind].append(Case((one.path,), detail, (one.index,)))
     return kinds.collect(cases)

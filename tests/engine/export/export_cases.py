@@ -53,7 +53,7 @@ def export_source(
     loaded_run = LoadedRun(recipe, network, classes, rule)
     return ExportSource(
         loaded_run,
-        lambda contents: decode(contents, *recipe.image_size, recipe.resize),
+        lambda contents: decode(contents, *recipe.image_size, recipe.resize, alone=False),
         precision,
         calibration_images,
     )

@@ -121,6 +121,7 @@ def files(photographs, tmp_path_factory) -> list[Path]:
     whole = Image.fromarray(small.smooth_images(16).astype(np.uint8)[5])
     images = {
         "palette.gif": whole.resize((61, 47)).quantize(64),
+        "deep_grey.png": Image.fromarray(np.asarray(whole.convert("L")).astype(np.uint16) * 251),
         "thread.png": whole.resize((3, 211)),
         "large_grey.jpg": whole.resize((403, 301), Image.Resampling.BICUBIC).convert("L"),
         **{f"{n}.jpg": whole.resize((517, 389), Image.Resampling.BICUBIC) for n in range(1, 9)},

@@ -202,6 +202,14 @@ def test_photographs_decode_as_by_pillow(cats_dogs):
             assert np.abs(result - np.asarray(want).astype(int)).mean() <= mean, (path, side)
 
 
+def test_cmyk_jpeg_without_the_mark_of_adobe_decodes_as_by_pillow():
+    whole = saved(COLOUR.convert("CMYK"), "JPEG")
+    at = whole.index(b"\xff\xee")
+    bare = whole[:at] + whole[at + 2 + whole[at + 3] :]
+    assert b"Adobe" not in bare
+    assert np.abs(unresized(bare).numpy() - opened(bare)).max() <= 1
+
+
 SOME = ("baseline.jpg", "cmyk.jpg", "plain.png", "animated.gif", "alpha.webp", "grey.bmp")
 
 

@@ -13,6 +13,10 @@ from tests.pipelines import bad_images
 from tests.pipelines.encoded_images import COLOUR, GREY, bgr_rows, bmp, saved
 
 NOT_AN_IMAGE = "not an image (JPEG, PNG, BMP, GIF, WebP)"
+HTML = "web page, not an image; download the image itself"
+LFS = "Git LFS pointer, not the image; fetch it: git lfs pull"
+OFFICE = "Office document, not an image; save its images as JPEG or PNG"
+TIFF = "TIFF, which is not supported; save it as JPEG or PNG"
 FILES = {
     "JPEG": saved(COLOUR, "JPEG"),
     "PNG": saved(COLOUR, "PNG"),
@@ -46,7 +50,15 @@ CORE_BMP = b"BM" + struct.pack("<IHHIIHHHH", 30, 0, 0, 26, 12, 1, 1, 1, 24) + by
         (b"", "empty file"),
         (b"B", NOT_AN_IMAGE),
         (b"hello, world\n", NOT_AN_IMAGE),
-        (b"<!DOCTYPE html><html></html>", NOT_AN_IMAGE),
+        (b"<!DOCTYPE html><html></html>", HTML),
+        (b"\r\n  <HTML>", HTML),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:", LFS),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", TIFF.replace("TIFF", "HEIC")),
+        (b"\0\0\0\x20ftypavif\0\0\0\0", TIFF.replace("TIFF", "AVIF")),
+        (saved(COLOUR, "TIFF"), TIFF),
+        (b"MM\0*\0\0\0\x08", TIFF),
+        (b"PK\3\4\x14\0\6\0\x08\0" + bytes(20) + b"[Content_Types].xml", OFFICE),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", OFFICE),
         (b"\0" * 500, NOT_AN_IMAGE),
         (b"RIFF\0\0\0\0WAVE", NOT_AN_IMAGE),
         (b"\x89PNX" + FILES["PNG"][4:], NOT_AN_IMAGE),

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from engine.core.errors import UserError
-from pipelines.decode import decode
+from pipelines.decode import bounds, unsupported
 from pipelines.predict import fetch, find_images, image_stream
 from pipelines.predict.image_stream import ImageStream
 from tests.pipelines import bad_images
@@ -59,7 +59,7 @@ def test_groups_have_every_place_once_in_order_for_any_batch_size(mixed):
     for batch_size in (1, 3, 64):
         groups = list(stream.groups(batch_size))
         assert [row[:2] for row in flat(groups)] == wanted
-        assert {row[2] for row in flat(groups)} == {None, decode.formats.NOT_AN_IMAGE}
+        assert {row[2] for row in flat(groups)} == {None, unsupported.NOT_AN_IMAGE}
         full, rest = divmod(13, batch_size)
         counts = [len(group.images) for group in groups]
         assert counts == [batch_size] * full + [rest] * (rest > 0) + [0], "the last place is bad"
@@ -143,7 +143,7 @@ def test_url_among_files_is_fetched_once(tmp_path, monkeypatch):
         (None, "returns text/html; allowed: the URL of an image itself"),
         (3, None),
         (9, None),
-        (None, decode.formats.NOT_AN_IMAGE),
+        (None, unsupported.NOT_AN_IMAGE),
         (3, None),
     ]
     assert sorted(requested) == sorted({f"{address}{name}" for name in ("page", "good", "text")})
@@ -159,7 +159,7 @@ def test_bomb_from_the_web_is_not_decoded(server):
     """It is 50 kB long, and 400 million pixels large."""
     ((_, image, problem),) = flat(read([server.address("bomb")], allow_private=True))
     assert image is None
-    assert problem == "more than 178,956,970 pixels"
+    assert problem == bounds.TOO_LARGE
 
 
 def test_groups_are_released(mixed):
