@@ -4,6 +4,7 @@ Each test has a repository of its own, with copies of the two modules and a prog
 a package that nobody else has.
 """
 
+import ctypes
 import hashlib
 import os
 import shutil
@@ -15,6 +16,7 @@ import zipfile
 from pathlib import Path
 
 import _bootstrap
+import _venv
 import pytest
 
 BIN = Path(_bootstrap.__file__).parent
@@ -263,3 +265,13 @@ def test_unwritable_folder_is_named_in_one_line(repository):
     status, _, err = call(repository)
     assert status == 1
     assert f"cannot make {repository / '.venv'} (File exists)" in one_line(err)
+
+
+@pytest.mark.parametrize("library", ["/usr/lib/wsl/lib/libcuda.so.1", None])
+def test_driver_of_wsl_is_seen_though_the_loader_does_not_find_it(monkeypatch, library):
+    def load(name):
+        raise OSError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    monkeypatch.setattr(os.path, "exists", lambda path: path == library)
+    assert _venv.has_nvidia_driver() == bool(library)
