@@ -140,12 +140,19 @@ def _draw_bars(axes: Any, labels: Sequence[tuple[str, float]], width: float) -> 
 
 
 def _shorten(text: str, width: float) -> str:
-    """Returns the text, or as much of its two ends as fits in about so many pixels."""
-    font = FontProperties(size=TEXT_SIZE)
-    full_width, _, _ = RendererAgg(1, 1, DPI).get_text_width_height_descent(
-        text, font, ismath=False
-    )
+    """Returns the text, or as much of its two ends as fits in so many pixels."""
+    full_width = _text_width(text)
     if full_width <= width:
         return text
-    half = int(len(text) * width / full_width) // 2
-    return f"{text[:half]}…{text[len(text) - half :]}"
+    half = min(int(len(text) * width / full_width), len(text) - 1) // 2
+    while True:  # the ends may be wider than the middle
+        shortened = f"{text[:half]}…{text[len(text) - half :]}"
+        if half == 0 or _text_width(shortened) <= width:
+            return shortened
+        half -= 1
+
+
+def _text_width(text: str) -> float:
+    """In pixels."""
+    font = FontProperties(size=TEXT_SIZE)
+    return RendererAgg(1, 1, DPI).get_text_width_height_descent(text, font, ismath=False)[0]

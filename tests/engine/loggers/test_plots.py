@@ -137,6 +137,15 @@ def test_long_names_fit_their_column(drawn, seen, shape):
     assert axes[-1].get_yticklabels()[1].get_text() == "red"
 
 
+@pytest.mark.parametrize("letters", ["Wi", "iW", "W", "i"])
+@pytest.mark.parametrize("width", [5, 60, 200])
+def test_shortened_text_is_no_wider_than_its_column(letters, width):
+    ends, middle = letters[0] * 50, letters[-1] * 100
+    text = plots._shorten(ends + middle + ends, width)
+    assert plots._text_width(text) <= max(width, plots._text_width("…"))
+    assert text == "…" or (text[0], text[-1]) == (letters[0], letters[0])
+
+
 def test_names_are_not_formulas():
     labels = [(name, 0.25) for name in ODD]
     plots.confusion(np.eye(3, dtype=int), ODD)
