@@ -1,10 +1,9 @@
 """`unfreeze train …`, or `python -m engine.cli train …`: the programs of bin/ from any folder."""
 
 import importlib
-import importlib.metadata
 
 from engine.cli import main as program
-from engine.cli.command_line import as_flag_errors
+from engine.cli.command_line import as_flag_errors, version
 from engine.core.errors import UserError, choose
 from engine.core.streams import open_streams
 
@@ -29,7 +28,7 @@ def _run(argv: list[str]) -> None:
         print(USAGE)
         return
     if word == "--version":
-        print(importlib.metadata.version("unfreeze"))
+        print(version())
         return
     with as_flag_errors():
         choose(word, dict.fromkeys(PROGRAMS), "program")

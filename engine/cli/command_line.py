@@ -7,13 +7,14 @@ line replace the file's. Flag files are read here too: always as UTF-8.
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import os
 import re
 import sysconfig
 import textwrap
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +38,14 @@ SOURCES = {
     "manifest": ("manifest_root",),
 }
 NEVER_EMPTY = ("run_dir", "out")  # other paths are omitted by `--name=`
+# Names of other programs' flags for what is a key of a phase here.
+PHASE_KEYS = {
+    **dict.fromkeys(("epochs", "num_epochs"), "epochs=5"),
+    **dict.fromkeys(("lr", "learning_rate"), "learning_rate=1e-3"),
+    **dict.fromkeys(("optimizer", "opt"), "optimizer=adamw"),
+    **dict.fromkeys(("schedule", "scheduler"), "schedule=cosine"),
+    "weight_decay": "weight_decay=0.01",
+}
 MAX_NAME_LENGTH = 100  # letters of a flag's name
 MAX_FLAG_FILE_BYTES = 1 << 20
 
@@ -131,8 +140,8 @@ def parse(
 ) -> ParsedFlags:
     """Reads the flags of a program.
 
-    `--help` prints them all and exits with 0. Arguments that are no flags are allowed where the
-    usage ends with `...`.
+    `--help` prints them all and exits with 0, as `--version` does. Arguments that are no flags are
+    allowed where the usage ends with `...`.
 
     Args:
       ignored_in_files: flags of other programs, which a flag file may hold.
@@ -148,6 +157,9 @@ def parse(
     command = Path(argv[0]).name
     if {"--help", "-help", "-h", "-?"} & set(argv[1:]):
         print(help_text(command, usage, about, values), flush=True)
+        raise SystemExit(0)
+    if "--version" in argv[1:]:
+        print(version(), flush=True)
         raise SystemExit(0)
     placed, rest = _expand(argv[1:], {*ignored_in_files} - {*values})
     tokens, other_data = _choose_source(placed)
@@ -171,8 +183,20 @@ def parse(
     return ParsedFlags(values, explicit, arguments, other_data)
 
 
+def version() -> str:
+    """The version of setup.cfg in a checkout, else of the installed package."""
+    with suppress(OSError):
+        text = (Path(__file__).parents[2] / "setup.cfg").read_text("utf-8")
+        if match := re.search(r"^version = (\S+)$", text, re.MULTILINE):
+            return match[1]
+    return importlib.metadata.version("unfreeze")
+
+
 def _unknown(command: str, name: str, values: flags.FlagValues) -> FlagError:
     hint = nearest(name, [*values, "flagfile", "help"])
+    key = PHASE_KEYS.get(name.replace("-", "_"))
+    if key and "phase" in values:
+        hint = f": it belongs to a phase, as --phase='transfer({key})'"
     return FlagError(f"--{name} does not exist{hint}; {program(command)} --help lists all flags")
 
 

@@ -24,7 +24,7 @@ MAX_CONFUSION_CLASSES = 30  # whose confusion matrix a terminal has room for
 def evaluation_json(result: EvaluationResult) -> str:
     values = result.metrics_as_json()
     values["operating_on_validation"] = result.fitted
-    return _as_json({"trained_on": result.trained_on, **values})
+    return _as_json({"split": result.split, "trained_on": result.trained_on, **values})
 
 
 def comparison_json(runs: Sequence[ComparedRun]) -> str:
@@ -36,6 +36,7 @@ def comparison_json(runs: Sequence[ComparedRun]) -> str:
         [
             {
                 "run_dir": str(run.directory.path),
+                "split": run.evaluation.split,
                 **{name: getattr(run.evaluation.metrics, name) for name in names},
                 "calibration_error": run.evaluation.calibration.error_after,
                 "against_first": run.by_class,
@@ -70,6 +71,7 @@ def _interval(interval: Interval) -> str:
 
 def _headline(result: EvaluationResult) -> list[str]:
     metrics = result.metrics
+    of = "" if result.split == "all" else f" of the {result.split} split"
     by = ", by the likeliest class" if result.rule.overrides_argmax else ""
     lone = (
         f", too narrow: classes with one image: {metrics.singleton_classes}"
@@ -78,7 +80,7 @@ def _headline(result: EvaluationResult) -> list[str]:
     )
     top = "".join(f", top {k} {share:.2%}" for k, share in metrics.top_k.items())
     return [
-        f"{metrics.count} images{by}: accuracy {metrics.accuracy:.2%} "
+        f"{metrics.count} images{of}{by}: accuracy {metrics.accuracy:.2%} "
         f"({_interval(metrics.accuracy_interval)}), loss {metrics.loss:.4f}",
         f"macro F1 {metrics.macro_f1:.2%} ({_interval(metrics.macro_f1_interval)}{lone}){top}",
     ]
@@ -191,14 +193,15 @@ def _comparison_lines(runs: Sequence[ComparedRun]) -> Iterator[str]:
     intervals = [f"({_interval(run.evaluation.metrics.accuracy_interval)})" for run in runs]
     spread = max(map(len, intervals))
     yield (
-        f"{'run':{width}}  {'images':>8}  accuracy  {'':{spread}}  macro f1    loss  "
+        f"{'run':{width}}  {'split':10}  {'images':>8}  accuracy  {'':{spread}}  macro f1    loss  "
         "calibration error"
     )
     for name, interval, run in zip(names, intervals, runs, strict=True):
         metrics, error = run.evaluation.metrics, run.evaluation.calibration.error_after
         yield (
-            f"{name:{width}}  {metrics.count:8}  {metrics.accuracy:8.2%}  {interval:{spread}}  "
-            f"{metrics.macro_f1:8.2%}  {metrics.loss:.4f}  {error:.2%}"
+            f"{name:{width}}  {run.evaluation.split:10}  {metrics.count:8}  "
+            f"{metrics.accuracy:8.2%}  {interval:{spread}}  {metrics.macro_f1:8.2%}  "
+            f"{metrics.loss:.4f}  {error:.2%}"
         )
     for name, run in zip(names[1:], runs[1:], strict=True):
         yield f"\n{name} against {names[0]}"

@@ -14,8 +14,13 @@ from engine.benchmark import cloud
 from engine.benchmark.measurement import PREDICT, Measurement, explain
 from engine.benchmark.report import Report
 from engine.benchmark.timing import Workload
-from engine.commands.evaluate import Log, ignore
-from engine.commands.shared_options import CacheOptions, ProcessOptions, price_per_hour_option
+from engine.commands.shared_options import (
+    CacheOptions,
+    Log,
+    ProcessOptions,
+    ignore,
+    price_per_hour_option,
+)
 from engine.core.options import option
 from engine.core.recipe import Recipe
 from engine.core.text import program

@@ -7,12 +7,10 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.commands.evaluate import (
+from engine.commands.evaluate import EvaluationResult, compute_metrics
+from engine.commands.shared_options import Log, ignore
+from engine.commands.split_predictions import (
     EvaluationData,
-    EvaluationResult,
-    Log,
-    compute_metrics,
-    ignore,
     predict_split,
     trained_on,
     warn_of_trained,
@@ -58,7 +56,10 @@ def compare(options: CompareOptions, log: Log = ignore) -> list[ComparedRun]:
     from engine.runs.load_run import load_run
     from pipelines.sources.training_overlap import file_identity
 
-    require_same_classes([best_model.load_best_model(run)[1]["classes"] for run in directories])
+    values = [best_model.load_best_model(run)[1] for run in directories]
+    require_same_classes([one["classes"] for one in values])
+    split = options.choose_split([one.get("data") or {} for one in values])
+    options = dataclasses.replace(options, split=split)
     compared: list[ComparedRun] = []
     names: list[list[str]] = []  # of each run's images, the same for one file by whatever path
     trained: list[set[str]] = []

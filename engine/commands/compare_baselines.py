@@ -19,8 +19,7 @@ from engine.benchmark.measurement import Rate
 from engine.benchmark.time_to_accuracy import TimedRun
 from engine.benchmark.timing import Workload, measure_in_turn, speed_ratio
 from engine.commands.benchmark import NoteLogger, decode_only, drain, repeats_option
-from engine.commands.evaluate import Log, ignore
-from engine.commands.shared_options import CacheOptions, ProcessOptions
+from engine.commands.shared_options import CacheOptions, Log, ProcessOptions, ignore
 from engine.core.errors import choose
 from engine.core.options import option
 from engine.core.recipe import Recipe, to_json

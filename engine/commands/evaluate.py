@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from engine.commands.shared_options import (
-    CacheOptions,
-    ProcessOptions,
-    price_per_hour_option,
-    tta_option,
+from engine.commands.shared_options import Log, ignore, price_per_hour_option
+from engine.commands.split_predictions import (
+    EvaluationData,
+    predict_split,
+    trained_on,
+    warn_of_trained,
 )
 from engine.core.errors import UserError, choose, require
 from engine.core.options import REQUIRED, option
-from engine.core.recipe import DataSpec
 from engine.core.text import program
 from engine.evaluation import decision_rule, operating_point
 from engine.evaluation.decision_rule import DecisionRule
-from engine.evaluation.evaluate import Predictions, collect_predictions
+from engine.evaluation.evaluate import Predictions
 from engine.evaluation.model_metrics import ModelMetrics, measure_model
 from engine.evaluation.operating_point import OperatingPoint
+from engine.runs import best_model
 from engine.runs.directory import RunDirectory
 from engine.runs.lock import RunLock
 from engine.runtime import tensorflow_setup
@@ -34,39 +32,6 @@ if TYPE_CHECKING:
     from pipelines.loading.batches import SplitLoader
 
 RULE_OPTIONS = ("positive_class", "min_recall", "abstain", "plain")
-SPLITS = ("train", "validation", "test", "all")
-
-Log = Callable[[str], None]
-
-
-def ignore(line: str) -> None:
-    """A log that drops every line."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationData(ProcessOptions):
-    """The images that models are evaluated on, and how.
-
-    data: other images than the run's own; None for its own.
-    tta: `flip` or a number of augmentation views; None for none.
-    cache: where an earlier run may have cached decoded images, which are only read.
-    """
-
-    data: DataSpec | None = None
-    split: str | None = option(
-        None, "of the data; default: validation, or all of other data", choices=SPLITS
-    )
-    tta: str | int | None = tta_option()
-    cache: CacheOptions = dataclasses.field(default_factory=CacheOptions)
-
-    @property
-    def split_name(self) -> str:
-        return self.split or ("all" if self.data else "validation")
-
-    @property
-    def own_validation(self) -> bool:
-        """Whether a run fits its temperature and threshold on these images."""
-        return self.data is None and self.split_name == "validation"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,6 +120,9 @@ def evaluate(options: EvaluateOptions, log: Log = ignore) -> EvaluationResult:
     """
     directory = RunDirectory(Path(options.run_dir))
     directory.read_recipe()  # refuses what is no run, before the lock creates the directory
+    if options.positive_class is not None:
+        classes = best_model.load_best_model(directory)[1]["classes"]
+        choose(options.positive_class, dict.fromkeys(classes), "--positive_class: class")
     if options.report:  # before anything is computed or saved
         from engine.report import write
 
@@ -171,13 +139,12 @@ def _evaluate(
     from engine.runs.load_run import load_run
 
     run, positive, fitted = load_run(directory), options.positive_class, None
-    if positive is not None:  # before anything is computed
-        choose(positive, dict.fromkeys(run.classes), "--positive_class: class")
+    options = dataclasses.replace(options, split=options.choose_split([run.data]))
     predictions, source = predict_split(run, options, threads, log)
     if options.rule_changes:
         validation = predictions
-        if positive is not None and not options.own_validation:
-            own = dataclasses.replace(options, data=None, split="validation")
+        own = dataclasses.replace(options, data=None, split="validation")
+        if positive is not None and options != own:
             validation, _ = predict_split(run, own, threads, log)
         rule = change_rule(run.rule, options, validation)
         if positive is not None:
@@ -192,72 +159,16 @@ def _evaluate(
     return dataclasses.replace(result, fitted=fitted, trained_on=count)
 
 
-def predict_split(
-    run: LoadedRun, options: EvaluationData, threads: int, log: Log
-) -> tuple[Predictions, SplitLoader]:
-    """A model's predictions for the images of a split, and the images in the same order.
-
-    Raises:
-      UserError: the data does not fit the model, or a prediction is not finite.
-    """
-    from engine.evaluation.eval_step import make_eval_step
-    from engine.inference import tta
-    from pipelines.augment import augmentations
-    from pipelines.loading import batches, prepare
-    from pipelines.sources.examples import identity
-
-    recipe = dataclasses.replace(run.recipe, data=options.data or run.recipe.data)
-    cache = dataclasses.replace(options.cache, memory=0).location()
-    examples, cached = prepare.prepare_evaluation_data(
-        recipe, run.classes, options.split_name, threads, log, cache
-    )
-    source = batches.SplitLoader(examples, recipe, threads, cached)
-    if options.data is None:
-        _warn_of_change(run, options.split_name, identity(examples), log)
-    data = source.batches()
-    if options.tta is None:
-        step = make_eval_step(run.model)
-    else:
-        augmentation = augmentations.compose(recipe.augment)
-        views = tta.make_views(options.tta, augmentation, recipe.seed)
-        step = tta.make_eval_step(run.model, run.rule.temperature, views)
-        data = tta.with_examples(data)
-    return collect_predictions(step, data, run.classes, examples.name), source
-
-
-def _warn_of_change(run: LoadedRun, split: str, identity: str, log: Log) -> None:
-    """A new image can move one that was trained on to a validation split that is drawn."""
-    trained = run.data.get(split, identity)
-    if trained != identity:
-        log(
-            f"{run.recipe.data.location}: the {split} split has changed since the run: {trained} "
-            f"then, {identity} now; images that it was trained on may be among them"
-        )
-
-
-def trained_on(run: LoadedRun, source: SplitLoader, data: DataSpec | None) -> np.ndarray:
-    """bool [N]: see `training_overlap.find_trained_on`."""
-    from pipelines.sources import training_overlap
-
-    own = run.recipe.data
-    return training_overlap.find_trained_on(own, data or own, source.examples)
-
-
-def warn_of_trained(run: RunDirectory, count: int, total: int, log: Log) -> None:
-    if count:
-        log(
-            f"{run.path} was trained on {count} of the {total} images that it is evaluated on and "
-            "knows their labels; name images that it was not trained on, as with --data_dir"
-        )
-
-
 def compute_metrics(
     run: LoadedRun, predictions: Predictions, source: SplitLoader, options: EvaluationData
 ) -> EvaluationResult:
-    measured = measure_model(predictions, run.rule, options.own_validation)
+    """options: with the split that was chosen."""
+    split = options.split or "all"
+    fitted_on_these = options.data is None and split == "validation"
+    measured = measure_model(predictions, run.rule, fitted_on_these)
     return EvaluationResult(
         **vars(measured),
-        split=options.split_name,
+        split=split,
         run=run,
         predictions=predictions,
         source=source,
@@ -294,8 +205,6 @@ def _save_rule(run: RunDirectory, rule: DecisionRule, log: Log) -> None:
     Raises:
       UserError: the rule can't be written.
     """
-    from engine.runs import best_model
-
     try:
         best_model.save_decision_rule(run, rule)
     except OSError as error:

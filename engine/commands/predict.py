@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.commands.evaluate import Log, ignore
-from engine.commands.shared_options import ProcessOptions, tta_option
+from engine.commands.shared_options import Log, ProcessOptions, ignore, tta_option
 from engine.core.errors import require
 from engine.core.files import write_output
 from engine.core.options import option

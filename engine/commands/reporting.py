@@ -8,7 +8,8 @@ import functools
 import time
 from pathlib import Path
 
-from engine.commands.evaluate import EvaluateOptions, EvaluationResult, Log, ignore
+from engine.commands.evaluate import EvaluateOptions, EvaluationResult
+from engine.commands.shared_options import Log, ignore
 from engine.core.dataset import DataLoader
 from engine.core.errors import UserError
 from engine.core.text import command_line, duration

@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image
 
 from engine.commands.benchmark import NoteLogger
-from engine.commands.evaluate import Log, ignore
-from engine.commands.shared_options import CacheOptions
+from engine.commands.shared_options import CacheOptions, Log, ignore
 from engine.core.call_syntax import parse_calls
 from engine.core.recipe import DataSpec, Recipe, parse_phase
 from engine.loggers.base import StepMetrics

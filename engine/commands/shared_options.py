@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,12 @@ from engine.runtime import background
 from engine.runtime.free_memory import free_memory
 from pipelines.pixel_cache import cache
 from pipelines.pixel_cache.cache import CacheLocation
+
+Log = Callable[[str], None]
+
+
+def ignore(line: str) -> None:
+    """A log that drops every line."""
 
 
 @dataclasses.dataclass(frozen=True)

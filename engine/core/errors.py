@@ -30,8 +30,9 @@ def _shorten_middle(text: str) -> str:
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
     """Returns ` (did you mean 'adam'?)`, or nothing where no allowed word is similar."""
-    close = difflib.get_close_matches(word, list(allowed), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    by_lower = {name.lower(): name for name in allowed}
+    close = difflib.get_close_matches(word.lower(), list(by_lower), n=1)
+    return f" (did you mean {by_lower[close[0]]!r}?)" if close else ""
 
 
 def choose(name: str, table: Mapping[str, Entry], what: str) -> Entry:

@@ -227,6 +227,20 @@ def from_json(kind: type[Spec], text: str | bytes) -> Spec:
     return convert(parse_json(text), kind, kind.__name__)
 
 
+def differences(one: Any, other: Any, name: str = "") -> list[str]:
+    """Returns the names of the fields that differ, as `data.split_seed` and `phases[1].epochs`."""
+    if dataclasses.is_dataclass(one) and type(one) is type(other):
+        names = [field.name for field in dataclasses.fields(one)]
+        inner = [
+            (f"{name}.{key}".lstrip("."), getattr(one, key), getattr(other, key)) for key in names
+        ]
+    elif isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
+        inner = [(f"{name}[{i}]", *pair) for i, pair in enumerate(zip(one, other, strict=True))]
+    else:
+        return [name] if one != other else []
+    return [line for key, mine, theirs in inner for line in differences(mine, theirs, key)]
+
+
 def digest(recipe: Recipe) -> str:
     """Returns a hash of 32 characters that doesn't depend on the order of the options."""
     text = json.dumps(json.loads(to_json(recipe)), sort_keys=True)

@@ -12,7 +12,7 @@ from typing import Any
 from engine.core import files
 from engine.core.conversion import parse_json
 from engine.core.errors import UserError
-from engine.core.recipe import Recipe, from_json, to_json
+from engine.core.recipe import Recipe, differences, from_json, to_json
 from engine.core.text import program
 from engine.optim import phase_options
 
@@ -125,8 +125,11 @@ def require_same_recipe(run: RunDirectory, recipe: Recipe) -> None:
       UserError: it is finished, or has another recipe.
     """
     other = f"name another --run_dir= (such as {_free_name(run.path)}) or add --overwrite"
-    if run.read_recipe() != recipe:
-        raise UserError(f"--run_dir={run.path}: holds a run with another recipe; {other}")
+    if fields := differences(run.read_recipe(), recipe):
+        differing = ", ".join(fields)
+        raise UserError(
+            f"--run_dir={run.path}: holds a run with another recipe, in {differing}; {other}"
+        )
     if run.finished():
         raise UserError(f"--run_dir={run.path}: holds this run, finished; {other}")
 

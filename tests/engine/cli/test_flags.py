@@ -151,6 +151,10 @@ def test_image_size_is_one_number_or_two(text, size):
     [
         ("--bacth_size=3", "--bacth_size does not exist (did you mean 'batch_size'?)"),
         ("--flag_file=x", "--flag_file does not exist (did you mean 'flagfile'?)"),
+        ("--epochs=3", "--epochs does not exist: it belongs to a phase, as --phase='transfer(epoc"),
+        ("--lr=1e-3", "as --phase='transfer(learning_rate=1e-3)'; bin/train --help lists all"),
+        ("--weight-decay=1", "as --phase='transfer(weight_decay=0.01)'"),
+        ("--phase=a(optimizer=adamW)", "'adamW' does not exist (did you mean 'adamw'?)"),
         ("--xla=yes", "'yes' does not exist; allowed: auto, on, off"),
         ("--cache_memory=lots", "'lots'; allowed: bytes with a unit, such as 500MB or 4GiB"),
         (f"--cache_memory={'9' * 400}", "allowed: bytes with a unit"),

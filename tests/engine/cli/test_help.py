@@ -11,7 +11,7 @@ from engine.cli import flags as cli_flags
 from engine.optim.optimizers import OPTIMIZERS
 from engine.optim.schedules import SCHEDULES
 from pipelines.augment.augmentations import AUGMENTATIONS
-from tests.bin.programs import ROOT, without_tensorflow
+from tests.bin.programs import ROOT, program, without_tensorflow
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,10 @@ def test_mistyped_flag_ends_with_2_without_tensorflow(name, arguments, message):
     assert done.stderr.startswith(f"{name}: ")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1, "one line"
+
+
+def test_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as ended:
+        program("train").main(["bin/train", "--version"])
+    assert ended.value.code == 0
+    assert f"version = {capsys.readouterr().out}" in (ROOT / "setup.cfg").read_text()

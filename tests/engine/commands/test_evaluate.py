@@ -13,6 +13,7 @@ import pytest
 import scipy.special
 from sklearn import metrics
 
+from engine.commands.split_predictions import EvaluationData
 from engine.core.errors import UserError
 from engine.core.files import write
 from engine.core.recipe import Recipe
@@ -23,6 +24,7 @@ from engine.runs import best_model, checkpoints
 from engine.runs.directory import RunDirectory
 from engine.runs.load_run import load_run
 from engine.runs.lock import RunLock
+from engine.runtime import tensorflow_setup
 from pipelines.decode.decode import decode
 from pipelines.loading import batches
 from pipelines.sources import sources
@@ -93,7 +95,7 @@ def test_json_of_validation_split_has_every_metric(evaluate, models):
     predicted = probabilities.argmax(-1)
     right = int((predicted == labels).sum())
     assert 0 < right < 13 == found["count"], "else little is tested"
-    assert found["accuracy"] == right / 13
+    assert (found["split"], found["accuracy"]) == ("validation", right / 13)
     assert found["accuracy_interval"] == pytest.approx(wilson(right, 13))
     assert found["macro_f1"] == pytest.approx(metrics.f1_score(labels, predicted, average="macro"))
     assert found["macro_f1_interval"][0] < found["macro_f1"] < found["macro_f1_interval"][1]
@@ -149,7 +151,7 @@ def test_min_recall_saves_threshold_fitted_on_validation_split(call, evaluate, r
 @pytest.mark.parametrize("abstain", [None, 0.7, 1.0])
 def test_table_has_accuracy_of_rule_decisions(call, run, abstain):
     plain = call("evaluate", f"--run_dir={run.path}")
-    assert plain.startswith("13 images: accuracy ")
+    assert plain.startswith("13 images of the validation split: accuracy ")
     assert "rule" not in plain
     labels, probabilities = expected_predictions(run, "validation")
     level = abstain and max(abstain // 1, float(np.quantile(probabilities.max(-1), abstain)))
@@ -160,7 +162,7 @@ def test_table_has_accuracy_of_rule_decisions(call, run, abstain):
     sure, right = int((decided >= 0).sum()), int((decided == labels).sum())
     assert right != (probabilities.argmax(-1) == labels).sum(), "else little is tested"
     first, _, by_rule = call("evaluate", f"--run_dir={run.path}").split("\n")[:3]
-    assert first.startswith("13 images, by the likeliest class: accuracy ")
+    assert first.startswith("13 images of the validation split, by the likeliest class: accuracy ")
     if abstain == 1:
         assert by_rule == "by the saved rule: no prediction, all are uncertain"
         return
@@ -203,7 +205,8 @@ def test_locked_run_is_evaluated_but_not_changed(call, evaluate, run):
         assert evaluate(f"--run_dir={run.path}")["count"] == 13
 
 
-def test_unknown_positive_class_is_refused(call, models):
+def test_unknown_positive_class_is_refused_before_tensorflow_starts(call, models, monkeypatch):
+    monkeypatch.setattr(tensorflow_setup, "start_tensorflow", None)
     flags = (f"--run_dir={models['one'].path}", "--positive_class=bleu", "--min_recall=1")
     with pytest.raises(UserError, match=r"'bleu' does not exist \(did you mean 'blue'\?\)"):
         call("evaluate", *flags)
@@ -239,6 +242,53 @@ def test_split_without_positive_class_has_only_false_alarms(
     assert found["per_class"]["blue"]["roc_area"] is None
     assert found["operating"]["negatives"] == found["count"] == 3
     assert "none is of the class; false alarms: " in call("evaluate", *flags)
+
+
+@pytest.fixture
+def tested(coloured, tmp_path) -> RunDirectory:
+    """A run whose data has a test split of 4 images."""
+    rows = ["path,label,split"]
+    for number in range(8):
+        split = ("train", "validation", "test", "train")[number // 2]
+        rows += [f"{name}/{number:02}.jpg,{name},{split}" for name in CLASSES]
+    (coloured / "splits.csv").write_text("\n".join(rows))
+    recipe = with_data(
+        small_recipe(coloured), source="manifest", location=str(coloured / "splits.csv")
+    )
+    run = saved_run.save(tmp_path / "tested", classes=CLASSES, recipe=recipe)
+    arrays, values = best_model.load_best_model(run)
+    values["data"] = batches.ImageDataLoader(sources.load_examples(recipe.data), recipe, 1).identity
+    write(run.best, checkpoints.pack({"model": arrays}, values))
+    yield run
+    (coloured / "splits.csv").unlink()
+
+
+@pytest.mark.parametrize(
+    ("flags", "split"),
+    [((), "test"), (("--split=validation",), "validation"), (("--split=all",), "all")],
+)
+def test_test_split_is_evaluated_where_there_is_one(call, evaluate, tested, flags, split):
+    found = evaluate(f"--run_dir={tested.path}", *flags)
+    assert (found["split"], found["count"]) == (split, 16 if split == "all" else 4)
+    first = call("evaluate", f"--run_dir={tested.path}", *flags).split("\n")[0]
+    of = "" if split == "all" else f" of the {split} split"
+    assert first.startswith(f"{found['count']} images{of}: accuracy ")
+
+
+def test_compare_uses_test_splits_where_all_runs_have_one(evaluate, tested):
+    rows = evaluate("--compare", tested.path, tested.path)
+    assert [(row["split"], row["count"]) for row in rows] == [("test", 4)] * 2
+    identities = [{"validation": "4 (1c)", "test": f"{count} (7e)"} for count in (4, 0)]
+    assert EvaluationData().choose_split(identities) == "validation"
+
+
+def test_threshold_is_fitted_on_validation_and_measured_on_test(evaluate, tested):
+    flags = ("--positive_class=blue", "--min_recall=0.5")
+    found = evaluate(f"--run_dir={tested.path}", *flags)
+    assert (found["split"], found["count"]) == ("test", 4)
+    fitted = found["operating_on_validation"]
+    assert fitted["found"] + fitted["missed"] == 2
+    assert fitted["recall"] >= 0.5
 
 
 def correct_by_image(run: RunDirectory) -> dict[Path, bool]:

@@ -80,7 +80,7 @@ def test_unwritable_report_is_one_line_after_the_metrics(call, trained_run, tmp_
     message = f"{report}: can't be written (Not a directory); name another folder"
     with pytest.raises(UserError, match=re.escape(message)):
         call("evaluate", f"--run_dir={trained_run.path}", report)
-    assert "13 images: accuracy" in call.said.out
+    assert "13 images of the validation split: accuracy" in call.said.out
     assert call.said.err == ""
 
 

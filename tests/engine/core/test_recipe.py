@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from engine.core import recipe as specs
 from engine.core.call_syntax import Call, parse_calls
 from engine.core.errors import UserError, choose, nearest
-from engine.core.recipe import DataSpec, Phase, Recipe, from_json, parse_phase, to_json
+from engine.core.recipe import DataSpec, Phase, Recipe, differences, from_json, parse_phase, to_json
 from tests.engine.core.test_call_syntax import calls, names, parsed_or_refused, texts, values
 from tests.engine.small import recipe
 
@@ -273,3 +273,13 @@ def test_choose_of_unknown_name_suggests_nearest():
 
 def test_nearest_of_nonsense_is_empty():
     assert nearest("xyz", ["sgd", "adam"]) == ""
+
+
+def test_differences_name_the_fields():
+    one = recipe()
+    phase = dataclasses.replace(one.phases[0], epochs=one.phases[0].epochs + 1)
+    data = dataclasses.replace(one.data, split_seed=9)
+    other = dataclasses.replace(one, phases=(phase, *one.phases[1:]), data=data, seed=one.seed + 1)
+    assert differences(one, other) == ["data.split_seed", "phases[0].epochs", "seed"]
+    assert differences(one, dataclasses.replace(one, phases=(phase, Phase("b")))) == ["phases"]
+    assert differences(one, dataclasses.replace(one)) == []

@@ -73,7 +73,7 @@ def test_claim_replaces_run_without_steps(run):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "reason"), [(MINE, "this run, finished"), (OTHER, "another recipe")]
+    ("wanted", "reason"), [(MINE, "this run, finished"), (OTHER, "another recipe, in seed;")]
 )
 def test_claim_refuses_finished_or_other_run(run, wanted, reason):
     finish(run)
