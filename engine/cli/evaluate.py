@@ -14,7 +14,8 @@ from engine.cli import main as cli_main
 from engine.cli.command_line import FlagError, ParsedFlags
 from engine.cli.flag_types import Choice, define, define_options, define_switch
 from engine.commands.compare import CompareOptions, compare
-from engine.commands.evaluate import EvaluateOptions, evaluate
+from engine.commands.evaluate import EvaluateOptions
+from engine.commands.evaluate_with_report import evaluate
 from engine.core.options import declared_options
 
 FORMATS = {
@@ -43,13 +44,7 @@ def main(argv: list[str]) -> None:
         print(FORMATS[parsed.format][1](compare(compare_options(parsed, shared), cli_main.log)))
         return
     options = evaluate_options(parsed, **shared, command=cli_main.command_text(argv))
-    result = evaluate(options, cli_main.log)
-    print(FORMATS[parsed.format][0](result))
-    if options.report:
-        from engine.commands import reporting
-
-        page = reporting.write_evaluation_report(result, options, cli_main.log)
-        cli_main.log(f"report: {page}")
+    evaluate(options, cli_main.log, lambda result: print(FORMATS[parsed.format][0](result)))
 
 
 def evaluate_options(parsed: ParsedFlags, **values: Any) -> EvaluateOptions:

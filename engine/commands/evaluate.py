@@ -38,7 +38,7 @@ RULE_OPTIONS = ("positive_class", "min_recall", "abstain", "plain")
 class EvaluateOptions(EvaluationData):
     """Which run is evaluated on which data, and how the decision rule saved with it changes first.
 
-    report: see `engine.commands.reporting.write_evaluation_report`.
+    report: written by `engine.commands.evaluate_with_report`.
     command: the command that the report names.
     """
 
@@ -126,7 +126,7 @@ def evaluate(options: EvaluateOptions, log: Log = ignore) -> EvaluationResult:
     if options.report:  # before anything is computed or saved
         from engine.report import write
 
-        write.refuse(options.report)
+        write.refuse(Path(options.report))
     # A threshold belongs to one model: while it is fitted, no other replaces that one.
     with RunLock(directory) if options.rule_changes else nullcontext():
         threads = tensorflow_setup.start_tensorflow(options.threads, log=log)

@@ -113,7 +113,7 @@ def write_evaluation_report(
     data = collect_report(model, context)
     seconds = time.perf_counter() - started
     try:
-        return write.write(folder, dataclasses.replace(data, seconds=seconds))
+        return write.write(Path(folder), dataclasses.replace(data, seconds=seconds))
     except OSError as error:
         raise UserError(
             f"--report={folder}: can't be written ({error.strerror}); name another folder"

@@ -10,6 +10,7 @@ import types
 
 import pytest
 
+import unfreeze
 from engine.commands import reporting
 from engine.core.errors import UserError
 from engine.runs.directory import RunDirectory
@@ -72,6 +73,15 @@ def test_report_of_other_data_has_no_label_check(evaluate, coloured, tmp_path):
     assert (value["split"], value["own"], value["data"]) == ("all", False, str(coloured))
     assert (value["label_check"], value["count"]) == (None, 52)
     assert value["views"] == "the image and its mirror image"
+
+
+def test_evaluate_from_python_writes_the_report(trained_run, tmp_path):
+    options = unfreeze.EvaluateOptions(run_dir=str(trained_run.path), report=str(tmp_path / "page"))
+    lines = []
+    result = unfreeze.evaluate(options, lines.append)
+    value = json.loads((tmp_path / "page" / "report.json").read_text())
+    assert value["accuracy"] == result.metrics.accuracy
+    assert lines[-1] == f"report: {tmp_path / 'page' / 'report.html'}"
 
 
 def test_unwritable_report_is_one_line_after_the_metrics(call, trained_run, tmp_path):
