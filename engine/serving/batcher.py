@@ -21,6 +21,7 @@ from engine.serving.metrics import Metrics
 
 Decode = Callable[[bytes], np.ndarray]
 Predict = Callable[[np.ndarray], np.ndarray]
+STALL_SECONDS = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +87,15 @@ class Batcher:
         self._decoding = 0  # requests
         self._changed = asyncio.Event()
         self._free_decoders = asyncio.Semaphore(options.threads)
+        self._decoded_at = time.monotonic()  # when a decoder was free last
         self._decoders = ThreadPoolExecutor(options.threads, "decode")
         self._device = ThreadPoolExecutor(1, "model")
+
+    @property
+    def stalled(self) -> bool:
+        """Whether no decoder has been free for STALL_SECONDS."""
+        busy = self._free_decoders.locked()
+        return busy and time.monotonic() - self._decoded_at > STALL_SECONDS
 
     async def predict(self, images: Sequence[bytes]) -> list[np.ndarray | UserError]:
         """Returns the prediction of each image, or the error of an unreadable one.
@@ -124,6 +132,7 @@ class Batcher:
     async def _decode_one(self, contents: bytes) -> np.ndarray | UserError:
         """Decodes an image; its thread counts as busy until it ends, also after a cancellation."""
         await self._free_decoders.acquire()
+        self._decoded_at = time.monotonic()
         work = asyncio.get_running_loop().run_in_executor(
             self._decoders, self._timed_decode, contents
         )

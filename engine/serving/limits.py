@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import resource
 from collections.abc import Callable, Iterator
 
 from aiohttp import web
 
-from engine.core.errors import UserError
+from engine.core.errors import UserError, require
 
 MB = 10**6
 FILE_SIZES_PER_REQUEST = 4  # the size limit of a request, in sizes of the largest file
 MAX_REQUESTS_IN_MEMORY = 8  # of the largest size
 RETRY_SECONDS = 1
+SPARE_FILES = 24  # to load the model, and for connections until they are refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,23 @@ class Limits:
     @property
     def request_bytes(self) -> int:
         return self.file_bytes * FILE_SIZES_PER_REQUEST
+
+    def connections_allowed(self) -> int:
+        """Returns the number of connections for which this process may open sockets.
+
+        Raises:
+          UserError: it is zero.
+        """
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if files == resource.RLIM_INFINITY:
+            return self.connections
+        free = files - len(os.listdir("/proc/self/fd")) - SPARE_FILES
+        require(
+            free > 0,
+            f"at most {files} files may be open, too few for connections; "
+            "allow more: ulimit -n 1024",
+        )
+        return min(self.connections, free)
 
 
 class RefusalError(UserError):

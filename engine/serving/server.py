@@ -8,6 +8,7 @@ import functools
 import logging
 import socket
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from typing import cast
 
@@ -16,7 +17,6 @@ from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, web
 from engine.core.errors import UserError
 from engine.runtime.shutdown import ShutdownRequested
 from engine.serving.batcher import BatchingOptions
-from engine.serving.limits import Limits
 from engine.serving.service import Model, Service
 
 BACKLOG = 128
@@ -93,7 +93,8 @@ async def run(
         shutdown_timeout=SHUTDOWN_SECONDS,
     )
     await runner.setup()
-    connect = functools.partial(_NewConnection, cast(web.Server, runner.server), service.limits)
+    most = service.limits.connections_allowed()
+    connect = functools.partial(_NewConnection, cast(web.Server, runner.server), most)
     loop = asyncio.get_running_loop()
     listener = await loop.create_server(connect, sock=bound, backlog=BACKLOG)
     loading: asyncio.Future = loop.run_in_executor(None, load)
@@ -117,16 +118,34 @@ async def run(
 class _NewConnection(asyncio.Protocol):
     """Becomes a connection of aiohttp's, which has no limit on their number.
 
-    Counted when it is made: of a burst, asyncio creates all protocols before the first is made.
+    Counted when it is made: of a burst, asyncio creates all protocols before the first is made. At
+    the limit the oldest connection of the client with most of them makes way for one of another
+    client, so that none can hold them all.
     """
 
-    def __init__(self, server: web.Server, limits: Limits) -> None:
-        self._server, self._limits = server, limits
+    def __init__(self, server: web.Server, most: int) -> None:
+        self._server, self._most = server, most
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if len(self._server.connections) >= self._limits.connections:
-            cast(asyncio.Transport, transport).abort()
+        transport = cast(asyncio.Transport, transport)
+        if len(self._server.connections) >= self._most and not self._make_way(_client(transport)):
+            transport.abort()
             return
         handler = self._server()
         transport.set_protocol(handler)
         handler.connection_made(transport)
+
+    def _make_way(self, client: str) -> bool:
+        """Closes a connection of another client, if one has at least two more."""
+        transports = [one.transport for one in self._server.connections if one.transport]
+        counts = Counter(map(_client, transports))
+        largest, count = max(counts.items(), key=lambda item: item[1], default=(client, 0))
+        if count < counts[client] + 2:
+            return False
+        next(one for one in transports if _client(one) == largest).abort()
+        return True
+
+
+def _client(transport: asyncio.Transport) -> str:
+    """Returns the address of the other side, without its port."""
+    return str((transport.get_extra_info("peername") or [""])[0])

@@ -26,6 +26,7 @@ from engine.serving.uploads import UploadReader
 
 DEFAULT_TOP_K = 5
 LOADING, READY, STOPPING = "loading", "ready", "stopping"
+BUSY = "busy"  # the health of a ready service none of whose decoders has been free for a while
 _PAGE_FILES = {
     "/": ("page.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
@@ -152,10 +153,12 @@ class Service:
             return RefusalError(500, "the service failed on this request").response()
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        about: dict[str, Any] = {"status": self.state}
+        stalled = self.state == READY and self._batcher and self._batcher.stalled
+        status = BUSY if stalled else self.state
+        about: dict[str, Any] = {"status": status}
         if self._model:
             about |= {**self._model.about, "classes": list(self._model.classes)}
-        return web.json_response(about, status=200 if self.state == READY else 503)
+        return web.json_response(about, status=200 if status == READY else 503)
 
     async def _predict(self, request: web.Request) -> web.Response:
         if self.state != READY or not (self._model and self._batcher):

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import json
+import os
+import resource
 import socket
+import threading
 
 import aiohttp
 import pytest
 
-from engine.serving.limits import MAX_REQUESTS_IN_MEMORY, Limits
+from engine.core.errors import UserError
+from engine.serving import batcher
+from engine.serving.limits import MAX_REQUESTS_IN_MEMORY, SPARE_FILES, Limits
 from tests.engine.serving.running_service import (
     ANT,
     BEE,
@@ -137,6 +143,50 @@ async def test_connections_are_limited_and_released(service):
         writer.close()
     await asyncio.sleep(0.1)
     assert (await service.post(ANT))[0] == 200
+
+
+@with_service(limits=Limits(connections=3))
+async def test_client_with_all_connections_makes_way_for_another(service):
+    holders = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(3)]
+    await asyncio.sleep(0.1)
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", service.port, local_addr=("127.0.0.2", 0)
+    )
+    writer.write(HEAD.replace(b"POST /predict", b"GET /healthz") + b"\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+    with contextlib.suppress(ConnectionError):
+        assert await holders[0][0].read() == b"", "the oldest is not closed"
+    for _, other in (*holders, (reader, writer)):
+        other.close()
+
+
+def test_connections_are_no_more_than_files_that_may_be_open(monkeypatch):
+    def limit(files: int) -> None:
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+
+    opened = len(os.listdir("/proc/self/fd"))
+    limit(opened + SPARE_FILES + 10)
+    assert 5 <= Limits().connections_allowed() <= 15
+    limit(resource.RLIM_INFINITY)
+    assert Limits(connections=7).connections_allowed() == 7
+    limit(20)
+    with pytest.raises(UserError, match=r"at most 20 files.*ulimit -n 1024"):
+        Limits().connections_allowed()
+
+
+@with_service()
+async def test_health_is_busy_while_no_decoder_becomes_free(service, monkeypatch):
+    monkeypatch.setattr(batcher, "STALL_SECONDS", 0.05)
+    free, decode = threading.Event(), service.service._batcher._decode
+    service.service._batcher._decode = lambda contents: free.wait(20) and decode(contents)
+    requests = [asyncio.ensure_future(service.post(ANT)) for _ in range(3)]
+    while (await service.get("healthz"))[0] == 200:
+        await asyncio.sleep(0.01)
+    status, text, _ = await service.get("healthz")
+    assert (status, json.loads(text)["status"]) == (503, "busy")
+    free.set()
+    assert [status for status, _ in await asyncio.gather(*requests)] == [200] * 3
+    assert (await service.get("healthz"))[0] == 200
 
 
 @with_service(BlockedModel, max_queue_size=4)
