@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 import os
 import warnings
+import zipfile
 from collections.abc import Mapping, Set
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 
 from engine.core.errors import UserError
+from engine.core.text import byte_size
 
 # In Keras' order of γ, β and the two statistics.
+_MAX_BYTES_PER_WEIGHT = 32  # eight float32: a file may hold a head and an optimizer's state
+_SPARE_BYTES = 1 << 20
 _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -58,6 +64,7 @@ def load_keras_file(model: keras.Model, name: str, file: str) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Keras warns once for each layer that does not fit
+            _require_proportion(file, _MAX_BYTES_PER_WEIGHT * model.count_params() + _SPARE_BYTES)
             model.load_weights(file)
     except Exception as error:  # Keras and h5py raise whatever they meet
         reason = (str(error).strip() or type(error).__name__).split("\n")[0].split(". ")[0]
@@ -65,6 +72,28 @@ def load_keras_file(model: keras.Model, name: str, file: str) -> None:
             f"--weights={file}: does not fit {name}: {reason}; "
             "give a file of this network's weights, imagenet or none"
         ) from None
+
+
+def _require_proportion(file: str, most: int) -> None:
+    """Raises a ValueError where the arrays of a weight file take more bytes, however it is packed.
+
+    HDF5 and zip compress a thousandfold, and arrays that were never written take no space at all.
+    """
+    contents: str | io.BytesIO = file
+    total = 0
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            total = sum(entry.file_size for entry in archive.infolist())
+            if total <= most:
+                names = [name for name in archive.namelist() if name.endswith(".h5")]
+                contents = io.BytesIO(b"".join(map(archive.read, names[:1])))
+    if total <= most:
+        sizes: list[int] = []
+        with h5py.File(contents, "r") as arrays:
+            arrays.visititems(lambda _, item: sizes.append(getattr(item, "nbytes", 0)))
+        total = sum(sizes)
+    if total > most:
+        raise ValueError(f"holds arrays of {byte_size(total)}, where {byte_size(most)} are allowed")
 
 
 def assign_torch_arrays(

@@ -16,7 +16,7 @@ MB = 10**6
 FILE_SIZES_PER_REQUEST = 4  # the size limit of a request, in sizes of the largest file
 MAX_REQUESTS_IN_MEMORY = 8  # of the largest size
 RETRY_SECONDS = 1
-SPARE_FILES = 24  # to load the model, and for connections until they are refused
+SPARE_FILES = 32  # to load the model, and for connections until they are refused
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ from engine.serving.batcher import BatchingOptions
 from engine.serving.service import Model, Service
 
 BACKLOG = 128
+ACCEPTED_AT_ONCE = 4  # for a refused one is closed some turns of the loop later
 LINGER_SECONDS = 2.0  # that a refused client may continue to send
 SHUTDOWN_SECONDS = 1.0  # for open connections after the last response
 
@@ -96,7 +97,8 @@ async def run(
     most = service.limits.connections_allowed()
     connect = functools.partial(_NewConnection, cast(web.Server, runner.server), most)
     loop = asyncio.get_running_loop()
-    listener = await loop.create_server(connect, sock=bound, backlog=BACKLOG)
+    listener = await loop.create_server(connect, sock=bound, backlog=ACCEPTED_AT_ONCE)
+    bound.listen(BACKLOG)
     loading: asyncio.Future = loop.run_in_executor(None, load)
     stop_requested: asyncio.Future = asyncio.ensure_future(stopping.wait())
     try:

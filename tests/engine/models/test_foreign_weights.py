@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import zipfile
+
 import h5py
 import keras
 import numpy as np
@@ -77,3 +80,20 @@ def test_weight_file_reads_no_other_file(saved, tmp_path, name, way):
 
 def test_whole_model_file_is_loaded(saved):
     classifier.build(small.recipe(weights=str(saved / "whole.h5")), 2)
+
+
+@pytest.mark.parametrize("kind", ["keras", "h5"])
+def test_small_file_that_claims_gigabytes_is_refused_before_they_are_read(tmp_path, kind):
+    """Without chunks that were written the arrays take no space in the file."""
+    weights, file = tmp_path / "model.weights.h5", tmp_path / f"bomb.{kind}"
+    with h5py.File(weights, "w") as arrays:
+        arrays.create_dataset("bomb", (10**9,), "f4", chunks=(2**20,), compression="gzip")
+    if kind == "keras":
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.write(weights, weights.name)
+    else:
+        weights.rename(file)
+    assert file.stat().st_size < 200_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "holds arrays of 4" in refused(file)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
