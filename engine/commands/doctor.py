@@ -37,7 +37,7 @@ class DoctorOptions(ProcessOptions):
                 "--write_manifest lists files, and the images of --dataset lie in record files; "
                 "omit it"
             )
-        if self.write_manifest and _same_file(self.write_manifest, Path(self.data.location)):
+        if self.write_manifest and _same_file(Path(self.write_manifest), Path(self.data.location)):
             raise UserError(
                 f"--write_manifest={self.write_manifest}: is the manifest that is read, which "
                 "stays as it is; name another file"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from engine.cli.command_line import FlagError
+from engine.commands.doctor import DoctorOptions
 from engine.commands.train import TrainOptions, train
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec
@@ -138,3 +139,7 @@ def test_doctor_writes_its_report_to_the_folder_that_out_names(
     with nullcontext() if out else pytest.raises(FlagError, match="--out= is empty; give a path"):
         call("doctor", f"--data_dir={coloured}", f"--out={out}")
     assert [path.name for path in tmp_path.iterdir()] == ([folder] if folder else [])
+
+
+def test_manifest_may_be_named_by_text_from_python():
+    assert DoctorOptions(data=DataSpec("folders", "x"), write_manifest="a.csv").write_manifest
