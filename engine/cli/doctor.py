@@ -5,6 +5,7 @@ Ends with 1 where there are errors.
 
 from __future__ import annotations
 
+import datetime
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +17,12 @@ from rich.progress import Progress
 from engine.cli import command_line
 from engine.cli import flags as cli_flags
 from engine.cli import train as cli_train
-from engine.cli.flag_types import define_options, define_text
+from engine.cli.command_line import FlagError
+from engine.cli.flag_types import Choice, define, define_options, define_text
 from engine.commands import doctor
 from engine.commands.doctor import DoctorOptions
 from engine.core.findings import ERROR
+from engine.core.text import byte_size, counted
 
 if TYPE_CHECKING:
     from pipelines.doctor.examine import ExaminedDataset
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 def define_doctor(values: flags.FlagValues) -> None:
     define_text(values, "out", "doctor", "folder for report.html and report.json, or none")
     define_options(values, DoctorOptions)
+    text = "list the caches of decoded images in --cache_dir, or remove them; examines nothing"
+    define(values, "pixel_cache", None, Choice(("show", "clear")), text)
+    cli_flags.define_cache_dir(values)
 
 
 def main(argv: list[str]) -> None:
@@ -36,6 +42,9 @@ def main(argv: list[str]) -> None:
     """
     groups = (cli_flags.define_images, define_doctor)
     parsed = command_line.parse("[flags]", groups, argv, cli_train.names(), __doc__)
+    if parsed.pixel_cache:
+        pixel_cache(parsed)
+        return
     options = doctor_options(parsed)
     console = Console(file=sys.stderr)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -55,6 +64,27 @@ def main(argv: list[str]) -> None:
         write_manifest(examined, options.write_manifest)
     if any(finding.kind.level == ERROR for finding in examined.summary.findings):
         raise SystemExit(1)
+
+
+def pixel_cache(parsed: command_line.ParsedFlags) -> None:
+    """Lists the caches of decoded images, or clears them and lists those in use.
+
+    Raises:
+      FlagError: there is no folder for them.
+    """
+    folder = cli_flags.cache_options(parsed).folder
+    if folder is None:
+        raise FlagError("--cache_dir=none and --pixel_cache; name the folder, or omit --cache_dir")
+    before = doctor.list_pixel_caches(folder)
+    left = before if parsed.pixel_cache == "show" else doctor.clear_pixel_caches(folder)
+    if left is not before:
+        freed = sum(cache.nbytes for cache in before) - sum(cache.nbytes for cache in left)
+        print(f"{byte_size(freed)} removed from {folder}")
+    total = byte_size(sum(cache.nbytes for cache in left))
+    print(f"{counted(len(left), 'cache', 'caches')} of decoded images in {folder}, {total}")
+    for cache in left:
+        used = datetime.date.fromtimestamp(cache.used)
+        print(f"  {byte_size(cache.nbytes):>8}  last used {used}  {cache.path.name}")
 
 
 def doctor_options(parsed: command_line.ParsedFlags) -> DoctorOptions:

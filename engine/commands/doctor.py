@@ -19,6 +19,7 @@ from engine.runtime import tensorflow_setup
 if TYPE_CHECKING:
     from pipelines.doctor.clean_manifest import CleanManifest
     from pipelines.doctor.examine import ExaminedDataset
+    from pipelines.pixel_cache.ageing import StoredCache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,31 @@ def write_manifest(examined: ExaminedDataset, path: Path) -> CleanManifest:
     manifest = clean_manifest(examined, str(path))
     write_output(path, manifest.contents, "write_manifest")
     return manifest
+
+
+def list_pixel_caches(folder: Path) -> list[StoredCache]:
+    """Returns the caches of decoded images in a folder, the last used first."""
+    from pipelines.pixel_cache import ageing
+
+    return ageing.list_caches(folder)
+
+
+def clear_pixel_caches(folder: Path) -> list[StoredCache]:
+    """Removes them; returns those that stay, since a run uses them.
+
+    Raises:
+      UserError: the folder can't be written.
+    """
+    from pipelines.pixel_cache import ageing
+
+    caches = ageing.list_caches(folder)
+    try:
+        return ageing.remove(folder, caches) if folder.is_dir() else []
+    except OSError as error:
+        raise UserError(
+            f"--cache_dir={folder}: can't be cleared ({error.strerror}); get the right to write "
+            "there, or name another folder"
+        ) from None
 
 
 def _same_file(one: Path, other: Path) -> bool:

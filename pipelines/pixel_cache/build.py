@@ -19,7 +19,7 @@ import tensorflow as tf
 from engine.core.recipe import Recipe
 from engine.core.text import byte_size
 from pipelines.decode import decode, headers
-from pipelines.pixel_cache import scan, store
+from pipelines.pixel_cache import ageing, scan, store
 from pipelines.pixel_cache.cache import NOWHERE, CacheLocation, PixelCache, checksums, prefaulted
 from pipelines.pixel_cache.index import CacheIndex, stamp_images, system_reason
 from pipelines.pixel_cache.scan import BrokenImage, ImageFacts
@@ -122,11 +122,14 @@ class PixelCacheBuilder:
         return json.dumps({**values, "decode": decode.VERSION, "tensorflow": tf.__version__})
 
     def _open_caches(self) -> list[PixelCache]:
-        """Opens the caches on the disk, the one with most of the images first."""
+        """Opens the caches that have some of the images, the one with most of them first."""
         if self.location.folder is None or not len(self.images):
             return []
         caches = store.open_all(self.location.folder, self.index.definition, self.shape)
         self._compare_touched(caches)
+        caches = [cache for cache in caches if self._count_in(cache)]
+        for cache in caches:
+            ageing.mark_used(cache)
         return sorted(caches, key=self._count_in, reverse=True)
 
     def _compare_touched(self, caches: list[PixelCache]) -> None:
@@ -165,6 +168,7 @@ class PixelCacheBuilder:
         folder, index = self.location.folder, self.index
         if folder is None or not len(self.images):
             return None
+        ageing.make_room(folder, self.nbytes)
         try:
             return PixelWriter(folder, index.definition, index.facts["stamp"], self.shape)
         except OSError as error:

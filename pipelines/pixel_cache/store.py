@@ -40,7 +40,7 @@ def open_all(folder: Path, definition: str, shape: Shape) -> list[PixelCache]:
     caches = []
     with contextlib.suppress(OSError):
         with _names_locked(folder):
-            paths = _complete_folders(folder, definition)
+            paths = complete_folders(folder, _prefix(definition))
             files = {path: file for path in paths if (file := _open_shared(path / PIXELS))}
         for path, file in files.items():
             index = index_files.load(path / INDEX, definition)
@@ -69,7 +69,7 @@ class PixelWriter:
           OSError: the folder can't be written, or there is too little space.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder)
+        remove_abandoned(folder)
         self.row_bytes = int(np.prod(shape))
         self.name = _prefix(definition) + _digest(stamps.tobytes(), 12)
         with _names_locked(folder):
@@ -143,13 +143,22 @@ def _remove_obsolete(new: Path, index: CacheIndex) -> None:
     Raises:
       OSError: the folder can't be written.
     """
-    for path in _complete_folders(new.parent, index.definition):
-        if path == new or not is_obsolete(path, index):
-            continue
-        with _names_locked(new.parent):
-            abandoned = _set_aside(path) if _is_free(path) else None
-        if abandoned:
-            shutil.rmtree(abandoned, ignore_errors=True)
+    for path in complete_folders(new.parent, _prefix(index.definition)):
+        if path != new and is_obsolete(path, index):
+            remove(path)
+
+
+def remove(path: Path) -> bool:
+    """Removes a cache unless a process uses it; returns whether it did.
+
+    Raises:
+      OSError: the folder can't be written.
+    """
+    with _names_locked(path.parent):
+        abandoned = _set_aside(path) if _is_free(path) else None
+    if abandoned:
+        shutil.rmtree(abandoned, ignore_errors=True)
+    return abandoned is not None
 
 
 def is_obsolete(path: Path, new: CacheIndex) -> bool:
@@ -209,8 +218,8 @@ def _digest(data: bytes, size: int) -> str:
     return hashlib.blake2b(data, digest_size=size).hexdigest()
 
 
-def _complete_folders(folder: Path, definition: str) -> list[Path]:
-    return sorted(p for p in folder.glob(_prefix(definition) + "*") if PART not in p.name)
+def complete_folders(folder: Path, prefix: str = "pixels-") -> list[Path]:
+    return sorted(path for path in folder.glob(f"{prefix}*") if PART not in path.name)
 
 
 def _set_aside(path: Path) -> Path:
@@ -220,8 +229,12 @@ def _set_aside(path: Path) -> Path:
     return abandoned
 
 
-def _remove_abandoned(folder: Path) -> None:
-    """Removes what runs left that were killed while they wrote."""
+def remove_abandoned(folder: Path) -> None:
+    """Removes what runs left that were killed while they wrote.
+
+    Raises:
+      OSError: the folder can't be written.
+    """
     with _names_locked(folder):
         abandoned = [path for path in folder.glob(f"pixels-*{PART}*") if _is_free(path)]
     for path in abandoned:

@@ -1,6 +1,8 @@
 """bin/doctor, and bad images through every program."""
 
 import csv
+import datetime
+import gc
 import json
 from collections import Counter
 from contextlib import nullcontext
@@ -11,6 +13,7 @@ import pytest
 
 from engine.cli.command_line import FlagError
 from engine.commands.doctor import DoctorOptions
+from engine.commands.shared_options import CacheOptions
 from engine.commands.train import TrainOptions, train
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec
@@ -143,3 +146,21 @@ def test_doctor_writes_its_report_to_the_folder_that_out_names(
 
 def test_manifest_may_be_named_by_text_from_python():
     assert DoctorOptions(data=DataSpec("folders", "x"), write_manifest="a.csv").write_manifest
+
+
+def test_pixel_caches_are_shown_and_cleared(call, data, tmp_path):
+    folder = tmp_path / "cache"
+    flag = f"--cache_dir={folder}"
+    assert f"0 bytes removed from {folder}\n" in call("doctor", "--pixel_cache=clear", flag)
+    spec = DataSpec("folders", str(data[0]))
+    recipe = small_recipe(tmp_path, ["transfer(epochs=1)"], data=spec)
+    options = TrainOptions(recipe, tmp_path / "run", report=False, cache=CacheOptions(folder, 0))
+    train(options, Watcher())
+    gc.collect()  # closes the cache
+    (name,) = (path.name for path in folder.glob("pixels-*"))
+    shown = call("doctor", "--pixel_cache=show", flag)
+    assert shown.startswith(f"1 cache of decoded images in {folder}, ")
+    assert f"last used {datetime.date.today()}  {name}" in shown
+    cleared = call("doctor", "--pixel_cache=clear", flag)
+    assert f"0 caches of decoded images in {folder}, 0 bytes" in cleared
+    assert list(folder.glob("pixels-*")) == []
