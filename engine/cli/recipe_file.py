@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from pathlib import Path
 
 from engine.cli.command_line import FlagError
+from engine.core import digests
 from engine.core.conversion import parse_json
 from engine.core.errors import UserError
 from engine.core.recipe import Recipe, digest, from_json
@@ -44,13 +46,26 @@ def read(file: str) -> RecipeFile:
     of_run = path == run.recipe
     try:
         text = path.read_text("utf-8-sig")
-        plan = run.plan.read_bytes() if of_run and run.plan.exists() else None
+        plan = _read_plan(run) if of_run else None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
         raise FlagError(f"--recipe={file}: can't be read ({reason})") from None
     recipe = _parse(file, text)
     plan = plan if plan and _belongs_to(plan, recipe) else None
     return RecipeFile(recipe, path.parent.name if of_run else path.stem, plan)
+
+
+def _read_plan(run: RunDirectory) -> bytes | None:
+    """Returns the plan beside a run's recipe; says what does not match its digest."""
+    try:
+        digests.read(run.recipe)
+        return digests.read(run.plan)
+    except FileNotFoundError:
+        return None
+    except UserError as error:
+        reason = str(error).partition(";")[0]
+        print(f"{reason}; training by the recipe as it is, without plan.json", file=sys.stderr)
+        return None
 
 
 def _belongs_to(plan: bytes, recipe: Recipe) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import itertools
 import os
@@ -15,6 +14,7 @@ import numpy as np
 from engine.core.errors import UserError
 from engine.core.recipe import Recipe
 from engine.runs.directory import RunDirectory
+from engine.runs.history import read_history
 
 if TYPE_CHECKING:
     import keras
@@ -60,8 +60,7 @@ class Run:
         """
         if not self._directory.history.is_file():
             return []
-        with open(self._directory.history, encoding="utf-8", newline="") as file:
-            return [_typed(row) for row in csv.DictReader(file)]
+        return [_typed(row) for row in read_history(self._directory)]
 
     @property
     def classes(self) -> tuple[str, ...]:

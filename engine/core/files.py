@@ -8,12 +8,14 @@ import io
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from engine.core.errors import UserError
+
+Write = Callable[[Path, bytes], None]
 
 
 @contextmanager
@@ -121,12 +123,17 @@ def leftovers(folder: Path, name: str = "*") -> list[Path]:
     return list(folder.glob(f".{name}.{'[0-9a-f]' * 16}.part"))
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, write: Write = write) -> None:
     """Writes a value as indented JSON; see `open_atomic`."""
     write(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+def write_csv(
+    path: Path,
+    columns: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    write: Write = write,
+) -> None:
     """Writes a header row and the rows; see `open_atomic`."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")

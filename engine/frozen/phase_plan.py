@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from engine.core import digests
 from engine.core.conversion import convert, parse_json
 from engine.core.errors import UserError, choose, require
 from engine.core.files import write_json
@@ -40,11 +41,18 @@ class PlanFile:
         Args:
           path: of the run's `plan.json`.
           log: receives the trials as lines of text.
+
+        Raises:
+          UserError: the file is damaged.
         """
         self.path, self.recipe, self.log = path, recipe, log
         self.plans: dict[str, PhasePlan] = {}
-        with suppress(OSError, UnicodeDecodeError, UserError, RecursionError, KeyError, TypeError):
-            plans = parse_json(path.read_text("utf-8"))["phases"]
+        try:
+            data = digests.read(path)
+        except OSError:
+            return
+        with suppress(UserError, RecursionError, KeyError, TypeError):
+            plans = parse_json(data)["phases"]
             require(isinstance(plans, dict), "phases; allowed: an object")
             self.plans = {name: _read_plan(plan, name) for name, plan in plans.items()}
 
@@ -107,6 +115,7 @@ class PlanFile:
                 "chosen": {name: _chosen_modes(plan) for name, plan in self.plans.items()},
                 "phases": {name: dataclasses.asdict(plan) for name, plan in self.plans.items()},
             },
+            digests.write,
         )
 
 

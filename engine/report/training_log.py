@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
@@ -10,6 +9,7 @@ from typing import Any
 
 from engine.evaluation.intervals import Interval, wilson
 from engine.runs.directory import RunDirectory
+from engine.runs.history import read_history
 
 # The keys of `spent` in `result.json`.
 SPENT = ("seconds", "fill_seconds", "eval_seconds", "save_seconds", "wait_seconds")
@@ -82,8 +82,7 @@ def read(run: RunDirectory) -> TrainingLog | None:
     if result.get("status") != "finished":
         return None
     try:
-        with open(run.history, encoding="utf-8", newline="") as file:
-            epochs = tuple(_parse_row(Epoch, row) for row in csv.DictReader(file))
+        epochs = tuple(_parse_row(Epoch, row) for row in read_history(run))
         return _training_log(result, epochs)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from engine.core import digests
 from engine.core.errors import UserError
-from engine.core.files import write
 from engine.core.text import program
 from engine.evaluation import decision_rule
 from engine.evaluation.decision_rule import DecisionRule
@@ -70,7 +70,7 @@ class BestModel:
         values = {"classes": self.classes, "data": state.data, **(state.best or {})}
         if self.rule:
             values["rule"] = dataclasses.asdict(self.rule)
-        write(self.run.best, checkpoints.pack({"model": self.weights}, values))
+        digests.write(self.run.best, checkpoints.pack({"model": self.weights}, values))
         self._saved = True
 
 
@@ -131,4 +131,4 @@ def save_decision_rule(run: RunDirectory, rule: DecisionRule) -> None:
     """
     arrays, values = load_best_model(run)
     values["rule"] = dataclasses.asdict(rule)
-    write(run.best, checkpoints.pack({"model": arrays}, values))
+    digests.write(run.best, checkpoints.pack({"model": arrays}, values))

@@ -11,15 +11,15 @@ import dataclasses
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from engine.core import digests
 from engine.core.conversion import convert
 from engine.core.errors import UserError
-from engine.core.files import write
 from engine.runs.directory import RunDirectory
 
 KEEP = 2  # if the newest file is damaged, the one before it is used
@@ -81,7 +81,7 @@ def save(run: RunDirectory, state: TrainState, variables: dict[str, Sequence[Any
     Those of later steps too: the run is not there yet, so `load` has skipped them as damaged.
     """
     path = run.checkpoints / f"step_{state.step:09d}_phase_{state.phase:03d}.npz"
-    write(path, pack(variables, dataclasses.asdict(state)))
+    digests.write(path, pack(variables, dataclasses.asdict(state)), run.path)
     older = [other for other in _newest_first(run) if other.name < path.name]
     keep = {path, *older[: KEEP - 1]}
     for other in _newest_first(run):
@@ -90,8 +90,13 @@ def save(run: RunDirectory, state: TrainState, variables: dict[str, Sequence[Any
     return path
 
 
-def load(run: RunDirectory) -> tuple[TrainState, dict[str, list[np.ndarray]]]:
+def load(
+    run: RunDirectory, log: Callable[[str], None] = lambda line: None
+) -> tuple[TrainState, dict[str, list[np.ndarray]]]:
     """Reads the newest intact checkpoint, or returns a fresh state where there is none.
+
+    Args:
+      log: takes a line for each damaged one.
 
     Raises:
       UserError: there are checkpoints, and none can be read.
@@ -99,10 +104,10 @@ def load(run: RunDirectory) -> tuple[TrainState, dict[str, list[np.ndarray]]]:
     paths = _newest_first(run)
     for path in paths:
         try:
-            arrays, values = unpack(path)
+            arrays, values = unpack(path, run.path)
             return convert(values, TrainState, "state"), arrays
-        except UserError:
-            continue
+        except UserError as error:
+            log(f"{error}; trying the checkpoint before it")
     if paths:
         raise UserError(
             f"{run.checkpoints}: none of the {len(paths)} checkpoints can be read; "
@@ -148,15 +153,21 @@ def pack(variables: dict[str, Sequence[Any]], values: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(path: Path) -> tuple[dict[str, list[np.ndarray]], dict[str, Any]]:
+def unpack(
+    path: Path, folder: Path | None = None
+) -> tuple[dict[str, list[np.ndarray]], dict[str, Any]]:
     """Reads the groups of arrays and the JSON value of a file made by `pack`.
+
+    Args:
+      folder: of its digest; by default that of the file.
 
     Raises:
       UserError: the file is missing, truncated or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            _require_stored(file.zip, path.stat().st_size)
+        data = digests.read(path, folder)
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            _require_stored(file.zip, len(data))
             names, values = json.loads(file["values"].tobytes())
             if len(set(names)) < len(names):
                 raise ValueError("it names an array twice")
@@ -164,6 +175,8 @@ def unpack(path: Path) -> tuple[dict[str, list[np.ndarray]], dict[str, Any]]:
             for name in names:
                 groups.setdefault(name.split("/")[0], []).append(file[name])
             return groups, values
+    except UserError:
+        raise
     except Exception as error:  # readers raise almost anything for a damaged zip
         raise UserError(f"{path}: not a readable checkpoint ({error})") from None
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from engine.core import files
+from engine.core import digests, files
 from engine.core.conversion import parse_json
 from engine.core.errors import UserError
 from engine.core.recipe import Recipe, differences, from_json, to_json
@@ -66,8 +66,9 @@ class RunDirectory:
                 f"--run_dir={self.path}: holds no run; name a directory that {program('train')} "
                 "wrote"
             )
+        data = digests.read(self.recipe)
         try:
-            recipe = from_json(Recipe, self.recipe.read_bytes())
+            recipe = from_json(Recipe, data)
             phase_options.check_recipe(recipe)
             return recipe
         except (UserError, RecursionError) as error:
@@ -77,10 +78,18 @@ class RunDirectory:
             ) from None
 
     def read_result(self) -> dict[str, Any]:
-        """Reads `result.json`; returns an empty dict where there is none yet."""
+        """Reads `result.json`; returns an empty dict where there is none yet.
+
+        Raises:
+          UserError: it is damaged.
+        """
         try:
-            values = parse_json(self.result.read_bytes())
-        except (OSError, UserError):
+            data = digests.read(self.result)
+        except OSError:
+            return {}
+        try:
+            values = parse_json(data)
+        except UserError:
             return {}
         return values if isinstance(values, dict) else {}
 
@@ -111,9 +120,9 @@ def claim_directory(
     if overwrite or not run.recipe.exists() or not run.started():
         _clear(run)
         run.checkpoints.mkdir(parents=True, exist_ok=True)
-        files.write(run.recipe, to_json(recipe).encode())
+        digests.write(run.recipe, to_json(recipe).encode())
         if plan:
-            files.write(run.plan, plan)
+            digests.write(run.plan, plan)
         return
     require_same_recipe(run, recipe)
 
@@ -140,8 +149,8 @@ def require_own_directory(run: RunDirectory) -> None:
     Raises:
       UserError: the folder holds neither a run nor the remains of one killed at its start.
     """
-    own = {run.checkpoints.name, run.lock.name}
-    names = _names(run.path) - {path.name for path in files.leftovers(run.path, run.recipe.name)}
+    own = {run.checkpoints.name, run.lock.name, digests.NAME}
+    names = _names(run.path) - {path.name for path in files.leftovers(run.path, "*.json")}
     # Checkpoints without a recipe belong to something else: a run writes its recipe first.
     if not (names <= own and not _names(run.checkpoints)) and not _holds_run(run):
         raise UserError(
@@ -154,11 +163,11 @@ def _names(folder: Path) -> set[str]:
 
 
 def _holds_run(run: RunDirectory) -> bool:
-    """Whether there is a recipe, of any version."""
-    try:
-        return {"backbone", "phases"} <= set(parse_json(run.recipe.read_bytes()))
-    except (OSError, UserError, TypeError):
-        return False
+    """Whether there is a recipe, of any version or damaged."""
+    with suppress(OSError, UserError, TypeError):
+        if {"backbone", "phases"} <= set(parse_json(run.recipe.read_bytes())):
+            return True
+    return run.recipe.is_file() and digests.covers(run.recipe)
 
 
 def _clear(run: RunDirectory) -> None:

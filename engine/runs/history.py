@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from typing import Any
 
+from engine.core import digests
 from engine.core.files import write_csv
 from engine.runs.directory import RunDirectory
 
@@ -14,4 +17,15 @@ COLUMNS = (
 
 
 def write_history(run: RunDirectory, rows: list[dict[str, Any]]) -> None:
-    write_csv(run.history, COLUMNS, rows)
+    write_csv(run.history, COLUMNS, rows, digests.write)
+
+
+def read_history(run: RunDirectory) -> list[dict[str, str]]:
+    """Returns the rows as they are written.
+
+    Raises:
+      OSError: there is no file, or it can't be read.
+      UserError: it is damaged.
+    """
+    text = digests.read(run.history).decode("utf-8")
+    return list(csv.DictReader(io.StringIO(text, newline="")))

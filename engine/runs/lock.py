@@ -14,8 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from engine.core import digests
 from engine.core.errors import UserError
-from engine.core.files import write, write_json
+from engine.core.files import write_json
 from engine.core.locks import FileLock
 from engine.core.recipe import Recipe, to_json
 from engine.runs.directory import RunDirectory, require_own_directory, require_same_recipe
@@ -117,7 +118,7 @@ class RunLock:
         if run.checkpoints.is_dir() and run.recipe.exists():
             return False
         run.checkpoints.mkdir(exist_ok=True)
-        write(run.recipe, to_json(recipe).encode())
+        digests.write(run.recipe, to_json(recipe).encode())
         return True
 
     @contextmanager
@@ -131,5 +132,6 @@ class RunLock:
             reason = f"{type(error).__name__}: {error}".split("\n")[0]
             with suppress(OSError):  # the failure itself matters more
                 if self.owns_directory():
-                    write_json(self.run.result, {"status": status, "reason": reason})
+                    values = {"status": status, "reason": reason}
+                    write_json(self.run.result, values, digests.write)
             raise

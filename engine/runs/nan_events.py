@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
+from engine.core import digests
 from engine.core.conversion import convert, parse_json
 from engine.core.errors import UserError
 from engine.core.files import write_json
@@ -32,7 +33,7 @@ def read_nan_events(run: RunDirectory) -> list[NanEvent]:
       UserError: the file can't be read; without it the learning rates would differ.
     """
     try:
-        entries = parse_json(run.nan_events.read_bytes())
+        entries = parse_json(digests.read(run.nan_events))
         return list(convert(entries, tuple[NanEvent, ...], "nan_events"))
     except FileNotFoundError:
         return []
@@ -43,7 +44,8 @@ def read_nan_events(run: RunDirectory) -> list[NanEvent]:
 
 
 def write_nan_events(run: RunDirectory, events: Sequence[NanEvent]) -> None:
-    write_json(run.nan_events, [dataclasses.asdict(event) for event in events])
+    values = [dataclasses.asdict(event) for event in events]
+    write_json(run.nan_events, values, digests.write)
 
 
 def reduce_rate(

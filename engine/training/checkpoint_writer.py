@@ -6,6 +6,7 @@ import math
 import time
 from typing import Any
 
+from engine.core import digests
 from engine.core.errors import UserError
 from engine.core.files import write, write_json
 from engine.loggers import plots
@@ -95,7 +96,7 @@ class CheckpointWriter:
 
         def write_all() -> None:
             self.best.save(state)
-            write_json(self.job.run.result, result)
+            write_json(self.job.run.result, result, digests.write)
 
         self.writer.insist(write_all)
 

@@ -74,7 +74,7 @@ class Trainer:
 
     def __init__(self, job: TrainJob) -> None:
         self.job = job
-        self.state, self.arrays = checkpoints.load(job.run)
+        self.state, self.arrays = checkpoints.load(job.run, job.logger.note)
         initial_weights = {}
         if not self.arrays:
             initial_weights = {"model": [v.numpy() for v in job.classifier.model.weights]}

@@ -93,7 +93,7 @@ class NanRecovery:
                 f"{error}{halved}; lower the phase's learning_rate "
                 f"({error.phase.learning_rate:g}) or give it clip_global_norm=1, with --overwrite"
             )
-        state, arrays = checkpoints.load(job.run)
+        state, arrays = checkpoints.load(job.run, job.logger.note)
         if not arrays and not self.initial_weights:
             raise UserError(
                 f"{error}; {job.run.checkpoints} was deleted, so there is nothing to roll back "

@@ -21,6 +21,7 @@ def test_run_directory_has_the_files_that_the_readme_lists(trained_run):
     assert result["status"] == "finished"
     assert result["best"]["val_accuracy"] > 0.9, "red against blue is not hard"
     files = ("recipe.json", "plan.json", "history.csv", "history.png", "bad_images.csv", "best.npz")
+    files += ("digests.json",)
     assert all((place / name).stat().st_size > 0 for name in files)
     plan = json.loads((place / "plan.json").read_text())
     assert set(plan["phases"]) == {"transfer", "fine_tune"}

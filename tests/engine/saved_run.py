@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from engine.core.files import write
+from engine.core.digests import write
 from engine.core.recipe import Recipe
 from engine.evaluation.decision_rule import DEFAULT_RULE, DecisionRule
 from engine.models import classifier

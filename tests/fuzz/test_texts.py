@@ -12,6 +12,7 @@ from engine.benchmark import report as reports
 from engine.benchmark.compare import compare
 from engine.cli import command_line
 from engine.cli import flags as cli_flags
+from engine.core import digests
 from engine.core.call_syntax import Call
 from engine.core.errors import UserError
 from engine.core.recipe import DataSpec, Phase, Recipe, to_json
@@ -192,6 +193,7 @@ def test_fuzzed_json_is_read_or_refused(judge, tmp_path, name, read, error):
     """JSON that is none, and JSON that says something else; where it is refused, both are."""
     run = RunDirectory(tmp_path / "run")
     write_samples(run)
+    (run.path / digests.NAME).unlink()  # it would tell first
     sample = (run.path / name).read_bytes()
 
     def read_bytes(data: bytes) -> None:

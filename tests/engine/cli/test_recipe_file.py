@@ -10,6 +10,7 @@ import pytest
 from engine.cli import command_line, recipe_file
 from engine.cli import flags as cli_flags
 from engine.cli import train as cli_train
+from engine.core import digests
 from engine.core.recipe import digest, to_json
 from engine.runs.directory import RunDirectory
 
@@ -68,6 +69,24 @@ def test_edited_recipe_of_a_run_has_no_plan(run):
     run.recipe.write_text(changed(seed=8))
     found = recipe_file.read(str(run.recipe))
     assert (found.recipe.seed, found.plan) == (8, None)
+
+
+@pytest.mark.parametrize("damaged", ["recipe.json", "plan.json"])
+def test_recipe_edited_in_its_run_is_read_with_a_note(run, damaged, capsys):
+    for path, text in (
+        (run.recipe, to_json(RECIPE)),
+        (run.plan, json.dumps({"recipe": digest(RECIPE)})),
+    ):
+        digests.write(path, text.encode())
+    assert recipe_file.read(str(run.recipe)).plan
+    assert capsys.readouterr().err == ""
+    with open(run.path / damaged, "a") as file:
+        file.write("\n")
+    assert recipe_file.read(str(run.recipe)).plan is None
+    assert capsys.readouterr().err == (
+        f"{run.path / damaged}: doesn't match its SHA-256 in digests.json, so it was damaged or "
+        "edited; training by the recipe as it is, without plan.json\n"
+    )
 
 
 def test_copied_recipe_has_no_plan_and_names_the_run(run):

@@ -14,8 +14,8 @@ import scipy.special
 from sklearn import metrics
 
 from engine.commands.split_predictions import EvaluationData
+from engine.core.digests import write
 from engine.core.errors import UserError
-from engine.core.files import write
 from engine.core.recipe import Recipe
 from engine.evaluation import decision_rule
 from engine.evaluation.decision_rule import DecisionRule

@@ -14,8 +14,8 @@ from engine.cli import command_line
 from engine.cli import export as cli_export
 from engine.cli import flags as cli_flags
 from engine.commands.export import ExportOptions, export
+from engine.core.digests import write
 from engine.core.errors import UserError
-from engine.core.files import write
 from engine.evaluation.decision_rule import DecisionRule
 from engine.runs import best_model
 from engine.runs.checkpoints import pack

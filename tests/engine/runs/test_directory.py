@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.core import files
+from engine.core import digests, files
 from engine.core.errors import UserError
 from engine.core.recipe import to_json
 from engine.runs import directory as rundir
@@ -16,6 +16,7 @@ from engine.runs.lock import RunLock
 from tests.engine.small import recipe
 
 MINE, OTHER = recipe(seed=1), recipe(seed=2)
+NEW = {"recipe.json", "digests.json", "checkpoints"}
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def content(folder: Path) -> dict[str, bytes | None]:
 def finish(run: RunDirectory) -> None:
     """Writes the files of a finished run."""
     claim_directory(run, MINE, overwrite=False)
-    files.write_json(run.result, {"status": "finished"})
+    files.write_json(run.result, {"status": "finished"}, digests.write)
     (run.checkpoints / "step_000000001_phase_000.npz").write_bytes(b"old")
     for folder in (run.train_events, run.validation_events, run.profile):
         folder.mkdir()
@@ -49,14 +50,14 @@ def finish(run: RunDirectory) -> None:
 def test_claim_creates_directory(run, overwrite):
     claim_directory(run, MINE, overwrite)
     assert run.read_recipe() == MINE
-    assert content(run.path).keys() == {"recipe.json", "checkpoints"}
+    assert content(run.path).keys() == NEW
     assert not run.finished()
 
 
 def test_claim_resumes_unfinished_run(run):
     claim_directory(run, MINE, overwrite=False, plan=b"decided")
     (run.checkpoints / "step_000000001_phase_000.npz").write_bytes(b"mine")
-    files.write_json(run.result, {"status": "failed"})
+    files.write_json(run.result, {"status": "failed"}, digests.write)
     before = content(run.path)
     for path in (run.history, run.checkpoints / "step_000000002_phase_000.npz"):
         files.temporary_path(path).write_bytes(b"half, of a killed process")
@@ -67,7 +68,7 @@ def test_claim_resumes_unfinished_run(run):
 
 def test_claim_replaces_run_without_steps(run):
     claim_directory(run, MINE, overwrite=False)
-    files.write_json(run.result, {"status": "failed"})
+    files.write_json(run.result, {"status": "failed"}, digests.write)
     claim_directory(run, OTHER, overwrite=False)
     assert run.read_recipe() == OTHER
 
@@ -101,7 +102,7 @@ def test_overwrite_deletes_run_files_only(run):
     claim_directory(run, OTHER, overwrite=True, plan=b"new")
     assert run.read_recipe() == OTHER
     assert run.plan.read_bytes() == b"new"
-    assert content(run.path).keys() == {"recipe.json", "plan.json", "checkpoints", "notes.txt"}
+    assert content(run.path).keys() == {*NEW, "plan.json", "notes.txt"}
 
 
 def test_kill_during_overwrite_starts_over(run, monkeypatch):
@@ -119,13 +120,23 @@ def test_kill_during_overwrite_starts_over(run, monkeypatch):
     monkeypatch.undo()
     assert not run.started()
     claim_directory(run, MINE, overwrite=False)
-    assert content(run.path).keys() == {"recipe.json", "checkpoints"}
+    assert content(run.path).keys() == NEW
 
 
 def test_overwrite_replaces_run_of_other_version(run):
     finish(run)
-    run.recipe.write_text('{"backbone": "x", "phases": [], "gone": 1}')
+    digests.write(run.recipe, b'{"backbone": "x", "phases": [], "gone": 1}')
     with pytest.raises(UserError, match=r"recipe.json: no recipe of this version .*'gone'"):
+        claim_directory(run, MINE, overwrite=False)
+    claim_directory(run, MINE, overwrite=True)
+    assert run.read_recipe() == MINE
+
+
+@pytest.mark.parametrize("damaged", [b"{", to_json(MINE).replace("phases", "phasec").encode()])
+def test_damaged_recipe_is_refused_by_name_and_can_be_overwritten(run, damaged):
+    finish(run)
+    run.recipe.write_bytes(damaged)
+    with pytest.raises(UserError, match=r"recipe.json: doesn't match its SHA-256 .* --overwrite"):
         claim_directory(run, MINE, overwrite=False)
     claim_directory(run, MINE, overwrite=True)
     assert run.read_recipe() == MINE

@@ -99,7 +99,7 @@ def test_roll_back_reads_checkpoint_once_and_frees_it(coloured, tmp_path, monkey
         held.extend([trainer.arrays, trainer.nan_recovery.initial_weights])
         return train_phases(trainer)
 
-    monkeypatch.setattr(checkpoints, "load", lambda run: read.append(run) or load(run))
+    monkeypatch.setattr(checkpoints, "load", lambda run, log: read.append(run) or load(run))
     monkeypatch.setattr(loop.Trainer, "train", recorded)
     train(small_recipe(coloured), tmp_path / "run", change=spoil)
     assert len(read) == 2, "at the start, and at the roll-back"
