@@ -103,6 +103,7 @@ def examine(spec: DataSpec, threads: int, progress: Callable[[int, int], None]) 
     count, readable = len(examples), 0
     facts, flat = np.zeros(count, FACTS), np.zeros(count, dtype=bool)
     facts["fingerprint"] = -1
+    brightest = np.full(count, 255, np.uint8)
     details = np.zeros((count, near_duplicates.DETAIL, near_duplicates.DETAIL), np.uint8)
 
     def collect(indices: np.ndarray, batch: ImageFacts) -> None:
@@ -113,6 +114,7 @@ def examine(spec: DataSpec, threads: int, progress: Callable[[int, int], None]) 
         facts["header"][indices] = headers.read_headers(examples, indices)
         details[indices] = near_duplicates.details(batch.pixels)
         flat[indices[quick_check.single_colour_images(batch.pixels)]] = True
+        brightest[indices] = quick_check.brightest_levels(batch.pixels)
         progress(readable, count)
 
     broken = scan.scan_images(examples, _decode_small, threads, collect=collect)
@@ -128,6 +130,7 @@ def examine(spec: DataSpec, threads: int, progress: Callable[[int, int], None]) 
         *quick_check.check_paths(spec, examples),
         *quick_check.check_headers(examples, facts["header"], facts["orientation"]),
         *quick_check.single_colour_findings(examples, flat),
+        *quick_check.shallow_findings(examples, brightest),
         *duplicates.duplicate_findings(examples, same_files, "duplicates"),
         *duplicates.duplicate_findings(examples, alike, "near_duplicates"),
         *quick_check.find_imbalance(examples),

@@ -37,6 +37,10 @@ _LEVELS = {
             *("of near-duplicates under different labels", "look at them"),
         ),
         ("one_colour", "image", "of one colour", "check that it is complete"),
+        (
+            *("shallow", "PNG", "of 16 bits that uses few of its levels, and is read nearly black"),
+            "multiply its levels until they fill 16 bits: 12-bit ones by 16",
+        ),
         ("huge", "image", "so large that decoding is slow", "shrink beforehand"),
         ("tiny", "image", "with little to see, so small", "find larger ones"),
         ("narrow", "image", "of extreme aspect ratio", "crop, or choose --resize=pad"),

@@ -16,7 +16,7 @@ from pipelines.doctor import duplicates, kinds
 from pipelines.pixel_cache.cache import PixelCache
 from pipelines.pixel_cache.index import FACTS
 from pipelines.sources import manifest, sources
-from pipelines.sources.examples import Examples
+from pipelines.sources.examples import Examples, read
 
 HUGE_PIXELS = 50_000_000
 TINY_SIDE = 32  # pixels
@@ -25,6 +25,8 @@ ONE_COLOUR_LEVELS = 3  # of 255: the difference that saving as JPEG makes
 IMBALANCE = 10.0  # times as many images
 SHOWN_CLASSES = 10
 _SUFFIXES = tuple(f".{suffix}" for suffixes in headers.NAMES.values() for suffix in suffixes)
+DARK_LEVEL = 31  # of 255: an eighth of the range
+_DEEP_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # then width, height, bits
 _PROBES = 8  # pixels along each side that are tested before the whole image
 
 
@@ -49,6 +51,8 @@ def quick_check(spec: DataSpec, examples: Examples, pixels: PixelCache | None) -
         if pixels.memory is not None:
             flat = np.isin(examples.rows, single_colour_images(pixels.memory))
             findings += single_colour_findings(examples, flat)
+            brightest = brightest_levels(pixels.memory)[examples.rows]
+            findings += shallow_findings(examples, brightest)
     findings = kinds.by_severity(findings)
     for finding in findings:
         if finding.kind.level != NOTE:
@@ -132,6 +136,39 @@ def single_colour_findings(examples: Examples, flat: np.ndarray) -> list[Finding
     return kinds.collect(
         {"one_colour": [Case((examples.name(index),), examples=(index,)) for index in indices]}
     )
+
+
+def brightest_levels(images: np.ndarray) -> np.ndarray:
+    """Returns uint8 [n], the highest level of each of uint8 [n, h, w, 3].
+
+    Above DARK_LEVEL it is that of some pixels.
+    """
+    height, width = images.shape[1:3]
+    some = images[:, :: -(-height // _PROBES), :: -(-width // _PROBES)]
+    levels = some.max(axis=(1, 2, 3), initial=0)
+    for index in np.flatnonzero(levels <= DARK_LEVEL):
+        levels[index] = images[index].max()
+    return levels
+
+
+def shallow_findings(examples: Examples, brightest: np.ndarray) -> list[Finding]:
+    """Reports the 16-bit PNG files among dark images, as cameras of 12 bits write them.
+
+    Args:
+      brightest: uint8 [N], the highest level of each example.
+    """
+    cases = []
+    for index in np.flatnonzero(brightest <= DARK_LEVEL).tolist():
+        try:
+            head = read(examples, index)[: len(_DEEP_PNG) + 9]
+        except OSError:  # it was readable a moment ago
+            continue
+        if head.startswith(_DEEP_PNG) and head[-1] == 16:
+            share = (int(brightest[index]) + 1) / 256
+            cases.append(
+                Case((examples.name(index),), f"uses about {share:.0%} of the range", (index,))
+            )
+    return kinds.collect({"shallow": cases})
 
 
 def check_paths(spec: DataSpec, examples: Examples) -> list[Finding]:

@@ -1,4 +1,5 @@
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from PIL import Image
 
 from engine.core.recipe import DataSpec
-from pipelines.decode import headers
+from pipelines.decode import decode, headers
 from pipelines.doctor import examine, quick_check
 from pipelines.pixel_cache.build import PixelCacheBuilder
 from pipelines.pixel_cache.cache import CacheLocation, PixelCache
@@ -220,3 +221,28 @@ def test_unread_columns_that_look_like_splits_or_groups_are_reported(tmp_path, h
     findings = quick_check.check_paths(spec, sources.list_examples(spec))
     assert [case.places[0] for one in findings for case in one.cases] == unread
     assert {one.name for one in findings} == ({"unread_column"} if unread else set())
+
+
+def test_deep_png_of_twelve_bits_is_a_warning_with_its_share(tmp_path):
+    levels = np.random.default_rng(0).integers(0, 4096, (40, 40), np.uint16)
+    deep = {"twelve.png": levels, "sixteen.png": levels * 16, "dark.png": levels // 256}
+    deep["dark.png"] = deep["dark.png"].astype(np.uint8)
+    paths = [str(tmp_path / name) for name in deep]
+    for path, image in zip(paths, deep.values(), strict=True):
+        Image.fromarray(image).save(path)
+    listed = from_columns(paths, [0, 1, 0], ("cats", "dogs"), keys=paths)
+    images = np.stack([decode.decode(Path(path).read_bytes(), 16, 16).numpy() for path in paths])
+    (line,) = [line for line in check(listed, pixels([1, 2, 3], images)) if "levels" in line]
+    assert line.startswith("warning: 1 PNG of 16 bits that uses few of its levels")
+    assert re.search(r"twelve\.png: uses about [56]% of the range; multiply its levels", line)
+    examined = examine.examine(
+        DataSpec("manifest", str(_manifest(tmp_path, deep))), 1, lambda *_: None
+    )
+    (finding,) = [one for one in examined.summary.findings if one.name == "shallow"]
+    assert [case.places for case in finding.cases] == [(paths[0],)]
+
+
+def _manifest(folder: Path, names) -> Path:
+    rows = [f"{name},{number % 2}" for number, name in enumerate(names)]
+    (folder / "all.csv").write_text("\n".join(["path,label", *rows]))
+    return folder / "all.csv"
