@@ -11,7 +11,7 @@ import re
 
 from engine.core.errors import UserError, choose
 from engine.core.recipe import DataSpec
-from engine.core.text import counted, printable, shorten
+from engine.core.text import printable, shorten
 from pipelines.sources import manifest
 from pipelines.sources.examples import (
     SPLIT_NAMES,
@@ -144,18 +144,27 @@ def find_split_folders(place: str) -> dict[int, str]:
 
 
 def _require_different(place: str, folders: dict[str, str]) -> None:
-    """Refuses folders that hold folders of the same names: splits more likely than classes."""
+    """Refuses folders that hold folders of the same names: splits more likely than classes.
+
+    A single one holds the classes, more likely than being one.
+    """
     common: set[str] = set()
     for folder in folders.values():
         inside = set(_folders_in(folder))
         common = common & inside if common else inside
         if len(common) < 2:  # one, such as images/ in each class, is usual
             return
-    if len(folders) > 1:
+    held = f"({shorten(', '.join(sorted(common)), 80)})"
+    if len(folders) == 1:
         raise UserError(
-            f"{place} contains {counted(len(folders), 'folder', 'folders')} that all hold the same "
-            f"folders ({shorten(', '.join(sorted(common)), 80)}): classes or splits? rename splits "
-            f"({', '.join(SPLIT_NAMES)}), or name the folder of classes: --train_dir={place}"
+            f"{place} contains a single folder, which holds folders {held}; name that one, if "
+            f"these are the classes: --data_dir={next(iter(folders.values()))}"
+        )
+    if folders:
+        raise UserError(
+            f"{place} contains {len(folders):,} folders that all hold the same folders {held}: "
+            f"classes or splits? rename splits ({', '.join(SPLIT_NAMES)}), or name the folder of "
+            f"classes: --train_dir={place}"
         )
 
 

@@ -191,6 +191,7 @@ MISTAKES = {
     "2 folders that all hold the same folders": [
         *("learn/cat/1", "learn/dog/1", "learn/bus/1", "check/cat/2", "check/dog/2"),
     ],
+    "single folder, .*cat, dog.*--data_dir=.*/flowers": ["flowers/cat/1", "flowers/dog/2"],
     "classes 'cafe.u0301' and 'caf.xe9' look alike": ["cafe\u0301/1", "caf\xe9/2"],
     r"classes 'a.nb' and 'a..nb' look alike": ["a\nb/1", r"a\nb/2"],
     r"classes 'dog' and 'dog ' look alike": ["dog/1", "dog /2"],
