@@ -14,7 +14,7 @@ from engine.benchmark import baselines
 
 # The lines of bin/train and of the baselines at the first read and after an epoch.
 READING = re.compile(rf"decoding |looking at |{baselines.READING}")
-ACCURACY = re.compile(rf"validation loss [\d.]+, accuracy ([\d.]+)%|{baselines.EPOCH}([\d.]+)")
+ACCURACY = re.compile(rf"^\S+ +\d+ +\S+ +[\d.]+% +\S+ +([\d.]+)%|{baselines.EPOCH}([\d.]+)")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,6 @@ from engine.core.options import Option
 from engine.core.text import csv_cell, csv_path, printable, program
 from engine.inference import predictions_format
 from engine.inference.predictions import Prediction
-from engine.inference.predictions_file import PredictionCounts
 from engine.inference.predictions_format import decision_text
 
 
@@ -61,11 +60,8 @@ def main(argv: list[str]) -> None:
     parsed.refuse(("overwrite",), "has no use without --out; omit it")
     result = predict(options, cli_main.log)
     PRINTERS[parsed.format](result.predictions, result.rule.overrides_argmax)
-    unread = [one for one in result.predictions if one.problem]
-    for one in unread:
-        cli_main.log(f"predict: {printable(one.path)}: {one.problem}")
-    if len(unread) == len(result.predictions):
-        raise UserError("no image could be read")
+    unread = [(one.path, one.problem) for one in result.predictions if one.problem]
+    require_all_read(unread, len(unread), len(result.predictions))
 
 
 def predict_options(parsed: command_line.ParsedFlags) -> PredictOptions:
@@ -86,7 +82,7 @@ def write_predictions(parsed: command_line.ParsedFlags, options: PredictOptions)
 
     Raises:
       FlagError: a file of another kind, or flags that exclude each other.
-      UserError: no image could be read.
+      UserError: an image could not be read.
     """
     path = parsed.out
     with command_line.as_flag_errors():
@@ -97,22 +93,22 @@ def write_predictions(parsed: command_line.ParsedFlags, options: PredictOptions)
     with PredictionProgress() as progress:
         counts = predict_to_file(options, path, parsed.overwrite, progress, shutdown)
     print(f"{progress.describe()}; written to {printable(str(path))}")
-    _list_unread(counts)
+    require_all_read(counts.first_unreadable, counts.unreadable, counts.rows)
 
 
-def _list_unread(counts: PredictionCounts) -> None:
-    """
+def require_all_read(unread: Sequence[tuple[str, str | None]], count: int, total: int) -> None:
+    """Lists images that could not be read, the first ones with their reasons.
+
     Raises:
-      UserError: no image could be read.
+      UserError: there are any; the others are predicted nevertheless.
     """
-    if counts.unreadable:
-        shown = len(counts.first_unreadable)
-        first = f"; the first {shown}:" if counts.unreadable > shown else ":"
-        cli_main.log(f"predict: {counts.unreadable:,} of {counts.rows:,} could not be read{first}")
-    for path, problem in counts.first_unreadable:
-        cli_main.log(f"  {printable(path)}: {problem}")
-    if counts.unreadable == counts.rows:
-        raise UserError("no image could be read")
+    for path, problem in unread:
+        cli_main.log(f"predict: {printable(path)}: {problem}")
+    if count > len(unread):
+        cli_main.log(f"predict: and {count - len(unread):,} more")
+    if count:
+        some = f"{count:,} of {total:,} images could not be read; the others are predicted"
+        raise UserError("no image could be read" if count == total else some)
 
 
 def print_table(predictions: Sequence[Prediction], decides: bool) -> None:
@@ -122,7 +118,7 @@ def print_table(predictions: Sequence[Prediction], decides: bool) -> None:
             continue
         print(printable(prediction.path))
         for label, probability in prediction.labels:
-            print(f"  {probability:7.2%}  {label}")
+            print(f"  {probability:7.2%}  {printable(label)}")
         if decides:
             print(f"  -> {decision_text(prediction)}")
 
@@ -133,14 +129,15 @@ def print_json(predictions: Sequence[Prediction], decides: bool) -> None:
 
 
 def print_csv(predictions: Sequence[Prediction], decides: bool) -> None:
-    """Each row of an image has its decision."""
+    """Each row of an image has its decision; a terminal gets no control characters."""
+    shown = printable if sys.stdout.isatty() else str
     writer = csv.writer(sys.stdout, lineterminator=os.linesep)
     writer.writerow(["path", "rank", "label", "probability", *(["decision"] if decides else [])])
     for one in predictions:
-        path = csv_path(one.path)
-        decided = [csv_cell(decision_text(one))] if decides else []
+        path = csv_path(shown(one.path))
+        decided = [csv_cell(shown(decision_text(one)))] if decides else []
         for rank, (label, probability) in enumerate(one.labels, 1):
-            writer.writerow([path, rank, csv_cell(label), probability, *decided])
+            writer.writerow([path, rank, csv_cell(shown(label)), probability, *decided])
 
 
 PRINTERS = {"table": print_table, "json": print_json, "csv": print_csv}

@@ -85,7 +85,7 @@ def predict(options: PredictOptions, log: Log = ignore) -> PredictResult:
     Raises:
       UserError: there is no such image or run, or the plot can't be written.
     """
-    paths = find_images.find_images(options.images)
+    paths = find_images.find_images(options.images, options.allow_private_urls)
     threads = tensorflow_setup.start_tensorflow(options.threads, log=log)
 
     from engine.inference import predictions as inference

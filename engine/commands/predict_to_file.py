@@ -41,7 +41,8 @@ def predict_to_file(
     request = _request(options, overwrite)
     interrupted = predictions_file.find_interrupted(path, request, overwrite)
     if interrupted is None:
-        request = dataclasses.replace(request, paths=tuple(find_images.find_images(options.images)))
+        paths = find_images.find_images(options.images, options.allow_private_urls)
+        request = dataclasses.replace(request, paths=tuple(paths))
     else:
         request = interrupted
     rows = PredictionsFile(path, request, resume=interrupted is not None)

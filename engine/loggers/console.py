@@ -15,6 +15,7 @@ from engine.core.text import duration
 from engine.evaluation.evaluate import Evaluation
 from engine.loggers.base import Logger, StepMetrics
 
+HEADINGS = "  epoch     loss      acc  val loss  val acc  images/s  wait      s"
 PLAIN_SECONDS = 15.0  # between two plain lines within an epoch
 
 
@@ -33,6 +34,7 @@ class ConsoleLogger(Logger):
         self.console = console or LogConsole(highlight=False, file=sys.stdout)
         self.live: Live | None = None
         self.last_plain = time.monotonic()
+        self.phase: str | None = None  # whose epochs have been headed
 
     def __enter__(self) -> ConsoleLogger:
         if self.console.is_terminal:
@@ -53,20 +55,34 @@ class ConsoleLogger(Logger):
 
     def step(self, metrics: StepMetrics) -> None:
         if self.live:
-            self.live.update(Text(describe_step(metrics), style="cyan"))
+            self._show(describe_step(metrics))
         elif time.monotonic() - self.last_plain > PLAIN_SECONDS:
             self.last_plain = time.monotonic()
             self.note(describe_step(metrics))
 
     def epoch(self, row: dict[str, Any], evaluation: Evaluation, best: bool) -> None:
         self.last_plain = time.monotonic()
+        if self.live:  # until the next step, or while the best model is tested
+            self._show(f"{row['phase']} epoch {row['epoch']} is over")
+        width = max(len(row["phase"]), len("phase"))
+        if row["phase"] != self.phase:
+            self.phase = row["phase"]
+            self.note(f"{'phase':{width}}{HEADINGS}")
         self.note(
-            f"{row['phase']} epoch {row['epoch']}: "
-            f"loss {row['train_loss']:.4f}, accuracy {row['train_accuracy']:.2%}; "
-            f"validation loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.2%}; "
-            f"{row['images_per_second']:.0f} images/s, {row['data_wait_fraction']:.0%} waiting, "
-            f"{row['seconds']:.0f} s{'  (best)' if best else ''}"
+            f"{row['phase']:{width}}  {row['epoch']:5}  {row['train_loss']:7.4f}  "
+            f"{row['train_accuracy']:7.2%}  {row['val_loss']:8.4f}  {row['val_accuracy']:7.2%}  "
+            f"{row['images_per_second']:8.0f}  {row['data_wait_fraction']:4.0%}  "
+            f"{row['seconds']:5.0f}{'  best' if best else ''}"
         )
+
+    def end(self, result: dict[str, Any]) -> None:
+        if self.live:
+            self._show("writing the report")
+
+    def _show(self, line: str) -> None:
+        """Shows what the run is at, cut to the width of the terminal."""
+        assert self.live
+        self.live.update(Text(line, style="cyan", no_wrap=True, overflow="ellipsis"))
 
 
 def describe_step(metrics: StepMetrics) -> str:

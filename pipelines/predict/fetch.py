@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import re
 import threading
 import urllib.parse
 import urllib.request
@@ -35,15 +37,29 @@ def require_web_url(url: str) -> None:
     """Requires a URL that may be fetched.
 
     Raises:
-      UserError: another scheme than http and https, or no host.
+      UserError: another scheme than http and https, no host, or a password, which is not shown.
     """
     try:
         parts = urllib.parse.urlsplit(url)
         allowed = parts.scheme in SCHEMES and bool(parts.hostname)
     except ValueError:  # brackets that don't close
         allowed = False
+    shown = re.sub(r"//[^/]*@", "//***@", url)
+    if shown != url:
+        raise UserError(f"{shown}: holds a user name or a password; download it first")
     if not allowed:
         raise UserError(f"{url}: allowed: http://… and https://…; download it first")
+
+
+def require_public_host(url: str) -> None:
+    """Requires a URL that may be fetched from a public host, or from one that is not known here.
+
+    Raises:
+      UserError: see `require_web_url`; or its host is not public.
+    """
+    require_web_url(url)
+    with contextlib.suppress(OSError):
+        url_policy.require_public(urllib.parse.urlsplit(url).hostname or "", 0)
 
 
 def fetch(url: str, allow_private: bool = False) -> bytes:

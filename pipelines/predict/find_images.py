@@ -16,16 +16,19 @@ def flush_interval(batch_size: int) -> int:
     return 32 * batch_size
 
 
-def find_images(words: Iterable[str]) -> list[str]:
+def find_images(words: Iterable[str], allow_private: bool = True) -> list[str]:
     """Returns files and URLs, with the sorted images below each folder in its place.
 
     An unreadable folder below is listed itself, and reported as unreadable later.
 
     Raises:
-      UserError: a path that does not exist, or a folder without images.
+      UserError: a path that does not exist, a folder without images, or a URL that may not be
+        fetched.
     """
     places: list[str] = []
     for word in words:
+        if fetch.is_url(word) and not allow_private:
+            fetch.require_public_host(word)
         if fetch.is_url(word) or os.path.isfile(word):
             places.append(word)
         elif os.path.isdir(word):

@@ -72,7 +72,7 @@ def test_predict_reports_a_broken_image_and_continues(trained_run, coloured, tmp
     images = (coloured / "red" / "00.jpg", broken, coloured / "blue")
     process = start("predict", *flags, *images, cwd=tmp_path)
     out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+    assert process.returncode == 1, err
     rows = json.loads(out)
     assert len(rows) == 28
     unread = rows.pop(1)

@@ -15,8 +15,7 @@ print("something else", flush=True)
 print("decoding 3,000 images at 224x224 into memory", flush=True)
 for accuracy in (90, 98.5, 99):
     time.sleep(0.02)
-    print(f"transfer epoch 1: loss 0.2, accuracy 99.00%; validation loss 0.1, "
-          f"accuracy {accuracy:.2f}%; 300 images/s", flush=True)
+    print(f"transfer      1   0.2000   99.00%    0.1000   {accuracy:.2f}%     300", flush=True)
 time.sleep(600)
 """
 

@@ -81,6 +81,11 @@ USER_ERRORS = (
     ("predict RUN a.jpg --out=gone/a.csv", "gone/a.csv: can't be written (No such file or dir"),
     ("predict RUN a.jpg --out=taken.csv", "taken.csv exists; name another file, or add --overwrit"),
     ("predict RUN nowhere --out=b.csv", "nowhere: no such file or folder"),
+    ("predict http://127.0.0.1/a.jpg", "127.0.0.1, which is not on the public internet; --allow_p"),
+    (
+        "predict http://me:pw@example.org/a.jpg",
+        "http://***@example.org/a.jpg: holds a user name or",
+    ),
     ("predict --run_dir=gone a.jpg --out=b.csv", "--run_dir=gone: holds no run"),
     ("serve --run_dir=gone --load_test a.jpg", "holds no run"),
     ("serve RUN --load_test http://a/b.jpg", "http://a/b.jpg can't be read"),

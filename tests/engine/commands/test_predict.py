@@ -14,9 +14,12 @@ import scipy.special
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
+from engine.cli import predict
+from engine.core.errors import UserError
 from engine.evaluation import decision_rule
 from engine.evaluation.decision_rule import DecisionRule
 from engine.inference import gradcam
+from engine.inference.predictions import Prediction
 from engine.loggers import plots
 from engine.runs import best_model
 from engine.runs.directory import RunDirectory
@@ -110,7 +113,8 @@ def test_explained_plot_has_three_columns_and_a_row_for_each_readable_image(
     broken.write_bytes(b"no image")
     files = [coloured / "red" / "00.jpg", broken, coloured / "blue" / "01.jpg"]
     flags = flags.format(saved.path)
-    call("predict", flags, "--batch_size=1", "--explain", f"--plot={plot}", *files)
+    with pytest.raises(UserError, match=r"^1 of 3 images could not be read; the others are pred"):
+        call("predict", flags, "--batch_size=1", "--explain", f"--plot={plot}", *files)
     with Image.open(plot) as image:
         assert image.size == (1200, 640)
 
@@ -140,3 +144,13 @@ def test_predict_without_a_run_names_imagenet_classes(call):
     rows = list(csv.DictReader(call("predict", "--format=csv", image).splitlines()))
     assert [row["rank"] for row in rows] == ["1", "2", "3", "4", "5"]
     assert "uniform" in rows[0]["label"]
+
+
+def test_terminal_gets_no_control_characters_in_csv(capsys, monkeypatch):
+    """Other readers get names as they are."""
+    prediction = Prediction("\x1b[2J.jpg", (("\x9b2Jred", 0.5),), "\x9b2Jred")
+    predict.print_csv([prediction], decides=True)
+    assert capsys.readouterr().out.endswith("\n\x1b[2J.jpg,1,\x9b2Jred,0.5,\x9b2Jred\n")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    predict.print_csv([prediction], decides=True)
+    assert capsys.readouterr().out.endswith("\n\\x1b[2J.jpg,1,\\x9b2Jred,0.5,\\x9b2Jred\n")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from engine.benchmark.time_to_accuracy import ACCURACY
 from engine.core.recipe import Phase
 from engine.evaluation.evaluate import Evaluation
 from engine.loggers import console
@@ -42,15 +43,20 @@ def test_describe_step():
     )
 
 
-def test_epoch_is_one_line_in_narrow_output():
+def test_epochs_are_an_aligned_table_headed_for_each_phase():
     logger, out = terminal(width=20)
-    logger.epoch(ROW, EVALUATION, best=True)
+    for number, best in ((2, True), (10, False)):
+        logger.epoch(ROW | {"epoch": number}, EVALUATION, best=best)
+    logger.epoch(ROW | {"phase": "fine_tune", "train_loss": 12.5}, EVALUATION, best=False)
     assert out.getvalue() == (
-        "tune epoch 2: loss 0.5000, accuracy 75.00%; validation loss 0.2500, accuracy 98.77%; "
-        "42 images/s, 3% waiting, 12 s  (best)\n"
+        "phase  epoch     loss      acc  val loss  val acc  images/s  wait      s\n"
+        "tune       2   0.5000   75.00%    0.2500   98.77%        42    3%     12  best\n"
+        "tune      10   0.5000   75.00%    0.2500   98.77%        42    3%     12\n"
+        "phase      epoch     loss      acc  val loss  val acc  images/s  wait      s\n"
+        "fine_tune      2  12.5000   75.00%    0.2500   98.77%        42    3%     12\n"
     )
-    logger.epoch(ROW, EVALUATION, best=False)
-    assert out.getvalue().endswith("12 s\n")
+    matches = map(ACCURACY.search, out.getvalue().splitlines())
+    assert [match[1] for match in matches if match] == ["98.77"] * 3, "as the benchmark reads it"
 
 
 class OnFullDisk(io.StringIO):
@@ -117,6 +123,21 @@ def test_live_line_ends_with_block():
         logger.note("a note")
     assert "a note" in out.getvalue()
     assert out.getvalue().endswith("\x1b[1A\x1b[2K"), "the line is taken away"
+
+
+def test_live_line_fits_the_terminal_and_moves_on_after_the_last_epoch():
+    logger, out = terminal(live=True, width=40)
+    with logger:
+        logger.step(METRICS)
+        logger.live.refresh()
+        assert "tune epoch 2/3, step 20/50: 40 images/s…" in out.getvalue()
+        assert "\n" not in out.getvalue().strip()
+        logger.epoch(ROW, EVALUATION, best=True)
+        logger.live.refresh()
+        assert "tune epoch 2 is over" in out.getvalue()
+        logger.end({})
+        logger.live.refresh()
+        assert "writing the report" in out.getvalue()
 
 
 def test_file_has_no_live_line():
