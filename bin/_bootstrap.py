@@ -1,6 +1,6 @@
 """Runs a program in an interpreter that has the packages of setup.cfg.
 
-Where the running interpreter has what setup.cfg requires, a program goes on. Else it starts again
+Where the running interpreter has what setup.cfg requires, a program continues. Else it starts again
 in `.venv`, which `_venv` makes first if necessary. As there, no syntax that Python 3.6 can't read.
 """
 

@@ -34,9 +34,9 @@ def _mistake(mistake: Mistake) -> tuple[Markup, Markup]:
     if mistake.overlay:
         evidence = image(mistake.overlay, f"Evidence for {mistake.predicted}")
     images = tag("div", image(mistake.image, mistake.name), evidence, class_="images")
-    given, predicted = tag("strong", mistake.given), tag("strong", mistake.predicted)
+    label, predicted = tag("strong", mistake.given), tag("strong", mistake.predicted)
     probability = percent(mistake.probability, 1)
-    return images, join(["label ", given, ", predicted ", predicted, f", {probability}"])
+    return images, join(["label ", label, ", predicted ", predicted, f", {probability}"])
 
 
 def labels(data: ReportData) -> Section | None:
@@ -54,18 +54,18 @@ def _labels(check: LabelCheckSummary) -> Markup:
     if not check.suspects:
         return paragraph(method, "No label looks wrong.")
     likely = sum(suspect.likely for suspect in check.suspects)
-    found = (
+    result = (
         f"Likely wrong: {count(likely, 'label')}. Perhaps of images that are hard to classify: "
         f"{count(len(check.suspects) - likely, 'label')}. Check the images yourself."
     )
     gallery = _gallery(check.suspects, _suspect, "wall single", "suspect_labels.csv")
-    return join([paragraph(method, found), gallery])
+    return join([paragraph(method, result), gallery])
 
 
 def _suspect(suspect: SuspectLabel) -> tuple[Markup, Markup]:
-    given, suggested = tag("strong", suspect.given), tag("strong", suspect.suggested)
+    label, suggested = tag("strong", suspect.given), tag("strong", suspect.suggested)
     how = "likely" if suspect.likely else "perhaps"
-    return image(suspect.image, suspect.name), join(["label ", given, f", {how} ", suggested])
+    return image(suspect.image, suspect.name), join(["label ", label, f", {how} ", suggested])
 
 
 def _gallery(

@@ -147,8 +147,8 @@ def read_events(run: RunDirectory) -> None:
 
 
 def read_benchmark(run: RunDirectory) -> None:
-    found = reports.load(run.path / "benchmark.json")
-    text = reports.format_table(found) + compare([found])
+    report = reports.load(run.path / "benchmark.json")
+    text = reports.format_table(report) + compare([report])
     assert text.replace("\n", "").isprintable()
 
 

@@ -27,16 +27,16 @@ from tests.engine.cli.flagged import parse, recipe, refused
     ],
 )
 def test_source_of_images_is_read(arguments, source, location):
-    found = cli_flags.build_data_spec(parse(*arguments))
-    assert (found.source, found.location) == (source, location)
+    spec = cli_flags.build_data_spec(parse(*arguments))
+    assert (spec.source, spec.location) == (source, location)
 
 
 def test_paths_are_made_absolute(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
-    found = cli_flags.build_data_spec(parse("--train_dir=a", "--val_dir=~/v", "--test_dir=/t"))
-    assert found.location == str(tmp_path / "a")
-    assert (found.validation_location, found.test_location) == ("/home/me/v", "/t")
+    spec = cli_flags.build_data_spec(parse("--train_dir=a", "--val_dir=~/v", "--test_dir=/t"))
+    assert spec.location == str(tmp_path / "a")
+    assert (spec.validation_location, spec.test_location) == ("/home/me/v", "/t")
     assert recipe("--weights=w.h5", "--init_from=r").weights == str(tmp_path / "w.h5")
     assert recipe("--weights=none").weights == "none"
 
@@ -84,8 +84,8 @@ def test_manifest_root_requires_manifest():
     for other in ("", "--data_dir=/b"):
         with pytest.raises(command_line.FlagError, match="requires --manifest; give both"):
             cli_flags.build_data_spec(parse(*filter(None, ("--manifest_root=/a", other))))
-    found = cli_flags.build_data_spec(parse("--manifest=a.csv", "--manifest_root=images"))
-    assert os.path.isabs(found.manifest_root)
+    spec = cli_flags.build_data_spec(parse("--manifest=a.csv", "--manifest_root=images"))
+    assert os.path.isabs(spec.manifest_root)
 
 
 @pytest.mark.parametrize(
@@ -111,21 +111,21 @@ def test_missing_source_of_images_is_refused():
 
 
 def test_default_phases_train_the_head_and_then_the_top():
-    found = recipe("--backbone=inception_v3")
-    assert [(p.name, p.trainable, p.optimizer, p.learning_rate) for p in found.phases] == [
+    result = recipe("--backbone=inception_v3")
+    assert [(p.name, p.trainable, p.optimizer, p.learning_rate) for p in result.phases] == [
         ("transfer", "head", "rmsprop", 1e-3),
         ("fine_tune", "mixed9", "sgd", 1e-4),
     ]
-    assert found.phases[1].options == {"momentum": 0.9}
-    assert found.image_size == (299, 299)
-    assert [str(call) for call in found.augment] == [
+    assert result.phases[1].options == {"momentum": 0.9}
+    assert result.image_size == (299, 299)
+    assert [str(call) for call in result.augment] == [
         "rotate(30)", "shift(0.2)", "shear(0.2)", "zoom(0.2)", "flip"
     ]  # fmt: skip
 
 
 def test_flags_reach_the_recipe():
-    found = recipe("--precision=mixed_float16", "--xla=on", "--gradient_accumulation_steps=8")
-    values = (found.precision, found.xla, found.cache, found.gradient_accumulation_steps)
+    result = recipe("--precision=mixed_float16", "--xla=on", "--gradient_accumulation_steps=8")
+    values = (result.precision, result.xla, result.cache, result.gradient_accumulation_steps)
     assert values == ("mixed_float16", "on", "auto", 8)
 
 
@@ -208,11 +208,11 @@ def test_any_value_is_accepted_or_refused_in_one_line(name, value):
 
 
 def test_words_after_two_dashes_are_no_flags(write):
-    found = command_line.parse("...", cli_flags.RUN, ["train", "--seed=1", "--", "--dropout=1"])
-    assert found.explicit == ["seed"]
+    flags = command_line.parse("...", cli_flags.RUN, ["train", "--seed=1", "--", "--dropout=1"])
+    assert flags.explicit == ["seed"]
     file = write("--phase=a()")
-    found = command_line.parse("...", cli_flags.RUN, ["train", file, "--", "--phase=b()"])
-    assert found.phase == ["a()"]
+    flags = command_line.parse("...", cli_flags.RUN, ["train", file, "--", "--phase=b()"])
+    assert flags.phase == ["a()"]
 
 
 def test_arguments_may_stand_among_flags_where_the_usage_allows():
@@ -220,7 +220,7 @@ def test_arguments_may_stand_among_flags_where_the_usage_allows():
         flag_types.define(values, "top", 5, flag_types.Number(int, Option()), "how many")
 
     usage = "[flags] FILE ..."
-    found = command_line.parse(usage, [define], ["predict", "a.jpg", "--top=3", "b.jpg"])
-    assert (found.arguments, found.top) == (["a.jpg", "b.jpg"], 3)
-    found = command_line.parse(usage, [define], ["predict", "--", "--top=3", "--flagfile=x"])
-    assert (found.arguments, found.top) == (["--top=3", "--flagfile=x"], 5)
+    flags = command_line.parse(usage, [define], ["predict", "a.jpg", "--top=3", "b.jpg"])
+    assert (flags.arguments, flags.top) == (["a.jpg", "b.jpg"], 3)
+    flags = command_line.parse(usage, [define], ["predict", "--", "--top=3", "--flagfile=x"])
+    assert (flags.arguments, flags.top) == (["--top=3", "--flagfile=x"], 5)

@@ -67,8 +67,8 @@ def test_plan_of_another_recipe_is_ignored(run, plan):
 def test_edited_recipe_of_a_run_has_no_plan(run):
     run.plan.write_text(json.dumps({"recipe": digest(RECIPE), "trials": {}}))
     run.recipe.write_text(changed(seed=8))
-    found = recipe_file.read(str(run.recipe))
-    assert (found.recipe.seed, found.plan) == (8, None)
+    contents = recipe_file.read(str(run.recipe))
+    assert (contents.recipe.seed, contents.plan) == (8, None)
 
 
 @pytest.mark.parametrize("damaged", ["recipe.json", "plan.json"])
@@ -142,6 +142,6 @@ def test_file_that_is_no_recipe_is_refused(tmp_path, content, message):
     file = tmp_path / "mine.json"
     if content is not None:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    found = refused(file)
-    assert found.startswith(f"--recipe={file}: ")
-    assert message in found
+    error = refused(file)
+    assert error.startswith(f"--recipe={file}: ")
+    assert message in error

@@ -100,8 +100,8 @@ def test_operating_point_by_hand():
     ids=["no positive image", "no negative image"],
 )
 def test_operating_point_with_empty_denominators(label, threshold, expected):
-    found = predictions([[0.1, 0.9, 0.0], [0.4, 0.6, 0.0]], [label] * 2)
-    point = operating_point_of_rule(found, DecisionRule(positive_class="b", threshold=threshold))
+    results = predictions([[0.1, 0.9, 0.0], [0.4, 0.6, 0.0]], [label] * 2)
+    point = operating_point_of_rule(results, DecisionRule(positive_class="b", threshold=threshold))
     shares = (point.recall, point.recall_interval, point.precision, point.false_alarm_rate)
     assert shares == expected
 
@@ -131,6 +131,6 @@ def test_decisions_of_a_rule_by_hand(labels, rule, expected):
 
 
 def test_default_rule_has_nothing_to_measure():
-    found = predictions(PROBABILITIES, [0, 0, 1, 2])
-    assert operating_point_of_rule(found, DecisionRule(2.0)) is None
-    assert decisions_of_rule(found, DecisionRule(2.0)) is None
+    results = predictions(PROBABILITIES, [0, 0, 1, 2])
+    assert operating_point_of_rule(results, DecisionRule(2.0)) is None
+    assert decisions_of_rule(results, DecisionRule(2.0)) is None

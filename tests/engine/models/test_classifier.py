@@ -82,7 +82,7 @@ def slow_if_large(name: str):
     return pytest.param(name, marks=marks)
 
 
-@pytest.mark.parametrize("name", map(slow_if_large, BACKBONES))
+@pytest.mark.parametrize("name", [*map(slow_if_large, BACKBONES)])
 def test_pixels_are_scaled_as_the_weights_were_trained(name):
     np.testing.assert_allclose(
         scaled(BACKBONES[name].scaling), preprocessed(name), rtol=1e-4, atol=1e-4

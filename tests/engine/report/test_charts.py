@@ -55,8 +55,8 @@ def test_curve_ends_at_its_values():
     """The curve's ends against the ends of the axes, whose ticks are in the drawing."""
     paths = re.findall(r'<path d="([^"]*)"[^>]*stroke: var\(--accent\)', CHARTS["steps"])
     points = np.array(re.findall(r"[ML] ([\d.]+) ([\d.]+)", paths[0]), float)
-    found = re.findall(r'<use xlink:href="#b-[^"]*" x="([\d.]+)"', CHARTS["steps"])
-    ticks = [float(x) for x in found]
+    matches = re.findall(r'<use xlink:href="#b-[^"]*" x="([\d.]+)"', CHARTS["steps"])
+    ticks = [float(x) for x in matches]
     assert points[0, 0] == pytest.approx(min(ticks), abs=0.01)
     assert points[-1, 0] == pytest.approx(max(ticks), abs=0.01)
     assert points[0, 1] > points[-1, 1]  # upward

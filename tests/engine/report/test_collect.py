@@ -75,16 +75,16 @@ def test_suspects_have_label_and_suggestion(measured, monkeypatch):
     check = label_errors.LabelCheck(issues, np.arange(30), LOADER.labels, 0.75, "a network")
     monkeypatch.setattr(label_errors, "check_labels", lambda *_: check)
     monkeypatch.setattr(collect, "MAX_IMAGES", 4)
-    found = collect.collect_report(dataclasses.replace(measured, training=LOADER), CONTEXT).labels
+    summary = collect.collect_report(dataclasses.replace(measured, training=LOADER), CONTEXT).labels
     expected = [n for n in order.tolist() if n % 3 == 0]
     labels = [LOADER.labels[n] for n in expected]
-    assert [one.name for one in found.suspects] == [str(n) for n in expected]
-    assert [one.given for one in found.suspects] == [LOADER.classes[n] for n in labels]
-    assert [one.suggested for one in found.suspects] == [LOADER.classes[n - 2] for n in labels]
-    assert [one.likely for one in found.suspects] == [n % 6 == 0 for n in expected]
-    assert [bool(one.image) for one in found.suspects] == [True] * 4 + [False] * 6
-    assert found.suspects[0].image == images.jpeg(LOADER.images[expected[0]])
-    assert (found.examined, found.accuracy, found.features_of) == (30, 0.75, "a network")
+    assert [one.name for one in summary.suspects] == [str(n) for n in expected]
+    assert [one.given for one in summary.suspects] == [LOADER.classes[n] for n in labels]
+    assert [one.suggested for one in summary.suspects] == [LOADER.classes[n - 2] for n in labels]
+    assert [one.likely for one in summary.suspects] == [n % 6 == 0 for n in expected]
+    assert [bool(one.image) for one in summary.suspects] == [True] * 4 + [False] * 6
+    assert summary.suspects[0].image == images.jpeg(LOADER.images[expected[0]])
+    assert (summary.examined, summary.accuracy, summary.features_of) == (30, 0.75, "a network")
 
 
 def test_rule_gives_operating_point_decisions_and_abstention(measured):
@@ -92,15 +92,15 @@ def test_rule_gives_operating_point_decisions_and_abstention(measured):
     assert plain.operating_point is plain.decisions is plain.abstention is None
     assert plain.labels is None, "without training data"
     rule = DecisionRule(1.0, "b", 0.3, 0.9, 0.34)
-    found = collect.collect_report(with_rule(measured, rule), CONTEXT)
+    report = collect.collect_report(with_rule(measured, rule), CONTEXT)
     of_class = measured.predictions.labels == 1
     probabilities = scipy.special.softmax(measured.predictions.logits, 1)
-    assert found.operating_point.found == (probabilities[of_class, 1] >= 0.3).sum()
-    assert found.abstention.uncertain == (probabilities.max(1) < 0.34).sum()
+    assert report.operating_point.found == (probabilities[of_class, 1] >= 0.3).sum()
+    assert report.abstention.uncertain == (probabilities.max(1) < 0.34).sum()
     rule = dataclasses.replace(rule, abstain=None)
-    found = collect.collect_report(with_rule(measured, rule), CONTEXT)
-    assert found.decisions.uncertain == 0
-    assert found.abstention is None
+    report = collect.collect_report(with_rule(measured, rule), CONTEXT)
+    assert report.decisions.uncertain == 0
+    assert report.abstention is None
 
 
 def test_curves_are_of_the_classes_with_the_smallest_areas(measured, monkeypatch):

@@ -52,7 +52,7 @@ def examined(data):
     before = sorted((path, path.stat().st_mtime_ns) for path in data.rglob("*"))
     progress = []
     spec = DataSpec("folders", str(data))
-    found = examine.examine(spec, 2, lambda *counts: progress.append(counts))
+    dataset = examine.examine(spec, 2, lambda *counts: progress.append(counts))
     assert sorted((path, path.stat().st_mtime_ns) for path in data.rglob("*")) == before
-    assert progress[-1] == (found.summary.readable, len(found.examples))
-    return found
+    assert progress[-1] == (dataset.summary.readable, len(dataset.examples))
+    return dataset

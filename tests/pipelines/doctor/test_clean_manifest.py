@@ -30,17 +30,17 @@ def rows_of(count, labels=None, fingerprints=None, pairs=(), has_validation=True
     examples = from_columns(names, labels or [0] * count, ("cats", "dogs"), keys=names, **columns)
     numbers = np.arange(count) if fingerprints is None else np.array(fingerprints)
     pairs = np.array(pairs, np.int64).reshape(-1, 2)
-    found = examine.ExaminedDataset(examples, has_validation, numbers, pairs, None)
-    rows = csv.DictReader(clean_manifest(found, "l.csv").contents.decode().splitlines())
+    dataset = examine.ExaminedDataset(examples, has_validation, numbers, pairs, None)
+    rows = csv.DictReader(clean_manifest(dataset, "l.csv").contents.decode().splitlines())
     return {row["path"]: (row["split"], row["group"]) for row in rows}
 
 
-def listed(found, file) -> dict[str, dict]:
+def listed(dataset, file) -> dict[str, dict]:
     """name of file -> row; what training makes of the list is looked at as well."""
-    manifest = clean_manifest(found, str(file))
+    manifest = clean_manifest(dataset, str(file))
     file.write_bytes(manifest.contents)
     words = dict(
-        word[2:].split("=", 1) for word in shlex.split(manifest_flags(found.examples, str(file)))
+        word[2:].split("=", 1) for word in shlex.split(manifest_flags(dataset.examples, str(file)))
     )
     spec = DataSpec("manifest", words["manifest"], manifest_root=words.get("manifest_root"))
     examples = sources.load_examples(spec)
@@ -48,7 +48,7 @@ def listed(found, file) -> dict[str, dict]:
     assert all(map(os.path.isfile, examples.paths))
     rows = list(csv.DictReader(file.open(encoding="utf-8", errors="surrogateescape", newline="")))
     assert len({row["path"] for row in rows}) == len(rows) == manifest.listed
-    assert manifest.listed + sum(manifest.omitted.values()) == len(found.examples)
+    assert manifest.listed + sum(manifest.omitted.values()) == len(dataset.examples)
     return {os.path.basename(row["path"]): row for row in rows}
 
 
@@ -110,22 +110,22 @@ def test_manifest_groups_near_duplicate_of_a_dropped_duplicate():
 
 
 def test_manifest_flags_name_the_root_behind_links(tmp_path):
-    found = examined_folder(tmp_path / "real store" / "data", [])
+    dataset = examined_folder(tmp_path / "real store" / "data", [])
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "data").symlink_to(tmp_path / "real store" / "data")
     spec = DataSpec("folders", str(tmp_path / "linked" / "data"))
     behind = examine.examine(spec, 2, lambda *_: None)
     listed(behind, tmp_path / "linked" / "list.csv")
     (tmp_path / "elsewhere").mkdir()
-    listed(found, tmp_path / "elsewhere" / "list.csv")
+    listed(dataset, tmp_path / "elsewhere" / "list.csv")
     place = tmp_path / "real store" / "data" / "list.csv"
-    assert shlex.split(manifest_flags(found.examples, str(place))) == [f"--manifest={place}"]
+    assert shlex.split(manifest_flags(dataset.examples, str(place))) == [f"--manifest={place}"]
 
 
 def test_manifest_keeps_odd_file_names(tmp_path):
     names = ["a\rb.jpg", 'a"b,c.jpg', "two\nlines.jpg", os.fsdecode(b"\xff.jpg")]
-    found = examined_folder(tmp_path / "data", [f"cats/{name}" for name in names])
-    assert set(names) <= set(listed(found, tmp_path / "list.csv"))
+    dataset = examined_folder(tmp_path / "data", [f"cats/{name}" for name in names])
+    assert set(names) <= set(listed(dataset, tmp_path / "list.csv"))
 
 
 def test_manifest_of_record_files_is_refused(examined):

@@ -17,18 +17,18 @@ EDGES = st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=40)
 def test_connected_groups_agree_with_merged_sets(edges):
     """Against sets that are merged one pair after the other."""
     pairs = np.array([edge for edge in edges if edge[0] != edge[1]], np.int64).reshape(-1, 2)
-    found = [tuple(group.tolist()) for group in duplicates.connected_groups(30, pairs)]
+    groups = [tuple(group.tolist()) for group in duplicates.connected_groups(30, pairs)]
     sets = [{number} for number in range(30)]
     for one, other in pairs.tolist():
         merged = sets[one] | sets[other]
         for number in merged:
             sets[number] = merged
-    assert found == sorted({tuple(sorted(group)) for group in sets if len(group) > 1})
+    assert groups == sorted({tuple(sorted(group)) for group in sets if len(group) > 1})
 
 
 def test_groups_of_equal_values_ignore_negative_ones():
-    found = duplicates.groups_of_equal(np.array([5, -1, 7, 5, -1, 8, 7, 5]))
-    assert [group.tolist() for group in found] == [[0, 3, 7], [2, 6]]
+    groups = duplicates.groups_of_equal(np.array([5, -1, 7, 5, -1, 8, 7, 5]))
+    assert [group.tolist() for group in groups] == [[0, 3, 7], [2, 6]]
     assert duplicates.groups_of_equal(np.array([], np.int64)) == []
 
 
@@ -47,7 +47,7 @@ def test_duplicates_are_sorted_by_the_harm_they_do(labels, splits, want):
     examples = from_columns(
         ["a.jpg", "b.jpg"], labels, ("cats", "dogs"), keys=["a", "b"], splits=splits
     )
-    (found,) = duplicates.duplicate_findings(examples, [np.array([0, 1])], "duplicates")
-    assert found.name == want
-    assert found.cases[0].examples == (0, 1)
-    assert found.cases[0].places[0].startswith("a.jpg (")
+    (finding,) = duplicates.duplicate_findings(examples, [np.array([0, 1])], "duplicates")
+    assert finding.name == want
+    assert finding.cases[0].examples == (0, 1)
+    assert finding.cases[0].places[0].startswith("a.jpg (")

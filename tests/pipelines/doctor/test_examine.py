@@ -17,14 +17,14 @@ def names(case) -> str:
 
 
 def test_each_problem_is_reported_once_under_its_kind(data, examined):
-    found = {one.name: [names(case) for case in one.cases] for one in examined.summary.findings}
+    findings = {one.name: [names(case) for case in one.cases] for one in examined.summary.findings}
     levels = [one.kind.level for one in examined.summary.findings]
     assert levels == sorted(levels, key=LEVELS.index)
-    assert found.pop("refused") == ["data"]
+    assert findings.pop("refused") == ["data"]
     with pytest.raises(UserError) as caught:  # the same file is in two splits
         sources.load_examples(DataSpec("folders", str(data)))
     assert examined.summary.findings[0].cases[0].detail == str(caught.value)
-    assert found == {
+    assert findings == {
         "empty": ["empty.jpg"],
         "no_image": ["other.jpg", "text.jpg"],
         "bomb": ["bomb.png"],
@@ -50,11 +50,11 @@ def test_refused_data_is_limited_too(tmp_path):
         (tmp_path / name).mkdir()
         for number in range(6):
             (tmp_path / name / f"{number}.jpg").write_bytes(scene(number))
-    found = examine.examine(
+    dataset = examine.examine(
         DataSpec("folders", str(tmp_path), limit_examples=1), 2, lambda *_: None
     )
-    assert found.summary.findings[0].name == "refused"
-    assert len(found.examples) == 2
+    assert dataset.summary.findings[0].name == "refused"
+    assert len(dataset.examples) == 2
 
 
 def test_classes_that_a_split_lacks_are_notes(tmp_path):
@@ -73,9 +73,9 @@ def test_folder_name_not_in_utf8_is_reported_escaped(tmp_path):
     with open(os.path.join(place, b"a.jpg"), "wb") as file:
         file.write(scene(0))
     spec = DataSpec("folders", os.fsdecode(os.path.dirname(place)))
-    found = examine.examine(spec, 2, lambda *_: None)
-    assert found.summary.findings[0].name == "refused"
-    assert "\\xff" in found.summary.root
+    dataset = examine.examine(spec, 2, lambda *_: None)
+    assert dataset.summary.findings[0].name == "refused"
+    assert "\\xff" in dataset.summary.root
 
 
 def test_summary_counts_images_of_each_split_and_class(examined, data):

@@ -39,8 +39,8 @@ def test_similar_hashes_are_compared_among_many_others(differing):
         for bit in random.choice(64, differing, replace=False):
             near[place] ^= np.uint64(1) << np.uint64(bit)
     bits = np.concatenate([base, near, others])
-    found = {tuple(pair) for pair in near_duplicates._near(bits).tolist()}
-    met = np.mean([(number, number + 300) in found for number in range(300)])
+    pairs = {tuple(pair) for pair in near_duplicates._near(bits).tolist()}
+    met = np.mean([(number, number + 300) in pairs for number in range(300)])
     assert met > 0.95
 
 

@@ -137,8 +137,8 @@ def test_check_before_a_run_agrees_with_the_doctor(odd, tmp_path, memory):
 
 def test_check_without_cached_pixels_reads_headers(odd):
     spec = DataSpec("folders", str(odd))
-    found = reported(check(sources.load_examples(spec), None, spec))
-    assert {"1 image with little to see, so small", "1 image of extreme aspect ratio"} <= found
+    lines = reported(check(sources.load_examples(spec), None, spec))
+    assert {"1 image with little to see, so small", "1 image of extreme aspect ratio"} <= lines
 
 
 def test_check_of_many_images_reads_a_sample_and_says_so(tmp_path, monkeypatch):
@@ -146,8 +146,8 @@ def test_check_of_many_images_reads_a_sample_and_says_so(tmp_path, monkeypatch):
     names = [str(tmp_path / f"{number}.png") for number in range(8)]
     for name in names:
         Path(name).write_bytes(saved(SCENES[0].resize((20, 16)), "PNG"))
-    found = from_columns(names, [0, 1] * 4, ("cats", "dogs"), keys=names)
-    warning, last = check(found, None)
+    examples = from_columns(names, [0, 1] * 4, ("cats", "dogs"), keys=names)
+    warning, last = check(examples, None)
     assert warning.startswith("warning: 4 images with little to see")
     assert last == "sizes and formats are those of 4 of the 8 images"
 
@@ -161,7 +161,7 @@ def folder(tmp_path):
     return root
 
 
-def found(root) -> dict[str, list[str]]:
+def list_findings(root) -> dict[str, list[str]]:
     spec = DataSpec("folders", str(root))
     findings = quick_check.check_paths(spec, sources.list_examples(spec))
     return {
@@ -177,7 +177,7 @@ def test_links_are_sorted_by_target(folder, tmp_path):
     (folder / "cats" / "up").symlink_to(folder)
     (folder / "cats" / "itself").symlink_to("itself")
     (folder / "cats" / "inside.jpg").symlink_to(folder / "dogs" / "one.jpg")
-    assert found(folder) == {
+    assert list_findings(folder) == {
         "link_outside": ["file_out.jpg", "folder_out"],
         "link_circle": ["itself", "up"],
     }
@@ -186,7 +186,7 @@ def test_links_are_sorted_by_target(folder, tmp_path):
 def test_folder_with_the_root_as_prefix_is_outside(folder, tmp_path):
     (tmp_path / "data2").mkdir()
     (folder / "cats" / "near").symlink_to(tmp_path / "data2")
-    assert found(folder) == {"link_outside": ["near"]}
+    assert list_findings(folder) == {"link_outside": ["near"]}
 
 
 def test_images_beside_class_folders_of_a_split_are_strays(tmp_path):
@@ -196,7 +196,7 @@ def test_images_beside_class_folders_of_a_split_are_strays(tmp_path):
             (tmp_path / part / name / "one.jpg").write_bytes(saved(COLOUR, "JPEG"))
     (tmp_path / "train" / "forgotten.jpg").write_bytes(saved(COLOUR, "JPEG"))
     (tmp_path / "train" / "readme.txt").write_text("no image")
-    assert found(tmp_path) == {"stray": ["forgotten.jpg"]}
+    assert list_findings(tmp_path) == {"stray": ["forgotten.jpg"]}
 
 
 def test_folders_inside_class_folders_are_reported_with_their_class(folder):

@@ -35,15 +35,15 @@ def read(places, batch_size=4, first=0, **settings) -> list[image_stream.ImageGr
 
 def flat(groups) -> list[tuple]:
     """(place, first red value or None, problem) of each."""
-    found = []
+    rows = []
     for places, problems, images in groups:
         reds = iter(np.asarray(images)[:, 0, 0, 0].tolist())
         assert len(images) == sum(problem is None for problem in problems)
-        found += [
+        rows += [
             (place, None if problem else next(reds), problem)
             for place, problem in zip(places, problems, strict=True)
         ]
-    return found
+    return rows
 
 
 @pytest.fixture
@@ -164,21 +164,21 @@ def test_bomb_from_the_web_is_not_decoded(server):
 
 def test_groups_are_released(mixed):
     """By the stream too: all of them would fill the memory."""
-    seen, most = [], 0
+    references, maximum = [], 0
     for group in ImageStream(mixed * 5, SIZE, "squash", 2).groups(4):
-        seen.append(weakref.ref(group.images))
-        most = max(most, sum(ref() is not None for ref in seen))
-    assert len(seen) > 15
-    assert most <= 2, "the one at hand and the one before it"
+        references.append(weakref.ref(group.images))
+        maximum = max(maximum, sum(ref() is not None for ref in references))
+    assert len(references) > 15
+    assert maximum <= 2, "the one at hand and the one before it"
 
 
 def test_fetched_bytes_are_released_with_their_group(monkeypatch):
     monkeypatch.setattr(fetch, "fetch", lambda url, allow_private: coloured(5))
     stream = ImageStream(["http://a.org/b"] * 200, SIZE, "squash", 2)
-    most = 0
+    maximum = 0
     for _ in stream.groups(4):
-        most = max(most, len(stream._fetched))
-    assert most < 100
+        maximum = max(maximum, len(stream._fetched))
+    assert maximum < 100
     assert not stream._fetched
 
 

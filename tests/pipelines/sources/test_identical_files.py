@@ -36,10 +36,10 @@ def test_first_identical_file_is_found_and_all_of_those_that_are_apart(folder, d
     sides = data.draw(st.lists(st.integers(0, 2), min_size=len(folder), max_size=len(folder)))
     with tempfile.TemporaryDirectory() as place:
         paths = written(place, folder)
-        found = first_identical_file(paths)
+        places = first_identical_file(paths)
         apart = first_identical_file(paths, np.array(sides, np.int8))
-    assert found.dtype == np.int64
-    assert found.tolist() == expected
+    assert places.dtype == np.int64
+    assert places.tolist() == expected
     for index, (first, one) in enumerate(zip(apart, folder, strict=True)):
         assert first in (index, expected[index])
         alike = [side for side, other in zip(sides, folder, strict=True) if one and other == one]
@@ -53,5 +53,5 @@ def test_links_are_identical_to_their_targets_and_pipes_are_not_waited_for(tmp_p
     for name in ("pipe", "other"):
         os.mkfifo(tmp_path / name)
     paths = [tmp_path / name for name in ("pipe", "file", "other", "link", "hard", ".")]
-    found = first_identical_file(np.array([str(path) for path in paths], dtype=object))
-    assert found.tolist() == [0, 1, 2, 1, 1, 5]
+    places = first_identical_file(np.array([str(path) for path in paths], dtype=object))
+    assert places.tolist() == [0, 1, 2, 1, 1, 5]

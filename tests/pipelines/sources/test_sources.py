@@ -346,7 +346,7 @@ MANIFESTS = {
     "classes 'a.nb' and 'a..nb' look alike": 'path,label\nx,"a\nb"\ny,a\\nb\n',
     "line 3: duplicate path ./x": "path,label\nx,a\n./x,b\n",
     "zero byte|no CSV": "path,label\nx\0y,a\n",
-    "no CSV file": 'path,label\n"x"y,a\n',
+    "no CSV file, line 3": 'path,label\nx,a\n"y"z,b\n',
     "no images": "path,label\n",
     "group 'g' is in train and in validation": (
         "path,label,split,group\n1,a,train,g\n2,b,train,\n3,a,val,g\n4,b,val,\n"

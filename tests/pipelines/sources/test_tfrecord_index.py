@@ -59,7 +59,7 @@ def index(files, cache):
 
 
 def test_index_agrees_with_tensorflow(files, cache):
-    found = index(files, cache)
+    records = index(files, cache)
     spec = {
         "image": tf.io.FixedLenFeature([], tf.string),
         "label": tf.io.FixedLenFeature([], "int64"),
@@ -69,12 +69,12 @@ def test_index_agrees_with_tensorflow(files, cache):
         raw = Path(file).read_bytes()
         for inside, record in enumerate(tf.data.TFRecordDataset(file)):
             expected = tf.io.parse_single_example(record, spec)
-            offset, length = found["offset"][place], found["length"][place]
+            offset, length = records["offset"][place], records["length"][place]
             assert raw[offset : offset + length] == expected["image"].numpy()
-            assert found["label"][place] == expected["label"].numpy()
-            assert (found["file"][place], found["number"][place]) == (number, inside)
+            assert records["label"][place] == expected["label"].numpy()
+            assert (records["file"][place], records["number"][place]) == (number, inside)
             place += 1
-    assert place == len(found["label"]) == 65
+    assert place == len(records["label"]) == 65
 
 
 def test_index_is_built_once_and_again_when_files_change(files, cache, monkeypatch):
