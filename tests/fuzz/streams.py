@@ -8,6 +8,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from pipelines.sources import tfrecord_index
+
 SIZES = (0, 1, 127, 128, 300, 9)
 
 
@@ -26,8 +28,14 @@ def example(size: int, label: int) -> bytes:
 
 
 def framed(data: bytes) -> bytes:
-    """A record of these bytes; its checksums are zero, since nobody checks them."""
-    return struct.pack("<QI", len(data), 0) + data + bytes(4)
+    """A record of these bytes; the checksum of its data is zero, since nobody checks it."""
+    return headed(len(data)) + data + bytes(4)
+
+
+def headed(length: int) -> bytes:
+    """The header of a record of so many bytes, whether they follow or not."""
+    text = struct.pack("<Q", length)
+    return text + tfrecord_index.masked_crc32c(text)
 
 
 def record_files(folder: Path) -> list[str]:

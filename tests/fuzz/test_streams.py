@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickletools
 import socketserver
-import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -23,17 +22,12 @@ from pipelines.sources import tfrecord_index
 from tests.engine.models import pickles
 from tests.engine.models.pickles import part, plain, state, storage, tensor, whole
 from tests.fuzz.mutations import cases
-from tests.fuzz.streams import example, framed, record_files
+from tests.fuzz.streams import example, framed, headed, record_files
 
 RECORD_TOKENS = [
     *(b"\x0a", b"\x12", b"\x1a", b"\x08", b"\x0b", b"\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01"),
     *(b"\xff\xff\xff\xff\x0f", b"image", b"label", framed(b""), framed(b"\x0a\x00")),
 ]
-
-
-def _headed(claimed: int) -> bytes:
-    """The header of a record that is not there."""
-    return struct.pack("<QI", claimed, 0)
 
 
 def test_fuzzed_record_file_is_indexed_or_refused(judge, tmp_path):
@@ -47,7 +41,7 @@ def test_fuzzed_record_file_is_indexed_or_refused(judge, tmp_path):
 
     samples = [Path(path).read_bytes() for path in record_files(tmp_path)]
     assert judge("record file", read, samples, UserError) == (len(samples), 0)
-    odd = [b"", _headed(2**63), _headed(2**64 - 1), _headed(10**10), _headed(0) + bytes(4)]
+    odd = [b"", headed(2**63), headed(2**64 - 1), headed(10**10), headed(0) + bytes(4)]
     odd += [framed(b"\x0a\x00" * 50_000), framed(b"\x0a\x04\x0a\x02\x0a\x00" * 20_000)]
     judge("record file", read, [*odd, bytes(100_000)], UserError)
     assert all(

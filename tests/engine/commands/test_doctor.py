@@ -87,11 +87,13 @@ def test_predict_process_names_each_bad_image_once(data, trained):
         "predict", f"--run_dir={trained}", "--format=json", "--", *files, str(root / "dogs")
     )
     out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+    assert process.returncode == 1, err
     answers = json.loads(out)
     assert len({answer["path"] for answer in answers}) == len(answers) == len(files) + 20
     unread = {answer["path"] for answer in answers if answer["problem"]}
-    named = [line.removeprefix("predict: ").rpartition(": ")[0] for line in err.splitlines()]
+    *problems, summary = err.splitlines()
+    assert f"{len(unread)} of {len(answers)} images could not be read" in summary
+    named = [line.removeprefix("predict: ").rpartition(": ")[0] for line in problems]
     assert Counter(named) == Counter(printable(path) for path in unread)
     assert {str(path) for path in laid.bad if path.is_file()} <= unread
 
@@ -100,7 +102,9 @@ def test_predict_waits_for_no_pipe_and_reads_no_device(call, data, trained, tmp_
     for name in ("pipe.jpg", "zeros.jpg"):
         (tmp_path / name).symlink_to(data[0] / "cats" / name)
     (tmp_path / "sound.jpg").symlink_to(data[0] / "dogs" / "good 1.jpg")
-    assert "sound.jpg" in call("predict", f"--run_dir={trained}", tmp_path)
+    with pytest.raises(UserError, match="2 of 3 images could not be read"):
+        call("predict", f"--run_dir={trained}", tmp_path)
+    assert "sound.jpg" in call.said.out
     lines = call.said.err.splitlines()
     assert [line.rpartition(": ")[2] for line in lines] == ["not a regular file"] * 2
 

@@ -77,7 +77,7 @@ def test_bomb_and_broken_file_are_named_among_good_ones(service, images, tmp_pat
     good, cut, large = service.post(images[0], broken, bomb)
     assert good["decision"] in CLASSES
     assert "truncated or damaged" in cut["problem"]
-    assert large["problem"] == "more than 178,956,970 pixels"
+    assert large["problem"] == "more than 178,956,970 pixels, or 65,535 on a side"
 
 
 def test_nonsense_in_a_form_is_not_logged(service):
