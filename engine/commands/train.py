@@ -32,7 +32,7 @@ class TrainOptions(ProcessOptions):
     """What to train, where to, and how this process goes about it.
 
     recipe: what describes the run; a run of the same recipe in `run_dir` is resumed.
-    plan: the bytes of a `plan.json` that a new run follows; None to measure and decide anew.
+    plan: the bytes of a `plan.json` that a new run follows; None to measure and decide.
     fit_memory: choose the recipe's `gradient_accumulation_steps` so that a batch fits in memory.
     profile_steps: the first and the last step.
     command: the command that the report names.

@@ -1,6 +1,6 @@
 """Augmentation views: a new one for each image in each epoch, or a few in turn.
 
-A view is the number of a draw of the augmentation. Where each epoch draws anew, it is the epoch's
+A view is the number of a draw of the augmentation. Where each epoch draws again, it is the epoch's
 number. With `count` views an image is seen through that many draws in turn, so that the frozen
 trunk's outputs can be cached; with `refresh`, that share of them is redrawn each epoch. Images are
 refreshed in groups of neighbours, so that a group fills a batch.
