@@ -58,9 +58,9 @@ PHASE_HELP = (
     "as well at a low rate; keys and their defaults: trainable (head, all, a stage or layer; "
     f"head), epochs (1), optimizer ({', '.join(OPTIMIZERS)}; rmsprop), learning_rate (1e-3), "
     f"schedule ({', '.join(SCHEDULES)}; constant), warmup_steps or warmup_epochs, batch_norm "
-    f"({', '.join(specs.BATCH_NORM)}; frozen), weight_decay, clip_global_norm, "
-    "early_stopping_patience (epochs), views (of the augmentation), refresh, and the optimizer's "
-    "and schedule's own"
+    f"({', '.join(specs.BATCH_NORM)}; frozen), layer_decay (of the rate, by stage), weight_decay, "
+    "clip_global_norm, early_stopping_patience (epochs), views (of the augmentation), refresh, and "
+    "the optimizer's and schedule's own"
 )
 
 

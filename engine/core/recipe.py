@@ -38,6 +38,7 @@ class Phase:
     Attributes:
       trainable: `head`, `all`, or the stage or layer from which everything upward trains.
       epochs: 0 skips the phase.
+      layer_decay: factor on the learning rate for each stage further from the head.
       views: augmentation views of each image, used in turn; None leaves the number to
         `engine.frozen.cache_policy`.
       refresh: fraction of all views that is drawn again each epoch, 0 to 1.
@@ -52,6 +53,7 @@ class Phase:
     learning_rate: float = option(1e-3, above=0)
     schedule: str = "constant"
     batch_norm: str = option("frozen", choices=BATCH_NORM)
+    layer_decay: float | None = option(None, above=0, maximum=1)
     weight_decay: float | None = option(None, minimum=0, below=1)
     clip_global_norm: float | None = option(None, above=0)
     early_stopping_patience: int | None = option(None, minimum=1)

@@ -87,6 +87,26 @@ def require_trainable(classifier: Classifier, trainable: str) -> None:
         _named_layer(classifier, trainable)
 
 
+def rate_factors(
+    classifier: Classifier, variables: Iterable[keras.Variable], layer_decay: float | None
+) -> list[float] | None:
+    """Returns a factor on the learning rate for each variable: layer_decay ** k; None for None.
+
+    k is 0 in the head, 1 in the top stage, 2 in the stage below, and so on. Source: Bao et al.,
+    "BEiT", ICLR 2022, appendix H, as timm and AutoGluon have it, whose blocks are stages here.
+    """
+    if layer_decay is None:
+        return None
+    graph = _Graph(classifier.model)
+    below = [graph.ancestors([output]) for output in classifier.stages.values()]
+    stages = {
+        id(variable): sum(operation in stage for stage in below)
+        for operation in graph.order
+        for variable in getattr(operation, "weights", ())
+    }
+    return [layer_decay ** stages[id(variable)] for variable in variables]
+
+
 def _operations_below(classifier: Classifier, graph: _Graph, trainable: str) -> set:
     """The operations below the cut."""
     if trainable == "all":

@@ -6,7 +6,7 @@ an underscore; tests/engine/models/test_keras_internals.py checks that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -82,6 +82,27 @@ def disable_gradient_reduction(optimizer: Any) -> None:
     sums; Keras would sum once more after these, and has no public switch.
     """
     optimizer._all_reduce_sum_gradients = list
+
+
+def scale_learning_rates(optimizer: Any, factors: Sequence[float]) -> None:
+    """Multiplies an optimizer's learning rate for each of its variables by a factor.
+
+    Decoupled weight decay scales with it. Keras has one rate for all variables, and no public place
+    between the clipping by global norm and the update of one variable.
+    """
+    kind: Any = type(optimizer)
+
+    class Scaled(kind):
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            rate = learning_rate * factors[self._get_variable_index(variable)]
+            if self.weight_decay is not None and self._use_weight_decay(variable):
+                variable.assign_sub(variable * self.weight_decay * rate)
+            super().update_step(gradient, variable, rate)
+
+        def _apply_weight_decay(self, variables: Any) -> None:
+            """Nothing: `update_step` decays each variable at its own rate."""
+
+    optimizer.__class__ = Scaled
 
 
 def image_data_generator() -> Any:

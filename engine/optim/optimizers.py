@@ -38,7 +38,13 @@ def lion(common: dict, beta_1: float = 0.9, beta_2: float = 0.99) -> Any:
     return keras.optimizers.Lion(beta_1=beta_1, beta_2=beta_2, **common)
 
 
-def build(phase: Phase, options: dict, variables: Sequence[Any], scale_loss: bool) -> Any:
+def build(
+    phase: Phase,
+    options: dict,
+    variables: Sequence[Any],
+    scale_loss: bool,
+    rate_factors: Sequence[float] | None = None,
+) -> Any:
     """Builds the phase's optimizer over its variables.
 
     Weight decay is decoupled (Loshchilov and Hutter, 2019: each step subtracts learning_rate times
@@ -48,6 +54,7 @@ def build(phase: Phase, options: dict, variables: Sequence[Any], scale_loss: boo
     Args:
       options: of the optimizer alone; see `options.phase_options`.
       scale_loss: whether to scale the loss dynamically, as float16 needs.
+      rate_factors: of each variable's learning rate, weight decay included; None for 1.
     """
     import keras
 
@@ -63,6 +70,8 @@ def build(phase: Phase, options: dict, variables: Sequence[Any], scale_loss: boo
         excluded = [variable for variable in variables if len(variable.shape) < 2]
         optimizer.exclude_from_weight_decay(var_list=excluded)
     keras_internals.disable_gradient_reduction(optimizer)
+    if rate_factors is not None:
+        keras_internals.scale_learning_rates(optimizer, rate_factors)
     if scale_loss:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(variables)

@@ -19,7 +19,7 @@ from engine.frozen.forward import FrozenForward
 from engine.frozen.phase_plan import PlanFile
 from engine.frozen.precision import ComputeMode
 from engine.frozen.view_schedule import ViewSchedule
-from engine.models.freezing import partition_model
+from engine.models.freezing import partition_model, rate_factors
 from engine.optim import losses, optimizers, phase_options
 from engine.runs import checkpoints
 from engine.runs.checkpoints import TrainState
@@ -77,6 +77,7 @@ class PhaseTrainer:
             phase_options.phase_options(phase).optimizer,
             self.partition.variables,
             scale_loss=mode.dtype == "float16",
+            rate_factors=rate_factors(job.classifier, self.partition.variables, phase.layer_decay),
         )
         if arrays:
             path = str(job.run.checkpoints)

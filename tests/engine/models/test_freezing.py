@@ -104,3 +104,24 @@ def test_cut_opens_its_stage_and_all_after_it():
         "logits/kernel",
         "logits/bias",
     ]
+
+
+def test_rate_factors_fall_by_stage():
+    """By the names of the layers: the hidden layer belongs to the head, which has the full rate."""
+    network = build("efficientnet_lite0", hidden_units=8)
+    powers = {"stem": 9, **{f"block{n}": 9 - n for n in range(1, 8)}, "top": 1}
+    variables = network.model.trainable_variables
+    for variable, factor in zip(
+        variables, freezing.rate_factors(network, variables, 0.9), strict=True
+    ):
+        layer = variable.path.split("/")[0]
+        expected = next((n for stage, n in powers.items() if layer.startswith(stage)), 0)
+        assert factor == 0.9**expected, variable.path
+
+
+def test_rate_factors_count_parallel_branches_as_their_stage(inception):
+    """Mixed9 and mixed10 have nine convolutions each, in parallel; the head has two kernels."""
+    variables = freezing.partition_model(inception, "mixed9").variables
+    factors = freezing.rate_factors(inception, variables, 0.5)
+    kernels = [f for v, f in zip(variables, factors, strict=True) if v.path.endswith("kernel")]
+    assert [kernels.count(f) for f in (1.0, 0.5, 0.25)] == [2, 9, 9]

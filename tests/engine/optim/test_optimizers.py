@@ -62,21 +62,21 @@ EXPECTED = {
 }
 
 
-def stepped(name, options, steps=2, scale_loss=False, gradients=GRADIENTS, **phase):
+def stepped(name, options, steps=2, scale_loss=False, gradients=GRADIENTS, factors=None, **phase):
     """The optimizer, and kernel and bias after some steps."""
     variables = [keras.Variable(KERNEL, name="kernel"), keras.Variable(BIAS, name="bias")]
     trained = Phase("p", optimizer=name, learning_rate=RATE, **phase)
-    optimizer = optimizers.build(trained, options, variables, scale_loss)
+    optimizer = optimizers.build(trained, options, variables, scale_loss, factors)
     for pair in gradients[:steps]:
         optimizer.apply([tf.constant(gradient) for gradient in pair], variables)
     return optimizer, *(variable.numpy() for variable in variables)
 
 
-def by_hand(name, start, gradients, decay=0.0):
+def by_hand(name, start, gradients, decay=0.0, rate=RATE):
     """The formula's steps, with decoupled weight decay: Loshchilov and Hutter, 2019."""
     value = start.astype(np.float64)
     for update in EXPECTED[name][1](np.array(gradients, np.float64)):
-        value = value - RATE * decay * value - RATE * update
+        value = value - rate * decay * value - rate * update
     return value
 
 
@@ -89,6 +89,29 @@ def test_two_steps_follow_the_formula(name, decay):
     kernels, biases = zip(*GRADIENTS, strict=True)
     np.testing.assert_allclose(kernel, by_hand(name, KERNEL, kernels, of_kernel), rtol=1e-5)
     np.testing.assert_allclose(bias, by_hand(name, BIAS, biases), rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale_loss", [False, True])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_rate_factors_scale_updates_and_weight_decay(name, scale_loss):
+    scale = 2.0**15 if scale_loss else 1.0  # Keras' first scale
+    scaled = [tuple(scale * gradient for gradient in pair) for pair in GRADIENTS]
+    _, kernel, bias = stepped(
+        name, EXPECTED[name][0], 2, scale_loss, scaled, (0.5, 0.1), weight_decay=0.2
+    )
+    kernels, biases = zip(*GRADIENTS, strict=True)
+    expected = by_hand(name, KERNEL, kernels, 0.2, 0.5 * RATE)
+    np.testing.assert_allclose(kernel, expected, rtol=1e-5)
+    np.testing.assert_allclose(bias, by_hand(name, BIAS, biases, rate=0.1 * RATE), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_rate_factors_of_one_change_no_bit(name):
+    plain = stepped(name, EXPECTED[name][0], weight_decay=0.2, clip_global_norm=1.0)[1:]
+    ones = stepped(
+        name, EXPECTED[name][0], factors=(1.0, 1.0), weight_decay=0.2, clip_global_norm=1.0
+    )[1:]
+    assert all(np.array_equal(a, b) for a, b in zip(plain, ones, strict=True))
 
 
 def test_adamw_with_a_decay_of_zero_does_not_decay():

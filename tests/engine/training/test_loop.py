@@ -50,6 +50,25 @@ def test_history_has_one_row_for_each_epoch(undisturbed):
     assert [row["step"] for row in watcher.rows] == [5, 10, 15, 20]
 
 
+def test_layer_decay_scales_the_updates_of_lower_stages(coloured, tmp_path):
+    """In one step of SGD, to rounding; the stage below the top is the lowest that trains."""
+    changes = []
+    for name, decay in (("plain", ""), ("decayed", ", layer_decay=0.5")):
+        text = f"one(trainable=middle, optimizer=sgd, learning_rate=1{decay})"
+        job = make_job(small_recipe(coloured, [text], batch_size=40), tmp_path / name, Watcher())
+        before = [variable.numpy() for variable in job.classifier.model.trainable_variables]
+        loop.train(job)
+        after = job.classifier.model.trainable_variables
+        changes.append({v.path: v.numpy() - old for v, old in zip(after, before, strict=True)})
+    for path, change in changes[0].items():
+        stage = path.split("_")[0]
+        expected = change * {"middle": 0.25, "top": 0.5}.get(stage, 1.0)
+        np.testing.assert_allclose(changes[1][path], expected, atol=1e-6, err_msg=path)
+    assert {
+        path.split("_")[0] for path, change in changes[0].items() if np.abs(change).max() > 1e-4
+    } == {"middle", "top", "logits/kernel", "logits/bias"}
+
+
 def test_saved_rule_has_the_temperature_of_validation_where_it_helps(undisturbed):
     job, _, result = undisturbed
     run, batches = load_run(job.run), job.loader.split_batches("validation")
