@@ -3,7 +3,8 @@
 import importlib
 
 from engine.cli import main as program
-from engine.cli.command_line import as_flag_errors, version
+from engine.cli.command_line import version
+from engine.cli.parsed_flags import as_flag_errors
 from engine.core.errors import UserError, choose
 from engine.core.streams import open_streams
 

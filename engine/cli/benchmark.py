@@ -14,7 +14,6 @@ from engine.cli import command_line
 from engine.cli import flags as cli_flags
 from engine.cli import main as cli_main
 from engine.cli import train as cli_train
-from engine.cli.command_line import FlagError, ParsedFlags
 from engine.cli.flag_types import (
     AUTO,
     Names,
@@ -24,6 +23,7 @@ from engine.cli.flag_types import (
     define_path,
     define_switch,
 )
+from engine.cli.parsed_flags import FlagError, ParsedFlags, as_flag_errors
 from engine.commands.benchmark import BenchmarkOptions, benchmark, now
 from engine.commands.compare_baselines import (
     BaselineOptions,
@@ -157,7 +157,7 @@ def _recipe_and_cache(parsed: ParsedFlags) -> dict[str, Any]:
     return {"recipe": cli_flags.build_recipe(parsed), "cache": cache}
 
 
-@command_line.as_flag_errors()
+@as_flag_errors()
 def variants(parsed: ParsedFlags, recipe: Recipe) -> list[Recipe]:
     """The recipe with each combination of the named backbones, batch sizes and precisions."""
     sizes = parsed.batch_sizes or [recipe.batch_size]

@@ -6,21 +6,20 @@ line replace the file's. Flag files are read here too: always as UTF-8.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import os
 import re
 import sysconfig
 import textwrap
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence, Set
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence, Set
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
 
 from absl import flags
 
-from engine.core.errors import UserError, nearest
+from engine.cli.parsed_flags import FlagError, ParsedFlags
+from engine.core.errors import nearest
 from engine.core.text import program
 
 # Where flag files lie that Unfreeze comes with: beside bin/ in a checkout, or installed.
@@ -50,78 +49,6 @@ MAX_NAME_LENGTH = 100  # letters of a flag's name
 MAX_FLAG_FILE_BYTES = 1 << 20
 
 DefineFlags = Callable[[flags.FlagValues], None]
-Options = TypeVar("Options")
-
-
-class FlagError(UserError):
-    """A flag that is not as it should be: the program ends with 2."""
-
-
-@contextmanager
-def as_flag_errors() -> Iterator[None]:
-    """Turns each UserError of the block, about a value that came from a flag, into a FlagError."""
-    try:
-        yield
-    except UserError as error:
-        raise FlagError(str(error)) from None
-
-
-class ParsedFlags:
-    """A program's flags as attributes.
-
-    explicit: names of the flags that the user gave, in order.
-    arguments: the words that are no flags.
-    other_data: whether the command line names other images than its flag files.
-    """
-
-    def __init__(
-        self,
-        values: flags.FlagValues,
-        explicit: list[str],
-        arguments: list[str],
-        other_data: bool = False,
-    ) -> None:
-        self._values, self.explicit, self.arguments = values, explicit, arguments
-        self.other_data = other_data
-
-    def __getattr__(self, name: str) -> Any:
-        return self._values[name].value
-
-    def set_flags(self) -> list[str]:
-        """The explicit flags without those that `--noname` or `--name=` leaves unset."""
-        values = ((name, getattr(self, name)) for name in self.explicit)
-        return [name for name, value in values if value is not None and value is not False]
-
-    def require(self, **hints: str) -> None:
-        """Raises:
-        FlagError: one of these flags is missing; the message ends with its hint.
-        """
-        for name, hint in hints.items():
-            if not getattr(self, name):
-                raise FlagError(f"--{name} is missing; {hint}")
-
-    def options(self, kind: type[Options], **values: Any) -> Options:
-        """Makes a dataclass of options from `values` and else from the flags of its fields' names.
-
-        Raises:
-          FlagError: a value does not fit.
-        """
-        fields = dataclasses.fields(kind)  # type: ignore[arg-type]
-        names = {field.name for field in fields} & {*self._values} - {*values}
-        with as_flag_errors():
-            return kind(**{name: getattr(self, name) for name in names}, **values)
-
-    def refuse(self, names: Container[str], why: str, unset: bool = False) -> None:
-        """
-        Args:
-          unset: refuse `--noname` and `--name=`, too.
-
-        Raises:
-          FlagError: the user set one of these flags; the message says why it can't be.
-        """
-        for name in self.explicit if unset else self.set_flags():
-            if name in names:
-                raise FlagError(f"--{name} {why}")
 
 
 def flag_names(groups: Iterable[DefineFlags]) -> list[str]:
@@ -269,7 +196,9 @@ def _choose_source(tokens: list[tuple[str, str | None]]) -> tuple[list[str], boo
             f"--{first} and --{others[0]}{where} both name the images; omit one of them"
         )
     dropped = {*SOURCES, *(flag for name in {*SOURCES} - {first} for flag in SOURCES[name])}
-    remaining = [token for token, place in tokens if place == holds or _name(token) not in dropped]
+    remaining = [
+        token for token, place in tokens if place in (None, holds) or _name(token) not in dropped
+    ]
     return remaining, holds is None and any(place is not None for place in places)
 
 

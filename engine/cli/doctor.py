@@ -17,8 +17,8 @@ from rich.progress import Progress
 from engine.cli import command_line
 from engine.cli import flags as cli_flags
 from engine.cli import train as cli_train
-from engine.cli.command_line import FlagError
 from engine.cli.flag_types import Choice, define, define_options, define_text
+from engine.cli.parsed_flags import FlagError, ParsedFlags
 from engine.commands import doctor
 from engine.commands.doctor import DoctorOptions
 from engine.core.findings import ERROR
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
         raise SystemExit(1)
 
 
-def pixel_cache(parsed: command_line.ParsedFlags) -> None:
+def pixel_cache(parsed: ParsedFlags) -> None:
     """Lists the caches of decoded images, or clears them and lists those in use.
 
     Raises:
@@ -87,7 +87,7 @@ def pixel_cache(parsed: command_line.ParsedFlags) -> None:
         print(f"  {byte_size(cache.nbytes):>8}  last used {used}  {cache.path.name}")
 
 
-def doctor_options(parsed: command_line.ParsedFlags) -> DoctorOptions:
+def doctor_options(parsed: ParsedFlags) -> DoctorOptions:
     """Raises:
     FlagError: no images are named, or a value does not fit.
     """

@@ -11,8 +11,8 @@ from engine.cli import command_line
 from engine.cli import evaluation_output as output
 from engine.cli import flags as cli_flags
 from engine.cli import main as cli_main
-from engine.cli.command_line import FlagError, ParsedFlags
 from engine.cli.flag_types import Choice, define, define_options, define_switch
+from engine.cli.parsed_flags import FlagError, ParsedFlags
 from engine.commands.compare import CompareOptions, compare
 from engine.commands.evaluate import EvaluateOptions
 from engine.commands.evaluate_with_report import evaluate

@@ -10,8 +10,8 @@ from absl import flags
 from engine.cli import command_line
 from engine.cli import flags as cli_flags
 from engine.cli import main as cli_main
-from engine.cli.command_line import ParsedFlags
 from engine.cli.flag_types import define_options
+from engine.cli.parsed_flags import ParsedFlags
 from engine.commands.export import ExportOptions, export
 from engine.core.recipe import DataSpec, Recipe
 from engine.export import export_source

@@ -10,13 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
-from engine.cli.command_line import (
-    SOURCES,
-    FlagError,
-    ParsedFlags,
-    as_flag_errors,
-    flag_names,
-)
+from engine.cli.command_line import SOURCES, flag_names
 from engine.cli.flag_types import (
     AUTO,
     Bytes,
@@ -27,6 +21,7 @@ from engine.cli.flag_types import (
     define_options,
     define_text,
 )
+from engine.cli.parsed_flags import FlagError, ParsedFlags, as_flag_errors
 from engine.commands.shared_options import CacheOptions, ProcessOptions
 from engine.core import recipe as specs
 from engine.core.call_syntax import parse_calls

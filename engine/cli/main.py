@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.cli.command_line import FlagError
+from engine.cli.parsed_flags import FlagError
 from engine.core.errors import UserError
 from engine.core.streams import lost_output
 from engine.core.text import command_line

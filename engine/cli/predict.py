@@ -20,6 +20,7 @@ from engine.cli.flag_types import (
     define_path,
     define_switch,
 )
+from engine.cli.parsed_flags import ParsedFlags, as_flag_errors
 from engine.commands.predict import PRECISIONS, PredictOptions, predict
 from engine.commands.predict_to_file import predict_to_file
 from engine.commands.prediction_progress import PredictionProgress
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> None:
     require_all_read(unread, len(unread), len(result.predictions))
 
 
-def predict_options(parsed: command_line.ParsedFlags) -> PredictOptions:
+def predict_options(parsed: ParsedFlags) -> PredictOptions:
     """Raises:
     FlagError: a value does not fit, or no image is named.
     """
@@ -77,7 +78,7 @@ def predict_options(parsed: command_line.ParsedFlags) -> PredictOptions:
     )
 
 
-def write_predictions(parsed: command_line.ParsedFlags, options: PredictOptions) -> None:
+def write_predictions(parsed: ParsedFlags, options: PredictOptions) -> None:
     """Predicts into a file, and reports how many images could be read.
 
     Raises:
@@ -85,7 +86,7 @@ def write_predictions(parsed: command_line.ParsedFlags, options: PredictOptions)
       UserError: an image could not be read.
     """
     path = parsed.out
-    with command_line.as_flag_errors():
+    with as_flag_errors():
         predictions_format.format_of(path.name)
     parsed.refuse(("format",), "has no use with --out: the file's ending says it; omit one of them")
     parsed.refuse(("plot",), "has no use with --out: it has no images; omit one of them")

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from engine.cli.command_line import FlagError
+from engine.cli.parsed_flags import FlagError
 from engine.core import digests
 from engine.core.conversion import parse_json
 from engine.core.errors import UserError

@@ -9,8 +9,8 @@ from absl import flags
 from engine.cli import command_line
 from engine.cli import flags as cli_flags
 from engine.cli import main as cli_main
-from engine.cli.command_line import FlagError, ParsedFlags
 from engine.cli.flag_types import define_options, define_switch
+from engine.cli.parsed_flags import FlagError, ParsedFlags
 from engine.commands.load_test import LoadTestOptions, measure_service
 from engine.commands.serve import ServeOptions, serve
 from engine.core.options import declared_options

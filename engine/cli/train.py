@@ -9,7 +9,6 @@ from absl import flags
 from engine.cli import command_line, recipe_file
 from engine.cli import flags as cli_flags
 from engine.cli import main as cli_main
-from engine.cli.command_line import ParsedFlags
 from engine.cli.flag_types import (
     AUTO,
     Choice,
@@ -19,6 +18,7 @@ from engine.cli.flag_types import (
     define_switch,
     define_text,
 )
+from engine.cli.parsed_flags import ParsedFlags
 from engine.commands import memory_probe, train_summary
 from engine.commands.train import TrainOptions, train
 from engine.core.recipe import Recipe

@@ -101,14 +101,15 @@ class TemperatureTrial(NamedTuple):
     Attributes:
       temperature: fitted on all images.
       error_before, error_after: expected calibration errors, 0 to 1.
-      gain, gain_error: by how much the mean cross entropy falls, in nats, and its standard error.
+      gain, gain_error: by how much the mean cross entropy falls, in nats, and its standard error;
+        None of a single image.
     """
 
     temperature: float
     error_before: float
     error_after: float
     gain: float
-    gain_error: float
+    gain_error: float | None
 
     @property
     def helps(self) -> bool:
@@ -117,7 +118,8 @@ class TemperatureTrial(NamedTuple):
         A temperature leaves the order of the classes as it is, so what it changes of the cross
         entropy, a proper score, is calibration. The standard error is that of paired differences.
         """
-        return self.error_after < self.error_before and self.gain > Z * self.gain_error
+        improves = self.error_after < self.error_before
+        return improves and self.gain_error is not None and self.gain > Z * self.gain_error
 
 
 def try_temperature(logits: np.ndarray, labels: np.ndarray) -> TemperatureTrial:
@@ -134,13 +136,12 @@ def try_temperature(logits: np.ndarray, labels: np.ndarray) -> TemperatureTrial:
     rows, tiny = np.arange(len(labels)), np.finfo(np.float64).tiny
     gains = np.log(np.maximum(after[rows, labels], tiny))
     gains -= np.log(np.maximum(before[rows, labels], tiny))
-    gain_error = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else np.inf
     return TemperatureTrial(
         temperature=fit_temperature(logits, labels),
         error_before=error_before,
         error_after=error_after,
         gain=float(gains.mean()),
-        gain_error=float(gain_error),
+        gain_error=float(gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else None,
     )
 
 

@@ -173,16 +173,18 @@ def shallow_findings(examples: Examples, brightest: np.ndarray) -> list[Finding]
 
 def check_paths(spec: DataSpec, examples: Examples) -> list[Finding]:
     """Reports what is unusual about the folders of the data and the names of the examples."""
-    folders = spec.source in ("folders", "split_folders")
-    locations = (spec.location, spec.validation_location, spec.test_location)
-    roots = [os.path.realpath(location) for location in locations if location] if folders else []
+    folders = []
+    if spec.source in ("folders", "split_folders"):
+        places = (spec.location, spec.validation_location, spec.test_location)
+        folders = [os.path.expanduser(place) for place in places if place]
+    roots = [os.path.realpath(folder) for folder in folders]
     cases: dict[str, list[Case]] = defaultdict(list)
     for root in roots:
         for kind, path, detail in _check_links(root, roots):
             cases[kind].append(Case((printable(path),), detail))
     if folders:
         parents = sources.class_parents(spec).values()
-        for parent in dict.fromkeys((spec.location, *parents)):
+        for parent in dict.fromkeys((folders[0], *parents)):
             cases["stray"] += [Case((printable(path),)) for path in _images_in(parent)]
         cases["nested"] = _nested_folders(examples, parents)
     if spec.source == "manifest":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Iterable
@@ -47,11 +48,16 @@ def mark_used(cache: PixelCache) -> None:
 
 
 def make_room(folder: Path, nbytes: int) -> None:
-    """Removes what is old, or more than there may be with another cache of so many bytes."""
+    """Removes what is old, or more than there may be with another cache of so many bytes.
+
+    One that finds no place even without the others is no reason to remove them.
+    """
     caches = list_caches(folder)
     with contextlib.suppress(OSError):
         system = os.statvfs(folder)
         left = MAX_SHARE * system.f_blocks * system.f_frsize - nbytes
+        if nbytes > system.f_bavail * system.f_frsize + sum(cache.nbytes for cache in caches):
+            left = math.inf
         oldest = time.time() - MAX_DAYS * 24 * 3600
         old = []
         for cache in caches:

@@ -44,7 +44,7 @@ def require_web_url(url: str) -> None:
         allowed = parts.scheme in SCHEMES and bool(parts.hostname)
     except ValueError:  # brackets that don't close
         allowed = False
-    shown = re.sub(r"//[^/]*@", "//***@", url)
+    shown = re.sub(r"(^[^/?#]*//)[^/?#]*@", r"\1***@", url)
     if shown != url:
         raise UserError(f"{shown}: holds a user name or a password; download it first")
     if not allowed:

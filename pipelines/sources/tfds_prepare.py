@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ def prepare(builder: Any) -> None:
             if not builder.is_prepared():
                 downloads = Path(os.fspath(builder.data_dir_root)) / "downloads"
                 _remove_leftovers(folder, downloads)
-                _download_and_prepare(builder, downloads)
+                with _removing_unfinished(downloads):
+                    _download_and_prepare(builder)
     except OSError as error:
         raise UserError(
             f"{builder.info.full_name} can't be prepared in {folder.parent}: {one_line(error)}; "
@@ -91,9 +92,26 @@ def _endpoint(url: str) -> tuple[str, int]:
     return parts.hostname or "", parts.port or ports.get(parts.scheme, 80)
 
 
-def _download_and_prepare(builder: Any, downloads: Path) -> None:
-    config = tfds.download.DownloadConfig(try_download_gcs=False)
+@contextlib.contextmanager
+def _removing_unfinished(downloads: Path) -> Iterator[None]:
+    """Removes what a failed block leaves of downloads, unless another process downloads too.
+
+    TFDS removes unfinished records itself, but not unfinished downloads.
+    """
     earlier = set(downloads.rglob(_UNFINISHED))
+    with FileLock(downloads.with_name(".downloads.lock")) as lock:
+        lock.acquire(shared=True, wait=True)
+        try:
+            yield
+        except BaseException:
+            if lock.acquire():
+                for unfinished in set(downloads.rglob(_UNFINISHED)) - earlier:
+                    shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+
+
+def _download_and_prepare(builder: Any) -> None:
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
     if not builder.url_infos:
         tfds.disable_progress_bar()  # a few seconds of local work
     try:
@@ -111,9 +129,6 @@ def _download_and_prepare(builder: Any, downloads: Path) -> None:
             f"{builder.info.full_name} could not be downloaded and prepared: {one_line(error)}; "
             f"start the same command again, or continue without it: {INSTEAD}"
         ) from None
-    finally:  # TFDS removes unfinished records, but not unfinished downloads
-        for unfinished in set(downloads.rglob(_UNFINISHED)) - earlier:
-            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def one_line(error: Exception) -> str:

@@ -8,11 +8,12 @@ import pytest
 
 from engine.cli import command_line
 from engine.cli import flags as cli_flags
+from engine.cli.parsed_flags import FlagError, ParsedFlags
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def parse(*arguments) -> command_line.ParsedFlags:
+def parse(*arguments) -> ParsedFlags:
     return command_line.parse("[flags]", cli_flags.RUN, ["bin/train", *map(str, arguments)])
 
 
@@ -21,7 +22,7 @@ def recipe(*arguments):
 
 
 def refused(*arguments, read=recipe) -> str:
-    with pytest.raises(command_line.FlagError) as caught:
+    with pytest.raises(FlagError) as caught:
         read(*arguments)
     assert "\n" not in str(caught.value)
     return str(caught.value)

@@ -14,6 +14,7 @@ from hypothesis import strategies as some
 from engine.cli import command_line
 from engine.cli import flags as cli_flags
 from engine.cli import train as cli_train
+from engine.cli.parsed_flags import FlagError
 from tests.engine.cli.flagged import ROOT, parse, phases, recipe, refused
 
 
@@ -165,6 +166,12 @@ def test_two_sources_in_the_same_place_are_refused(write):
     )
     file = write("\n".join(both))
     assert refused(file, read=parse).startswith("--data_dir and --dataset in /")
+
+
+def test_companion_of_another_source_on_the_command_line_is_refused(write):
+    file = write("--data_dir=/a\n")
+    with pytest.raises(FlagError, match=r"^--val_dir requires --train_dir; give both, or omit it"):
+        cli_flags.build_data_spec(parse(file, "--val_dir=/b"))
 
 
 lines = some.lists(

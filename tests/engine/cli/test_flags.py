@@ -11,6 +11,7 @@ from hypothesis import strategies as some
 
 from engine.cli import command_line, flag_types
 from engine.cli import flags as cli_flags
+from engine.cli.parsed_flags import FlagError
 from engine.core.options import Option
 from tests.bin.programs import program
 from tests.engine.cli.flagged import parse, recipe, refused
@@ -76,13 +77,13 @@ def test_tilde_in_a_path_is_the_home_folder(name, monkeypatch):
 @pytest.mark.parametrize("flag", ["--val_dir=/a", "--test_dir=/a"])
 @pytest.mark.parametrize("other", ["", "--data_dir=/b"])
 def test_val_dir_and_test_dir_require_train_dir(flag, other):
-    with pytest.raises(command_line.FlagError, match="requires --train_dir; give both"):
+    with pytest.raises(FlagError, match="requires --train_dir; give both"):
         cli_flags.build_data_spec(parse(*filter(None, (flag, other))))
 
 
 def test_manifest_root_requires_manifest():
     for other in ("", "--data_dir=/b"):
-        with pytest.raises(command_line.FlagError, match="requires --manifest; give both"):
+        with pytest.raises(FlagError, match="requires --manifest; give both"):
             cli_flags.build_data_spec(parse(*filter(None, ("--manifest_root=/a", other))))
     spec = cli_flags.build_data_spec(parse("--manifest=a.csv", "--manifest_root=images"))
     assert os.path.isabs(spec.manifest_root)
@@ -93,7 +94,7 @@ def test_manifest_root_requires_manifest():
     [(name, flag) for name in PLACES for flag in PLACES[name]] + [("doctor", "out")],
 )
 def test_empty_path_is_refused_or_omits_what_is_written(call, name, flag):
-    with pytest.raises(command_line.FlagError) as caught:
+    with pytest.raises(FlagError) as caught:
         call(name, f"--{flag}=")
     assert (str(caught.value) == f"--{flag}= is empty; give a path, or omit it") == (
         flag in ("run_dir", "out")
@@ -101,7 +102,7 @@ def test_empty_path_is_refused_or_omits_what_is_written(call, name, flag):
 
 
 def test_empty_folder_is_refused():
-    with pytest.raises(command_line.FlagError, match="--data_dir= is empty"):
+    with pytest.raises(FlagError, match="--data_dir= is empty"):
         cli_flags.build_data_spec(parse("--data_dir="))
 
 
@@ -200,7 +201,7 @@ def test_data_flags_without_a_recipe_are_checked():
 def test_any_value_is_accepted_or_refused_in_one_line(name, value):
     try:
         parse(f"--{name}={value}")
-    except command_line.FlagError as error:
+    except FlagError as error:
         message = str(error)
     else:
         return

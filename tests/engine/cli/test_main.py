@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from engine.cli import __main__ as command
-from engine.cli import command_line
 from engine.cli import main as cli_main
 from engine.cli import serve as cli_serve
+from engine.cli.parsed_flags import FlagError
 from engine.core.errors import UserError
 from engine.runtime.shutdown import ShutdownRequested
 
@@ -53,7 +53,7 @@ def test_program_receives_its_arguments(monkeypatch, capsys):
     ("error", "status", "line"),
     [
         (UserError("no such folder"), 1, "train: no such folder\n"),
-        (command_line.FlagError("no such flag"), 2, "train: no such flag\n"),
+        (FlagError("no such flag"), 2, "train: no such flag\n"),
         (
             ShutdownRequested("SIGTERM"),
             75,

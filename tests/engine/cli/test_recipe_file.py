@@ -10,6 +10,7 @@ import pytest
 from engine.cli import command_line, recipe_file
 from engine.cli import flags as cli_flags
 from engine.cli import train as cli_train
+from engine.cli.parsed_flags import FlagError
 from engine.core import digests
 from engine.core.recipe import digest, to_json
 from engine.runs.directory import RunDirectory
@@ -40,7 +41,7 @@ def train_options(file: Path, *flags: str, explicit: str | None = None):
 
 
 def refused(file: Path, *flags: str, explicit: str | None = None) -> str:
-    with pytest.raises(command_line.FlagError) as caught:
+    with pytest.raises(FlagError) as caught:
         train_options(file, *flags, explicit=explicit)
     assert "\n" not in str(caught.value)
     return str(caught.value)

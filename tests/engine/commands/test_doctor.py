@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.cli.command_line import FlagError
+from engine.cli.parsed_flags import FlagError
 from engine.commands.doctor import DoctorOptions
 from engine.commands.shared_options import CacheOptions
 from engine.commands.train import TrainOptions, train

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from engine.cli.command_line import FlagError
+from engine.cli.parsed_flags import FlagError
 from engine.core.errors import UserError
 from engine.runtime import tensorflow_setup
 

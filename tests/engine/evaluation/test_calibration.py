@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import scipy.special
@@ -129,6 +131,12 @@ def test_cross_fit_of_few_images_is_finite(count):
 def test_temperature_helps_only_beyond_noise(count, temperature, helps, seed):
     trial = try_temperature(*draw(count, temperature, seed=seed))
     assert trial.helps == helps
+
+
+def test_temperature_of_one_image_has_no_error_and_helps_nobody():
+    trial = try_temperature(*draw(1, 2.0))
+    assert (trial.gain_error, trial.helps) == (None, False)
+    json.dumps(trial._asdict(), allow_nan=False)
 
 
 def test_temperature_trial_is_cross_fitted():

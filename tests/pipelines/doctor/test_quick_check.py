@@ -169,6 +169,13 @@ def list_findings(root) -> dict[str, list[str]]:
     }
 
 
+def test_paths_below_the_home_folder_are_checked(folder, tmp_path, monkeypatch):
+    (folder / "cats" / "out").symlink_to(tmp_path)
+    (folder / "stray.jpg").write_bytes(saved(COLOUR, "JPEG"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert list_findings("~/data") == {"link_circle": ["out"], "stray": ["stray.jpg"]}
+
+
 def test_links_are_sorted_by_target(folder, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "other.jpg").write_bytes(saved(COLOUR, "JPEG"))

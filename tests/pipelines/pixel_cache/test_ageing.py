@@ -67,3 +67,10 @@ def test_caches_together_take_a_share_of_the_disk(fill, cache, monkeypatch):
     new = fill("new")
     assert paths_in(cache) == {middle, latest, new}
     assert not oldest.exists()
+
+
+def test_cache_larger_than_the_disk_removes_no_other(fill, cache):
+    old, recent = fill("old", ageing.MAX_DAYS + 1), fill("recent", 1)
+    ageing.make_room(cache, 2**60)
+    assert paths_in(cache) == {recent}
+    assert not old.exists()

@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from engine.core.errors import UserError
 from pipelines.predict import fetch
 from tests.pipelines.web_server import IMAGE, MUCH, got, refused
 
@@ -77,3 +78,14 @@ def test_url_of_another_scheme_is_refused(url):
 )
 def test_urls_are_told_from_paths(text, yes):
     assert fetch.is_url(text) is yes
+
+
+@pytest.mark.parametrize("path", ["a//b@2x.png", "a/@b.png", "?size=//c@2x", "#//d@e"])
+def test_at_sign_behind_the_host_is_no_password(path):
+    fetch.require_web_url(f"https://example.org/{path}")
+
+
+@pytest.mark.parametrize("url", ["https://me:word@a.org/x", "https://me@a.org", "http://w@[::1"])
+def test_password_is_refused_and_not_shown(url):
+    with pytest.raises(UserError, match=r"^https?://\*\*\*@[^@]*: holds a user name or a password"):
+        fetch.require_web_url(url)

@@ -13,6 +13,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from engine.core.errors import UserError
+from engine.core.locks import FileLock
 from engine.core.recipe import DataSpec
 from pipelines.sources import sources, tfds_prepare
 from pipelines.sources import tfds as tfds_source
@@ -227,6 +228,19 @@ def test_unfinished_downloads_of_a_failed_preparation_are_removed(
     with pytest.raises(raised):
         load("tiny_train")
     assert list((data_dir / "downloads").iterdir()) == [earlier]
+
+
+def test_failed_preparation_leaves_the_downloads_of_others(data_dir, monkeypatch):
+    def download(*_, **__):
+        (data_dir / "downloads" / "y.zip.tmp.c").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", download)
+    with FileLock(data_dir / ".downloads.lock") as other:
+        other.acquire(shared=True)
+        with pytest.raises(KeyboardInterrupt):
+            load("tiny_train")
+    assert (data_dir / "downloads" / "y.zip.tmp.c").exists()
 
 
 def test_leftovers_of_a_killed_process_are_removed(data_dir):
