@@ -14,7 +14,7 @@ from engine.cli.parsed_flags import FlagError
 from engine.core.errors import UserError
 from engine.core.streams import lost_output
 from engine.core.text import command_line
-from engine.runtime import background, cloud_metadata, native_stderr
+from engine.runtime import background, cloud_metadata, native_stderr, tensorflow_setup
 from engine.runtime.shutdown import Shutdown, ShutdownRequested
 
 INTERRUPTED = 130  # what shells return for SIGINT
@@ -29,6 +29,7 @@ def main(work: Callable[[list[str]], None]) -> None:
     """
     _silence_libraries()
     native_stderr.drop_decoder_noise()
+    tensorflow_setup.skip_keras_extras()
     try:
         work(sys.argv)
         error = lost_output(sys.stdout)

@@ -5,6 +5,7 @@ A confusion matrix is int [classes, classes]; rows are labels, columns predictio
 
 from __future__ import annotations
 
+import math
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -24,12 +25,13 @@ def wilson(correct: int, count: int) -> Interval:
     Source: Wilson 1927, Probable Inference, the Law of Succession, and Statistical Inference;
     without continuity correction.
     """
-    from scipy.stats import binomtest
-
     if not count:
         return Interval(0.0, 1.0)
-    interval = binomtest(correct, count).proportion_ci(method="wilson")
-    return Interval(float(interval.low), float(interval.high))
+    share, scale = correct / count, 1 + Z**2 / count
+    centre = (share + Z**2 / (2 * count)) / scale
+    half = Z / scale * math.sqrt(share * (1 - share) / count + (Z / count) ** 2 / 4)
+    low, high = centre - half, centre + half  # at an end the formula is that end, but for rounding
+    return Interval(low if correct else 0.0, high if correct < count else 1.0)
 
 
 def difference(share: float, interval: Interval, other: float, of_other: Interval) -> Interval:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -85,10 +86,9 @@ def mcnemar(only_a: int, only_b: int) -> float:
     Source: McNemar 1947, Note on the Sampling Error of the Difference between Correlated
     Proportions; the exact form is the sign test of the pairs that differ.
     """
-    from scipy.stats import binomtest
-
-    discordant = only_a + only_b
-    return float(binomtest(only_a, discordant).pvalue) if discordant else 1.0
+    pairs = only_a + only_b
+    tail = sum(math.comb(pairs, count) for count in range(min(only_a, only_b) + 1))
+    return min(2 * tail / 2**pairs, 1.0)
 
 
 def require_same_classes(class_lists: Iterable[Iterable[str]]) -> None:

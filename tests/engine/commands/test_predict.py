@@ -6,6 +6,8 @@ import csv
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,7 @@ from engine.runs import best_model
 from engine.runs.directory import RunDirectory
 from engine.runs.load_run import load_run
 from pipelines.decode.decode import decode
-from tests.engine import saved_run
+from tests.engine import saved_run, tiny
 
 LABELS = ("blue", "red")
 
@@ -154,3 +156,25 @@ def test_terminal_gets_no_control_characters_in_csv(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     predict.print_csv([prediction], decides=True)
     assert capsys.readouterr().out.endswith("\n\\x1b[2J.jpg,1,\\x9b2Jred,0.5,\\x9b2Jred\n")
+
+
+IMPORTED = """
+import sys
+from engine.cli import main, predict
+main.main(predict.main)
+packages = {name.partition(".")[0] for name in sys.modules}
+print(*sorted({"tensorflow", "keras", "scipy", "sklearn", "matplotlib", "tensorboard"} & packages))
+import scipy, sklearn, matplotlib  # are there for what uses them
+"""
+
+
+def test_predicting_imports_tensorflow_and_no_package_that_it_does_not_use(saved, coloured):
+    file = next((coloured / "red").iterdir())
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED, f"--run_dir={saved.path}", file],
+        env=tiny.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "keras tensorflow"
