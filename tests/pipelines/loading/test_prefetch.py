@@ -10,13 +10,21 @@ from pipelines.loading.prefetch import prefetch
 PATIENCE = 10.0  # seconds until a test gives up on a thread
 
 
-def threads() -> int:
-    return sum(thread.name.startswith("prefetch") for thread in threading.enumerate())
+@pytest.fixture
+def threads():
+    """Counts the prefetching threads of this test, not those of iterators that others left open."""
+    earlier = set(threading.enumerate())
+
+    def count() -> int:
+        started = set(threading.enumerate()) - earlier
+        return sum(thread.name.startswith("prefetch") for thread in started)
+
+    return count
 
 
 @pytest.mark.parametrize("depth", [1, 2, 100])
 @pytest.mark.parametrize("items", [[*range(50), None, (), Exception], []])
-def test_items_come_in_order(depth, items):
+def test_items_come_in_order(threads, depth, items):
     assert list(prefetch(iter(items), depth)) == items
     assert threads() == 0
 
@@ -46,7 +54,7 @@ def failing(error):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_error_is_raised_after_the_items_before_it(error):
+def test_error_is_raised_after_the_items_before_it(threads, error):
     read = prefetch(failing(error), 4)
     assert [next(read), next(read)] == ["a", "b"]
     with pytest.raises(error):
@@ -56,7 +64,6 @@ def test_error_is_raised_after_the_items_before_it(error):
 
 def drop(read):
     next(read)
-    assert threads() == 1
     del read
 
 
@@ -71,6 +78,10 @@ def fail(read):
 
 
 @pytest.mark.parametrize("end", [drop, fail, lambda read: read.close()])
-def test_consumer_that_stops_ends_the_thread(end):
-    end(prefetch(iter(int, 1), 2))
+def test_consumer_that_stops_ends_the_thread(threads, end):
+    read = prefetch(iter(int, 1), 2)
+    next(read)
+    assert threads() == 1
+    end(read)
+    del read
     assert threads() == 0
