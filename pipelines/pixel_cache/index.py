@@ -16,7 +16,7 @@ import numpy as np
 
 from pipelines.decode import headers
 from pipelines.sources import archives
-from pipelines.sources.examples import Examples
+from pipelines.sources.examples import WHOLE_FILE, Examples, require_file_size
 
 FORMAT = 5  # of the index file; raise it when the meaning changes
 MISSING = os.strerror(errno.ENOENT).lower()  # the reason given for a file that does not exist
@@ -146,7 +146,9 @@ def stamp_images(
     ranges = zip(offsets.tolist(), lengths.tolist(), strict=True)
     for number, (path, byte_range) in enumerate(zip(paths, ranges, strict=True)):
         try:
-            text, changed[number] = status_of(path)
+            text, changed[number], size = status_of(path)
+            if byte_range[1] == WHOLE_FILE:
+                require_file_size(size)
             text += _RANGE.pack(*byte_range)
             digests.append(hashlib.blake2b(text, digest_size=STAMP.itemsize).digest())
         except OSError as error:
@@ -155,8 +157,8 @@ def stamp_images(
     return np.frombuffer(b"".join(digests), dtype=STAMP), changed, faults
 
 
-def _status(path: str) -> tuple[bytes, int]:
-    """Returns what a stamp takes from the file system, and when the file last changed.
+def _status(path: str) -> tuple[bytes, int, int]:
+    """Returns what a stamp takes from the file system, when the file last changed, and its size.
 
     Raises:
       OSError: there is no regular file, or it may not be read.
@@ -169,9 +171,9 @@ def _status(path: str) -> tuple[bytes, int]:
     # `abspath` takes longer than all the rest, and nearly every path is absolute already.
     absolute = path if path.startswith("/") else os.path.abspath(path)
     text = os.fsencode(absolute) + b"\0" + _STATUS.pack(status.st_size, status.st_mtime_ns)
-    return text, status.st_ctime_ns
+    return text, status.st_ctime_ns, status.st_size
 
 
 def system_reason(error: OSError) -> str:
     """Returns what the operating system says, in the style of the other reasons."""
-    return (error.strerror or str(error)).lower()
+    return error.strerror.lower() if error.strerror else str(error)

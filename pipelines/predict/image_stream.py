@@ -19,7 +19,7 @@ from pipelines.decode import decode
 from pipelines.loading.batches import PREFETCHED_BATCHES
 from pipelines.predict import fetch
 from pipelines.predict.find_images import flush_interval
-from pipelines.sources.examples import read_bytes
+from pipelines.sources.examples import read_bytes, require_file_size
 from pipelines.sources.reader import IMAGES_PER_THREAD, dataset_options
 
 
@@ -98,12 +98,12 @@ class ImageStream:
         return dataset.prefetch(PREFETCHED_BATCHES)
 
     def _encoded_paths(self, start: int, stop: int) -> np.ndarray:
-        """Returns the paths of places, empty for URLs and what is no regular file.
+        """Returns the paths of places, empty for URLs and what is no regular file of usual size.
 
         None is opened: a named pipe would wait for a writer that never comes.
         """
         places = self.places[start:stop]
-        files = [p if not fetch.is_url(p) and os.path.isfile(p) else "" for p in places]
+        files = [p if not fetch.is_url(p) and _is_readable(p) else "" for p in places]
         return np.array(list(map(os.fsencode, files)), object)
 
     def _contents(self, number: tf.Tensor, path: tf.Tensor) -> tf.Tensor:
@@ -165,3 +165,11 @@ class ImageStream:
             return None, str(error).removeprefix(f"{place}: ")
         except tf.errors.OpError as error:
             return None, decode.reason(error)
+
+
+def _is_readable(path: str) -> bool:
+    try:
+        require_file_size(os.path.getsize(path))
+    except OSError:
+        return False
+    return os.path.isfile(path)

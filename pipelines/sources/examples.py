@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from engine.core.errors import UserError
-from engine.core.text import printable
+from engine.core.text import byte_size, printable
 
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
@@ -28,6 +28,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing"), TEST),
 }
 WHOLE_FILE = -1
+MAX_FILE_BYTES = 256 * 10**6  # of an image; the largest that may be decoded seldom take so many
 
 _TYPES = {
     "paths": object,
@@ -195,14 +196,26 @@ def read_bytes(path: str, offset: int = 0, length: int = WHOLE_FILE) -> bytes:
     """Reads `length` bytes of a file from byte `offset` on, or all of them.
 
     Raises:
-      OSError: the file can't be read, is no regular file, or ends too early.
+      OSError: the file can't be read, is no regular file, is too large, or ends too early.
     """
     with open_regular(path) as file:
+        if length == WHOLE_FILE:
+            require_file_size(os.fstat(file.fileno()).st_size)
         file.seek(offset)
         contents = file.read(length)
     if len(contents) < length:
         raise OSError(f"the file ends before byte {offset + length}")
     return contents
+
+
+def require_file_size(size: int) -> None:
+    """Refuses what would fill the memory: a film or an archive among images.
+
+    Raises:
+      OSError: there are more bytes than MAX_FILE_BYTES.
+    """
+    if size > MAX_FILE_BYTES:
+        raise OSError(f"larger than {byte_size(MAX_FILE_BYTES)}")
 
 
 def open_regular(path: str) -> BinaryIO:

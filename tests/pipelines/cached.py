@@ -62,11 +62,11 @@ def spoil(*paths: Path) -> None:
         replace(path, b"x")
 
 
-SPOILED: dict[str, tuple[bytes, int]] = {}
+SPOILED: dict[str, tuple[bytes, int, int]] = {}
 _status = index_files._status
 
 
-def _status_before(path: str) -> tuple[bytes, int]:
+def _status_before(path: str) -> tuple[bytes, int, int]:
     """As `_status`, with the ctime that a file had before it was spoiled."""
     now, before = _status(path), SPOILED.get(path)
     return before if before and before[0] == now[0] else now

@@ -47,7 +47,10 @@ def files(tmp_path):
     os.mkfifo(tmp_path / "bad-pipe.jpg")
     (tmp_path / "bad-folder.jpg").mkdir()
     (tmp_path / "bad-loop.jpg").symlink_to(tmp_path / "bad-loop.jpg")
+    (tmp_path / "bad-film.jpg").touch()
+    os.truncate(tmp_path / "bad-film.jpg", 10**12)
     names = [*contents, "bad-pipe.jpg", "bad-folder.jpg", "bad-loop.jpg", "bad-none.jpg"]
+    names.append("bad-film.jpg")
     return {name: tmp_path / name for name in names}
 
 
@@ -61,6 +64,7 @@ def test_every_broken_file_is_named_with_a_reason(files):
     assert reasons["bad-empty.jpg"] == "empty file"
     assert reasons["bad-none.jpg"] == "no such file or directory"
     assert reasons["bad-pipe.jpg"] == reasons["bad-folder.jpg"] == "not a regular file"
+    assert reasons["bad-film.jpg"] == "larger than 256 MB"
     assert "JPEG" in reasons["bad-cut.jpg"]
     assert all(reason and "\n" not in reason for reason in reasons.values())
 

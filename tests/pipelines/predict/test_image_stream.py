@@ -91,12 +91,16 @@ def test_bad_images_are_problems_and_others_follow(tmp_path):
     laid_out = bad_images.lay_out(tmp_path / "bad")
     places = [str(path) for path in (*laid_out.bad, *laid_out.odd)]
     odd = [str(tmp_path / "bad" / "pipe.jpg"), "/dev/zero", str(tmp_path)]
-    places += [*odd, str(tmp_path / "gone.png")]
+    film = tmp_path / "film.jpg"
+    film.touch()
+    os.truncate(film, 10**12)
+    places += [*odd, str(tmp_path / "gone.png"), str(film)]
     rows = flat(read(places, 32))
     assert [place for place, _, _ in rows] == places
     problems = {place: problem for place, _, problem in rows}
     assert all(problems[str(path)] for path in laid_out.bad)
     assert {problems[place] for place in odd} == {"can't be read: not a regular file"}
+    assert problems[str(film)] == "can't be read: larger than 256 MB"
     assert problems[str(tmp_path / "gone.png")] == "can't be read: No such file or directory"
     reasons = set(filter(None, problems.values()))
     assert all(reason.isprintable() and len(reason) < 80 for reason in reasons), "one short line"
