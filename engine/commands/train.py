@@ -20,6 +20,7 @@ from engine.runtime.shutdown import Shutdown
 
 if TYPE_CHECKING:
     from engine.evaluation.evaluate import Predictions
+    from pipelines.sources.examples import Examples
 
 # Fields of both TrainOptions and TrainJob.
 JOB_OPTIONS = (
@@ -88,37 +89,47 @@ def train(
     """
     logger, shutdown = logger or LoggerGroup(()), shutdown or Shutdown()
     run, recipe = RunDirectory(Path(options.run_dir)), options.recipe
-    _require_sources(recipe, resumes=run.started() and not options.overwrite)
+    examples = _list_images(recipe, resumes=run.started() and not options.overwrite)
     with shutdown.unmasked(), RunLock(run) as lock:
         if options.fit_memory:
             resumed = None if options.overwrite else run
             recipe = memory_probe.fit_accumulation_steps(recipe, resumed, options.threads)
         claim_directory(run, recipe, options.overwrite, options.plan)
         with memory_probe.raise_out_of_memory(recipe):
-            return _train(dataclasses.replace(options, recipe=recipe), lock, logger, shutdown)
+            options = dataclasses.replace(options, recipe=recipe)
+            return _train(options, examples, lock, logger, shutdown)
 
 
-def _require_sources(recipe: Recipe, resumes: bool) -> None:
-    """Before anything is said of a run that an earlier recipe left where this one is to write.
+def _list_images(recipe: Recipe, resumes: bool) -> Examples | None:
+    """Lists the images, before TensorFlow starts and before anything is said of an earlier run.
 
     resumes: the weights are in a checkpoint, and the run that they came from may be gone.
 
+    Returns:
+      None for TensorFlow Datasets, which need TensorFlow.
+
     Raises:
-      UserError: the images or the run to begin from are not there.
+      UserError: the images or the run to begin from are not there, or can't be used.
     """
     from pipelines.sources import sources
 
     sources.require_locations(recipe.data)
-    if not recipe.init_from or resumes:
-        return
-    if not RunDirectory(Path(recipe.init_from)).best.is_file():
+    start = None if resumes else recipe.init_from
+    if start and not RunDirectory(Path(start)).best.is_file():
         raise UserError(
             f"--init_from={recipe.init_from}: holds no run with a model; name a directory that "
             f"{program('train')} wrote"
         )
+    return None if recipe.data.source == "tfds" else sources.load_examples(recipe.data)
 
 
-def _train(options: TrainOptions, lock: RunLock, logger: Logger, shutdown: Shutdown) -> TrainResult:
+def _train(
+    options: TrainOptions,
+    examples: Examples | None,
+    lock: RunLock,
+    logger: Logger,
+    shutdown: Shutdown,
+) -> TrainResult:
     run, recipe = lock.run, options.recipe
     threads = tensorflow_setup.start_tensorflow(
         options.threads, recipe.deterministic, log=logger.note
@@ -140,6 +151,7 @@ def _train(options: TrainOptions, lock: RunLock, logger: Logger, shutdown: Shutd
             threads,
             logger,
             devices,
+            examples,
             lock=lock,
             shutdown=shutdown,
             **settings,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from engine.commands.shared_options import CacheOptions
@@ -17,6 +19,7 @@ from pipelines.augment import augmentations
 from pipelines.loading import batches, prepare
 from pipelines.pixel_cache.cache import NOWHERE
 from pipelines.sources import sources
+from pipelines.sources.examples import Examples
 
 
 def prepare_job(
@@ -26,15 +29,17 @@ def prepare_job(
     threads: int,
     logger: Logger,
     devices: Any = None,
+    examples: Examples | None = None,
     **settings: Any,
 ) -> TrainJob:
-    """Lists a run's images, builds its network, scans the images, and returns the job.
+    """Lists a run's images, scans them while its network is built, and returns the job.
 
-    The network is built before the scan: without its weights no image needs to be decoded. The
-    first phase's frozen layers are compiled during the first pass over the images.
+    A network that can't be built ends the scan. The first phase's frozen layers are compiled beside
+    the scan too.
 
     Args:
       devices: the `tf.distribute.Strategy` to build the network for, or None.
+      examples: the images where they are listed already, as `sources.load_examples` does.
       settings: further fields of `TrainJob`.
 
     Raises:
@@ -42,15 +47,22 @@ def prepare_job(
     """
     augmentation, place = augmentations.compose(recipe.augment), cache.location()
     augmentation.warm(recipe.batch_size, *recipe.image_size)
-    examples = sources.load_examples(recipe.data)
-    classifier = setup.build(recipe, examples.classes, run, logger, devices)
+    if examples is None:
+        examples = sources.load_examples(recipe.data)
     # The weights of a run that is resumed are still in its checkpoint.
     phases = [] if run.started() else [phase for phase in recipe.phases if phase.epochs][:1]
-    with trunk.compile_in_background(classifier, recipe, phases, devices) as compiled:
-        pixel_cache = place if recipe.cache in ("auto", "pixels") else NOWHERE
-        examples, pixels = prepare.prepare_training_data(
-            examples, recipe, run.bad_images, threads, logger.note, pixel_cache
-        )
+    failed = threading.Event()
+    pixel_cache = place if recipe.cache in ("auto", "pixels") else NOWHERE
+    data = (examples, recipe, run.bad_images, threads, logger.note, pixel_cache, failed.is_set)
+    with ThreadPoolExecutor(1, "scan") as pool:
+        scan = pool.submit(prepare.prepare_training_data, *data)
+        try:
+            classifier = setup.build(recipe, examples.classes, run, logger, devices)
+            compiled = trunk.compile_ahead(classifier, recipe, phases, devices)
+            examples, pixels = scan.result()
+        except BaseException:
+            failed.set()
+            raise
     used = pixels.nbytes if pixels and pixels.in_memory else 0
     device = tensorflow_setup.prefetch_device()
     loader = batches.ImageDataLoader(examples, recipe, threads, pixels, device)

@@ -8,8 +8,7 @@ graph, which oneDNN packs once; large ones are variables of the compiled trunk's
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -107,38 +106,29 @@ def _unfused_relus(model: keras.Model) -> dict[Any, Callable]:
     return dict.fromkeys(relus, lambda inputs: tf.maximum(inputs, tf.zeros([], inputs.dtype)))
 
 
-@contextlib.contextmanager
-def compile_in_background(
+def compile_ahead(
     classifier: Classifier,
     recipe: Recipe,
     phases: Sequence[Phase],
     devices: tf.distribute.Strategy | None = None,
-) -> Iterator[CompiledTrunks]:
-    """Compiles trunks on a thread within the block; nothing else may touch the model there.
+) -> CompiledTrunks:
+    """Compiles trunks while others read images, and runs each once on a batch of zeros.
 
-    Each is compiled in every mode that the recipe allows, and run once on a batch of zeros.
+    Each is compiled in every mode that the recipe allows. What fails is left to the phase, which
+    compiles it again, and fails there.
 
     Args:
       phases: those of the recipe that start with the present weights.
       devices: as `classifier.build` takes them.
     """
     compiled: CompiledTrunks = {}
+    pixels = tf.zeros((recipe.batch_size, *recipe.image_size, 3))
     scope = (devices or tf.distribute.get_strategy()).scope()
-
-    def work() -> None:
-        pixels = tf.zeros((recipe.batch_size, *recipe.image_size, 3))
-        # What fails here is compiled again by the phase, and fails there.
-        with contextlib.suppress(Exception), scope:
-            for phase in phases:
-                partition = partition_model(classifier, phase.trainable)
-                for mode in recipe_modes(recipe) if partition.frozen else ():
-                    trunk = compile_frozen(partition.trunk, mode)
-                    trunk(pixels)
-                    compiled[phase.name, mode] = trunk
-
-    thread = threading.Thread(target=work, name="compile-trunk")
-    thread.start()
-    try:
-        yield compiled
-    finally:
-        thread.join()
+    with contextlib.suppress(Exception), scope:
+        for phase in phases:
+            partition = partition_model(classifier, phase.trainable)
+            for mode in recipe_modes(recipe) if partition.frozen else ():
+                trunk = compile_frozen(partition.trunk, mode)
+                trunk(pixels)
+                compiled[phase.name, mode] = trunk
+    return compiled

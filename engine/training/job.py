@@ -21,7 +21,7 @@ class TrainJob:
 
     lock: of the run's directory; None where nothing else can know of the directory.
     cache_budget: where the trunk's outputs may be cached.
-    compiled_trunks: from `trunk.compile_in_background`; a phase takes those that are its own.
+    compiled_trunks: from `trunk.compile_ahead`; a phase takes those that are its own.
     on_nan: see `engine.core.recipe.ON_NAN`. steps_per_execution: None to have it measured.
     profile_steps: the first and the last step that TensorFlow's profiler records.
     """

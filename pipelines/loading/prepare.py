@@ -33,6 +33,7 @@ def prepare_training_data(
     threads: int,
     log: Log,
     location: CacheLocation = NOWHERE,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> tuple[Examples, PixelCache | None]:
     """Excludes broken images, lists them in `report`, and caches the pixels of the others.
 
@@ -41,14 +42,15 @@ def prepare_training_data(
     Args:
       examples: the recipe's data, as `sources.load_examples` lists it.
       location: where pixels may be cached.
+      cancelled: whether to give up, asked now and then.
 
     Returns:
       The examples, their `rows` those of the pixels, and the pixels, None where not cached.
 
     Raises:
-      UserError: see `exclude_broken`.
+      UserError: see `exclude_broken`. InterruptedError: it was cancelled.
     """
-    result = PixelCacheBuilder(examples, recipe, threads, log, location).build()
+    result = PixelCacheBuilder(examples, recipe, threads, log, location, cancelled).build()
     missing, others = _split_off_missing(recipe.data, result)
     try:
         usable = exclude_broken(result.examples, result.broken, report, recipe.data.on_bad_image)

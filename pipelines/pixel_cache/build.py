@@ -60,15 +60,17 @@ class PixelCacheBuilder:
         threads: int,
         log: Callable[[str], None],
         location: CacheLocation = NOWHERE,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         """Stamps every file and opens none.
 
         Args:
           threads: how many images are decoded at a time.
           log: takes one line for the user.
+          cancelled: whether decoding is to end with an InterruptedError, asked for each batch.
         """
         self.examples, self.recipe, self.threads = examples, recipe, threads
-        self.log, self.location = log, location
+        self.log, self.location, self.cancelled = log, location, cancelled
         self.shape = (*recipe.image_size, 3)
         stamps, changed, self.faults = stamp_images(
             examples.paths, examples.offsets, examples.lengths
@@ -203,6 +205,8 @@ class PixelCacheBuilder:
             return decode.decode(contents, *self.shape[:2], self.recipe.resize)
 
         def collect(numbers: np.ndarray, batch: ImageFacts) -> None:
+            if self.cancelled():
+                raise InterruptedError("the images are no longer needed")
             facts["orientation"][rows[numbers]] = batch.orientations
             facts["fingerprint"][rows[numbers]] = batch.fingerprints
             facts["checksum"][rows[numbers]] = checksums(batch.pixels)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import json
 import os
 import signal
 import sys
+import threading
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from engine.cli import command_line
@@ -26,6 +27,9 @@ from engine.runs.directory import RunDirectory
 from engine.runtime.shutdown import Shutdown, ShutdownRequested
 from engine.training import loop
 from pipelines.loading import prepare
+from pipelines.pixel_cache import scan as scan_module
+from pipelines.pixel_cache.scan import ImageFacts
+from pipelines.sources.examples import read
 from tests.engine.small_runs import Watcher, small_recipe
 
 SMALL = (
@@ -52,7 +56,7 @@ def run_options(shutdown, monkeypatch) -> list:
     """The options of the runs of a test, none of which trains; all lack a report."""
     options: list[command.TrainOptions] = []
 
-    def train(given, lock, logger, stop):
+    def train(given, examples, lock, logger, stop):
         assert stop is shutdown
         options.append(given)
         return command.TrainResult(lock.run, {}, {}, "no report (x)")
@@ -212,16 +216,51 @@ def test_first_phase_with_epochs_is_compiled_during_the_first_pass(
     """Nothing of a run that is resumed, whose weights are not in the model yet."""
     phases, compiled = ("head(epochs=0)", "middle(epochs=1)", "top(epochs=1)"), []
 
-    def compile_in_background(classifier, recipe, phases, devices):
+    def compile_ahead(classifier, recipe, phases, devices):
         compiled.extend(phase.name for phase in phases)
-        return contextlib.nullcontext()
 
-    monkeypatch.setattr(training_data.trunk, "compile_in_background", compile_in_background)
+    monkeypatch.setattr(training_data.trunk, "compile_ahead", compile_ahead)
     if started:
         (tmp_path / "best.npz").touch()
     run, recipe = RunDirectory(tmp_path), small_recipe(coloured, phases)
     training_data.prepare_job(recipe, run, CacheOptions(), 2, Watcher())
     assert compiled == expected
+
+
+def test_images_that_cannot_be_used_are_refused_before_tensorflow_starts(tmp_path, monkeypatch):
+    (tmp_path / "data" / "alone").mkdir(parents=True)
+    (tmp_path / "data" / "alone" / "1.jpg").touch()
+    monkeypatch.setattr(command.tensorflow_setup, "start_tensorflow", None)
+    options = options_of(*SMALL, f"--data_dir={tmp_path / 'data'}", f"--run_dir={tmp_path / 'run'}")
+    with pytest.raises(UserError, match="alone"):
+        command.train(options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_network_that_cannot_be_built_ends_the_scan(coloured, tmp_path, monkeypatch):
+    scanning, ended = threading.Event(), []
+
+    def build(*_):
+        scanning.wait()
+        raise UserError("no weights")
+
+    def scan(examples, pixels, threads, collect):
+        shape = (1, *pixels(read(examples, 0)).shape)
+        batch = ImageFacts(np.zeros(shape, np.uint8), *(np.zeros(1, np.int64) for _ in range(2)))
+        scanning.set()
+        try:
+            while True:
+                collect(np.zeros(1, np.int32), batch)
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr(training_data.setup, "build", build)
+    monkeypatch.setattr(scan_module, "scan_images", scan)
+    recipe, run = small_recipe(coloured), RunDirectory(tmp_path)
+    with pytest.raises(UserError, match="no weights"):
+        training_data.prepare_job(recipe, run, CacheOptions(tmp_path), 2, Watcher())
+    assert ended == [True]
+    assert not list(tmp_path.glob("pixels-*"))
 
 
 def test_run_on_splits_that_lack_classes_names_them_and_ends_with_a_report(coloured, tmp_path):

@@ -1,7 +1,5 @@
 """A compiled trunk: the same network with fixed values, in any precision."""
 
-import threading
-
 import keras
 import numpy as np
 import pytest
@@ -118,49 +116,29 @@ def test_xla_gives_the_same_outputs(plain):
     assert relative_error(compiled(IMAGES)[0], run_trunk(plain, IMAGES)[0]) < 1e-5
 
 
-def compile_in_background(network, phases, during=lambda: None):
-    recipe = small.recipe(image_size=(small.SIDE, small.SIDE))
-    with trunk.compile_in_background(network, recipe, phases) as compiled:
-        during()
-    return compiled
+def compile_ahead(network, phases):
+    return trunk.compile_ahead(network, small.recipe(image_size=(small.SIDE, small.SIDE)), phases)
 
 
-def test_background_compiles_every_mode_of_a_phase(monkeypatch):
-    network, modes, threads = small.network(), [FLOAT32, ComputeMode("mixed_bfloat16")], []
+def test_every_mode_of_a_phase_is_compiled_ahead(monkeypatch):
+    network, modes = small.network(), [FLOAT32, ComputeMode("mixed_bfloat16")]
     monkeypatch.setattr(precision, "half_precision_dtypes", lambda: ["bfloat16"])
-    compile_frozen = trunk.compile_frozen
-
-    def recorded(*arguments):
-        threads.append(threading.current_thread().name)
-        return compile_frozen(*arguments)
-
-    monkeypatch.setattr(trunk, "compile_frozen", recorded)
-    compiled = compile_in_background(network, (Phase("transfer"),))
-    assert threads == ["compile-trunk"] * 2
+    compiled = compile_ahead(network, (Phase("transfer"),))
     assert list(compiled) == [("transfer", mode) for mode in modes]
     for mode in modes:
-        expected = compile_frozen(freezing.partition_model(network, "head").trunk, mode)
+        expected = trunk.compile_frozen(freezing.partition_model(network, "head").trunk, mode)
         actual = compiled["transfer", mode]
         assert np.array_equal(actual(IMAGES)[0], expected(IMAGES)[0])
 
 
 @pytest.mark.parametrize("phases", [(), (Phase("whole", trainable="all"),)])
-def test_background_without_frozen_layers_compiles_nothing(phases):
-    assert compile_in_background(small.network(), phases) == {}
+def test_nothing_is_compiled_ahead_without_frozen_layers(phases):
+    assert compile_ahead(small.network(), phases) == {}
 
 
-def test_failure_in_background_leaves_the_trunk_to_its_phase(monkeypatch):
+def test_failure_ahead_leaves_the_trunk_to_its_phase(monkeypatch):
     monkeypatch.setattr(trunk, "compile_frozen", None)
-    assert compile_in_background(small.network(), (Phase("transfer"),)) == {}
-
-
-def test_background_thread_ends_with_a_block_that_fails():
-    def fail():
-        raise KeyError
-
-    with pytest.raises(KeyError):
-        compile_in_background(small.network(), (Phase("transfer"),), during=fail)
-    assert all(thread.name != "compile-trunk" for thread in threading.enumerate())
+    assert compile_ahead(small.network(), (Phase("transfer"),)) == {}
 
 
 def test_model_itself_stays_float32(plain):

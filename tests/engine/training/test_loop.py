@@ -216,9 +216,7 @@ def test_phase_takes_its_trunk_compiled_before(coloured, tmp_path):
     """It holds the weights of that time, so that no later phase may take it."""
     job = make_job(small_recipe(coloured), tmp_path / "run", Watcher())
     transfer, fine_tune = job.recipe.phases
-    with trunk.compile_in_background(job.classifier, job.recipe, (transfer,)) as compiled:
-        pass
-    ready = compiled["transfer", FLOAT32]
+    ready = trunk.compile_ahead(job.classifier, job.recipe, (transfer,))["transfer", FLOAT32]
     job.compiled_trunks.update({(phase.name, FLOAT32): ready for phase in (transfer, fine_tune)})
     trainers = [loop.PhaseTrainer(job, phase, TrainState(), {}) for phase in (transfer, fine_tune)]
     assert [trainer.frozen_forward.trunk is ready for trainer in trainers] == [True, False]
