@@ -25,7 +25,7 @@ LIGHT_MODULES = (
     *("engine.models.backbones", "engine.optim.phase_options", "engine.optim.optimizers"),
     *("engine.optim.schedules", "engine.runs.directory", "engine.inference.predictions_file"),
     *("engine.inference.predictions_format", "pipelines.augment.augmentations"),
-    *("pipelines.sources.sources", "pipelines.predict.find_images", "engine.runtime.hardware"),
+    *("pipelines.sources.sources", "pipelines.predict.list_inputs", "engine.runtime.hardware"),
     *("engine.benchmark.cloud", "engine.benchmark.compare"),
 )
 

@@ -103,7 +103,7 @@ def measure_service(
       UserError: an image can't be read, or the service does not start or respond.
     """
     logger = logger or LoggerGroup(())
-    images = _read_images(options)
+    images = _read_images(options, logger.note)
     with _service(options.service, logger, warn or logger.note) as address:
         asyncio.run(send_images(address, images[:WARM_UP], options.connections))
         sequential = asyncio.run(send_images(address, images, 1))
@@ -111,12 +111,12 @@ def measure_service(
     return LoadTestResult(sequential, concurrent, options.connections)
 
 
-def _read_images(options: LoadTestOptions) -> list[tuple[str, bytes]]:
+def _read_images(options: LoadTestOptions, log: Callable[[str], None]) -> list[tuple[str, bytes]]:
     """Reads the name and contents of an image for each request."""
     tensorflow_setup.start_tensorflow(options.service.threads)
-    from pipelines.predict import find_images
+    from pipelines.predict import list_inputs
 
-    paths = itertools.islice(find_images.find_images(options.images), options.requests)
+    paths = itertools.islice(list_inputs.list_inputs(options.images, log), options.requests)
     files = [(printable(path), _read(path)) for path in paths]
     return [files[index % len(files)] for index in range(options.requests)]
 

@@ -17,7 +17,7 @@ from engine.inference.predictions import Prediction
 from engine.models.backbones import BACKBONES
 from engine.runs.directory import RunDirectory
 from engine.runtime import tensorflow_setup
-from pipelines.predict import find_images
+from pipelines.predict import list_inputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,7 +85,7 @@ def predict(options: PredictOptions, log: Log = ignore) -> PredictResult:
     Raises:
       UserError: there is no such image or run, or the plot can't be written.
     """
-    paths = find_images.find_images(options.images, options.allow_private_urls)
+    paths = list_inputs.list_inputs(options.images, log, options.allow_private_urls)
     threads = tensorflow_setup.start_tensorflow(options.threads, log=log)
 
     from engine.inference import predictions as inference

@@ -14,7 +14,7 @@ from engine.inference import predictions_file
 from engine.inference.predictions_file import PredictionCounts, PredictionsFile, PredictionsRequest
 from engine.runtime import tensorflow_setup
 from engine.runtime.shutdown import Shutdown
-from pipelines.predict import fetch, find_images
+from pipelines.predict import fetch, list_inputs
 
 if TYPE_CHECKING:
     from engine.inference.predictor import Predictor
@@ -41,7 +41,7 @@ def predict_to_file(
     request = _request(options, overwrite)
     interrupted = predictions_file.find_interrupted(path, request, overwrite)
     if interrupted is None:
-        paths = find_images.find_images(options.images, options.allow_private_urls)
+        paths = list_inputs.list_inputs(options.images, progress.note, options.allow_private_urls)
         request = dataclasses.replace(request, paths=tuple(paths))
     else:
         request = interrupted

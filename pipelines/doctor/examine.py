@@ -128,6 +128,7 @@ def examine(spec: DataSpec, threads: int, progress: Callable[[int, int], None]) 
     findings += [
         *_broken_findings(broken, examples),
         *quick_check.check_paths(spec, examples),
+        *quick_check.passed_over_findings(examples),
         *quick_check.check_headers(examples, facts["header"], facts["orientation"]),
         *quick_check.single_colour_findings(examples, flat),
         *quick_check.shallow_findings(examples, brightest),

@@ -73,6 +73,10 @@ _LEVELS = {
         ),
         ("turned", "image", "rotated by EXIF", "nothing: it is read upright"),
         ("odd_name", "name", "not in UTF-8", "rename: other programs may fail"),
+        (
+            *("passed_over", "", "files and folders that are not read"),
+            "nothing, unless one is an image: save it as JPEG or PNG",
+        ),
         ("stray", "image", "beside the class folders", "move into a class folder"),
     ),
 }

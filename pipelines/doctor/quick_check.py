@@ -17,6 +17,7 @@ from pipelines.pixel_cache.cache import PixelCache
 from pipelines.pixel_cache.index import FACTS
 from pipelines.sources import manifest, sources
 from pipelines.sources.examples import Examples, read
+from pipelines.sources.find_images import has_image_name
 
 HUGE_PIXELS = 50_000_000
 TINY_SIDE = 32  # pixels
@@ -24,7 +25,6 @@ NARROW = 5.0  # times as long as wide
 ONE_COLOUR_LEVELS = 3  # of 255: the difference that saving as JPEG makes
 IMBALANCE = 10.0  # times as many images
 SHOWN_CLASSES = 10
-_SUFFIXES = tuple(f".{suffix}" for suffixes in headers.NAMES.values() for suffix in suffixes)
 DARK_LEVEL = 31  # of 255: an eighth of the range
 _DEEP_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # then width, height, bits
 _PROBES = 8  # pixels along each side that are tested before the whole image
@@ -104,6 +104,15 @@ def check_headers(examples: Examples, rows: np.ndarray, orientations: np.ndarray
         if (wrong := headers.misnamed(examples.paths[i], formats[i]))
     ]
     return kinds.collect(cases)
+
+
+def passed_over_findings(examples: Examples) -> list[Finding]:
+    """Reports what lies among the images and is not read, a case for each reason."""
+    paths: dict[str, list[str]] = defaultdict(list)
+    for one in examples.passed_over:
+        paths[one.reason].append(printable(one.path))
+    cases = [Case(tuple(those), f"{len(those):,} {reason}") for reason, those in paths.items()]
+    return kinds.collect({"passed_over": cases})
 
 
 def find_imbalance(examples: Examples) -> list[Finding]:
@@ -247,4 +256,4 @@ def _is_inside(path: str, folder: str) -> bool:
 def _images_in(folder: str) -> list[str]:
     """Returns images directly in a folder whose class folders alone are read."""
     entries = _entries(folder)
-    return [e.path for e in entries if e.name.lower().endswith(_SUFFIXES) and e.is_file()]
+    return [e.path for e in entries if has_image_name(e.name) and e.is_file()]

@@ -19,6 +19,7 @@ from pipelines.pixel_cache.index import MISSING
 from pipelines.pixel_cache.scan import BrokenImage
 from pipelines.sources import manifest, sources
 from pipelines.sources.examples import SPLITS, TRAIN, Examples, as_printed
+from pipelines.sources.find_images import describe_passed_over
 from pipelines.sources.validate import missing_classes
 
 MISSING_CLASSES = "missing_classes.csv"
@@ -50,6 +51,7 @@ def prepare_training_data(
     Raises:
       UserError: see `exclude_broken`. InterruptedError: it was cancelled.
     """
+    _report_passed_over(examples, log)
     result = PixelCacheBuilder(examples, recipe, threads, log, location, cancelled).build()
     missing, others = _split_off_missing(recipe.data, result)
     try:
@@ -87,6 +89,7 @@ def prepare_evaluation_data(
       UserError: the data has a class that the model does not know, or no usable image.
     """
     examples = _relabel(sources.load_split(recipe.data, split), classes)
+    _report_passed_over(examples, log)
     result = PixelCacheBuilder(examples, recipe, threads, log, location).open_existing()
     result = result or PixelCacheBuilder(examples, recipe, threads, log).build()
     missing, others = _split_off_missing(recipe.data, result)
@@ -147,6 +150,11 @@ def _no_usable(what: str, count: int, report: Path) -> UserError:
         f"no image {what} can be used, of {count:,}; {report} lists all with the reasons; "
         "replace them"
     )
+
+
+def _report_passed_over(examples: Examples, log: Log) -> None:
+    if line := describe_passed_over(examples.passed_over):
+        log(line)
 
 
 def _report_missing_classes(examples: Examples, file: Path, log: Log) -> None:

@@ -18,9 +18,13 @@ from engine.core.errors import UserError
 from pipelines.decode import decode
 from pipelines.loading.batches import PREFETCHED_BATCHES
 from pipelines.predict import fetch
-from pipelines.predict.find_images import flush_interval
 from pipelines.sources.examples import read_bytes, require_file_size
 from pipelines.sources.reader import IMAGES_PER_THREAD, dataset_options
+
+
+def flush_interval(batch_size: int) -> int:
+    """Returns the number of images after which a batch ends however full it is."""
+    return 32 * batch_size
 
 
 class ImageStream:

@@ -12,6 +12,7 @@ import hashlib
 import os
 import stat
 import unicodedata
+from collections.abc import Iterable
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -42,6 +43,14 @@ _TYPES = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class PassedOver:
+    """A file or folder that is not read, and why, as in `3 other than regular files`."""
+
+    path: str
+    reason: str
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
     """N examples as columns; every column is an array [N].
@@ -56,6 +65,7 @@ class Examples:
       keys: str, a name that doesn't depend on the data set's folder; splits depend on it.
       rows: int64, index of its pixels in the pixel cache of the run; -1 for none.
       classes: names of the labels.
+      passed_over: what the source found and did not list.
     """
 
     paths: np.ndarray
@@ -67,6 +77,7 @@ class Examples:
     keys: np.ndarray
     rows: np.ndarray
     classes: tuple[str, ...]
+    passed_over: tuple[PassedOver, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.paths)
@@ -138,6 +149,7 @@ def from_columns(
     lengths: Any = None,
     splits: Any = None,
     groups: Any = None,
+    passed_over: Iterable[PassedOver] = (),
 ) -> Examples:
     """Builds examples from sequences; by default plain files, all for training, without groups.
 
@@ -164,6 +176,7 @@ def from_columns(
         keys=_strings(keys),
         rows=np.arange(count),
         classes=tuple(map(printable, classes)),
+        passed_over=tuple(passed_over),
     )
 
 

@@ -19,14 +19,13 @@ from pipelines.sources.examples import (
     TRAIN,
     VALIDATION,
     Examples,
+    PassedOver,
     from_columns,
     split_of,
 )
+from pipelines.sources.find_images import find_images, list_folder
 from pipelines.sources.splits import add_validation_split, limit_examples
 from pipelines.sources.validate import validate_examples
-
-# Files of file managers and archivers, in lower case. Hidden names are ignored anyway.
-JUNK = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
 
 
 def load_examples(spec: DataSpec) -> Examples:
@@ -186,8 +185,9 @@ def from_tfds(spec: DataSpec) -> Examples:
 
 
 def _from_class_folders(places: dict[int, str]) -> Examples:
-    """Lists all files below the class folders of each split, sorted by name."""
-    folders = {split: _folders_in(place) for split, place in sorted(places.items())}
+    """Lists the images below the class folders of each split, sorted by name."""
+    passed_over: list[PassedOver] = []
+    folders = {split: _folders_in(place, passed_over) for split, place in sorted(places.items())}
     for split, inside in folders.items():
         if not inside:
             raise UserError(
@@ -200,68 +200,37 @@ def _from_class_folders(places: dict[int, str]) -> Examples:
         prefix = f"{SPLITS[split]}/" if len(folders) > 1 else ""
         for name, folder in inside.items():
             label, below = names.index(name), f"{prefix}{name}/"
+            found = find_images(folder)
+            if found.unreadable:
+                raise _unreadable_folder(found.unreadable[0])
             rows += [
-                (file, label, split, below + os.path.relpath(file, folder))
-                for file in _files_below(folder)
+                (file, label, split, below + os.path.relpath(file, folder)) for file in found.files
             ]
+            passed_over += found.passed_over
     paths, labels, splits, keys = zip(*rows, strict=True) if rows else ((), (), (), ())
-    return from_columns(paths, labels, tuple(names), keys=keys, splits=splits)
+    return from_columns(
+        paths, labels, tuple(names), keys=keys, splits=splits, passed_over=passed_over
+    )
 
 
-def _is_junk(name: str) -> bool:
-    return name.startswith(".") or name.lower() in JUNK
-
-
-def _folders_in(place: str) -> dict[str, str]:
-    """Returns name -> path of the folders in a folder, without hidden ones, sorted."""
+def _folders_in(place: str, passed_over: list[PassedOver] | None = None) -> dict[str, str]:
+    """Returns name -> path of the folders in a folder, without hidden ones and junk, sorted."""
+    others: list[PassedOver] = [] if passed_over is None else passed_over
     try:
-        with os.scandir(os.path.expanduser(place)) as entries:
-            folders = {e.name: e.path for e in entries if _is_folder(e) and not _is_junk(e.name)}
+        folders = list_folder(os.path.expanduser(place), others)[0]
     except OSError as error:
         raise UserError(
             f"{printable(place)} can't be read as a folder: {error.strerror}; "
             "allowed: a folder with a folder of images for each class"
         ) from None
-    return dict(sorted(folders.items()))
+    return {os.path.basename(folder): folder for folder in folders}
 
 
-def _files_below(folder: str) -> list[str]:
-    """Lists every file below a folder at any depth, without hidden ones and junk, sorted.
-
-    Links are followed, but each real folder is entered once, and the parent never: its other
-    folders are other classes. A link to nothing counts as a file, so that it is reported as broken.
-    """
-    files: list[str] = []
-    entered = {os.path.realpath(os.path.dirname(folder))}
-    waiting = [folder]
-    while waiting:
-        place = waiting.pop()
-        if os.path.realpath(place) in entered:
-            continue
-        entered.add(os.path.realpath(place))
-        try:
-            with os.scandir(place) as entries:
-                found = sorted((e for e in entries if not _is_junk(e.name)), key=lambda e: e.name)
-        except OSError as error:
-            raise UserError(
-                f"the folder {printable(place)} can't be read: {error.strerror}; "
-                "give yourself the right to read it, or move it elsewhere"
-            ) from None
-        files += [entry.path for entry in found if _is_file(entry)]
-        waiting += [entry.path for entry in reversed(found) if _is_folder(entry)]
-    return sorted(files)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """A folder or a link to one; a link that leads to itself is none."""
-    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    """A regular file, or a link that leads to one, to nothing or to itself."""
-    if entry.is_symlink():
-        return os.path.isfile(entry.path) or not os.path.exists(entry.path)
-    return entry.is_file()
+def _unreadable_folder(error: OSError) -> UserError:
+    return UserError(
+        f"the folder {printable(error.filename)} can't be read: {error.strerror}; "
+        "give yourself the right to read it, or move it elsewhere"
+    )
 
 
 SOURCES = {

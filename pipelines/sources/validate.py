@@ -7,6 +7,7 @@ import numpy as np
 from engine.core.errors import UserError
 from engine.core.text import printable
 from pipelines.sources.examples import SPLITS, TRAIN, WHOLE_FILE, Examples
+from pipelines.sources.find_images import describe_passed_over
 from pipelines.sources.identical_files import first_identical_file
 
 
@@ -42,7 +43,11 @@ def missing_classes(examples: Examples) -> list[tuple[str, str]]:
 
 def _require_classes(examples: Examples) -> None:
     if not len(examples):
-        raise UserError("no images at all; put each class's images in a folder of its own")
+        others = describe_passed_over(examples.passed_over)
+        raise UserError(
+            f"no images at all{others and f'; {others}'}; "
+            "put each class's images in a folder of its own"
+        )
     if len(examples.classes) < 2:
         raise UserError(
             f"only one class, {examples.classes[0]!r}; a classifier needs two or more: "
@@ -60,11 +65,13 @@ def _require_training_images(examples: Examples) -> None:
     for label, (name, count) in enumerate(zip(examples.classes, counts, strict=True)):
         if not count:
             where = _splits_of(examples.take(examples.labels == label))
+            others = describe_passed_over(examples.passed_over)
             raise UserError(
                 f"class {name!r} has images in {where} but none in train; "
                 f"give it some in train too, or remove it from {where}"
                 if where
-                else f"class {name!r} has no images; add some, or remove its empty folder"
+                else f"class {name!r} has no images{others and f'; {others}'}; "
+                "add some, or remove its folder"
             )
 
 

@@ -215,7 +215,7 @@ def lay_out(folder: Path) -> Laid:
     for number, (name, make) in enumerate((KINDS | ODD).items()):
         for variant in range(VARIANTS):
             random = np.random.default_rng((number, variant))
-            suffix = (".jpg", ".png", "", ".JPEG")[variant % 4]
+            suffix = (".jpg", ".png", ".jpe", ".JPEG")[variant % 4]
             path = folder / f"{name} {variant}{suffix}"
             path.write_bytes(make(random))
             (bad if name in KINDS else odd).append(path)
@@ -240,7 +240,8 @@ def _no_files(folder: Path) -> list[Path]:
 
 def _odd_names(folder: Path) -> list[Path]:
     names = (b"\xff\xfe.jpg", b"two\nlines.jpg", b"-rf.png", b"%s%n{}.jpg", b"=1+1.jpg")
-    names += ("🐈" * 50 + ".jpg").encode(), b"a'b\"c;`id`$(id).jpg", b"<script>.png", b"x" * 255
+    names += ("🐈" * 50 + ".jpg").encode(), b"a'b\"c;`id`$(id).jpg", b"<script>.png"
+    names += (b"x" * 251 + b".jpg",)
     paths = [Path(os.fsdecode(os.path.join(os.fsencode(folder), name))) for name in names]
     for path in paths:
         path.write_bytes(b"bad\n")

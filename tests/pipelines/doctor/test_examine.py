@@ -57,6 +57,21 @@ def test_refused_data_is_limited_too(tmp_path):
     assert len(dataset.examples) == 2
 
 
+def test_what_is_passed_over_is_a_note_with_a_case_for_each_reason(tmp_path):
+    for name in ("a/0.jpg", "a/1.jpg", "b/2.jpg", "b/3.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(scene(int(name[2])))
+    for name in ("a/notes.txt", "b/labels.json", "b/Thumbs.db"):
+        (tmp_path / name).write_bytes(b"no image")
+    spec = DataSpec("folders", str(tmp_path))
+    summary = examine.examine(spec, 2, lambda *_: None).summary
+    (passed,) = (one for one in summary.findings if one.name == "passed_over")
+    assert {case.detail: names(case) for case in passed.cases} == {
+        "2 without an image's name or contents": "labels.json notes.txt",
+        "1 hidden or of the system": "Thumbs.db",
+    }
+
+
 def test_classes_that_a_split_lacks_are_notes(tmp_path):
     for number, name in enumerate(("train/cats", "train/dogs", "train/owls", "val/dogs")):
         (tmp_path / name).mkdir(parents=True)

@@ -1,6 +1,8 @@
 """From a recipe to images that can be loaded, and messages about those that can't."""
 
+import dataclasses
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -65,6 +67,22 @@ def test_without_cache_all_examples_come_without_pixels(recipe, tmp_path):
         assert pixels is None
         assert len(examples) == 52
         assert (examples.rows == -1).all()
+
+
+def test_training_and_evaluation_say_what_is_passed_over(recipe, coloured, tmp_path):
+    shutil.copytree(coloured, tmp_path / "data")
+    folder = next(path for path in (tmp_path / "data").iterdir() if path.is_dir())
+    (folder / "notes.txt").write_text("no image")
+    (folder / "@eaDir").mkdir()
+    data, lines = DataSpec("folders", str(tmp_path / "data")), []
+    recipe = dataclasses.replace(recipe, data=data)
+    classes = prepare_training(recipe, tmp_path, lines.append)[0].classes
+    prepare.prepare_evaluation_data(recipe, classes, "all", 2, lines.append)
+    said = [line for line in lines if line.startswith("passed over")]
+    assert said == 2 * [
+        "passed over 2 files or folders: 1 hidden or of the system (@eaDir 1), "
+        "1 without an image's name or contents (.txt 1)"
+    ]
 
 
 @pytest.mark.parametrize("count", [1, 2])

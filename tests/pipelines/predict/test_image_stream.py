@@ -10,7 +10,7 @@ from PIL import Image
 
 from engine.core.errors import UserError
 from pipelines.decode import bounds, unsupported
-from pipelines.predict import fetch, find_images, image_stream
+from pipelines.predict import fetch, image_stream
 from pipelines.predict.image_stream import ImageStream
 from tests.pipelines import bad_images
 from tests.pipelines.encoded_images import saved
@@ -68,7 +68,7 @@ def test_groups_have_every_place_once_in_order_for_any_batch_size(mixed):
 def test_group_of_unreadable_images_ends_at_the_flush_interval(tmp_path):
     """Else a folder of broken images would say nothing until its end, and keep nothing."""
     good, bad = laid(tmp_path, {"good.png": coloured(8), "bad.png": b"bad"})
-    length = find_images.flush_interval(2)
+    length = image_stream.flush_interval(2)
     places = [bad] * (2 * length + 5) + [good] + [bad] * length
     groups = read(places, 2)
     assert [group.places for group in groups[:2]] == [[bad] * length] * 2

@@ -125,13 +125,13 @@ def test_split_folders_reads_three_folders(tmp_path):
     assert counts(sources.load_examples(spec)) == [(3, 3), (1, 1), (2, 0)]
 
 
-def test_listing_includes_nested_files_and_no_junk(tmp_path):
+def test_listing_includes_nested_files_and_what_is_passed_over(tmp_path):
     fill(tmp_path, *images("cat", 3), *images("dog", 3), "cat/deep/er/x.jpg", "cat/odd.xyz")
-    fill(tmp_path, "cat/.DS_Store", "cat/Thumbs.db", "dog/desktop.ini", ".git/x", "__MACOSX/cat/x")
-    fill(tmp_path, "dog/.ipynb_checkpoints/x.jpg")
-    os.mkfifo(tmp_path / "dog" / "pipe")
-    others = set(folders(tmp_path).keys) - {*images("cat", 3), *images("dog", 3)}
-    assert others == {"cat/deep/er/x.jpg", "cat/odd.xyz"}
+    fill(tmp_path, "cat/.DS_Store", ".git/x.jpg", "__MACOSX/cat/x.jpg", "readme.txt")
+    examples = folders(tmp_path)
+    assert set(examples.keys) == {*images("cat", 3), *images("dog", 3), "cat/deep/er/x.jpg"}
+    names = {os.path.relpath(one.path, tmp_path) for one in examples.passed_over}
+    assert names == {".git", "__MACOSX", "cat/.DS_Store", "cat/odd.xyz"}
 
 
 def test_listing_follows_links_and_ends_in_circles(tmp_path):
@@ -173,28 +173,45 @@ def test_duplicates_stay_in_one_split(tmp_path):
 
 MISTAKES = {
     "does not exist": [],
-    "'bird' has no images": ["cat/1", "dog/1", "bird/.keep"],
-    "only one class, 'cat'": ["cat/1", "cat/2"],
-    "no images at all": ["cat/.keep", "dog/.keep"],
+    "'bird' has no images": ["cat/1.jpg", "dog/1.jpg", "bird/.keep"],
+    "only one class, 'cat'": ["cat/1.jpg", "cat/2.jpg"],
+    "no images at all; passed over 2 files": ["cat/.keep", "dog/.keep"],
     "contains no folders": ["1.jpg", "2.jpg"],
     "'bird' has images in validation but none in train": [
-        *("train/cat/1", "train/dog/1", "val/bird/1", "val/cat/2", "val/dog/2"),
+        *("train/cat/1.jpg", "train/dog/1.jpg", "val/bird/1.jpg", "val/cat/2.jpg", "val/dog/2.jpg"),
     ],
     "no images to train on, only in validation and test": [
-        *("val/cat/1", "val/dog/1", "test/cat/2", "test/dog/2"),
+        *("val/cat/1.jpg", "val/dog/1.jpg", "test/cat/2.jpg", "test/dog/2.jpg"),
     ],
     "train/, val/, validation/, two of them for one split": [
-        *("train/cat/1", "train/dog/1", "val/cat/2", "val/dog/2", "validation/cat/3"),
+        *(
+            "train/cat/1.jpg",
+            "train/dog/1.jpg",
+            "val/cat/2.jpg",
+            "val/dog/2.jpg",
+            "validation/cat/3.jpg",
+        ),
     ],
-    "contains bus/ beside train, val": ["train/cat/1", "train/dog/1", "val/cat/2", "bus/dog/2"],
-    "contains runs/ beside Train": ["Train/cat/1", "Train/dog/1", "runs/plot.png"],
+    "contains bus/ beside train, val": [
+        "train/cat/1.jpg",
+        "train/dog/1.jpg",
+        "val/cat/2.jpg",
+        "bus/dog/2.jpg",
+    ],
+    "contains runs/ beside Train": ["Train/cat/1.jpg", "Train/dog/1.jpg", "runs/plot.png"],
     "2 folders that all hold the same folders": [
-        *("learn/cat/1", "learn/dog/1", "learn/bus/1", "check/cat/2", "check/dog/2"),
+        *(
+            "learn/cat/1.jpg",
+            "learn/dog/1.jpg",
+            "learn/bus/1.jpg",
+            "check/cat/2.jpg",
+            "check/dog/2.jpg",
+        ),
     ],
-    "single folder, .*cat, dog.*--data_dir=.*/flowers": ["flowers/cat/1", "flowers/dog/2"],
-    "classes 'cafe.u0301' and 'caf.xe9' look alike": ["cafe\u0301/1", "caf\xe9/2"],
-    r"classes 'a.nb' and 'a..nb' look alike": ["a\nb/1", r"a\nb/2"],
-    r"classes 'dog' and 'dog ' look alike": ["dog/1", "dog /2"],
+    "single folder, .*cat, dog.*--data_dir=.*/flowers": ["flowers/cat/1.jpg", "flowers/dog/2.jpg"],
+    "classes 'cafe.u0301' and 'caf.xe9' look alike": ["cafe\u0301/1.jpg", "caf\xe9/2.jpg"],
+    r"classes 'a.nb' and 'a..nb' look alike": ["a\nb/1.jpg", r"a\nb/2.jpg"],
+    r"classes 'dog' and 'dog ' look alike": ["dog/1.jpg", "dog /2.jpg"],
 }
 
 
@@ -216,11 +233,11 @@ def test_same_file_in_two_splits_is_refused(tmp_path):
         folders(tmp_path)
     link.unlink()
     big = bytes(range(256)) * 64
-    fill(tmp_path, "train/cat/big", "val/cat/big", contents=big)
+    fill(tmp_path, "train/cat/big.jpg", "val/cat/big.jpg", contents=big)
     with pytest.raises(UserError, match="the same file"):
         folders(tmp_path)
     # The same size and the same middle, but another first byte: two files.
-    fill(tmp_path, "val/cat/big", contents=b"\1" + big[1:])
+    fill(tmp_path, "val/cat/big.jpg", contents=b"\1" + big[1:])
     assert len(folders(tmp_path)) == 14
 
 
