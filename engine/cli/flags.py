@@ -31,6 +31,7 @@ from engine.core.recipe import DataSpec, Recipe
 from engine.core.text import program
 from engine.models.backbones import BACKBONES
 from engine.optim import phase_options
+from engine.optim.averages import AVERAGES
 from engine.optim.optimizers import OPTIMIZERS
 from engine.optim.schedules import SCHEDULES
 from pipelines.augment import augmentations
@@ -53,9 +54,9 @@ PHASE_HELP = (
     "as well at a low rate; keys and their defaults: trainable (head, all, a stage or layer; "
     f"head), epochs (1), optimizer ({', '.join(OPTIMIZERS)}; rmsprop), learning_rate (1e-3), "
     f"schedule ({', '.join(SCHEDULES)}; constant), warmup_steps or warmup_epochs, batch_norm "
-    f"({', '.join(specs.BATCH_NORM)}; frozen), layer_decay (of the rate, by stage), weight_decay, "
-    "clip_global_norm, early_stopping_patience (epochs), views (of the augmentation), refresh, and "
-    "the optimizer's and schedule's own"
+    f"({', '.join(specs.BATCH_NORM)}; frozen), layer_decay (of the rate, by stage), average "
+    f"({', '.join(AVERAGES)}), weight_decay, clip_global_norm, early_stopping_patience (epochs), "
+    "views (of the augmentation), refresh, and the optimizer's and schedule's own"
 )
 
 

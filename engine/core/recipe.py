@@ -38,6 +38,8 @@ class Phase:
     Attributes:
       trainable: `head`, `all`, or the stage or layer from which everything upward trains.
       epochs: 0 skips the phase.
+      average: of the weights, evaluated and saved in place of the raw ones; a call of
+        `engine.optim.averages.AVERAGES`.
       layer_decay: factor on the learning rate for each stage further from the head.
       views: augmentation views of each image, used in turn; None leaves the number to
         `engine.frozen.cache_policy`.
@@ -53,6 +55,7 @@ class Phase:
     learning_rate: float = option(1e-3, above=0)
     schedule: str = "constant"
     batch_norm: str = option("frozen", choices=BATCH_NORM)
+    average: Call | None = None
     layer_decay: float | None = option(None, above=0, maximum=1)
     weight_decay: float | None = option(None, minimum=0, below=1)
     clip_global_norm: float | None = option(None, above=0)
@@ -67,6 +70,11 @@ class Phase:
         require(
             not self.refresh or self.views is not None,
             f"{where}refresh={self.refresh} requires views=K; add it, or omit refresh",
+        )
+        require(
+            self.average is None or self.batch_norm == "frozen",
+            f"{where}average={self.average} requires batch_norm=frozen: statistics of raw weights "
+            "don't fit averaged ones; omit one of the two",
         )
 
 

@@ -6,7 +6,7 @@ an underscore; tests/engine/models/test_keras_internals.py checks that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -103,6 +103,31 @@ def scale_learning_rates(optimizer: Any, factors: Sequence[float]) -> None:
             """Nothing: `update_step` decays each variable at its own rate."""
 
     optimizer.__class__ = Scaled
+
+
+def average_updates(optimizer: Any, decay: Callable[[Any], Any]) -> None:
+    """Adds `averages`, moving averages of the variables, to the state of an optimizer to be built.
+
+    Keras's own (`use_ema`) has a constant decay.
+
+    Args:
+      decay: step, from 0 -> d in average += (1 - d) (variable - average).
+    """
+    kind: Any = type(optimizer)
+
+    class Averaging(kind):
+        def build(self, variables: Any) -> None:
+            super().build(variables)
+            self.averages = self.add_optimizer_variables(variables, "average")
+            for average, variable in zip(self.averages, variables, strict=True):
+                average.assign(variable)
+
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            super().update_step(gradient, variable, learning_rate)
+            average = self.averages[self._get_variable_index(variable)]
+            self.assign_add(average, (variable - average) * (1 - decay(self.iterations)))
+
+    optimizer.__class__ = Averaging
 
 
 def image_data_generator() -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from engine.core.recipe import Phase
+from engine.optim.averages import Ema, parse_average
 
 
 def sgd(common: dict, momentum: float = 0.0, nesterov: bool = False) -> Any:
@@ -49,7 +50,7 @@ def build(
 
     Weight decay is decoupled (Loshchilov and Hutter, 2019: each step subtracts learning_rate times
     weight_decay times the variable) for every optimizer, and excludes biases and norms, that is
-    every variable of fewer than two dimensions.
+    every variable of fewer than two dimensions. With `average=ema` its state has the averages too.
 
     Args:
       options: of the optimizer alone; see `options.phase_options`.
@@ -72,6 +73,9 @@ def build(
     keras_internals.disable_gradient_reduction(optimizer)
     if rate_factors is not None:
         keras_internals.scale_learning_rates(optimizer, rate_factors)
+    average = parse_average(phase)
+    if isinstance(average, Ema):
+        keras_internals.average_updates(optimizer, average.decay_at)
     if scale_loss:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(variables)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from engine.core.errors import UserError, choose, nearest
 from engine.core.recipe import Phase, Recipe
 from engine.models.backbones import BACKBONES
+from engine.optim.averages import parse_average
 from engine.optim.optimizers import OPTIMIZERS
 from engine.optim.schedules import SCHEDULES, learning_rate
 
@@ -50,6 +51,7 @@ def check_recipe(recipe: Recipe) -> None:
     choose(recipe.backbone, BACKBONES, "backbone")
     for phase in recipe.phases:
         phase_options(phase)
+        parse_average(phase)
 
 
 def phase_options(phase: Phase) -> PhaseOptions:

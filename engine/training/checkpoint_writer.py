@@ -111,6 +111,7 @@ class CheckpointWriter:
             "model": self.job.classifier.model.weights,
             "optimizer": trainer.optimizer.variables,
             "metrics": trainer.metrics.state,
+            "average": trainer.average.arrays,
         }
         checkpoints.save(run, state, variables)
         self.nan_recovery.initial_weights.clear()

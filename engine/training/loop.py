@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import math
 import time
+from typing import Any
 
 import tensorflow as tf
 
@@ -150,10 +151,14 @@ class Trainer:
             self._run_steps(trainer, prefetcher)
         self.nan_recovery.require_finite(trainer, state)
         started = time.perf_counter()
-        classes = len(job.loader.classes)
-        evaluation = evaluate(trainer.eval_step, trainer.validation_batches(), classes)
-        state.eval_seconds = time.perf_counter() - started
-        self._end_epoch(trainer, evaluation)
+        with trainer.average.evaluated():
+            evaluation = self._evaluate(trainer)
+            state.eval_seconds = time.perf_counter() - started
+            self._end_epoch(trainer, evaluation)
+
+    def _evaluate(self, trainer: PhaseTrainer) -> Evaluation:
+        classes = len(self.job.loader.classes)
+        return evaluate(trainer.eval_step, trainer.validation_batches(), classes)
 
     def _run_steps(self, trainer: PhaseTrainer, prefetcher: BatchPrefetcher) -> None:
         """Runs one execution of the compiled step, which may be several steps."""
@@ -207,23 +212,34 @@ class Trainer:
         state.epoch += 1
         row = epoch_row(trainer, state, metrics, evaluation)
         state.history.append(row)
+        trainer.average.end_epoch(row)
         trainer.metrics.reset()
         state.end_epoch()
         improved = evaluation.loss < (math.inf if state.best_loss is None else state.best_loss)
         state.stale = 0 if improved else state.stale + 1
         state.best_loss = evaluation.loss if improved else state.best_loss
-        if state.best is None or rank(row) > rank(state.best):
-            state.best = model_score(row)
-            self.best.replace(job.classifier.model.weights)
+        self._keep_if_best(row)
         self.checkpoint_writer.save_history(state)
         job.logger.epoch(row, evaluation, best=state.best == model_score(row))
+
+    def _keep_if_best(self, row: dict[str, Any]) -> None:
+        if self.state.best is None or rank(row) > rank(self.state.best):
+            self.state.best = model_score(row)
+            self.best.replace(self.job.classifier.model.weights)
 
     def _end_phase(self, trainer: PhaseTrainer) -> None:
         """Checks what the phase moved, records its result and moves on to the next."""
         job, state, phase = self.job, self.state, trainer.phase
+        average = trainer.average.end_phase(lambda: self._evaluate(trainer))
+        if average:
+            self._keep_if_best({"phase": phase.name, "epoch": state.epoch, **average})
+            job.logger.note(
+                f"phase {phase.name}: averaged the weights of epochs {average['epochs']}: "
+                f"validation accuracy {average['val_accuracy']:.4f}"
+            )
         for line in trainer.freeze_check.check(trained=state.step > trainer.first_step):
             job.logger.note(line)
-        result = phase_result(trainer, state)
+        result = phase_result(trainer, state) | ({"average": average} if average else {})
         if trainer.partition.statistics(phase):
             batchnorm = self._check_batchnorm(trainer)
             result["batchnorm_check"] = dataclasses.asdict(batchnorm)

@@ -25,7 +25,7 @@ from engine.runs import checkpoints
 from engine.runs.checkpoints import TrainState
 from engine.runs.nan_events import NanEvent, reduce_rate
 from engine.runtime import background
-from engine.training import train_step
+from engine.training import averaging, train_step
 from engine.training.freeze_check import FreezeCheck
 from engine.training.job import TrainJob
 from engine.training.metrics import MetricAccumulator
@@ -42,6 +42,7 @@ class PhaseTrainer:
       frozen_forward: the augmentation and the trunk.
       views: the augmentation views of each example by epoch.
       features: the cached outputs of the trunk; None where each step runs the trunk.
+      average: the average of the weights that is evaluated and saved.
       step: the compiled train step, with optimizer and metrics.
       eval_step: as `evaluation.eval_step.make_eval_step`, from the trunk's outputs.
       rate: the learning rate by step of the phase.
@@ -83,6 +84,9 @@ class PhaseTrainer:
             path = str(job.run.checkpoints)
             checkpoints.restore(self.optimizer.variables, arrays.get("optimizer", []), path)
             checkpoints.restore(self.metrics.variables, arrays.get("metrics", []), path)
+        self.average = averaging.make(
+            phase, self.partition.variables, self.optimizer, state, arrays.get("average", [])
+        )
         self.step = self._make_train_step(mode)
         self.eval_step = train_step.make_tail_eval_step(self.partition, mode)
         rate = phase_options.phase_learning_rate(phase, job.steps_per_epoch)

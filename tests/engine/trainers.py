@@ -37,9 +37,9 @@ class Trainer:
         cut = freezing.partition_model(self.net, self.phase.trainable)
         self.partition = dataclasses.replace(cut, variables=[*cut.variables, *self.extra])
         options = dict(self.phase.options)
-        self.optimizer = optimizers.build(
-            self.phase, options, self.partition.variables, self.scale_loss
-        )
+        variables = self.partition.variables
+        factors = freezing.rate_factors(self.net, variables, self.phase.layer_decay)
+        self.optimizer = optimizers.build(self.phase, options, variables, self.scale_loss, factors)
         fixed = trunk.compile_frozen(self.partition.trunk, FLOAT32)
         frozen_forward = FrozenForward(self.recipe.seed, self.augment, fixed)
         self.steps = TrainStep(

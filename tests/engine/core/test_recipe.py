@@ -51,6 +51,7 @@ plain = {
     "learning_rate": above_0,
     "schedule": texts,
     "batch_norm": st.sampled_from(specs.BATCH_NORM),
+    "layer_decay": st.none() | st.floats(0, 1, exclude_min=True),
     "weight_decay": st.none() | shares,
     "clip_global_norm": st.none() | above_0,
     "early_stopping_patience": st.none() | counts,
@@ -62,6 +63,7 @@ plain = {
 phases = st.builds(Phase, **plain) | st.builds(
     Phase, **{**plain, "views": counts, "refresh": st.floats(0, 1)}
 )
+phases |= st.builds(Phase, **{**plain, "batch_norm": st.just("frozen"), "average": calls})
 data = st.builds(
     DataSpec,
     source=st.text(max_size=9),
@@ -167,6 +169,9 @@ def test_parse_phase_converts_types_and_collects_options():
         ("tune(learning_rate=nan)", "learning_rate='nan'; allowed: a number"),
         ("tune(trainable=9)", "trainable=9; allowed: a word"),
         ("tune(refresh=0.5)", "refresh=0.5 requires views=K"),
+        ("tune(layer_decay=0)", "layer_decay=0.0; allowed: a number, above 0, up to 1"),
+        ("tune(average=3)", r"average=3; allowed: text as in rotate\(30\)"),
+        ("tune(average=ema, batch_norm=train)", "average=ema requires batch_norm=frozen"),
         ("tune(batch_norm=forzen)", r"batch_norm 'forzen' .*allowed: frozen, train"),
     ],
 )

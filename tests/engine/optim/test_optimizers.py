@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from engine.core.call_syntax import Call
 from engine.core.recipe import Phase
 from engine.optim import optimizers
 from engine.optim.optimizers import OPTIMIZERS
@@ -112,6 +113,19 @@ def test_rate_factors_of_one_change_no_bit(name):
         name, EXPECTED[name][0], factors=(1.0, 1.0), weight_decay=0.2, clip_global_norm=1.0
     )[1:]
     assert all(np.array_equal(a, b) for a, b in zip(plain, ones, strict=True))
+
+
+@pytest.mark.parametrize("scale_loss", [False, True])
+def test_ema_follows_every_step_and_its_warmup(scale_loss):
+    """From the first weights, with decays of 1 / 10 and of 0.15, which is below 2 / 11."""
+    scale = 2.0**15 if scale_loss else 1.0
+    scaled = [tuple(scale * gradient for gradient in pair) for pair in GRADIENTS]
+    average, expected = Call("ema", (0.15,)), KERNEL.astype(np.float64)
+    for steps, decay in ((1, 0.1), (2, 0.15)):
+        optimizer, kernel, _ = stepped("adam", {}, steps, scale_loss, scaled, average=average)
+        expected = decay * expected + (1 - decay) * kernel
+        averages = getattr(optimizer, "inner_optimizer", optimizer).averages
+        np.testing.assert_allclose(averages[0].numpy(), expected, rtol=1e-6)
 
 
 def test_adamw_with_a_decay_of_zero_does_not_decay():

@@ -74,6 +74,22 @@ def test_check_recipe_covers_backbone_and_every_phase():
 
 
 @pytest.mark.parametrize(
+    ("average", "message"),
+    [
+        ("emma", r"average 'emma' does not exist \(did you mean 'ema'\?\); allowed: ema, soup"),
+        ("ema(1)", r"average=ema\(1\): decay=1.0; allowed: a number, 0 or more, below 1"),
+        ("ema(much)", "decay='much'; allowed: a number"),
+        ("ema(0.9, 2)", "warmup=2; allowed: true or false"),
+        ("soup(1)", "epochs=1; allowed: a whole number, 2 to 100"),
+        ("soup(3, 4)", r"too many positional arguments; allowed: soup\(epochs\)"),
+    ],
+)
+def test_unknown_average_or_value_is_refused(average, message):
+    with pytest.raises(UserError, match=f"phase 'tune': .*{message}"):
+        check_recipe(recipe(phases=(parse_phase(f"tune(average={average})"),)))
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("epochs=2, learning_rate=8, warmup_steps=2", [4, 8, 8, 8, 8, 8, 8, 8]),

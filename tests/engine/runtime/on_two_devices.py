@@ -77,7 +77,7 @@ def test_two_devices_hold_a_variable_twice():
 
 
 MOMENTUM = ("sgd", {"options": {"momentum": 0.9}})
-CLIPPED = ("sgd", {"clip_global_norm": 0.1, "weight_decay": 0.01})
+CLIPPED = ("sgd", {"clip_global_norm": 0.1, "weight_decay": 0.01, "layer_decay": 0.5})
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,8 @@ def test_microbatches_on_two_devices_equal_the_whole_batch():
 @pytest.mark.parametrize("batch_norm", ["frozen", "train"])
 def test_variables_of_both_devices_are_equal(batch_norm):
     """But for statistics that train: each has those of its share, and the first one's are read."""
-    training = trained(TWO, "top", "adam", batch_norm=batch_norm)
+    average = parse_calls("ema")[0] if batch_norm == "frozen" else None
+    training = trained(TWO, "top", "adam", batch_norm=batch_norm, average=average)
     statistics = {path for path in moved(training.net.model, training.before) if "moving" in path}
     assert len(statistics) == {"frozen": 0, "train": 2}[batch_norm]
     for variable in [*training.net.model.weights, *training.optimizer.variables]:
@@ -183,8 +184,8 @@ def test_nan_loss_on_one_device_is_known_to_both():
 def test_resumed_run_ends_with_the_same_bits(coloured, tmp_path):
     """In a phase that reads images and in one that reads cached features, two steps a call."""
     phases = (
-        "transfer(epochs=2)",
-        "fine_tune(trainable=middle, epochs=2, optimizer=adam, views=1)",
+        "transfer(epochs=2, average=soup(2))",
+        "fine_tune(trainable=middle, epochs=2, optimizer=adam, views=1, average=ema(0.8))",
     )
     recipe = small_recipe(coloured, phases)
     settings = {"cache_budget": CacheBudget(10**8), "steps_per_execution": 2, "devices": TWO}

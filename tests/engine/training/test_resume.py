@@ -28,6 +28,7 @@ from tests.engine.small_runs import (
     train,
 )
 
+SOUP = LONGER[1].format(", average=soup(2), layer_decay=0.5")
 OTHER_RUNS = {
     "views refreshed in part, in bfloat16": (
         {"precision": "auto", "phases": [text.format(", views=2, refresh=0.3") for text in LONGER]},
@@ -38,6 +39,11 @@ OTHER_RUNS = {
         {"augment": "flip", "phases": [text.format("") for text in LONGER]},
         {"cache_budget": CacheBudget(10**9), "steps_per_execution": 4},
         2,
+    ),
+    "averages and a rate for each stage": (
+        {"phases": [LONGER[0].format(", average=ema(0.9)"), SOUP]},
+        {},
+        0,
     ),
     "microbatches, several steps per execution": (
         {"gradient_accumulation_steps": 2},
