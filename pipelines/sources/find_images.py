@@ -127,8 +127,8 @@ def describe_passed_over(passed_over: Sequence[PassedOver]) -> str:
         shown = [f"{shorten(printable(kind), 40)} {n:,}" for kind, n in kinds[:_SHOWN_NAMES]]
         more = ["…"] if len(kinds) > _SHOWN_NAMES else []
         parts.append(f"{count:,} {reason} ({', '.join(shown + more)})")
-    count = counted(len(passed_over), "file or folder", "files or folders")
-    return f"passed over {count}: {', '.join(parts)}"
+    all_of_them = counted(len(passed_over), "file or folder", "files or folders")
+    return f"passed over {all_of_them}: {', '.join(parts)}"
 
 
 def _kind(passed: PassedOver) -> str:
