@@ -210,7 +210,9 @@ def _fit_regression(features: np.ndarray, labels: np.ndarray, width: int) -> Any
         return LogisticRegression(C=1 / width, max_iter=MAX_ITERATIONS).fit(features, labels)
 
 
-def assign_folds(labels: np.ndarray, groups: Sequence[str], seed: int) -> np.ndarray:
+def assign_folds(
+    labels: np.ndarray, groups: Sequence[str], seed: int, folds: int = FOLDS
+) -> np.ndarray:
     """Returns each example's fold, int [N]; classes are spread evenly and groups stay together.
 
     scikit-learn's splitters refuse classes with fewer examples than folds.
@@ -219,6 +221,7 @@ def assign_folds(labels: np.ndarray, groups: Sequence[str], seed: int) -> np.nda
       labels: int [N].
       groups: the group of each example, '' for none; empty where no groups are known.
       seed: of the assignment.
+      folds: their number, fewer where there are fewer examples or groups.
     """
     units: dict[str | int, int] = {}
     names = [group or number for number, group in enumerate(groups or [""] * len(labels))]
@@ -227,7 +230,7 @@ def assign_folds(labels: np.ndarray, groups: Sequence[str], seed: int) -> np.nda
     order = np.random.default_rng(seed).permutation(len(first))
     order = order[np.argsort(labels[first][order], kind="stable")]
     fold_of = np.empty(len(first), int)
-    fold_of[order] = np.arange(len(first)) % FOLDS
+    fold_of[order] = np.arange(len(first)) % folds
     return fold_of[unit]
 
 

@@ -18,6 +18,7 @@ from engine.core.errors import UserError
 from engine.core.recipe import Phase, Recipe
 from engine.core.text import byte_size
 from engine.frozen.array_store import CacheBudget
+from engine.optim.optimizers import SOLVER
 
 HEAD_VIEWS = 4  # draws that stand for all of a continuous augmentation, for a head
 MAX_OUTCOMES = 16  # an augmentation with more is no better cached whole than by draws
@@ -57,6 +58,8 @@ def decide(
     """
     if not frozen:
         return CacheDecision(phase.views, 0, False, "nothing is frozen, so nothing can be cached")
+    if phase.optimizer == SOLVER:
+        return CacheDecision(None, 0, False, "the head is solved on one view of each image")
     if recipe.cache not in ("auto", "features"):
         return CacheDecision(phase.views, 0, False, f"cache={recipe.cache}")
     forced = recipe.cache == "features"

@@ -8,6 +8,8 @@ from typing import Any
 from engine.core.recipe import Phase
 from engine.optim.averages import Ema, parse_average
 
+SOLVER = "lbfgs"  # solves the head at once; all others take steps
+
 
 def sgd(common: dict, momentum: float = 0.0, nesterov: bool = False) -> Any:
     import keras
@@ -37,6 +39,14 @@ def lion(common: dict, beta_1: float = 0.9, beta_2: float = 0.99) -> Any:
     import keras
 
     return keras.optimizers.Lion(beta_1=beta_1, beta_2=beta_2, **common)
+
+
+def lbfgs(common: dict, l2: float = 0.0, folds: int = 5) -> Any:
+    """Solves the head, without steps: `engine.optim.lbfgs`; l2 = 0 by cross-validation.
+
+    What is returned stands for it where a step is tried out or measured.
+    """
+    return sgd(common)
 
 
 def build(
@@ -88,4 +98,5 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "adam": adam,
     "adamw": adamw,
     "lion": lion,
+    SOLVER: lbfgs,
 }

@@ -5,15 +5,16 @@ The tables import no TensorFlow, so that a mistyped flag is reported at once.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from engine.core.errors import UserError, choose, nearest
+from engine.core.errors import UserError, choose, nearest, require
 from engine.core.recipe import Phase, Recipe
 from engine.models.backbones import BACKBONES
 from engine.optim.averages import parse_average
-from engine.optim.optimizers import OPTIMIZERS
+from engine.optim.optimizers import OPTIMIZERS, SOLVER
 from engine.optim.schedules import SCHEDULES, learning_rate
 
 
@@ -27,11 +28,13 @@ class AllowedValues(NamedTuple):
 
 FLAG = AllowedValues((bool,), 1, "true or false")
 COUNT = AllowedValues((int,), 1e9, "a whole number from 0 to 1e9")
-# Every float that an optimizer or a schedule takes is a fraction or a factor that reduces.
+# Every other float that an optimizer or a schedule takes is a fraction or a factor that reduces.
 FRACTION = AllowedValues((int, float), 1, "a number from 0 to 1")
-DURATION = AllowedValues((int, float), 1e9, "a number from 0 to 1e9")
+AMOUNT = AllowedValues((int, float), 1e9, "a number from 0 to 1e9")
 
-WARMUP = {"warmup_steps": COUNT, "warmup_epochs": DURATION}
+WARMUP = {"warmup_steps": COUNT, "warmup_epochs": AMOUNT}
+NAMED = {"l2": AMOUNT}
+MAX_FOLDS = 20
 
 
 class PhaseOptions(NamedTuple):
@@ -52,6 +55,40 @@ def check_recipe(recipe: Recipe) -> None:
     for phase in recipe.phases:
         phase_options(phase)
         parse_average(phase)
+        if phase.optimizer == SOLVER:
+            _check_solver(recipe, phase)
+
+
+def _check_solver(recipe: Recipe, phase: Phase) -> None:
+    """Refuses what a solved head has no use for.
+
+    Raises:
+      UserError: the recipe or the phase has it.
+    """
+    where = f"phase {phase.name!r}: optimizer={SOLVER}"
+    require(
+        not recipe.hidden_units,
+        f"{where} solves a dense head, and hidden_units={recipe.hidden_units} puts a layer before "
+        "it; omit --hidden_units, or choose another optimizer",
+    )
+    taken = ("name", "optimizer", "options")
+    for field in dataclasses.fields(phase):
+        value = getattr(phase, field.name)
+        unused = field.name not in taken and value not in (field.default, 0)
+        require(
+            not unused,
+            f"{where} with {field.name}={value}; allowed: trainable=head, epochs=1, l2, folds; "
+            "omit it, or choose another optimizer",
+        )
+    folds = phase.options.get("folds", 2)
+    require(
+        2 <= folds <= MAX_FOLDS,
+        f"phase {phase.name!r}: folds={folds}; allowed: a whole number from 2 to {MAX_FOLDS}",
+    )
+    extra = phase.options.keys() - {"l2", "folds"}
+    require(
+        not extra, f"{where} with {', '.join(sorted(extra))}; allowed: l2, folds; omit the others"
+    )
 
 
 def phase_options(phase: Phase) -> PhaseOptions:
@@ -93,12 +130,18 @@ def _parameters(function: Callable) -> dict[str, AllowedValues]:
     """The function's parameters with a default; the default's type decides what they allow."""
     parameters = inspect.signature(function).parameters.values()
     by_type = {bool: FLAG, int: COUNT, float: FRACTION}
-    return {p.name: by_type[type(p.default)] for p in parameters if p.default is not p.empty}
+    return {
+        p.name: NAMED.get(p.name, by_type[type(p.default)])
+        for p in parameters
+        if p.default is not p.empty
+    }
 
 
 def phase_learning_rate(phase: Phase, steps_per_epoch: int) -> Callable[[int], float]:
     """Returns the learning rate as a function of the step, counted from the phase's first."""
     options = phase_options(phase)
+    if phase.optimizer == SOLVER:
+        return lambda step: 0.0
     epochs = options.warmup.get("warmup_epochs", 0)
     warmup_steps = options.warmup.get("warmup_steps", round(epochs * steps_per_epoch))
     steps = phase.epochs * steps_per_epoch

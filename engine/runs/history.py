@@ -17,7 +17,8 @@ COLUMNS = (
 
 
 def write_history(run: RunDirectory, rows: list[dict[str, Any]]) -> None:
-    write_csv(run.history, COLUMNS, rows, digests.write)
+    columns = [{name: row[name] for name in COLUMNS} for row in rows]
+    write_csv(run.history, COLUMNS, columns, digests.write)
 
 
 def read_history(run: RunDirectory) -> list[dict[str, str]]:

@@ -6,6 +6,7 @@ train
     for each epoch
       fill                    the cached trunk outputs that the epoch reads
       for each batch          bytes -> uint8 -> augment -> trunk -> tail -> update
+      or solve                the head alone, on cached trunk outputs (optimizer=lbfgs)
       evaluate                every validation example once
       best?  stop early?      the best model is stored apart
       checkpoint              a killed run resumes from it, bit for bit
@@ -26,6 +27,7 @@ import tensorflow as tf
 from engine.core.recipe import Phase
 from engine.evaluation.evaluate import Evaluation, evaluate
 from engine.loggers.base import StepMetrics
+from engine.optim.optimizers import SOLVER
 from engine.runs import checkpoints
 from engine.runs.best_model import BestModel, model_score, rank
 from engine.runs.checkpoints import TrainState
@@ -37,6 +39,7 @@ from engine.runtime.shutdown import ShutdownRequested
 from engine.training.batch_prefetcher import BatchPrefetcher
 from engine.training.batchnorm_check import BatchNormCheck, check_batchnorm
 from engine.training.checkpoint_writer import CheckpointWriter
+from engine.training.head_solver import solve_head
 from engine.training.job import TrainJob
 from engine.training.nan_recovery import NanRecovery, NonFiniteLossError
 from engine.training.phase import PhaseTrainer
@@ -146,6 +149,9 @@ class Trainer:
                 epoch = state.step // job.steps_per_epoch
                 trainer.features.fill(epoch, job.shutdown.check)
             state.fill_seconds += time.perf_counter() - started
+        if trainer.phase.optimizer == SOLVER and state.step < epoch_end:
+            with background.paused():
+                solve_head(trainer, state)
         while state.step < epoch_end:
             job.shutdown.check()
             self._run_steps(trainer, prefetcher)

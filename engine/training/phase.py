@@ -47,6 +47,7 @@ class PhaseTrainer:
       eval_step: as `evaluation.eval_step.make_eval_step`, from the trunk's outputs.
       rate: the learning rate by step of the phase.
       first_step: the run's step at which this process started or resumed the phase.
+      solved: what is recorded of a head once it is solved; None in other phases.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class PhaseTrainer:
         step_bytes = recipe.batch_size * row_bytes
         self.steps_per_execution = StepsPerExecution(job.steps_per_execution, step_bytes)
         self.first_step = state.step
+        self.solved: dict[str, Any] | None = None
         self.freeze_check = FreezeCheck(job.classifier.model, self.partition, phase)
         self._cache_validation = cache.validation
         self._validation: list[Batch] = []

@@ -34,7 +34,9 @@ def epoch_row(
     trainer: PhaseTrainer, state: TrainState, metrics: TrainMetrics, evaluation: Evaluation
 ) -> dict[str, Any]:
     """Returns an epoch's row of history, from its training metrics and its validation."""
+    solved = {"solved": trainer.solved} if trainer.solved else {}
     return {
+        **solved,
         "phase": trainer.phase.name,
         "epoch": state.epoch,
         "step": state.step,
@@ -64,6 +66,8 @@ def phase_result(trainer: PhaseTrainer, state: TrainState) -> dict[str, Any]:
         "seconds": sum(row["seconds"] for row in rows),
         "images_per_second": float(np.median([row["images_per_second"] for row in rows] or [0])),
     }
+    if rows and "solved" in rows[-1]:
+        result["solved"] = rows[-1]["solved"]
     if hasattr(trainer.optimizer, "inner_optimizer"):
         applied = int(np.asarray(trainer.optimizer.inner_optimizer.iterations))
         result["skipped_steps"] = steps - applied

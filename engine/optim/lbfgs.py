@@ -1,0 +1,217 @@
+"""Solves a dense softmax layer on fixed features: multinomial logistic regression, by L-BFGS.
+
+The objective is the weighted mean cross entropy plus l2 / 2 times the sum of the kernel's squares;
+the bias is free. In scikit-learn's terms l2 is 1 / (C x the sum of the examples' weights). The
+penalty is chosen by cross-validation on a path from strong to weak, each solution the start of the
+next. The regressions of the folds and of all examples are one separable problem: features are read
+once for all of them.
+
+Source of the minimiser: Byrd, Lu, Nocedal & Zhu 1995, A Limited Memory Algorithm for Bound
+Constrained Optimization, as scipy.optimize has it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+# Half decades. The path ends early, once the held-out loss has risen twice.
+PATH = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4)
+PATIENCE = 2
+FALLBACK_L2 = 1.0  # where nothing can be held out
+PATH_TOLERANCE, TOLERANCE = 1e-4, 1e-6  # of the largest absolute gradient
+MAX_ITERATIONS = 1000
+PIECE_BYTES = 2**26  # of features and logits that are computed at a time
+MAX_COLUMNS = 1024  # classes x regressions that are solved together
+
+ReadRows = Callable[[int, int], np.ndarray]  # start, stop -> standardised float32 [n, features]
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadSolution:
+    """A solved layer: logits = features @ kernel + bias.
+
+    Attributes:
+      kernel: float64 [features, classes], for standardised features. bias: float64 [classes].
+      l2: the penalty that was requested or chosen.
+      fold_accuracies: of the held-out examples of each fold at this penalty; empty where l2 was
+        requested or nothing could be held out.
+      loss: weighted mean cross entropy of the training examples, in nats. accuracy: theirs.
+      iterations: of L-BFGS, over the whole path.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+    l2: float
+    fold_accuracies: tuple[float, ...]
+    loss: float
+    accuracy: float
+    iterations: int
+
+
+def solve_head(
+    read: ReadRows,
+    labels: np.ndarray,
+    weights: np.ndarray,
+    classes: int,
+    features: int,
+    l2: float = 0.0,
+    fold_of: np.ndarray | None = None,
+    check_stop: Callable[[], None] = lambda: None,
+) -> HeadSolution:
+    """Fits the layer to all examples.
+
+    Args:
+      labels: int [N]. weights: float [N], of each example in the loss, above 0.
+      l2: the penalty; 0 chooses it by cross-validation.
+      fold_of: int [N], the fold in which each example is held out; for l2 = 0.
+      check_stop: called before each evaluation; it raises to stop.
+    """
+    problem = _Problem(read, labels, weights, classes, features, check_stop)
+    start, accuracies = np.zeros([features + 1, classes]), ()
+    if not l2:
+        l2, accuracies, start = _choose_l2(problem, fold_of)
+    everything = np.ones([len(labels), 1])
+    solution = problem.minimize(start, everything, l2, TOLERANCE)
+    losses, correct, _ = problem.evaluate(solution, everything)
+    shares = problem.weights / problem.weights.sum()
+    return HeadSolution(
+        kernel=solution[:-1],
+        bias=solution[-1],
+        l2=l2,
+        fold_accuracies=accuracies,
+        loss=float(losses[:, 0] @ shares),
+        accuracy=float(correct.mean()),
+        iterations=problem.iterations,
+    )
+
+
+def _choose_l2(
+    problem: _Problem, fold_of: np.ndarray | None
+) -> tuple[float, tuple[float, ...], np.ndarray]:
+    """Returns the penalty of the lowest held-out loss, its accuracies by fold, and its layer.
+
+    Held-out examples of a class that their fold is not trained on are left out.
+    """
+    labels, classes = problem.labels, problem.classes
+    held_out = fold_of[:, None] == np.unique(fold_of)
+    known = np.stack([np.isin(labels, labels[~column]) for column in held_out.T], 1)
+    scored = held_out & known
+    folds = np.flatnonzero(scored.any(0))
+    start = np.zeros([problem.features + 1, classes])
+    if not len(folds):
+        return FALLBACK_L2, (), start
+    held_out, scored = held_out[:, folds], scored[:, folds]
+    masks = np.concatenate([~held_out, np.ones([len(labels), 1], bool)], 1)
+    size = max(1, MAX_COLUMNS // classes)
+    groups = [range(masks.shape[1])[at : at + size] for at in range(0, masks.shape[1], size)]
+    layers = [np.tile(start, len(group)) for group in groups]
+    best, worse = (np.inf, FALLBACK_L2, (), start), 0
+    for l2 in PATH:
+        losses, correct = np.empty(masks.shape), np.empty(masks.shape)
+        for number, group in enumerate(groups):
+            layer = problem.minimize(layers[number], masks[:, group], l2, PATH_TOLERANCE)
+            losses[:, group], correct[:, group], _ = problem.evaluate(layer, masks[:, group])
+            layers[number] = layer
+        shares = scored * problem.weights[:, None]
+        loss = (losses[:, :-1] * shares).sum() / shares.sum()
+        accuracies = tuple(((correct[:, :-1] * scored).sum(0) / scored.sum(0)).tolist())
+        if loss < best[0]:
+            best, worse = (loss, l2, accuracies, layers[-1][:, -classes:].copy()), 0
+        else:
+            worse += 1
+        if worse == PATIENCE:
+            break
+    return best[1:]
+
+
+class _Problem:
+    """Weighted regressions on the same examples."""
+
+    def __init__(
+        self,
+        read: ReadRows,
+        labels: np.ndarray,
+        weights: np.ndarray,
+        classes: int,
+        features: int,
+        check_stop: Callable[[], None],
+    ) -> None:
+        self.read, self.check_stop = read, check_stop
+        self.labels, self.weights = np.asarray(labels, np.int32), np.asarray(weights, np.float64)
+        self.classes, self.features = classes, features
+        self.iterations = 0
+
+    def minimize(
+        self, start: np.ndarray, masks: np.ndarray, l2: float, tolerance: float
+    ) -> np.ndarray:
+        """Solves P regressions, from float64 [features + 1, P x classes] to the same.
+
+        The last row is the bias. masks: [N, P], 1 for the examples of each regression, 0 for none.
+        """
+        from scipy.optimize import minimize
+
+        shares = self.weights[:, None] * masks
+        shares /= shares.sum(0)
+
+        def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            layer = flat.reshape(start.shape)
+            losses, _, gradient = self.evaluate(layer, shares)
+            gradient[:-1] += l2 * layer[:-1]
+            penalty = l2 / 2 * (layer[:-1] ** 2).sum()
+            return float((losses * shares).sum() + penalty), gradient.ravel()
+
+        options = {"maxiter": MAX_ITERATIONS, "maxfun": 2 * MAX_ITERATIONS}
+        options |= {"gtol": tolerance, "ftol": 1e-12}
+        solution = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options=options)
+        self.iterations += solution.nit
+        return solution.x.reshape(start.shape)
+
+    def evaluate(
+        self, layer: np.ndarray, shares: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns losses and hits [N, P], and the gradient of the sum of losses by share."""
+        self.check_stop()
+        kernel, bias = layer[:-1].astype(np.float32), layer[-1].astype(np.float32)
+        count = len(self.labels)
+        step = max(1, PIECE_BYTES // (4 * (self.features + 3 * layer.shape[1])))
+        losses, correct, gradient = np.empty(shares.shape), np.empty(shares.shape), 0.0
+        for start in range(0, count, step):
+            stop = min(start + step, count)
+            piece = slice(start, stop)
+            columns = self.read(start, stop), self.labels[piece], shares[piece].astype(np.float32)
+            outputs = _losses_and_gradient(*columns, kernel, bias)
+            losses[piece], correct[piece], piece_gradient = (tensor.numpy() for tensor in outputs)
+            gradient = gradient + piece_gradient.astype(np.float64)
+        return losses, correct, gradient
+
+
+@tf.function(
+    autograph=False,
+    input_signature=[
+        tf.TensorSpec([None, None], tf.float32),
+        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([None, None], tf.float32),
+        tf.TensorSpec([None, None], tf.float32),
+        tf.TensorSpec([None], tf.float32),
+    ],
+)
+def _losses_and_gradient(features, labels, shares, kernel, bias):  # type: ignore[no-untyped-def]
+    """features [n, F], labels [n], shares [n, P], kernel [F, P x C], bias [P x C].
+
+    Returns losses and hits [n, P], and the gradient of the sum of losses by share, [F + 1, P x C].
+    """
+    count, regressions = tf.unstack(tf.shape(shares))
+    logits = tf.reshape(features @ kernel + bias, [count, regressions, -1])
+    logs = tf.nn.log_softmax(logits)
+    targets = tf.one_hot(labels, tf.shape(logits)[-1])[:, None]
+    losses = -tf.reduce_sum(logs * targets, -1)
+    hits = tf.argmax(logits, -1, tf.int32) == labels[:, None]
+    errors = tf.reshape((tf.exp(logs) - targets) * shares[..., None], [count, -1])
+    gradient = tf.concat(
+        [tf.matmul(features, errors, transpose_a=True), tf.reduce_sum(errors, 0)[None]], 0
+    )
+    return losses, hits, gradient
