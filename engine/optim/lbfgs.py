@@ -18,11 +18,14 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-# Half decades. The path ends early, once the held-out loss has risen twice.
-PATH = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4)
-PATIENCE = 2
+# Half decades, from strong to weak; the path ends once the held-out loss rises.
+Accuracy = tuple[type[np.floating], float]
+PATH = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4)
 FALLBACK_L2 = 1.0  # where nothing can be held out
-PATH_TOLERANCE, TOLERANCE = 1e-4, 1e-6  # of the largest absolute gradient
+# Type of the arithmetic, and the largest absolute gradient that a solution may have. In float32 the
+# loss is too rough to come closer.
+ON_PATH: Accuracy = (np.float32, 1e-4)
+FINAL: Accuracy = (np.float64, 1e-6)
 MAX_ITERATIONS = 1000
 PIECE_BYTES = 2**26  # of features and logits that are computed at a time
 MAX_COLUMNS = 1024  # classes x regressions that are solved together
@@ -58,24 +61,23 @@ def solve_head(
     weights: np.ndarray,
     classes: int,
     features: int,
+    fold_of: np.ndarray,
     l2: float = 0.0,
-    fold_of: np.ndarray | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> HeadSolution:
     """Fits the layer to all examples.
 
     Args:
       labels: int [N]. weights: float [N], of each example in the loss, above 0.
+      fold_of: int [N], the fold in which each example is held out.
       l2: the penalty; 0 chooses it by cross-validation.
-      fold_of: int [N], the fold in which each example is held out; for l2 = 0.
       check_stop: called before each evaluation; it raises to stop.
     """
     problem = _Problem(read, labels, weights, classes, features, check_stop)
-    start, accuracies = np.zeros([features + 1, classes]), ()
-    if not l2:
-        l2, accuracies, start = _choose_l2(problem, fold_of)
+    choice = (l2, (), np.zeros([features + 1, classes]))
+    l2, accuracies, start = choice if l2 else _choose_l2(problem, fold_of)
     everything = np.ones([len(labels), 1])
-    solution = problem.minimize(start, everything, l2, TOLERANCE)
+    solution = problem.minimize(start, everything, l2, FINAL)
     losses, correct, _ = problem.evaluate(solution, everything)
     shares = problem.weights / problem.weights.sum()
     return HeadSolution(
@@ -90,7 +92,7 @@ def solve_head(
 
 
 def _choose_l2(
-    problem: _Problem, fold_of: np.ndarray | None
+    problem: _Problem, fold_of: np.ndarray
 ) -> tuple[float, tuple[float, ...], np.ndarray]:
     """Returns the penalty of the lowest held-out loss, its accuracies by fold, and its layer.
 
@@ -109,23 +111,20 @@ def _choose_l2(
     size = max(1, MAX_COLUMNS // classes)
     groups = [range(masks.shape[1])[at : at + size] for at in range(0, masks.shape[1], size)]
     layers = [np.tile(start, len(group)) for group in groups]
-    best, worse = (np.inf, FALLBACK_L2, (), start), 0
+    lowest, best = np.inf, (FALLBACK_L2, (), start)
     for l2 in PATH:
         losses, correct = np.empty(masks.shape), np.empty(masks.shape)
         for number, group in enumerate(groups):
-            layer = problem.minimize(layers[number], masks[:, group], l2, PATH_TOLERANCE)
+            layer = problem.minimize(layers[number], masks[:, group], l2, ON_PATH)
             losses[:, group], correct[:, group], _ = problem.evaluate(layer, masks[:, group])
             layers[number] = layer
         shares = scored * problem.weights[:, None]
         loss = (losses[:, :-1] * shares).sum() / shares.sum()
         accuracies = tuple(((correct[:, :-1] * scored).sum(0) / scored.sum(0)).tolist())
-        if loss < best[0]:
-            best, worse = (loss, l2, accuracies, layers[-1][:, -classes:].copy()), 0
-        else:
-            worse += 1
-        if worse == PATIENCE:
+        if not loss < lowest:
             break
-    return best[1:]
+        lowest, best = loss, (l2, accuracies, layers[-1][:, -classes:])
+    return best
 
 
 class _Problem:
@@ -146,68 +145,67 @@ class _Problem:
         self.iterations = 0
 
     def minimize(
-        self, start: np.ndarray, masks: np.ndarray, l2: float, tolerance: float
+        self, start: np.ndarray, masks: np.ndarray, l2: float, accuracy: Accuracy
     ) -> np.ndarray:
         """Solves P regressions, from float64 [features + 1, P x classes] to the same.
 
         The last row is the bias. masks: [N, P], 1 for the examples of each regression, 0 for none.
         """
         from scipy.optimize import minimize
+        from threadpoolctl import threadpool_limits
 
+        dtype, tolerance = accuracy
         shares = self.weights[:, None] * masks
         shares /= shares.sum(0)
 
         def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
             layer = flat.reshape(start.shape)
-            losses, _, gradient = self.evaluate(layer, shares)
+            losses, _, gradient = self.evaluate(layer, shares, dtype)
             gradient[:-1] += l2 * layer[:-1]
             penalty = l2 / 2 * (layer[:-1] ** 2).sum()
             return float((losses * shares).sum() + penalty), gradient.ravel()
 
-        options = {"maxiter": MAX_ITERATIONS, "maxfun": 2 * MAX_ITERATIONS}
-        options |= {"gtol": tolerance, "ftol": 1e-12}
-        solution = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options=options)
+        options = {"maxiter": MAX_ITERATIONS, "gtol": tolerance, "ftol": 1e-12}
+        with threadpool_limits(1, "blas"):  # idle threads of BLAS would spin beside TensorFlow's
+            solution = minimize(
+                objective, start.ravel(), jac=True, method="L-BFGS-B", options=options
+            )
         self.iterations += solution.nit
         return solution.x.reshape(start.shape)
 
     def evaluate(
-        self, layer: np.ndarray, shares: np.ndarray
+        self, layer: np.ndarray, shares: np.ndarray, dtype: type[np.floating] = np.float32
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns losses and hits [N, P], and the gradient of the sum of losses by share."""
         self.check_stop()
-        kernel, bias = layer[:-1].astype(np.float32), layer[-1].astype(np.float32)
+        kernel, bias = layer[:-1].astype(dtype), layer[-1].astype(dtype)
         count = len(self.labels)
         step = max(1, PIECE_BYTES // (4 * (self.features + 3 * layer.shape[1])))
-        losses, correct, gradient = np.empty(shares.shape), np.empty(shares.shape), 0.0
+        losses, correct = np.empty(shares.shape), np.empty(shares.shape)
+        gradient = np.zeros(layer.shape)
         for start in range(0, count, step):
             stop = min(start + step, count)
             piece = slice(start, stop)
-            columns = self.read(start, stop), self.labels[piece], shares[piece].astype(np.float32)
+            columns = self.read(start, stop), self.labels[piece], shares[piece].astype(dtype)
             outputs = _losses_and_gradient(*columns, kernel, bias)
             losses[piece], correct[piece], piece_gradient = (tensor.numpy() for tensor in outputs)
-            gradient = gradient + piece_gradient.astype(np.float64)
+            gradient += piece_gradient
         return losses, correct, gradient
 
 
-@tf.function(
-    autograph=False,
-    input_signature=[
-        tf.TensorSpec([None, None], tf.float32),
-        tf.TensorSpec([None], tf.int32),
-        tf.TensorSpec([None, None], tf.float32),
-        tf.TensorSpec([None, None], tf.float32),
-        tf.TensorSpec([None], tf.float32),
-    ],
-)
-def _losses_and_gradient(features, labels, shares, kernel, bias):  # type: ignore[no-untyped-def]
+@tf.function(autograph=False, reduce_retracing=True)
+def _losses_and_gradient(
+    features: tf.Tensor, labels: tf.Tensor, shares: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """features [n, F], labels [n], shares [n, P], kernel [F, P x C], bias [P x C].
 
     Returns losses and hits [n, P], and the gradient of the sum of losses by share, [F + 1, P x C].
     """
     count, regressions = tf.unstack(tf.shape(shares))
+    features = tf.cast(features, kernel.dtype)
     logits = tf.reshape(features @ kernel + bias, [count, regressions, -1])
     logs = tf.nn.log_softmax(logits)
-    targets = tf.one_hot(labels, tf.shape(logits)[-1])[:, None]
+    targets = tf.one_hot(labels, tf.shape(logits)[-1], dtype=logits.dtype)[:, None]
     losses = -tf.reduce_sum(logs * targets, -1)
     hits = tf.argmax(logits, -1, tf.int32) == labels[:, None]
     errors = tf.reshape((tf.exp(logs) - targets) * shares[..., None], [count, -1])

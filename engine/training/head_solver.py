@@ -22,6 +22,7 @@ from engine.runs.checkpoints import TrainState
 from engine.training.metrics import TrainMetrics
 from engine.training.phase import PhaseTrainer
 
+UNUSED = ("augment", "dropout", "label_smoothing")  # fields of the recipe
 PIECE_BYTES = 2**26  # that are standardised at a time
 
 
@@ -34,6 +35,9 @@ def solve_head(trainer: PhaseTrainer, state: TrainState) -> None:
     """
     job, phase = trainer.job, trainer.phase
     loader, started = job.loader, time.perf_counter()
+    unused = [name for name in UNUSED if getattr(job.recipe, name)]
+    if unused:
+        job.logger.note(f"phase {phase.name}: solves the head without {' and '.join(unused)}")
     features = _allocate(trainer)
     labels = _fill(trainer, features)
     mean, deviation = _standardise(features)
@@ -47,7 +51,7 @@ def solve_head(trainer: PhaseTrainer, state: TrainState) -> None:
         np.array(weights)[labels],
         len(loader.classes),
         len(mean),
-        fold_of=assign_folds(labels, loader.groups, job.recipe.seed, folds),
+        assign_folds(labels, loader.groups, job.recipe.seed, folds),
         check_stop=job.shutdown.check,
         **options,
     )

@@ -15,6 +15,7 @@ from engine.loggers import tensorboard
 from engine.loggers.base import Logger, LoggerGroup
 from engine.models import classifier, freezing
 from engine.models.classifier import Classifier
+from engine.optim.optimizers import SOLVER
 from engine.runs import checkpoints
 from engine.runs.best_model import load_best_model
 from engine.runs.directory import RunDirectory
@@ -95,11 +96,12 @@ def describe(job: TrainJob) -> Iterator[str]:
     for phase in recipe.phases:
         variables = freezing.partition_model(job.classifier, phase.trainable).variables
         above = "" if phase.trainable in ("head", "all") else " and above"
+        steps = f"{phase.epochs} x {job.steps_per_epoch} steps"
         yield (
             f"phase {phase.name}: trains {phase.trainable}{above}, "
             f"{sum(math.prod(variable.shape) for variable in variables):,} parameters "
-            f"in {len(variables)} variables; {phase.epochs} x {job.steps_per_epoch} steps, "
-            f"{phase.optimizer}"
+            f"in {len(variables)} variables; "
+            f"{'solved' if phase.optimizer == SOLVER else steps}, {phase.optimizer}"
         )
 
 

@@ -90,6 +90,32 @@ def test_unknown_average_or_value_is_refused(average, message):
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("trainable=all", "with trainable=all; allowed: trainable=head, epochs=1, l2, folds; omit"),
+        ("epochs=2", "with epochs=2"),
+        ("learning_rate=0.1", "with learning_rate=0.1"),
+        ("schedule=cosine", "with schedule=cosine"),
+        ("warmup_epochs=1", "with warmup_epochs; allowed: l2, folds"),
+        ("views=2", "with views=2"),
+        ("average=ema(0.9)", "with average=ema"),
+        ("folds=1", "folds=1; allowed: a whole number from 2 to 20"),
+        ("l2=-1", "l2=-1; allowed: a number from 0 to 1e9"),
+    ],
+)
+def test_solved_head_refuses_what_it_does_not_use(options, message):
+    check_recipe(recipe(phases=(parse_phase("p(optimizer=lbfgs, l2=3, folds=3)"),)))
+    with pytest.raises(UserError, match=message):
+        check_recipe(recipe(phases=(parse_phase(f"p(optimizer=lbfgs, {options})"),)))
+
+
+def test_solved_head_refuses_a_hidden_layer():
+    phases = (Phase("p", optimizer="lbfgs"),)
+    with pytest.raises(UserError, match="hidden_units=4 puts a layer before it; omit"):
+        check_recipe(recipe(phases=phases, hidden_units=4))
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("epochs=2, learning_rate=8, warmup_steps=2", [4, 8, 8, 8, 8, 8, 8, 8]),
