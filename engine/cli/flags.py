@@ -56,7 +56,9 @@ PHASE_HELP = (
     f"schedule ({', '.join(SCHEDULES)}; constant), warmup_steps or warmup_epochs, batch_norm "
     f"({', '.join(specs.BATCH_NORM)}; frozen), layer_decay (of the rate, by stage), average "
     f"({', '.join(AVERAGES)}), weight_decay, clip_global_norm, early_stopping_patience (epochs), "
-    "views (of the augmentation), refresh, and the optimizer's and schedule's own"
+    "views (of the augmentation), refresh, and the optimizer's and schedule's own; "
+    "optimizer=lbfgs solves the head at once, with l2 (default: chosen by cross-validation) and "
+    "folds (5)"
 )
 
 
