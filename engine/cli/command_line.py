@@ -39,8 +39,8 @@ SOURCES = {
 NEVER_EMPTY = ("run_dir", "out")  # other paths are omitted by `--name=`
 # Names of other programs' flags for what is a key of a phase here.
 PHASE_KEYS = {
-    **dict.fromkeys(("epochs", "num_epochs"), "epochs=5"),
-    **dict.fromkeys(("lr", "learning_rate"), "learning_rate=1e-3"),
+    "num_epochs": "epochs=5",
+    "lr": "learning_rate=1e-3",
     **dict.fromkeys(("optimizer", "opt"), "optimizer=adamw"),
     **dict.fromkeys(("schedule", "scheduler"), "schedule=cosine"),
     "weight_decay": "weight_decay=0.01",

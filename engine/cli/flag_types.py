@@ -119,6 +119,16 @@ class Bytes(Parser):
         return int(size) if size <= MAX_BYTES else None
 
 
+class Duration(Parser):
+    """Seconds, from a number with the unit s, m or h."""
+
+    allowed = "a time with its unit, such as 90s, 10m or 1.5h"
+
+    def convert(self, argument: str | float) -> float | None:
+        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smh])", str(argument).strip())
+        return float(match[1]) * 60 ** "smh".index(match[2]) or None if match else None
+
+
 class Number(Parser):
     """A finite number of a kind (int or float) that an option allows, or the option's word."""
 

@@ -5,8 +5,11 @@ All of it without TensorFlow, so that `--help` and a mistyped flag answer at onc
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -15,6 +18,7 @@ from engine.cli.flag_types import (
     AUTO,
     Bytes,
     Choice,
+    Duration,
     Number,
     Size,
     define,
@@ -22,9 +26,10 @@ from engine.cli.flag_types import (
     define_text,
 )
 from engine.cli.parsed_flags import FlagError, ParsedFlags, as_flag_errors
-from engine.commands.shared_options import CacheOptions, ProcessOptions
+from engine.commands.preset_recipe import further_recipe, preset_recipe
+from engine.commands.shared_options import CacheOptions, Log, ProcessOptions, ignore
 from engine.core import recipe as specs
-from engine.core.call_syntax import parse_calls
+from engine.core.call_syntax import Call, parse_calls
 from engine.core.errors import UserError
 from engine.core.options import Option
 from engine.core.recipe import DataSpec, Recipe
@@ -33,10 +38,10 @@ from engine.models.backbones import BACKBONES
 from engine.optim import phase_options
 from engine.optim.averages import AVERAGES
 from engine.optim.optimizers import OPTIMIZERS
+from engine.optim.presets import BATCH_SIZE, PRESETS
 from engine.optim.schedules import SCHEDULES
 from pipelines.augment import augmentations
 
-BATCH_SIZE = 32
 BLOG_AUGMENTATION = "rotate(30)|shift(0.2)|shear(0.2)|zoom(0.2)|flip"
 NO_IMAGES = (
     "no images are named; give --data_dir, --train_dir and --val_dir, --dataset or "
@@ -50,13 +55,13 @@ SOURCE_FLAGS = {
     "manifest": "manifest",
 }
 PHASE_HELP = (
-    "name(key=value, ...), once for each phase; default: the head alone, then the network's top "
-    "as well at a low rate; keys and their defaults: trainable (head, all, a stage or layer; "
-    f"head), epochs (1), optimizer ({', '.join(OPTIMIZERS)}; rmsprop), learning_rate (1e-3), "
+    "name(key=value, ...), once for each phase; default: those of --preset; keys and their "
+    "defaults: trainable (head, all, a stage or layer, or a share of the layers as in 0.7; head), "
+    f"epochs (1), optimizer ({', '.join(OPTIMIZERS)}; rmsprop), learning_rate (1e-3), "
     f"schedule ({', '.join(SCHEDULES)}; constant), warmup_steps or warmup_epochs, batch_norm "
     f"({', '.join(specs.BATCH_NORM)}; frozen), layer_decay (of the rate, by stage), average "
     f"({', '.join(AVERAGES)}), weight_decay, clip_global_norm, early_stopping_patience (epochs), "
-    "views (of the augmentation), refresh, and the optimizer's and schedule's own; "
+    "views (of the augmentation), refresh, skip_if_solved, and the optimizer's and schedule's own; "
     "optimizer=lbfgs solves the head at once, with l2 (default: chosen by cross-validation) and "
     "folds (5)"
 )
@@ -88,11 +93,17 @@ def define_recipe(values: flags.FlagValues) -> None:
     define(values, "backbone", "efficientnet_lite0", Choice(BACKBONES), text)
     text = "size of the network's input; default: the backbone's"
     define(values, "image_size", None, Size(), text)
+    text = "what is chosen by the number of images and the network; default: standard"
+    define(values, "preset", None, Choice(PRESETS), text)
+    text = "epochs of the preset's fine-tune phase, or with --init_from of that run's last phase"
+    define(values, "epochs", None, Number(int, Option(minimum=1)), text)
+    text = "learning rate of the same phase"
+    define(values, "learning_rate", None, Number(float, Option(above=0)), text)
     flags.DEFINE_multi_string("phase", None, PHASE_HELP, flag_values=values)
     text = f"augmentations joined by |, or none; allowed: {', '.join(augmentations.AUGMENTATIONS)}"
     define_text(values, "augment", BLOG_AUGMENTATION, text)
     auto = Number(int, Option(minimum=1, word=AUTO))
-    define_options(values, Recipe, batch_size=auto)
+    define_options(values, Recipe, batch_size=auto, budget=Duration())
 
 
 def define_run(values: flags.FlagValues) -> None:
@@ -118,6 +129,8 @@ def cache_options(parsed: ParsedFlags, memory: int | None = None) -> CacheOption
     return CacheOptions(folder, memory)
 
 
+PRESET_FLAGS = ("preset", "epochs", "learning_rate")
+RECIPE_FIELDS = [f.name for f in dataclasses.fields(Recipe) if f.name not in ("data", "phases")]
 DATA = ("validation_fraction", "split_seed", "limit_examples", "on_bad_image")
 RUN = (define_recipe, define_run)
 
@@ -190,40 +203,64 @@ def _absolute(path: str) -> str:
 
 
 @as_flag_errors()
-def build_recipe(parsed: ParsedFlags) -> Recipe:
-    """The recipe that the flags describe.
+def build_recipe(parsed: ParsedFlags, log: Log = ignore) -> Recipe:
+    """The recipe that the flags describe, by a preset where there is no `--phase`.
+
+    Args:
+      log: receives what a preset chose.
 
     Raises:
       FlagError: a value that does not fit, or no data.
     """
-    data = required_data(parsed)
     if parsed.batch_size == AUTO and "gradient_accumulation_steps" in parsed.explicit:
         raise FlagError(
             f"--gradient_accumulation_steps={parsed.gradient_accumulation_steps}: "
             f"--batch_size={AUTO} measures that; omit one of them"
         )
-    backbone = BACKBONES[parsed.backbone]
-    size, weights = backbone.image_size, parsed.weights
-    recipe = parsed.options(
-        Recipe,
-        data=data,
-        phases=tuple(
-            map(specs.parse_phase, parsed.phase or _default_phases(backbone.fine_tune_from))
-        ),
-        image_size=parsed.image_size or (size, size),
-        weights=weights if weights in specs.SOURCES_OF_WEIGHTS else _absolute(weights),
-        init_from=_absolute(parsed.init_from) if parsed.init_from else None,
-        augment=parse_calls(parsed.augment),
-        batch_size=BATCH_SIZE if parsed.batch_size == AUTO else parsed.batch_size,
-    )
+    recipe = _recipe(parsed, log)
     phase_options.check_recipe(recipe)
-    augmentations.parse_changes(recipe.augment)
     return recipe
 
 
-def _default_phases(opened: str) -> list[str]:
-    """The head alone, then the opened top of the network as well, at a low rate."""
-    return [
-        "transfer(trainable=head, epochs=2, optimizer=rmsprop, learning_rate=1e-3)",
-        f"fine_tune(trainable={opened}, epochs=2, optimizer=sgd, momentum=0.9, learning_rate=1e-4)",
-    ]
+def _recipe(parsed: ParsedFlags, log: Log) -> Recipe:
+    """By `--phase`, or else by the run of `--init_from` that is trained further, or by a preset."""
+    given = [name for name in PRESET_FLAGS if name in parsed.explicit]
+    if parsed.phase and given:
+        raise FlagError(
+            f"--{given[0]} is for a preset, and --phase says all of its own, as in "
+            "--phase='transfer(epochs=5, learning_rate=1e-3)'; omit one of them"
+        )
+    if parsed.phase:
+        side = BACKBONES[parsed.backbone].image_size
+        values = {name: getattr(parsed, name) for name in RECIPE_FIELDS}
+        phases = tuple(map(specs.parse_phase, parsed.phase))
+        values = _converted({**values, "image_size": parsed.image_size or (side, side)})
+        return Recipe(data=required_data(parsed), phases=phases, **values)
+    explicit = [name for name in RECIPE_FIELDS if name in parsed.explicit]
+    changes = _converted({name: getattr(parsed, name) for name in explicit})
+    rates = {"epochs": parsed.epochs, "learning_rate": parsed.learning_rate}
+    if parsed.epochs and changes.get("init_from"):
+        data, run = build_data_spec(parsed), Path(changes.pop("init_from"))
+        parsed.refuse(("preset",), "chooses other phases than those of --init_from; omit it")
+        return further_recipe(run, **rates, data=data, **changes)
+    preset = parsed.preset or PRESETS[0]
+    threads = parsed.threads
+    data = required_data(parsed)
+    return preset_recipe(data, preset, **rates, threads=threads, log=log, **changes)
+
+
+def _parse_augmentations(text: str) -> tuple[Call, ...]:
+    calls = parse_calls(text)
+    augmentations.parse_changes(calls)
+    return calls
+
+
+def _converted(values: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's fields from the values of flags, those of them that there are."""
+    convert: dict[str, Callable[[Any], Any]] = {
+        "augment": _parse_augmentations,
+        "batch_size": lambda size: BATCH_SIZE if size == AUTO else size,
+        "weights": lambda name: name if name in specs.SOURCES_OF_WEIGHTS else _absolute(name),
+        "init_from": lambda run: _absolute(run) if run else None,
+    }
+    return {name: convert.get(name, lambda same: same)(value) for name, value in values.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
@@ -20,8 +22,10 @@ from engine.cli.flag_types import (
 )
 from engine.cli.parsed_flags import ParsedFlags
 from engine.commands import memory_probe, train_summary
+from engine.commands.shared_options import Log, ignore
 from engine.commands.train import TrainOptions, train
-from engine.core.recipe import Recipe
+from engine.core.options import declared_options
+from engine.core.recipe import DataSpec, Recipe, phase_text
 from engine.loggers.console import ConsoleLogger
 
 # What batch systems send, and nothing here uses otherwise.
@@ -37,6 +41,8 @@ def define_train(values: flags.FlagValues) -> None:
     define(values, "preemption_signal", None, Choice(SIGNALS), text)
     text = "ask AWS and Google whether they take the machine away"
     define_switch(values, "watch_preemption", False, text)
+    text = "print the run as a flag file, to edit and to give as --flagfile, and train nothing"
+    define_switch(values, "print_flags", False, text)
 
 
 ALL = (*cli_flags.RUN, define_train)
@@ -49,10 +55,16 @@ def names() -> list[str]:
 
 def main(argv: list[str]) -> None:
     parsed = command_line.parse("[flags]", ALL, argv, about=__doc__)
-    options = train_options(parsed, argv)
+    notes: list[str] = []
+    options = train_options(parsed, argv, notes.append)
+    if parsed.print_flags:
+        print(*(f"# {note}" for note in notes), *flag_lines(options.recipe), sep="\n")
+        return
     shutdown = cli_main.listen_for_shutdown(parsed.preemption_signal, parsed.watch_preemption)
     try:
         with ConsoleLogger() as console:
+            for note in notes:
+                console.note(note)
             result = train(options, console, shutdown)
             if result.report_error:
                 cli_main.log(f"train: {result.report_error}")
@@ -63,9 +75,13 @@ def main(argv: list[str]) -> None:
         memory_probe.become_adviser(error.recipe, options.threads)
 
 
-def train_options(parsed: ParsedFlags, argv: list[str]) -> TrainOptions:
-    """Raises:
-    FlagError: a value does not fit, or no images are named.
+def train_options(parsed: ParsedFlags, argv: list[str], log: Log = ignore) -> TrainOptions:
+    """
+    Args:
+      log: receives what a preset chose.
+
+    Raises:
+      FlagError: a value does not fit, or no images are named.
     """
     if parsed.recipe is not None:
         why = (
@@ -75,7 +91,7 @@ def train_options(parsed: ParsedFlags, argv: list[str]) -> TrainOptions:
         file = recipe_file.read(parsed.recipe)
         recipe, name, plan = file.recipe, file.name, file.plan
     else:
-        recipe, plan = cli_flags.build_recipe(parsed), None
+        recipe, plan = cli_flags.build_recipe(parsed, log), None
         flagfile = None if parsed.other_data else command_line.flagfile_name(argv)
         name = flagfile or Path(recipe.data.location).name
     return parsed.options(
@@ -87,6 +103,31 @@ def train_options(parsed: ParsedFlags, argv: list[str]) -> TrainOptions:
         cache=cli_flags.cache_options(parsed, parsed.cache_memory),
         command=cli_main.command_text(argv),
     )
+
+
+def flag_lines(recipe: Recipe) -> Iterator[str]:
+    """Yields the flags that make this recipe, one a line, without those that are defaults."""
+    data = recipe.data
+    source = next(flag for flag, name in cli_flags.SOURCE_FLAGS.items() if name == data.source)
+    yield f"--{source}={data.location}"
+    for flag, value in (("val_dir", data.validation_location), ("test_dir", data.test_location)):
+        if value:
+            yield f"--{flag}={value}"
+    yield from _option_lines(data)
+    yield f"--backbone={recipe.backbone}"
+    yield f"--image_size={'x'.join(map(str, recipe.image_size))}"
+    yield f"--augment={'|'.join(map(str, recipe.augment)) or 'none'}"
+    yield from _option_lines(recipe)
+    yield from (f"--phase={phase_text(phase)}" for phase in recipe.phases)
+
+
+def _option_lines(spec: DataSpec | Recipe) -> Iterator[str]:
+    for field in dataclasses.fields(spec):
+        value = getattr(spec, field.name)
+        if field.name not in declared_options(type(spec)) or value == field.default:
+            continue
+        number = f"{value:.15g}s" if field.name == "budget" else value
+        yield f"--{field.name}" if value is True else f"--{field.name}={number}"
 
 
 def recipe_from_flags(*arguments: str) -> Recipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +131,7 @@ def _train(
     logger: Logger,
     shutdown: Shutdown,
 ) -> TrainResult:
-    run, recipe = lock.run, options.recipe
+    run, recipe, started = lock.run, options.recipe, time.perf_counter()
     threads = tensorflow_setup.start_tensorflow(
         options.threads, recipe.deterministic, log=logger.note
     )
@@ -154,6 +155,7 @@ def _train(
             examples,
             lock=lock,
             shutdown=shutdown,
+            started=started,
             **settings,
         )
         job = setup.start_logging(job)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from engine.core.call_syntax import Call, parse_call
+from engine.core.call_syntax import Call, parse_call, value_text
 from engine.core.conversion import convert, parse_json
 from engine.core.errors import require
 from engine.core.options import check_options, option
@@ -36,7 +37,8 @@ class Phase:
     """One stretch of training with one set of trainable variables.
 
     Attributes:
-      trainable: `head`, `all`, or the stage or layer from which everything upward trains.
+      trainable: `head`, `all`, the stage or layer from which everything upward trains, or a share
+        of the network's layers, as in `0.7`: the stages that are above the other 0.3.
       epochs: 0 skips the phase.
       average: of the weights, evaluated and saved in place of the raw ones; a call of
         `engine.optim.averages.AVERAGES`.
@@ -44,6 +46,8 @@ class Phase:
       views: augmentation views of each image, used in turn; None leaves the number to
         `engine.frozen.cache_policy`.
       refresh: fraction of all views that is drawn again each epoch, 0 to 1.
+      skip_if_solved: skips the phase where the phases before it have left less than 1 minus this
+        share of the errors that naming the most frequent class would make, on validation.
       options: those of the optimizer and the schedule (`momentum`, `warmup_steps`, …);
         `engine.optim.phase_options` checks them.
     """
@@ -62,6 +66,7 @@ class Phase:
     early_stopping_patience: int | None = option(None, minimum=1)
     views: int | None = option(None, minimum=1)
     refresh: float = option(0.0, minimum=0, maximum=1)
+    skip_if_solved: float | None = option(None, above=0, below=1)
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -132,6 +137,7 @@ class Recipe:
       weights: `imagenet`, `none`, or the path of a Keras weight file.
       init_from: a finished run whose weights are the starting point.
       gradient_accumulation_steps: equal microbatches of a batch, whose gradients are summed.
+      budget: seconds of wall time that the whole command may take; see `engine.training.budget`.
     """
 
     data: DataSpec
@@ -175,6 +181,9 @@ class Recipe:
         maximum=2**32 - 1,
     )
     deterministic: bool = option(False, "the same bits on a GPU too; slower")
+    budget: float | None = option(
+        None, "wall time for the whole command, by which phases are shortened", above=0
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -213,9 +222,36 @@ def parse_phase(text: str) -> Phase:
     fields = {field.name for field in dataclasses.fields(Phase)} - {"name", "options"}
     known = {key: value for key, value in call.kwargs.items() if key in fields}
     options = {key: value for key, value in call.kwargs.items() if key not in fields}
+    if type(known.get("trainable")) is float:
+        known["trainable"] = str(known["trainable"])
     for key, value in known.items():
         known[key] = convert(value, hints[key], f"phase {call.name!r}: {key}")
     return Phase(name=call.name, options=options, **known)
+
+
+def phase_text(phase: Phase) -> str:
+    """Writes a phase as `parse_phase` reads it, without the values that are defaults."""
+    values = {
+        field.name: getattr(phase, field.name)
+        for field in dataclasses.fields(Phase)
+        if field.name not in ("name", "options") and getattr(phase, field.name) != field.default
+    }
+    words = [f"{key}={_word(value)}" for key, value in {**values, **phase.options}.items()]
+    return f"{phase.name}({', '.join(words)})"
+
+
+def _word(value: Any) -> str:
+    plain = isinstance(value, str) and re.fullmatch(r"[\w./-]+", value)
+    return value if plain else value_text(value)
+
+
+def share_of_layers(trainable: str) -> float | None:
+    """Returns the share between 0 and 1 that a phase's `trainable` is, as in `0.7`; else None."""
+    try:
+        share = float(trainable)
+    except ValueError:
+        return None
+    return share if 0 < share < 1 else None
 
 
 def to_json(spec: Any) -> str:

@@ -30,6 +30,12 @@ class PhasePlan:
     trunk: tuple[PrecisionTrial, ...] = ()  # of the frozen layers; empty where none was needed
     tail: tuple[PrecisionTrial, ...] = ()  # of the trained layers
     cache: CacheDecision | None = None  # None until it is decided
+    epochs: tuple[int, ...] = ()  # in all, as decided after 0, 1, 2 … of them; empty: the recipe's
+
+
+def planned_epochs(plan: PhasePlan, phase: Phase, epoch: int) -> int:
+    """Returns how many epochs the phase is to have, as decided when `epoch` of them were over."""
+    return plan.epochs[min(epoch, len(plan.epochs) - 1)] if plan.epochs else phase.epochs
 
 
 class PlanFile:
@@ -96,6 +102,9 @@ class PlanFile:
                 self.log(f"phase {phase.name}: caches {decision.reason}")
         return decision
 
+    def record_epochs(self, phase: Phase, epochs: tuple[int, ...]) -> None:
+        self._update(phase, epochs=epochs)
+
     def _update(self, phase: Phase, **changes: Any) -> None:
         self.plans[phase.name] = dataclasses.replace(self[phase], **changes)
         with suppress(OSError):  # it is saved again with each checkpoint
@@ -135,6 +144,7 @@ def _read_plan(value: Any, name: str) -> PhasePlan:
         choose(trial.mode.policy, dict.fromkeys(PRECISIONS), "policy")
         speed = trial.images_per_second
         require(speed > 0, f"images_per_second={speed}; allowed: a number above 0")
+    require(all(count >= 0 for count in plan.epochs), f"epochs={plan.epochs}; allowed: 0 or more")
     if plan.cache:
         slots, views = plan.cache.slots, plan.cache.views
         valid = slots >= 0 and (views is None or views > 0)

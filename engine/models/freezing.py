@@ -15,7 +15,7 @@ from typing import Any
 import keras
 
 from engine.core.errors import UserError, nearest
-from engine.core.recipe import Phase
+from engine.core.recipe import Phase, share_of_layers
 from engine.models.classifier import Classifier
 from engine.models.keras_internals import input_tensors, nested_layers, producer, to_snake_case
 
@@ -58,7 +58,7 @@ class ModelPartition:
 
 
 def partition_model(classifier: Classifier, trainable: str) -> ModelPartition:
-    """Cuts at `trainable`: `head`, `all`, a stage, or a layer that was named by its author.
+    """Cuts at `trainable`: `head`, `all`, a stage, a layer named by its author, or a share.
 
     Raises:
       UserError: no such stage or layer, or a name that Keras numbers automatically.
@@ -83,7 +83,7 @@ def require_trainable(classifier: Classifier, trainable: str) -> None:
     """Raises:
     UserError: as `partition_model`.
     """
-    if trainable not in ("head", "all", *classifier.stages):
+    if opened_stage(classifier, trainable) not in ("head", "all", *classifier.stages):
         _named_layer(classifier, trainable)
 
 
@@ -107,6 +107,24 @@ def rate_factors(
     return [layer_decay ** stages[id(variable)] for variable in variables]
 
 
+def opened_stage(classifier: Classifier, trainable: str) -> str:
+    """Returns the stage below which about 1 - share of the layers are; other names as they are.
+
+    Layers without weights do not count.
+    """
+    share = share_of_layers(trainable)
+    if share is None:
+        return trainable
+    graph, stages = _Graph(classifier.model), list(classifier.stages)
+
+    def layers_below(tensors: Iterable[Any]) -> int:
+        return sum(bool(getattr(op, "weights", None)) for op in graph.ancestors(tensors))
+
+    closed = (1 - share) * layers_below([classifier.features])
+    gaps = [abs(layers_below([classifier.stages[name]]) - closed) for name in stages[:-1]]
+    return stages[gaps.index(min(gaps)) + 1]
+
+
 def _operations_below(classifier: Classifier, graph: _Graph, trainable: str) -> set:
     """The operations below the cut."""
     if trainable == "all":
@@ -114,6 +132,7 @@ def _operations_below(classifier: Classifier, graph: _Graph, trainable: str) -> 
     if trainable == "head":
         return graph.ancestors([classifier.features])
     stages = list(classifier.stages)
+    trainable = opened_stage(classifier, trainable)
     if trainable in stages:
         index = stages.index(trainable)
         return graph.ancestors([classifier.stages[name] for name in stages[:index][-1:]])

@@ -35,6 +35,7 @@ class TrainState:
     stale: epochs of this phase since it last improved; best_loss: its best validation loss.
     seconds, wait_seconds, fill_seconds, eval_seconds: of the current epoch: training, waiting for
     data (included in training), filling the feature cache, and evaluation.
+    last_eval_seconds: eval_seconds of the epoch before.
     spent: the same over all completed epochs, and save_seconds, of all checkpoints before this.
     total_seconds: of the run, over all its processes.
     history: one row for each epoch. phases: one entry for each completed phase.
@@ -52,6 +53,7 @@ class TrainState:
     wait_seconds: float = 0.0
     fill_seconds: float = 0.0
     eval_seconds: float = 0.0
+    last_eval_seconds: float = 0.0
     spent: dict[str, float] = dataclasses.field(default_factory=dict)
     total_seconds: float = 0.0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -60,6 +62,7 @@ class TrainState:
 
     def end_epoch(self) -> None:
         """Adds the epoch's times to those of the run, and resets them."""
+        self.last_eval_seconds = self.eval_seconds
         for name in ("seconds", "wait_seconds", "fill_seconds", "eval_seconds"):
             self.spend(name, getattr(self, name))
             setattr(self, name, 0.0)

@@ -52,7 +52,7 @@ def describe_machine() -> dict[str, Any]:
         "cpu": cpu,
         "cpu_features": features,
         "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "memory_bytes": _machine_memory(),
         "gpus": [_gpu(detail, memory) for detail in details],
         "driver": driver,
         "cuda": build.get("cuda_version"),
@@ -96,6 +96,16 @@ def read_nvidia_smi(output: str) -> tuple[str | None, dict[str, int]]:
         if mebibytes.isdecimal():  # else "[N/A]", where memory is shared with the processor
             memory[name] = int(mebibytes) * MIB
     return driver, memory
+
+
+def device_memory() -> int:
+    """Returns the bytes of the smallest GPU, or of the machine where there is none."""
+    gpus = read_nvidia_smi(_run_nvidia_smi())[1].values()
+    return min(gpus, default=_machine_memory())
+
+
+def _machine_memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _run_nvidia_smi() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 from engine.core.dataset import Augmentation, DataLoader
 from engine.core.recipe import Recipe
@@ -22,6 +23,7 @@ class TrainJob:
     lock: of the run's directory; None where nothing else can know of the directory.
     cache_budget: where the trunk's outputs may be cached.
     compiled_trunks: from `trunk.compile_ahead`; a phase takes those that are its own.
+    started: when the command began, by `time.perf_counter`; a budget counts from there.
     on_nan: see `engine.core.recipe.ON_NAN`. steps_per_execution: None to have it measured.
     profile_steps: the first and the last step that TensorFlow's profiler records.
     """
@@ -36,6 +38,7 @@ class TrainJob:
     cache_budget: CacheBudget = dataclasses.field(default_factory=lambda: CacheBudget(0))
     compiled_trunks: CompiledTrunks = dataclasses.field(default_factory=dict)
     shutdown: Shutdown = dataclasses.field(default_factory=Shutdown)
+    started: float = dataclasses.field(default_factory=time.perf_counter)
     on_nan: str = "halve"
     checkpoint_minutes: float = 10.0
     log_every_steps: int = 10

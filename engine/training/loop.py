@@ -38,6 +38,7 @@ from engine.runtime.profiler import Profiler
 from engine.runtime.shutdown import ShutdownRequested
 from engine.training.batch_prefetcher import BatchPrefetcher
 from engine.training.batchnorm_check import BatchNormCheck, check_batchnorm
+from engine.training.budget import TimeBudget
 from engine.training.checkpoint_writer import CheckpointWriter
 from engine.training.head_solver import solve_head
 from engine.training.job import TrainJob
@@ -90,6 +91,7 @@ class Trainer:
         )
         self.nan_recovery = NanRecovery(job, writer, initial_weights)
         self.checkpoint_writer = CheckpointWriter(job, writer, self.best, self.nan_recovery)
+        self.budget = TimeBudget(job, self.state)
         self._seconds_to_first_step: float | None = None  # of this process
 
     def train(self) -> FinalEvaluation:
@@ -97,7 +99,7 @@ class Trainer:
         job, state = self.job, self.state
         self._restore()
         for phase in job.recipe.phases[state.phase :]:
-            if phase.epochs:
+            if phase.epochs and self._is_worth_while(phase):
                 self._train_phase(phase)  # in a call of its own, which frees the phase's caches
             else:
                 state.phase += 1
@@ -112,6 +114,23 @@ class Trainer:
         self.checkpoint_writer.finish(state, final.result)
         job.logger.end(final.result)
         return final
+
+    def _is_worth_while(self, phase: Phase) -> bool:
+        """Whether a phase finds errors to remove, and time; one that was begun goes on."""
+        job, state, share = self.job, self.state, phase.skip_if_solved
+        if state.step > state.phase_start:
+            return True
+        if share is None or not state.history:
+            return self.budget.start_phase(phase, state)
+        accuracy = max(row["val_accuracy"] for row in state.history)
+        counts = job.loader.class_counts
+        solved = 1 - accuracy <= (1 - share) * (1 - max(counts) / sum(counts))
+        if solved:
+            job.logger.note(
+                f"phase {phase.name}: skipped, since {accuracy:.2%} on validation leaves it little "
+                f"to gain (skip_if_solved={share:g})"
+            )
+        return not solved and self.budget.start_phase(phase, state)
 
     def _restore(self) -> None:
         run, state = self.job.run, self.state
@@ -129,9 +148,9 @@ class Trainer:
         prefetcher = BatchPrefetcher(trainer, length, state.phase_start + phase.epochs * length)
         try:
             with contextlib.closing(prefetcher):
-                while not phase_over(phase, state):
+                while not phase_over(trainer, state):
                     self._train_epoch(trainer, prefetcher)
-                    if self.checkpoint_writer.due_after_epoch(last=phase_over(phase, state)):
+                    if self.checkpoint_writer.due_after_epoch(last=phase_over(trainer, state)):
                         self.checkpoint_writer.save(trainer, state)
             if phase is [other for other in job.recipe.phases if other.epochs][-1]:
                 self.checkpoint_writer.retry(trainer, state)
@@ -194,14 +213,15 @@ class Trainer:
         job, state = self.job, self.state
         metrics = self.nan_recovery.read_metrics(trainer, state)
         phase_step = state.step - state.phase_start
+        phase = dataclasses.replace(trainer.phase, epochs=trainer.epochs(state.epoch))
         job.logger.step(
             StepMetrics(
-                phase=trainer.phase,
+                phase=phase,
                 epoch=state.epoch + 1,
                 step=state.step,
                 step_of_epoch=phase_step - state.epoch * job.steps_per_epoch,
                 steps_per_epoch=job.steps_per_epoch,
-                steps_left=trainer.phase.epochs * job.steps_per_epoch - phase_step,
+                steps_left=phase.epochs * job.steps_per_epoch - phase_step,
                 batch_size=job.recipe.batch_size,
                 loss=metrics.loss,
                 accuracy=metrics.accuracy,
@@ -226,6 +246,7 @@ class Trainer:
         state.best_loss = evaluation.loss if improved else state.best_loss
         self._keep_if_best(row)
         self.checkpoint_writer.save_history(state)
+        self.budget.end_epoch(trainer.plans, trainer.phase, state)
         job.logger.epoch(row, evaluation, best=state.best == model_score(row))
 
     def _keep_if_best(self, row: dict[str, Any]) -> None:
@@ -264,7 +285,9 @@ class Trainer:
         return check_batchnorm(trainer.step, trainer.train_batches(first, first + length, 1))
 
 
-def phase_over(phase: Phase, state: TrainState) -> bool:
+def phase_over(trainer: PhaseTrainer, state: TrainState) -> bool:
     """Whether a phase has all its epochs, or stops early."""
-    patience = phase.early_stopping_patience
-    return state.epoch >= phase.epochs or (patience is not None and state.stale >= patience)
+    patience = trainer.phase.early_stopping_patience
+    return state.epoch >= trainer.epochs(state.epoch) or (
+        patience is not None and state.stale >= patience
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ from engine.frozen import cache_policy, precision, trunk
 from engine.frozen.cache_policy import CacheDecision
 from engine.frozen.feature_cache import FeatureCache
 from engine.frozen.forward import FrozenForward
-from engine.frozen.phase_plan import PlanFile
+from engine.frozen.phase_plan import PlanFile, planned_epochs
 from engine.frozen.precision import ComputeMode
 from engine.frozen.view_schedule import ViewSchedule
 from engine.models.freezing import partition_model, rate_factors
@@ -90,8 +91,7 @@ class PhaseTrainer:
         )
         self.step = self._make_train_step(mode)
         self.eval_step = train_step.make_tail_eval_step(self.partition, mode)
-        rate = phase_options.phase_learning_rate(phase, job.steps_per_epoch)
-        self.rate = reduce_rate(rate, nan_events, phase, state.phase_start)
+        self.rate = reduce_rate(self._make_rate(), nan_events, phase, state.phase_start)
         image_bytes = 3 * math.prod(recipe.image_size)
         row_bytes = self.frozen_forward.row_bytes if self.features else image_bytes
         step_bytes = recipe.batch_size * row_bytes
@@ -101,6 +101,22 @@ class PhaseTrainer:
         self.freeze_check = FreezeCheck(job.classifier.model, self.partition, phase)
         self._cache_validation = cache.validation
         self._validation: list[Batch] = []
+
+    def epochs(self, epoch: int) -> int:
+        """Returns how many epochs the phase has, as known when `epoch` of them are over."""
+        return planned_epochs(self.plans[self.phase], self.phase, epoch)
+
+    def _make_rate(self) -> Callable[[int], float]:
+        length = self.job.steps_per_epoch
+
+        @functools.cache
+        def rate(epochs: int) -> Callable[[int], float]:
+            planned = dataclasses.replace(self.phase, epochs=epochs)
+            return phase_options.phase_learning_rate(planned, length)
+
+        if self.job.recipe.budget is None:
+            return rate(self.phase.epochs)
+        return lambda step: rate(self.epochs(step // length))(step)
 
     def train_batches(
         self, first: int, stop: int, steps_per_execution: int

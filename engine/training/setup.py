@@ -94,11 +94,12 @@ def describe(job: TrainJob) -> Iterator[str]:
         f"{measured if recipe.precision == 'auto' else recipe.precision}"
     )
     for phase in recipe.phases:
-        variables = freezing.partition_model(job.classifier, phase.trainable).variables
-        above = "" if phase.trainable in ("head", "all") else " and above"
+        opened = freezing.opened_stage(job.classifier, phase.trainable)
+        variables = freezing.partition_model(job.classifier, opened).variables
+        above = "" if opened in ("head", "all") else " and above"
         steps = f"{phase.epochs} x {job.steps_per_epoch} steps"
         yield (
-            f"phase {phase.name}: trains {phase.trainable}{above}, "
+            f"phase {phase.name}: trains {opened}{above}, "
             f"{sum(math.prod(variable.shape) for variable in variables):,} parameters "
             f"in {len(variables)} variables; "
             f"{'solved' if phase.optimizer == SOLVER else steps}, {phase.optimizer}"

@@ -149,6 +149,7 @@ def test_source_of_the_command_line_replaces_those_of_files(
     write, files, flags, location, name, first
 ):
     file = write(files.format(write("--data_dir=/inner\n", "inner.flags").split("=")[1]))
+    flags = ("--phase=a()", *flags)
     given = (file, *flags) if first else (*flags, file)
     options = cli_train.train_options(
         command_line.parse("[flags]", cli_train.ALL, argv := ["train", *given]), argv
@@ -220,6 +221,6 @@ def test_flags_of_other_programs_in_a_flag_file_are_ignored(write):
 def test_own_flag_file_is_found_from_any_folder_and_a_local_one_comes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli_train.recipe_from_flags("--flagfile=solar_cells.flags").data.source == "tfds"
-    (tmp_path / "solar_cells.flags").write_text("--data_dir=mine\n")
+    (tmp_path / "solar_cells.flags").write_text("--data_dir=mine\n--phase=a()\n")
     local = cli_train.recipe_from_flags("--flagfile=solar_cells.flags").data
     assert local.location == str(tmp_path / "mine")

@@ -111,13 +111,9 @@ def test_missing_source_of_images_is_refused():
     assert "--flagfile=solar_cells.flags" in refused(read=lambda: cli_flags.build_recipe(parse()))
 
 
-def test_default_phases_train_the_head_and_then_the_top():
+def test_defaults_beside_phases_are_the_blog_posts():
     result = recipe("--backbone=inception_v3")
-    assert [(p.name, p.trainable, p.optimizer, p.learning_rate) for p in result.phases] == [
-        ("transfer", "head", "rmsprop", 1e-3),
-        ("fine_tune", "mixed9", "sgd", 1e-4),
-    ]
-    assert result.phases[1].options == {"momentum": 0.9}
+    assert (result.batch_size, result.dropout, result.label_smoothing) == (32, 0, 0)
     assert result.image_size == (299, 299)
     assert [str(call) for call in result.augment] == [
         "rotate(30)", "shift(0.2)", "shear(0.2)", "zoom(0.2)", "flip"
@@ -152,7 +148,12 @@ def test_image_size_is_one_number_or_two(text, size):
     [
         ("--bacth_size=3", "--bacth_size does not exist (did you mean 'batch_size'?)"),
         ("--flag_file=x", "--flag_file does not exist (did you mean 'flagfile'?)"),
-        ("--epochs=3", "--epochs does not exist: it belongs to a phase, as --phase='transfer(epoc"),
+        ("--epochs=3", "--epochs is for a preset, and --phase says all of its own, as in --phase"),
+        ("--epochs=0", "--epochs=0: '0'; allowed: a whole number, 1 or more"),
+        ("--num_epochs=3", "--num_epochs does not exist: it belongs to a phase, as --phase='trans"),
+        ("--preset=quik", "'quik' does not exist (did you mean 'quick'?); allowed: standard, quic"),
+        ("--budget=10", "--budget=10: '10'; allowed: a time with its unit, such as 90s, 10m or 1"),
+        ("--budget=0s", "allowed: a time with its unit"),
         ("--lr=1e-3", "as --phase='transfer(learning_rate=1e-3)'; bin/train --help lists all"),
         ("--weight-decay=1", "as --phase='transfer(weight_decay=0.01)'"),
         ("--phase=a(optimizer=adamW)", "'adamW' does not exist (did you mean 'adamw'?)"),

@@ -66,7 +66,8 @@ def run_options(shutdown, monkeypatch) -> list:
 
 
 def options_of(*arguments) -> command.TrainOptions:
-    argv = ["bin/train", "--data_dir=x", *arguments]
+    phase = [] if SMALL[-1] in arguments else ["--phase=head()"]
+    argv = ["bin/train", "--data_dir=x", *phase, *arguments]
     return cli_train.train_options(command_line.parse("[flags]", cli_train.ALL, argv), argv)
 
 
@@ -80,13 +81,13 @@ def test_flags_reach_the_options():
     assert options.cache == CacheOptions(Path("/c"), 10**9)
     assert (options.on_nan, options.profile_steps, options.report) == ("stop", (2, 4), False)
     assert options.price_per_hour == 2
-    assert options.command.startswith("bin/train --data_dir=x --run_dir=r")
+    assert options.command.startswith("bin/train --data_dir=x '--phase=head()' --run_dir=r")
 
 
 def test_options_without_flags_are_the_defaults_of_the_function():
     options = options_of()
     assert options == command.TrainOptions(
-        options.recipe, Path("runs/x"), command="bin/train --data_dir=x"
+        options.recipe, Path("runs/x"), command="bin/train --data_dir=x '--phase=head()'"
     )
     assert options_of("--batch_size=auto").fit_memory
     assert options_of("--cache_dir=none").cache.folder is None
@@ -104,7 +105,7 @@ def test_flags_of_preemption_reach_the_shutdown(
     run_options, shutdown, coloured, tmp_path, capsys, flags, requested
 ):
     place = tmp_path / "run"
-    cli_train.main(["bin/train", f"--data_dir={coloured}", f"--run_dir={place}", *flags])
+    cli_train.main(["bin/train", *SMALL, f"--data_dir={coloured}", f"--run_dir={place}", *flags])
     assert len(run_options) == 1
     assert shutdown.requested == requested
     out, err = capsys.readouterr()
@@ -118,7 +119,7 @@ def test_terminal_that_is_gone_does_not_end_a_run(run_options, monkeypatch, colo
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(sys, "stdout", Gone())
-    cli_train.main(["bin/train", f"--data_dir={coloured}", f"--run_dir={tmp_path / 'run'}"])
+    cli_train.main(["bin/train", *SMALL, f"--data_dir={coloured}", f"--run_dir={tmp_path / 'run'}"])
     assert len(run_options) == 1
 
 
