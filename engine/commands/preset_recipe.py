@@ -12,6 +12,7 @@ from engine.core.errors import UserError, choose
 from engine.core.recipe import DataSpec, Recipe, phase_text
 from engine.models.backbones import BACKBONES
 from engine.optim import phase_options, presets
+from engine.optim.optimizers import SOLVER
 from engine.runs.directory import RunDirectory
 from engine.runtime import hardware, tensorflow_setup
 
@@ -117,7 +118,7 @@ def further_recipe(
     recipe = RunDirectory(run_dir).read_recipe()
     last = [phase for phase in recipe.phases if phase.epochs][-1]
     options = phase_options.phase_options(last).optimizer
-    if last.optimizer == "lbfgs":
+    if last.optimizer == SOLVER:
         raise UserError(
             f"--init_from={run_dir}: its last phase is solved, not trained in epochs; omit "
             "--epochs to start a preset from it"

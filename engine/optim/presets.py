@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from engine.core.recipe import Phase, parse_phase
+from engine.optim.optimizers import SOLVER
 
 PRESETS = ("standard", "quick", "thorough")
 BATCH_SIZE = 32
@@ -156,7 +157,7 @@ def choose_recipe(
     }
     usual = value["epochs"] * value["times the epochs"]
     epochs, rate = epochs or usual, learning_rate or value["learning_rate"]
-    head = solved_head()
+    head = Phase("head", optimizer=SOLVER)
     if facts.hidden_units:  # nothing to solve: its loss is not convex
         scaled = max(1, round(3 * epochs / usual))
         head_rate = 1e-3 * rate / value["learning_rate"]
@@ -179,11 +180,6 @@ def choose_recipe(
         "batch_size": BATCH_SIZE,
         "gradient_accumulation_steps": facts.microbatches,
     }
-
-
-def solved_head() -> Phase:
-    """The first phase: 98.8 % of cats and dogs in seconds, 63 to 68 % of groceries."""
-    return Phase("head", epochs=3, optimizer="adamw", views=1, options={"warmup_epochs": 0.3})
 
 
 def table() -> Iterator[str]:
