@@ -54,7 +54,13 @@ def restart_in_venv(missing):
         )
     python = prepared_python(missing)
     arguments = getattr(sys, "orig_argv", [sys.executable, *sys.argv])[1:]
-    os.execve(python, [python, *arguments], dict(clean_environment(), **{RESTARTED: VENV}))
+    try:
+        os.execve(python, [python, *arguments], dict(clean_environment(), **{RESTARTED: VENV}))
+    except OSError as error:
+        fail(
+            "%s cannot be started (%s); move %s away and run this again"
+            % (python, error.strerror, VENV)
+        )
 
 
 def requirements(extras=()):

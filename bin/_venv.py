@@ -39,8 +39,8 @@ def prepared_python(missing):
         fail("interrupted; the next call starts the set-up of .venv again", status=130)
     except OSError as error:
         fail(
-            "cannot make %s (%s); give it a writable folder with a few GB of space, or run this "
-            "with a Python that has the packages: pip install -r %s"
+            "cannot use or make %s (%s); get the right to read it, or a writable folder with a few "
+            "GB of space, or run this with a Python that has the packages: pip install -r %s"
             % (VENV, error.strerror or error, os.path.basename(wanted_lock()))
         )
 

@@ -6,9 +6,11 @@ import gc
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
+from engine.core.errors import UserError
 from engine.runtime.captured_output import capture_native_stderr
 
 # What Keras imports where it is installed, for wrappers and galleries that no command uses.
@@ -35,8 +37,12 @@ def start_tensorflow(
 
     Returns:
       the number of threads.
+
+    Raises:
+      UserError: no temporary folder can be written.
     """
     threads = threads or len(os.sched_getaffinity(0))
+    _require_temporary_folder()
     imported_here = "tensorflow" not in sys.modules
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors stay
     with capture_native_stderr():
@@ -53,6 +59,16 @@ def start_tensorflow(
     if imported_here:
         gc.freeze()  # a million objects that stay: Python need not look through them time and again
     return threads
+
+
+def _require_temporary_folder() -> None:
+    """TensorFlow looks for one as it is imported, and writes there what it converts to graphs."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        raise UserError(
+            "no temporary folder can be written, and TensorFlow needs one; name one: TMPDIR=FOLDER"
+        ) from None
 
 
 def skip_keras_extras() -> None:

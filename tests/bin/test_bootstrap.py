@@ -259,12 +259,46 @@ def test_failed_installation_ends_with_the_reason_and_a_next_step(repository):
     assert "THESE PACKAGES DO NOT MATCH" in (repository / ".venv" / "setup.log").read_text()
 
 
+def test_every_program_starts_with_pythonsafepath(tmp_path):
+    """Python then leaves out the program's own folder, where _bootstrap is."""
+    programs = [path for path in BIN.iterdir() if path.is_file() and not path.suffix]
+    assert len(programs) == 8
+    started = [
+        subprocess.Popen(
+            [sys.executable, path, "--help"],
+            env={**os.environ, "PYTHONSAFEPATH": "1"},
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for path in programs
+    ]
+    for process in started:
+        out, err = process.communicate(timeout=100)
+        assert (process.returncode, err, "usage: bin/" in out) == (0, "", True)
+
+
 def test_unwritable_folder_is_named_in_one_line(repository):
     # A file in the place of the folder stops root too, whom a read-only folder would not.
     (repository / ".venv").touch()
     status, _, err = call(repository)
     assert status == 1
-    assert f"cannot make {repository / '.venv'} (File exists)" in one_line(err)
+    assert f"cannot use or make {repository / '.venv'} (File exists)" in one_line(err)
+
+
+def test_environment_closed_to_this_user_is_named_in_one_line(repository):
+    """Root may enter it, so the interpreter inside is one that can't be started."""
+    (repository / ".venv" / "bin").mkdir(parents=True)
+    python = repository / ".venv" / "bin" / "python"
+    python.write_bytes(b"no program")
+    python.chmod(0o755)
+    status, _, err = call(repository)
+    assert (status, "python cannot be started (Exec format error)" in one_line(err)) == (1, True)
+    if os.geteuid():
+        (repository / ".venv").chmod(0)
+        status, _, err = call(repository)
+        assert (status, "(Permission denied); get the right" in one_line(err)) == (1, True)
 
 
 @pytest.mark.parametrize("library", ["/usr/lib/wsl/lib/libcuda.so.1", None])

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 
+import pytest
+
+from engine.core.errors import UserError
 from engine.runtime.child_process import module_environment
+from engine.runtime.tensorflow_setup import start_tensorflow
 
 FRESH = """
 import os, sys
@@ -44,6 +49,13 @@ def test_fresh_tensorflow_starts_quietly_with_the_requested_settings():
     assert inter_op in ("False 1", "True 0"), "one operation on a CPU, for the same bits each time"
     assert deterministic == "True"
     assert err == "errors are heard again"
+
+
+def test_without_a_temporary_folder_one_line_names_the_variable(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nowhere"])
+    with pytest.raises(UserError, match=r"^no temporary folder .*; name one: TMPDIR=FOLDER$"):
+        start_tensorflow()
 
 
 def test_started_tensorflow_keeps_its_settings_and_says_so():
