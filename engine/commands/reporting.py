@@ -25,6 +25,7 @@ from engine.training.results import FinalEvaluation
 from pipelines.loading import batches, prepare
 
 OWN_DATA = "the run's own"
+SHARE, MIN_SECONDS = 0.1, 5.0  # of a run's time that its report takes at most, where that is more
 
 
 def write_training_report(
@@ -49,8 +50,11 @@ def write_training_report(
         price_per_hour=price_per_hour,
     )
     started = time.perf_counter()
+    seconds = max(MIN_SECONDS, SHARE * final.result["seconds_total"])
+    job.logger.note(f"writing the report, in {duration(seconds)} at most")
     try:
-        data = collect_report(_trained_model(job, final, split), context, job.shutdown.check)
+        model = _trained_model(job, final, split)
+        data = collect_report(model, context, job.shutdown.check, seconds)
         job.shutdown.check()
         if job.lock and not job.lock.owns_directory():
             raise UserError(f"{job.run.path} holds another run by now")

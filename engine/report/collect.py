@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
@@ -15,6 +17,9 @@ from engine.evaluation import decision_rule
 from engine.evaluation.classification_metrics import precision_recall_curve, roc_curve
 from engine.evaluation.evaluate import Predictions
 from engine.evaluation.model_metrics import ModelMetrics
+from engine.frozen import precision
+from engine.frozen.phase_plan import PlanFile
+from engine.frozen.precision import ComputeMode
 from engine.models.classifier import Classifier
 from engine.report import images, training_log
 from engine.report.images import ImageSource
@@ -30,6 +35,7 @@ from engine.runs.directory import RunDirectory
 
 MAX_IMAGES = 24  # shown of mistakes and of label errors
 MAX_CURVES = 5  # classes whose curves are drawn
+EXPLAINING_SHARE, LABELS_SHARE = 0.3, 0.8  # of a limited time: when these are over
 METRICS = [field.name for field in dataclasses.fields(ModelMetrics)]
 
 
@@ -52,7 +58,10 @@ class MeasuredModel:
 
 
 def collect_report(
-    model: MeasuredModel, context: ReportContext, check_stop: Callable[[], None] = lambda: None
+    model: MeasuredModel,
+    context: ReportContext,
+    check_stop: Callable[[], None] = lambda: None,
+    seconds: float = math.inf,
 ) -> ReportData:
     """Collects all data of a report.
 
@@ -60,12 +69,16 @@ def collect_report(
       model: the model and its predictions.
       context: what the program knows of them.
       check_stop: called now and then; it raises to stop the work.
+      seconds: that it may take; fewer mistakes are explained and fewer labels checked to keep it.
 
     Raises:
       UserError: an image can no longer be read.
     """
-    mistakes = _mistakes(model, check_stop)
-    labels = _check_labels(model, model.training, check_stop) if model.training else None
+    started = time.perf_counter()
+    mistakes = _mistakes(model, check_stop, started + EXPLAINING_SHARE * seconds)
+    labels, deadline = None, started + LABELS_SHARE * seconds
+    if model.training and time.perf_counter() < deadline:
+        labels = _check_labels(model, model.training, check_stop, deadline)
     return ReportData(
         **{name: getattr(model.measured, name) for name in METRICS},
         run=str(model.run.path),
@@ -74,6 +87,7 @@ def collect_report(
         curves=class_curves(model.predictions, model.measured),
         mistakes=mistakes,
         labels=labels,
+        limited=seconds < math.inf,
         training=training_log.read(model.run),
     )
 
@@ -95,7 +109,9 @@ def class_curves(predictions: Predictions, measured: ModelMetrics) -> tuple[Clas
     )
 
 
-def _mistakes(model: MeasuredModel, check_stop: Callable[[], None]) -> tuple[Mistake, ...]:
+def _mistakes(
+    model: MeasuredModel, check_stop: Callable[[], None], deadline: float
+) -> tuple[Mistake, ...]:
     """Returns all mistakes, the most confident first; MAX_IMAGES of them with images."""
     predictions = model.predictions
     predicted = predictions.logits.argmax(-1)
@@ -105,7 +121,7 @@ def _mistakes(model: MeasuredModel, check_stop: Callable[[], None]) -> tuple[Mis
     source = ImageSource(model.batches, model.recipe.batch_size, check_stop)
     shown = _spread(list(zip(predictions.labels[wrong], predicted[wrong], strict=True)))
     classes = {int(n): int(predicted[n]) for n in wrong[shown[:MAX_IMAGES]]}
-    jpegs = images.explain_images(model.classifier, source, classes)
+    jpegs = images.explain_images(model.classifier, source, classes, deadline)
     return tuple(
         Mistake(
             predictions.name(n),
@@ -132,11 +148,13 @@ def _spread(pairs: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def _check_labels(
-    model: MeasuredModel, loader: DataLoader, check_stop: Callable[[], None]
+    model: MeasuredModel, loader: DataLoader, check_stop: Callable[[], None], deadline: float
 ) -> LabelCheckSummary:
     from engine.evaluation import label_errors
 
-    check = label_errors.check_labels(model.recipe, loader, model.classifier, check_stop)
+    check = label_errors.check_labels(
+        model.recipe, loader, model.classifier, check_stop, _trunk_mode(model), deadline
+    )
     issues = check.issues
     rows = [row for row in issues.order.tolist() if issues.margin[row] < 0]
     numbers = check.examples[rows].tolist()
@@ -158,3 +176,11 @@ def _check_labels(
     return LabelCheckSummary(
         len(check.examples), check.accuracy, check.feature_network, tuple(suspects), check.note
     )
+
+
+def _trunk_mode(model: MeasuredModel) -> ComputeMode | None:
+    """The mode that the run has found the fastest for its frozen layers, if it has them."""
+    plans = PlanFile(model.run.plan, model.recipe, lambda line: None).plans.values()
+    trials = next((plan.trunk for plan in plans if plan.trunk), ())
+    mode = precision.choose_trial(trials).mode if trials else None
+    return mode if mode in precision.recipe_modes(model.recipe) else None

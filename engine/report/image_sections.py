@@ -6,9 +6,10 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from engine.core.text import command_line
 from engine.report.document import Section
 from engine.report.formatting import count, percent
-from engine.report.markup import Markup, image, join, paragraph, tag
+from engine.report.markup import Markup, image, join, paragraph, preformatted, tag
 from engine.report.report_data import LabelCheckSummary, Mistake, ReportData, SuspectLabel
 
 
@@ -40,9 +41,14 @@ def _mistake(mistake: Mistake) -> tuple[Markup, Markup]:
 
 
 def labels(data: ReportData) -> Section | None:
-    if data.labels is None:
-        return None
-    return Section("labels", "Likely label errors", "Labels", _labels(data.labels))
+    parts = [_labels(data.labels)] if data.labels else []
+    if data.limited and (data.labels is None or data.labels.note):
+        flags = f"--run_dir={data.run}", f"--report={data.run}/report"
+        parts += [
+            paragraph("The time for this report was limited. This command checks all labels:"),
+            preformatted("Command for all labels", command_line("evaluate", *flags)),
+        ]
+    return Section("labels", "Likely label errors", "Labels", join(parts)) if parts else None
 
 
 def _labels(check: LabelCheckSummary) -> Markup:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -45,7 +47,10 @@ def read_images(source: ImageSource, numbers: Iterable[int]) -> Iterator[tuple[i
 
 
 def explain_images(
-    classifier: Classifier, source: ImageSource, classes: Mapping[int, int]
+    classifier: Classifier,
+    source: ImageSource,
+    classes: Mapping[int, int],
+    deadline: float = math.inf,
 ) -> dict[int, tuple[bytes, bytes]]:
     """Returns JPEGs of images, and of the same under the heat map of a class.
 
@@ -54,16 +59,21 @@ def explain_images(
     Args:
       classifier: whose prediction to explain.
       source: the images.
-      classes: the number of each image, and the class to explain in it.
+      classes: the number of each image, and the class to explain in it; what matters most first.
+      deadline: by `time.perf_counter`; images that come later, except the first, are omitted.
     """
     from engine.inference import gradcam
 
     if not classes:
         return {}
-    explain, jpegs = gradcam.from_classifier(classifier), {}
-    for number, image in read_images(source, classes):
+    explain, images = gradcam.from_classifier(classifier), dict(read_images(source, classes))
+    jpegs: dict[int, tuple[bytes, bytes]] = {}
+    for number, explained in classes.items():
+        if jpegs and time.perf_counter() > deadline:
+            break
         source.check_stop()
-        (heat,) = explain(image[None], np.array([classes[number]], np.int32))
+        image = images[number]
+        (heat,) = explain(image[None], np.array([explained], np.int32))
         jpegs[number] = jpeg(image), jpeg(gradcam.overlay(image, heat)) if heat.any() else b""
     return jpegs
 

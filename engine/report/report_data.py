@@ -101,6 +101,7 @@ class ReportData(ModelMetrics):
     run: the run's directory.
     curves: of a few classes, those that are separated worst.
     labels: the label check of the training split.
+    limited: whether its time was, so that fewer labels may have been checked, or none.
     seconds: that the report took, but for writing it.
     """
 
@@ -111,6 +112,7 @@ class ReportData(ModelMetrics):
     mistakes: tuple[Mistake, ...]
     labels: LabelCheckSummary | None
     training: TrainingLog | None
+    limited: bool = False
     seconds: float = 0.0
 
     @property

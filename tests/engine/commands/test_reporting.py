@@ -120,9 +120,9 @@ def unreported(tmp_path):
     def end(lock=None) -> str:
         watcher, run = Watcher(), RunDirectory(tmp_path / "run")
         job = types.SimpleNamespace(run=run, shutdown=Shutdown(), lock=lock, logger=watcher)
-        final = types.SimpleNamespace(predictions={"test": None})
+        final = types.SimpleNamespace(predictions={"test": None}, result={"seconds_total": 90.0})
         error = reporting.write_training_report(job, final, "bin/train")
-        assert watcher.notes == []
+        assert watcher.notes == ["writing the report, in 9 s at most"]
         return error
 
     return end

@@ -87,6 +87,14 @@ def test_suspects_have_label_and_suggestion(measured, monkeypatch):
     assert (summary.examined, summary.accuracy, summary.features_of) == (30, 0.75, "a network")
 
 
+def test_report_without_time_explains_one_mistake_and_checks_no_label(measured):
+    model = dataclasses.replace(measured, training=LOADER)
+    report = collect.collect_report(model, CONTEXT, seconds=0.0)
+    assert sum(bool(mistake.image) for mistake in report.mistakes) == 1
+    assert report.limited
+    assert report.labels is None
+
+
 def test_rule_gives_operating_point_decisions_and_abstention(measured):
     plain = collect.collect_report(measured, CONTEXT)
     assert plain.operating_point is plain.decisions is plain.abstention is None

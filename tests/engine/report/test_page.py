@@ -251,6 +251,15 @@ def test_likely_label_errors_are_counted():
     assert "No label looks wrong." in said(labels=example.suspects())
 
 
+def test_report_of_limited_time_names_the_command_that_checks_all_labels():
+    some = dataclasses.replace(example.suspects(), note="4 of 40 images were examined")
+    command = "bin/evaluate --run_dir="
+    assert command in said(limited=True, labels=None)
+    assert command in said(limited=True, labels=some)
+    assert command not in said(limited=True, labels=example.suspects())
+    assert command not in said(limited=False, labels=some)
+
+
 def luminance(color: str) -> float:
     """Of WCAG 2.2, section "relative luminance"."""
     parts = np.array([int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)])
