@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.core.text import printable
+from engine.core.text import json_text, printable
 from engine.evaluation.decision_rule import format_threshold
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def comparison_json(runs: Sequence[ComparedRun]) -> str:
 
 
 def _as_json(values: Any) -> str:
-    return json.dumps(values, indent=2, ensure_ascii=False, default=vars)  # of dataclasses
+    return json_text(values, indent=2, default=vars)  # of dataclasses
 
 
 def evaluation_table(result: EvaluationResult) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from engine.commands.predict_to_file import predict_to_file
 from engine.commands.prediction_progress import PredictionProgress
 from engine.core.errors import UserError
 from engine.core.options import Option
-from engine.core.text import csv_cell, csv_path, printable, program
+from engine.core.text import csv_cell, csv_path, json_text, printable, program
 from engine.inference import predictions_format
 from engine.inference.predictions import Prediction
 from engine.inference.predictions_format import decision_text
@@ -126,7 +125,7 @@ def print_table(predictions: Sequence[Prediction], decides: bool) -> None:
 
 def print_json(predictions: Sequence[Prediction], decides: bool) -> None:
     rows = list(map(predictions_format.as_json, predictions))
-    print(json.dumps(rows, indent=2, ensure_ascii=False))
+    print(json_text(rows, indent=2))
 
 
 def print_csv(predictions: Sequence[Prediction], decides: bool) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 _PROGRAMS = Path(__file__).parents[2] / "bin"  # in a checkout
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -27,6 +29,22 @@ def _escaped(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # see os.fsdecode
         return f"\\x{ord(character) - 0xDC00:02x}"
     return repr(character)[1:-1]
+
+
+def json_text(value: Any, **settings: Any) -> str:
+    """Returns JSON in which letters of any language stay and what a terminal would obey is escaped.
+
+    JSON leaves the control characters U+0080 to U+009F as they are.
+
+    Args:
+      settings: of `json.dumps`.
+    """
+    lines = json.dumps(value, ensure_ascii=False, **settings).split("\n")
+    return "\n".join(line if line.isprintable() else _escaped_json(line) for line in lines)
+
+
+def _escaped_json(line: str) -> str:
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
 def program(name: str) -> str:

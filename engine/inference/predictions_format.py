@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from engine.core.errors import choose
-from engine.core.text import csv_cell, csv_path
+from engine.core.text import csv_cell, csv_path, json_text
 
 if TYPE_CHECKING:
     from engine.inference.predictions import Prediction
@@ -94,9 +93,7 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
 
 def _json_rows(predictions: Iterable[Prediction], _: int) -> bytes:
     rows = map(as_json, predictions)
-    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
-    # This error handler writes surrogates as JSON does.
-    return "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
+    return "".join(f"{json_text(row, allow_nan=False)}\n" for row in rows).encode()
 
 
 FORMATS = {".csv": Format(_csv_header, _csv_rows), ".jsonl": Format(lambda _: b"", _json_rows)}

@@ -1,3 +1,4 @@
+import json
 import os
 
 import pytest
@@ -47,6 +48,17 @@ def test_csv_path_names_the_same_file_and_is_no_formula(name):
 def test_printable_escapes_what_a_terminal_would_obey(name, shown):
     assert printable(name) == shown
     assert printable(name).isprintable()
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_json_text_escapes_every_control_character_and_keeps_letters(indent):
+    controls = [*range(0x20), *range(0x7F, 0xA0), 0x202E, 0x2028, 0xDC80, 0xE0001]
+    value = {f"größe 犬🐱 {chr(code)}": ["\n", chr(code), 0.5, None] for code in controls}
+    written = text.json_text(value, indent=indent)
+    assert all(line.isprintable() for line in written.split("\n"))
+    assert written.count("größe 犬🐱") == len(controls)
+    assert json.loads(written.encode()) == value
+    assert len(written.split("\n")) == len(json.dumps(value, indent=indent).split("\n"))
 
 
 def test_printable_keeps_the_characters_asked_for():
