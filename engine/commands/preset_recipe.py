@@ -46,11 +46,6 @@ def preset_recipe(
     """
     choose(preset, dict.fromkeys(presets.PRESETS), "preset")
     side = choose(backbone, BACKBONES, "backbone").image_size
-    if preset == "quick" and not changes.get("hidden_units") and (epochs or learning_rate):
-        raise UserError(
-            "the preset quick solves the head, without epochs or a rate; omit these, or choose "
-            "the preset standard"
-        )
     if data.source == "tfds":
         tensorflow_setup.start_tensorflow(threads, changes.get("deterministic", False))
     size = changes.pop("image_size", None) or (side, side)
@@ -61,6 +56,11 @@ def preset_recipe(
         hidden_units=changes.get("hidden_units", 0),
     )
     chosen = presets.choose_recipe(facts, epochs, learning_rate)
+    if chosen["phases"][-1].optimizer == SOLVER and (epochs or learning_rate):
+        raise UserError(
+            f"the preset {preset} solves the head, without epochs or a rate; omit these, or choose "
+            "the preset standard"
+        )
     chosen["augment"] = parse_calls(chosen["augment"])
     if "batch_size" in changes:
         del chosen["gradient_accumulation_steps"]

@@ -81,6 +81,21 @@ _STRONG = (
 )
 
 RULES: dict[str, tuple[Rule, ...]] = {
+    "head": (
+        Rule(
+            "head(epochs=3, optimizer=adamw)",
+            "a hidden layer",
+            lambda f: f.hidden_units > 0,
+            "nothing to solve: its loss is not convex",
+        ),
+        Rule(
+            f"head(optimizer={SOLVER})",
+            "up to 100,000 images",
+            lambda f: f.images <= 100_000,
+            "in seconds, cats and dogs 98.8 %, groceries 63 to 68 %",
+        ),
+        _else("head(epochs=1, optimizer=adamw, views=1)", "the features may not fit in memory"),
+    ),
     "epochs": (
         _up_to(100, 80, _STEPS),
         _up_to(250, 50, _STEPS),
@@ -157,11 +172,11 @@ def choose_recipe(
     }
     usual = value["epochs"] * value["times the epochs"]
     epochs, rate = epochs or usual, learning_rate or value["learning_rate"]
-    head = Phase("head", optimizer=SOLVER)
-    if facts.hidden_units:  # nothing to solve: its loss is not convex
-        scaled = max(1, round(3 * epochs / usual))
-        head_rate = 1e-3 * rate / value["learning_rate"]
-        head = parse_phase(f"head(epochs={scaled}, optimizer=adamw, learning_rate={head_rate:g})")
+    head = parse_phase(value["head"])
+    if head.optimizer != SOLVER:
+        scaled = max(1, round(head.epochs * epochs / usual))
+        head_rate = head.learning_rate * (rate / value["learning_rate"])
+        head = dataclasses.replace(head, epochs=scaled, learning_rate=head_rate)
     fine_tune = Phase(
         "fine_tune",
         epochs=epochs,
@@ -171,12 +186,13 @@ def choose_recipe(
         **{name: value[name] for name in ("trainable", "schedule", "weight_decay", "layer_decay")},
         skip_if_solved=value["skip_if_solved"],
     )
-    quick = facts.preset == "quick"
+    phases = (head,) if facts.preset == "quick" else (head, fine_tune)
+    solved = phases[-1].optimizer == SOLVER
     return {
-        "phases": (head,) if quick else (head, fine_tune),
-        "augment": "none" if quick and not facts.hidden_units else value["augment"],
-        "dropout": 0.0 if quick else value["dropout"],
-        "label_smoothing": 0.0 if quick else value["label_smoothing"],
+        "phases": phases,
+        "augment": "none" if solved else value["augment"],
+        "dropout": 0.0 if solved else value["dropout"],
+        "label_smoothing": 0.0 if solved else value["label_smoothing"],
         "batch_size": BATCH_SIZE,
         "gradient_accumulation_steps": facts.microbatches,
     }

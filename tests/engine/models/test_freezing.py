@@ -106,6 +106,18 @@ def test_cut_opens_its_stage_and_all_after_it():
     ]
 
 
+@pytest.mark.parametrize(
+    ("share", "stage"),
+    [("0.7", "block4"), ("0.05", "top"), ("0.99", "block1"), ("block6", "block6")],
+)
+def test_share_of_layers_opens_the_stages_above_the_rest(share, stage):
+    """Of the 98 layers with weights of Lite0, 30 are below block4, and 68 are not."""
+    network = build("efficientnet_lite0")
+    assert freezing.opened_stage(network, share) == stage
+    opened, named = (freezing.partition_model(network, name) for name in (share, stage))
+    assert opened.open_layers == named.open_layers
+
+
 def test_rate_factors_fall_by_stage():
     """By the names of the layers: the hidden layer belongs to the head, which has the full rate."""
     network = build("efficientnet_lite0", hidden_units=8)
