@@ -12,6 +12,7 @@ _HOMES = {
     "engine.core.errors": ("UserError",),
     "engine.core.recipe": ("DataSpec", "Phase", "Recipe"),
     "engine.cli.train": ("recipe_from_flags",),
+    "engine.commands.preset_recipe": ("further_recipe", "preset_recipe"),
     "engine.commands.shared_options": ("CacheOptions",),
     "engine.commands.train": ("TrainOptions", "train"),
     "engine.commands.evaluate": ("EvaluateOptions",),

@@ -96,7 +96,7 @@ def _describe(recipe: Recipe, facts: presets.Facts) -> list[str]:
 
 
 def further_recipe(
-    run_dir: Path,
+    run_dir: str | Path,
     epochs: int,
     learning_rate: float | None = None,
     data: DataSpec | None = None,
@@ -115,6 +115,7 @@ def further_recipe(
     Raises:
       UserError: there is no such run, or its last phase has no rate.
     """
+    run_dir = Path(run_dir).absolute()
     recipe = RunDirectory(run_dir).read_recipe()
     last = [phase for phase in recipe.phases if phase.epochs][-1]
     options = phase_options.phase_options(last).optimizer
