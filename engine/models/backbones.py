@@ -29,8 +29,8 @@ class Backbone:
       scaling: a key of SCALINGS.
       stages: a pattern of layer names. Without a group, each match is the output of a stage of that
         name; with a group, layers that share the group's text form the stage of that name.
-      fine_tune_from: the stage from which everything upward trains where `bin/benchmark --backbones`
-        puts this network in the place of a recipe's.
+      fine_tune_from: the stage from which everything upward trains where `bin/benchmark` puts this
+        network in the place of a recipe's.
     """
 
     build: Callable[..., Any]
