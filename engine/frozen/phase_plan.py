@@ -82,7 +82,9 @@ class PlanFile:
         same = [other for other in self.recipe.phases if other.trainable == phase.trainable]
         known = next(filter(None, (getattr(self[other], part) for other in same)), ())
         what = f"{PARTS[part]} of phase {phase.name}"
-        trials = known or tuple(precision.run_trials(modes, compile_mode, inputs()))
+        trials = known or tuple(
+            precision.run_trials(modes, compile_mode, inputs(), gradients=part == "tail")
+        )
         if trials != getattr(self[phase], part):
             self._update(phase, **{part: trials})
         best = precision.choose_trial(trials)
@@ -121,6 +123,7 @@ class PlanFile:
             {
                 "recipe": digest(self.recipe),
                 "tolerance": precision.TOLERANCE,
+                "gradient_tolerance": precision.GRADIENT_TOLERANCE,
                 "chosen": {name: _chosen_modes(plan) for name, plan in self.plans.items()},
                 "phases": {name: dataclasses.asdict(plan) for name, plan in self.plans.items()},
             },

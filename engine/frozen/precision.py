@@ -25,6 +25,10 @@ from engine.runtime import background, hardware
 # moves the features of EfficientNet-Lite0 by 0.04 (cats and dogs) and 0.06 (solar cells), saving an
 # image once more as JPEG at quality 98 by 0.14 and 0.10; bfloat16 by 0.03 and 0.06.
 TOLERANCE = 0.1
+# The same of all gradients of a tail together. Another batch of 32 images moves those of
+# EfficientNet-Lite0 by 0.5 (cats and dogs) and 1.2 (groceries); bfloat16 by 0.04 to 0.07 above
+# block4 and by 0.10 and 0.15 with all variables, which adds a tenth to the variance at most.
+GRADIENT_TOLERANCE = 0.2
 # A mode has to be faster than the one before it by this factor, so that noise does not decide.
 MIN_SPEEDUP = 1.1
 REPEATS = 3
@@ -62,10 +66,11 @@ class PrecisionTrial:
     mode: ComputeMode
     images_per_second: float
     distance: float  # relative L2, of its outputs from float32's
+    gradient_distance: float = 0.0  # of all its gradients together; 0 where none are computed
 
     @property
     def within_tolerance(self) -> bool:
-        return self.distance <= TOLERANCE
+        return self.distance <= TOLERANCE and self.gradient_distance <= GRADIENT_TOLERANCE
 
 
 @contextmanager
@@ -114,50 +119,63 @@ def half_precision_dtypes() -> list[str]:
 
 
 def training_modes(modes: list[ComputeMode], tail: keras.Model | None) -> list[ComputeMode]:
-    """Returns the modes that are worth a trial for a tail that trains.
-
-    On a CPU, in bfloat16, a step of EfficientNet-Lite0 with its depthwise convolutions took twice
-    as long as in float32; one of InceptionV3's or ResNet50's top took two thirds.
-    """
-    depthwise = (keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
-    slow = tail is None or any(isinstance(layer, depthwise) for layer in tail.layers)
-    if slow and not tf.config.list_physical_devices("GPU"):
-        return modes[:1]
-    return modes
+    """Returns the modes that are worth a trial for a tail that trains: one for a head alone."""
+    alone = tail is None and not tf.config.list_physical_devices("GPU")
+    return modes[:1] if alone else modes
 
 
 def run_trials(
-    modes: Sequence[ComputeMode], compile_mode: Callable[[ComputeMode], Callable], inputs: Any
+    modes: Sequence[ComputeMode],
+    compile_mode: Callable[[ComputeMode], Callable],
+    inputs: Any,
+    gradients: bool = False,
 ) -> list[PrecisionTrial]:
     """Runs `compile_mode(mode)(inputs)`, which returns a list of tensors, for each mode.
 
     The first tensor of each list is compared with that of the first mode; its rows are images. The
     modes take turns, and the quickest turn of each counts: the first may have to compile, other
     load on the machine can only slow a turn down, and the choice should be the same the next time.
+
+    Args:
+      gradients: whether the other tensors are gradients, which are compared as well.
     """
     functions = [compile_mode(mode) for mode in modes]
     with background.paused():
-        turns = [[_timed(function, inputs) for function in functions] for _ in range(REPEATS)]
-    outputs = [np.asarray(tf.cast(tensors[0], tf.float32)) for _, tensors in turns[0]]
-    seconds = [min(turn[index][0] for turn in turns) for index in range(len(modes))]
-    return [
-        PrecisionTrial(mode, len(output) / quickest, relative_distance(output, outputs[0]))
-        for mode, output, quickest in zip(modes, outputs, seconds, strict=True)
-    ]
+        results = [_timed(function, inputs) for function in functions]
+        quickest = [seconds for seconds, _ in results]
+        for _ in range(REPEATS - 1):
+            turn = [_timed(function, inputs)[0] for function in functions]
+            quickest = list(map(min, quickest, turn))
+    trials, expected = [], results[0][1]
+    for mode, seconds, (_, tensors) in zip(modes, quickest, results, strict=True):
+        trials.append(
+            PrecisionTrial(
+                mode,
+                len(tensors[0]) / seconds,
+                relative_distance(tensors[:1], expected[:1]),
+                relative_distance(tensors[1:], expected[1:]) if gradients else 0.0,
+            )
+        )
+    return trials
 
 
 def _timed(function: Callable, inputs: Any) -> tuple[float, list]:
     started = time.perf_counter()
-    tensors = function(inputs)
-    for tensor in tensors:
-        tensor.numpy()
+    tensors = [tensor.numpy() for tensor in function(inputs)]
     return time.perf_counter() - started, tensors
 
 
-def relative_distance(one: np.ndarray, other: np.ndarray) -> float:
-    """Returns the L2 distance of one from the other, relative to the other's norm."""
-    error, norm = (float(np.linalg.norm(a.astype(np.float64))) for a in (one - other, other))
-    return error / norm if norm else float(error != 0)
+def relative_distance(one: Any, other: Any) -> float:
+    """Returns the L2 distance of one from the other, relative to the other's norm.
+
+    Both are arrays, or lists of arrays whose numbers count together.
+    """
+    squares = [0.0, 0.0]
+    for pair in zip(tf.nest.flatten(one), tf.nest.flatten(other), strict=True):
+        x, y = (array.astype(np.float64) for array in pair)
+        squares = [squares[0] + np.sum((x - y) ** 2), squares[1] + np.sum(y**2)]
+    error, norm = np.sqrt(squares)
+    return float(error / norm) if norm else float(error != 0)
 
 
 def choose_trial(trials: Sequence[PrecisionTrial]) -> PrecisionTrial:
@@ -173,10 +191,13 @@ def choose_trial(trials: Sequence[PrecisionTrial]) -> PrecisionTrial:
 def format_trials(trials: Sequence[PrecisionTrial]) -> list[str]:
     """Returns a line for each trial, in columns."""
     chosen, lines = choose_trial(trials), []
+    tail = any(trial.gradient_distance for trial in trials)
     for trial in trials:
+        gradients = f", of gradients {trial.gradient_distance:.1e}" if tail else ""
         verdict = "" if trial.within_tolerance else "too far from float32"
         lines.append(
             f"  {trial.mode!s:14} {trial.images_per_second:7.0f} images/s  "
-            f"distance {trial.distance:.1e}  {'chosen' if trial is chosen else verdict}".rstrip()
+            f"distance {trial.distance:.1e}{gradients}  "
+            f"{'chosen' if trial is chosen else verdict}".rstrip()
         )
     return lines

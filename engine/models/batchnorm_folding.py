@@ -39,7 +39,7 @@ def fold(model: keras.Model) -> Callable[[Any], Any]:
 def folding_replacements(pairs: Sequence[FoldedConvolution]) -> dict[Any, Callable]:
     """Each pair replaces its convolution; its normalization becomes the identity."""
     convolutions = {pair.conv: pair for pair in pairs}
-    return convolutions | {pair.norm: lambda inputs, **_: inputs for pair in pairs}
+    return convolutions | {pair.norm: lambda inputs, **_: inputs for pair in pairs if pair.norm}
 
 
 def foldable_pairs(model: keras.Model) -> list[tuple[Any, Any]]:

@@ -8,6 +8,7 @@ left open.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from engine.core.dataset import Batch
 from engine.core.recipe import Phase, Recipe
 from engine.evaluation import eval_step
 from engine.frozen.precision import ComputeMode, override_dtype_policy
+from engine.models import bfloat16_gradients
 from engine.models.batchnorm_folding import fold
 from engine.models.freezing import ModelPartition
 from engine.optim import losses
@@ -29,16 +31,23 @@ from engine.training.metrics import MetricAccumulator
 def make_tail(partition: ModelPartition, mode: ComputeMode) -> Callable[..., tf.Tensor]:
     """Returns `tail(tensors, training)` -> [B, features], the inputs of the head.
 
-    It is folded where its BatchNormalization statistics are frozen, the model itself elsewhere.
+    It is folded where its BatchNormalization statistics are frozen, the model itself elsewhere. In
+    bfloat16 on a CPU its gradients are computed as in `engine.models.bfloat16_gradients`.
     """
     if partition.tail is None:
         return lambda tensors, training=False: tf.cast(tensors[0], mode.dtype)
-    model, folded = partition.tail, fold(partition.tail)
+    model = partition.tail
+    if mode.dtype == "bfloat16" and not tf.config.list_physical_devices("GPU"):
+        frozen, trained = (
+            bfloat16_gradients.make_function(model, train) for train in (False, True)
+        )
+    else:
+        frozen, trained = fold(model), functools.partial(model, training=True)
 
     def tail(tensors: list, training: bool = False) -> tf.Tensor:
         tensors = [tf.cast(tensor, mode.dtype) for tensor in tensors]
         with override_dtype_policy(model, mode.policy):
-            return model(tensors, training=True) if training else folded(tensors)
+            return (trained if training else frozen)(tensors)
 
     return tail
 
@@ -173,10 +182,13 @@ def sum_over_microbatches(
 def make_trial(
     recipe: Recipe, phase: Phase, partition: ModelPartition, mode: ComputeMode
 ) -> Callable[[list], list]:
-    """Returns a forward and backward pass of the tail: boundary tensors -> logits and a gradient.
+    """Returns a forward and backward pass of the tail: boundary tensors -> [logits, *gradients].
 
-    The gradient is that of the lowest variable, which needs those of all others.
+    All gradients are returned: TensorFlow would remove the operations of the others from the graph,
+    half of the backward pass, and their time wouldn't count. The classes of the images are 0, 1, …
+    in turn.
     """
+    classes = partition.head.units
     step = TrainStep(
         recipe=recipe,
         phase=dataclasses.replace(phase, batch_norm="frozen"),
@@ -191,9 +203,9 @@ def make_trial(
     @tf.function(autograph=False)
     def trial(boundary: list) -> list:
         size = tf.shape(boundary[0])[0]
-        labels, shares = tf.zeros([size], tf.int32), tf.fill([size], 1 / tf.cast(size, tf.float32))
+        labels, shares = tf.range(size) % classes, tf.fill([size], 1 / tf.cast(size, tf.float32))
         _, logits, gradients = step.gradients(boundary, labels, shares, None)
-        return [logits, gradients[0]]
+        return [logits, *gradients]
 
     return trial
 

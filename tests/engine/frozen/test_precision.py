@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from engine.frozen import precision
 from engine.frozen.precision import (
+    GRADIENT_TOLERANCE,
     MIN_SPEEDUP,
     TOLERANCE,
     ComputeMode,
@@ -51,6 +52,17 @@ def test_mode_out_of_tolerance_is_never_chosen(far):
     done = trials((FLOAT32, 1, 0), (BFLOAT16, 1e6, far), (FLOAT16, 2, TOLERANCE))
     assert choose_trial(done) is done[2]
     assert choose_trial(done[:2]) is done[0]
+
+
+@pytest.mark.parametrize("far", [GRADIENT_TOLERANCE * 1.01, float("nan")])
+def test_mode_with_distant_gradients_is_never_chosen(far):
+    near, distant = (PrecisionTrial(BFLOAT16, 9, 0.0, d) for d in (GRADIENT_TOLERANCE, far))
+    first = PrecisionTrial(FLOAT32, 1, 0)
+    assert choose_trial([first, near]) is near
+    assert choose_trial([first, distant]) is first
+    assert format_trials([first, near])[1].endswith(
+        "distance 0.0e+00, of gradients 2.0e-01  chosen"
+    )
 
 
 def test_formatted_trials_mark_the_chosen_one():
@@ -95,7 +107,8 @@ def test_non_finite_output_is_out_of_tolerance(number, other):
     assert not PrecisionTrial(BFLOAT16, 1, relative_distance(one, other)).within_tolerance
 
 
-def test_trials_compare_first_tensors_with_those_of_the_first_mode():
+@pytest.mark.parametrize("gradients", [False, True])
+def test_trials_compare_first_tensors_and_all_gradients_with_the_first_mode(gradients):
     inputs = np.arange(1.0, 6.0, dtype=np.float32)
     calls = []
 
@@ -103,18 +116,19 @@ def test_trials_compare_first_tensors_with_those_of_the_first_mode():
         def function(batch):
             assert batch is inputs
             calls.append(mode)
-            return [tf.cast(batch, mode.dtype) / 3, tf.constant([float(len(calls))])]
+            return [tf.cast(batch, mode.dtype) / 3, *map(tf.constant, ([3.0], [4.0, len(calls)]))]
 
         return function
 
-    done = precision.run_trials([FLOAT32, BFLOAT16], compile_mode, inputs)
+    done = precision.run_trials([FLOAT32, BFLOAT16], compile_mode, inputs, gradients)
     assert [trial.mode for trial in done] == [FLOAT32, BFLOAT16]
     assert {calls.count(mode) for mode in (FLOAT32, BFLOAT16)} == {precision.REPEATS}
     assert all(trial.images_per_second > 0 for trial in done)
     exact, rounded = inputs / 3, np.array(tf.cast(tf.cast(inputs, "bfloat16") / 3, tf.float32))
     expected = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
-    assert done[0].distance == 0
+    assert done[0].distance == done[0].gradient_distance == 0
     assert done[1].distance == pytest.approx(expected, rel=1e-4)
+    assert done[1].gradient_distance == pytest.approx(gradients * 26**-0.5)
 
 
 def on(monkeypatch, gpu: tuple | None = None, flags: str = ""):
@@ -172,14 +186,13 @@ def test_recipe_modes_are_those_of_recipe_and_machine(monkeypatch, gpu, changes,
     ("gpu", "kinds", "tried"),
     [
         (None, ["Conv2D", "Dense"], 2),
-        (None, ["Conv2D", "DepthwiseConv2D"], 1),
-        (None, ["SeparableConv2D", "Conv2D"], 1),
+        (None, ["SeparableConv2D", "DepthwiseConv2D"], 2),
         (None, None, 1),
         ((8, 0), ["DepthwiseConv2D"], 2),
         ((8, 0), None, 2),
     ],
 )
-def test_depthwise_tail_trains_in_float32_on_a_cpu(monkeypatch, gpu, kinds, tried):
+def test_head_alone_trains_in_float32_on_a_cpu(monkeypatch, gpu, kinds, tried):
     on(monkeypatch, gpu)
     arguments = {"Dense": (3,), "DepthwiseConv2D": (1,)}
     layers = [getattr(keras.layers, kind)(*arguments.get(kind, (3, 1))) for kind in kinds or ()]

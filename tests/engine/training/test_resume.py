@@ -117,7 +117,7 @@ def test_shutdown_while_filling_cache_is_saved(coloured, tmp_path):
 def half_is_faster(monkeypatch):
     """As if bfloat16 had been measured to be the fastest."""
 
-    def run_trials(modes, compile_mode, inputs):
+    def run_trials(modes, compile_mode, inputs, **_):
         return [precision.PrecisionTrial(mode, 1.0 + n, 0) for n, mode in enumerate(modes)]
 
     monkeypatch.setattr(precision, "run_trials", run_trials)
