@@ -1,6 +1,7 @@
 """What all tests share: `--slow` and `--soak`, TensorFlow's log level, images and a trained run."""
 
 import dataclasses
+import gc
 import importlib
 import os
 from pathlib import Path
@@ -51,6 +52,16 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason=f"{name}: runs with --{name}"))
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item):
+    """Returns what large networks took: else a worker grows to 9 GB."""
+    if item.get_closest_marker("slow"):
+        from engine.runtime.free_memory import trim_heap
+
+        gc.collect()
+        trim_heap()
 
 
 def pytest_terminal_summary(terminalreporter):

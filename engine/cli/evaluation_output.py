@@ -159,7 +159,7 @@ def _threshold(result: EvaluationResult) -> list[str]:
 
 
 def _operating_point(point: OperatingPoint) -> str:
-    positives = point.found + point.missed
+    positives = point.hits + point.misses
     alarms = (
         f"false alarms: {point.false_alarms} of {point.negatives} others "
         f"({point.false_alarm_rate:.2%})"
@@ -167,7 +167,7 @@ def _operating_point(point: OperatingPoint) -> str:
     if not positives:
         return f"none is of the class; {alarms}"
     return (
-        f"found {point.found} of {positives}, {point.recall:.2%} "
+        f"found {point.hits} of {positives}, {point.recall:.2%} "
         f"({_interval(point.recall_interval)}); {alarms}; precision {point.precision:.2%}"
     )
 

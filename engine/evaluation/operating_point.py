@@ -23,7 +23,7 @@ ROUNDING = 1e-5
 class OperatingPoint:
     """What a threshold does for the positive class.
 
-    found, missed: images of the positive class.
+    hits, misses: images of the positive class by whether they are predicted as such.
     false_alarms: images of other classes that are taken for it.
     negatives: all images of other classes.
     """
@@ -32,8 +32,8 @@ class OperatingPoint:
     recall: float
     recall_interval: Interval
     precision: float
-    found: int
-    missed: int
+    hits: int
+    misses: int
     false_alarms: int
     negatives: int
     false_alarm_rate: float
@@ -94,16 +94,16 @@ def operating_point_of_rule(predictions: Predictions, rule: DecisionRule) -> Ope
     positive = predictions.classes.index(rule.positive_class)
     column = decision_rule.probabilities(rule, predictions.logits)[:, positive]
     is_predicted, is_labelled = column >= rule.threshold, predictions.labels == positive
-    found = int((is_predicted & is_labelled).sum())
+    hits = int((is_predicted & is_labelled).sum())
     false_alarms = int((is_predicted & ~is_labelled).sum())
     positives, negatives = int(is_labelled.sum()), int((~is_labelled).sum())
     return OperatingPoint(
         threshold=rule.threshold,
-        recall=_share(found, positives),
-        recall_interval=wilson(found, positives),
-        precision=_share(found, found + false_alarms),
-        found=found,
-        missed=positives - found,
+        recall=_share(hits, positives),
+        recall_interval=wilson(hits, positives),
+        precision=_share(hits, hits + false_alarms),
+        hits=hits,
+        misses=positives - hits,
         false_alarms=false_alarms,
         negatives=negatives,
         false_alarm_rate=_share(false_alarms, negatives),

@@ -120,13 +120,13 @@ def _threshold(data: ReportData, point: OperatingPoint) -> list[Markup]:
 
 
 def _costs(point: OperatingPoint) -> Sequence[tuple[str, str, str]]:
-    hits, false_alarms, negatives = point.found, point.false_alarms, point.negatives
-    positives, predicted = hits + point.missed, hits + false_alarms
+    hits, false_alarms, negatives = point.hits, point.false_alarms, point.negatives
+    positives, predicted = hits + point.misses, hits + false_alarms
     recall = f"{_share(hits, positives)} ({span(point.recall_interval, 1)})"
     others = f"{false_alarms:,} of {negatives:,} others"
     right = f"{hits:,} right of {count(predicted, 'decision')}"
     return (
-        ("recall", recall, f"{hits:,} found of {positives:,}, {point.missed:,} missed"),
+        ("recall", recall, f"{hits:,} found of {positives:,}, {point.misses:,} missed"),
         ("false alarms", _share(false_alarms, negatives), others),
         ("precision", _share(hits, predicted), right),
     )

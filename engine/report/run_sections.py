@@ -35,9 +35,9 @@ def verdict(data: ReportData) -> Section | None:
         loss = f"{of_other.loss - of_one.loss:+.4f}"
         rows.append((f"{other} less {one}", "", points, interval, loss))
     heads = ("split", "images", "accuracy", "95 % interval", "loss")
-    found = table("The saved model at the end of the run", heads, rows)
+    results = table("The saved model at the end of the run", heads, rows)
     return Section(
-        "verdict", "How the run went", "Verdict", join([paragraph(" ".join(log.verdict)), found])
+        "verdict", "How the run went", "Verdict", join([paragraph(" ".join(log.verdict)), results])
     )
 
 

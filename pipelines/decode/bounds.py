@@ -32,6 +32,8 @@ _TEXT_BYTES = 2**13  # which takes so many bytes at least
 _LARGE = 2**25  # pixels
 _PIXELS_OF_ROWS = 8  # pixels whose memory a resampled one takes: float32, in two orders
 
+Decoded = tuple[tf.Tensor, tf.Tensor]  # an image and its orientation as stored
+
 
 def require(condition: tf.Tensor, reason: str | tf.Tensor) -> tf.Operation:
     """Refuses the image with a reason of one short line unless the condition holds."""
@@ -99,8 +101,8 @@ def is_large(size: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     return _area(size) + held > _LARGE
 
 
-def in_turn(large: tf.Tensor, decode: Callable[[], tf.Tensor], alone: bool) -> tf.Tensor:
-    """Returns the image that `decode` returns.
+def in_turn(large: tf.Tensor, decode: Callable[[], Decoded], alone: bool) -> Decoded:
+    """Returns the tensors that `decode` returns.
 
     A large one waits until no other of this process is being decoded, without occupying a thread.
     Eagerly none waits: an image that is read again for its error, which would hold its turn.
@@ -112,17 +114,17 @@ def in_turn(large: tf.Tensor, decode: Callable[[], tf.Tensor], alone: bool) -> t
         return decode()
     turn = tf.cond(large, lambda: tf.raw_ops.MutexLock(mutex=_mutex()), _no_turn)
     with tf.control_dependencies([turn]):
-        image = decode()
+        decoded = decode()
 
     def end() -> tf.Tensor:
         with tf.control_dependencies([tf.raw_ops.ConsumeMutexLock(mutex_lock=turn)]):
             return tf.constant(True)
 
     # The turn lasts as long as its tensor: until here, or until an error drops it.
-    with tf.control_dependencies([image]):
+    with tf.control_dependencies(decoded):
         ended = tf.cond(large, end, lambda: tf.constant(False))
     with tf.control_dependencies([ended]):
-        return tf.identity(image)
+        return tf.nest.map_structure(tf.identity, decoded)
 
 
 def _no_turn() -> tf.Tensor:

@@ -19,6 +19,7 @@ import tensorflow as tf
 from engine.core.errors import UserError
 from engine.core.recipe import RESIZES
 from pipelines.decode import bounds, exif, formats, resizing
+from pipelines.decode.bounds import Decoded
 
 VERSION = 3  # raise it when the pixels of any image change, so that cached ones are discarded
 REDUCTIONS = (1, 2, 4, 8)  # factors that libjpeg supports
@@ -51,19 +52,27 @@ def decode(
         that TensorFlow would decode wrongly. See `reason`.
       UserError: an unknown `resize`.
     """
+    return decode_oriented(contents, height, width, resize, alone)[0]
+
+
+@tf.autograph.experimental.do_not_convert
+def decode_oriented(
+    contents: tf.Tensor, height: int, width: int, resize: str = "squash", alone: bool = True
+) -> Decoded:
+    """Decodes as `decode`; returns the image and the orientation as stored, int32 scalar, 1…8."""
     if resize not in RESIZES:
         raise UserError(f"resize={resize!r}; allowed: {', '.join(RESIZES)}")
     contents = tf.convert_to_tensor(contents, tf.string)
     target = tf.constant([height, width])
-    image = tf.cond(
+    image, orientation = tf.cond(
         formats.is_jpeg(contents),
         lambda: _jpeg(contents, target, resize, alone),
         lambda: _other(contents, target, resize, alone),
     )
-    return tf.ensure_shape(image, [height, width, 3])
+    return tf.ensure_shape(image, [height, width, 3]), orientation
 
 
-def _jpeg(contents: tf.Tensor, target: tf.Tensor, resize: str, alone: bool) -> tf.Tensor:
+def _jpeg(contents: tf.Tensor, target: tf.Tensor, resize: str, alone: bool) -> Decoded:
     shape = tf.io.extract_jpeg_shape(contents)
     size = shape[:2]
     contents = tf.cond(shape[2] == 4, lambda: _marked_by_adobe(contents), lambda: contents)
@@ -77,7 +86,7 @@ def _jpeg(contents: tf.Tensor, target: tf.Tensor, resize: str, alone: bool) -> t
     index = _reduction(scale)
     factor = tf.constant(REDUCTIONS)[index]
 
-    def read() -> tf.Tensor:
+    def read() -> Decoded:
         readers = [
             functools.partial(tf.io.decode_jpeg, contents, 3, ratio, dct_method="INTEGER_ACCURATE")
             for ratio in REDUCTIONS
@@ -85,7 +94,8 @@ def _jpeg(contents: tf.Tensor, target: tf.Tensor, resize: str, alone: bool) -> t
         pixels = tf.switch_case(index, readers)
         # Blocks at the right and lower edge may exceed the image: `scale` counts true pixels.
         shrunk = scale * tf.cast(factor, tf.float32)
-        return exif.upright(resizing.resample(pixels, shrunk, offset, stored), orientation)
+        image = resizing.resample(pixels, shrunk, offset, stored)
+        return exif.upright(image, orientation), orientation
 
     # Of several scans libjpeg holds the whole image, however small it becomes.
     held = size // tf.where(scans > 1, 1, factor)
@@ -107,14 +117,15 @@ def _reduction(scale: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.cast(allowed[1:], tf.int32))
 
 
-def _other(contents: tf.Tensor, target: tf.Tensor, resize: str, alone: bool) -> tf.Tensor:
+def _other(contents: tf.Tensor, target: tf.Tensor, resize: str, alone: bool) -> Decoded:
     size = formats.measure_other(contents)
 
-    def read() -> tf.Tensor:
+    def read() -> Decoded:
         pixels, orientation = formats.read_other(contents)
         stored = exif.stored_size(target, orientation)
         scale, offset = resizing.placement(tf.shape(pixels)[:2], stored, resize)
-        return exif.upright(resizing.resample(pixels, scale, offset, stored), orientation)
+        image = resizing.resample(pixels, scale, offset, stored)
+        return exif.upright(image, orientation), orientation
 
     return bounds.in_turn(bounds.is_large(size, tf.reduce_max(target)), read, alone)
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from pipelines.sources.examples import WHOLE_FILE, Examples, read
+from pipelines.sources.examples import WHOLE_FILE, Examples, open_regular, read
 
 # Formats that Pillow may read: common ones, none whose reader runs other programs.
 NAMES = {
@@ -86,11 +86,8 @@ def are_valid(rows: np.ndarray) -> bool:
 
 
 def _open(examples: Examples, index: int) -> BinaryIO:
-    if examples.lengths[index] == WHOLE_FILE:
-        # Without O_NONBLOCK a named pipe would wait for a writer that never comes.
-        handle = os.open(examples.paths[index], os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        return open(handle, "rb")
-    return io.BytesIO(read(examples, index))
+    whole = examples.lengths[index] == WHOLE_FILE
+    return open_regular(examples.paths[index]) if whole else io.BytesIO(read(examples, index))
 
 
 def misnamed(path: str, format: str) -> str | None:

@@ -16,6 +16,7 @@ from engine.core.findings import Case, DatasetExamination, Finding
 from engine.core.recipe import DataSpec
 from engine.core.text import printable
 from pipelines.decode import bounds, decode, headers, unsupported
+from pipelines.decode.bounds import Decoded
 from pipelines.doctor import duplicates, kinds, near_duplicates, quick_check
 from pipelines.pixel_cache import scan
 from pipelines.pixel_cache.index import FACTS, MISSING
@@ -88,6 +89,50 @@ def list_examples(spec: DataSpec) -> tuple[Examples, bool, list[Finding]]:
         return limited, has_validation, kinds.collect({"refused": [case]})
 
 
+class _ScannedImages:
+    """What decoding showed of each example.
+
+    Attributes:
+      facts: FACTS [N]; the fingerprint is -1 where it can't be decoded.
+      details: uint8 [N, DETAIL, DETAIL], see `near_duplicates.details`.
+      flat: bool [N], whether it has one colour.
+      brightest: uint8 [N], its highest level; 255 where it can't be decoded.
+    """
+
+    def __init__(self, examples: Examples, progress: Callable[[int, int], None]) -> None:
+        count, side = len(examples), near_duplicates.DETAIL
+        self.examples, self.progress, self.readable = examples, progress, 0
+        self.facts, self.flat = np.zeros(count, FACTS), np.zeros(count, dtype=bool)
+        self.facts["fingerprint"] = -1
+        self.details = np.zeros((count, side, side), np.uint8)
+        self.brightest = np.full(count, 255, np.uint8)
+
+    def collect(self, indices: np.ndarray, batch: ImageFacts) -> None:
+        self.readable += len(indices)
+        self.facts["fingerprint"][indices] = batch.fingerprints
+        self.facts["orientation"][indices] = batch.orientations
+        self.facts["header"][indices] = headers.read_headers(self.examples, indices)
+        self.details[indices] = near_duplicates.details(batch.pixels)
+        self.flat[indices[quick_check.single_colour_images(batch.pixels)]] = True
+        self.brightest[indices] = quick_check.brightest_levels(batch.pixels)
+        self.progress(self.readable, len(self.examples))
+
+    def near_duplicates(self) -> np.ndarray:
+        """Returns pairs, int64 [n, 2], without exact duplicates and images of one colour."""
+        fingerprints = self.facts["fingerprint"]
+        firsts = np.unique(fingerprints, return_index=True)[1]
+        firsts = firsts[(fingerprints[firsts] >= 0) & ~self.flat[firsts]]
+        return firsts[near_duplicates.find_near_duplicates(self.details[firsts])]
+
+    def findings(self) -> list[Finding]:
+        facts = self.facts
+        return [
+            *quick_check.check_headers(self.examples, facts["header"], facts["orientation"]),
+            *quick_check.single_colour_findings(self.examples, self.flat),
+            *quick_check.shallow_findings(self.examples, self.brightest),
+        ]
+
+
 def examine(spec: DataSpec, threads: int, progress: Callable[[int, int], None]) -> ExaminedDataset:
     """Reads, decodes and compares every image once; writes and removes nothing.
 
@@ -100,61 +145,55 @@ def examine(spec: DataSpec, threads: int, progress: Callable[[int, int], None]) 
     """
     started = time.perf_counter()
     examples, has_validation, findings = list_examples(spec)
-    count, readable = len(examples), 0
-    facts, flat = np.zeros(count, FACTS), np.zeros(count, dtype=bool)
-    facts["fingerprint"] = -1
-    brightest = np.full(count, 255, np.uint8)
-    details = np.zeros((count, near_duplicates.DETAIL, near_duplicates.DETAIL), np.uint8)
-
-    def collect(indices: np.ndarray, batch: ImageFacts) -> None:
-        nonlocal readable
-        readable += len(indices)
-        facts["fingerprint"][indices] = batch.fingerprints
-        facts["orientation"][indices] = batch.orientations
-        facts["header"][indices] = headers.read_headers(examples, indices)
-        details[indices] = near_duplicates.details(batch.pixels)
-        flat[indices[quick_check.single_colour_images(batch.pixels)]] = True
-        brightest[indices] = quick_check.brightest_levels(batch.pixels)
-        progress(readable, count)
-
-    broken = scan.scan_images(examples, _decode_small, threads, collect=collect)
-    fingerprints = facts["fingerprint"]
-    same_files = duplicates.groups_of_equal(fingerprints)
-    # Without exact duplicates and images of one colour.
-    firsts = np.unique(fingerprints, return_index=True)[1]
-    firsts = firsts[(fingerprints[firsts] >= 0) & ~flat[firsts]]
-    pairs = firsts[near_duplicates.find_near_duplicates(details[firsts])]
-    alike = duplicates.connected_groups(count, pairs)
+    scanned = _ScannedImages(examples, progress)
+    broken = scan.scan_images(examples, _decode_small, threads, scanned.collect)
+    fingerprints, pairs = scanned.facts["fingerprint"], scanned.near_duplicates()
     findings += [
         *_broken_findings(broken, examples),
         *quick_check.check_paths(spec, examples),
         *quick_check.passed_over_findings(examples),
-        *quick_check.check_headers(examples, facts["header"], facts["orientation"]),
-        *quick_check.single_colour_findings(examples, flat),
-        *quick_check.shallow_findings(examples, brightest),
-        *duplicates.duplicate_findings(examples, same_files, "duplicates"),
-        *duplicates.duplicate_findings(examples, alike, "near_duplicates"),
+        *scanned.findings(),
+        *_duplicate_findings(examples, fingerprints, pairs),
         *quick_check.find_imbalance(examples),
+        *_missing_class_findings(examples),
     ]
-    missing = [Case((name,), f"not in {part}") for part, name in missing_classes(examples)]
-    findings += kinds.collect({"missing_class": missing})
     summary = DatasetExamination(
         _root(examples),
-        count,
-        readable,
-        {
-            split: dict(zip(examples.classes, of_split.class_counts(), strict=True))
-            for split in SPLITS
-            if len(of_split := examples.subset(split))
-        },
+        len(examples),
+        scanned.readable,
+        _split_counts(examples),
         tuple(kinds.by_severity(findings)),
         time.perf_counter() - started,
     )
     return ExaminedDataset(examples, has_validation, fingerprints, pairs, summary)
 
 
-def _decode_small(contents: tf.Tensor) -> tf.Tensor:
-    return decode.decode(contents, near_duplicates.SIDE, near_duplicates.SIDE)
+def _duplicate_findings(
+    examples: Examples, fingerprints: np.ndarray, pairs: np.ndarray
+) -> list[Finding]:
+    same_files = duplicates.groups_of_equal(fingerprints)
+    alike = duplicates.connected_groups(len(examples), pairs)
+    return [
+        *duplicates.duplicate_findings(examples, same_files, "duplicates"),
+        *duplicates.duplicate_findings(examples, alike, "near_duplicates"),
+    ]
+
+
+def _missing_class_findings(examples: Examples) -> list[Finding]:
+    missing = [Case((name,), f"not in {part}") for part, name in missing_classes(examples)]
+    return kinds.collect({"missing_class": missing})
+
+
+def _split_counts(examples: Examples) -> dict[str, dict[str, int]]:
+    return {
+        split: dict(zip(examples.classes, of_split.class_counts(), strict=True))
+        for split in SPLITS
+        if len(of_split := examples.subset(split))
+    }
+
+
+def _decode_small(contents: tf.Tensor) -> Decoded:
+    return decode.decode_oriented(contents, near_duplicates.SIDE, near_duplicates.SIDE)
 
 
 def _root(examples: Examples) -> str:

@@ -89,8 +89,8 @@ KINDS = {
 
 def collect(cases: Mapping[str, Iterable[Case]]) -> list[Finding]:
     """Returns a finding for each kind, by name, that has cases."""
-    found = {name: tuple(of_kind) for name, of_kind in cases.items()}
-    return [Finding(KINDS[name], of_kind) for name, of_kind in found.items() if of_kind]
+    listed = {name: tuple(of_kind) for name, of_kind in cases.items()}
+    return [Finding(KINDS[name], of_kind) for name, of_kind in listed.items() if of_kind]
 
 
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:

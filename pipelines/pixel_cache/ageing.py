@@ -32,12 +32,12 @@ class StoredCache(NamedTuple):
 
 def list_caches(folder: Path) -> list[StoredCache]:
     """Returns the complete caches, the last used first."""
-    found = []
+    caches = []
     for path in store.complete_folders(folder):
         with contextlib.suppress(OSError):  # removed meanwhile
             nbytes = sum(file.stat().st_size for file in path.iterdir())
-            found.append(StoredCache(path, nbytes, path.stat().st_mtime))
-    return sorted(found, key=lambda cache: cache.used, reverse=True)
+            caches.append(StoredCache(path, nbytes, path.stat().st_mtime))
+    return sorted(caches, key=lambda cache: cache.used, reverse=True)
 
 
 def mark_used(cache: PixelCache) -> None:

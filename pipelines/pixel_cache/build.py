@@ -6,7 +6,6 @@ ten images decodes ten.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import threading
@@ -19,7 +18,8 @@ import tensorflow as tf
 from engine.core.recipe import Recipe
 from engine.core.text import byte_size
 from pipelines.decode import decode, headers
-from pipelines.pixel_cache import ageing, scan, store
+from pipelines.decode.bounds import Decoded
+from pipelines.pixel_cache import ageing, scan, store, touched
 from pipelines.pixel_cache.cache import NOWHERE, CacheLocation, PixelCache, checksums, prefaulted
 from pipelines.pixel_cache.index import CacheIndex, stamp_images, system_reason
 from pipelines.pixel_cache.scan import BrokenImage, ImageFacts
@@ -128,35 +128,11 @@ class PixelCacheBuilder:
         if self.location.folder is None or not len(self.images):
             return []
         caches = store.open_all(self.location.folder, self.index.definition, self.shape)
-        self._compare_touched(caches)
+        touched.compare_touched(self.index, self.images, caches, self.threads, self.log)
         caches = [cache for cache in caches if self._count_in(cache)]
         for cache in caches:
             ageing.mark_used(cache)
         return sorted(caches, key=self._count_in, reverse=True)
-
-    def _compare_touched(self, caches: list[PixelCache]) -> None:
-        """Finds files that changed in another way than by size and time, by their contents.
-
-        Those with the same contents count as unchanged from now on.
-        """
-        facts, indices = self.index.facts, [cache.index for cache in caches]
-        found = [index.find_stamps(facts["stamp"]) for index in indices]
-        touched = [
-            (rows >= 0) & (index.facts["changed"][rows] != facts["changed"])
-            for index, rows in zip(indices, found, strict=True)
-        ]
-        numbers = np.flatnonzero(np.any(touched, axis=0) if touched else ())
-        if not len(numbers):
-            return
-        self.log(f"reading {len(numbers):,} images again, whose files were touched since")
-        fingerprints = np.full(len(self.images), -1)
-        fingerprints[numbers] = scan.fingerprint_images(self.images.take(numbers), self.threads)
-        for cache, rows, mask in zip(caches, found, touched, strict=True):
-            theirs = cache.index.facts
-            same = mask & (theirs["fingerprint"][rows] == fingerprints)
-            theirs["changed"][rows[same]] = facts["changed"][same]
-            with contextlib.suppress(OSError):  # the next run reads them again
-                store.save_index(cache)
 
     def _count_in(self, cache: PixelCache) -> int:
         return int(np.count_nonzero(cache.index.find(self.index.facts) >= 0))
@@ -201,8 +177,8 @@ class PixelCacheBuilder:
         examples, facts = self.images.take(rows), self.index.facts
         sampled = headers.sample_mask(len(rows))
 
-        def pixels(contents: tf.Tensor) -> tf.Tensor:
-            return decode.decode(contents, *self.shape[:2], self.recipe.resize)
+        def decode_image(contents: tf.Tensor) -> Decoded:
+            return decode.decode_oriented(contents, *self.shape[:2], self.recipe.resize)
 
         def collect(numbers: np.ndarray, batch: ImageFacts) -> None:
             if self.cancelled():
@@ -214,7 +190,7 @@ class PixelCacheBuilder:
             facts["header"][rows[with_header]] = headers.read_headers(examples, with_header)
             self._put(rows[numbers], batch.pixels)
 
-        for image in scan.scan_images(examples, pixels, self.threads, collect):
+        for image in scan.scan_images(examples, decode_image, self.threads, collect):
             row = rows[image.index]
             self.missing[row] = False
             self.index.reasons[row] = image.reason

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from pipelines.decode import exif, formats
+from pipelines.decode.bounds import Decoded
 from pipelines.decode.decode import reason
-from pipelines.decode.file_bytes import TEXT, outlined
 from pipelines.pixel_cache.index import stamp_images, system_reason
 from pipelines.sources.examples import Examples, read
 from pipelines.sources.reader import IMAGES_PER_THREAD, dataset_options, make_reader
@@ -22,7 +21,7 @@ _BATCH = 64  # images that are collected at a time,
 _BATCH_BYTES = 1 << 24  # or fewer where they are large
 _FINGERPRINTS = 2**63 - 1  # the number of hash buckets
 
-Decode = Callable[[tf.Tensor], tf.Tensor]
+Decode = Callable[[tf.Tensor], Decoded]
 Collect = Callable[[np.ndarray, "ImageFacts"], None]
 
 
@@ -66,7 +65,8 @@ def scan_images(
 
     Args:
       examples: of all splits together.
-      decode: string scalar -> uint8 [height, width, 3], in graph operations; raises where it can't.
+      decode: string scalar -> uint8 [height, width, 3] and the orientation, in graph operations;
+        raises where it can't. See `decode.decode_oriented`.
       threads: how many decode.
       collect: called with the numbers of some examples, int32 [n], and what decoding them gave;
         each example that decodes comes once, in any order.
@@ -120,33 +120,11 @@ def _read_all(
 
 
 def _facts(contents: tf.Tensor, decode: Decode) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    pixels = decode(contents)
-    # In sequence: a failure cancels what runs beside it, and tf.data would take the cancellation
-    # for the end of the pipeline instead of the failure for that of one image.
-    with tf.control_dependencies([pixels]):
-        contents = tf.identity(contents)
-    orientation = tf.cond(
-        formats.is_jpeg(contents), lambda: exif.in_jpeg(contents), lambda: _in_others(contents)
-    )
-    return pixels, orientation, _fingerprint(contents)
+    return *decode(contents), _fingerprint(contents)
 
 
 def _fingerprint(contents: tf.Tensor) -> tf.Tensor:
     return tf.strings.to_hash_bucket_fast(contents, _FINGERPRINTS)
-
-
-@outlined(TEXT)
-def _in_others(contents: tf.Tensor) -> tf.Tensor:
-    """int32 scalar 1 to 8: the orientation of an image that is not a JPEG."""
-
-    def starts_as(form: formats.ImageFormat) -> tf.Tensor:
-        return tf.strings.substr(contents, form.magic_at, len(form.magic)) == form.magic
-
-    searches = [
-        (starts_as(formats.OTHERS["PNG"]), lambda: exif.in_png(contents)),
-        (starts_as(formats.OTHERS["WebP"]), lambda: exif.in_webp(contents)),
-    ]
-    return tf.case(searches, default=lambda: tf.constant(1))
 
 
 def _decode_again(

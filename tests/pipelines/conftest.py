@@ -20,7 +20,7 @@ def real_decode() -> None:
 def quick_decoding(request, monkeypatch) -> None:
     """Decodes with a small graph, which is built in no time."""
     if "real_decode" not in request.fixturenames:
-        monkeypatch.setattr(decode, "decode", quick_decode)
+        monkeypatch.setattr(decode, "decode_oriented", quick_decode)
 
 
 @pytest.fixture

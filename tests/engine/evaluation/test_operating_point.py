@@ -89,7 +89,7 @@ def test_operating_point_by_hand():
     )
     rule = DecisionRule(positive_class="b", threshold=0.39)
     point = operating_point_of_rule(predictions(probabilities, [1, 1, 1, 2, 0]), rule)
-    assert (point.found, point.missed, point.false_alarms, point.negatives) == (2, 1, 1, 2)
+    assert (point.hits, point.misses, point.false_alarms, point.negatives) == (2, 1, 1, 2)
     assert (point.recall, point.precision, point.false_alarm_rate) == (2 / 3, 2 / 3, 1 / 2)
     assert (point.recall_interval, point.threshold) == (wilson(2, 3), 0.39)
 

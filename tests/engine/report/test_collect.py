@@ -103,7 +103,7 @@ def test_rule_gives_operating_point_decisions_and_abstention(measured):
     report = collect.collect_report(with_rule(measured, rule), CONTEXT)
     of_class = measured.predictions.labels == 1
     probabilities = scipy.special.softmax(measured.predictions.logits, 1)
-    assert report.operating_point.found == (probabilities[of_class, 1] >= 0.3).sum()
+    assert report.operating_point.hits == (probabilities[of_class, 1] >= 0.3).sum()
     assert report.abstention.uncertain == (probabilities.max(1) < 0.34).sum()
     rule = dataclasses.replace(rule, abstain=None)
     report = collect.collect_report(with_rule(measured, rule), CONTEXT)

@@ -27,7 +27,7 @@ def test_report_files_have_their_content(tmp_path):
     assert low < value["accuracy"] < high
     assert value["per_class"]["class 2"]["support"] == 100
     assert len(value["per_class"]["class 2"]["f1_interval"]) == 2
-    assert value["operating"]["found"] + value["operating"]["missed"] == 100
+    assert value["operating"]["hits"] + value["operating"]["misses"] == 100
     assert value["abstaining"]["sure"] + value["abstaining"]["uncertain"] == 300
     assert value["mistakes"][0] == {
         "name": "/data/val/1.jpg", "given": "class 0", "predicted": "class 1", "probability": 0.987,
