@@ -43,7 +43,7 @@ def test_min_recall_saves_threshold_fitted_on_validation_split(call, evaluate, r
     out = call("evaluate", *flags)
     assert "validation split" not in out
     assert "blue is predicted from a probability of 0." in out
-    assert f"found {operating['found']} of " in out
+    assert f"found {operating['hits']} of " in out
     assert f"false alarms: {operating['false_alarms']} of {operating['negatives']} others" in out
 
 
