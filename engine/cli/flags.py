@@ -40,7 +40,7 @@ from engine.optim.averages import AVERAGES
 from engine.optim.optimizers import OPTIMIZERS
 from engine.optim.presets import BATCH_SIZE, PRESETS
 from engine.optim.schedules import SCHEDULES
-from pipelines.augment import augmentations
+from pipelines.augment import changes
 
 BLOG_AUGMENTATION = "rotate(30)|shift(0.2)|shear(0.2)|zoom(0.2)|flip"
 NO_IMAGES = (
@@ -100,7 +100,7 @@ def define_recipe(values: flags.FlagValues) -> None:
     text = "learning rate of the same phase"
     define(values, "learning_rate", None, Number(float, Option(above=0)), text)
     flags.DEFINE_multi_string("phase", None, PHASE_HELP, flag_values=values)
-    text = f"augmentations joined by |, or none; allowed: {', '.join(augmentations.AUGMENTATIONS)}"
+    text = f"augmentations joined by |, or none; allowed: {', '.join(changes.AUGMENTATIONS)}"
     define_text(values, "augment", BLOG_AUGMENTATION, text)
     auto = Number(int, Option(minimum=1, word=AUTO))
     define_options(values, Recipe, batch_size=auto, budget=Duration())
@@ -251,7 +251,7 @@ def _recipe(parsed: ParsedFlags, log: Log) -> Recipe:
 
 def _parse_augmentations(text: str) -> tuple[Call, ...]:
     calls = parse_calls(text)
-    augmentations.parse_changes(calls)
+    changes.parse_changes(calls)
     return calls
 
 

@@ -14,7 +14,7 @@ from engine.core.errors import UserError
 from engine.core.recipe import Recipe, digest, from_json
 from engine.optim import phase_options
 from engine.runs.directory import RunDirectory
-from pipelines.augment import augmentations
+from pipelines.augment import changes
 
 HELP = (
     "recipe.json to train by, instead of all flags that describe a run; in the folder of a run "
@@ -81,7 +81,7 @@ def _parse(file: str, text: str) -> Recipe:
     try:
         recipe = from_json(Recipe, text)
         phase_options.check_recipe(recipe)
-        augmentations.parse_changes(recipe.augment)
+        changes.parse_changes(recipe.augment)
     except UserError as error:
         raise FlagError(
             f"--recipe={file}: no recipe of this version of Unfreeze ({error})"

@@ -8,6 +8,8 @@ program: compiled together, XLA would read the geometry again for every channel.
 
 from __future__ import annotations
 
+import math
+
 import tensorflow as tf
 
 # ITU-R BT.601 luma, the grey of Pillow's "L".
@@ -78,9 +80,19 @@ def _channel_means(images: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.cast(images, tf.float32), [1, 2])
 
 
+def below(numbers: tf.Tensor, limit: float) -> tf.Tensor:
+    """Returns 1.0 where a number is below the limit, else 0.0."""
+    return tf.cast(numbers < limit, tf.float32)
+
+
 def mirror(numbers: tf.Tensor, probability: float) -> tf.Tensor:
     """Returns -1.0 where a number is below the probability, else 1.0."""
-    return 1 - 2 * tf.cast(numbers < probability, tf.float32)
+    return 1 - 2 * below(numbers, probability)
+
+
+def choice(numbers: tf.Tensor, count: int) -> tf.Tensor:
+    """Returns one of the whole numbers 0 to count - 1, float32, for a number in [0, 1)."""
+    return tf.floor(count * numbers)
 
 
 def _matrix(rows: list) -> tf.Tensor:
@@ -120,6 +132,52 @@ def shearing(angle: tf.Tensor) -> tf.Tensor:
 def scaling(y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     """Scales so that output pixels are y and x input pixels apart, float32 [B]; -1 mirrors."""
     return _matrix([[y, 0, 0], [0, x, 0], [0, 0, 1]])
+
+
+def one_motion(
+    angle: tf.Tensor, slant_y: tf.Tensor, slant_x: tf.Tensor, y: tf.Tensor, x: tf.Tensor
+) -> tf.Tensor:
+    """Rotates, shears along an axis, or shifts along one; float32 [B] each, all but one of them 0.
+
+    A shear shifts each pixel by a multiple of its distance from the middle line.
+    """
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    return _matrix([[cos, slant_y - sin, y], [slant_x + sin, cos, x], [0, 0, 1]])
+
+
+def crop(numbers: list, scale: float, ratio: float, size: tuple[int, int]) -> tf.Tensor:
+    """Shows a random rectangle; see `changes.random_resized_crop`.
+
+    The first of several tries that fits into the image counts; without any, the largest rectangle
+    of an allowed aspect ratio in the middle.
+
+    Args:
+      numbers: two for each try, then two for its place, float32 [B] each, 0 to 1.
+      size: height and width in pixels.
+    """
+    height, width = size
+    *tries, down, right = numbers
+    area = height * width * (scale + (1 - scale) * tf.stack(tries[0::2]))
+    aspect = tf.exp((2 * tf.stack(tries[1::2]) - 1) * math.log(ratio))
+    rows, columns = tf.sqrt(area / aspect), tf.sqrt(area * aspect)
+    fits = (rows <= height) & (columns <= width)
+    first = tf.one_hot(tf.argmax(tf.cast(fits, tf.int32), 0), len(tries) // 2, axis=0)
+    found = tf.reduce_any(fits, 0)
+    rows = tf.where(found, tf.reduce_sum(first * rows, 0), min(height, width * ratio))
+    columns = tf.where(found, tf.reduce_sum(first * columns, 0), min(width, height * ratio))
+    y, x = (tf.where(found, number - 0.5, 0.0) for number in (down, right))
+    return _matrix(
+        [
+            [rows / height, 0, y * (height - rows)],
+            [0, columns / width, x * (width - columns)],
+            [0, 0, 1],
+        ]
+    )
+
+
+def gain(factor: tf.Tensor) -> tf.Tensor:
+    """Multiplies each channel by `factor`, float32 [B]."""
+    return _matrix([[factor, 0, 0, 0], [0, factor, 0, 0], [0, 0, factor, 0], [0, 0, 0, 1]])
 
 
 def offset(amount: tf.Tensor) -> tf.Tensor:

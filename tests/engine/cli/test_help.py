@@ -10,7 +10,7 @@ from absl import flags
 from engine.cli import flags as cli_flags
 from engine.optim.optimizers import OPTIMIZERS
 from engine.optim.schedules import SCHEDULES
-from pipelines.augment.augmentations import AUGMENTATIONS
+from pipelines.augment.changes import AUGMENTATIONS
 from tests.bin.programs import ROOT, program, without_tensorflow
 
 

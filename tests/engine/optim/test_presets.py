@@ -11,7 +11,7 @@ from engine.core.call_syntax import parse_calls
 from engine.core.recipe import parse_phase, phase_text
 from engine.models.backbones import BACKBONES
 from engine.optim import phase_options, presets
-from pipelines.augment import augmentations
+from pipelines.augment import changes
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -58,7 +58,7 @@ def test_every_network_and_size_gets_phases_that_can_be_typed(preset):
             preset=preset, images=images, classes=classes, backbone=backbone, hidden_units=hidden
         )
         chosen = presets.choose_recipe(known)
-        augmentations.parse_changes(parse_calls(chosen["augment"]))
+        changes.parse_changes(parse_calls(chosen["augment"]))
         assert len(chosen["phases"]) == 1 + (preset != "quick")
         for phase in chosen["phases"]:
             phase_options.phase_options(phase)

@@ -7,14 +7,15 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras.src.legacy.preprocessing.image import apply_affine_transform
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
+from scipy.stats import ks_2samp, kstest
 
 from engine.core.call_syntax import Call, parse_calls
 from engine.core.errors import UserError
-from pipelines.augment import augmentations, transforms
-from pipelines.augment.augmentations import AUGMENTATIONS
+from pipelines.augment import augmentations, changes, transforms
+from pipelines.augment.changes import AUGMENTATIONS
 from tests.pipelines.augmented import applied, drawn, noise_images
 from tests.pipelines.geometry import resampled
 
@@ -62,7 +63,149 @@ REFERENCES = {
     "hue": lambda image, u: turned_hue(image, spread(u[0], 10)),
 }
 
-BY_PILLOW = ("contrast", "saturation")  # which rounds greys and results to whole levels
+
+def cropped(image: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """As torchvision draws, but for whole pixels; by SciPy."""
+    (height, width), rows, columns, y, x = image.shape[:2], 0.0, 0.0, 0.0, 0.0
+    for area, aspect in u[:20].reshape(10, 2):
+        area = (0.08 + 0.92 * area) * height * width
+        aspect = math.exp(spread(aspect, math.log(4 / 3)))
+        rows, columns = math.sqrt(area / aspect), math.sqrt(area * aspect)
+        if rows <= height and columns <= width:
+            break
+    y, x = u[20] * (height - rows), u[21] * (width - columns)
+    scale = rows / height, columns / width
+    # From pixels counted from the middle of the output to those from the middle of the input.
+    matrix = np.diag([*scale, 1.0])
+    matrix[:2, 2] = y + rows / 2 - height / 2, x + columns / 2 - width / 2
+    return resampled(image, matrix)
+
+
+def by_pillow(change, image: np.ndarray, chosen: bool = True) -> np.ndarray:
+    return np.asarray(change(Image.fromarray(image.astype(np.uint8))), float) if chosen else image
+
+
+REFERENCES |= {
+    "random_resized_crop": cropped,
+    "sharpness": lambda image, u: enhanced(ImageEnhance.Sharpness, image, spread(u[0], 0.5, 1)),
+    "posterize": lambda image, u: by_pillow(lambda i: ImageOps.posterize(i, 4), image, u[0] < 0.5),
+    "solarize": lambda image, u: by_pillow(ImageOps.solarize, image, u[0] < 0.5),
+    "auto_contrast": lambda image, u: by_pillow(ImageOps.autocontrast, image, u[0] < 0.5),
+    "equalize": lambda image, u: by_pillow(ImageOps.equalize, image, u[0] < 0.5),
+    "trivial_augment": lambda image, u: trivially_augmented(image, u)[1],
+}
+
+
+def trivially_augmented(image: np.ndarray, u: np.ndarray) -> tuple[str, np.ndarray]:
+    """The operation's name and its result: torchvision's table of `_augmentation_space`, by Pillow.
+
+    Geometry by SciPy, with a shear about the middle.
+    """
+    strengths = {
+        "ShearX": np.linspace(0.0, 0.99, 31),
+        "ShearY": np.linspace(0.0, 0.99, 31),
+        "TranslateX": np.linspace(0.0, 32.0, 31),
+        "TranslateY": np.linspace(0.0, 32.0, 31),
+        "Rotate": np.linspace(0.0, 135.0, 31),
+        **dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), np.linspace(0, 0.99, 31)),
+        "Posterize": 8 - np.round(np.arange(31) / (30 / 6)),
+        "Solarize": np.linspace(255.0, 0.0, 31),
+    }
+    names = ["Identity", *strengths, "AutoContrast", "Equalize"]
+    name, place = names[int(u[0] * 14)], int(u[1] * 31)
+    strength = strengths[name][place] if name in strengths else 0.0
+    signed = -strength if u[2] < 0.5 else strength
+    matrix = np.eye(3)
+    if name in ("Brightness", "Color", "Contrast", "Sharpness"):
+        return name, enhanced(getattr(ImageEnhance, name), image, 1 + signed)
+    if name == "Posterize":
+        return name, by_pillow(lambda i: ImageOps.posterize(i, int(strength)), image)
+    if name == "Solarize":
+        return name, by_pillow(lambda i: ImageOps.solarize(i, strength), image)
+    if name == "AutoContrast":
+        return name, by_pillow(ImageOps.autocontrast, image)
+    if name == "Equalize":
+        return name, by_pillow(ImageOps.equalize, image)
+    if name == "Rotate":
+        angle = math.radians(signed)
+        matrix[:2, :2] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+    place = {"ShearX": (1, 0), "ShearY": (0, 1), "TranslateY": (0, 2), "TranslateX": (1, 2)}
+    if name in place:
+        matrix[place[name]] = signed
+    return name, resampled(image, matrix)
+
+
+@pytest.mark.parametrize("kind", ["noise", "smooth", "few levels", "one level", "dark"])
+@pytest.mark.parametrize(
+    "name", ["posterize(3, 1)", "solarize(77, 1)", "auto_contrast(1)", "equalize(1)"]
+)
+def test_filter_of_whole_levels_equals_pillow(name, kind):
+    """To the bit, but for Pillow's autocontrast, which rounds 254.99… down to 254."""
+    images = {
+        "noise": noise_images(40, 31),
+        "smooth": (np.add.outer(np.arange(32), np.arange(40))[None, ..., None] * [1, 2, 3]),
+        "few levels": noise_images(40, 31) // 90 * 90,
+        "one level": np.full((2, 20, 20, 3), 77),
+        "dark": noise_images(40, 31) // 9,
+    }[kind].astype(np.uint8)
+    operations = {
+        "posterize(3, 1)": lambda i: ImageOps.posterize(i, 3),
+        "solarize(77, 1)": lambda i: ImageOps.solarize(i, 77),
+        "auto_contrast(1)": ImageOps.autocontrast,
+        "equalize(1)": ImageOps.equalize,
+    }
+    result = applied(name, images, drawn(1, len(images)))
+    for image, shown in zip(images, result, strict=True):
+        expected = by_pillow(operations[name], image)
+        np.testing.assert_allclose(shown, expected, atol=1 if "auto" in name else 0)
+
+
+def test_trivial_augment_draws_every_operation_with_torchvisions_strengths():
+    """All 14 x 31 x 2 outcomes."""
+    grid = np.stack(np.meshgrid(np.arange(14), np.arange(31), np.arange(2)), -1).reshape(-1, 3)
+    numbers = ((grid + 0.5) / [14, 31, 2]).astype(np.float32)
+    images = np.repeat(noise_images(24, 24)[:1], len(numbers), 0)
+    result, names = applied("trivial_augment", images, numbers), set()
+    for u, shown in zip(numbers, result, strict=True):
+        name, expected = trivially_augmented(images[0].astype(float), u.astype(float))
+        names.add(name)
+        exact = name in ("Identity", "Posterize", "Solarize", "Equalize")
+        np.testing.assert_allclose(shown, expected, atol=0 if exact else 2, err_msg=f"{name} {u}")
+    assert len(names) == 14
+
+
+def test_random_resized_crop_follows_torchvisions_distribution():
+    """Of 100,000 rectangles: those that fit, else the largest; images twice as wide as high."""
+    numbers = [tf.constant(u) for u in drawn(22, 100_000).T]
+    matrices = transforms.crop(numbers, 0.08, 4 / 3, (100, 200)).numpy()
+    rows, columns = 100 * matrices[:, 0, 0], 200 * matrices[:, 1, 1]
+    random = np.random.default_rng(5)
+    area = random.uniform(0.08, 1, 300_000) * 100 * 200
+    aspect = np.exp(random.uniform(-math.log(4 / 3), math.log(4 / 3), 300_000))
+    high, wide = np.sqrt(area / aspect), np.sqrt(area * aspect)
+    fits = (high <= 100) & (wide <= 200)
+    for mine, others in ((rows, high[fits]), (columns, wide[fits])):
+        assert ks_2samp(mine, others).statistic < 0.01
+    for place, size in ((0, 100), (1, 200)):
+        reach = (1 - matrices[:, place, place]) * size / 2
+        free = reach > 0
+        shifts = matrices[free, place, 2] / reach[free]
+        assert kstest(shifts, "uniform", (-1, 2)).statistic < 0.01
+
+
+def test_crop_without_a_fitting_try_is_the_largest_in_the_middle():
+    ones = [tf.constant([0.999])] * 22
+    matrix = transforms.crop(ones, 0.9, 4 / 3, (100, 400)).numpy()[0]
+    np.testing.assert_allclose(matrix, np.diag([1, 1 / 3, 1]), atol=1e-6)
+
+
+BY_PILLOW = (
+    "contrast",
+    "saturation",
+    "sharpness",
+    "auto_contrast",
+    "trivial_augment",
+)  # which rounds greys and results to whole levels
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
@@ -215,11 +358,13 @@ def test_no_augmentation_returns_the_image():
         ("zoom(depth=1)", ["depth", "zoom(reach from 0 to 1)"]),
         ("flip(2)", ["probability=2", "0 to 1"]),
         ("turn(1)", ["turn()"]),
+        ("random_resized_crop(0)", ["scale=0;", "scale from 0.01 to 1, ratio from 1 to 10"]),
+        ("posterize(2.5)", ["bits=2.5; allowed: a whole number, 1 to 8"]),
     ],
 )
 def test_invalid_augmentation_is_refused_with_allowed_values(text, words):
     with pytest.raises(UserError) as caught:
-        augmentations.parse_changes(parse_calls(text))
+        changes.parse_changes(parse_calls(text))
     assert all(word in str(caught.value) for word in words)
     assert "\n" not in str(caught.value)
 

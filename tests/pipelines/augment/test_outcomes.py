@@ -15,6 +15,8 @@ COUNTED = {
     "vertical_flip(1)": 1,
     "vertical_flip(0.3)": 2,
     "turn": 4,
+    "posterize": 2,
+    "solarize|flip(0.7)": 4,
     "flip(0.7)|turn": 8,
     "turn|flip": 8,
     "flip(0)|turn|vertical_flip(0.125)": 8,
