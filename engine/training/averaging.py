@@ -100,6 +100,8 @@ class _Soup(WeightAverage):
             del self.candidates[self.size :]
 
     def end_phase(self, evaluate: Callable[[], Evaluation]) -> dict[str, Any] | None:
+        if len(self.candidates) < 2:
+            return None
         raw = [variable.numpy() for variable in self.variables]
         best = self.candidates[0].row
         chosen, score = self.candidates[:1], best
