@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.spinner import Spinner
 from rich.text import Text
 
 from engine.core.text import duration
@@ -33,6 +34,7 @@ class ConsoleLogger(Logger):
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or LogConsole(highlight=False, file=sys.stdout)
         self.live: Live | None = None
+        self.sign = Spinner("line", style="cyan")
         self.last_plain = time.monotonic()
         self.phase: str | None = None  # whose epochs have been headed
 
@@ -80,9 +82,12 @@ class ConsoleLogger(Logger):
             self._show("writing the report")
 
     def _show(self, line: str) -> None:
-        """Shows what the run is at, cut to the width of the terminal."""
+        """Shows what the run is at behind a sign that moves, cut to the width of the terminal."""
         assert self.live
-        self.live.update(Text(line, style="cyan", no_wrap=True, overflow="ellipsis"))
+        text = Text(line)
+        text.truncate(self.console.width - 2, overflow="ellipsis")
+        self.sign.update(text=text)
+        self.live.update(self.sign)
 
 
 def describe_step(metrics: StepMetrics) -> str:

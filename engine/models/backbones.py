@@ -31,6 +31,8 @@ class Backbone:
         name; with a group, layers that share the group's text form the stage of that name.
       fine_tune_from: the stage from which everything upward trains where `bin/benchmark` puts this
         network in the place of a recipe's.
+      layers: a pattern of the names of all layers, where `stages` is a list of names; other names
+        are refused before the network is built. None where only the network can tell.
     """
 
     build: Callable[..., Any]
@@ -38,6 +40,7 @@ class Backbone:
     scaling: str
     stages: str
     fine_tune_from: str
+    layers: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +66,17 @@ SCALINGS: dict[str, Scaling] = {
 }
 
 
+_LITE_STAGES = ("stem", *(f"block{number}" for number in range(1, 8)), "top")
+_LITE_LAYERS = r"(?:stem|block\d[a-z]|top)_\w+|pool|hidden|logits"
+
+
 def _lite(variant: str, size: int) -> Backbone:
     def build(pixels: Any, weights: str, include_top: bool = False) -> Any:
         from engine.models import efficientnet_lite
 
         return efficientnet_lite.build(variant, pixels, weights, include_top)
 
-    return Backbone(build, size, "lite", r"stem|block\d|top", "block6")
+    return Backbone(build, size, "lite", "|".join(_LITE_STAGES), "block6", _LITE_LAYERS)
 
 
 def _keras(

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from engine.core.errors import UserError, choose, nearest, require
-from engine.core.recipe import Phase, Recipe
-from engine.models.backbones import BACKBONES
+from engine.core.recipe import Phase, Recipe, share_of_layers
+from engine.models.backbones import BACKBONES, Backbone
 from engine.optim.averages import parse_average
 from engine.optim.optimizers import OPTIMIZERS, SOLVER
 from engine.optim.schedules import SCHEDULES, learning_rate
@@ -51,12 +52,30 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
       UserError: the first that does not or is not.
     """
-    choose(recipe.backbone, BACKBONES, "backbone")
+    backbone = choose(recipe.backbone, BACKBONES, "backbone")
     for phase in recipe.phases:
+        _check_trainable(backbone, phase)
         phase_options(phase)
         parse_average(phase)
         if phase.optimizer == SOLVER:
             _check_solver(recipe, phase)
+
+
+def _check_trainable(backbone: Backbone, phase: Phase) -> None:
+    """Refuses what surely is no stage and no layer; of most networks only the built one can tell.
+
+    Raises:
+      UserError: it is none.
+    """
+    if backbone.layers is None or share_of_layers(phase.trainable) is not None:
+        return
+    names = ["head", "all", *backbone.stages.split("|")]
+    if phase.trainable not in names and not re.fullmatch(backbone.layers, phase.trainable):
+        hint = nearest(phase.trainable, names)
+        raise UserError(
+            f"phase {phase.name!r}: trainable={phase.trainable}: no stage and no layer has that "
+            f"name{hint}; allowed: {', '.join(names)}, or a layer"
+        )
 
 
 def _check_solver(recipe: Recipe, phase: Phase) -> None:

@@ -52,6 +52,11 @@ def test_help_lists_all_flags_without_tensorflow(name):
         ("train", "--bacth_size=3", "did you mean 'batch_size'?"),
         ("train", "--batch_size=0", "allowed: a whole number, 1 or more"),
         ("train", "--data_dir=x --phase=a(epochs=-1)", "epochs=-1; allowed: a whole number, 0"),
+        (
+            "train",
+            "--data_dir=x --phase=a(trainable=block99)",
+            "no stage and no layer has",
+        ),
         ("train", "--data_dir=x --augment=rotat(3)", "did you mean 'rotate'?"),
         ("train", "--flagfile=solar_cels.flags", "did you mean 'solar_cells.flags'?"),
         ("train", "--recipe=gone.json", "can't be read (No such file or directory)"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 
 import numpy as np
 import pytest
@@ -130,7 +131,7 @@ def test_live_line_fits_the_terminal_and_moves_on_after_the_last_epoch():
     with logger:
         logger.step(METRICS)
         logger.live.refresh()
-        assert "tune epoch 2/3, step 20/50: 40 images/s…" in out.getvalue()
+        assert "tune epoch 2/3, step 20/50: 40 images…" in out.getvalue()
         assert "\n" not in out.getvalue().strip()
         logger.epoch(ROW, EVALUATION, best=True)
         logger.live.refresh()
@@ -138,6 +139,18 @@ def test_live_line_fits_the_terminal_and_moves_on_after_the_last_epoch():
         logger.end({})
         logger.live.refresh()
         assert "writing the report" in out.getvalue()
+
+
+def test_sign_of_the_live_line_moves_while_nothing_is_logged():
+    """As during the evaluation of the test split and the report."""
+    clock, out = [0.0], io.StringIO()
+    stage = Console(file=out, force_terminal=True, width=80, get_time=lambda: clock[0])
+    with ConsoleLogger(stage) as logger:
+        logger.end({})
+        for clock[0] in (1.0, 1.15, 1.3):  # it turns on in 0.13 s
+            logger.live.refresh()
+    signs = re.findall(r"([-/|\\])(?:\x1b\[0m)? writing the report", out.getvalue())
+    assert len(set(signs)) == 3
 
 
 def test_file_has_no_live_line():

@@ -1,6 +1,7 @@
 """EfficientNet-Lite against a forward pass without Keras, and against what photographs show."""
 
 import itertools
+import re
 from pathlib import Path
 
 import keras
@@ -13,6 +14,7 @@ from PIL import Image
 
 from engine.core.errors import UserError
 from engine.models import classifier, efficientnet_lite, torch_weights
+from engine.models.backbones import BACKBONES
 
 ALL = tuple(efficientnet_lite.VARIANTS)
 STAGES = ("stem", *(f"block{n}" for n in range(1, 8)), "top")
@@ -132,6 +134,9 @@ def test_each_stage_ends_in_a_layer_of_its_name(variant):
     ends = [names.index(stage) for stage in STAGES]
     for start, end in itertools.pairwise([-1, *ends]):
         assert all(name.startswith(names[end]) for name in names[start + 1 : end])
+    entry = BACKBONES[f"efficientnet_{variant}"]
+    assert tuple(entry.stages.split("|")) == STAGES
+    assert [name for name in names if not re.fullmatch(entry.layers, name)] == list(STAGES)
 
 
 def test_weights_of_either_format_are_those_of_the_package(tmp_path):

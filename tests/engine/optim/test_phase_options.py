@@ -109,6 +109,20 @@ def test_solved_head_refuses_what_it_does_not_use(options, message):
         check_recipe(recipe(phases=(parse_phase(f"p(optimizer=lbfgs, {options})"),)))
 
 
+@pytest.mark.parametrize("trainable", ["block99", "block0", "blok6", "steam", "fc"])
+def test_unknown_stage_of_a_packaged_network_is_refused_before_it_is_built(trainable):
+    phases = (parse_phase(f"tune(trainable={trainable})"),)
+    with pytest.raises(UserError, match=rf"^phase 'tune': trainable={trainable}: no stage and no"):
+        check_recipe(recipe(backbone="efficientnet_lite0", phases=phases))
+    check_recipe(recipe(backbone="mobilenet_v2", phases=phases))  # which only the network can tell
+
+
+@pytest.mark.parametrize("trainable", ["block7", "all", "0.5", "block6d_project_conv", "hidden"])
+def test_stage_layer_or_share_of_a_packaged_network_is_accepted(trainable):
+    phases = (parse_phase(f"tune(trainable={trainable})"),)
+    check_recipe(recipe(backbone="efficientnet_lite0", phases=phases))
+
+
 def test_solved_head_refuses_a_hidden_layer():
     phases = (Phase("p", optimizer="lbfgs"),)
     with pytest.raises(UserError, match="hidden_units=4 puts a layer before it; omit"):
