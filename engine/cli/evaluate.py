@@ -14,8 +14,8 @@ from engine.cli import main as cli_main
 from engine.cli.flag_types import Choice, define, define_options, define_switch
 from engine.cli.parsed_flags import FlagError, ParsedFlags
 from engine.commands.compare import CompareOptions, compare
-from engine.commands.evaluate import EvaluateOptions
-from engine.commands.evaluate_with_report import evaluate
+from engine.commands.evaluate import evaluate
+from engine.commands.evaluate_options import EvaluateOptions
 from engine.core.options import declared_options
 
 FORMATS = {

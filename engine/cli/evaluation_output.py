@@ -10,7 +10,7 @@ from engine.evaluation.decision_rule import format_threshold
 
 if TYPE_CHECKING:
     from engine.commands.compare import ComparedRun
-    from engine.commands.evaluate import EvaluationResult
+    from engine.commands.evaluate_options import EvaluationResult
     from engine.evaluation.classification_metrics import ClassificationMetrics
     from engine.evaluation.intervals import Interval
     from engine.evaluation.mcnemar import ModelComparison

@@ -7,7 +7,8 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.commands.evaluate import EvaluationResult, compute_metrics
+from engine.commands.evaluate import compute_metrics
+from engine.commands.evaluate_options import EvaluationResult
 from engine.commands.shared_options import Log, ignore
 from engine.commands.split_predictions import (
     EvaluationData,

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from engine.commands.shared_options import Log, ignore, price_per_hour_option
+from engine.commands.evaluate_options import EvaluateOptions, EvaluationResult
+from engine.commands.shared_options import Log, ignore
 from engine.commands.split_predictions import (
     EvaluationData,
     predict_split,
     trained_on,
     warn_of_trained,
 )
-from engine.core.errors import UserError, choose, require
-from engine.core.options import REQUIRED, option
+from engine.core.errors import UserError, choose
 from engine.core.text import program
 from engine.evaluation import decision_rule, operating_point
 from engine.evaluation.decision_rule import DecisionRule
 from engine.evaluation.evaluate import Predictions
-from engine.evaluation.model_metrics import ModelMetrics, measure_model
-from engine.evaluation.operating_point import OperatingPoint
+from engine.evaluation.model_metrics import measure_model
 from engine.runs import best_model
 from engine.runs.directory import RunDirectory
 from engine.runs.lock import RunLock
@@ -31,92 +31,20 @@ if TYPE_CHECKING:
     from engine.runs.load_run import LoadedRun
     from pipelines.loading.batches import SplitLoader
 
-RULE_OPTIONS = ("positive_class", "min_recall", "abstain", "plain")
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(EvaluationData):
-    """Which run is evaluated on which data, and how the decision rule saved with it changes first.
-
-    report: written by `engine.commands.evaluate_with_report`.
-    command: the command that the report names.
-    """
-
-    run_dir: Path = option(REQUIRED, "the run whose best model is evaluated")
-    report: Path | None = option(None, "folder for report.html and report.json")
-    price_per_hour: float | None = price_per_hour_option()
-    command: str = "unfreeze.evaluate(...)"
-    positive_class: str | None = option(
-        None,
-        "the class that must not be missed: fits on the run's own validation split the threshold "
-        "that reaches a recall of --min_recall with the fewest false alarms, and saves it with the "
-        "model",
-    )
-    min_recall: float | None = option(None, "the recall of --positive_class", above=0, maximum=1)
-    abstain: float | None = option(
-        None,
-        "predictions are uncertain where no class has this probability; 0 for never; saved with "
-        "the model",
-        minimum=0,
-        maximum=1,
-    )
-    plain: bool = option(
-        False,
-        "remove what --positive_class and --abstain saved, so that the likeliest class is "
-        "predicted; the temperature stays",
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        changes = self.rule_changes
-        if self.plain and len(changes) > 1:
-            raise UserError(f"--plain and --{changes[0]}; allowed: one of them")
-        if changes and self.tta:
-            raise UserError(
-                f"--tta={self.tta} and --{changes[0]}: a saved rule is for predictions of the "
-                "image as it is; omit one of them"
-            )
-        require(
-            (self.positive_class is None) == (self.min_recall is None),
-            "--positive_class and --min_recall go together, as --positive_class=defective "
-            "--min_recall=0.95; give both or neither",
-        )
-        require(
-            self.price_per_hour is None or self.report is not None,
-            "--price_per_hour has no use without --report; give --report=DIR, or omit it",
-        )
-
-    @property
-    def rule_changes(self) -> list[str]:
-        """The names of the options that change the rule."""
-        values = {name: getattr(self, name) for name in RULE_OPTIONS}
-        return [name for name, value in values.items() if value is not None and value is not False]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationResult(ModelMetrics):
-    """A run's model on one split.
-
-    run: the loaded run, its rule as it is now.
-    source: the images, in the order of the predictions.
-    fitted: what a threshold that was just fitted does on the validation split.
-    trained_on: how many of the images the model was trained on, where they are not the run's own.
-    """
-
-    split: str
-    run: LoadedRun
-    predictions: Predictions
-    source: SplitLoader
-    fitted: OperatingPoint | None = None
-    trained_on: int = 0
-
-
-def evaluate(options: EvaluateOptions, log: Log = ignore) -> EvaluationResult:
+def evaluate(
+    options: EvaluateOptions,
+    log: Log = ignore,
+    show: Callable[[EvaluationResult], Any] = lambda result: None,
+) -> EvaluationResult:
     """Evaluates a run's best model, after changing its decision rule where options say so.
+
+    Args:
+      show: receives the result before the report is written, which may fail.
 
     Raises:
       UserError: there is no such run, it is at work while its rule is to be changed, the data does
-        not fit the model, or the rule does not fit the data.
+        not fit the model, the rule does not fit the data, or the report can't be written.
     """
     directory = RunDirectory(Path(options.run_dir))
     directory.read_recipe()  # refuses what is no run, before the lock creates the directory
@@ -130,7 +58,13 @@ def evaluate(options: EvaluateOptions, log: Log = ignore) -> EvaluationResult:
     # A threshold belongs to one model: while it is fitted, no other replaces that one.
     with RunLock(directory) if options.rule_changes else nullcontext():
         threads = tensorflow_setup.start_tensorflow(options.threads, log=log)
-        return _evaluate(directory, options, threads, log)
+        result = _evaluate(directory, options, threads, log)
+    show(result)
+    if options.report:
+        from engine.commands import reporting
+
+        log(f"report: {reporting.write_evaluation_report(result, options, log)}")
+    return result
 
 
 def _evaluate(

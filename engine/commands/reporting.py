@@ -8,7 +8,7 @@ import functools
 import time
 from pathlib import Path
 
-from engine.commands.evaluate import EvaluateOptions, EvaluationResult
+from engine.commands.evaluate_options import EvaluateOptions, EvaluationResult
 from engine.commands.shared_options import Log, ignore
 from engine.core.dataset import DataLoader
 from engine.core.errors import UserError

@@ -1,7 +1,8 @@
 """TensorBoard: scalars by step and epoch, images, the graph, hyperparameters.
 
-A run `a` has three names there: `a` with its hyperparameters and final metrics, which are a row of
-the HParams page, and `a/train` and `a/validation` with its curves.
+A run `a` has three names there: `a/final` with its hyperparameters and final metrics, which are a
+row of the HParams page, and `a/train` and `a/validation` with its curves. The row's name must be a
+folder's: of a run called `.`, as that of `--logdir` is, the page finds no metrics.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from engine.loggers.base import Logger, StepMetrics
 from engine.runs import history
 from engine.runs.directory import RunDirectory
 
-RUN, TRAIN, VALIDATION = "run", "train", "validation"
+FINAL, TRAIN, VALIDATION = "final", "train", "validation"
 
 
 def _ignore_full_disk(method: Callable[..., None]) -> Callable[..., None]:
@@ -52,7 +53,7 @@ class TensorBoardLogger(Logger):
 
     def __init__(self, run: RunDirectory, classes: tuple[str, ...], model: keras.Model) -> None:
         self.classes, self.model, self.trial = classes, model, str(run.path)
-        folders = {RUN: run.path, TRAIN: run.train_events, VALIDATION: run.validation_events}
+        folders = dict(zip((TRAIN, VALIDATION, FINAL), run.event_folders, strict=True))
         self.writers = {name: _make_writer(folder) for name, folder in folders.items()}
 
     @_ignore_full_disk
@@ -60,10 +61,10 @@ class TensorBoardLogger(Logger):
         """Writes augmented images, uint8 [N, H, W, 3], and hyperparameters before training."""
         with self.writers[TRAIN].as_default():
             tf.summary.image("augmented", augmented, step=0, max_outputs=len(augmented))
-        with self.writers[RUN].as_default():
+        with self.writers[FINAL].as_default():
             # By default runs of equal hyperparameters would share a row.
             hparams.hparams(_flatten(recipe), trial_id=self.trial)
-        self.writers[RUN].flush()
+        self.writers[FINAL].flush()
 
     @_ignore_full_disk
     def end(self, result: dict[str, Any]) -> None:
@@ -71,16 +72,16 @@ class TensorBoardLogger(Logger):
         for split in (VALIDATION, "test"):
             if split in result:
                 scalars = {f"{split}/{name}": result[split][name] for name in ("accuracy", "loss")}
-                self._write(RUN, scalars, step=0)
+                self._write(FINAL, scalars, step=0)
 
         @tf.function(autograph=False)
         def forward(pixels):
             return self.model(pixels, training=False)
 
         pixels = tf.TensorSpec(self.model.inputs[0].shape, tf.float32)
-        with self.writers[RUN].as_default():
+        with self.writers[FINAL].as_default():
             tf.summary.graph(forward.get_concrete_function(pixels).graph)
-        self.writers[RUN].flush()
+        self.writers[FINAL].flush()
 
     @_ignore_full_disk
     def step(self, metrics: StepMetrics) -> None:

@@ -48,12 +48,19 @@ class RunDirectory:
     lock = _PathInside("lock")
     train_events = _PathInside("train")
     validation_events = _PathInside("validation")
+    final_events = _PathInside("final")
     profile = _PathInside("plugins")
 
+    @property
+    def event_folders(self) -> tuple[Path, ...]:
+        """Where TensorBoard's files are. Its name of a run is the path of such a folder."""
+        return (self.train_events, self.validation_events, self.final_events)
+
     def event_files(self) -> list[Path]:
-        """TensorBoard's files. Its name of a run is the path of the folder that they are in."""
-        folders = (self.path, self.train_events, self.validation_events)
-        return [file for folder in folders for file in folder.glob("events.out.tfevents.*")]
+        """TensorBoard's files."""
+        return [
+            file for folder in self.event_folders for file in folder.glob("events.out.tfevents.*")
+        ]
 
     def read_recipe(self) -> Recipe:
         """Reads the recipe of this run.
@@ -191,7 +198,7 @@ def _clear(run: RunDirectory) -> None:
         for path in (*values, *reports, *run.event_files(), run.best):
             path.unlink(missing_ok=True)
         aside.unlink(missing_ok=True)
-        for folder in (run.train_events, run.validation_events):
+        for folder in run.event_folders:
             with suppress(OSError):  # it is not there, or holds files of others
                 folder.rmdir()
     except OSError as error:

@@ -40,12 +40,12 @@ def test_tensorboard_reads_the_events(trained_run):
     command = train_summary.tensorboard_command(trained_run.path)
     folder = shlex.split(command)[-1].removeprefix("--logdir=")
     board = EventMultiplexer().AddRunsFromDirectory(folder).Reload()
-    assert board.Runs().keys() == {".", "train", "validation"}
+    assert board.Runs().keys() == {"final", "train", "validation"}
     train, validation = map(board.GetAccumulator, ("train", "validation"))
     assert {"step/loss", "epoch/loss", "epoch/accuracy", "augmented"} <= {*train.Tags()["tensors"]}
     assert {"epoch/accuracy", "confusion"} <= set(validation.Tags()["tensors"])
     assert len(validation.Tensors("epoch/accuracy")) == 4
-    assert board.GetAccumulator(".").Tags()["graph"]
+    assert board.GetAccumulator("final").Tags()["graph"]
 
 
 def test_evaluate_prints_the_metrics_of_the_end_of_training_and_saves_a_rule(trained_run, tmp_path):

@@ -11,6 +11,7 @@ import types
 import pytest
 
 import unfreeze
+from engine.commands import evaluate as evaluate_command
 from engine.commands import reporting
 from engine.core.errors import UserError
 from engine.runs.directory import RunDirectory
@@ -78,7 +79,8 @@ def test_report_of_other_data_has_no_label_check(evaluate, coloured, tmp_path):
 def test_evaluate_from_python_writes_the_report(trained_run, tmp_path):
     options = unfreeze.EvaluateOptions(run_dir=str(trained_run.path), report=str(tmp_path / "page"))
     lines = []
-    result = unfreeze.evaluate(options, lines.append)
+    result = evaluate_command.evaluate(options, lines.append)
+    assert unfreeze.evaluate is evaluate_command.evaluate
     value = json.loads((tmp_path / "page" / "report.json").read_text())
     assert value["accuracy"] == result.metrics.accuracy
     assert lines[-1] == f"report: {tmp_path / 'page' / 'report.html'}"

@@ -60,14 +60,23 @@ def test_board_has_a_row_for_each_run_with_its_data_and_test_accuracy(tmp_path):
     for name, accuracy in accuracies.items():
         log_run(tmp_path / name, accuracy)
     rows, names = hparams_rows(tmp_path)
-    assert names == ["a", "a/train", "a/validation", "b", "b/train", "b/validation"]
+    assert names == [f"{run}/{part}" for run in "ab" for part in ("final", "train", "validation")]
     assert len(rows) == 2
     for row in rows:
         (session,) = row.sessions
         values = {(m.name.group, m.name.tag): m.value for m in row.metric_values}
-        assert values["", "test/accuracy"] == accuracies[session.name]
+        assert values["", "test/accuracy"] == accuracies[session.name.removesuffix("/final")]
         assert values["", "validation/accuracy"] == 0.75
         assert row.hparams["data"].string_value == "images"
+
+
+def test_board_of_a_single_run_has_its_row_with_metrics(tmp_path):
+    log_run(tmp_path / "a", 0.625)
+    (row,), names = hparams_rows(tmp_path / "a")
+    assert names == ["final", "train", "validation"]
+    values = {m.name.tag: m.value for m in row.metric_values}
+    assert (values["test/accuracy"], values["validation/accuracy"]) == (0.625, 0.75)
+    assert row.hparams["data"].string_value == "images"
 
 
 @pytest.mark.parametrize("failing", ["create_file_writer", "scalar", "image"])

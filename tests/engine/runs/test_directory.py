@@ -36,9 +36,9 @@ def finish(run: RunDirectory) -> None:
     claim_directory(run, MINE, overwrite=False)
     files.write_json(run.result, {"status": "finished"}, digests.write)
     (run.checkpoints / "step_000000001_phase_000.npz").write_bytes(b"old")
-    for folder in (run.train_events, run.validation_events, run.profile):
+    for folder in (*run.event_folders, run.profile):
         folder.mkdir()
-    for folder in (run.path, run.train_events, run.validation_events):
+    for folder in run.event_folders:
         (folder / "events.out.tfevents.1").write_bytes(b"old")
     run.report.mkdir()
     (run.report / "report.html").write_bytes(b"old")
