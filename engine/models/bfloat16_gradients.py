@@ -48,7 +48,9 @@ def make_function(model: keras.Model, training: bool = False) -> Callable[[list]
     ]
     folded = {} if training else {conv: norm for norm, conv in foldable_pairs(model)}
     convolutions = [layer for layer in model.layers if type(layer) in KERNEL_ATTRIBUTES]
-    replacements = {norm: functools.partial(norm, training=training) for norm in norms}
+    replacements: dict[Any, Callable[[Any], Any]] = {
+        norm: functools.partial(norm, training=training) for norm in norms
+    }
     replacements |= folding_replacements(
         [TrainedConvolution(conv, folded.get(conv)) for conv in convolutions]
     )
