@@ -10,8 +10,10 @@ from pathlib import Path
 
 from engine.commands.evaluate_options import EvaluateOptions, EvaluationResult
 from engine.commands.shared_options import Log, ignore
+from engine.core import digests
 from engine.core.dataset import DataLoader
 from engine.core.errors import UserError
+from engine.core.files import write_json
 from engine.core.text import command_line, duration
 from engine.evaluation.model_metrics import measure_model
 from engine.report import write
@@ -60,7 +62,9 @@ def write_training_report(
             raise UserError(f"{job.run.path} holds another run by now")
         seconds = time.perf_counter() - started
         page = write.write(job.run.report, dataclasses.replace(data, seconds=seconds))
-        job.logger.note(f"report: {page} ({duration(time.perf_counter() - started)})")
+        final.result["spent"]["report_seconds"] = seconds = time.perf_counter() - started
+        write_json(job.run.result, final.result, digests.write)
+        job.logger.note(f"report: {page} ({duration(seconds)})")
         return None
     except (Exception, ShutdownRequested) as error:
         plain = isinstance(error, UserError | OSError | ShutdownRequested)

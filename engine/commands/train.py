@@ -143,6 +143,7 @@ def _train(
     devices = distribution.choose_strategy(
         tensorflow_setup.list_gpus(), recipe.batch_size, recipe.gradient_accumulation_steps
     )
+    spent = {"start_seconds": time.perf_counter() - started}
     with lock.record_failure(), shutdown.unmasked():
         settings = {name: getattr(options, name) for name in JOB_OPTIONS}
         job = training_data.prepare_job(
@@ -156,6 +157,7 @@ def _train(
             lock=lock,
             shutdown=shutdown,
             started=started,
+            spent=spent,
             **settings,
         )
         job = setup.start_logging(job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -45,6 +46,7 @@ def prepare_job(
     Raises:
       UserError: the images or the weights are not there, or can't be used.
     """
+    started = time.perf_counter()
     augmentation, place = augmentations.compose(recipe.augment), cache.location()
     augmentation.warm(recipe.batch_size, *recipe.image_size)
     if examples is None:
@@ -63,6 +65,7 @@ def prepare_job(
         except BaseException:
             failed.set()
             raise
+    spent = {**settings.pop("spent", {}), "prepare_seconds": time.perf_counter() - started}
     used = pixels.nbytes if pixels and pixels.in_memory else 0
     device = tensorflow_setup.prefetch_device()
     loader = batches.ImageDataLoader(examples, recipe, threads, pixels, device)
@@ -75,5 +78,6 @@ def prepare_job(
         logger,
         cache_budget=CacheBudget(place.memory - used, place.folder),
         compiled_trunks=compiled,
+        spent=spent,
         **settings,
     )

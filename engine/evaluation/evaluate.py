@@ -23,10 +23,12 @@ class Evaluation:
 
     loss: mean cross entropy in nats, without label smoothing or class weights.
     confusion: int64 [classes, classes]; rows are labels, columns predictions.
+    right: bool [N], which images have their label as the most likely class, in their order.
     """
 
     loss: float
     confusion: np.ndarray
+    right: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, bool))
 
     @property
     def count(self) -> int:
@@ -42,13 +44,13 @@ class Evaluation:
 
 
 def evaluate(step: EvalStep, batches: Iterable[Batch], classes: int) -> Evaluation:
-    """Runs an evaluation step over the batches and stores nothing but counts."""
-    confusion = np.zeros([classes, classes], np.int64)
+    """Runs an evaluation step over the batches and stores no logits."""
+    confusion, right = np.zeros([classes, classes], np.int64), [np.zeros(0, bool)]
     loss = 0.0
     for labels, logits, losses in _run_eval_step(step, batches):
-        _add_counts(confusion, labels, logits)
+        right.append(_add_counts(confusion, labels, logits))
         loss += float(losses.astype(np.float64).sum())
-    return Evaluation(loss / int(confusion.sum()), confusion)
+    return Evaluation(loss / int(confusion.sum()), confusion, np.concatenate(right))
 
 
 def _run_eval_step(
@@ -81,9 +83,9 @@ class Predictions:
     def evaluation(self) -> Evaluation:
         """Evaluates the most likely classes; no decision rule applies."""
         confusion = np.zeros([len(self.classes)] * 2, np.int64)
-        _add_counts(confusion, self.labels, self.logits)
+        right = _add_counts(confusion, self.labels, self.logits)
         of_labels = log_probabilities(self.logits)[np.arange(len(self)), self.labels]
-        return Evaluation(-float(of_labels.mean()), confusion)
+        return Evaluation(-float(of_labels.mean()), confusion, right)
 
 
 def collect_predictions(
@@ -108,5 +110,8 @@ def collect_predictions(
     return Predictions(tuple(classes), labels, logits, name)
 
 
-def _add_counts(confusion: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> None:
-    np.add.at(confusion, (labels, logits.argmax(-1)), 1)
+def _add_counts(confusion: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Counts predictions, and returns which are right, bool [N]."""
+    predicted = logits.argmax(-1)
+    np.add.at(confusion, (labels, predicted), 1)
+    return predicted == labels

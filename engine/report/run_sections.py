@@ -118,14 +118,18 @@ def _total(data: ReportData, log: TrainingLog) -> Markup:
 def _time(data: ReportData, log: TrainingLog) -> Markup:
     spent = log.spent
     parts = {
+        "starting TensorFlow": spent["start_seconds"],
+        "reading images, building the network": spent["prepare_seconds"],
+        "choosing precisions, compiling": spent["compile_seconds"],
         "steps": spent["seconds"] - spent["wait_seconds"],
         "waiting for data": spent["wait_seconds"],
         "caching trunk outputs": spent["fill_seconds"],
         "validation": spent["eval_seconds"],
         "checkpoints": spent["save_seconds"],
+        "evaluation of the saved model": spent["final_seconds"],
     }
     rest = max(log.seconds_total - sum(parts.values()), 0.0)
-    parts |= {"compiling, final evaluation, other": rest, "this report": data.seconds}
+    parts |= {"other": rest, "this report": data.seconds}
     total = max(sum(parts.values()), 1e-9)
     rows = [
         (what, seconds(value), join([percent(value / total, 1), _bar(value / total)]))

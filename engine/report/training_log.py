@@ -12,7 +12,10 @@ from engine.runs.directory import RunDirectory
 from engine.runs.history import read_history
 
 # The keys of `spent` in `result.json`.
-SPENT = ("seconds", "fill_seconds", "eval_seconds", "save_seconds", "wait_seconds")
+SPENT = (
+    *("seconds", "fill_seconds", "eval_seconds", "save_seconds", "wait_seconds"),
+    *("start_seconds", "prepare_seconds", "compile_seconds", "final_seconds"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

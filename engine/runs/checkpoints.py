@@ -7,11 +7,13 @@ by the order of building; shape and dtype are compared when they are restored.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
+import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,16 @@ class TrainState:
     phase: index of the current phase. epoch: its completed epochs.
     step: completed steps of the run. phase_start: the step at which the phase started.
     best: phase, epoch, val_accuracy and val_loss of the best evaluation so far.
+    head_right: which validation images the best epoch of a phase that trains the head alone has
+    right, one bit each, in hexadecimal; '' where there is no such phase.
     stale: epochs of this phase since it last improved; best_loss: its best validation loss.
     seconds, wait_seconds, fill_seconds, eval_seconds: of the current epoch: training, waiting for
     data (included in training), filling the feature cache, and evaluation.
     last_eval_seconds: eval_seconds of the epoch before.
-    spent: the same over all completed epochs, and save_seconds, of all checkpoints before this.
+    spent: the same over all completed epochs, and the seconds of the other stages: start_seconds
+    until TensorFlow runs, prepare_seconds of reading images while the network is built,
+    compile_seconds of trials and whatever else begins a phase, save_seconds of all checkpoints
+    before this, final_seconds of the last evaluation.
     total_seconds: of the run, over all its processes.
     history: one row for each epoch. phases: one entry for each completed phase.
     data: `DataLoader.identity` of the images that it is trained on.
@@ -47,6 +54,7 @@ class TrainState:
     step: int = 0
     phase_start: int = 0
     best: dict[str, Any] | None = None
+    head_right: str = ""
     stale: int = 0
     best_loss: float | None = None
     seconds: float = 0.0
@@ -73,6 +81,13 @@ class TrainState:
         self.phase += 1
         self.epoch, self.stale, self.best_loss = 0, 0, None
         self.phase_start = self.step
+
+    @contextlib.contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Adds the seconds that the block takes to those of the run."""
+        started = time.perf_counter()
+        yield
+        self.spend(what, time.perf_counter() - started)
 
     def spend(self, what: str, seconds: float) -> None:
         self.spent[what] = self.spent.get(what, 0.0) + seconds

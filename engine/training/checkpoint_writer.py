@@ -32,6 +32,7 @@ class CheckpointWriter:
     ) -> None:
         self.job, self.writer, self.best, self.nan_recovery = job, writer, best, nan_recovery
         self._last_save = time.perf_counter()
+        self._recorded = job.started
         self._last_seconds = 0.0  # of the last checkpoint
         self._plotted: list[dict[str, Any]] = []  # rows in `history.png`
 
@@ -53,6 +54,7 @@ class CheckpointWriter:
         self.nan_recovery.require_finite(trainer, state)
         started = time.perf_counter()
         self.record_seconds(state)
+        self._last_save = started
         written = self.writer.attempt(lambda: self._write(trainer, state))
         self._last_seconds = time.perf_counter() - started
         state.spend("save_seconds", self._last_seconds)
@@ -61,8 +63,8 @@ class CheckpointWriter:
     def record_seconds(self, state: TrainState) -> None:
         """Adds the time since the last call to the run's total."""
         now = time.perf_counter()
-        state.total_seconds += now - self._last_save
-        self._last_save = now
+        state.total_seconds += now - self._recorded
+        self._recorded = now
 
     def save_on_shutdown(
         self, trainer: PhaseTrainer, state: TrainState, error: ShutdownRequested

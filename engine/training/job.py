@@ -24,6 +24,7 @@ class TrainJob:
     cache_budget: where the trunk's outputs may be cached.
     compiled_trunks: from `trunk.compile_ahead`; a phase takes those that are its own.
     started: when the command began, by `time.perf_counter`; a budget counts from there.
+    spent: seconds of the stages before training, as `TrainState.spent`.
     on_nan: see `engine.core.recipe.ON_NAN`. steps_per_execution: None to have it measured.
     profile_steps: the first and the last step that TensorFlow's profiler records.
     """
@@ -39,6 +40,7 @@ class TrainJob:
     compiled_trunks: CompiledTrunks = dataclasses.field(default_factory=dict)
     shutdown: Shutdown = dataclasses.field(default_factory=Shutdown)
     started: float = dataclasses.field(default_factory=time.perf_counter)
+    spent: dict[str, float] = dataclasses.field(default_factory=dict)
     on_nan: str = "halve"
     checkpoint_minutes: float = 10.0
     log_every_steps: int = 10

@@ -22,6 +22,7 @@ import math
 import time
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from engine.core.recipe import Phase
@@ -80,6 +81,8 @@ class Trainer:
     def __init__(self, job: TrainJob) -> None:
         self.job = job
         self.state, self.arrays = checkpoints.load(job.run, job.logger.note)
+        for stage, seconds in job.spent.items():
+            self.state.spend(stage, seconds)
         initial_weights = {}
         if not self.arrays:
             initial_weights = {"model": [v.numpy() for v in job.classifier.model.weights]}
@@ -104,13 +107,11 @@ class Trainer:
             else:
                 state.phase += 1
         self.profiler.end_run(state.step)
-        final = evaluate_final_model(job, state, self.best)
+        with state.timed("final_seconds"):
+            final = evaluate_final_model(job, state, self.best)
         self.checkpoint_writer.record_seconds(state)
-        times = {
-            "seconds_to_first_step": self._seconds_to_first_step,
-            "seconds_total": state.total_seconds,
-        }
-        final = dataclasses.replace(final, result=final.result | times)
+        final.result["seconds_to_first_step"] = self._seconds_to_first_step
+        final.result["seconds_total"] = state.total_seconds
         self.checkpoint_writer.finish(state, final.result)
         job.logger.end(final.result)
         return final
@@ -143,7 +144,8 @@ class Trainer:
 
     def _train_phase(self, phase: Phase) -> None:
         job, state, length = self.job, self.state, self.job.steps_per_epoch
-        trainer = PhaseTrainer(job, phase, state, self.arrays, self.nan_recovery.events)
+        with state.timed("compile_seconds"):
+            trainer = PhaseTrainer(job, phase, state, self.arrays, self.nan_recovery.events)
         self.arrays.clear()
         prefetcher = BatchPrefetcher(trainer, length, state.phase_start + phase.epochs * length)
         try:
@@ -182,8 +184,8 @@ class Trainer:
             self._end_epoch(trainer, evaluation)
 
     def _evaluate(self, trainer: PhaseTrainer) -> Evaluation:
-        classes = len(self.job.loader.classes)
-        return evaluate(trainer.eval_step, trainer.validation_batches(), classes)
+        batches, classes = trainer.validation_batches(), len(self.job.loader.classes)
+        return evaluate(trainer.eval_step, batches, classes)
 
     def _run_steps(self, trainer: PhaseTrainer, prefetcher: BatchPrefetcher) -> None:
         """Runs one execution of the compiled step, which may be several steps."""
@@ -244,15 +246,18 @@ class Trainer:
         improved = evaluation.loss < (math.inf if state.best_loss is None else state.best_loss)
         state.stale = 0 if improved else state.stale + 1
         state.best_loss = evaluation.loss if improved else state.best_loss
-        self._keep_if_best(row)
+        if self._keep_if_best(row) and trainer.phase.trainable == "head":
+            state.head_right = np.packbits(evaluation.right).tobytes().hex()
         self.checkpoint_writer.save_history(state)
         self.budget.end_epoch(trainer.plans, trainer.phase, state)
         job.logger.epoch(row, evaluation, best=state.best == model_score(row))
 
-    def _keep_if_best(self, row: dict[str, Any]) -> None:
-        if self.state.best is None or rank(row) > rank(self.state.best):
-            self.state.best = model_score(row)
-            self.best.replace(self.job.classifier.model.weights)
+    def _keep_if_best(self, row: dict[str, Any]) -> bool:
+        if self.state.best is not None and rank(row) <= rank(self.state.best):
+            return False
+        self.state.best = model_score(row)
+        self.best.replace(self.job.classifier.model.weights)
+        return True
 
     def _end_phase(self, trainer: PhaseTrainer) -> None:
         """Checks what the phase moved, records its result and moves on to the next."""
@@ -288,6 +293,5 @@ class Trainer:
 def phase_over(trainer: PhaseTrainer, state: TrainState) -> bool:
     """Whether a phase has all its epochs, or stops early."""
     patience = trainer.phase.early_stopping_patience
-    return state.epoch >= trainer.epochs(state.epoch) or (
-        patience is not None and state.stale >= patience
-    )
+    early = patience is not None and state.stale >= patience
+    return early or state.epoch >= trainer.epochs(state.epoch)

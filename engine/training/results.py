@@ -89,6 +89,7 @@ def evaluate_final_model(job: TrainJob, state: TrainState, best: BestModel) -> F
     checkpoints.restore(job.classifier.model.weights, best.weights or [], str(job.run.best))
     step = eval_step.make_eval_step(job.classifier.model)
     splits = ("validation", "test") if job.loader.test_examples else ("validation",)
+    job.logger.note(f"evaluating the saved model in float32: {', '.join(splits)}")
     predictions = {
         split: collect_predictions(
             step,
@@ -107,7 +108,13 @@ def evaluate_final_model(job: TrainJob, state: TrainState, best: BestModel) -> F
         "best": state.best,
         "final": model_score(state.history[-1]),
         **{split: _summarize(evaluation) for split, evaluation in evaluations.items()},
-        "verdict": verdict.verdict(state.history, evaluations),
+        "verdict": verdict.verdict(
+            state.history,
+            evaluations,
+            dict(zip(job.loader.classes, job.loader.class_counts, strict=True)),
+            str(job.run.path),
+            _head_right(job, state, len(predictions["validation"])),
+        ),
         "calibration": calibrated,
         "phases": state.phases,
         "spent": state.spent,
@@ -116,6 +123,15 @@ def evaluate_final_model(job: TrainJob, state: TrainState, best: BestModel) -> F
         "machine": hardware.describe_machine(),
     }
     return FinalEvaluation(result, predictions)
+
+
+def _head_right(job: TrainJob, state: TrainState, count: int) -> np.ndarray | None:
+    """Which validation images the head alone had right, where the saved model has more trained."""
+    trained = {phase.name: phase.trainable for phase in job.recipe.phases}
+    if not state.best or not state.head_right or trained[state.best["phase"]] == "head":
+        return None
+    bits = np.frombuffer(bytes.fromhex(state.head_right), np.uint8)
+    return np.unpackbits(bits, count=count).astype(bool)
 
 
 def _summarize(evaluation: Evaluation) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from engine.commands import train_summary
+from engine.report import training_log
 from engine.runs import best_model
 from engine.runs.directory import RunDirectory
 from tests.bin.programs import start
@@ -25,8 +26,7 @@ def test_run_directory_has_the_files_that_the_readme_lists(trained_run):
     assert all((place / name).stat().st_size > 0 for name in files)
     plan = json.loads((place / "plan.json").read_text())
     assert set(plan["phases"]) == {"transfer", "fine_tune"}
-    times = ("seconds", "wait_seconds", "fill_seconds", "eval_seconds", "save_seconds")
-    assert set(result["spent"]) == set(times)
+    assert set(result["spent"]) == {*training_log.SPENT, "report_seconds"}
     assert 0 < result["spent"]["save_seconds"] < result["seconds_total"]
     assert list((place / "checkpoints").glob("*.npz"))
     assert list((place / "train").glob("events*"))

@@ -18,7 +18,7 @@ from engine.report.report_data import (
     ReportData,
     SuspectLabel,
 )
-from engine.report.training_log import Epoch, PhaseLog, SplitResult, TrainingLog
+from engine.report.training_log import SPENT, Epoch, PhaseLog, SplitResult, TrainingLog
 from tests.engine import small
 
 RULE = DecisionRule(1.5, "class 1", 0.3, 0.95, 0.5)
@@ -36,8 +36,8 @@ TRAINING = TrainingLog(
     ),
     best_epoch=3,
     phases=(PhaseLog("head", 2, 2562), PhaseLog("all", 2, 9)),
-    spent={"seconds": 6.0, "fill_seconds": 1.0, "eval_seconds": 1.0, "save_seconds": 0.5,
-           "wait_seconds": 2.0},
+    spent={**dict.fromkeys(SPENT, 0.0), "seconds": 6.0, "fill_seconds": 1.0,
+           "eval_seconds": 1.0, "save_seconds": 0.5, "wait_seconds": 2.0},
     seconds_to_first_step=7.0, seconds_total=90.0, peak_memory_bytes={"host": 1_970_000_000},
     software={"python": "3.11"},
     machine={"cpu": "A Processor", "cores": 2, "gpus": [{"name": "A Card"}],

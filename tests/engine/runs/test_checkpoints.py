@@ -67,7 +67,7 @@ def test_end_epoch_adds_up_times():
         state.fill_seconds, state.eval_seconds = 3 * seconds, 5 * seconds
         state.end_epoch()
     total = {"seconds": 3.0, "wait_seconds": 0.75, "fill_seconds": 9.0, "eval_seconds": 15.0}
-    assert state == TrainState(spent=total)
+    assert state == TrainState(spent=total, last_eval_seconds=10.0)
 
 
 def test_load_without_checkpoint_returns_fresh_state(run):
