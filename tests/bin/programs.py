@@ -13,9 +13,13 @@ from tests.engine import tiny
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def start(program, *arguments, cwd=ROOT, **settings) -> subprocess.Popen:
-    """`settings` are those of Popen; it knows the backbone tiny if `env` is not among them."""
-    command = [sys.executable, str(ROOT / "bin" / program), *map(str, arguments)]
+def start(program, *arguments, cwd=ROOT, wrapper=(), **settings) -> subprocess.Popen:
+    """`settings` are those of Popen; it knows the backbone tiny if `env` is not among them.
+
+    Args:
+      wrapper: a command that runs the one behind it.
+    """
+    command = [*wrapper, sys.executable, str(ROOT / "bin" / program), *map(str, arguments)]
     settings = {"env": tiny.environment(), **settings}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=cwd, **pipes, **settings)
