@@ -40,7 +40,7 @@ VARIED = ("batch_sizes", "precisions", "backbones")
 # The flags that each mode reads, beside those of a run.
 MODES: dict[str, Collection[str]] = {
     "": (*VARIED, "out", *declared_options(BenchmarkOptions)),
-    "compare_baselines": ("out", *declared_options(BaselineOptions)),
+    "compare_baselines": ("backbones", "out", *declared_options(BaselineOptions)),
     "compare": ("plot",),
     "self_test": (),
 }
@@ -123,11 +123,13 @@ def self_test(parsed: ParsedFlags) -> None:
 
 def compare_with_baselines(parsed: ParsedFlags, command: str) -> None:
     """Compares, prints a line at a time, and writes the result file."""
-    options = parsed.options(BaselineOptions, **_recipe_and_cache(parsed))
+    shared = _recipe_and_cache(parsed)
     rows = []
-    for row in compare_baselines(options, cli_main.log):
-        print(row, flush=True)
-        rows.append(row)
+    for recipe in variants(parsed, shared.pop("recipe")):
+        options = parsed.options(BaselineOptions, recipe=recipe, **shared)
+        for row in compare_baselines(options, cli_main.log):
+            print(row, flush=True)
+            rows.append(row)
     when = now()
     write_result(parsed, ("baselines", when), comparison_json(rows, when, command))
 

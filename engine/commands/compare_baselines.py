@@ -63,6 +63,7 @@ class BaselineOptions(ProcessOptions):
 class StageComparison:
     """Images/s of a stage here and there, and the ratios of the rounds."""
 
+    backbone: str
     stage: str
     ours: Rate
     theirs: Rate
@@ -144,21 +145,24 @@ def _compare_stages(job: TrainJob, threads: int, repeats: int) -> Iterator[str |
         batch = next(iter(job.loader.split_batches("train", [0])))
         if phase is phases[0]:
             if pair := keras_comparison.augmentation(benchmark, batch):
-                yield _ratio("augmentation / Keras layers", pair, repeats)
+                yield _ratio(recipe, "augmentation / Keras layers", pair, repeats)
             yield from _compare_input(job, threads, repeats)
         if benchmark.trainer.partition.frozen:
             pair = keras_comparison.forward(benchmark, batch)
-            yield _ratio(f"{phase.name}: frozen layers / Keras", pair, repeats)
+            yield _ratio(recipe, f"{phase.name}: frozen layers / Keras", pair, repeats)
         pair = keras_comparison.update(benchmark, batch)
-        yield _ratio(f"{phase.name}: update / Keras", pair, repeats)
+        yield _ratio(recipe, f"{phase.name}: update / Keras", pair, repeats)
         pair = keras_comparison.loop(benchmark)
-        yield _ratio(f"{phase.name}: loop / bare step", pair, 2 * repeats)
+        yield _ratio(recipe, f"{phase.name}: loop / bare step", pair, 2 * repeats)
 
 
-def _ratio(stage: str, pair: tuple[Workload, Workload], repeats: int) -> StageComparison:
+def _ratio(
+    recipe: Recipe, stage: str, pair: tuple[Workload, Workload], repeats: int
+) -> StageComparison:
     samples = measure_in_turn(dict(zip(("ours", "theirs"), pair, strict=True)), repeats)
     ours, theirs = (Rate.of(samples[name]) for name in ("ours", "theirs"))
-    return StageComparison(stage, ours, theirs, speed_ratio(samples["ours"], samples["theirs"]))
+    ratio = speed_ratio(samples["ours"], samples["theirs"])
+    return StageComparison(recipe.backbone, stage, ours, theirs, ratio)
 
 
 def _compare_input(job: TrainJob, threads: int, repeats: int) -> Iterator[StageComparison]:
@@ -173,9 +177,9 @@ def _compare_input(job: TrainJob, threads: int, repeats: int) -> Iterator[StageC
     images = steps * recipe.batch_size
     decoding = Workload(lambda: drain(decode_only(examples, recipe, threads).take(steps)), images)
     files = Workload(lambda: drain(loader.train_batches(0, steps)), images)
-    yield _ratio("input from files / bare decoding", (files, decoding), repeats)
+    yield _ratio(recipe, "input from files / bare decoding", (files, decoding), repeats)
     cached = Workload(lambda: drain(job.loader.train_batches(0, steps)), images)
-    yield _ratio("input in use / bare decoding", (cached, decoding), repeats)
+    yield _ratio(recipe, "input in use / bare decoding", (cached, decoding), repeats)
 
 
 def _time_to_accuracy(options: BaselineOptions, folder: Path) -> Iterator[str | WholeRun]:

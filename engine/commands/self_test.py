@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tempfile
 import time
 from collections.abc import Callable
@@ -111,6 +112,29 @@ def trunk_agrees_with_network(recipe: Recipe, threads: int) -> str:
     return "" if difference < 1e-4 else f"relative distance {difference:.1e}"
 
 
+def training_step_agrees_with_float32(recipe: Recipe, threads: int) -> str:
+    """In every mode that a run tries here: logits, and all gradients from `block4` upward."""
+    import keras
+    import tensorflow as tf
+
+    from engine.frozen import precision
+    from engine.models import classifier, freezing
+    from engine.training import train_step
+
+    phase = dataclasses.replace(recipe.phases[1], trainable="block4")
+    partition = freezing.partition_model(classifier.build(recipe, 2), phase.trainable)
+    pixels = tf.constant(np.random.default_rng(0).uniform(0, 255, (8, 64, 64, 3)), tf.float32)
+    boundary = keras.tree.flatten(partition.trunk(pixels, training=False))
+    make_trial = functools.partial(train_step.make_trial, recipe, phase, partition)
+    trials = precision.run_trials(precision.available_modes(), make_trial, boundary, gradients=True)
+    return "; ".join(
+        f"{trial.mode}: relative distance {trial.distance:.1e}, of gradients "
+        f"{trial.gradient_distance:.1e}"
+        for trial in trials
+        if not trial.within_tolerance
+    )
+
+
 def float16_trains(recipe: Recipe, threads: int) -> str:
     phases = (dataclasses.replace(recipe.phases[0], views=None, epochs=6),)
     changed = dataclasses.replace(recipe, precision="mixed_float16", phases=phases)
@@ -162,6 +186,7 @@ def _train(recipe: Recipe, threads: int, folder: Path, interrupt_at: int | None 
 CHECKS: dict[str, Callable[[Recipe, int], str]] = {
     "augmentation compiles and agrees with the CPU": augmentation_agrees_with_cpu,
     "the trunk agrees with the unfolded network": trunk_agrees_with_network,
+    "the training step agrees with float32": training_step_agrees_with_float32,
     "float16 trains": float16_trains,
     "a resumed run equals an uninterrupted one": resumed_run_equals_uninterrupted_run,
 }

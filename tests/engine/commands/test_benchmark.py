@@ -77,7 +77,7 @@ def test_prediction_is_measured_with_its_decoding_and_network(measure, tmp_path)
 
 
 def test_stages_are_compared_with_keras_and_written(measure, tmp_path):
-    out = measure("--compare_baselines", "--seeds=0", f"--out={tmp_path}")
+    out = measure("--compare_baselines", "--seeds=0", "--backbones=tiny", f"--out={tmp_path}")
     for title in (
         "augmentation / Keras layers", "input from files / bare decoding",
         "transfer: frozen layers / Keras", "fine_tune: update / Keras",
@@ -91,6 +91,7 @@ def test_stages_are_compared_with_keras_and_written(measure, tmp_path):
     assert written["runs"] == []
     assert written["command"].startswith("bin/benchmark --backbone=tiny")
     for row in written["stages"]:
+        assert row["backbone"] == "tiny"
         assert f"{row['stage']:36} {row['ours']['median']:9,.0f} / " in out
         assert row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
 
@@ -115,7 +116,7 @@ def test_whole_runs_are_timed_to_the_target_accuracy(measure, monkeypatch, basel
 @pytest.mark.slow
 def test_self_test_passes_here(call):
     out = call("benchmark", "--self_test")
-    assert out.count("passed") == 4
+    assert out.count("passed") == 5
     assert "FAILED" not in out
 
 
