@@ -27,7 +27,6 @@ from engine.export.export_source import (
     model_info_json,
 )
 from engine.export.lite_metadata import INFO_FILE, LABELS_FILE
-from engine.runtime.free_memory import trim_heap
 
 SIGNATURE = "serving_default"
 # The operations behind the logits, by TensorFlow Lite's names. They stay float32 in every export:
@@ -38,7 +37,6 @@ LAST_OPERATIONS = ("SOFTMAX", "TOPK_V2", "STRIDED_SLICE", "GREATER_EQUAL", "LESS
 def write(source: ExportSource, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         _save_constant(source, folder)
-        trim_heap()  # the converter takes as much again: InceptionResNetV2 4 GB each
         contents = _convert(source, folder)
     metadata = lite_metadata.build_metadata(source, _output_names(source))
     path.write_bytes(lite_metadata.add_metadata(contents, metadata))

@@ -15,6 +15,7 @@ from engine.export.export_source import (
     PredictFunction,
     model_info,
 )
+from engine.runtime.free_memory import frequent_collections
 
 OPSET = 18  # of 2022; onnxruntime 1.14 and later read it
 
@@ -31,12 +32,13 @@ def write(source: ExportSource, path: Path) -> None:
     from engine.export import inference_function
 
     predict = inference_function.build(source)
-    model, _ = tf2onnx.convert.from_function(
-        predict,
-        input_signature=predict.input_signature,
-        opset=OPSET,
-        custom_op_handlers={"Erfc": (_erfc, [])},
-    )
+    with frequent_collections():
+        model, _ = tf2onnx.convert.from_function(
+            predict,
+            input_signature=predict.input_signature,
+            opset=OPSET,
+            custom_op_handlers={"Erfc": (_erfc, [])},
+        )
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     # Text unchanged, everything else as JSON.

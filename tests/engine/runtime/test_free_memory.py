@@ -1,8 +1,11 @@
+import contextlib
+import gc
 import os
+import weakref
 
 import pytest
 
-from engine.runtime.free_memory import free_memory
+from engine.runtime.free_memory import free_memory, frequent_collections
 
 
 def machine(root, available, groups, files):
@@ -57,3 +60,21 @@ def test_free_memory_is_the_least_that_machine_and_groups_leave(tmp_path, groups
 
 def test_free_memory_is_below_that_of_this_machine():
     assert 0 < free_memory() < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@pytest.mark.parametrize("often", [True, False])
+def test_old_circles_are_collected_soon_in_the_block_alone(often):
+    class Graph:
+        def __init__(self):
+            self.circle = self
+
+    thresholds = gc.get_threshold()
+    with frequent_collections() if often else contextlib.nullcontext():
+        graph = Graph()
+        gc.collect()  # to the oldest generation
+        alive = weakref.ref(graph)
+        del graph
+        others = [[] for _ in range(20_000)]
+        assert (alive() is None) == often
+    assert len(others) == 20_000
+    assert (gc.get_threshold(), gc.get_freeze_count()) == (thresholds, 0)
