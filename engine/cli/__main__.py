@@ -3,10 +3,10 @@
 import importlib
 
 from engine.cli import main as program
-from engine.cli.command_line import version
 from engine.cli.parsed_flags import as_flag_errors
 from engine.core.errors import UserError, choose
 from engine.core.streams import open_streams
+from engine.core.version import version
 
 PROGRAMS = ("train", "evaluate", "predict", "export", "serve", "doctor", "benchmark")
 USAGE = f"usage: unfreeze {{{','.join(PROGRAMS)}}} [flags]; unfreeze train --help lists its flags"

@@ -6,14 +6,12 @@ line replace the file's. Flag files are read here too: always as UTF-8.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
 import sysconfig
 import textwrap
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence, Set
-from contextlib import suppress
 from pathlib import Path
 
 from absl import flags
@@ -21,6 +19,7 @@ from absl import flags
 from engine.cli.parsed_flags import FlagError, ParsedFlags
 from engine.core.errors import nearest
 from engine.core.text import program
+from engine.core.version import version
 
 # Where flag files lie that Unfreeze comes with: beside bin/ in a checkout, or installed.
 OWN_FOLDERS = (
@@ -108,15 +107,6 @@ def parse(
         if not values[name].value:
             raise FlagError(f"--{name}= is empty; give a path, or omit it")
     return ParsedFlags(values, explicit, arguments, other_data)
-
-
-def version() -> str:
-    """The version of setup.cfg in a checkout, else of the installed package."""
-    with suppress(OSError):
-        text = (Path(__file__).parents[2] / "setup.cfg").read_text("utf-8")
-        if match := re.search(r"^version = (\S+)$", text, re.MULTILINE):
-            return match[1]
-    return importlib.metadata.version("unfreeze")
 
 
 def _unknown(command: str, name: str, values: flags.FlagValues) -> FlagError:

@@ -11,6 +11,7 @@ from engine.commands.shared_options import CacheOptions
 from engine.core.recipe import Recipe
 from engine.frozen import trunk
 from engine.frozen.array_store import CacheBudget
+from engine.frozen.trial_memory import TrialMemory
 from engine.loggers.base import Logger
 from engine.runs.directory import RunDirectory
 from engine.runtime import tensorflow_setup
@@ -60,7 +61,8 @@ def prepare_job(
         scan = pool.submit(prepare.prepare_training_data, *data)
         try:
             classifier = setup.build(recipe, examples.classes, run, logger, devices)
-            compiled = trunk.compile_ahead(classifier, recipe, phases, devices)
+            memory = TrialMemory(place.folder, recipe, len(examples.classes))
+            compiled = trunk.compile_ahead(classifier, recipe, phases, devices, memory)
             examples, pixels = scan.result()
         except BaseException:
             failed.set()

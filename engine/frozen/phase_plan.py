@@ -19,6 +19,7 @@ from engine.core.recipe import PRECISIONS, Phase, Recipe, digest
 from engine.frozen import precision
 from engine.frozen.cache_policy import CacheDecision
 from engine.frozen.precision import ComputeMode, PrecisionTrial
+from engine.frozen.trial_memory import TrialMemory
 
 PARTS = {"trunk": "frozen layers", "tail": "trained layers"}
 
@@ -41,17 +42,25 @@ def planned_epochs(plan: PhasePlan, phase: Phase, epoch: int) -> int:
 class PlanFile:
     """The plans of a run's phases, saved as they grow."""
 
-    def __init__(self, path: Path, recipe: Recipe, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        recipe: Recipe,
+        log: Callable[[str], None],
+        memory: TrialMemory | None = None,
+    ) -> None:
         """Reads the plans; starts with none where the file can't be read or has another form.
 
         Args:
           path: of the run's `plan.json`.
           log: receives the trials as lines of text.
+          memory: trials of earlier runs.
 
         Raises:
           UserError: the file is damaged.
         """
         self.path, self.recipe, self.log = path, recipe, log
+        self.memory = memory or TrialMemory(None, recipe)
         self.plans: dict[str, PhasePlan] = {}
         try:
             data = digests.read(path)
@@ -73,7 +82,7 @@ class PlanFile:
         compile_mode: Callable[[ComputeMode], Callable],
         inputs: Callable[[], Any],
     ) -> PrecisionTrial:
-        """The best mode of a part, tried unless a phase cut at the same place has tried it.
+        """The best mode of a part, unless tried before by a phase cut at the same place, or a run.
 
         Args:
           part: `trunk` or `tail`.
@@ -82,15 +91,19 @@ class PlanFile:
         same = [other for other in self.recipe.phases if other.trainable == phase.trainable]
         known = next(filter(None, (getattr(self[other], part) for other in same)), ())
         what = f"{PARTS[part]} of phase {phase.name}"
-        trials = known or tuple(
+        remembered = known or self.memory.read(phase, part, modes)
+        trials = remembered or tuple(
             precision.run_trials(modes, compile_mode, inputs(), gradients=part == "tail")
         )
+        if not remembered:
+            self.memory.write(phase, part, trials)
         if trials != getattr(self[phase], part):
             self._update(phase, **{part: trials})
         best = precision.choose_trial(trials)
         if len(trials) > 1:
             tried = [f"{what}, tried on a batch of your images:", *precision.format_trials(trials)]
-            for line in [f"{what}: {best.mode}, as {self.path} has it"] if known else tried:
+            source = f"{self.path} has it" if known else "an earlier run on this machine tried"
+            for line in [f"{what}: {best.mode}, as {source}"] if remembered else tried:
                 self.log(line)
         return best
 

@@ -17,7 +17,8 @@ import tensorflow as tf
 
 from engine.core.recipe import Phase, Recipe
 from engine.frozen.kernel_rounding import round_kernels
-from engine.frozen.precision import ComputeMode, override_dtype_policy, recipe_modes
+from engine.frozen.precision import ComputeMode, choose_trial, override_dtype_policy, recipe_modes
+from engine.frozen.trial_memory import TrialMemory
 from engine.models.batchnorm_folding import (
     FoldedConvolution,
     foldable_pairs,
@@ -111,15 +112,18 @@ def compile_ahead(
     recipe: Recipe,
     phases: Sequence[Phase],
     devices: tf.distribute.Strategy | None = None,
+    memory: TrialMemory | None = None,
 ) -> CompiledTrunks:
     """Compiles trunks while others read images, and runs each once on a batch of zeros.
 
-    Each is compiled in every mode that the recipe allows. What fails is left to the phase, which
+    Each is compiled in the mode that an earlier run found the fastest, or else in every mode that
+    the recipe allows. What fails is left to the phase, which
     compiles it again, and fails there.
 
     Args:
       phases: those of the recipe that start with the present weights.
       devices: as `classifier.build` takes them.
+      memory: trials of earlier runs.
     """
     compiled: CompiledTrunks = {}
     pixels = tf.zeros((recipe.batch_size, *recipe.image_size, 3))
@@ -127,7 +131,10 @@ def compile_ahead(
     with contextlib.suppress(Exception), scope:
         for phase in phases:
             partition = partition_model(classifier, phase.trainable)
-            for mode in recipe_modes(recipe) if partition.frozen else ():
+            modes = recipe_modes(recipe)
+            if trials := memory.read(phase, "trunk", modes) if memory else ():
+                modes = [choose_trial(trials).mode]
+            for mode in modes if partition.frozen else ():
                 trunk = compile_frozen(partition.trunk, mode)
                 trunk(pixels)
                 compiled[phase.name, mode] = trunk

@@ -19,6 +19,7 @@ from engine.frozen.feature_cache import FeatureCache
 from engine.frozen.forward import FrozenForward
 from engine.frozen.phase_plan import PlanFile, planned_epochs
 from engine.frozen.precision import ComputeMode
+from engine.frozen.trial_memory import TrialMemory
 from engine.frozen.view_schedule import ViewSchedule
 from engine.models.freezing import partition_model, rate_factors
 from engine.optim import losses, optimizers, phase_options
@@ -67,7 +68,8 @@ class PhaseTrainer:
         """
         recipe, self.job, self.phase = job.recipe, job, phase
         self.partition = partition_model(job.classifier, phase.trainable)
-        self.plans = PlanFile(job.run.plan, recipe, job.logger.note)
+        memory = TrialMemory(job.cache_budget.folder, recipe, len(job.loader.classes))
+        self.plans = PlanFile(job.run.plan, recipe, job.logger.note, memory)
         self.frozen_forward = self._make_frozen_forward()
         cache = self._decide_cache()
         first_epoch = state.phase_start // job.steps_per_epoch

@@ -217,7 +217,7 @@ def test_first_phase_with_epochs_is_compiled_during_the_first_pass(
     """Nothing of a run that is resumed, whose weights are not in the model yet."""
     phases, compiled = ("head(epochs=0)", "middle(epochs=1)", "top(epochs=1)"), []
 
-    def compile_ahead(classifier, recipe, phases, devices):
+    def compile_ahead(classifier, recipe, phases, devices, memory):
         compiled.extend(phase.name for phase in phases)
 
     monkeypatch.setattr(training_data.trunk, "compile_ahead", compile_ahead)

@@ -13,6 +13,7 @@ from engine.frozen import precision
 from engine.frozen.cache_policy import CacheDecision
 from engine.frozen.phase_plan import PARTS, PhasePlan, PlanFile
 from engine.frozen.precision import ComputeMode
+from engine.frozen.trial_memory import TrialMemory
 from tests.engine import small
 
 MODES = [ComputeMode(), ComputeMode("mixed_bfloat16")]
@@ -37,9 +38,9 @@ class Network:
 class Opened:
     """The plan file, opened; `lines` holds what it logged."""
 
-    def __init__(self, path) -> None:
+    def __init__(self, path, memory=None) -> None:
         self.path, self.lines = path, []
-        self.file = PlanFile(path, RECIPE, self.lines.append)
+        self.file = PlanFile(path, RECIPE, self.lines.append, memory)
 
     def trial(self, phase=HEAD, part="trunk", network=None, modes=MODES):
         return self.file.trial(phase, part, modes, network or Network(), lambda: INPUTS)
@@ -67,6 +68,17 @@ def test_reopened_plan_file_measures_and_decides_nothing(path):
         f"trained layers of phase transfer: {trials[1].mode}, as {path} has it",
     ]
     assert again.file.plans == first.file.plans
+
+
+def test_plan_of_another_run_records_what_the_first_one_measured(path, tmp_path):
+    memory = TrialMemory(tmp_path / "cache", RECIPE)
+    first, again = (Opened(tmp_path / name, memory) for name in ("a.json", "b.json"))
+    best = first.trial()
+    assert again.trial(network=unexpected) == best
+    assert again.file.plans == first.file.plans
+    assert again.lines == [
+        f"frozen layers of phase transfer: {best.mode}, as an earlier run on this machine tried"
+    ]
 
 
 @pytest.mark.parametrize("part", PARTS)
