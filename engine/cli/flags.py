@@ -135,11 +135,6 @@ DATA = ("validation_fraction", "split_seed", "limit_examples", "on_bad_image")
 RUN = (define_recipe, define_run)
 
 
-def run_flags() -> list[str]:
-    """Names of the flags of every program that trains or measures a run."""
-    return flag_names(RUN)
-
-
 def recipe_flags() -> list[str]:
     """Names of the flags that a run's recipe is made from."""
     return flag_names([define_recipe])

@@ -198,7 +198,7 @@ def test_flag_file_equals_its_lines_in_its_place(before, inner, outer, after):
     own = any(line.startswith("--phase") for line in before + after)
     brought = [line for line in inner + outer if not (own and line.startswith("--phase"))]
     expected = parse(*before, *brought, *after)
-    for name in cli_flags.run_flags():
+    for name in command_line.flag_names(cli_flags.RUN):
         assert getattr(found, name) == getattr(expected, name)
     assert found.explicit == expected.explicit
 

@@ -194,7 +194,7 @@ def test_data_flags_without_a_recipe_are_checked():
 
 @settings(deadline=None, max_examples=200)
 @given(
-    name=some.sampled_from(cli_flags.run_flags()),
+    name=some.sampled_from(command_line.flag_names(cli_flags.RUN)),
     value=some.text(max_size=9)
     | some.text("0123456789.exXkMGiB- ", max_size=9)
     | some.sampled_from(["9" * 400, "9" * 400 + "GB", "9" * 5000, "1x" + "9" * 5000]),

@@ -109,7 +109,7 @@ def test_flag_of_the_recipe_is_refused(run):
 
 
 def test_other_flags_are_allowed(run):
-    alone = set(cli_flags.run_flags()) - set(cli_flags.recipe_flags())
+    alone = set(command_line.flag_names(cli_flags.RUN)) - set(cli_flags.recipe_flags())
     assert alone == {"threads", "cache_memory", "cache_dir"}
     flags = ("--threads=1", "--cache_memory=1GB", "--cache_dir=none", "--run_dir=r", "--overwrite")
     assert train_options(run.recipe, *flags).recipe == RECIPE
