@@ -19,9 +19,10 @@ def describe_accuracy(result: dict[str, Any]) -> Iterator[str]:
     float32: where these differ, both are given.
     """
     best, saved = result["best"], result["validation"]
-    epoch, model = f"{best['val_accuracy']:.2%}", f"{saved['accuracy']:.2%}"
-    line = f"best: {epoch} on validation, {best['phase']} epoch {best['epoch']}"
-    yield f"{line}{'' if epoch == model else f'; saved in float32: {model}'}{_interval(saved)}"
+    where = f"on validation, {best['phase']} epoch {best['epoch']}"
+    epoch, model = f"{best['val_accuracy']:.2%}", _share(saved)
+    same = model.startswith(f"{epoch} ")
+    yield f"best: {model} {where}" if same else f"best: {epoch} {where}; saved in float32: {model}"
     if "test" in result:
         yield f"test: {_share(result['test'])}"
     yield _calibration(result["calibration"])
@@ -29,12 +30,8 @@ def describe_accuracy(result: dict[str, Any]) -> Iterator[str]:
 
 
 def _share(split: dict[str, Any]) -> str:
-    return f"{split['accuracy']:.2%}{_interval(split)}"
-
-
-def _interval(split: dict[str, Any]) -> str:
     low, high = split["accuracy_interval"]
-    return f" of {split['count']} (95%: {low:.1%} to {high:.1%})"
+    return f"{split['accuracy']:.2%} of {split['count']} (95%: {low:.1%} to {high:.1%})"
 
 
 def _calibration(values: dict[str, float]) -> str:

@@ -115,11 +115,13 @@ def _feature_network(recipe: Recipe, classes: int, trained: Classifier) -> tuple
     fallback = "the trained network, which may have memorised wrong labels"
     if recipe.weights == "none":
         return trained, f"{fallback}: it started from random weights"
+    before = f"{recipe.backbone} as it was before training"
+    if not recipe.init_from and all(phase.trainable == "head" for phase in recipe.phases):
+        return trained, before  # below the head it still is
     try:
-        pretrained = classifier.build(recipe, classes)
+        return classifier.build(recipe, classes), before
     except UserError as error:
         return trained, f"{fallback}: {error}"
-    return pretrained, f"{recipe.backbone} as it was before training"
 
 
 def extract_features(

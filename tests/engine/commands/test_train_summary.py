@@ -18,9 +18,18 @@ CALIBRATION = {
 BEST = {"val_accuracy": 0.9375, "phase": "fine_tune", "epoch": 9}
 
 
-@pytest.mark.parametrize(("saved", "end"), [(0.9375, ""), (0.875, "; saved in float32: 87.50%")])
-def test_saved_model_with_another_accuracy_has_both_printed(saved, end):
-    line = f"best: 93.75% on validation, fine_tune epoch 9{end} of 80 (95%: 85.0% to 98.0%)"
+WHERE = "on validation, fine_tune epoch 9"
+INTERVAL = "of 80 (95%: 85.0% to 98.0%)"
+
+
+@pytest.mark.parametrize(
+    ("saved", "line"),
+    [
+        (0.9375, f"best: 93.75% {INTERVAL} {WHERE}"),
+        (0.875, f"best: 93.75% {WHERE}; saved in float32: 87.50% {INTERVAL}"),
+    ],
+)
+def test_saved_model_with_another_accuracy_has_both_printed(saved, line):
     validation = {"accuracy": saved, "count": 80, "accuracy_interval": (0.85, 0.98)}
     result = {"best": BEST, "validation": validation, "calibration": CALIBRATION, "verdict": ["x."]}
     *lines, calibration, verdict = train_summary.describe_accuracy(result)

@@ -13,7 +13,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from engine.core.errors import UserError
-from engine.core.recipe import DataSpec
+from engine.core.recipe import DataSpec, Phase
 from engine.evaluation import label_errors
 from engine.evaluation.label_errors import (
     assign_folds,
@@ -197,8 +197,11 @@ def out_of_fold_calls(monkeypatch):
     return calls
 
 
-def recipe(**changes):
-    return small.recipe(weights="imagenet", batch_size=4, precision="float32", **changes)
+TUNE = Phase("tune", "top")
+
+
+def recipe(phases=(TUNE,), weights="imagenet"):
+    return small.recipe(weights=weights, batch_size=4, precision="float32", phases=phases)
 
 
 def mean_features(images: np.ndarray, network: classifier.Classifier) -> np.ndarray:
@@ -255,9 +258,16 @@ def test_check_without_pretrained_weights_uses_the_trained_network(monkeypatch, 
         raise UserError("can't be fetched")
 
     monkeypatch.setattr(label_errors.classifier, "build", refuse)
-    check = check_labels(small.recipe(weights=weights), small.InMemoryDataLoader(), small.network())
+    check = check_labels(recipe(weights=weights), small.InMemoryDataLoader(), small.network())
     assert check.feature_network.startswith("the trained network, which may have memorised")
     assert reason in check.feature_network
+
+
+def test_check_takes_the_network_of_a_run_that_trained_its_head_alone(pretrained):
+    spec = recipe(phases=(Phase("probe", "head"),))
+    check = check_labels(spec, small.InMemoryDataLoader(), small.network())
+    assert check.feature_network == "mobilenet_v2 as it was before training"
+    assert pretrained == []
 
 
 def test_check_ends_when_stopped(pretrained):
