@@ -29,6 +29,7 @@ TINY = (
 )
 LITE = ("--backbone=efficientnet_lite0", "--image_size=64", "--dropout=0.2")
 KINDS = {
+    "tiny": (6, TINY),
     "cached features of views that are redrawn": (
         25,
         (*LITE, "--precision=float32", "--cache=features", "--augment=flip",
@@ -103,8 +104,13 @@ def test_run_that_is_killed_and_stopped_ends_with_the_same_bits(coloured, tmp_pa
     assert same_end(RunDirectory(place), RunDirectory(tmp_path / "undisturbed"))
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("tiny", marks=pytest.mark.slow),
+        *(pytest.param(kind, marks=pytest.mark.soak) for kind in KINDS if kind != "tiny"),
+    ],
+)
 def test_run_that_is_ended_many_times_ends_with_the_same_bits(coloured, tmp_path, kind):
     """At any moment, from the start of the process on; a new run begins where one finished."""
     wanted, flags = KINDS[kind]
