@@ -3,8 +3,8 @@
 The objective is the weighted mean cross entropy plus l2 / 2 times the sum of the kernel's squares;
 the bias is free. In scikit-learn's terms l2 is 1 / (C x the sum of the examples' weights). The
 penalty is chosen by cross-validation on a path from strong to weak, each solution the start of the
-next. The regressions of the folds and of all examples are one separable problem: features are read
-once for all of them.
+next, which ends once the held-out loss rises. The regressions of the folds and of all examples are
+one separable problem: features are read once for all of them.
 
 Source of the minimiser: Byrd, Lu, Nocedal & Zhu 1995, A Limited Memory Algorithm for Bound
 Constrained Optimization, as scipy.optimize has it.
@@ -18,13 +18,14 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-# Half decades, from strong to weak; the path ends once the held-out loss rises.
 Accuracy = tuple[type[np.floating], float]
-PATH = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4)
-FALLBACK_L2 = 1.0  # where nothing can be held out
+# scikit-learn's C, from a strong penalty to a weak one. Features of cats and dogs had the lowest
+# held-out loss at 0.01, of 81 classes of groceries between 0.1 and 1.
+PATH = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
+FALLBACK = 1e-2  # where nothing can be held out
 # Type of the arithmetic, and the largest absolute gradient that a solution may have. In float32 the
 # loss is too rough to come closer.
-ON_PATH: Accuracy = (np.float32, 1e-4)
+ON_PATH: Accuracy = (np.float32, 3e-4)
 FINAL: Accuracy = (np.float64, 1e-6)
 MAX_ITERATIONS = 1000
 PIECE_BYTES = 2**26  # of features and logits that are computed at a time
@@ -74,7 +75,7 @@ def solve_head(
       check_stop: called before each evaluation; it raises to stop.
     """
     problem = _Problem(read, labels, weights, classes, features, check_stop)
-    choice = (l2, (), np.zeros([features + 1, classes]))
+    choice = (l2, (), problem.start())
     l2, accuracies, start = choice if l2 else _choose_l2(problem, fold_of)
     everything = np.ones([len(labels), 1])
     solution = problem.minimize(start, everything, l2, FINAL)
@@ -103,16 +104,16 @@ def _choose_l2(
     known = np.stack([np.isin(labels, labels[~column]) for column in held_out.T], 1)
     scored = held_out & known
     folds = np.flatnonzero(scored.any(0))
-    start = np.zeros([problem.features + 1, classes])
+    start, total = problem.start(), problem.weights.sum()
     if not len(folds):
-        return FALLBACK_L2, (), start
+        return 1 / (FALLBACK * total), (), start
     held_out, scored = held_out[:, folds], scored[:, folds]
     masks = np.concatenate([~held_out, np.ones([len(labels), 1], bool)], 1)
     size = max(1, MAX_COLUMNS // classes)
     groups = [range(masks.shape[1])[at : at + size] for at in range(0, masks.shape[1], size)]
     layers = [np.tile(start, len(group)) for group in groups]
-    lowest, best = np.inf, (FALLBACK_L2, (), start)
-    for l2 in PATH:
+    lowest, best = np.inf, (1 / (PATH[0] * total), (), start)
+    for l2 in (1 / (strength * total) for strength in PATH):
         losses, correct = np.empty(masks.shape), np.empty(masks.shape)
         for number, group in enumerate(groups):
             layer = problem.minimize(layers[number], masks[:, group], l2, ON_PATH)
@@ -143,6 +144,13 @@ class _Problem:
         self.labels, self.weights = np.asarray(labels, np.int32), np.asarray(weights, np.float64)
         self.classes, self.features = classes, features
         self.iterations = 0
+
+    def start(self) -> np.ndarray:
+        """Returns the layer that predicts each class's share of the weights."""
+        layer = np.zeros([self.features + 1, self.classes])
+        layer[-1] = np.log(np.bincount(self.labels, self.weights, self.classes))
+        layer[-1] -= layer[-1].mean()
+        return layer
 
     def minimize(
         self, start: np.ndarray, masks: np.ndarray, l2: float, accuracy: Accuracy

@@ -81,16 +81,17 @@ def held_out_by_scikit_learn(features, labels, fold_of, l2):
 
 
 def test_chosen_penalty_equals_a_loop_of_scikit_learn(examples):
-    held_out = {l2: held_out_by_scikit_learn(*examples, l2) for l2 in lbfgs.PATH}
+    penalties = [1 / (strength * len(examples[1])) for strength in lbfgs.PATH]
+    held_out = {l2: held_out_by_scikit_learn(*examples, l2) for l2 in penalties}
     best = min(held_out, key=lambda l2: held_out[l2][0])
-    assert best not in (lbfgs.PATH[0], lbfgs.PATH[-1])
+    assert best not in (penalties[0], penalties[-1])
     solution = solve(*examples)
     assert solution.l2 == best
     assert solution.fold_accuracies == pytest.approx(held_out[best][1])
 
 
 def test_pieces_and_separate_solutions_agree(examples, monkeypatch):
-    monkeypatch.setattr(lbfgs, "PATH", (0.3, 0.03, 0.003))
+    monkeypatch.setattr(lbfgs, "PATH", (0.01, 0.1, 1.0))
     whole, again = solve(*examples), solve(*examples)
     assert np.array_equal(whole.kernel, again.kernel)
     assert np.array_equal(whole.bias, again.bias)
@@ -115,7 +116,7 @@ def test_class_of_one_example_says_nothing_about_the_penalty(examples):
 
 def test_one_example_of_each_class_takes_the_fallback(examples):
     solution = solve(examples[0][:3], np.arange(3), np.arange(3))
-    assert (solution.l2, solution.fold_accuracies) == (lbfgs.FALLBACK_L2, ())
+    assert (solution.l2, solution.fold_accuracies) == (1 / (lbfgs.FALLBACK * 3), ())
     assert solution.accuracy == 1
 
 
