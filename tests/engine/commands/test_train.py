@@ -29,7 +29,6 @@ from engine.training import loop
 from pipelines.loading import prepare
 from pipelines.pixel_cache import scan as scan_module
 from pipelines.pixel_cache.scan import ImageFacts
-from pipelines.sources.examples import read
 from tests.engine.small_runs import Watcher, small_recipe
 
 SMALL = (
@@ -240,14 +239,15 @@ def test_images_that_cannot_be_used_are_refused_before_tensorflow_starts(tmp_pat
 
 def test_network_that_cannot_be_built_ends_the_scan(coloured, tmp_path, monkeypatch):
     scanning, ended = threading.Event(), []
+    recipe, run = small_recipe(coloured), RunDirectory(tmp_path)
 
     def build(*_):
-        scanning.wait()
+        assert scanning.wait(60)
         raise UserError("no weights")
 
     def scan(examples, pixels, threads, collect):
-        shape = (1, *pixels(read(examples, 0)).shape)
-        batch = ImageFacts(np.zeros(shape, np.uint8), *(np.zeros(1, np.int64) for _ in range(2)))
+        images = np.zeros((1, *recipe.image_size, 3), np.uint8)
+        batch = ImageFacts(images, *(np.zeros(1, np.int64) for _ in range(2)))
         scanning.set()
         try:
             while True:
@@ -257,7 +257,6 @@ def test_network_that_cannot_be_built_ends_the_scan(coloured, tmp_path, monkeypa
 
     monkeypatch.setattr(training_data.setup, "build", build)
     monkeypatch.setattr(scan_module, "scan_images", scan)
-    recipe, run = small_recipe(coloured), RunDirectory(tmp_path)
     with pytest.raises(UserError, match="no weights"):
         training_data.prepare_job(recipe, run, CacheOptions(tmp_path), 2, Watcher())
     assert ended == [True]
