@@ -172,7 +172,7 @@ def variants(parsed: ParsedFlags, recipe: Recipe) -> list[Recipe]:
         if backbone != recipe.backbone:  # its stages have other names
             changes["phases"] = tuple(
                 phase
-                if phase.trainable in ("head", "all")
+                if phase.trainable in ("head", "all", "norms")
                 else dataclasses.replace(phase, trainable=entry.fine_tune_from)
                 for phase in recipe.phases
             )

@@ -56,8 +56,8 @@ SOURCE_FLAGS = {
 }
 PHASE_HELP = (
     "name(key=value, ...), once for each phase; default: those of --preset; keys and their "
-    "defaults: trainable (head, all, a stage or layer, or a share of the layers as in 0.7; head), "
-    f"epochs (1), optimizer ({', '.join(OPTIMIZERS)}; rmsprop), learning_rate (1e-3), "
+    "defaults: trainable (head, all, norms, a stage or layer, or a share of the layers as in 0.7; "
+    f"head), epochs (1), optimizer ({', '.join(OPTIMIZERS)}; rmsprop), learning_rate (1e-3), "
     f"schedule ({', '.join(SCHEDULES)}; constant), warmup_steps or warmup_epochs, batch_norm "
     f"({', '.join(specs.BATCH_NORM)}; frozen), layer_decay (of the rate, by stage), average "
     f"({', '.join(AVERAGES)}), weight_decay, clip_global_norm, early_stopping_patience (epochs), "

@@ -19,6 +19,13 @@ from engine.core.recipe import Phase, share_of_layers
 from engine.models.classifier import Classifier
 from engine.models.keras_internals import input_tensors, nested_layers, producer, to_snake_case
 
+WHOLE = ("head", "all", "norms")  # what `trainable` may be beside places of the network
+NORMALIZATIONS = (
+    keras.layers.BatchNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.GroupNormalization,
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelPartition:
@@ -58,13 +65,16 @@ class ModelPartition:
 
 
 def partition_model(classifier: Classifier, trainable: str) -> ModelPartition:
-    """Cuts at `trainable`: `head`, `all`, a stage, a layer named by its author, or a share.
+    """Cuts at `trainable`: head, all, norms, a stage, a layer named by its author, or a share.
 
     Raises:
       UserError: no such stage or layer, or a name that Keras numbers automatically.
     """
     graph = _Graph(classifier.model)
     opened = graph.operations - _operations_below(classifier, graph, trainable)
+    if trainable == "norms":
+        head = graph.operations - graph.ancestors([classifier.features])
+        opened = head | _norms(classifier)
     tail = graph.dependents({op for op in opened if getattr(op, "weights", None)})
     crossing = graph.crossing_tensors(tail, classifier.vector)
     layers = [layer for layer in classifier.model.layers if layer in opened and layer.weights]
@@ -73,7 +83,12 @@ def partition_model(classifier: Classifier, trainable: str) -> ModelPartition:
         trunk=keras.Model(classifier.model.inputs[0], crossing),
         tail=None if head_only else keras.Model(crossing, classifier.vector),
         head=classifier.head,
-        variables=[v for layer in layers for v in layer.trainable_variables],
+        variables=[
+            variable
+            for layer in layers
+            for inner in (_norms_in(layer) if trainable == "norms" else ()) or [layer]
+            for variable in inner.trainable_variables
+        ],
         open_layers=frozenset(layer.name for layer in layers),
         tail_layers=frozenset(op.name for op in tail),
     )
@@ -83,7 +98,9 @@ def require_trainable(classifier: Classifier, trainable: str) -> None:
     """Raises:
     UserError: as `partition_model`.
     """
-    if opened_stage(classifier, trainable) not in ("head", "all", *classifier.stages):
+    if trainable == "norms":
+        _norms(classifier)
+    elif opened_stage(classifier, trainable) not in (*WHOLE, *classifier.stages):
         _named_layer(classifier, trainable)
 
 
@@ -127,7 +144,7 @@ def opened_stage(classifier: Classifier, trainable: str) -> str:
 
 def _operations_below(classifier: Classifier, graph: _Graph, trainable: str) -> set:
     """The operations below the cut."""
-    if trainable == "all":
+    if trainable in ("all", "norms"):
         return set()
     if trainable == "head":
         return graph.ancestors([classifier.features])
@@ -139,19 +156,40 @@ def _operations_below(classifier: Classifier, graph: _Graph, trainable: str) -> 
     return graph.ancestors(input_tensors(_named_layer(classifier, trainable)))
 
 
+def _norms(classifier: Classifier) -> set:
+    """The layers of `trainable=norms`.
+
+    Raises:
+      UserError: there are none.
+    """
+    norms = {layer for layer in classifier.model.layers if _norms_in(layer)}
+    if not norms:
+        raise UserError(
+            f"trainable=norms: {classifier.model.name} has no normalization layers; "
+            f"allowed: head, all, {', '.join(classifier.stages)}"
+        )
+    return norms
+
+
+def _norms_in(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layer itself, or those inside: ConvNeXt has some in a Sequential."""
+    inner = nested_layers(layer) if isinstance(layer, keras.Model) else [layer]
+    return [one for one in inner if isinstance(one, NORMALIZATIONS)]
+
+
 def _named_layer(classifier: Classifier, name: str) -> keras.layers.Layer:
     layers = {layer.name: layer for layer in classifier.model.layers}
     if name in layers and has_automatic_name(layers[name]):
         raise UserError(
             f"trainable={name}: Keras numbers that name by the order of building, so it may mean "
-            f"another layer tomorrow; allowed: head, all, {', '.join(classifier.stages)}"
+            f"another layer tomorrow; allowed: {', '.join((*WHOLE, *classifier.stages))}"
         )
     if name not in layers:
         named = [layer.name for layer in layers.values() if not has_automatic_name(layer)]
-        hint = nearest(name, ["head", "all", *classifier.stages, *named])
+        hint = nearest(name, [*WHOLE, *classifier.stages, *named])
         raise UserError(
             f"trainable={name}: no stage and no layer has that name{hint}; "
-            f"allowed: head, all, {', '.join(classifier.stages)}, or a layer"
+            f"allowed: {', '.join((*WHOLE, *classifier.stages))}, or a layer"
         )
     return layers[name]
 

@@ -96,7 +96,7 @@ def describe(job: TrainJob) -> Iterator[str]:
     for phase in recipe.phases:
         opened = freezing.opened_stage(job.classifier, phase.trainable)
         variables = freezing.partition_model(job.classifier, opened).variables
-        above = "" if opened in ("head", "all") else " and above"
+        above = "" if opened in freezing.WHOLE else " and above"
         steps = f"{phase.epochs} x {job.steps_per_epoch} steps"
         yield (
             f"phase {phase.name}: trains {opened}{above}, "

@@ -3,12 +3,15 @@
 tests/engine/test_backbone_families.py cuts every backbone.
 """
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 
 from engine.core.errors import UserError
 from engine.models import freezing
+from engine.models.keras_internals import nested_layers
 from tests.engine import small
 from tests.engine.backbone_families import build, images_for, run_tail, run_trunk
 
@@ -66,7 +69,9 @@ def test_hidden_layer_belongs_to_the_head(inception):
 
 @pytest.mark.parametrize("name", ["conv2d_93", "conv2d", "batch_normalization_5", "activation_3"])
 def test_automatic_name_is_refused_with_the_allowed_names(inception, name):
-    with pytest.raises(UserError, match=rf"trainable={name}: Keras numbers.*head, all, mixed0, "):
+    with pytest.raises(
+        UserError, match=rf"trainable={name}: Keras numbers.*head, all, norms, mixed0, "
+    ):
         freezing.partition_model(inception, name)
 
 
@@ -137,3 +142,29 @@ def test_rate_factors_count_parallel_branches_as_their_stage(inception):
     factors = freezing.rate_factors(inception, variables, 0.5)
     kernels = [f for v, f in zip(variables, factors, strict=True) if v.path.endswith("kernel")]
     assert [kernels.count(f) for f in (1.0, 0.5, 0.25)] == [2, 9, 9]
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "convnext_tiny"])
+def test_norms_open_every_scale_and_offset_and_the_head(name):
+    network = build(name)
+    partition = freezing.partition_model(network, "norms")
+    kinds = ("BatchNormalization", "LayerNormalization")
+    norms = [one for one in nested_layers(network.model) if type(one).__name__ in kinds]
+    expected = [v for layer in [*norms, network.head] for v in layer.trainable_variables]
+    assert [v.path for v in partition.variables] == [v.path for v in expected]
+    assert {v.name for v in partition.variables[:-2]} == {"gamma", "beta"}
+    below = [layer for layer in partition.trunk.layers if layer.weights]
+    assert len(below) == (name != "convnext_tiny"), "the first convolution, if it is a layer"
+    assert_recomposes(network, partition)
+
+
+def test_norms_of_a_network_without_any_are_refused():
+    network = small.network()
+    pixels = keras.Input((8, 8, 3))
+    plain = keras.layers.Conv2D(4, 3, name="conv")(pixels)
+    features = keras.layers.GlobalAveragePooling2D()(plain)
+    model = keras.Model(pixels, keras.layers.Dense(3)(features), name="plain")
+    without = dataclasses.replace(network, model=model, features=features, stages={"conv": plain})
+    for check in (freezing.partition_model, freezing.require_trainable):
+        with pytest.raises(UserError, match=r"norms: plain has no normalization .*head, all, conv"):
+            check(without, "norms")

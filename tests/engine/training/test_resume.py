@@ -28,6 +28,7 @@ from tests.engine.small_runs import (
     train,
 )
 
+NORMS = "norms(trainable=norms, epochs=3, learning_rate=1e-2, average=ema(0.9))"
 SOUP = LONGER[1].format(", average=soup(2), layer_decay=0.5")
 OTHER_RUNS = {
     "views refreshed in part, in bfloat16": (
@@ -40,8 +41,8 @@ OTHER_RUNS = {
         {"cache_budget": CacheBudget(10**9), "steps_per_execution": 4},
         2,
     ),
-    "averages and a rate for each stage": (
-        {"phases": [LONGER[0].format(", average=ema(0.9)"), SOUP]},
+    "norms, averages and a rate for each stage": (
+        {"phases": [NORMS, SOUP]},
         {},
         0,
     ),

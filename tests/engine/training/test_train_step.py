@@ -54,6 +54,25 @@ def test_frozen_batchnorm_step_equals_keras():
         agree(net.model.get_layer(name), plain.get_layer(name))
 
 
+def test_step_of_norms_follows_the_gradients_of_the_whole_model():
+    """Their convolutions are folded; TensorFlow's gradients of the unfolded model don't know."""
+    net, batch = small.network(), small.batch()
+    small.enliven(net.model)
+    names = ("low_norm", "top_norm", "logits")
+    variables = [v for name in names for v in net.model.get_layer(name).trainable_variables]
+    with tf.GradientTape() as tape:
+        logits = net.model(tf.cast(batch.inputs, tf.float32), training=False)
+        each = tf.nn.sparse_softmax_cross_entropy_with_logits(batch.labels, logits)
+        loss = tf.reduce_mean(each)
+    gradients = tape.gradient(loss, [variable.value for variable in variables])
+    before = small.values(net.model.weights)
+    expected = [v.numpy() - 0.1 * g for v, g in zip(variables, gradients, strict=True)]
+    trainer("norms", net=net).step(batch, RATE)
+    assert moved(net.model, before) == {variable.path for variable in variables}
+    for variable, value in zip(variables, expected, strict=True):
+        np.testing.assert_allclose(variable, value, atol=1e-5, err_msg=variable.path)
+
+
 def compiled_copy(model, trainable=None) -> keras.Model:
     """Compiled as Keras' own, with the phase's optimizer; all layers train by default."""
     copy = keras.models.clone_model(model)
