@@ -80,7 +80,7 @@ class TrainedConvolution(FoldedConvolution):
             depthwise = ops.cast(conv.depthwise_kernel, dtype)
             inputs = depthwise_conv(inputs, depthwise, *settings)
             return ops.conv(inputs, kernel, data_format=conv.data_format)
-        if conv.groups == conv.filters == kernel.shape[-1] * conv.groups:
+        if conv.groups == conv.filters and kernel.shape[2] == 1:
             return depthwise_conv(inputs, ops.swapaxes(kernel, 2, 3), *settings)
         return super().convolve(inputs, kernel)
 

@@ -96,6 +96,16 @@ def test_function_equals_model(training):
     assert training != all(map(np.array_equal, before, small.values(model.weights)))
 
 
+def test_grouped_convolution_with_a_channel_in_each_group_is_depthwise():
+    inputs = keras.Input((9, 10, 4))
+    model = keras.Model(inputs, keras.layers.Conv2D(4, 7, padding="same", groups=4)(inputs))
+    function = tf.function(bfloat16_gradients.make_function(model), autograph=False)
+    graph = function.get_concrete_function([tf.zeros([2, 9, 10, 4])]).graph
+    assert [op.type for op in graph.get_operations() if "Conv" in op.type] == [
+        "DepthwiseConv2dNative"
+    ]
+
+
 @pytest.mark.parametrize("name", ["silu", "hard_silu"])
 def test_fused_gradient_equals_keras(name):
     activation = keras.activations.get(name)
