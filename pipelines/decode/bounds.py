@@ -121,7 +121,7 @@ def in_turn(large: tf.Tensor, decode: Callable[[], Decoded], alone: bool) -> Dec
             return tf.constant(True)
 
     # The turn lasts as long as its tensor: until here, or until an error drops it.
-    with tf.control_dependencies(decoded):
+    with tf.control_dependencies(tf.nest.flatten(decoded)):
         ended = tf.cond(large, end, lambda: tf.constant(False))
     with tf.control_dependencies([ended]):
         return tf.nest.map_structure(tf.identity, decoded)

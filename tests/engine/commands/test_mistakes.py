@@ -14,9 +14,12 @@ FLAG_ERRORS = (
     ("benchmark --compare", "no file is named"),
     ("benchmark --compare --nopredict --plot=", "no file is named"),
     ("benchmark result.json", "result files follow --compare"),
-    ("benchmark --data_dir=x --backbones=mobilnet", "did you mean 'mobilenet'"),
+    ("benchmark --data_dir=x --phase=t() --backbones=mobilnet", "did you mean 'mobilenet'"),
     ("benchmark --data_dir=x --batch_sizes=16,many", "allowed: whole numbers"),
-    ("benchmark --data_dir=x --compare_baselines --baselines=fits", "did you mean 'fit'"),
+    (
+        "benchmark --data_dir=x --phase=t() --compare_baselines --baselines=fits",
+        "did you mean 'fit'",
+    ),
     ("benchmark --data_dir=x --out=taken.csv", "allowed: a file that ends in .json, or a folder"),
     ("benchmark --plot=a.png", "--plot has no use here; it goes with --compare"),
     ("benchmark --seeds=3", "--seeds has no use here; it goes with --compare_baselines"),
@@ -67,6 +70,8 @@ FLAG_ERRORS = (
     ("serve RUN --port=70000", "allowed: a whole number, 0 to 65535"),
     ("serve RUN --allow_host=a.example:80", "allowed: names such as a.example"),
     ("serve RUN --allow_host=http://a", "--allow_host=http://a; allowed: names"),
+    ("train --data_dir=gone", "gone does not exist"),
+    ("train --manifest=gone.csv", "gone.csv does not exist"),
     ("serve RUN --max_queue_size=3", "less than --max_files=32"),
     ("serve RUN --max_mb=0", "--max_mb=0: '0'; allowed: a number, above 0"),
     ("serve RUN --timeout_seconds=0", "allowed: a number, above 0"),
@@ -90,9 +95,9 @@ USER_ERRORS = (
     ("serve --run_dir=gone --load_test a.jpg", "holds no run"),
     ("serve RUN --load_test http://a/b.jpg", "http://a/b.jpg can't be read"),
     ("serve RUN --load_test links", "; --load_test takes files and folders"),
-    ("train --data_dir=gone", "gone does not exist"),
-    ("train --manifest=gone.csv", "gone.csv does not exist"),
-    ("train --data_dir=links --init_from=gone", "gone: holds no run with a model; name a dir"),
+    ("train --data_dir=gone --phase=t()", "gone does not exist"),
+    ("train --manifest=gone.csv --phase=t()", "gone.csv does not exist"),
+    ("train --data_dir=links --phase=t() --init_from=gone", "gone: holds no run with a model"),
 )
 
 
