@@ -62,14 +62,14 @@ def keras_layers(calls: Iterable[Call]) -> list[Any]:
 
 KERAS_LAYERS: dict[str, Callable[..., Any]] = {
     "rotate": lambda degrees=30: keras.layers.RandomRotation(degrees / 360, "nearest"),
-    "shift": lambda fraction=0.2: keras.layers.RandomTranslation(fraction, fraction, "nearest"),
+    "shift": lambda share=0.2: keras.layers.RandomTranslation(share, share, "nearest"),
     "shear": lambda radians=0.2: keras.layers.RandomShear(radians, fill_mode="nearest"),
     "zoom": lambda reach=0.2: keras.layers.RandomZoom(
         (-reach, reach), (-reach, reach), fill_mode="nearest"
     ),
     "flip": lambda probability=0.5: keras.layers.RandomFlip("horizontal"),
     "vertical_flip": lambda probability=0.5: keras.layers.RandomFlip("vertical"),
-    "brightness": lambda fraction=0.2: keras.layers.RandomBrightness(fraction),
+    "brightness": lambda share=0.2: keras.layers.RandomBrightness(share),
     "contrast": lambda reach=0.2: keras.layers.RandomContrast(reach),
 }
 

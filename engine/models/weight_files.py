@@ -22,9 +22,9 @@ import numpy as np
 from engine.core.errors import UserError
 from engine.core.text import byte_size
 
-# In Keras' order of γ, β and the two statistics.
 _MAX_BYTES_PER_WEIGHT = 32  # eight float32: a file may hold a head and an optimizer's state
 _SPARE_BYTES = 1 << 20
+# In Keras' order of γ, β and the two statistics.
 _NORM = ("weight", "bias", "running_mean", "running_var")
 
 

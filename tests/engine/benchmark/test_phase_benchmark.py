@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 
 import keras
@@ -16,6 +17,7 @@ from engine.core.call_syntax import parse_calls
 from engine.core.dataset import Batch
 from engine.frozen.array_store import CacheBudget
 from engine.training.job import TrainJob
+from pipelines.augment.changes import AUGMENTATIONS
 from tests.engine.small_runs import Watcher, make_job, small_recipe
 
 SGD = "all(trainable=all, epochs=1, optimizer=sgd, learning_rate=1e-2)"
@@ -104,6 +106,13 @@ def test_keras_layers_cover_default_augmentation():
     changed = keras.Sequential(layers)(images, training=True)
     assert changed.shape == images.shape
     assert np.abs(changed - images).max() > 1
+
+
+@pytest.mark.parametrize("name", keras_comparison.KERAS_LAYERS)
+def test_keras_layer_takes_the_values_of_the_augmentation(name):
+    ours = inspect.signature(AUGMENTATIONS[name]).parameters.values()
+    theirs = inspect.signature(keras_comparison.KERAS_LAYERS[name]).parameters.values()
+    assert [(p.name, p.default) for p in theirs] == [(p.name, p.default) for p in ours]
 
 
 def test_keras_augmentation_without_augmentation_is_none(prepare):
