@@ -92,7 +92,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
             f"head(optimizer={SOLVER})",
             "up to 100,000 images",
             lambda f: f.images <= 100_000,
-            "in seconds, cats and dogs 98.8 %, groceries 63 to 68 %",
+            "cats and dogs 98.8 % in 1.3 s, groceries 67 % in 23 s, on validation",
         ),
         _else("head(epochs=1, optimizer=adamw, views=1)", "the features may not fit in memory"),
     ),
