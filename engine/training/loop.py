@@ -117,7 +117,7 @@ class Trainer:
         return final
 
     def _is_worth_while(self, phase: Phase) -> bool:
-        """Whether a phase finds errors to remove, and time; one that was begun goes on."""
+        """Whether a phase finds errors to remove, and time; one that was begun continues."""
         job, state, share = self.job, self.state, phase.skip_if_solved
         if state.step > state.phase_start:
             return True

@@ -50,7 +50,7 @@ def read_manifest(file: str, root: str | None = None) -> Examples:
     """Reads the rows as examples, in their order; the classes are the labels, sorted.
 
     Args:
-      file: a CSV file with a header row; bytes that are no UTF-8 are kept, as paths may contain
+      file: a CSV file with a header row; bytes that are no UTF-8 stay, as paths may contain
         any.
       root: the folder that relative paths count from and every path must be below; the file's own
         if None.
